@@ -1,0 +1,462 @@
+"""Typed configuration: the one place where a default lives, and where contradictions are refused.
+
+``ModelConfig`` describes both networks and travels in every snapshot; ``TrainConfig`` holds everything else that a run
+needs. Both are frozen, go to JSON and back, and check themselves when they are built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ganformer_cli.errors import ConfigError
+
+ATTENTION_KINDS = ("none", "simplex", "duplex", "kmeans")
+ARCHITECTURES = ("resnet", "skip", "orig")
+INTEGRATIONS = ("mul", "add", "both")
+NORMALIZATIONS = ("layer", "instance", "none")
+LOSSES = ("logistic_ns",)
+
+#: Longer side of the first grid.
+START_SIZE = 4
+MAX_RESOLUTION = 4096
+#: A file that asks for more than this is damaged or hostile.
+MAX_CHANNELS = 8192
+MAX_LATENT = 65536
+MAX_LAYERS = 64
+
+Config = TypeVar("Config", bound="_Config")
+
+
+def option_name(field: str) -> str:
+    """The command-line option of a configuration field: ``components_num`` → ``--components-num``."""
+    return "--" + field.replace("_", "-")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``ConfigError(message)`` unless ``condition`` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def image_size(resolution: int, ratio: float) -> tuple[int, int]:
+    """Height and width in pixels of pictures with the longer side ``resolution`` and height/width ``ratio``."""
+    if ratio <= 1:
+        return max(1, round(resolution * ratio)), resolution
+    return resolution, max(1, round(resolution / ratio))
+
+
+def start_grid(ratio: float) -> tuple[int, int]:
+    """Height and width of the first grid: 4 on the longer side, the next whole number on the shorter one."""
+    shorter = math.ceil(START_SIZE * min(ratio, 1 / ratio) - 1e-9)
+    return (shorter, START_SIZE) if ratio <= 1 else (START_SIZE, shorter)
+
+
+@dataclass(frozen=True)
+class _Config:
+    """JSON there and back, strictly."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "configuration") -> Config:
+        """Build from plain values; an unknown, mistyped or impossible one is a ConfigError that names ``where``."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise ConfigError(f"{where}: unknown setting {', '.join(unknown)}; it was written by another version")
+        for name, value in values.items():
+            kinds = _ACCEPTED[str(fields[name].type)]
+            # bool is an int in Python; a truth value where a number belongs is a mistake all the same.
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise ConfigError(f"{where}: setting {name} has the value {value!r} of the wrong kind")
+        return cls(**{k: float(v) if str(fields[k].type) == "float" else v for k, v in values.items()})
+
+
+_ACCEPTED: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "int | None": (int, type(None)),
+    "str | None": (str, type(None)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Config):
+    """What both networks are. Every field is an option of ``ganformer train`` with the same name."""
+
+    resolution: int = 256  # longer side of the pictures, pixels
+    ratio: float = 1.0  # height / width of the pictures
+    c_dim: int = 0  # number of classes; 0: no labels
+    attention: str = "duplex"
+    components_num: int = 16  # m; 0 without attention
+    latent_size: int = 512  # of all components together; without attention, of the one latent
+    channel_base: int = 32768  # channels at resolution r: min(channel_base / r, channel_max)
+    channel_max: int = 512
+    # Mapping network.
+    mapping_num_layers: int = 8
+    mapping_dim: int | None = None  # hidden width; None: the width of a component
+    mapping_resnet: bool = True
+    mapping_ltnt2ltnt: bool = True  # components attend to each other
+    w_avg_per_component: bool = True  # False: one mean for all latents, as in the released networks
+    # Generator.
+    g_arch: str = "resnet"
+    style: bool = True  # the global latent modulates the convolutions
+    local_noise: bool = True
+    tanh: bool = False
+    # Attention of the generator.
+    num_heads: int = 1
+    integration: str = "both"
+    normalize: str = "layer"
+    g_start_res: int = 0  # from resolution 2^g_start_res ...
+    g_end_res: int = 8  # ... to below 2^g_end_res
+    kmeans_iters: int = 1
+    img_gate: bool = False
+    ltnt_gate: bool = False
+    attention_dropout: float = 0.12
+    use_pos: bool = True
+    pos_dim: int | None = None  # width of an image position; None: the width of a component
+    # Discriminator.
+    d_arch: str = "resnet"
+    mbstd_group_size: int = 4
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("attention", ATTENTION_KINDS),
+            ("g_arch", ARCHITECTURES),
+            ("d_arch", ARCHITECTURES),
+            ("integration", INTEGRATIONS),
+            ("normalize", NORMALIZATIONS),
+        ):
+            value = getattr(self, name)
+            require(value in choices, f"{option_name(name)} {value}: choose one of {', '.join(choices)}")
+        self._check_sizes()
+        if self.attention == "none":
+            require(
+                self.components_num == 0,
+                f"--components-num {self.components_num} needs attention; leave it out or choose an --attention",
+            )
+        else:
+            self._check_attention()
+
+    def _check_sizes(self) -> None:
+        size = self.resolution
+        require(
+            8 <= size <= MAX_RESOLUTION and size & (size - 1) == 0,
+            f"--resolution {size}: the networks need a power of two from 8 to {MAX_RESOLUTION}",
+        )
+        require(
+            math.isfinite(self.ratio) and 1 / 8 <= self.ratio <= 8,
+            f"--ratio {self.ratio}: height / width must lie between 0.125 and 8",
+        )
+        for name, low, high in (
+            ("c_dim", 0, MAX_LATENT),
+            ("latent_size", 1, MAX_LATENT),
+            ("channel_base", 1, MAX_CHANNELS * MAX_RESOLUTION),
+            ("channel_max", 1, MAX_CHANNELS),
+            ("mapping_num_layers", 0, MAX_LAYERS),
+            ("mbstd_group_size", 1, 1024),
+        ):
+            value = getattr(self, name)
+            require(low <= value <= high, f"{option_name(name)} {value}: choose a number from {low} to {high}")
+        require(
+            self.channel_base >= self.resolution,
+            f"--channel-base {self.channel_base} leaves no channel at resolution {size}: give at least {size}",
+        )
+        if self.mapping_dim is not None:
+            require(
+                1 <= self.mapping_dim <= MAX_LATENT,
+                f"--mapping-dim {self.mapping_dim}: choose a number from 1 to {MAX_LATENT}",
+            )
+        if self.mapping_resnet:
+            require(
+                self.mapping_num_layers % 2 == 0,
+                f"--mapping-num-layers {self.mapping_num_layers}: --mapping-resnet builds blocks of two layers; "
+                "choose an even number, or --mapping-resnet False",
+            )
+
+    def _check_attention(self) -> None:
+        components, latent = self.components_num, self.latent_size
+        require(components >= 1, f"--components-num {components}: --attention {self.attention} needs at least 1")
+        require(
+            latent % components == 0,
+            f"--components-num {components} does not divide --latent-size {latent}: each component gets an equal part; "
+            f"try --latent-size {max(1, round(latent / components)) * components}",
+        )
+        require(
+            0 <= self.attention_dropout < 1,
+            f"--attention-dropout {self.attention_dropout}: choose a rate from 0 to below 1",
+        )
+        require(1 <= self.kmeans_iters <= 64, f"--kmeans-iters {self.kmeans_iters}: choose a number from 1 to 64")
+        require(
+            self.kmeans_iters == 1 or self.attention == "kmeans",
+            f"--kmeans-iters {self.kmeans_iters} acts with --attention kmeans only, not with {self.attention}",
+        )
+        require(
+            bool(self.attention_resolutions),
+            f"--g-start-res {self.g_start_res} and --g-end-res {self.g_end_res} leave no resolution for attention: "
+            f"2^start ≤ r < 2^end must hold for one of 4 … {self.resolution}",
+        )
+        require(self.num_heads >= 1, f"--num-heads {self.num_heads}: choose at least 1")
+        for resolution in self.attention_resolutions:
+            require(
+                self.channels(resolution) % self.num_heads == 0,
+                f"--num-heads {self.num_heads} does not divide the {self.channels(resolution)} channels at resolution "
+                f"{resolution}; change --num-heads, --channel-base or --channel-max",
+            )
+        if self.use_pos:
+            require(
+                4 <= self.position_size <= MAX_LATENT and self.position_size % 4 == 0,
+                f"--pos-dim {self.position_size} must be a multiple of 4 (sine and cosine of two coordinates); give "
+                "--pos-dim, or make --latent-size / --components-num a multiple of 4",
+            )
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether there are components."""
+        return self.attention != "none"
+
+    @property
+    def component_size(self) -> int:
+        """w, the size of one latent."""
+        return self.latent_size // max(self.components_num, 1)
+
+    @property
+    def position_size(self) -> int:
+        """p, the width of an image position."""
+        return self.component_size if self.pos_dim is None else self.pos_dim
+
+    @property
+    def mapping_width(self) -> int:
+        """Hidden width of the mapping network."""
+        return self.component_size if self.mapping_dim is None else self.mapping_dim
+
+    @property
+    def z_shape(self) -> tuple[int, int]:
+        """Shape of one picture's latents: ``(m + 1, w)``; the last one is the global latent."""
+        return self.components_num + 1, self.component_size
+
+    @property
+    def block_resolutions(self) -> tuple[int, ...]:
+        """4, 8, … up to the resolution."""
+        return tuple(2**i for i in range(2, self.resolution.bit_length()))
+
+    @property
+    def attention_resolutions(self) -> tuple[int, ...]:
+        """The resolutions at which the generator attends."""
+        if not self.has_attention:
+            return ()
+        return tuple(r for r in self.block_resolutions if self.g_start_res <= math.log2(r) < self.g_end_res)
+
+    @property
+    def num_ws(self) -> int:
+        """L, the number of layers that read a latent: ``2·log₂R − 1``."""
+        return 2 * (self.resolution.bit_length() - 1) - 1
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        return image_size(self.resolution, self.ratio)
+
+    def grid(self, resolution: int) -> tuple[int, int]:
+        """Height and width of the feature maps of the blocks named ``resolution`` (the longer side)."""
+        height, width = start_grid(self.ratio)
+        return height * resolution // START_SIZE, width * resolution // START_SIZE
+
+    def channels(self, resolution: int) -> int:
+        """Channels at ``resolution``."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Config):
+    """How the networks are trained. Every field is an option of ``ganformer train`` with the same name."""
+
+    dataset: str = "scenes"
+    train_images_num: int | None = None  # use the first so many pictures; None: all
+    mirror_augment: bool = False
+    num_threads: int = 0  # processes that decode pictures; 0: none beside the main one
+    seed: int = 0
+    total_kimg: float = 25000.0  # thousands of real pictures to show
+    batch_size: int = 32
+    batch_gpu: int | None = None  # pictures at a time, the rest is accumulated; None: the whole batch
+    g_lr: float = 0.002
+    d_lr: float = 0.002
+    gamma: float = 10.0  # weight of R1
+    g_loss: str = "logistic_ns"
+    d_loss: str = "logistic"
+    d_reg_interval: int = 16  # R1 every so many steps
+    style_mixing: float = 0.9
+    component_dropout: float = 0.0
+    ema_kimg: float = 10.0  # half-life of the averaged generator
+    ema_rampup: float | None = 0.05  # the half-life is at most this share of the pictures shown; None: no ramp
+    allow_tf32: bool = True
+    cuda_bench: bool = True
+    tick_kimg: float = 4.0  # a line in log.jsonl every so many kimg
+    snapshot_kimg: float = 200.0
+    last_snapshots: int = 10  # how many are kept
+    keep_samples: bool = True  # False: only the newest grids
+    vis_num: int = 32  # pictures in a grid
+    truncation_psi: float = 0.75  # of the grids
+    metrics: str = "swd,diversity"  # at each snapshot, comma-separated; "none" for none
+    eval_images_num: int = 1024
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("num_threads", 0, 256),
+            ("seed", 0, 2**63 - 1),
+            ("batch_size", 1, 65536),
+            ("d_reg_interval", 1, 10**6),
+            ("last_snapshots", 1, 10**6),
+            ("vis_num", 1, 1024),
+            ("eval_images_num", 2, 10**7),
+            ("total_kimg", 0, 1e9),
+            ("g_lr", 0, 1),
+            ("d_lr", 0, 1),
+            ("gamma", 0, 1e6),
+            ("style_mixing", 0, 1),
+            ("ema_kimg", 0, 1e6),
+            ("truncation_psi", -10, 10),
+        ):
+            value = getattr(self, name)
+            require(low <= value <= high, f"{option_name(name)} {value}: choose a number from {low} to {high}")
+        require(
+            0 <= self.component_dropout < 1,
+            f"--component-dropout {self.component_dropout}: choose a rate from 0 to below 1",
+        )
+        for name in ("tick_kimg", "snapshot_kimg"):
+            value = getattr(self, name)
+            require(0 < value <= 1e9, f"{option_name(name)} {value}: choose a number above 0")
+        require(self.ema_rampup is None or 0 < self.ema_rampup <= 10, "--ema-rampup: choose a number above 0, to 10")
+        require(
+            self.train_images_num is None or self.train_images_num >= 1,
+            f"--train-images-num {self.train_images_num}: choose at least 1",
+        )
+        require(self.g_loss == "logistic_ns", f"--g-loss {self.g_loss}: this version trains with logistic_ns")
+        require(self.d_loss == "logistic", f"--d-loss {self.d_loss}: this version trains with logistic")
+        micro = self.micro_batch
+        require(
+            1 <= micro <= self.batch_size and self.batch_size % micro == 0,
+            f"--batch-gpu {micro} does not divide --batch-size {self.batch_size}; choose a divisor",
+        )
+
+    @property
+    def micro_batch(self) -> int:
+        """Pictures that pass through the networks at a time."""
+        return self.batch_size if self.batch_gpu is None else self.batch_gpu
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A training run: the networks and how they are trained."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        micro, group = self.train.micro_batch, self.model.mbstd_group_size
+        option = "--batch-size" if self.train.batch_gpu is None else "--batch-gpu"
+        require(
+            micro >= 2,
+            f"{option} {micro}: minibatch-std compares pictures within the batch, and one alone tells the "
+            "discriminator nothing (such runs collapse); choose at least 2",
+        )
+        require(
+            micro % min(group, micro) == 0,
+            f"{option} {micro}: minibatch-std works in groups of {group}; choose a multiple of {group}",
+        )
+        require(
+            self.model.has_attention or self.train.component_dropout == 0,
+            "--component-dropout needs components; leave it out or choose an --attention",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Both parts as plain JSON values."""
+        return {"model": self.model.to_dict(), "train": self.train.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "configuration") -> RunConfig:
+        """The inverse of ``to_dict``, strictly."""
+        parts = {name: values.get(name) for name in ("model", "train")}
+        if set(values) != set(parts) or not all(isinstance(part, dict) for part in parts.values()):
+            raise ConfigError(f"{where}: must hold the objects 'model' and 'train'; it is damaged")
+        model = ModelConfig.from_dict(parts["model"] or {}, where)
+        return cls(model=model, train=TrainConfig.from_dict(parts["train"] or {}, where))
+
+
+MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig))
+TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+
+#: What the authors' --ganformer-default stands for: the layer of the released snapshots.
+GANFORMER_DEFAULT: dict[str, Any] = {
+    "attention": "kmeans",
+    "integration": "mul",
+    "normalize": "layer",
+    "use_pos": True,
+    "mapping_resnet": True,
+    "mapping_ltnt2ltnt": True,
+    "g_arch": "resnet",
+    "d_arch": "resnet",
+}
+
+
+def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
+    """Settings that scale with the pictures' size and the device.
+
+    On a CPU: small networks and few pictures, so that a first run ends within minutes. On a GPU: the networks of the
+    paper. The weight of R1 grows with the number of pixels (Karras et al. 2020a, appendix C: 0.0002·R²/batch).
+    """
+    if not on_cpu:
+        return {"gamma": 0.0002 * resolution**2 / 32 * 4, "total_kimg": 5000.0 if resolution <= 128 else 25000.0}
+    return {
+        "components_num": 8,
+        "latent_size": 128,
+        "channel_base": 32 * resolution,
+        "channel_max": 128,
+        "mapping_num_layers": 4,
+        "batch_size": 16,
+        "gamma": 0.0002 * resolution**2 / 16 * 4,
+        "g_lr": 0.0025,
+        "d_lr": 0.0025,
+        "total_kimg": 24.0,
+        "tick_kimg": 1.0,
+        "snapshot_kimg": 6.0,
+        "eval_images_num": 1024,
+    }
+
+
+def resolve_run(given: Mapping[str, Any], *, dataset_preset: Mapping[str, Any], on_cpu: bool) -> RunConfig:
+    """Complete what the user gave: presets fill only what was left out.
+
+    Args:
+        given: fields of ``ModelConfig`` and ``TrainConfig`` that the user chose, ``resolution`` among them.
+        dataset_preset: settings that come with the data set.
+        on_cpu: whether the run will be on a CPU; then small networks are the default whatever the data set.
+
+    Raises:
+        ConfigError: an unknown field, or a contradiction.
+    """
+    resolution = given.get("resolution", ModelConfig.resolution)
+    size = size_preset(resolution, on_cpu)
+    values = {**dataset_preset, **size} if on_cpu else {**size, **dataset_preset}
+    attention = given.get("attention", values.get("attention", ModelConfig.attention))
+    # The released networks' layer goes with their integration; simplex and duplex with the paper's.
+    values.setdefault("integration", "mul" if attention == "kmeans" else "both")
+    if attention == "none":
+        for name in ("components_num", "mapping_ltnt2ltnt"):
+            values.pop(name, None)
+        values["components_num"] = 0
+    values.update(given)
+    unknown = sorted(set(values) - MODEL_FIELDS - TRAIN_FIELDS)
+    require(not unknown, f"unknown setting {', '.join(map(option_name, unknown))}")
+    return RunConfig(
+        model=ModelConfig(**{k: v for k, v in values.items() if k in MODEL_FIELDS}),
+        train=TrainConfig(**{k: v for k, v in values.items() if k in TRAIN_FIELDS}),
+    )

@@ -1,0 +1,367 @@
+"""Bipartite attention: simplex, k-means and duplex (GANsformer, sections 3.1 and 3.2).
+
+Shapes: image features ``x [B, d, n]`` (n = height·width positions, row by row), components ``y [B, m, w]``, image
+positions ``[n, p]``, component positions ``[m, w]``, heads h, ``dₕ = d/h``.
+
+Queries, position maps and modulation are ``d × d`` matrices by definition. They are multiplied into the ``m``
+components' keys and values here, so that a pixel never meets them: O(h·n·m·d), exactly the same function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganformer_cli.models.layers import FullyConnected
+from ganformer_cli.operators import attend, attention_scores, integrate
+from ganformer_cli.operators.bipartite_attention import Integration, Normalization
+
+#: Score of a component that is dropped.
+DROPPED = -10000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions:
+    """What all attention layers of a network share."""
+
+    heads: int = 1
+    integration: Integration = "mul"
+    normalization: Normalization = "layer"
+    use_pos: bool = True
+    kmeans_iters: int = 1
+    image_gate: bool = False
+    latent_gate: bool = False
+    dropout: float = 0.12
+
+
+class AttentionResult(NamedTuple):
+    """What a layer gives: the new features, the new components, and who attended to whom."""
+
+    x: Tensor  # [B, d, n]
+    y: Tensor  # [B, m, w]; unchanged but for duplex
+    probabilities: Tensor  # [B, h, m, n], before dropout and gates
+
+
+def dropped_scores(component_mask: Tensor | None) -> Tensor | float:
+    """The mask that is added to scores: ``component_mask [B, m]`` (True = dropped) → ``[B, 1, m, 1]``."""
+    if component_mask is None:
+        return 0.0
+    return component_mask[:, None, :, None] * DROPPED
+
+
+def attention_dropout(probabilities: Tensor, rate: float) -> Tensor:
+    """Drop cells, then whole components of a picture and head, each at half the rate; survivors are rescaled.
+
+    Args:
+        probabilities: ``[B, h, m, n]``.
+        rate: 0 leaves them alone.
+    """
+    if rate == 0:
+        return probabilities
+    probabilities = F.dropout(probabilities, rate / 2)
+    columns = probabilities.new_ones(probabilities.shape[:3])
+    return probabilities * F.dropout(columns, rate / 2)[..., None]
+
+
+class BipartiteLayer(nn.Module):
+    """What the three kinds of layer share: values, gates, modulation, integration.
+
+    Args:
+        features: d, channels of the image.
+        component_size: w, width of a component.
+        position_size: p, width of an image position.
+        component_position_size: width of a component's position.
+        components: m.
+        options: see ``AttentionOptions``.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        component_size: int,
+        position_size: int,
+        component_position_size: int,
+        components: int,
+        options: AttentionOptions,
+    ) -> None:
+        super().__init__()
+        self.options = options
+        self.features = features
+        self.components = components
+        self.head_size = features // options.heads
+        outputs = 2 * features if options.integration == "both" else features
+        self.to_queries = FullyConnected(features, features)
+        self.to_values = FullyConnected(component_size, features)
+        self.modulation = FullyConnected(features, outputs)
+        self.from_pos_map = FullyConnected(position_size, features) if options.use_pos else None
+        self.image_gate = self.image_gate_pos = self.latent_gate = self.latent_gate_pos = None
+        if options.image_gate:
+            self.image_gate = FullyConnected(features, options.heads)
+            if options.use_pos:
+                self.image_gate_pos = FullyConnected(position_size, options.heads)
+        if options.latent_gate:
+            self.latent_gate = FullyConnected(component_size, options.heads)
+            if options.use_pos:
+                self.latent_gate_pos = FullyConnected(component_position_size, options.heads)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """``[..., m, d] → [..., h, m, dₕ]``: heads are contiguous blocks of channels."""
+        return x.unflatten(-1, (self.options.heads, self.head_size)).movedim(-2, -3)
+
+    def embedding_scores(self, x: Tensor, keys: Tensor, positions: Tensor | None) -> Tensor:
+        """Scores of the image embedding ``E = q(x) + P(pos)`` against keys that are given per head.
+
+        Args:
+            x: ``[B, d, n]``.
+            keys: ``[B, h, m, dₕ]``.
+            positions: ``[n, p]`` or None.
+
+        Returns:
+            ``[B, h, m, n]``, divided by √dₕ.
+        """
+        keys = keys * self.head_size**-0.5
+        heads = (self.options.heads, self.head_size)
+        projection = keys @ self.to_queries.scaled_weight().unflatten(0, heads)
+        bias = self.to_queries.scaled_bias()
+        if self.from_pos_map is None or positions is None:
+            return attention_scores(x, projection, keys @ bias.unflatten(0, heads)[..., None])
+        bias = bias + self.from_pos_map.scaled_bias()
+        offset = (keys @ self.from_pos_map.scaled_weight().unflatten(0, heads)) @ positions.t()
+        return attention_scores(x, projection, offset + keys @ bias.unflatten(0, heads)[..., None])
+
+    def update_image(
+        self,
+        x: Tensor,
+        y: Tensor,
+        scores: Tensor,
+        positions: Tensor | None,
+        component_positions: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Softmax over the components, gather their values, modulate the image.
+
+        Args:
+            x: ``[B, d, n]``.
+            y: ``[B, m, w]``.
+            scores: ``[B, h, m, n]``.
+            positions: ``[n, p]`` or None.
+            component_positions: ``[m, w]`` or None.
+
+        Returns:
+            The new ``x [B, d, n]`` and the probabilities ``[B, h, m, n]``.
+        """
+        probabilities = scores.softmax(2)
+        weights = attention_dropout(probabilities, self.options.dropout if self.training else 0.0)
+        weights = self.apply_gates(weights, x, y, positions, component_positions)
+        # The modulation is linear: multiply the m values by it, not the n contexts.
+        heads = (self.options.heads, self.head_size)
+        matrix = self.modulation.scaled_weight().unflatten(1, heads).movedim(1, 0)
+        values = self.split_heads(self.to_values(y)) @ matrix.transpose(1, 2)
+        modulation = attend(weights, values) + self.modulation.scaled_bias()[:, None]
+        x = integrate(x, modulation, self.options.integration, self.options.normalization)
+        return x, probabilities
+
+    def apply_gates(
+        self, weights: Tensor, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None
+    ) -> Tensor:
+        """Scale the weights by the gates that exist; rows then need not sum to 1."""
+        if self.image_gate is not None:
+            gate = self.image_gate(x.transpose(1, 2))
+            if self.image_gate_pos is not None and positions is not None:
+                gate = gate + self.image_gate_pos(positions)
+            weights = weights * torch.sigmoid(gate + 1).transpose(1, 2)[:, :, None]
+        if self.latent_gate is not None:
+            gate = self.latent_gate(y)
+            if self.latent_gate_pos is not None and component_positions is not None:
+                gate = gate + self.latent_gate_pos(component_positions)
+            weights = weights * torch.sigmoid(gate).transpose(1, 2)[..., None]
+        return weights
+
+
+class SimplexAttention(BipartiteLayer):
+    """Information flows from the components to the image (section 3.1).
+
+    Keys have no biases: they would add one number to a whole row of the softmax.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        component_size: int,
+        position_size: int,
+        component_position_size: int,
+        components: int,
+        options: AttentionOptions,
+    ) -> None:
+        super().__init__(features, component_size, position_size, component_position_size, components, options)
+        self.to_keys = FullyConnected(component_size, features, bias=False)
+        self.to_pos_map = None
+        if options.use_pos:
+            self.to_pos_map = FullyConnected(component_position_size, features, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        positions: Tensor | None,
+        component_positions: Tensor | None,
+        component_mask: Tensor | None = None,
+    ) -> AttentionResult:
+        """See ``AttentionResult``; ``component_mask [B, m]`` is True where a component is dropped."""
+        keys = self.to_keys(y)
+        if self.to_pos_map is not None and component_positions is not None:
+            keys = keys + self.to_pos_map(component_positions)
+        scores = self.embedding_scores(x, self.split_heads(keys), positions) + dropped_scores(component_mask)
+        x, probabilities = self.update_image(x, y, scores, positions, component_positions)
+        return AttentionResult(x, y, probabilities)
+
+
+class KMeansAttention(BipartiteLayer):
+    """Trained centroids instead of keys: the layer of the released networks.
+
+    The image embedding is the concatenation ``E = [q(x) | P(pos)]``, 2d wide, cut into heads as contiguous blocks of
+    2dₕ: with two heads the first sees content only, the second positions only.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        component_size: int,
+        position_size: int,
+        component_position_size: int,
+        components: int,
+        options: AttentionOptions,
+    ) -> None:
+        super().__init__(features, component_size, position_size, component_position_size, components, options)
+        heads, width = options.heads, 2 * self.head_size
+        self.centroids = nn.Parameter(torch.randn(1, heads, components, width))
+        self.att_weight = nn.Parameter(torch.ones(heads, 1, width))
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        positions: Tensor | None,
+        component_positions: Tensor | None,
+        component_mask: Tensor | None = None,
+    ) -> AttentionResult:
+        """See ``AttentionResult``; ``component_mask [B, m]`` is True where a component is dropped."""
+        mask = dropped_scores(component_mask)
+        scores = self.centroid_scores(x, self.centroids, positions) + mask
+        for _ in range(self.options.kmeans_iters - 1):
+            centroids = self.new_centroids(x, scores.softmax(2), positions)
+            scores = self.centroid_scores(x, centroids, positions) + mask
+        x, probabilities = self.update_image(x, y, scores, positions, component_positions)
+        return AttentionResult(x, y, probabilities)
+
+    def on_all_channels(self, blocks: Tensor) -> Tensor:
+        """Place each head's block among the 2d channels: ``[B, h, m, 2dₕ] → [B, h, m, 2d]``, zero elsewhere."""
+        heads, width = self.options.heads, 2 * self.head_size
+        if heads == 1:
+            return blocks
+        full = blocks.new_zeros(*blocks.shape[:3], heads, width)
+        index = torch.arange(heads, device=blocks.device)
+        full[:, index, :, index] = blocks.movedim(1, 0)
+        return full.flatten(-2)
+
+    def centroid_scores(self, x: Tensor, centroids: Tensor, positions: Tensor | None) -> Tensor:
+        """``(E ⊙ a) Cᵀ / √dₕ``: ``x [B, d, n]``, ``centroids [B or 1, h, m, 2dₕ] → [B, h, m, n]``."""
+        keys = self.on_all_channels(centroids * self.att_weight) * self.head_size**-0.5
+        content, place = keys.split(self.features, dim=-1)
+        projection = content @ self.to_queries.scaled_weight()
+        offset = content @ self.to_queries.scaled_bias()[:, None]
+        if self.from_pos_map is not None and positions is not None:
+            offset = offset + (place @ self.from_pos_map.scaled_weight()) @ positions.t()
+            offset = offset + place @ self.from_pos_map.scaled_bias()[:, None]
+        return attention_scores(x, projection, offset)
+
+    def new_centroids(self, x: Tensor, probabilities: Tensor, positions: Tensor | None) -> Tensor:
+        """Means of E weighted with ``probabilities [B, h, m, n]``: ``[B, h, m, 2dₕ]``."""
+        total = probabilities.sum(-1, keepdim=True)
+        # Average the pixels first and project the m averages afterwards.
+        content = probabilities @ x.transpose(1, 2)[:, None]
+        content = F.linear(content, self.to_queries.scaled_weight()) + total * self.to_queries.scaled_bias()
+        if self.from_pos_map is not None and positions is not None:
+            place = F.linear(probabilities @ positions, self.from_pos_map.scaled_weight())
+            place = place + total * self.from_pos_map.scaled_bias()
+        else:
+            place = torch.zeros_like(content)
+        embedding = torch.cat([content, place], dim=-1) / (total + 1e-8)
+        heads = self.options.heads
+        blocks = embedding.unflatten(-1, (heads, 2 * self.head_size))
+        index = torch.arange(heads, device=x.device)
+        return blocks[:, index, :, index].movedim(0, 1)
+
+
+class DuplexAttention(BipartiteLayer):
+    """Both ways: the components first gather from the image, then style it (section 3.2).
+
+    ``a = Σₙ softmax(gather scores) E``; ``Y ← LayerNorm(Y + a Wo + bo)``; the gathered means are the keys that the
+    image embedding E is compared with.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        component_size: int,
+        position_size: int,
+        component_position_size: int,
+        components: int,
+        options: AttentionOptions,
+    ) -> None:
+        super().__init__(features, component_size, position_size, component_position_size, components, options)
+        self.gather_queries = FullyConnected(component_size, features)
+        self.gather_keys = FullyConnected(features, features, bias=False)
+        self.gather_query_pos = self.gather_key_pos = None
+        if options.use_pos:
+            self.gather_query_pos = FullyConnected(component_position_size, features, bias=False)
+            self.gather_key_pos = FullyConnected(position_size, features, bias=False)
+        self.gather_out = FullyConnected(features, component_size)
+        self.layer_norm = nn.LayerNorm(component_size, eps=1e-5)
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        positions: Tensor | None,
+        component_positions: Tensor | None,
+        component_mask: Tensor | None = None,
+    ) -> AttentionResult:
+        """See ``AttentionResult``; ``component_mask [B, m]`` is True where a component is dropped."""
+        keys = self.gather(x, y, positions, component_positions)
+        y = self.layer_norm(y + self.gather_out(keys.movedim(1, 2).flatten(2)))
+        scores = self.embedding_scores(x, keys, positions) + dropped_scores(component_mask)
+        x, probabilities = self.update_image(x, y, scores, positions, component_positions)
+        return AttentionResult(x, y, probabilities)
+
+    def gather(self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None) -> Tensor:
+        """a(Y, X): attention-weighted means of the image embedding, ``[B, h, m, dₕ]``."""
+        heads = (self.options.heads, self.head_size)
+        queries = self.gather_queries(y)
+        if self.gather_query_pos is not None and component_positions is not None:
+            queries = queries + self.gather_query_pos(component_positions)
+        queries = self.split_heads(queries) * self.head_size**-0.5
+        projection = queries @ self.gather_keys.scaled_weight().unflatten(0, heads)
+        offset = queries.new_zeros(1)
+        if self.gather_key_pos is not None and positions is not None:
+            offset = (queries @ self.gather_key_pos.scaled_weight().unflatten(0, heads)) @ positions.t()
+        probabilities = attention_scores(x, projection, offset).softmax(3)
+        # Rows sum to 1, so that the biases of E pass through unchanged.
+        means = probabilities @ x.transpose(1, 2)[:, None]
+        gathered = means @ self.to_queries.scaled_weight().unflatten(0, heads).transpose(1, 2)
+        bias = self.to_queries.scaled_bias()
+        if self.from_pos_map is not None and positions is not None:
+            bias = bias + self.from_pos_map.scaled_bias()
+            matrix = self.from_pos_map.scaled_weight().unflatten(0, heads).transpose(1, 2)
+            gathered = gathered + (probabilities @ positions) @ matrix
+        return gathered + bias.unflatten(0, heads)[:, None]
+
+
+ATTENTION_LAYERS: dict[str, type[SimplexAttention | KMeansAttention | DuplexAttention]] = {
+    "simplex": SimplexAttention,
+    "kmeans": KMeansAttention,
+    "duplex": DuplexAttention,
+}

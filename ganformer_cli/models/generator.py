@@ -1,0 +1,390 @@
+"""The generator: mapping network, synthesis blocks with bipartite attention, output (``Generator``)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+
+from ganformer_cli.config import ModelConfig
+from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions
+from ganformer_cli.models.layers import RESIDUAL_GAIN, Conv2d, ModulatedConv2d, upsample2d
+from ganformer_cli.models.mapping import MappingNetwork
+from ganformer_cli.models.positions import sinusoidal_positions
+from ganformer_cli.operators import bias_act, binomial_filter
+
+NoiseMode = Literal["random", "const", "none"]
+
+
+class AttentionMap(NamedTuple):
+    """Who attended to whom in one layer."""
+
+    layer: str  # for example "b16.conv0"
+    probabilities: Tensor  # [B, heads, m, h, w]; sums to 1 over the components (axis 2)
+
+
+class Components(NamedTuple):
+    """The components on their way through the synthesis layers."""
+
+    y: Tensor | None  # [B, m, w]; None before the first attention layer
+    source: Tensor | None  # the ws that y has taken in so far, [B, m, w]
+    mask: Tensor | None  # [B, m], True = dropped
+    positions: Tensor | None  # [m, w]
+    maps: list[AttentionMap] | None  # filled when asked for
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated convolution, attention, noise, bias and activation (model figure of the paper).
+
+    Args:
+        in_channels: channels of the input.
+        resolution: the block's name; its grid gives height and width of the output.
+        config: of the whole model.
+        up: 1 or 2.
+    """
+
+    def __init__(self, in_channels: int, resolution: int, config: ModelConfig, *, up: int = 1) -> None:
+        super().__init__()
+        channels = config.channels(resolution)
+        self.grid = config.grid(resolution)
+        self.carries_components = config.attention == "duplex"
+        style_size = config.component_size if config.style else None
+        self.conv = ModulatedConv2d(in_channels, channels, 3, style_size=style_size, up=up)
+        self.attention = None
+        if resolution in config.attention_resolutions:
+            self.attention = ATTENTION_LAYERS[config.attention](
+                channels,
+                config.component_size,
+                config.position_size,
+                config.component_size,
+                config.components_num,
+                attention_options(config),
+            )
+            if config.use_pos:
+                positions = sinusoidal_positions(*self.grid, config.position_size)
+                self.register_buffer("grid_pos", positions, persistent=False)
+        self.noise_strength = None
+        if config.local_noise:
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+            self.register_buffer("noise_const", torch.randn(self.grid))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.grid_pos: Tensor
+        self.noise_const: Tensor
+
+    def forward(
+        self, x: Tensor, ws: Tensor, components: Components, *, noise_mode: NoiseMode, gain: float, name: str
+    ) -> tuple[Tensor, Components]:
+        """One layer.
+
+        Args:
+            x: ``[B, in, H, W]``.
+            ws: this layer's latents ``[B, m+1, w]``.
+            components: the components' state.
+            noise_mode: ``random``, ``const`` or ``none``.
+            gain: multiplies the output.
+            name: of this layer in attention maps.
+
+        Returns:
+            ``[B, out, H·up, W·up]`` and the new state.
+        """
+        x = self.conv(x, ws[:, -1])
+        if self.attention is not None:
+            x, components = self.attend(x, ws[:, :-1], components, name)
+        if self.noise_strength is not None and noise_mode != "none":
+            noise = self.noise_const
+            if noise_mode == "random":
+                noise = torch.randn(x.shape[0], 1, *self.grid, dtype=x.dtype, device=x.device)
+            x = x + noise * self.noise_strength
+        return bias_act(x, self.bias, activation="lrelu", gain=gain), components
+
+    def attend(self, x: Tensor, source: Tensor, components: Components, name: str) -> tuple[Tensor, Components]:
+        """Attention on the image ``x [B, d, H, W]``; ``source [B, m, w]`` are this layer's component latents."""
+        assert self.attention is not None
+        y = source
+        if self.carries_components and components.y is not None and components.source is not None:
+            # Y flows on; what style mixing changed between the two layers is added.
+            y = components.y + (source - components.source)
+        positions = self.grid_pos.flatten(0, 1) if self.attention.options.use_pos else None
+        result = self.attention(x.flatten(2), y, positions, components.positions, components.mask)
+        if components.maps is not None:
+            probabilities = result.probabilities.unflatten(3, self.grid)
+            components.maps.append(AttentionMap(name, probabilities.expand(x.shape[0], -1, -1, -1, -1)))
+        return result.x.unflatten(2, self.grid), components._replace(y=result.y, source=source)
+
+
+class ToRGB(nn.Module):
+    """1×1 modulated convolution to colours, without demodulation."""
+
+    def __init__(self, channels: int, config: ModelConfig) -> None:
+        super().__init__()
+        style_size = config.component_size if config.style else None
+        self.conv = ModulatedConv2d(channels, 3, 1, style_size=style_size, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """``x [B, C, H, W]``, ``w [B, w] → [B, 3, H, W]``."""
+        return bias_act(self.conv(x, w), self.bias)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: conv0 (×2 up), conv1, and what the architecture adds.
+
+    The first block starts from a trained constant and has conv1 only; the last one ends with ``conv_last`` and
+    ``torgb``.
+    """
+
+    def __init__(self, resolution: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.architecture = config.g_arch
+        self.is_first = resolution == config.block_resolutions[0]
+        self.is_last = resolution == config.resolution
+        channels = config.channels(resolution)
+        self.const = self.conv0 = self.skip = self.conv_last = self.torgb = None
+        if self.is_first:
+            self.const = nn.Parameter(torch.randn(channels, *config.grid(resolution)))
+        else:
+            in_channels = config.channels(resolution // 2)
+            self.conv0 = SynthesisLayer(in_channels, resolution, config, up=2)
+            if self.architecture == "resnet":
+                self.skip = Conv2d(in_channels, channels, 1, bias=False, up=2)
+        self.conv1 = SynthesisLayer(channels, resolution, config)
+        if self.is_last:
+            style_size = config.component_size if config.style else None
+            self.conv_last = ModulatedConv2d(channels, channels, 3, style_size=style_size)
+        if self.is_last or self.architecture == "skip":
+            self.torgb = ToRGB(channels, config)
+        self.register_buffer("kernel", binomial_filter(), persistent=False)
+        self.kernel: Tensor
+
+    @property
+    def num_convs(self) -> int:
+        """Number of latents that the block's own convolutions use up."""
+        return (self.conv0 is not None) + 1 + (self.conv_last is not None)
+
+    def forward(
+        self, x: Tensor | None, image: Tensor | None, ws: Tensor, components: Components, *, noise_mode: NoiseMode
+    ) -> tuple[Tensor, Tensor | None, Components]:
+        """One block.
+
+        Args:
+            x: features ``[B, C, H, W]`` of the block before, None for the first block.
+            image: sum of the RGB outputs so far, or None.
+            ws: latents ``[B, m+1, L', w]`` from this block's first layer on.
+            components: the components' state.
+            noise_mode: as in ``Generator``.
+
+        Returns:
+            Features, image and components.
+        """
+        prefix = f"b{self.resolution}"
+        index = 0
+        shortcut = None
+        if self.const is not None:
+            x = self.const.expand(ws.shape[0], -1, -1, -1)
+        assert x is not None
+        if self.conv0 is not None:
+            if self.skip is not None:
+                shortcut = self.skip(x, gain=RESIDUAL_GAIN)
+            x, components = self.conv0(
+                x, ws[:, :, index], components, noise_mode=noise_mode, gain=1.0, name=f"{prefix}.conv0"
+            )
+            index += 1
+        gain = 1.0 if shortcut is None else RESIDUAL_GAIN
+        x, components = self.conv1(
+            x, ws[:, :, index], components, noise_mode=noise_mode, gain=gain, name=f"{prefix}.conv1"
+        )
+        index += 1
+        if shortcut is not None:
+            x = x + shortcut
+        if self.conv_last is not None:
+            x = self.conv_last(x, ws[:, -1, index])
+            index += 1
+        if image is not None:
+            image = upsample2d(image, self.kernel)
+        if self.torgb is not None:
+            colours = self.torgb(x, ws[:, -1, index])
+            image = colours if image is None else image + colours
+        return x, image, components
+
+
+class SynthesisNetwork(nn.Module):
+    """From latents to pictures."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        for resolution in config.block_resolutions:
+            self.add_module(f"b{resolution}", SynthesisBlock(resolution, config))
+
+    def blocks(self) -> list[SynthesisBlock]:
+        """The blocks from coarse to fine."""
+        blocks = [self.get_submodule(f"b{resolution}") for resolution in self.config.block_resolutions]
+        return [block for block in blocks if isinstance(block, SynthesisBlock)]
+
+    def forward(self, ws: Tensor, components: Components, *, noise_mode: NoiseMode) -> Tensor:
+        """``ws [B, m+1, L, w] → [B, 3, H, W]``, cropped in the middle to the picture's size."""
+        x = image = None
+        index = 0
+        for block in self.blocks():
+            x, image, components = block(x, image, ws[:, :, index:], components, noise_mode=noise_mode)
+            index += block.num_convs
+        assert image is not None
+        if self.config.tanh:
+            image = image.tanh()
+        return crop_centre(image, self.config.image_size)
+
+
+class Generator(nn.Module):
+    """GANsformer generator (paper, section 3.3).
+
+    Args:
+        config: everything about the networks.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pos = None
+        if config.has_attention and config.use_pos:
+            self.pos = nn.Parameter(torch.rand(config.components_num, config.component_size))
+        self_attention = None
+        if config.has_attention and config.mapping_ltnt2ltnt:
+            self_attention = AttentionOptions(
+                integration="add",
+                normalization="none",
+                use_pos=config.use_pos,
+                dropout=config.attention_dropout,
+            )
+        self.mapping_network = MappingNetwork(
+            config.component_size,
+            config.components_num,
+            c_dim=config.c_dim,
+            depth=config.mapping_num_layers,
+            hidden=config.mapping_width,
+            resnet=config.mapping_resnet,
+            self_attention=self_attention,
+            mean_per_component=config.w_avg_per_component,
+        )
+        self.synthesis_network = SynthesisNetwork(config)
+
+    @property
+    def z_shape(self) -> tuple[int, int]:
+        """Shape of one picture's latents, ``(m + 1, w)``."""
+        return self.config.z_shape
+
+    def mapping(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0) -> Tensor:
+        """Latents for every layer.
+
+        Args:
+            z: float32 ``[B, m+1, w]``, standard normal.
+            c: float32 ``[B, c_dim]``, or None for a model without classes.
+            truncation_psi: 1 leaves the latents alone, 0 gives the mean picture.
+
+        Returns:
+            ``[B, m+1, L, w]``.
+        """
+        w = self.mapping_network(z, c, self.pos)
+        if truncation_psi != 1:
+            w = self.mapping_network.truncate(w, truncation_psi)
+        return w[:, :, None].expand(-1, -1, self.config.num_ws, -1)
+
+    @overload
+    def synthesis(
+        self,
+        ws: Tensor,
+        noise_mode: NoiseMode = ...,
+        return_attention: Literal[False] = ...,
+        component_mask: Tensor | None = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def synthesis(
+        self,
+        ws: Tensor,
+        noise_mode: NoiseMode = ...,
+        *,
+        return_attention: Literal[True],
+        component_mask: Tensor | None = ...,
+    ) -> tuple[Tensor, list[AttentionMap]]: ...
+
+    def synthesis(
+        self,
+        ws: Tensor,
+        noise_mode: NoiseMode = "random",
+        return_attention: bool = False,
+        component_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, list[AttentionMap]]:
+        """Pictures from latents.
+
+        Args:
+            ws: ``[B, m+1, L, w]``.
+            noise_mode: ``random`` (a new map each call), ``const`` (the stored map of each layer) or ``none``.
+            return_attention: also return the map of every attention layer.
+            component_mask: bool ``[B, m]``, True where a component is dropped, or None.
+
+        Returns:
+            float32 ``[B, 3, H, W]``, nominally in [-1, 1]; with ``return_attention`` a pair of it and the maps.
+        """
+        maps: list[AttentionMap] | None = [] if return_attention else None
+        components = Components(y=None, source=None, mask=component_mask, positions=self.pos, maps=maps)
+        image = self.synthesis_network(ws, components, noise_mode=noise_mode)
+        return image if maps is None else (image, maps)
+
+    @overload
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = ...,
+        *,
+        truncation_psi: float = ...,
+        noise_mode: NoiseMode = ...,
+        return_attention: Literal[False] = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = ...,
+        *,
+        truncation_psi: float = ...,
+        noise_mode: NoiseMode = ...,
+        return_attention: Literal[True],
+    ) -> tuple[Tensor, list[AttentionMap]]: ...
+
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        noise_mode: NoiseMode = "random",
+        return_attention: bool = False,
+    ) -> Tensor | tuple[Tensor, list[AttentionMap]]:
+        """``mapping``, then ``synthesis``: see there."""
+        ws = self.mapping(z, c, truncation_psi)
+        if return_attention:
+            return self.synthesis(ws, noise_mode, return_attention=True)
+        return self.synthesis(ws, noise_mode)
+
+
+def attention_options(config: ModelConfig) -> AttentionOptions:
+    """Options of the generator's attention layers."""
+    return AttentionOptions(
+        heads=config.num_heads,
+        integration=config.integration,  # type: ignore[arg-type]  # checked by ModelConfig
+        normalization=config.normalize,  # type: ignore[arg-type]
+        use_pos=config.use_pos,
+        kmeans_iters=config.kmeans_iters,
+        image_gate=config.img_gate,
+        latent_gate=config.ltnt_gate,
+        dropout=config.attention_dropout,
+    )
+
+
+def crop_centre(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle ``size`` = (height, width) of ``[B, C, H, W]``."""
+    top, left = (x.shape[2] - size[0]) // 2, (x.shape[3] - size[1]) // 2
+    return x[:, :, top : top + size[0], left : left + size[1]]

@@ -1,0 +1,164 @@
+"""The mapping network: from normal latents ``z`` to the latents ``w`` that the synthesis network reads."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganformer_cli.models.attention import AttentionOptions, SimplexAttention
+from ganformer_cli.models.layers import FullyConnected, rms_normalize
+from ganformer_cli.operators.bias_act import LRELU_SLOPE
+
+#: Decay of the running mean of w, per training batch.
+W_AVG_DECAY = 0.995
+
+#: Learning-rate multiplier of the mapping layers (StyleGAN, appendix C).
+MAPPING_LRMUL = 0.01
+
+
+class ResidualBlock(nn.Module):
+    """Two fully-connected layers around a shortcut; the last activation has no gain.
+
+    Where the width changes (labels beside the latent, ``mapping_dim``) the shortcut is a linear layer.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.shortcut = None
+        if in_features != out_features:
+            self.shortcut = FullyConnected(in_features, out_features, bias=False, lrmul=MAPPING_LRMUL)
+        self.fc0 = FullyConnected(in_features, out_features, activation="lrelu", lrmul=MAPPING_LRMUL)
+        self.fc1 = FullyConnected(out_features, out_features, lrmul=MAPPING_LRMUL)
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """``x`` and ``shortcut``: ``[..., in] → [..., out]``."""
+        if self.shortcut is not None:
+            shortcut = self.shortcut(shortcut)
+        return F.leaky_relu(self.fc1(self.fc0(x)) + shortcut, LRELU_SLOPE)
+
+
+class MLP(nn.Module):
+    """Fully-connected layers or residual blocks, then one output layer.
+
+    Args:
+        in_features: width of the input.
+        out_features: width w of the output, and of the components' positions.
+        depth: number of hidden layers; two make one residual block.
+        hidden: width of the hidden layers.
+        resnet: residual blocks instead of plain layers.
+        attention: options of the components' self-attention before each block or layer, or None.
+        components: m, needed with ``attention``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        depth: int,
+        hidden: int,
+        resnet: bool,
+        attention: AttentionOptions | None = None,
+        components: int = 0,
+    ) -> None:
+        super().__init__()
+        self.resnet = resnet
+        self.steps = depth // 2 if resnet else depth
+        self.attends = attention is not None
+        width = in_features
+        for i in range(self.steps):
+            if attention is not None:
+                layer = SimplexAttention(width, width, out_features, out_features, components, attention)
+                self.add_module(f"sa{i}", layer)
+            self.add_module(
+                f"l{i}",
+                ResidualBlock(width, hidden)
+                if resnet
+                else FullyConnected(width, hidden, activation="lrelu", lrmul=MAPPING_LRMUL),
+            )
+            width = hidden
+        self.out_layer = FullyConnected(width, out_features, activation="lrelu", lrmul=MAPPING_LRMUL)
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """``x [B, m, w]`` or ``[B, w]``; ``positions [m, w]`` are the components' embeddings."""
+        for i in range(self.steps):
+            shortcut = x
+            if self.attends:
+                attention = self.get_submodule(f"sa{i}")
+                x = attention(x.transpose(1, 2), x, positions, positions).x.transpose(1, 2)
+            layer = self.get_submodule(f"l{i}")
+            x = layer(x, shortcut) if self.resnet else layer(x)
+        return self.out_layer(x)
+
+
+class MappingNetwork(nn.Module):
+    """``z [B, m+1, w] → w [B, m+1, w]``; the last latent is the global one (without components: the only one).
+
+    Args:
+        component_size: w.
+        components: m, or 0.
+        c_dim: number of classes, or 0.
+        depth: hidden layers of either MLP.
+        hidden: width of the hidden layers.
+        resnet: residual blocks instead of plain layers.
+        self_attention: options of the components' self-attention, or None.
+        mean_per_component: keep a running mean of w for every component, or one for all (the released networks).
+    """
+
+    def __init__(
+        self,
+        component_size: int,
+        components: int,
+        *,
+        c_dim: int,
+        depth: int,
+        hidden: int,
+        resnet: bool,
+        self_attention: AttentionOptions | None,
+        mean_per_component: bool,
+    ) -> None:
+        super().__init__()
+        self.components = components
+        global_size = component_size
+        self.embed = None
+        if c_dim > 0:
+            self.embed = FullyConnected(c_dim, component_size)
+            global_size += component_size
+        self.global_mlp = MLP(global_size, component_size, depth=depth, hidden=hidden, resnet=resnet)
+        self.mlp = None
+        if components > 0:
+            self.mlp = MLP(
+                component_size,
+                component_size,
+                depth=depth,
+                hidden=hidden,
+                resnet=resnet,
+                attention=self_attention,
+                components=components,
+            )
+        shape = (components + 1, component_size) if mean_per_component else (component_size,)
+        self.register_buffer("w_avg", torch.zeros(shape))
+        self.w_avg: Tensor
+
+    def forward(self, z: Tensor, c: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """``z [B, m+1, w]``, ``c [B, c_dim]``, ``positions [m, w]`` → ``[B, m+1, w]``."""
+        style = rms_normalize(z[:, -1], (1,))
+        if self.embed is not None and c is not None:
+            style = torch.cat([style, rms_normalize(self.embed(c), (1,))], dim=1)
+        w = self.global_mlp(style)[:, None]
+        if self.mlp is not None:
+            # The components are normalised together, over their m·w numbers.
+            components = self.mlp(rms_normalize(z[:, :-1], (1, 2)), positions)
+            w = torch.cat([components, w], dim=1)
+        return w
+
+    @torch.no_grad()
+    def update_mean(self, w: Tensor) -> None:
+        """Move the running mean towards ``w [B, m+1, w]``, over the batch (and the latents, if there is one mean)."""
+        mean = w.mean(0) if self.w_avg.ndim == 2 else w.mean((0, 1))
+        self.w_avg.lerp_(mean, 1 - W_AVG_DECAY)
+
+    def truncate(self, w: Tensor, psi: float) -> Tensor:
+        """``w_avg + psi·(w − w_avg)`` (StyleGAN, appendix B)."""
+        return torch.lerp(self.w_avg.expand_as(w), w, psi)
