@@ -1,0 +1,214 @@
+"""Our model files: safetensors in, safetensors out, strict.
+
+One file holds the EMA generator (``ema.*``), the generator (``generator.*``) and the discriminator
+(``discriminator.*``); its header's metadata entry ``ganformer`` is a JSON object with the whole configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ganformer_cli.config import ModelConfig
+from ganformer_cli.errors import ConfigError, NotYetError, SnapshotError
+from ganformer_cli.files import write_bytes
+from ganformer_cli.models import Discriminator, Generator
+
+FORMAT_VERSION = 1
+METADATA_KEY = "ganformer"
+SNAPSHOT_FOLDER = "snapshots"
+SNAPSHOT_PATTERN = "network-snapshot-*.safetensors"
+
+
+def snapshot_name(kimg: float) -> str:
+    """File name of the snapshot taken after ``kimg`` thousand images."""
+    return f"network-snapshot-{int(kimg):06d}.safetensors"
+
+
+def snapshots_of(run: Path) -> list[Path]:
+    """The snapshots of a run folder, oldest first."""
+    return sorted((run / SNAPSHOT_FOLDER).glob(SNAPSHOT_PATTERN))
+
+
+def resolve_model(path: str | Path) -> Path:
+    """The model file that ``path`` means: itself, or the newest snapshot of a run folder.
+
+    Raises:
+        SnapshotError: there is none.
+        NotYetError: a snapshot of the authors'.
+    """
+    if str(path).startswith("gdrive:") or str(path).endswith(".pkl"):
+        raise NotYetError(
+            f"--model {path}: the authors' snapshots cannot be opened yet; give a .safetensors file or a run folder"
+        )
+    path = Path(path)
+    if path.is_dir():
+        found = snapshots_of(path)
+        if not found:
+            raise SnapshotError(f"--model {path}: no snapshot in {path / SNAPSHOT_FOLDER}; give a run folder or a file")
+        return found[-1]
+    if not path.is_file():
+        raise SnapshotError(f"--model {path}: no such file or run folder; give one, for example results/NAME-000")
+    return path
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to ``path``, whole or not at all.
+
+    Raises:
+        OutputError: the place cannot be written to.
+    """
+    flat = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    header = {METADATA_KEY: json.dumps({"format": FORMAT_VERSION, **metadata}, ensure_ascii=False)}
+    write_bytes(path, save(flat, metadata=header))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of one of our files.
+
+    Raises:
+        SnapshotError: the file is damaged, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise SnapshotError(
+            f"{path}: not a readable safetensors file ({error}); it may be truncated: copy or download it again"
+        ) from error
+    try:
+        header = json.loads(metadata[METADATA_KEY])
+    except (KeyError, ValueError) as error:
+        raise SnapshotError(f"{path}: holds no ganformer configuration; give a file that ganformer wrote") from error
+    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+        raise SnapshotError(f"{path}: its ganformer header is damaged; give another snapshot")
+    if header["format"] > FORMAT_VERSION:
+        raise SnapshotError(
+            f"{path}: written by a newer ganformer (format {header['format']}, this one reads {FORMAT_VERSION}); "
+            "install the newer version"
+        )
+    return header
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The configuration of the networks in a model file.
+
+    Raises:
+        SnapshotError: it is damaged, missing, or describes networks that cannot be built.
+    """
+    config = read_header(path).get("config")
+    if not isinstance(config, dict):
+        raise SnapshotError(f"{path}: no network configuration in its header; give a model snapshot")
+    try:
+        return ModelConfig.from_dict(config, where=str(path))
+    except ConfigError as error:
+        raise SnapshotError(f"{path}: the configuration in its header does not fit: {error}") from error
+
+
+def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, under their names without it.
+
+    Raises:
+        SnapshotError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  # not a dict
+            return {name[len(prefix) :]: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise SnapshotError(f"{path}: cannot be read ({error}); copy or download it again") from error
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load ``tensors`` into ``module``; every missing, surplus and misshapen one is named.
+
+    Raises:
+        SnapshotError: they do not fit exactly.
+    """
+    own = module.state_dict()
+    problems = [
+        _listing("missing", sorted(set(own) - set(tensors))),
+        _listing("surplus", sorted(set(tensors) - set(own))),
+        _listing(
+            "of another shape",
+            [
+                f"{name} {list(tensors[name].shape)} instead of {list(own[name].shape)}"
+                for name in sorted(set(own) & set(tensors))
+                if tensors[name].shape != own[name].shape
+            ],
+        ),
+    ]
+    found = "; ".join(problem for problem in problems if problem)
+    if found:
+        raise SnapshotError(f"{where}: a snapshot of another architecture: {found}; give one that fits")
+    module.load_state_dict(dict(tensors))
+
+
+def _listing(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"{what}: {shown}"
+
+
+def save_snapshot(
+    path: Path,
+    *,
+    config: ModelConfig,
+    ema: Generator,
+    generator: Generator,
+    discriminator: Discriminator,
+    kimg: float,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the three networks and their configuration to ``path``, whole or not at all.
+
+    Args:
+        path: the file.
+        config: of the networks.
+        ema: the averaged generator, the one to sample from.
+        generator: the generator being trained.
+        discriminator: its adversary.
+        kimg: thousands of real images shown so far.
+        provenance: further JSON values for the header, such as ``dataset`` and ``version``.
+    """
+    tensors = {
+        f"{name}.{key}": value
+        for name, module in (("ema", ema), ("generator", generator), ("discriminator", discriminator))
+        for key, value in module.state_dict().items()
+    }
+    save_tensors(path, tensors, {"config": config.to_dict(), "kimg": kimg, **provenance})
+
+
+def load_networks(path: Path, networks: Mapping[str, nn.Module]) -> None:
+    """Load networks by their names in the file: ``ema``, ``generator``, ``discriminator``.
+
+    Raises:
+        SnapshotError: the file is damaged or of another architecture.
+    """
+    for name, module in networks.items():
+        load_strictly(module, read_tensors(path, prefix=f"{name}."), f"{path} ({name})")
+
+
+def load_generator(path: str | Path, device: str | torch.device = "cpu", which: str = "ema") -> Generator:
+    """A generator ready to sample from, in evaluation mode.
+
+    Args:
+        path: a model file, or a run folder (its newest snapshot).
+        device: where to put it.
+        which: ``ema`` (the averaged one) or ``generator``.
+
+    Raises:
+        SnapshotError: no such file, a damaged one, or one of another architecture.
+    """
+    file = resolve_model(path)
+    generator = Generator(read_config(file))
+    load_networks(file, {which: generator})
+    return generator.eval().requires_grad_(False).to(device)

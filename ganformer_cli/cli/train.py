@@ -1,0 +1,352 @@
+"""``ganformer train``: build the configuration, show it, launch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ganformer_cli import config as settings
+from ganformer_cli.cli.options import (
+    GroupedCommand,
+    boolean_option,
+    given_options,
+    gpus_option,
+    ignored_option,
+    json_option,
+    not_yet_option,
+    option,
+    pick_device,
+)
+from ganformer_cli.cli.progress import Progress, duration
+from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, RunConfig, TrainConfig
+from ganformer_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ganformer_cli.data import ImageDataset
+    from ganformer_cli.training.loop import Means, RunResult
+
+#: Longer side of the built-in scenes where none is asked for.
+SCENES_RESOLUTION_CPU = 32
+SCENES_RESOLUTION_GPU = 128
+
+STOPPED = 130
+
+#: Options whose default depends on the data set and the device: see config.size_preset.
+_BY_SIZE = frozenset(settings.size_preset(settings.ModelConfig.resolution, True))
+_DEFAULTS = {field.name: field.default for kind in (ModelConfig, TrainConfig) for field in dataclasses.fields(kind)}
+
+
+def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, **more: Any) -> Callable[[Any], Any]:
+    """The option of a configuration field; its help ends with the default, its value is None unless given."""
+    default = _DEFAULTS[field]
+    if field in _BY_SIZE:
+        text = f"{help}  [default: by size and device]"
+    elif default is None:
+        text = help
+    else:
+        text = f"{help}  [default: {default}]"
+    name = settings.option_name(field)
+    if kind is bool:
+        return boolean_option(name, group=group, rare=rare, help=text, default=None, **more)
+    return option(name, field, type=kind, group=group, rare=rare, help=text, default=None, **more)
+
+
+@click.command("train", cls=GroupedCommand)
+# ----- The run -----
+@option("--expname", default=None, metavar="NAME", group="Run", help="Name of the run.  [default: DATASET-ATTENTION]")
+@option(
+    "--result-dir",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    group="Run",
+    help="Folder of all runs.",
+)
+@boolean_option("--restart", group="Run", default=False, help="Begin a new numbered run instead of going on.")
+@boolean_option("--dry-run", group="Run", default=False, help="Show the configuration and parameter counts; stop.")
+@setting("total_kimg", float, "Thousands of real pictures to show.", group="Run", rare=False)
+@setting("seed", int, "Of weights, order and latents.", group="Run", rare=False)
+@json_option
+# ----- Data -----
+@setting("dataset", str, "Built in: scenes. Or a prepared set's name or path.", group="Data", rare=False)
+@option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=Path("datasets"),
+    group="Data",
+    help="Folder of prepared data sets.",
+)
+@setting("resolution", int, "Longer side in pixels (scenes: 32 on a CPU, 128 on a GPU).", group="Data", rare=False)
+@setting("ratio", float, "Height / width.", group="Data", rare=False)
+@setting("mirror_augment", bool, "Also show pictures mirrored.", group="Data", rare=False)
+@setting("train_images_num", int, "Use the first so many pictures only.", group="Data")
+@setting("num_threads", int, "Processes that decode pictures beside the main one.", group="Data")
+# ----- Model -----
+@setting("attention", click.Choice(settings.ATTENTION_KINDS), "Kind of attention.", group="Model", rare=False)
+@setting("components_num", int, "Number of latent components.", group="Model", rare=False)
+@setting("latent_size", int, "Size of all components together.", group="Model", rare=False)
+@boolean_option(
+    "--ganformer-default", group="Model", default=False, help="The settings of the authors' released models (kmeans)."
+)
+@setting("channel_base", int, "Channels at resolution r: min(base / r, max).", group="Model")
+@setting("channel_max", int, "Most channels.", group="Model")
+@setting("g_arch", click.Choice(settings.ARCHITECTURES), "Generator's architecture.", group="Model")
+@setting("d_arch", click.Choice(settings.ARCHITECTURES), "Discriminator's architecture.", group="Model")
+@setting("style", bool, "The global latent modulates the convolutions.", group="Model")
+@setting("local_noise", bool, "Noise for each pixel.", group="Model")
+@setting("tanh", bool, "End with tanh.", group="Model")
+@setting("mapping_num_layers", int, "Layers of the mapping network.", group="Model")
+@setting("mapping_dim", int, "Hidden width of the mapping network.  [default: of a component]", group="Model")
+@setting("mapping_resnet", bool, "Residual mapping network.", group="Model")
+@setting("mapping_ltnt2ltnt", bool, "Components attend to each other in the mapping.", group="Model")
+@setting("mbstd_group_size", int, "Group of the minibatch standard deviation.", group="Model")
+# ----- Attention -----
+@setting("num_heads", int, "Attention heads.", group="Attention")
+@option(
+    "--integration",
+    type=click.Choice(settings.INTEGRATIONS),
+    default=None,
+    group="Attention",
+    rare=True,
+    help="How attention changes the image.  [default: mul with kmeans, else both]",
+)
+@setting("normalize", click.Choice(settings.NORMALIZATIONS), "Normalisation before it.", group="Attention")
+@setting("g_start_res", int, "Attention from resolution 2^N on ...", group="Attention")
+@setting("g_end_res", int, "... to below 2^N.", group="Attention")
+@setting("kmeans_iters", int, "k-means iterations of a layer.", group="Attention")
+@setting("img_gate", bool, "Gate of the image positions.", group="Attention")
+@setting("ltnt_gate", bool, "Gate of the components.", group="Attention")
+@setting("use_pos", bool, "Positional embeddings.", group="Attention")
+@setting("pos_dim", int, "Width of an image position.  [default: of a component]", group="Attention")
+@setting("attention_dropout", float, "Dropout rate of the attention.", group="Attention")
+@boolean_option(
+    "--transformer", group="Attention", rare=True, default=None, help="Attention at all; False is --attention none."
+)
+@boolean_option("--kmeans", group="Attention", rare=True, default=None, help="Same as --attention kmeans.")
+# ----- Training -----
+@setting("batch_size", int, "Pictures a step.", group="Training", rare=False)
+@setting("batch_gpu", int, "Pictures at a time; the rest is accumulated.  [default: all]", group="Training")
+@setting("gamma", float, "Weight of the R1 penalty.", group="Training", rare=False)
+@setting("g_lr", float, "Generator's learning rate.", group="Training")
+@setting("d_lr", float, "Discriminator's learning rate.", group="Training")
+@setting("g_loss", click.Choice(["logistic_ns"]), "Generator's loss.", group="Training")
+@setting("d_loss", click.Choice(["logistic"]), "Discriminator's loss.", group="Training")
+@setting("d_reg_interval", int, "R1 every so many steps.", group="Training")
+@setting("style_mixing", float, "Probability of mixing two latents across layers.", group="Training")
+@setting("component_dropout", float, "Rate at which components are dropped.", group="Training")
+@setting("ema_kimg", float, "Half-life of the averaged generator, kimg.", group="Training")
+@setting("ema_rampup", float, "That half-life at most this share of the pictures shown.", group="Training")
+# ----- Logging -----
+@setting("tick_kimg", float, "A line in log.jsonl every so many kimg.", group="Logging")
+@setting("snapshot_kimg", float, "A snapshot and its grids every so many kimg.", group="Logging")
+@setting("last_snapshots", int, "How many snapshots are kept.", group="Logging")
+@setting("keep_samples", bool, "Keep the grids of all snapshots.", group="Logging")
+@setting("vis_num", int, "Pictures in a grid.", group="Logging")
+@setting("truncation_psi", float, "Truncation of the grids' latents.", group="Logging")
+@setting("metrics", str, "Scores at each snapshot, or none.", group="Logging")
+@setting("eval_images_num", int, "Pictures for the scores.", group="Logging")
+# ----- Device -----
+@gpus_option
+@setting("allow_tf32", bool, "TF32 on a GPU.", group="Device")
+@setting("cuda_bench", bool, "Let cuDNN choose its algorithms by trying.", group="Device")
+# ----- The authors' options that come later, or say what happens anyway -----
+@ignored_option("--train", why="this command trains")
+@not_yet_option("--baseline", help="Train a baseline", issue="Exact networks", metavar="GAN|StyleGAN2|kGAN|SAGAN")
+@not_yet_option("--pretrained-pkl", help="Start from a snapshot", issue="Snapshots", metavar="FILE")
+@not_yet_option("--reload", help="Take the options of the run that goes on", issue="Robust training")
+@not_yet_option("--autotune", help="Choose settings by size", issue="Robust training")
+@not_yet_option("--pl-weight", help="Path length regularisation", issue="Exact networks", accept=("0",))
+@not_yet_option("--component-mixing", help="Mix components", issue="Exact networks", accept=("0",))
+@not_yet_option("--latent-stem", help="Start from the latent", issue="Exact networks")
+@not_yet_option("--mapping-shared", help="One mapping for all latents", issue="Exact networks")
+@not_yet_option("--iterative", help="Carry assignments between layers", issue="Exact networks")
+@not_yet_option("--pos-type", help="Kind of positions", issue="Exact networks", accept=("sinus",))
+@not_yet_option("--pos-init", help="Start of trained positions", issue="Exact networks", accept=("uniform",))
+@not_yet_option("--pos-directions-num", help="Directions of positions", issue="Exact networks", accept=("2",))
+@not_yet_option("--d-transformer", help="Attention in the discriminator", issue="Exact networks")
+@not_yet_option("--g-img2img", help="Self-attention of the image", issue="Exact networks")
+@not_yet_option("--g-img2ltnt", help="From image to latents: --attention duplex", issue="Exact networks")
+@not_yet_option("--g-ltnt2ltnt", help="Self-attention in the generator", issue="Exact networks")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    *,
+    expname: str | None,
+    result_dir: Path,
+    restart: bool,
+    dry_run: bool,
+    as_json: bool,
+    data_dir: Path,
+    gpus: tuple[int, ...] | None,
+    **_: Any,
+) -> None:
+    """Train a model.
+
+    Without any option: on the built-in scenes, on whatever there is, ending with pictures within minutes. The same
+    command again goes on with the run. Ctrl-C saves and stops.
+    """
+    options = chosen_settings(ctx)
+    device = pick_device(gpus)
+    dataset = open_data(options, data_dir, on_cpu=device.type == "cpu")
+    config = resolve(options, dataset, on_cpu=device.type == "cpu")
+    if dry_run:
+        show_plan(config, dataset, device, as_json=as_json)
+        return
+    from ganformer_cli.training.run_folder import choose_run_folder
+
+    name = expname or f"{dataset.name}-{config.model.attention}"
+    folder, resume = choose_run_folder(result_dir, name, restart=restart)
+    if not as_json:
+        show_plan(config, dataset, device, as_json=False)
+    result = launch(config, dataset, folder, device, resume=resume)
+    report(result, as_json=as_json)
+    if not result.finished:
+        ctx.exit(STOPPED)
+
+
+def chosen_settings(ctx: click.Context) -> dict[str, Any]:
+    """The configuration fields that the user gave, and what --ganformer-default and the like stand for."""
+    given = given_options(ctx)
+    options = {name: value for name, value in given.items() if name in MODEL_FIELDS | TRAIN_FIELDS}
+    implied = [
+        ("--kmeans", "kmeans", given.get("kmeans") is True),
+        ("--transformer False", "none", given.get("transformer") is False),
+        ("--ganformer-default", "kmeans", given.get("ganformer_default") is True),
+    ]
+    for name, attention, present in implied:
+        if present and options.setdefault("attention", attention) != attention:
+            raise ConfigError(
+                f"{name} means --attention {attention} and contradicts --attention {options['attention']}; "
+                "leave one of them out"
+            )
+    if given.get("transformer") is True and options.get("attention") == "none":
+        raise ConfigError("--transformer contradicts --attention none; leave one of them out")
+    if given.get("ganformer_default"):
+        options = {**settings.GANFORMER_DEFAULT, **options}
+    return options
+
+
+def open_data(options: dict[str, Any], data_dir: Path, *, on_cpu: bool) -> ImageDataset:
+    """The data set that the options name."""
+    from ganformer_cli.data import open_dataset
+
+    name = options.get("dataset", TrainConfig.dataset)
+    resolution = options.get("resolution")
+    if name == "scenes" and resolution is None:
+        resolution = SCENES_RESOLUTION_CPU if on_cpu else SCENES_RESOLUTION_GPU
+    return open_dataset(
+        name,
+        data_dir=data_dir,
+        resolution=resolution,
+        ratio=options.get("ratio"),
+        max_images=options.get("train_images_num"),
+    )
+
+
+def resolve(options: dict[str, Any], dataset: ImageDataset, *, on_cpu: bool) -> RunConfig:
+    """The run's configuration: what was given, completed by presets."""
+    from ganformer_cli.data.catalogue import load_catalogue
+
+    entry = load_catalogue().get(dataset.name)
+    given = {**options, "dataset": options.get("dataset", TrainConfig.dataset)}
+    given.update(resolution=dataset.resolution, ratio=dataset.ratio)
+    config = settings.resolve_run(given, dataset_preset=entry.preset if entry else {}, on_cpu=on_cpu)
+    if len(dataset) < config.train.batch_size:
+        raise ConfigError(
+            f"--dataset {dataset.name}: {len(dataset)} pictures are fewer than --batch-size "
+            f"{config.train.batch_size}; use a larger data set or a smaller batch"
+        )
+    return config
+
+
+def show_plan(config: RunConfig, dataset: ImageDataset, device: torch.device, *, as_json: bool) -> None:
+    """Print what would be, or will be, trained."""
+    import torch
+
+    from ganformer_cli.models import Discriminator, Generator, parameter_count
+
+    with torch.device("meta"):
+        counts = {
+            "generator": parameter_count(Generator(config.model)),
+            "discriminator": parameter_count(Discriminator(config.model)),
+        }
+    if as_json:
+        click.echo(json.dumps({"config": config.to_dict(), "parameters": counts, "device": str(device)}, indent=2))
+        return
+    model, train = config.model, config.train
+    height, width = model.image_size
+    grid = model.grid(model.resolution)
+    components = f", {model.components_num} components of {model.component_size}" if model.has_attention else ""
+    click.echo(f"data       {dataset.name}: {len(dataset)} pictures of {width}x{height} (width x height)")
+    if grid != (height, width):
+        click.echo(f"grid       {grid[1]}x{grid[0]}, the next larger one that 4·2^n gives, cropped to the picture")
+    click.echo(f"model      attention {model.attention}{components}, {counts['generator']:,} parameters in the")
+    click.echo(f"           generator, {counts['discriminator']:,} in the discriminator")
+    click.echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
+
+
+def launch(config: RunConfig, dataset: ImageDataset, folder: Path, device: torch.device, *, resume: bool) -> RunResult:
+    """Train with a progress bar; Ctrl-C and SIGTERM ask the loop to save and return."""
+    from ganformer_cli.training import Callbacks, train
+
+    with Progress() as progress, stop_on_signals() as stop_requested:
+        started = False
+
+        def on_progress(kimg: float, means: Means) -> None:
+            nonlocal started
+            if not started:
+                started = True
+                done = kimg - config.train.batch_size / 1000
+                progress.start(config.train.total_kimg, "kimg", "training", done=done, rate=("images/s", 1000))
+            values = means.read() if device.type == "cpu" or means.steps % 16 == 1 else {}
+            shown = {name: values[key] for name, key in (("G", "loss_g"), ("D", "loss_d")) if key in values}
+            progress.update(kimg, **shown)
+
+        callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=stop_requested)
+        progress.message(f"{'going on in' if resume else 'run folder'} {folder}")
+        return train(config, dataset, folder, device=device, resume=resume, callbacks=callbacks)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block the first SIGINT or SIGTERM only sets what the yielded function tells; a second one acts."""
+    stop = False
+    before: dict[signal.Signals, Any] = {}
+
+    def request(number: int, frame: object) -> None:
+        nonlocal stop
+        stop = True
+        signal.signal(number, before[signal.Signals(number)])
+        click.echo("\nfinishing the step and saving; once more to stop at once", err=True)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, request)
+    try:
+        yield lambda: stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def report(result: RunResult, *, as_json: bool) -> None:
+    """Say how the run ended and where its pictures are."""
+    if as_json:
+        paths = {"run": result.folder, "snapshot": result.snapshot, "samples": result.samples}
+        places = {name: path.as_posix() for name, path in paths.items()}
+        click.echo(json.dumps({**places, "kimg": result.kimg, "finished": result.finished, "scores": result.scores}))
+        return
+    if not result.finished:
+        click.echo(f"stopped at {result.kimg:g} kimg; the same command goes on from here")
+        return
+    click.echo(f"finished   {result.kimg:g} kimg in {duration(result.seconds)}")
+    click.echo(f"pictures   {result.samples}")
+    click.echo(f"model      {result.snapshot}")
+    click.echo(f"more       ganformer generate --model {result.folder}")

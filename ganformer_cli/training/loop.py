@@ -1,0 +1,366 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ganformer_cli import __version__, checkpoints
+from ganformer_cli.config import RunConfig
+from ganformer_cli.data import ImageDataset
+from ganformer_cli.data.stream import ImageStream
+from ganformer_cli.errors import GanformerError
+from ganformer_cli.metrics.evaluate import evaluate
+from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.training import losses, run_folder, state
+from ganformer_cli.training.ema import ema_decay, update_ema
+from ganformer_cli.training.memory import gpu_memory_mib, process_memory_mib
+from ganformer_cli.training.samples import SampleGrids
+
+
+class Means:
+    """Running means of named scalars, read only when somebody asks: reading waits for a GPU."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.steps = 0
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Take in all numbers of ``values``."""
+        total = values.detach().float().sum()
+        self.sums[name] = self.sums[name] + total if name in self.sums else total
+        self.counts[name] = self.counts.get(name, 0) + values.numel()
+
+    def read(self) -> dict[str, float]:
+        """The mean of each name."""
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
+
+@dataclass
+class Callbacks:
+    """What a caller may watch; all do nothing by default."""
+
+    #: (thousands of images shown, this tick's means), after every step.
+    progress: Callable[[float, Means], None] = lambda kimg, means: None
+    #: a sentence for the reader.
+    message: Callable[[str], None] = lambda text: None
+    #: True asks the loop to save and return.
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended."""
+
+    folder: Path
+    kimg: float
+    finished: bool  # False: stopped on request
+    snapshot: Path
+    samples: Path
+    seconds: float  # of training, in all sittings
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    config: RunConfig,
+    dataset: ImageDataset,
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool,
+    callbacks: Callbacks | None = None,
+) -> RunResult:
+    """Train in ``folder`` until ``total_kimg`` or until ``callbacks.should_stop``.
+
+    Args:
+        config: the networks and how they are trained.
+        dataset: pictures of the networks' size.
+        folder: the run folder; made here unless ``resume``.
+        device: where to compute.
+        resume: go on from the newest snapshot in ``folder``.
+        callbacks: see ``Callbacks``.
+
+    Raises:
+        GanformerError: ``folder`` cannot be written to, or holds another run.
+    """
+    callbacks = callbacks or Callbacks()
+    if resume:
+        run_folder.check_same_run(folder, run_folder.read_run_config(folder), config)
+    trainer = Trainer(config, dataset, folder, device, callbacks)
+    if resume:
+        trainer.restore()
+    else:
+        run_folder.create_run_folder(folder, config)
+    return trainer.run()
+
+
+class Trainer:
+    """The state of a run and the steps that change it."""
+
+    def __init__(
+        self, config: RunConfig, dataset: ImageDataset, folder: Path, device: torch.device, callbacks: Callbacks
+    ) -> None:
+        self.config, self.folder, self.device, self.callbacks = config, folder, device, callbacks
+        self.dataset = dataset
+        options = config.train
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = options.cuda_bench
+            torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
+            torch.backends.cudnn.allow_tf32 = options.allow_tf32
+        torch.manual_seed(options.seed)
+        self.generator = Generator(config.model).to(device)
+        self.discriminator = Discriminator(config.model).to(device)
+        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        # Lazy regularisation: the interval changes the optimiser's time scale (StyleGAN2, appendix B).
+        scale = options.d_reg_interval / (options.d_reg_interval + 1)
+        self.g_optimizer = adam(self.generator, options.g_lr, 1.0)
+        self.d_optimizer = adam(self.discriminator, options.d_lr, scale)
+        self.images_seen = 0
+        self.step = 0
+        self.seconds = 0.0
+        self.ticks = 0
+        self.tick_kimg = 0.0  # where the current tick began
+
+    @property
+    def kimg(self) -> float:
+        """Thousands of real pictures shown."""
+        return self.images_seen / 1000
+
+    @property
+    def optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, torch.nn.Module]]:
+        """The optimisers and what they train, by name."""
+        return {
+            "g_optimizer": (self.g_optimizer, self.generator),
+            "d_optimizer": (self.d_optimizer, self.discriminator),
+        }
+
+    # ----- Saving and going on -----
+
+    def save(self) -> Path:
+        """Write a snapshot and the training state that belongs to it; thin out old snapshots."""
+        path = self.folder / checkpoints.SNAPSHOT_FOLDER / checkpoints.snapshot_name(self.kimg)
+        checkpoints.save_snapshot(
+            path,
+            config=self.config.model,
+            ema=self.ema,
+            generator=self.generator,
+            discriminator=self.discriminator,
+            kimg=self.kimg,
+            provenance={
+                "version": __version__,
+                "dataset": {
+                    "name": self.config.train.dataset,
+                    "fingerprint": self.dataset.fingerprint,
+                    "images": len(self.dataset),
+                    "mirror_augment": self.config.train.mirror_augment,
+                },
+            },
+        )
+        state.save_state(
+            self.folder / state.STATE_FILE,
+            snapshot=path.name,
+            optimizers=self.optimizers,
+            counters={
+                "images_seen": self.images_seen,
+                "step": self.step,
+                "seconds": self.seconds,
+                "ticks": self.ticks,
+            },
+            device=self.device,
+        )
+        for old in checkpoints.snapshots_of(self.folder)[: -self.config.train.last_snapshots]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def restore(self) -> None:
+        """Go on from the last state in the folder; begin at the beginning where there is none yet."""
+        path = self.folder / state.STATE_FILE
+        if not path.is_file():
+            self.callbacks.message(f"{self.folder} holds no training state yet; starting at the beginning")
+            return
+        snapshot, counters = state.state_header(path)
+        checkpoints.load_networks(
+            self.folder / checkpoints.SNAPSHOT_FOLDER / snapshot,
+            {"ema": self.ema, "generator": self.generator, "discriminator": self.discriminator},
+        )
+        state.load_state(path, optimizers=self.optimizers, device=self.device)
+        self.images_seen, self.step = int(counters["images_seen"]), int(counters["step"])
+        self.seconds, self.ticks = float(counters["seconds"]), int(counters["ticks"])
+        self.tick_kimg = self.kimg
+        for name in (run_folder.LOG_FILE, run_folder.METRICS_FILE):
+            run_folder.forget_records_after(self.folder / name, self.kimg)
+
+    # ----- One step -----
+
+    def train_step(self, batch: tuple[Tensor, Tensor], means: Means) -> None:
+        """One update of both players with one batch of uint8 ``[B, 3, H, W]`` and labels ``[B, c_dim]``."""
+        options = self.config.train
+        images, labels = batch
+        real = images.to(self.device).float() / 127.5 - 1
+        c = labels.to(self.device) if self.config.model.c_dim > 0 else None
+        parts = list(range(0, options.batch_size, options.micro_batch))
+
+        self.discriminator.requires_grad_(False)
+        for start in parts:
+            fake = self.fakes(c, start, update_mean=True)
+            loss = losses.generator_loss(self.discriminator(fake, self.part(c, start)))
+            (loss / len(parts)).backward()
+            means.add("loss_g", loss)
+        self.g_optimizer.step()
+        self.g_optimizer.zero_grad(set_to_none=True)
+
+        self.discriminator.requires_grad_(True)
+        regularise = options.gamma > 0 and self.step % options.d_reg_interval == 0
+        for start in parts:
+            with torch.no_grad():
+                fake = self.fakes(c, start)
+            fake_logits = self.discriminator(fake, self.part(c, start))
+            fake_loss = losses.fake_loss(fake_logits)
+            (fake_loss / len(parts)).backward()
+            real_part = real[start : start + options.micro_batch].requires_grad_(regularise)
+            real_logits = self.discriminator(real_part, self.part(c, start))
+            real_loss = losses.real_loss(real_logits)
+            total = real_loss
+            if regularise:
+                penalty = losses.r1_penalty(real_logits, real_part)
+                total = total + penalty.mean() * (options.gamma / 2 * options.d_reg_interval)
+                means.add("r1", penalty)
+            (total / len(parts)).backward()
+            means.add("loss_d", fake_loss + real_loss)
+            means.add("score_real", real_logits)
+            means.add("score_fake", fake_logits)
+            means.add("sign_real", real_logits.sign())
+        self.d_optimizer.step()
+        self.d_optimizer.zero_grad(set_to_none=True)
+
+        means.steps += 1
+        self.step += 1
+        self.images_seen += options.batch_size
+        decay = ema_decay(options.batch_size, options.ema_kimg, self.images_seen, options.ema_rampup)
+        update_ema(self.ema, self.generator, decay)
+
+    def part(self, c: Tensor | None, start: int) -> Tensor | None:
+        """The labels of one micro-batch."""
+        return None if c is None else c[start : start + self.config.train.micro_batch]
+
+    def fakes(self, c: Tensor | None, start: int, *, update_mean: bool = False) -> Tensor:
+        """A micro-batch of generated pictures ``[b, 3, H, W]``, with the labels of the real ones."""
+        options, model = self.config.train, self.config.model
+        z = torch.randn(options.micro_batch, *model.z_shape, device=self.device)
+        ws = losses.mixed_latents(self.generator, z, self.part(c, start), options.style_mixing, update_mean=update_mean)
+        mask = losses.random_component_mask(len(z), model.components_num, options.component_dropout, self.device)
+        return self.generator.synthesis(ws, component_mask=mask)
+
+    # ----- The run -----
+
+    def run(self) -> RunResult:
+        """Train to the end, or until asked to stop; leave the folder complete either way."""
+        options = self.config.train
+        total = round(options.total_kimg * 1000)
+        grids = SampleGrids(self.folder, self.config, self.dataset)
+        scores: dict[str, float] = {}
+        if self.images_seen == 0:
+            grids.save_reals()
+            scores = self.snapshot(grids, score=True)
+        means, tick_start = Means(), time.perf_counter()
+        stopped = False
+        with self.open_stream() as stream:
+            while self.images_seen < total and not stopped:
+                before = self.images_seen
+                self.train_step(next(stream), means)
+                stopped = self.callbacks.should_stop()
+                self.callbacks.progress(self.kimg, means)
+                last = stopped or self.images_seen >= total
+                if last or self.crossed(before, options.tick_kimg):
+                    self.end_tick(means, time.perf_counter() - tick_start)
+                    means, tick_start = Means(), time.perf_counter()
+                if last or self.crossed(before, options.snapshot_kimg):
+                    scores = self.snapshot(grids, score=not stopped) or scores
+                    tick_start = time.perf_counter()
+        return RunResult(
+            folder=self.folder,
+            kimg=self.kimg,
+            finished=self.images_seen >= total,
+            snapshot=checkpoints.snapshots_of(self.folder)[-1],
+            samples=grids.newest(),
+            seconds=self.seconds,
+            scores=scores,
+        )
+
+    def open_stream(self) -> ImageStream:
+        """The real pictures, from where this run stands."""
+        options = self.config.train
+        return ImageStream(
+            self.dataset,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            mirror=options.mirror_augment,
+            position=self.images_seen,
+            workers=options.num_threads,
+        )
+
+    def crossed(self, before: int, every_kimg: float) -> bool:
+        """Whether the last step passed a multiple of ``every_kimg``."""
+        every = every_kimg * 1000
+        return before // every != self.images_seen // every
+
+    def end_tick(self, means: Means, seconds: float) -> None:
+        """Write one line to the log."""
+        self.seconds += seconds
+        shown = self.kimg - self.tick_kimg
+        record = {
+            "tick": self.ticks,
+            "kimg": self.kimg,
+            "sec_per_kimg": round(seconds / shown, 4) if shown > 0 else None,
+            "seconds": round(self.seconds, 3),
+            **{name: float(f"{value:.6g}") for name, value in means.read().items()},
+            "memory_mib": rounded(process_memory_mib()),
+            "gpu_memory_mib": rounded(gpu_memory_mib(self.device)),
+        }
+        run_folder.append_record(self.folder / run_folder.LOG_FILE, record)
+        self.ticks += 1
+        self.tick_kimg = self.kimg
+
+    def snapshot(self, grids: SampleGrids, *, score: bool) -> dict[str, float]:
+        """Save, draw the grids, and compute the scores if asked to."""
+        path = self.save()
+        grids.save_fakes(self.ema, self.kimg)
+        names = [name for name in self.config.train.metrics.split(",") if name != "none"]
+        if not score or not names:
+            return {}
+        try:
+            record = evaluate(
+                self.ema,
+                self.dataset,
+                num_images=min(self.config.train.eval_images_num, len(self.dataset)),
+                seed=self.config.train.seed,
+                batch_size=self.config.train.batch_size,
+            )
+        except GanformerError as error:
+            # A failing metric never ends training.
+            self.callbacks.message(f"warning: no scores at {self.kimg:g} kimg: {error}")
+            return {}
+        run_folder.append_record(
+            self.folder / run_folder.METRICS_FILE, {"snapshot": path.name, "kimg": self.kimg, **record}
+        )
+        scores = {name: float(record[name]) for name in names}
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in scores.items())
+        self.callbacks.message(f"snapshot at {self.kimg:g} kimg: {shown}")
+        return scores
+
+
+def adam(module: torch.nn.Module, lr: float, scale: float) -> torch.optim.Adam:
+    """Adam with β = (0, 0.99); ``scale`` is c of lazy regularisation: ``lr·c``, ``β^c``."""
+    return torch.optim.Adam(module.parameters(), lr=lr * scale, betas=(0.0, 0.99**scale), eps=1e-8, fused=True)
+
+
+def rounded(value: float | None) -> float | None:
+    """To one decimal, for the log."""
+    return None if value is None else round(value, 1)

@@ -1,0 +1,137 @@
+"""The run folder ``<result-dir>/<expname>-<NNN>/`` and what lies in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ganformer_cli.config import RunConfig
+from ganformer_cli.errors import ConfigError, OutputError
+from ganformer_cli.files import ensure_writable_folder, write_bytes, write_json
+
+CONFIG_FILE = "config.json"
+LOG_FILE = "log.jsonl"
+METRICS_FILE = "metrics.jsonl"
+SAMPLE_FOLDER = "samples"
+
+#: Settings that a run may change when it goes on.
+MAY_CHANGE = frozenset(
+    {
+        "total_kimg",
+        "num_threads",
+        "tick_kimg",
+        "snapshot_kimg",
+        "last_snapshots",
+        "keep_samples",
+        "metrics",
+        "eval_images_num",
+        "allow_tf32",
+        "cuda_bench",
+    }
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+def check_name(expname: str) -> None:
+    """Raise ConfigError unless ``expname`` can be part of a folder's name on every system."""
+    if not _NAME.fullmatch(expname) or expname.endswith("."):
+        raise ConfigError(f"--expname {expname!r}: use letters, digits, '.', '_', '+', '-' (100 at most)")
+
+
+def runs_of(result_dir: Path, expname: str) -> list[Path]:
+    """The run folders of an experiment, oldest first."""
+    pattern = re.compile(re.escape(expname) + r"-(\d{3,})")
+    found = []
+    if result_dir.is_dir():
+        for path in result_dir.iterdir():
+            match = pattern.fullmatch(path.name)
+            if match and path.is_dir():
+                found.append((int(match.group(1)), path))
+    return [path for _, path in sorted(found)]
+
+
+def choose_run_folder(result_dir: Path, expname: str, *, restart: bool) -> tuple[Path, bool]:
+    """The folder to train in, and whether it holds a run to go on with.
+
+    Args:
+        result_dir: folder of all runs.
+        expname: name of the experiment.
+        restart: begin a new numbered run even where one could go on.
+    """
+    check_name(expname)
+    runs = runs_of(result_dir, expname)
+    if runs and not restart:
+        return runs[-1], (runs[-1] / CONFIG_FILE).is_file()
+    number = int(runs[-1].name.rsplit("-", 1)[1]) + 1 if runs else 0
+    return result_dir / f"{expname}-{number:03d}", False
+
+
+def create_run_folder(folder: Path, config: RunConfig) -> None:
+    """Make the folder and write the resolved configuration.
+
+    Raises:
+        OutputError: it cannot be written to.
+    """
+    ensure_writable_folder(folder, "--result-dir")
+    write_json(folder / CONFIG_FILE, config.to_dict())
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """The configuration that a run was begun with.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); begin anew with --restart") from error
+    return RunConfig.from_dict(values, where=str(path))
+
+
+def check_same_run(folder: Path, old: RunConfig, new: RunConfig) -> None:
+    """Raise ConfigError, naming the differences, unless ``new`` may go on where ``old`` stopped."""
+    before, after = old.to_dict(), new.to_dict()
+    differences = [
+        f"{name} was {before[part][name]}, now {after[part][name]}"
+        for part in before
+        for name in before[part]
+        if before[part][name] != after[part][name] and name not in MAY_CHANGE
+    ]
+    if differences:
+        raise ConfigError(
+            f"{folder}: this run was begun with other settings ({'; '.join(differences)}); give the same, or "
+            "begin a new run with --restart or another --expname"
+        )
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Add one JSON object as a line to the file ``path``.
+
+    Raises:
+        OutputError: it cannot be written to.
+    """
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as stream:
+            stream.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space") from error
+
+
+def forget_records_after(path: Path, kimg: float) -> None:
+    """Drop the lines behind ``kimg`` from a log: a run that goes on writes them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the last line of a killed run may be half written
+        if isinstance(record, dict) and record.get("kimg", 0) <= kimg:
+            kept.append(line + "\n")
+    write_bytes(path, "".join(kept).encode("utf-8"))

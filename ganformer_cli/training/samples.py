@@ -1,0 +1,62 @@
+"""The grids in a run's ``samples`` folder: the same latents throughout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ganformer_cli.config import RunConfig
+from ganformer_cli.data import ImageDataset
+from ganformer_cli.models import AttentionMap, Generator
+from ganformer_cli.sampling import sample_attention, sample_images
+from ganformer_cli.training.run_folder import SAMPLE_FOLDER
+from ganformer_cli.visualization import attention_sheet, image_grid, save_png
+
+#: Pictures beside which the attention is drawn.
+ATTENTION_PICTURES = 8
+
+
+class SampleGrids:
+    """Draws and names the grids of one run.
+
+    Args:
+        folder: the run folder.
+        config: of the run.
+        dataset: the real pictures.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, dataset: ImageDataset) -> None:
+        self.folder = folder / SAMPLE_FOLDER
+        self.config, self.dataset = config, dataset
+
+    def save_reals(self) -> None:
+        """``reals.png``: evenly spaced pictures of the data set."""
+        count = min(self.config.train.vis_num, len(self.dataset))
+        indices = np.linspace(0, len(self.dataset) - 1, count).astype(int)
+        save_png(self.folder / "reals.png", image_grid(np.stack([self.dataset.image(int(i)) for i in indices])))
+
+    def save_fakes(self, generator: Generator, kimg: float) -> None:
+        """``fakes-KIMG.png``, and with attention ``attention-KIMG.png``.
+
+        Args:
+            generator: in evaluation mode.
+            kimg: thousands of pictures shown so far.
+        """
+        if not self.config.train.keep_samples:
+            for old in [*self.folder.glob("fakes-*.png"), *self.folder.glob("attention-*.png")]:
+                old.unlink(missing_ok=True)
+        psi = self.config.train.truncation_psi
+        drawn = sample_images(generator, range(self.config.train.vis_num), truncation_psi=psi)
+        pictures = np.stack([picture for _, picture in drawn])
+        save_png(self.folder / f"fakes-{int(kimg):06d}.png", image_grid(pictures))
+        if self.config.model.has_attention:
+            seeds = range(min(ATTENTION_PICTURES, len(pictures)))
+            last = [sample.maps[-1] for sample in sample_attention(generator, seeds, truncation_psi=psi)]
+            maps = AttentionMap(last[0].layer, torch.cat([layer.probabilities for layer in last]))
+            save_png(self.folder / f"attention-{int(kimg):06d}.png", attention_sheet(pictures[: len(last)], maps))
+
+    def newest(self) -> Path:
+        """The newest grid of fakes."""
+        return sorted(self.folder.glob("fakes-*.png"))[-1]
