@@ -84,6 +84,7 @@ _ACCEPTED: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "str": (str,),
     "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
     "str | None": (str, type(None)),
 }
 
@@ -138,7 +139,13 @@ class ModelConfig(_Config):
             value = getattr(self, name)
             require(value in choices, f"{option_name(name)} {value}: choose one of {', '.join(choices)}")
         self._check_sizes()
+        require(
+            self.c_dim == 0 or self.style,
+            "--style False leaves labels no way into the picture, they act through the global latent; use --style "
+            "True, or a data set without labels",
+        )
         if self.attention == "none":
+            require(self.style, "--style False with --attention none: nothing would tell one picture from another")
             require(
                 self.components_num == 0,
                 f"--components-num {self.components_num} needs attention; leave it out or choose an --attention",

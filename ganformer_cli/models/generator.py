@@ -265,6 +265,7 @@ class Generator(nn.Module):
             hidden=config.mapping_width,
             resnet=config.mapping_resnet,
             self_attention=self_attention,
+            use_global=config.style,
             mean_per_component=config.w_avg_per_component,
         )
         self.synthesis_network = SynthesisNetwork(config)

@@ -103,6 +103,7 @@ class MappingNetwork(nn.Module):
         hidden: width of the hidden layers.
         resnet: residual blocks instead of plain layers.
         self_attention: options of the components' self-attention, or None.
+        use_global: whether anything reads the global latent; if not, it is normalised only.
         mean_per_component: keep a running mean of w for every component, or one for all (the released networks).
     """
 
@@ -116,6 +117,7 @@ class MappingNetwork(nn.Module):
         hidden: int,
         resnet: bool,
         self_attention: AttentionOptions | None,
+        use_global: bool,
         mean_per_component: bool,
     ) -> None:
         super().__init__()
@@ -125,7 +127,9 @@ class MappingNetwork(nn.Module):
         if c_dim > 0:
             self.embed = FullyConnected(c_dim, component_size)
             global_size += component_size
-        self.global_mlp = MLP(global_size, component_size, depth=depth, hidden=hidden, resnet=resnet)
+        self.global_mlp = None
+        if use_global:
+            self.global_mlp = MLP(global_size, component_size, depth=depth, hidden=hidden, resnet=resnet)
         self.mlp = None
         if components > 0:
             self.mlp = MLP(
@@ -146,7 +150,7 @@ class MappingNetwork(nn.Module):
         style = rms_normalize(z[:, -1], (1,))
         if self.embed is not None and c is not None:
             style = torch.cat([style, rms_normalize(self.embed(c), (1,))], dim=1)
-        w = self.global_mlp(style)[:, None]
+        w = (style if self.global_mlp is None else self.global_mlp(style))[:, None]
         if self.mlp is not None:
             # The components are normalised together, over their m·w numbers.
             components = self.mlp(rms_normalize(z[:, :-1], (1, 2)), positions)

@@ -1,0 +1,161 @@
+"""Configuration: sizes, contradictions, JSON there and back, and who wins over whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ganformer_cli.config import (
+    GANFORMER_DEFAULT,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    image_size,
+    resolve_run,
+    start_grid,
+)
+from ganformer_cli.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("resolution", "ratio", "size", "start"),
+    [
+        (256, 1.0, (256, 256), (4, 4)),
+        (256, 0.5, (128, 256), (2, 4)),
+        (256, 0.75, (192, 256), (3, 4)),
+        (256, 188 / 256, (188, 256), (3, 4)),
+        (256, 0.7, (179, 256), (3, 4)),
+        (128, 2.0, (128, 64), (4, 2)),
+        (64, 1.5, (64, 43), (4, 3)),
+    ],
+)
+def test_sizes(resolution: int, ratio: float, size: tuple[int, int], start: tuple[int, int]) -> None:
+    assert image_size(resolution, ratio) == size
+    assert start_grid(ratio) == start
+    config = ModelConfig(resolution=resolution, ratio=ratio)
+    grid = config.grid(resolution)
+    assert grid[0] >= size[0]
+    assert grid[1] >= size[1]
+    assert config.image_size == size
+
+
+def test_number_of_layers_is_that_of_the_specification() -> None:
+    assert ModelConfig(resolution=32).num_ws == 9
+    assert ModelConfig(resolution=256).num_ws == 15
+
+
+def test_attention_resolutions() -> None:
+    assert ModelConfig(resolution=256).attention_resolutions == (4, 8, 16, 32, 64, 128)
+    assert ModelConfig(resolution=64, g_start_res=3, g_end_res=5).attention_resolutions == (8, 16)
+    assert ModelConfig(attention="none", components_num=0).attention_resolutions == ()
+
+
+WRONG_MODELS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"components_num": 7}, ["--components-num 7", "--latent-size 512"]),
+    ({"components_num": 0}, ["--components-num 0", "duplex"]),
+    ({"attention": "none"}, ["--components-num 16", "--attention"]),
+    ({"attention": "triplex"}, ["--attention triplex", "simplex"]),
+    ({"resolution": 100}, ["--resolution 100", "power of two"]),
+    ({"resolution": 4}, ["--resolution 4"]),
+    ({"ratio": 0.0}, ["--ratio"]),
+    ({"ratio": float("nan")}, ["--ratio"]),
+    ({"num_heads": 3}, ["--num-heads 3", "512", "--channel-max"]),
+    ({"g_start_res": 9}, ["--g-start-res 9", "--g-end-res 8"]),
+    ({"kmeans_iters": 2}, ["--kmeans-iters 2", "--attention kmeans"]),
+    ({"mapping_num_layers": 3}, ["--mapping-num-layers 3", "--mapping-resnet"]),
+    ({"pos_dim": 6}, ["--pos-dim 6", "multiple of 4"]),
+    ({"channel_max": 10**9}, ["--channel-max 1000000000"]),
+    ({"channel_base": 16}, ["--channel-base 16"]),
+    ({"attention_dropout": 1.0}, ["--attention-dropout"]),
+    ({"style": False, "c_dim": 2}, ["--style False", "labels"]),
+    ({"normalize": "batch"}, ["--normalize batch", "layer"]),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), WRONG_MODELS)
+def test_contradictions_name_the_options(options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        ModelConfig(**options)
+    for word in words:
+        assert word in str(error.value)
+
+
+WRONG_RUNS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"batch_size": 6}, ["--batch-size 6", "multiple of 4"]),
+    ({"batch_size": 1}, ["--batch-size 1", "at least 2"]),
+    ({"batch_size": 16, "batch_gpu": 6}, ["--batch-gpu 6", "--batch-size 16"]),
+    ({"batch_size": 12, "batch_gpu": 6}, ["--batch-gpu 6", "multiple of 4"]),
+    ({"batch_size": 8, "batch_gpu": 1}, ["--batch-gpu 1", "at least 2"]),
+    ({"gamma": -1.0}, ["--gamma -1"]),
+    ({"style_mixing": 2.0}, ["--style-mixing 2"]),
+    ({"component_dropout": 1.0}, ["--component-dropout"]),
+    ({"tick_kimg": 0.0}, ["--tick-kimg"]),
+    ({"attention": "none", "component_dropout": 0.1}, ["--component-dropout", "--attention"]),
+    ({"misspelt": 1}, ["--misspelt"]),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), WRONG_RUNS)
+def test_wrong_runs_name_the_options(options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve_run({"resolution": 32, **options}, dataset_preset={}, on_cpu=True)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 8, 32])
+def test_batches_that_minibatch_std_can_group(batch: int) -> None:
+    assert resolve_run({"batch_size": batch}, dataset_preset={}, on_cpu=True).train.batch_size == batch
+
+
+def test_json_there_and_back() -> None:
+    run = resolve_run({"resolution": 64, "attention": "kmeans", "seed": 3}, dataset_preset={}, on_cpu=True)
+    assert RunConfig.from_dict(run.to_dict()) == run
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"resolution": "256"}, "resolution"),
+        ({"style": 1}, "style"),
+        ({"components_num": True}, "components_num"),
+        ({"ratio": None}, "ratio"),
+    ],
+)
+def test_reading_is_strict(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        ModelConfig.from_dict({**ModelConfig().to_dict(), **change}, where="file.safetensors")
+
+
+def test_presets_fill_only_what_was_left_out() -> None:
+    preset = {"gamma": 40.0, "components_num": 8, "latent_size": 128, "style": False}
+    run = resolve_run({"resolution": 256, "gamma": 7.0}, dataset_preset=preset, on_cpu=False)
+    assert (run.train.gamma, run.model.components_num, run.model.style) == (7.0, 8, False)
+    small = resolve_run({"resolution": 32, "channel_max": 99}, dataset_preset=preset, on_cpu=True)
+    assert small.model.channel_max == 99
+    assert small.model.channels(4) <= 99
+
+
+def test_ganformer_default_is_the_released_layer() -> None:
+    run = resolve_run({"resolution": 256, **GANFORMER_DEFAULT}, dataset_preset={}, on_cpu=False)
+    assert (run.model.attention, run.model.integration, run.model.normalize) == ("kmeans", "mul", "layer")
+
+
+def test_without_attention_there_are_no_components() -> None:
+    preset = {"components_num": 8, "latent_size": 128, "mapping_ltnt2ltnt": False}
+    run = resolve_run({"resolution": 256, "attention": "none"}, dataset_preset=preset, on_cpu=False)
+    assert run.model.z_shape == (1, 128)
+
+
+def test_the_defaults_are_those_of_the_authors() -> None:
+    model, train = ModelConfig(), TrainConfig()
+    assert (model.latent_size, model.mapping_num_layers, model.attention_dropout, model.g_end_res) == (512, 8, 0.12, 8)
+    assert (train.batch_size, train.g_lr, train.style_mixing, train.gamma, train.truncation_psi) == (
+        32,
+        0.002,
+        0.9,
+        10,
+        0.75,
+    )

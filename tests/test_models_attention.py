@@ -1,0 +1,207 @@
+"""The attention layers against a plain transcription of their definitions, pixel by pixel, in float64."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganformer_cli.models.attention import (
+    ATTENTION_LAYERS,
+    AttentionOptions,
+    DuplexAttention,
+    KMeansAttention,
+    SimplexAttention,
+    attention_dropout,
+)
+
+B, N, D, M, W, P = 2, 15, 8, 3, 6, 4
+Layer = SimplexAttention | KMeansAttention | DuplexAttention
+
+
+def make(kind: str, seed: int = 0, **options: Any) -> Layer:
+    """A layer in float64 whose every parameter is random, so that every term shows."""
+    torch.manual_seed(seed)
+    layer = ATTENTION_LAYERS[kind](D, W, P, W, M, AttentionOptions(**options)).double().eval()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    return layer
+
+
+def inputs(seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x [B, d, n], y [B, m, w], positions [n, p], component positions [m, w]."""
+    torch.manual_seed(seed)
+    shapes = ((B, D, N), (B, M, W), (N, P), (M, W))
+    x, y, positions, component_positions = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    return x, y, positions, component_positions
+
+
+def plain(layer: Layer, x: Tensor, y: Tensor, positions: Tensor, component_positions: Tensor, mask: Tensor) -> Any:
+    """Queries, positions, scores, contexts and modulation for every pixel: (x, y, probabilities)."""
+    options = layer.options
+    heads, size = options.heads, D // options.heads
+    pixels = x.transpose(1, 2)
+    queries = layer.to_queries(pixels)
+    place = layer.from_pos_map(positions).expand_as(queries) if layer.from_pos_map else torch.zeros_like(queries)
+
+    def split(t: Tensor, width: int) -> Tensor:
+        return torch.stack([t[..., i * width : (i + 1) * width] for i in range(heads)], dim=1)
+
+    bias = mask[:, None, None, :] * -10000.0
+    if isinstance(layer, KMeansAttention):
+        embedding = split(torch.cat([queries, place], dim=2), 2 * size)
+        weighted = embedding * layer.att_weight
+        attention = (weighted @ layer.centroids.transpose(2, 3) / size**0.5 + bias).softmax(3)
+        for _ in range(options.kmeans_iters - 1):
+            weights = attention / (attention.sum(2, keepdim=True) + 1e-8)
+            centroids = weights.transpose(2, 3) @ embedding
+            attention = (weighted @ centroids.transpose(2, 3) / size**0.5 + bias).softmax(3)
+    else:
+        embedding = split(queries + place, size)
+        if isinstance(layer, SimplexAttention):
+            keys = layer.to_keys(y) + (layer.to_pos_map(component_positions) if layer.to_pos_map else 0)
+            keys = split(keys, size)
+        else:
+            asking = layer.gather_queries(y)
+            offered = layer.gather_keys(pixels)
+            if layer.gather_query_pos is not None and layer.gather_key_pos is not None:
+                asking = asking + layer.gather_query_pos(component_positions)
+                offered = offered + layer.gather_key_pos(positions)
+            scores = split(asking, size) @ split(offered, size).transpose(2, 3) / size**0.5
+            keys = scores.softmax(3) @ embedding
+            gathered = torch.cat(keys.unbind(1), dim=2)
+            y = F.layer_norm(
+                y + layer.gather_out(gathered), (W,), layer.layer_norm.weight, layer.layer_norm.bias, eps=1e-5
+            )
+        attention = (embedding @ keys.transpose(2, 3) / size**0.5 + bias).softmax(3)
+    gated = attention
+    if layer.image_gate is not None:
+        gate = layer.image_gate(pixels)
+        if layer.image_gate_pos is not None:
+            gate = gate + layer.image_gate_pos(positions)
+        gated = gated * torch.sigmoid(gate + 1).permute(0, 2, 1)[..., None]
+    if layer.latent_gate is not None:
+        gate = layer.latent_gate(y)
+        if layer.latent_gate_pos is not None:
+            gate = gate + layer.latent_gate_pos(component_positions)
+        gated = gated * torch.sigmoid(gate).permute(0, 2, 1)[:, :, None, :]
+    contexts = torch.cat((gated @ split(layer.to_values(y), size)).unbind(1), dim=2)
+    modulation = layer.modulation(contexts)
+    axis = {"layer": 2, "instance": 1}.get(options.normalization)
+    if axis is not None:
+        if options.integration in ("add", "both"):
+            pixels = pixels - pixels.mean(axis, keepdim=True)
+        if options.integration in ("mul", "both"):
+            pixels = pixels / torch.sqrt(pixels.pow(2).mean(axis, keepdim=True) + 1e-8)
+    if options.integration == "add":
+        pixels = pixels + modulation
+    elif options.integration == "mul":
+        pixels = pixels * (1 + modulation)
+    else:
+        pixels = pixels * (1 + modulation[..., :D]) + modulation[..., D:]
+    return pixels.transpose(1, 2), y, attention.transpose(2, 3)
+
+
+CASES = [
+    pytest.param(kind, {"heads": heads, "integration": integration, "normalization": normalization, **extra}, id=id_)
+    for kind, heads, integration, normalization, extra, id_ in [
+        *(
+            (kind, heads, "both", "layer", {}, f"{kind}-{heads}")
+            for kind, heads in itertools.product(ATTENTION_LAYERS, (1, 2, 4))
+        ),
+        *(
+            ("simplex", 2, integration, normalization, {}, f"simplex-{integration}-{normalization}")
+            for integration, normalization in itertools.product(("add", "mul", "both"), ("layer", "instance", "none"))
+        ),
+        *(
+            ("kmeans", heads, "mul", "layer", {"kmeans_iters": iters}, f"kmeans-{heads}-iters{iters}")
+            for heads, iters in itertools.product((1, 2, 4), (2, 3))
+        ),
+        *((kind, 2, "mul", "layer", {"use_pos": False}, f"{kind}-without-positions") for kind in ATTENTION_LAYERS),
+        ("kmeans", 2, "mul", "layer", {"use_pos": False, "kmeans_iters": 2}, "kmeans-without-positions-iters2"),
+        *(
+            (kind, 2, "mul", "layer", {"image_gate": True, "latent_gate": True}, f"{kind}-gates")
+            for kind in ATTENTION_LAYERS
+        ),
+        ("simplex", 2, "mul", "layer", {"image_gate": True, "use_pos": False}, "simplex-gate-without-positions"),
+    ]
+]
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_layer_is_its_definition(kind: str, options: dict[str, Any], dropped: bool) -> None:
+    """Forward, first and second derivatives."""
+    layer = make(kind, **options)
+    x, y, positions, component_positions = inputs()
+    mask = torch.zeros(B, M, dtype=torch.bool)
+    mask[1, 0] = dropped
+    given = [x, y, *layer.parameters()]
+    probes = [torch.randn_like(t) for t in (x, y)]
+    results = []
+    for form in (
+        layer(x.requires_grad_(), y.requires_grad_(), positions, component_positions, mask),
+        plain(layer, x, y, positions, component_positions, mask),
+    ):
+        value = sum((out * probe).sum() for out, probe in zip(form[:2], probes, strict=True))
+        first = torch.autograd.grad(value, given, create_graph=True, allow_unused=True)
+        norm = sum(g.square().sum() for g in first if g is not None)
+        second = torch.autograd.grad(norm, given, allow_unused=True)
+        results.append([*form, *first, *second])
+    for ours, theirs in zip(*results, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None and theirs is not None:
+            ours = ours.expand_as(theirs) if ours.ndim else ours
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ATTENTION_LAYERS)
+def test_probabilities_sum_to_one_over_components(kind: str) -> None:
+    layer = make(kind, heads=2)
+    probabilities = layer(*inputs()).probabilities
+    torch.testing.assert_close(probabilities.sum(2), torch.ones_like(probabilities.sum(2)))
+
+
+@pytest.mark.parametrize("kind", ATTENTION_LAYERS)
+def test_dropped_component_gets_no_attention(kind: str) -> None:
+    layer = make(kind, heads=2)
+    mask = torch.zeros(B, M, dtype=torch.bool)
+    mask[0, 1] = True
+    probabilities = layer(*inputs(), mask).probabilities
+    assert probabilities[0, :, 1].max() < 1e-12
+    assert probabilities[-1, :, 1].max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ATTENTION_LAYERS)
+def test_every_parameter_acts(kind: str) -> None:
+    """None is dead: that is what breaks distributed training of the original."""
+    layer = make(kind, heads=2, image_gate=True, latent_gate=True)
+    x, y, positions, component_positions = inputs()
+    result = layer(x, y, positions, component_positions)
+    # Duplex hands its components on to the next layer.
+    gradients = torch.autograd.grad((result.x * torch.randn_like(x)).sum() + result.y.sum(), list(layer.parameters()))
+    for (name, _), gradient in zip(layer.named_parameters(), gradients, strict=True):
+        assert gradient.norm() > 0, name
+
+
+def test_only_duplex_changes_the_components() -> None:
+    x, y, positions, component_positions = inputs()
+    for kind in ATTENTION_LAYERS:
+        changed = make(kind)(x, y, positions, component_positions).y
+        assert torch.equal(changed, y) == (kind != "duplex")
+
+
+def test_attention_dropout_keeps_the_mean_and_drops_whole_components() -> None:
+    torch.manual_seed(0)
+    probabilities = torch.full((64, 2, 8, 50), 1 / 8)
+    dropped = attention_dropout(probabilities, 0.5)
+    assert dropped.mean().item() == pytest.approx(1 / 8, rel=0.02)
+    whole = (dropped == 0).all(3).float().mean().item()
+    assert whole == pytest.approx(0.25, abs=0.05)
+    cells = (dropped == 0).float().mean().item()
+    assert cells == pytest.approx(1 - 0.75**2, abs=0.05)
+    assert torch.equal(attention_dropout(probabilities, 0.0), probabilities)

@@ -1,0 +1,137 @@
+"""Our networks against numbers of the authors' released ones (tests/golden): forward, gradients, second gradients."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ganformer_cli.config import ModelConfig
+from ganformer_cli.models import Discriminator, Generator
+
+GOLDEN = Path(__file__).parent / "golden"
+SETS: dict[str, dict[str, Any]] = {
+    "duplex-kmeans": {"attention": "kmeans", "components_num": 4, "integration": "mul"},
+    "simplex": {"attention": "simplex", "components_num": 4, "integration": "mul"},
+    "stylegan2": {"attention": "none", "components_num": 0, "g_arch": "skip", "mapping_resnet": False},
+}
+FORWARD = 1e-5
+GRADIENT = 1e-4
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖ / ‖b‖."""
+    return ((a - b).norm() / b.norm()).item()
+
+
+def our_name(name: str) -> str:
+    """The name of a tensor of the authors' in our networks."""
+    name = name.replace("biasAct.bias", "bias").replace("transformer.", "attention.")
+    if name.startswith("synthesis."):
+        name = re.sub(r"(conv[01]|torgb)\.(weight|affine)", r"\1.conv.\2", name)
+    return re.sub(r"^(mapping|synthesis)\.", r"\1_network.", name)
+
+
+def load(name: str, file: str) -> dict[str, Tensor]:
+    """The tensors of a golden file under our names."""
+    return {our_name(key): value for key, value in load_file(GOLDEN / name / f"{file}.safetensors").items()}
+
+
+def build(name: str, dtype: torch.dtype) -> tuple[Generator, Discriminator]:
+    """The golden set's networks, holding its weights."""
+    config = ModelConfig(
+        resolution=32, latent_size=32, channel_base=512, channel_max=32, w_avg_per_component=False, **SETS[name]
+    )
+    generator, discriminator = Generator(config), Discriminator(config)
+    for network, file in ((generator, "generator"), (discriminator, "discriminator")):
+        tensors, own = load(name, file), network.state_dict()
+        assert set(own) <= set(tensors)
+        # What is left over has no effect on any output: constants, and keys that k-means never uses.
+        surplus = {re.sub(r".*\.", "", re.sub(r"\.(weight|bias)$", "", key)) for key in set(tensors) - set(own)}
+        assert surplus <= {"resample_kernel", "grid_pos", "to_keys", "to_pos_map"}
+        network.load_state_dict({key: tensors[key] for key in own})
+        network.eval().to(dtype)
+    return generator, discriminator
+
+
+def golden_io(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Inputs and outputs."""
+    return {key: value.to(dtype) for key, value in load_file(GOLDEN / name / "io.safetensors").items()}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_outputs_agree(name: str) -> None:
+    generator, discriminator = build(name, torch.float32)
+    io = golden_io(name, torch.float32)
+    with torch.no_grad():
+        ws = generator.mapping(io["z"])
+        image, maps = generator.synthesis(ws, "const", return_attention=True)
+        truncated = generator.mapping(io["z"], truncation_psi=0.7)
+        found = {
+            "ws": ws[:, :, 0],
+            "img": image,
+            "ws_psi07": truncated[:, :, 0],
+            "img_psi07": generator.synthesis(truncated, "const"),
+            "img_no_noise": generator.synthesis(ws, "none"),
+            "logits": discriminator(io["real"]),
+        }
+    for key, value in found.items():
+        assert relative(value, io[key]) < FORWARD, key
+    if maps:
+        layers = [
+            F.interpolate(layer.probabilities.flatten(1, 2), size=(32, 32), mode="nearest").unflatten(1, (1, 4))
+            for layer in maps
+        ]
+        # [B, heads, m, layers, H, W] → [B, m, layers, heads, H, W]
+        assert relative(torch.stack(layers, 3).permute(0, 2, 3, 1, 4, 5), io["att"]) < FORWARD
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_generator_gradients_agree(name: str) -> None:
+    generator, _ = build(name, torch.float64)
+    io = golden_io(name, torch.float64)
+    z = io["z"].requires_grad_()
+    parameters = dict(generator.named_parameters())
+    loss = (generator(z, noise_mode="const") * io["probe"]).sum()
+    grad_z, *gradients = torch.autograd.grad(loss, [z, *parameters.values()])
+    assert relative(grad_z, io["grad_z"]) < GRADIENT
+    golden = {key: value.double() for key, value in load(name, "g_grads").items()}
+    total = torch.stack([value.norm() for value in golden.values()]).norm()
+    for key, gradient in zip(parameters, gradients, strict=True):
+        error = (gradient - golden[key]).norm()
+        assert error <= 1e-4 * golden[key].norm() + 2e-6 * total, key
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_path_length_gradient_agrees(name: str) -> None:
+    generator, _ = build(name, torch.float64)
+    io = golden_io(name, torch.float64)
+    ws = generator.mapping(io["z"]).detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((generator.synthesis(ws, "const") * io["pl_noise"]).sum(), ws)
+    assert relative(gradient, io["pl_grad_ws"]) < GRADIENT
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_discriminator_gradients_agree(name: str) -> None:
+    """R1 and its gradient by the parameters, which goes through the second derivative."""
+    from ganformer_cli.training.losses import r1_penalty, real_loss
+
+    _, discriminator = build(name, torch.float64)
+    io = golden_io(name, torch.float64)
+    real = io["real"].requires_grad_()
+    logits = discriminator(real)
+    (image_gradient,) = torch.autograd.grad(logits.sum(), real, retain_graph=True)
+    assert relative(image_gradient, io["r1_grad"]) < GRADIENT
+    penalty = r1_penalty(logits, real)
+    assert relative(penalty, io["r1_penalty"]) < GRADIENT
+    parameters = dict(discriminator.named_parameters())
+    gradients = torch.autograd.grad(real_loss(logits) + 5 * penalty.mean(), list(parameters.values()))
+    golden = load(name, "d_grads")
+    for key, gradient in zip(parameters, gradients, strict=True):
+        assert relative(gradient, golden[key].double()) < GRADIENT, key
