@@ -311,7 +311,6 @@ def launch(config: RunConfig, dataset: ImageDataset, folder: Path, device: torch
             progress.update(kimg, **shown)
 
         callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=stop_requested)
-        progress.message(f"{'going on in' if resume else 'run folder'} {folder}")
         return train(config, dataset, folder, device=device, resume=resume, callbacks=callbacks)
 
 

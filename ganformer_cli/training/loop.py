@@ -15,8 +15,8 @@ from ganformer_cli import __version__, checkpoints
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.data.stream import ImageStream
-from ganformer_cli.errors import GanformerError
-from ganformer_cli.metrics.evaluate import evaluate
+from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.metrics.evaluate import METRICS, evaluate
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.training import losses, run_folder, state
 from ganformer_cli.training.ema import ema_decay, update_ema
@@ -93,6 +93,7 @@ def train(
     callbacks = callbacks or Callbacks()
     if resume:
         run_folder.check_same_run(folder, run_folder.read_run_config(folder), config)
+    metric_names(config.train.metrics)
     trainer = Trainer(config, dataset, folder, device, callbacks)
     if resume:
         trainer.restore()
@@ -264,6 +265,7 @@ class Trainer:
         """Train to the end, or until asked to stop; leave the folder complete either way."""
         options = self.config.train
         total = round(options.total_kimg * 1000)
+        self.callbacks.message(self.opening(total))
         grids = SampleGrids(self.folder, self.config, self.dataset)
         scores: dict[str, float] = {}
         if self.images_seen == 0:
@@ -292,6 +294,17 @@ class Trainer:
             samples=grids.newest(),
             seconds=self.seconds,
             scores=scores,
+        )
+
+    def opening(self, total: int) -> str:
+        """Where this run is and how far."""
+        if self.images_seen == 0:
+            return f"run folder {self.folder}"
+        if self.images_seen < total:
+            return f"going on in {self.folder} at {self.kimg:g} kimg"
+        return (
+            f"{self.folder} has its {self.kimg:g} kimg already; lengthen it with --total-kimg, "
+            "or begin a new run with --restart"
         )
 
     def open_stream(self) -> ImageStream:
@@ -332,7 +345,7 @@ class Trainer:
         """Save, draw the grids, and compute the scores if asked to."""
         path = self.save()
         grids.save_fakes(self.ema, self.kimg)
-        names = [name for name in self.config.train.metrics.split(",") if name != "none"]
+        names = metric_names(self.config.train.metrics)
         if not score or not names:
             return {}
         try:
@@ -342,6 +355,8 @@ class Trainer:
                 num_images=min(self.config.train.eval_images_num, len(self.dataset)),
                 seed=self.config.train.seed,
                 batch_size=self.config.train.batch_size,
+                metrics=names,
+                floor=False,
             )
         except GanformerError as error:
             # A failing metric never ends training.
@@ -354,6 +369,21 @@ class Trainer:
         shown = ", ".join(f"{name} {value:.3g}" for name, value in scores.items())
         self.callbacks.message(f"snapshot at {self.kimg:g} kimg: {shown}")
         return scores
+
+
+def metric_names(metrics: str) -> list[str]:
+    """The names in ``--metrics``.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    names = [name.strip() for name in metrics.split(",") if name.strip() not in ("", "none")]
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ConfigError(
+            f"--metrics {','.join(unknown)}: not in this version; there are {', '.join(METRICS)} and none"
+        )
+    return names
 
 
 def adam(module: torch.nn.Module, lr: float, scale: float) -> torch.optim.Adam:

@@ -1,0 +1,151 @@
+"""``ganformer train`` as its users see it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+Run = Callable[..., Result]
+
+TINY = (
+    *("train", "--components-num", "2", "--latent-size", "16", "--channel-base", "128", "--channel-max", "8"),
+    *("--mapping-num-layers", "2", "--batch-size", "4", "--total-kimg", "0.016", "--train-images-num", "16"),
+    *("--vis-num", "4", "--eval-images-num", "8", "--tick-kimg", "0.008"),
+)
+
+
+def test_train_ends_with_pictures_and_says_where(ganformer: Run) -> None:
+    result = ganformer(*TINY)
+    assert result.exit_code == 0, result.output
+    run = Path("results/scenes-duplex-000")
+    for name in ("config.json", "log.jsonl", "metrics.jsonl", "samples/reals.png", "samples/fakes-000000.png"):
+        assert (run / name).is_file(), name
+    assert "samples" in result.stdout
+    assert "ganformer generate --model" in result.stdout
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all({"swd", "diversity", "kimg", "snapshot"} <= set(record) for record in records)
+
+
+def test_the_same_command_again_goes_on(ganformer: Run) -> None:
+    assert ganformer(*TINY).exit_code == 0
+    again = ganformer(*TINY, "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["kimg"] == pytest.approx(0.016)
+    longer = ganformer(*TINY, "--json", "--total-kimg", "0.024")
+    assert json.loads(longer.stdout)["kimg"] == pytest.approx(0.024)
+    assert Path(json.loads(longer.stdout)["run"]).name == "scenes-duplex-000"
+    fresh = ganformer(*TINY, "--json", "--restart", "--metrics", "none")
+    assert Path(json.loads(fresh.stdout)["run"]).name == "scenes-duplex-001"
+
+
+def test_changed_options_are_refused_with_the_difference(ganformer: Run) -> None:
+    assert ganformer(*TINY, "--metrics", "none").exit_code == 0
+    result = ganformer(*TINY, "--metrics", "none", "--gamma", "3")
+    assert result.exit_code == 1
+    assert "gamma was" in result.stderr
+    assert "--restart" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_dry_run_shows_everything_and_writes_nothing(ganformer: Run, own_folder: Path) -> None:
+    result = ganformer("train", "--dry-run", "--json", "--resolution", "64", "--attention", "simplex")
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.stdout)
+    assert shown["config"]["model"]["attention"] == "simplex"
+    assert shown["config"]["model"]["resolution"] == 64
+    assert shown["parameters"]["generator"] > 0
+    assert "parameters" in ganformer("train", "--dry-run").stdout
+    assert list(own_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "attention"),
+    [
+        ((), "duplex"),
+        (("--ganformer-default",), "kmeans"),
+        (("--kmeans",), "kmeans"),
+        (("--transformer", "False"), "none"),
+        (("--no-transformer",), "none"),
+        (("--attention", "simplex", "--transformer"), "simplex"),
+        (("--gpus", "0", "--train"), "duplex"),
+    ],
+)
+def test_ways_to_say_which_attention(ganformer: Run, words: tuple[str, ...], attention: str) -> None:
+    result = ganformer("train", "--dry-run", "--json", *words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["config"]["model"]["attention"] == attention
+
+
+def test_a_space_and_an_equals_sign_are_the_same(ganformer: Run) -> None:
+    """In the original they gave different models."""
+    spaced = ganformer("train", "--dry-run", "--json", "--gamma", "5", "--style", "True")
+    joined = ganformer("train", "--dry-run", "--json", "--gamma=5", "--style=True")
+    assert spaced.stdout == joined.stdout
+    assert json.loads(joined.stdout)["config"]["train"]["gamma"] == 5
+
+
+WRONG = [
+    (("--dataset", "senes"), ["--dataset senes", "scenes"]),
+    (("--components-num", "7"), ["--components-num 7", "--latent-size 128"]),
+    (("--resolution", "48"), ["--resolution 48", "power of two"]),
+    (("--batch-size", "6"), ["--batch-size 6", "multiple of 4"]),
+    (("--attention", "none", "--components-num", "4"), ["--components-num 4", "--attention"]),
+    (("--attention", "simplex", "--kmeans"), ["--kmeans", "--attention simplex"]),
+    (("--attention", "none", "--ganformer-default"), ["--ganformer-default", "--attention none"]),
+    (("--expname", "a/b"), ["--expname"]),
+    (("--metrics", "fid"), ["--metrics fid", "swd"]),
+    (("--pretrained-pkl", "gdrive:clevr-snapshot.pkl"), ["--pretrained-pkl", "not in this version yet"]),
+    (("--baseline", "GAN"), ["--baseline GAN", "not in this version yet"]),
+    (("--train-images-num", "8"), ["8 pictures", "--batch-size"]),
+]
+
+
+@pytest.mark.parametrize(("words", "parts"), WRONG, ids=lambda value: " ".join(value[:2]))
+def test_wrong_lines_say_what_to_do(ganformer: Run, own_folder: Path, words: tuple[str, ...], parts: list[str]) -> None:
+    result = ganformer("train", *words)
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    for part in parts:
+        assert part in result.stderr
+    assert list(own_folder.iterdir()) == []
+
+
+def test_unwritable_result_folder(ganformer: Run, own_folder: Path) -> None:
+    (own_folder / "file").write_text("in the way", encoding="utf-8")
+    result = ganformer(*TINY, "--result-dir", "file")
+    assert result.exit_code == 1
+    assert "--result-dir" in result.stderr
+    assert (own_folder / "file").read_text(encoding="utf-8") == "in the way"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a console's Ctrl-C cannot be sent to one process on Windows")
+def test_interrupt_saves_and_the_same_command_goes_on(own_folder: Path) -> None:
+    line = [sys.executable, "-m", "ganformer_cli", *TINY, "--total-kimg", "1000", "--metrics", "none"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    log = own_folder / "results" / "scenes-duplex-000" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "the same command goes on" in stdout
+    shown = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["kimg"]
+    again = subprocess.run(
+        [*line[:-4], "--total-kimg", str(shown + 0.008), "--metrics", "none", "--json"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["kimg"] == pytest.approx(shown + 0.008, abs=0.004)
