@@ -175,6 +175,9 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @not_yet_option("--g-img2img", help="Self-attention of the image", issue="Exact networks")
 @not_yet_option("--g-img2ltnt", help="From image to latents: --attention duplex", issue="Exact networks")
 @not_yet_option("--g-ltnt2ltnt", help="Self-attention in the generator", issue="Exact networks")
+@not_yet_option("--merge-layer", help="Where k-GAN merges", issue="Exact networks", accept=("-1",))
+@not_yet_option("--merge-type", help="How k-GAN merges", issue="Exact networks", metavar="sum|softmax|max|leaves")
+@not_yet_option("--merge-same", help="k-GAN's latents are one", issue="Exact networks")
 @click.pass_context
 def command(
     ctx: click.Context,

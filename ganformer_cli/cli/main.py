@@ -1,0 +1,124 @@
+"""The program ``ganformer``: finds the command, runs it, and turns errors into one line and a status.
+
+Statuses: 0 done; 1 something that the message names went wrong; 2 the command line is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import click
+
+from ganformer_cli import __version__
+from ganformer_cli.errors import GanformerError
+
+# The help of the program comes from here, so that reading it imports no command.
+COMMANDS = {
+    "prepare": "Turn a folder or a zip of pictures into a data set.",
+    "train": "Train a model; the same command again resumes it.",
+    "generate": "Make pictures with a trained model.",
+    "eval": "Score a trained model against a data set.",
+}
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class Failure(click.ClickException):
+    """Something went wrong while the command ran: one line on stderr, status 1."""
+
+    def __init__(self, command: str, message: str) -> None:
+        super().__init__(f"{command}: error: {' '.join(message.splitlines())}")
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(self.format_message(), file=file, err=file is None)
+
+
+class WrongLine(Failure):
+    """The command line itself is wrong: one line on stderr, status 2."""
+
+    exit_code = 2
+
+
+@contextlib.contextmanager
+def one_line_errors(command: Callable[[], str]) -> Iterator[None]:
+    """Say errors of the block in one line that begins with ``command()``; anything unforeseen keeps its traceback."""
+    try:
+        yield
+    except (click.exceptions.NoArgsIsHelpError, Failure):
+        raise
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else command()
+        raise WrongLine(path, f"{error.format_message()} (see {path} --help)") from error
+    except click.ClickException as error:
+        raise Failure(command(), error.format_message()) from error
+    except GanformerError as error:
+        raise Failure(command(), str(error)) from error
+    except KeyboardInterrupt:
+        click.echo(f"\n{command()}: interrupted", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        raise  # the reader has gone, for instance `| head`: click leaves quietly
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise Failure(command(), f"{where}{error.strerror or error}") from error
+
+
+class Program(click.Group):
+    """A group that imports a command only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"ganformer_cli.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(COMMANDS)}"
+            ctx.fail(f"no such command {name!r}: {advice}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with one_line_errors(lambda: info_name or "ganformer"):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with one_line_errors(lambda: " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))):
+            return super().invoke(ctx)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ganformer")
+def program() -> None:
+    """Learn to make pictures in which a few latents each take charge of a region or an object.
+
+    Start with `ganformer train`: it needs no data and ends with pictures. Each command explains itself:
+    `ganformer train --help`.
+    """
+
+
+def main() -> None:
+    """Run the program on the command line of this process, and exit with its status."""
+    for stream in (sys.stdout, sys.stderr):
+        # A console of a narrow code page shows "?" for what it cannot print; a message is no reason to crash.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    program(prog_name="ganformer")

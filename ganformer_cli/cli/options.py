@@ -1,0 +1,306 @@
+"""What the commands' options share: sections of the help, booleans, seeds, the choice of a device.
+
+A command is made with ``@click.command("name", cls=GroupedCommand)`` and its options with :func:`option`,
+:func:`boolean_option`, :func:`not_yet_option` and the ready ones at the end of this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from ganformer_cli.errors import ConfigError, NotYetError
+
+if TYPE_CHECKING:
+    import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HELP_ALL = "ganformer.help_all"  # key in Context.meta: rare options are shown
+WARNED = "ganformer.warned"  # key in Context.meta: warnings that this run has given
+MOST_SEEDS = 10_000_000
+LARGEST_SEED = 2**63 - 1  # torch's generators take this much everywhere
+
+_METAVARS = {"integer": "N", "integer range": "N", "float": "NUMBER", "float range": "NUMBER"}
+_TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
+_FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
+
+
+# ----- Sections and rare options -----
+
+
+class GroupedOption(click.Option):
+    """An option that belongs to a section of the help; a rare one shows under ``--help-all`` only."""
+
+    def __init__(self, *args: Any, group: str = "Options", rare: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+        self.rare = rare
+
+    def make_metavar(self, ctx: click.Context) -> str:
+        return self.metavar or _METAVARS.get(self.type.name) or super().make_metavar(ctx)
+
+
+class BooleanOption(GroupedOption):
+    """An option that says true or false: ``--style``, ``--style True``, ``--style=False``, ``--no-style``."""
+
+    def __init__(self, *args: Any, default: bool | None = None, **kwargs: Any) -> None:
+        # Where no is what happens anyway, the help need not say so, nor how to say no; it may be said all the same.
+        self.usually_no = default is False
+        if self.usually_no:
+            kwargs.setdefault("show_default", False)
+        super().__init__(*args, type=click.BOOL, is_flag=False, default=default, **kwargs)
+
+    @property
+    def negations(self) -> list[str]:
+        """The names that switch it off, such as ``--no-style``."""
+        return [f"--no-{name[2:]}" for name in self.opts if name.startswith("--")]
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        names = ", ".join(self.opts)
+        return record and (names if self.usually_no else f"{names} / {self.negations[0]}", record[1])
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows titled sections, with the rare options left to ``--help-all``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        settings = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}
+        kwargs["context_settings"] = {**settings, **(kwargs.get("context_settings") or {})}
+        super().__init__(*args, **kwargs)
+        if any(isinstance(parameter, GroupedOption) and parameter.rare for parameter in self.params):
+            self.params.append(
+                click.Option(
+                    ["--help-all"],
+                    is_flag=True,
+                    is_eager=True,
+                    expose_value=False,
+                    callback=_show_all_help,
+                    help="Show the rarely used options too, and exit.",
+                )
+            )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, join_booleans(args, self.params))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, records in self.help_sections(ctx, rare=ctx.meta.get(HELP_ALL, False)):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def help_sections(self, ctx: click.Context, *, rare: bool) -> list[tuple[str, list[tuple[str, str]]]]:
+        """The help of the options: (title, [(names, text), ...]) in order of declaration, ``--help`` last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if not isinstance(parameter, click.Option) or (getattr(parameter, "rare", False) and not rare):
+                continue
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "group", "Help"), []).append(record)
+        if "Help" in sections:
+            sections["Help"] = sections.pop("Help")
+        return list(sections.items())
+
+
+def _show_all_help(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[HELP_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+def join_booleans(args: Iterable[str], params: Iterable[click.Parameter]) -> list[str]:
+    """Give each boolean option of the line its value: ``--style False`` becomes ``--style=False``, a lone ``--style``
+    becomes ``--style=True`` and ``--no-style`` becomes ``--style=False``.
+
+    Done before click reads the line, because an option whose value may be left out would swallow whatever follows:
+    in ``prepare --strict pictures.zip``, the source.
+    """
+    booleans = [parameter for parameter in params if isinstance(parameter, BooleanOption)]
+    positive = {name for boolean in booleans for name in boolean.opts}
+    negative = {negation: boolean.opts[0] for boolean in booleans for negation in boolean.negations}
+    joined: list[str] = []
+    words = list(args)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return [*joined, word, *words]
+        if word in positive:
+            follows = bool(words) and words[0].lower() in _TRUE | _FALSE
+            word = f"{word}={words.pop(0) if follows else True}"
+        elif word in negative:
+            word = f"{negative[word]}=False"
+        joined.append(word)
+    return joined
+
+
+def option(*names: str, group: str = "Options", rare: bool = False, **attributes: Any) -> Callable[[F], F]:
+    """``click.option`` in section ``group`` of the help; ``rare`` ones show under ``--help-all`` only."""
+    return click.option(*names, cls=GroupedOption, group=group, rare=rare, **attributes)
+
+
+def boolean_option(*names: str, group: str = "Options", rare: bool = False, **attributes: Any) -> Callable[[F], F]:
+    """An option that takes ``--style``, ``--style True``, ``--style False`` and ``--no-style``.
+
+    Its value is a bool, or ``default`` (None where none is given) when it is left out.
+    """
+    return click.option(*names, cls=BooleanOption, group=group, rare=rare, **attributes)
+
+
+# ----- Options of the authors' scripts that do something other than they did there -----
+
+
+def ignored_option(*names: str, why: str) -> Callable[[F], F]:
+    """A flag that old command lines carry and that needs no answer, such as ``--train`` of ``ganformer train``."""
+    attributes: dict[str, Any] = {"group": "Compatibility", "rare": True, "expose_value": False}
+    return boolean_option(*names, default=False, help=f"Accepted: {why}.", **attributes)
+
+
+def not_yet_option(
+    *names: str,
+    help: str,
+    issue: str = "",
+    group: str = "Not yet",
+    accept: Sequence[str] = (),
+    metavar: str | None = None,
+) -> Callable[[F], F]:
+    """An option that is known by name and raises ``NotYetError`` when it asks for something.
+
+    Without ``accept`` and ``metavar`` it is a boolean, and saying no to it is fine. With them it takes a value, and
+    the values of ``accept`` are fine because they are what happens anyway. ``issue`` says with what it comes.
+    """
+    takes_value = bool(accept) or metavar is not None
+
+    def refuse(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is None or value is False or str(value) in accept:
+            return
+        said = f"{parameter.opts[0]} {value}" if takes_value else parameter.opts[0]
+        planned = f" (it comes with: {issue})" if issue else ""
+        remedy = f"leave it out, or say {' or '.join(accept)}" if accept else "leave it out"
+        raise NotYetError(f"{said} is not in this version yet{planned}; {remedy}")
+
+    attributes: dict[str, Any] = {"group": group, "rare": True, "expose_value": False, "callback": refuse}
+    text = f"{help.rstrip('.')} (not yet)."
+    if takes_value:
+        return option(*names, type=str, metavar=metavar or "|".join(accept), help=text, **attributes)
+    return boolean_option(*names, default=False, help=text, **attributes)
+
+
+def given_options(ctx: click.Context) -> dict[str, Any]:
+    """The options that the user gave, by parameter name: what a preset must not overwrite."""
+    untouched = {ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None}
+    return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name) not in untouched}
+
+
+def warn(message: str) -> None:
+    """One line on stderr, once a run."""
+    ctx = click.get_current_context(silent=True)
+    warned = ctx.meta.setdefault(WARNED, set()) if ctx else set()
+    if message not in warned:
+        warned.add(message)
+        click.echo(f"{ctx.command_path if ctx else 'ganformer'}: warning: {message}", err=True)
+
+
+# ----- Seeds -----
+
+
+class Seeds(click.ParamType):
+    """``0-31,40`` as a tuple of ints: in the order given, each seed once."""
+
+    name = "seeds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        seeds: dict[int, None] = {}
+        for part in value.split(","):
+            first, dash, last = (piece.strip() for piece in part.partition("-"))
+            if not _is_number(first) or (dash and not _is_number(last)):
+                self.fail(f"{part.strip()!r} is neither a seed nor a range; write for instance 0-31,40", param, ctx)
+            low, high = int(first), int(last or first)
+            if high < low:
+                self.fail(f"{part.strip()!r} ends before it begins; write {high}-{low}", param, ctx)
+            if high > LARGEST_SEED:
+                self.fail(f"{high} is too large; seeds end at {LARGEST_SEED}", param, ctx)
+            if len(seeds) + high - low >= MOST_SEEDS:
+                self.fail(f"more than {MOST_SEEDS} seeds; ask for fewer at a time", param, ctx)
+            seeds.update(dict.fromkeys(range(low, high + 1)))
+        return tuple(seeds)
+
+
+def _is_number(text: str) -> bool:
+    # isdigit alone takes "²" too, which int() refuses.
+    return text.isascii() and text.isdigit()
+
+
+SEEDS = Seeds()
+
+
+# ----- Devices -----
+
+
+class Gpus(click.ParamType):
+    """``0`` or ``0,1`` as a tuple of ints; ``none`` as an empty one."""
+
+    name = "gpus"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        if value.strip().lower() in {"none", "cpu", ""}:
+            return ()
+        numbers = [part.strip() for part in value.split(",")]
+        if not all(map(_is_number, numbers)) or len({*map(int, numbers)}) != len(numbers):
+            self.fail(
+                f"{value!r}: write a GPU's number such as 0, several such as 0,1, or none for the CPU", param, ctx
+            )
+        return tuple(map(int, numbers))
+
+
+gpus_option = option(
+    "--gpus",
+    type=Gpus(),
+    default=None,
+    metavar="N",
+    group="Device",
+    help="Number of the GPU to use, or none for the CPU. Left out: the first GPU if there is one.",
+)
+
+
+def pick_device(gpus: tuple[int, ...] | None) -> torch.device:
+    """The device for ``--gpus``; ``None`` (left out) means the first GPU if there is one.
+
+    On a machine without a GPU, asking for one warns and gives the CPU, so that a command line works everywhere.
+
+    Raises:
+        ConfigError: a GPU of that number is not there.
+        NotYetError: more than one GPU.
+    """
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus is None:
+        return torch.device("cuda", 0) if found else torch.device("cpu")
+    if not gpus:
+        return torch.device("cpu")
+    said = f"--gpus {','.join(map(str, gpus))}"
+    if not found:
+        warn(f"{said}: torch finds no GPU here; using the CPU")
+        return torch.device("cpu")
+    if missing := [number for number in gpus if number >= found]:
+        last = f"0 to {found - 1}" if found > 1 else "0"
+        raise ConfigError(f"{said}: there is no GPU {missing[0]} here; the numbers that exist: {last}")
+    if len(gpus) > 1:
+        raise NotYetError(
+            f"{said}: more than one GPU is not in this version yet; name one, for instance --gpus {gpus[0]}"
+        )
+    return torch.device("cuda", gpus[0])
+
+
+json_option = option(
+    "--json", "as_json", is_flag=True, group="Output", help="Print one JSON object on stdout, for programs."
+)

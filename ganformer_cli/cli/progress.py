@@ -1,0 +1,146 @@
+"""Progress on stderr: a bar on a terminal, a plain line now and then elsewhere.
+
+Rooms know nothing of it: they call a function that the command hands them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_OF_RATE = 30.0  # the speed shown is that of this last while, so that it follows changes
+SECONDS_OF_SENSE = 0.5  # over less than this a speed says nothing
+
+
+class Progress:
+    """Shows how far a piece of work is: ``start``, any number of ``update``, ``close``; also a context manager.
+
+    Args:
+        stream: where to write; stderr if left out.
+        seconds_between_lines: how often a plain line is written when ``stream`` is no terminal.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, seconds_between_lines: float = SECONDS_BETWEEN_LINES) -> None:
+        self._stream = stream or sys.stderr
+        self._seconds_between_lines = seconds_between_lines
+        self._bar: Bar | None = None
+        self._task: Any = None
+        self._history: deque[tuple[float, float]] = deque()
+        self._total = self._written_at = 0.0
+        self._unit = self._description = self._rate_unit = self._line = self._written = ""
+        self._rate_scale = 1.0
+
+    def start(
+        self, total: float, unit: str, description: str, *, done: float = 0.0, rate: tuple[str, float] | None = None
+    ) -> None:
+        """Begin a piece of work of ``total`` ``unit``s, of which ``done`` lie behind.
+
+        ``rate`` is the unit of the speed and how many of them one ``unit`` is: ``("images/s", 1000)`` for kimg.
+        """
+        self.close()
+        self._total, self._unit, self._description = total, unit, description
+        self._rate_unit, self._rate_scale = rate or (f"{unit}/s", 1.0)
+        self._history = deque([(time.monotonic(), done)])
+        self._written_at, self._written = -self._seconds_between_lines, ""
+        self._bar = self._make_bar()
+        if self._bar is not None:
+            self._task = self._bar.add_task(description, total=total, details="")
+            self._bar.update(self._task, completed=done)
+            self._bar.start()
+
+    def update(self, done: float, **fields: object) -> None:
+        """``done`` units lie behind now; ``fields`` are shown by name, for instance losses."""
+        now = time.monotonic()
+        self._history.append((now, done))
+        while len(self._history) > 2 and now - self._history[1][0] > SECONDS_OF_RATE:
+            self._history.popleft()
+        details = self._details(done, fields)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, details=details)
+            return
+        self._line = f"{self._description} {details}"
+        if now - self._written_at >= self._seconds_between_lines:
+            self._write_line()
+            self._written_at = now
+
+    def message(self, text: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            click.echo(text, file=self._stream)
+
+    def close(self) -> None:
+        """End the piece of work: the last state stays on the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        elif self._line:
+            self._write_line()
+        self._line = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write_line(self) -> None:
+        if self._line != self._written:
+            click.echo(self._line, file=self._stream)
+            self._written = self._line
+
+    def _make_bar(self) -> Bar | None:
+        # rich is imported for terminals only: a tenth of a second that a pipe need not wait.
+        if not self._stream.isatty():
+            return None
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        console = Console(file=self._stream)
+        if not console.is_terminal or console.is_dumb_terminal:
+            return None
+        # What we print may hold square brackets: no markup.
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
+        details = TextColumn("{task.fields[details]}", markup=False)
+        # stdout is the command's answer, maybe in a pipe: rich must not carry it to stderr.
+        return Bar(*columns, details, console=console, redirect_stdout=False)
+
+    def _details(self, done: float, fields: dict[str, object]) -> str:
+        (since, before), (now, _) = self._history[0], self._history[-1]
+        rate = (done - before) / (now - since) if now - since >= SECONDS_OF_SENSE else 0.0
+        parts = [f"{_short(done)}/{_short(self._total)} {self._unit}"]
+        if rate > 0:
+            parts.append(f"{_short(rate * self._rate_scale)} {self._rate_unit}")
+        parts += [f"{name} {_short(value)}" for name, value in fields.items()]
+        if rate > 0 and done < self._total:
+            parts.append(f"{duration((self._total - done) / rate)} left")
+        return "  ".join(parts)
+
+
+def _short(value: object) -> str:
+    """Whole numbers whole, others with three digits that say something."""
+    if not isinstance(value, float):
+        return str(value)
+    if value.is_integer() and abs(value) < 1e9:
+        return str(int(value))
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """``75`` as ``1:15``, ``3661`` as ``1:01:01``."""
+    whole = max(0, round(seconds))
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,88 @@
+"""Writes ``docs/cli.md``, the page of every command and option, from the commands themselves.
+
+In a checkout: ``python -m ganformer_cli.cli.reference``. A test fails when the page is stale.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from ganformer_cli import __version__
+from ganformer_cli.cli.main import COMMANDS, program
+from ganformer_cli.cli.options import GroupedCommand
+from ganformer_cli.files import write_bytes
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+
+_INTRODUCTION = """\
+# The command line
+
+Written from the commands themselves by `python -m ganformer_cli.cli.reference`; do not edit it by hand.
+
+`ganformer COMMAND --help` shows the usual options in the terminal, `--help-all` the rarely used ones too, which are
+marked *rare* here. A boolean option may be said in four ways: `--style`, `--style True`, `--style False`, `--no-style`.
+Messages and progress go to stderr. Status 0 means done, 1 that something went wrong which the message names, 2 that the
+command line is wrong, 130 that it was interrupted.
+"""
+
+
+def reference() -> str:
+    """The whole page, as Markdown."""
+    top = click.Context(program, info_name="ganformer")
+    parts = [
+        _INTRODUCTION,
+        *(f"- [`ganformer {name}`](#ganformer-{name}): {text}" for name, text in COMMANDS.items()),
+        "",
+    ]
+    for name in COMMANDS:
+        command = program.get_command(top, name)
+        if not isinstance(command, GroupedCommand):
+            raise TypeError(f"the command {name} is no GroupedCommand")
+        ctx = click.Context(command, info_name=name, parent=top, **command.context_settings)
+        parts += _command(command, ctx)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _command(command: GroupedCommand, ctx: click.Context) -> Iterator[str]:
+    yield f"## ganformer {ctx.info_name}"
+    yield ""
+    pieces = " ".join(command.collect_usage_pieces(ctx))
+    yield from ("```text", f"{ctx.command_path} {pieces}", "```", "")
+    yield from _paragraphs(command.help or "")
+    usual = {names for _, records in command.help_sections(ctx, rare=False) for names, _ in records}
+    for title, records in command.help_sections(ctx, rare=True):
+        yield from (f"### {title}", "")
+        for names, text in records:
+            mark = "" if names in usual else " *(rare)*"
+            yield f"- `{names}`{mark}: {_escaped(text)}"
+        yield ""
+    if command.epilog:
+        yield from _paragraphs(command.epilog)
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Paragraphs of a help text; those that begin with click's mark for "leave the lines alone" as code."""
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        if paragraph.startswith("\b\n"):
+            yield from ("```text", inspect.cleandoc(paragraph[2:]), "```", "")
+        else:
+            yield from (_escaped(paragraph), "")
+
+
+def _escaped(text: str) -> str:
+    """``<`` outside of backquotes, which Markdown would take for a tag, made plain."""
+    pieces = text.split("`")
+    return "`".join(piece if index % 2 else piece.replace("<", "\\<") for index, piece in enumerate(pieces))
+
+
+def main() -> None:
+    write_bytes(PAGE, reference().encode("utf-8"))
+    click.echo(f"wrote {PAGE} for version {__version__}")
+
+
+if __name__ == "__main__":
+    main()

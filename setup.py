@@ -1,0 +1,56 @@
+"""The package: what is in it, what it needs, and its one command. Tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "ganformer_cli/__init__.py").read_text(encoding="utf-8"), re.M)
+if VERSION is None:
+    raise RuntimeError("ganformer_cli/__init__.py does not say its __version__")
+
+setup(
+    name="ganformer",
+    version=VERSION[1],
+    description="GANsformer: generate pictures with a few latents that attend to regions and objects",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Operating System :: Microsoft :: Windows",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.10",
+    # Only names below ganformer_cli: top-level packages called `ops` or `datasets` would overwrite other people's.
+    packages=find_packages(include=["ganformer_cli", "ganformer_cli.*"])
+    + ["ganformer_cli.ops", "ganformer_cli.datasets"],
+    package_dir={"ganformer_cli.ops": "ops", "ganformer_cli.datasets": "datasets"},
+    package_data={"ganformer_cli.ops": ["*.cpp", "*.cu", "*.h"], "ganformer_cli.datasets": ["*.toml"]},
+    include_package_data=False,
+    # Ranges that may work; requirements.txt pins what is tested.
+    install_requires=[
+        "torch>=2.10,<3",  # the networks; 2.10 is the first with the stable interface that ops/ builds against
+        "numpy>=2.0,<3",  # pictures and metrics as arrays
+        "pillow>=10.1",  # reads and writes every kind of picture
+        "safetensors>=0.4.3",  # model files that hold weights and can run no code
+        "click>=8.2,<9",  # the command line
+        "rich>=13.4",  # the progress bar
+        'tomli>=2.0; python_version < "3.11"',  # reads datasets/*.toml; newer Pythons have tomllib
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8.2",
+            "setuptools>=77",  # a test builds the wheel, without a network
+        ],
+        "dev": [  # exact, because what a linter finds changes with its version
+            "mypy==2.4.1",
+            "pytest>=8.2",  # mypy reads its types
+            "ruff==0.17.6",
+        ],
+    },
+    entry_points={"console_scripts": ["ganformer = ganformer_cli.cli.main:main"]},
+)

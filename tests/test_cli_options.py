@@ -1,0 +1,252 @@
+"""Options that the commands share: sections, booleans, seeds, devices, what is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from ganformer_cli.cli import options
+from ganformer_cli.cli.options import (
+    SEEDS,
+    GroupedCommand,
+    boolean_option,
+    given_options,
+    gpus_option,
+    ignored_option,
+    not_yet_option,
+    option,
+    pick_device,
+)
+from ganformer_cli.errors import ConfigError, NotYetError
+
+
+@click.command("try", cls=GroupedCommand)
+@click.argument("source", required=False)
+@option("--size", type=int, default=7, group="Data", help="A number.")
+@boolean_option("--style", default=True, group="Model", help="Style.")
+@boolean_option("--mirror", "--mirror-augment", "mirror", group="Data", help="Mirror.")
+@option("--depth", type=int, group="Model", rare=True, help="Depth.")
+@option("--seeds", type=SEEDS, group="Data", help="Seeds.")
+@gpus_option
+@ignored_option("--train", why="this command trains anyway")
+@not_yet_option("--iterative", help="Iterate", issue="Exact networks")
+@not_yet_option("--g-arch", help="Architecture", accept=["skip"])
+@not_yet_option("--pkl", help="A pickle", metavar="FILE")
+@click.pass_context
+def command(ctx: click.Context, **values: Any) -> dict[str, Any]:
+    return {**values, "given": sorted(given_options(ctx))}
+
+
+def values(line: str) -> dict[str, Any]:
+    result = command.main(line.split(), standalone_mode=False)
+    assert isinstance(result, dict)
+    return result
+
+
+def run(line: str) -> Result:
+    return CliRunner().invoke(command, line.split())
+
+
+# ----- Booleans -----
+
+
+@pytest.mark.parametrize(
+    ("line", "style", "source"),
+    [
+        ("", True, None),
+        ("--style", True, None),
+        ("--style True", True, None),
+        ("--style=true", True, None),
+        ("--style False", False, None),
+        ("--style=False", False, None),
+        ("--style 0", False, None),
+        ("--no-style", False, None),
+        ("--no-style --style", True, None),
+        ("--style --no-style", False, None),
+        ("--style pictures.zip", True, "pictures.zip"),
+        ("pictures.zip --style", True, "pictures.zip"),
+        ("--style False pictures.zip", False, "pictures.zip"),
+        ("--style -- False", True, "False"),
+        ("-- --no-style", True, "--no-style"),
+    ],
+)
+def test_boolean_options(line: str, style: bool, source: str | None) -> None:
+    found = values(line)
+    assert (found["style"], found["source"]) == (style, source)
+
+
+@pytest.mark.parametrize(
+    ("line", "mirror"),
+    [("", None), ("--mirror-augment", True), ("--mirror-augment False", False), ("--no-mirror", False)],
+)
+def test_boolean_options_have_synonyms_and_may_be_left_open(line: str, mirror: bool | None) -> None:
+    assert values(line)["mirror"] is mirror
+
+
+def test_wrong_boolean() -> None:
+    assert "'maybe' is not a valid boolean" in run("--style=maybe").stderr
+    assert "No such option '--no-size'" in run("--no-size").stderr
+
+
+# ----- What the user gave -----
+
+
+def test_given_options_are_those_of_the_line() -> None:
+    assert values("")["given"] == []
+    assert values("--size 7 --style True x")["given"] == ["size", "source", "style"]
+    assert values("--size=7")["given"] == ["size"]
+
+
+# ----- Help -----
+
+
+def test_help_has_sections_without_rare_options() -> None:
+    text = run("--help").stdout
+    titles = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["Data", "Model", "Device", "Help"]
+    assert "--style / --no-style" in text
+    assert "default: 7" in text
+    assert "--depth" not in text
+    assert "--iterative" not in text
+    assert "--help-all" in text
+
+
+def test_help_all_shows_every_option() -> None:
+    text = run("--help-all").stdout
+    assert all(parameter.opts[0] in text for parameter in command.params if isinstance(parameter, click.Option))
+
+
+# ----- Not yet, and no longer needed -----
+
+
+@pytest.mark.parametrize("line", ["--iterative False", "--no-iterative", "--g-arch skip", "--train", "--train True"])
+def test_old_options_that_ask_for_nothing_are_fine(line: str) -> None:
+    assert values(line)["given"] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--iterative", r"--iterative is not in this version yet \(it comes with: Exact networks\); leave it out"),
+        ("--g-arch resnet", "--g-arch resnet is not in this version yet; leave it out, or say skip"),
+        ("--pkl gdrive:x.pkl", "--pkl gdrive:x.pkl is not in this version yet; leave it out"),
+    ],
+)
+def test_options_that_come_later_say_so(line: str, message: str) -> None:
+    with pytest.raises(NotYetError, match=message):
+        values(line)
+
+
+# ----- Seeds -----
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("0", (0,)),
+        ("0-3", (0, 1, 2, 3)),
+        ("0-2,40", (0, 1, 2, 40)),
+        ("5,1, 3", (5, 1, 3)),
+        ("0-3,2-4", (0, 1, 2, 3, 4)),
+        (str(2**63 - 1), (2**63 - 1,)),
+    ],
+)
+def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
+    assert SEEDS.convert(text, None, None) == seeds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "'' is neither a seed nor a range"),
+        ("a", "'a' is neither a seed nor a range; write for instance 0-31,40"),
+        ("1,,2", "'' is neither a seed nor a range"),
+        ("-1", "'-1' is neither a seed nor a range"),
+        ("1-", "'1-' is neither a seed nor a range"),
+        ("1-2-3", "'1-2-3' is neither a seed nor a range"),
+        ("²", "is neither a seed nor a range"),
+        ("5-2", "'5-2' ends before it begins; write 2-5"),
+        ("0-99999999999", "more than 10000000 seeds"),
+        (str(2**63), "is too large"),
+    ],
+)
+def test_wrong_seeds(text: str, message: str) -> None:
+    with pytest.raises(click.BadParameter, match=message):
+        SEEDS.convert(text, None, None)
+
+
+# ----- Devices -----
+
+
+@pytest.fixture
+def gpus_found(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    import torch
+
+    def found(number: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "gpus"), [("", None), ("--gpus 0", (0,)), ("--gpus 0,1", (0, 1)), ("--gpus none", ()), ("--gpus cpu", ())]
+)
+def test_gpus(line: str, gpus: tuple[int, ...] | None) -> None:
+    assert values(line)["gpus"] == gpus
+
+
+@pytest.mark.parametrize("text", ["x", "0,", "-1", "0,0", "1.5"])
+def test_wrong_gpus(text: str) -> None:
+    result = run(f"--gpus={text}")
+    assert result.exit_code == 2
+    assert "write a GPU's number such as 0" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("found", "gpus", "device"),
+    [(0, None, "cpu"), (0, (), "cpu"), (1, None, "cuda:0"), (1, (), "cpu"), (1, (0,), "cuda:0"), (2, (1,), "cuda:1")],
+)
+def test_device(
+    gpus_found: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
+    found: int,
+    gpus: tuple[int, ...] | None,
+    device: str,
+) -> None:
+    gpus_found(found)
+    assert str(pick_device(gpus)) == device
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("gpus", [(0,), (0, 1), (3,)])
+def test_machine_without_gpu_warns_once_and_uses_the_cpu(
+    gpus_found: Callable[[int], None], capsys: pytest.CaptureFixture[str], gpus: tuple[int, ...]
+) -> None:
+    gpus_found(0)
+    with click.Context(command, info_name="ganformer try"):
+        assert [str(pick_device(gpus)) for _ in range(2)] == ["cpu", "cpu"]
+    said = capsys.readouterr()
+    number = ",".join(map(str, gpus))
+    assert said == ("", f"ganformer try: warning: --gpus {number}: torch finds no GPU here; using the CPU\n")
+
+
+def test_gpu_that_is_not_there(gpus_found: Callable[[int], None]) -> None:
+    gpus_found(2)
+    with pytest.raises(ConfigError, match="--gpus 2: there is no GPU 2 here; the numbers that exist: 0 to 1"):
+        pick_device((2,))
+
+
+def test_more_than_one_gpu_is_not_yet(gpus_found: Callable[[int], None]) -> None:
+    gpus_found(2)
+    with pytest.raises(NotYetError, match="--gpus 0,1: more than one GPU is not in this version yet"):
+        pick_device((0, 1))
+
+
+def test_warnings_need_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    options.warn("look out")
+    assert capsys.readouterr().err == "ganformer: warning: look out\n"

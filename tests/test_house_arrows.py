@@ -1,0 +1,162 @@
+"""Who may import whom. Every import counts: at the top, inside a function, under ``TYPE_CHECKING``."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "ganformer_cli"
+LEAVES = {"errors", "files", "resources"}  # the standard library, and one another
+
+# Besides itself and the leaves, what each room may import. A new room needs a line here: think where it belongs.
+ARROWS = {
+    "errors": set(),
+    "files": set(),
+    "resources": set(),
+    "config": set(),
+    "operators": set(),
+    "data": {"config"},
+    "models": {"operators", "config"},
+    "checkpoints": {"models", "config"},
+    "original_snapshots": {"checkpoints", "models", "config"},
+    "sampling": {"checkpoints", "models", "config"},
+    "visualization": {"sampling", "data", "config"},
+    "metrics": {"sampling", "data", "config"},
+    "training": {
+        "models", "data", "metrics", "sampling", "visualization", "checkpoints", "original_snapshots", "config",
+    },
+    "__init__": {"sampling"},
+    "__main__": {"cli"},
+}  # fmt: skip
+ARROWS["cli"] = set(ARROWS)
+
+LIGHT = LEAVES | {"config", "cli", "__init__"}  # what cli may import before a command runs
+LIGHT_LIBRARIES = set(sys.stdlib_module_names) | {"click"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_modules(tree: ast.AST, package: str) -> Iterator[tuple[ast.stmt, str]]:
+    """Each import statement below ``tree`` with the full name of what it names; ``package`` resolves ``from . ``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base]).rstrip(".")
+            yield from ((node, f"{base}.{alias.name}") for alias in node.names)
+
+
+def rooms_imported(tree: ast.AST, package: str) -> set[str]:
+    rooms = set()
+    for _, module in imported_modules(tree, package):
+        first, _, rest = module.partition(".")
+        if first == "ganformer_cli":
+            name = rest.partition(".")[0]
+            rooms.add(name if name in ARROWS else "__init__")
+    return rooms
+
+
+def libraries_imported(tree: ast.AST, package: str) -> set[str]:
+    return {module.partition(".")[0] for _, module in imported_modules(tree, package)} - {"ganformer_cli"}
+
+
+def package_of(path: Path) -> str:
+    return ".".join(["ganformer_cli", *path.relative_to(PACKAGE).parts[:-1]])
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def without_bodies(tree: ast.Module) -> ast.Module:
+    """What runs at import: no bodies of functions, nothing under ``if TYPE_CHECKING``."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if ast.unparse(node.test).endswith("TYPE_CHECKING") else self.generic_visit(node)
+
+    stripped = Strip().visit(tree)
+    assert isinstance(stripped, ast.Module)
+    return stripped
+
+
+@every_file
+def test_imports_follow_the_arrows(path: Path) -> None:
+    room = room_of(path)
+    assert room in ARROWS, f"{room} is a room that no arrow knows: give it a line in ARROWS"
+    may = ARROWS[room] | LEAVES | {room, "__init__"}
+    wrong = rooms_imported(parsed(path), package_of(path)) - may
+    assert not wrong, f"{room} must not import {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("room", sorted(LEAVES | {"config"}))
+def test_leaves_and_config_need_the_standard_library_only(room: str) -> None:
+    for path in [path for path in FILES if room_of(path) == room]:
+        assert libraries_imported(parsed(path), package_of(path)) <= set(sys.stdlib_module_names)
+
+
+@every_file
+def test_cli_imports_nothing_heavy_at_the_top(path: Path) -> None:
+    if room_of(path) not in {"cli", "__init__", "__main__"}:
+        return
+    tree = without_bodies(parsed(path))
+    assert rooms_imported(tree, package_of(path)) <= LIGHT
+    assert libraries_imported(tree, package_of(path)) <= LIGHT_LIBRARIES
+
+
+@every_file
+def test_only_cli_prints_exits_and_knows_click(path: Path) -> None:
+    if room_of(path) in {"cli", "__main__"}:
+        return
+    tree = parsed(path)
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not calls & {"print", "exit", "quit", "sys.exit", "os._exit", "input"}
+    assert "click" not in libraries_imported(tree, package_of(path))
+
+
+def test_no_other_code_at_the_top() -> None:
+    assert {path.name for path in PACKAGE.parent.glob("*.py")} == {"setup.py"}
+    assert not list((PACKAGE.parent / "ops").rglob("*.py"))
+    assert not list((PACKAGE.parent / "datasets").glob("*.py"))
+    assert not (PACKAGE.parent / "tests" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "rooms"),
+    [
+        ("import ganformer_cli.models.layers", {"models"}),
+        ("from ganformer_cli import sampling, __version__", {"sampling", "__init__"}),
+        ("def f():\n    from ganformer_cli.cli import options", {"cli"}),
+        ("if TYPE_CHECKING:\n    from ganformer_cli.training.loop import Loop", {"training"}),
+        ("from ..config import ModelConfig", {"config"}),
+        ("from .. import metrics", {"metrics"}),
+        ("from . import layers", {"models"}),
+        ("import torch", set()),
+    ],
+)
+def test_no_import_escapes(source: str, rooms: set[str]) -> None:
+    assert rooms_imported(ast.parse(source), "ganformer_cli.models") == rooms
+
+
+def test_bodies_and_type_checking_do_not_run_at_import() -> None:
+    source = "import a\ndef f():\n    import b\nif TYPE_CHECKING:\n    import c\nclass C:\n    import d\n"
+    assert libraries_imported(without_bodies(ast.parse(source)), "ganformer_cli") == {"a", "d"}
