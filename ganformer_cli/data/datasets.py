@@ -1,0 +1,280 @@
+"""Data sets to train on and to compare with: numbered pictures of one size, some with labels."""
+
+from __future__ import annotations
+
+import abc
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ganformer_cli.config import ModelConfig, image_size
+from ganformer_cli.data.catalogue import SCENES, load_catalogue
+from ganformer_cli.data.scenes import Scene, compose
+from ganformer_cli.data.scenes_render import render, render_mask
+from ganformer_cli.data.stores import open_store, read_labels
+from ganformer_cli.errors import DataError
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = "ganformer-dataset/1"
+CACHE_BYTES = 1 << 30  # decoded pictures kept in memory, at most
+SCENES_COUNT = 10_000
+SCENES_RESOLUTIONS = (32, 256)
+_SCENES_DRAWING = 1  # raise it whenever the same seed draws other pictures
+_SCENES_SHORTEST = 8
+
+
+class ImageDataset(abc.ABC):
+    """Pictures ``0 .. len - 1``, all uint8 [3, height, width], RGB.
+
+    Can be sent to another process; the memory of pictures stays behind.
+    """
+
+    def __init__(self, name: str, height: int, width: int, ratio: float, count: int, fingerprint: str) -> None:
+        self.name = name
+        self.height = height
+        self.width = width
+        self.resolution = max(height, width)  # the longer side
+        self.ratio = ratio  # height / width, before rounding to whole pixels
+        self.fingerprint = fingerprint  # sha256, hexadecimal: the same for the same pictures and labels
+        self.cache_bytes = CACHE_BYTES
+        self._count = count
+        self._cache: Bytes | None = None
+        self._cached: npt.NDArray[np.bool_] | None = None
+
+    label_dim = 0  # width of a label; 0 without labels
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": None, "_cached": None}
+
+    def image(self, index: int) -> Bytes:
+        """Picture ``index``: uint8 [3, height, width]. Decoded or drawn once, if memory allows.
+
+        Raises:
+            DataError: the picture is unreadable or of another size.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        if self._cache is None or self._cached is None:
+            room = min(len(self), self.cache_bytes // (3 * self.height * self.width))
+            self._cache = np.empty((room, 3, self.height, self.width), np.uint8)
+            self._cached = np.zeros(room, np.bool_)
+        if index >= len(self._cached):
+            return self._load(index)
+        if not self._cached[index]:
+            self._cache[index] = self._load(index)
+            self._cached[index] = True
+        picture: Bytes = self._cache[index].copy()
+        return picture
+
+    def label(self, index: int) -> Floats:
+        """Label of picture ``index``: float32 [label_dim], one-hot for a class; empty without labels."""
+        return np.zeros(self.label_dim, np.float32)
+
+    @abc.abstractmethod
+    def _load(self, index: int) -> Bytes:
+        """Picture ``index``, not from memory."""
+
+
+class SceneDataset(ImageDataset):
+    """The built-in pictures; see :mod:`ganformer_cli.data.scenes`."""
+
+    def __init__(self, *, resolution: int = 32, ratio: float = 1.0, count: int = SCENES_COUNT, seed: int = 0) -> None:
+        low, high = SCENES_RESOLUTIONS
+        if not low <= resolution <= high:
+            raise DataError(f"--resolution {resolution}: scenes are drawn at {low} to {high} px; choose one of these")
+        ModelConfig(ratio=ratio)  # refuses what no model takes
+        height, width = image_size(resolution, ratio)
+        if min(height, width) < _SCENES_SHORTEST:
+            raise DataError(
+                f"--ratio {ratio}: a scene of {width}x{height} px is too narrow to show anything; "
+                f"choose a ratio nearer to 1 or a larger --resolution"
+            )
+        content = f"scenes {_SCENES_DRAWING} seed {seed} count {count} {height}x{width}"
+        fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        super().__init__(SCENES, height, width, ratio, count, fingerprint)
+        self.seed = seed
+
+    def scene(self, index: int) -> Scene:
+        """What picture ``index`` shows."""
+        return compose(self.seed, index, self.height, self.width)
+
+    def masks(self, index: int) -> Bytes:
+        """Which object covers most of each pixel: uint8 [height, width]; 0 ground, k ``scene(index).objects[k-1]``."""
+        return render_mask(self.scene(index), self.height, self.width)
+
+    def _load(self, index: int) -> Bytes:
+        return render(self.scene(index), self.height, self.width)
+
+
+class PreparedDataset(ImageDataset):
+    """Pictures of one size on disk: what ``ganformer prepare`` made, or a zip or folder in StyleGAN's layout."""
+
+    def __init__(self, path: Path, *, name: str | None = None, max_images: int | None = None) -> None:
+        """
+        Args:
+            path: a folder with a manifest, or a zip or a folder of pictures.
+            max_images: use the first so many only.
+
+        Raises:
+            DataError: there is nothing there, or it does not hold pictures of one size.
+        """
+        manifest = read_manifest(path)
+        self._store = open_store(path if manifest is None else path / manifest["images"]["file"])
+        try:
+            if manifest is None:
+                height, width = self._store.common_size()
+                ratio, fingerprint = height / width, self._store.fingerprint()
+            else:
+                height, width, ratio = manifest["height"], manifest["width"], manifest["ratio"]
+                fingerprint = manifest["fingerprint"]
+                self._check_against(manifest, path)
+            labels = read_labels(self._store)
+        except DataError:
+            self._store.close()
+            raise
+        count = len(self._store.names)
+        if max_images is not None and max_images < count:
+            count = max_images
+            fingerprint = hashlib.sha256(f"{fingerprint} first {count}".encode()).hexdigest()
+        whole = path.resolve()
+        super().__init__(
+            name or (whole.name if path.is_dir() else whole.stem), height, width, ratio, count, fingerprint
+        )
+        self.path = path
+        self._labels = None if labels is None else np.asarray(labels)  # int64 [count] or float64 [count, label_dim]
+        if self._labels is not None:
+            self.label_dim = int(self._labels.max()) + 1 if self._labels.ndim == 1 else self._labels.shape[1]
+
+    def _check_against(self, manifest: dict[str, Any], path: Path) -> None:
+        if len(self._store.names) != manifest["count"] or self._store.size() != manifest["images"].get("bytes"):
+            raise DataError(
+                f"{self._store.path} does not match {path / MANIFEST}: changed or cut short; prepare it again"
+            )
+
+    def label(self, index: int) -> Floats:
+        if self._labels is None:
+            return super().label(index)
+        if self._labels.ndim == 2:
+            return np.asarray(self._labels[index], np.float32)
+        one_hot = np.zeros(self.label_dim, np.float32)
+        one_hot[self._labels[index]] = 1
+        return one_hot
+
+    def _load(self, index: int) -> Bytes:
+        picture = self._store.picture(index)
+        if picture.shape[1:] != (self.height, self.width):
+            raise DataError(
+                f"{self._store.where(index)} has {picture.shape[2]}x{picture.shape[1]} px where the others have "
+                f"{self.width}x{self.height}; make them one size with: ganformer prepare {self.path}"
+            )
+        return picture
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a prepared data set, or None where there is none.
+
+    Raises:
+        DataError: there is one, but it is damaged or of another version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        form = manifest["format"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is not the manifest of a prepared data set ({error!r}); prepare it again") from error
+    if form != MANIFEST_FORMAT:
+        raise DataError(f"{path} has format {form!r}, this version reads {MANIFEST_FORMAT!r}; prepare it again")
+    kinds = {"count": int, "height": int, "width": int, "ratio": (int, float), "fingerprint": str, "images": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]  # type: ignore[arg-type]
+    file = manifest["images"].get("file") if not wrong else None
+    if not isinstance(file, str) or Path(file).name != file:
+        raise DataError(f"{path} is damaged ({', '.join(wrong) or 'images'}); prepare it again")
+    return dict(manifest)
+
+
+def prepared_names(data_dir: Path) -> list[str]:
+    """Names of the prepared data sets under ``data_dir``, sorted."""
+    if not data_dir.is_dir():
+        return []
+    return sorted(p.name for p in data_dir.iterdir() if (p / MANIFEST).is_file() and not p.name.startswith("."))
+
+
+def open_dataset(
+    name: str,
+    *,
+    data_dir: Path = Path("datasets"),
+    resolution: int | None = None,
+    ratio: float | None = None,
+    max_images: int | None = None,
+) -> ImageDataset:
+    """A data set by name or by path.
+
+    Args:
+        name: ``scenes``, the name of a set prepared under ``data_dir``, or the path of a folder or zip of
+            prepared pictures.
+        resolution: longer side in pixels; None takes what there is (scenes: 32).
+        ratio: height / width; None takes what there is (scenes: 1).
+        max_images: use the first so many pictures only.
+
+    Raises:
+        ConfigError: a ratio that no model takes.
+        DataError: there is no such set, it is damaged, or it has another resolution or ratio.
+    """
+    if max_images is not None and max_images < 1:
+        raise DataError(f"--train-images-num {max_images}: at least 1 picture is needed")
+    if name == SCENES:
+        return SceneDataset(
+            resolution=SCENES_RESOLUTIONS[0] if resolution is None else resolution,
+            ratio=1.0 if ratio is None else ratio,
+            count=SCENES_COUNT if max_images is None else max_images,
+        )
+    if ratio is not None:
+        ModelConfig(ratio=ratio)
+    dataset = PreparedDataset(_find(name, data_dir), max_images=max_images)
+    again = "prepare the pictures again with --overwrite, or under another --name,"
+    if resolution is not None and resolution != dataset.resolution:
+        raise DataError(
+            f"--resolution {resolution}: data set {name!r} has pictures of {dataset.width}x{dataset.height}; "
+            f"leave the option out, or {again} and --resolution {resolution}"
+        )
+    if ratio is not None and image_size(dataset.resolution, ratio) != (dataset.height, dataset.width):
+        raise DataError(
+            f"--ratio {ratio}: data set {name!r} has pictures of {dataset.width}x{dataset.height} "
+            f"(ratio {dataset.ratio:g}); leave the option out, or {again} and --ratio {ratio}"
+        )
+    return dataset
+
+
+def _find(name: str, data_dir: Path) -> Path:
+    """Where the data set called ``name`` lies."""
+    prepared = data_dir / name
+    if name and (prepared / MANIFEST).is_file():
+        return prepared
+    if name and Path(name).exists():
+        return Path(name)
+    known = prepared_names(data_dir)
+    entry = load_catalogue().get(name)
+    if entry is not None:
+        raise DataError(
+            f"--dataset {name}: not prepared in {data_dir}; get the pictures ({entry.homepage}), then run: "
+            f"ganformer prepare FOLDER --name {name} --data-dir {data_dir}"
+        )
+    near = difflib.get_close_matches(name, [SCENES, *known], n=1)
+    advice = f"did you mean {near[0]!r}?" if near else "make one with: ganformer prepare FOLDER"
+    raise DataError(
+        f"--dataset {name}: neither a prepared data set in {data_dir} nor a path; {advice} "
+        f"(there {'are' if known else 'is'}: {', '.join([SCENES, *known])})"
+    )

@@ -1,0 +1,313 @@
+"""Pictures where they lie: a zip or a folder, read by number, with the labels of StyleGAN's ``dataset.json``."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import io
+import json
+import os
+import threading
+import zipfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ganformer_cli.errors import DataError
+
+Bytes = npt.NDArray[np.uint8]
+
+LABELS = "dataset.json"
+# Formats that Pillow hands to other programs or libraries, or cannot read by itself.
+_REFUSED = {"EPS", "WMF", "HDF5", "BUFR", "GRIB", "MPEG"}
+_LARGEST_FILE = 1 << 30  # bytes of one picture's file; more is a mistake or an attack
+_MOST_CLASSES = 1 << 20  # a larger class number is no class
+_LOOKED_AT = 64  # pictures whose size is looked at when a set without a manifest is opened
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - _REFUSED))
+
+
+@cache
+def readable_suffixes() -> frozenset[str]:
+    """File suffixes of those formats: lower case, with the dot."""
+    formats = readable_formats()
+    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in formats)
+
+
+class Store(abc.ABC):
+    """The pictures of a zip or a folder, in the order of their names. Safe for threads, and to send to a process."""
+
+    def __init__(self, path: Path, names: list[str], others: int) -> None:
+        self.path = path
+        self.names = names  # relative, with forward slashes
+        self.others = others  # how many files beside them are not pictures
+
+    @abc.abstractmethod
+    def read(self, index: int) -> bytes:
+        """The file of picture ``index``.
+
+        Raises:
+            OSError, ValueError, zipfile.BadZipFile, RuntimeError, NotImplementedError: it cannot be read.
+        """
+
+    def close(self) -> None:  # noqa: B027 (a folder has nothing to let go of)
+        """Let go of the file; it is opened again when needed."""
+
+    @abc.abstractmethod
+    def labels_file(self) -> bytes | None:
+        """The file ``dataset.json`` at the top, or None where there is none."""
+
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Bytes on disk: of the zip, or of all picture files."""
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 that changes with the pictures; found without reading them all."""
+
+    def where(self, index: int) -> str:
+        """Picture ``index`` as a message names it."""
+        return f"{self.path}: {self.names[index]}"
+
+    def picture(self, index: int) -> Bytes:
+        """Picture ``index`` decoded: uint8 [3, height, width], RGB.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            with Image.open(io.BytesIO(self.read(index)), formats=readable_formats()) as image:
+                pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        except Exception as error:  # a damaged file can break a decoder in any way
+            raise DataError(f"{self.where(index)} cannot be read ({error}); prepare the data set again") from error
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def common_size(self) -> tuple[int, int]:
+        """Height and width that the pictures share, as far as a look at some of them shows.
+
+        Raises:
+            DataError: they differ, or one cannot be read.
+        """
+        count = len(self.names)
+        sizes: dict[tuple[int, int], int] = {}
+        for index in sorted({i * (count - 1) // max(1, _LOOKED_AT - 1) for i in range(_LOOKED_AT)}):
+            sizes.setdefault(self.picture(index).shape[1:], index)
+        if len(sizes) > 1:
+            (first, a), (second, b) = list(sizes.items())[:2]
+            raise DataError(
+                f"{self.path} has pictures of several sizes ({self.names[a]}: {first[1]}x{first[0]}, {self.names[b]}: "
+                f"{second[1]}x{second[0]}); make a data set of them with: ganformer prepare {self.path}"
+            )
+        return next(iter(sizes))
+
+
+class FolderStore(Store):
+    """Every picture below a folder. Linked folders are followed, each once."""
+
+    def __init__(self, path: Path, suffixes: frozenset[str]) -> None:
+        names: list[str] = []
+        others = 0
+        seen: set[tuple[int, int]] = set()
+        for folder, folders, files in os.walk(path, followlinks=True, onerror=_raise):
+            state = os.stat(folder)
+            if (state.st_dev, state.st_ino) in seen:  # a link back up, or a second link to the same place
+                folders.clear()
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            folders[:] = sorted(name for name in folders if not _hidden(name))
+            below = Path(folder).relative_to(path)
+            for name in files:
+                if _hidden(name):
+                    continue
+                if _is_picture(name, suffixes):
+                    names.append((below / name).as_posix())
+                elif name != LABELS:
+                    others += 1
+        super().__init__(path, sorted(names), others)
+
+    def read(self, index: int) -> bytes:
+        path = self.path / self.names[index]
+        _check_size(path.stat().st_size)
+        return path.read_bytes()
+
+    def labels_file(self) -> bytes | None:
+        path = self.path / LABELS
+        return path.read_bytes() if path.is_file() else None
+
+    def size(self) -> int:
+        return sum((self.path / name).stat().st_size for name in self.names)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.labels_file() or b"")
+        for name in self.names:
+            digest.update(f"{name}\0{(self.path / name).stat().st_size}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+class ZipStore(Store):
+    """Every picture in a zip. Nothing is ever unpacked to disk, so the names in it can do no harm."""
+
+    def __init__(self, path: Path, suffixes: frozenset[str]) -> None:
+        self._lock = threading.Lock()
+        self._zip: zipfile.ZipFile | None = None
+        self._process = 0
+        self.path = path
+        visible = [
+            info
+            for info in self._archive().infolist()
+            if not info.is_dir() and not any(_hidden(part) for part in info.filename.split("/"))
+        ]
+        # Two entries may share a name; both count, in the order in which they lie.
+        chosen = [info for info in visible if _is_picture(info.filename, suffixes)]
+        self._infos = sorted(chosen, key=lambda info: (info.filename, info.header_offset))
+        self._labels = next((info for info in visible if info.filename == LABELS), None)
+        others = len(visible) - len(chosen) - (self._labels is not None)
+        super().__init__(path, [info.filename for info in self._infos], others)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_zip": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _archive(self) -> zipfile.ZipFile:
+        """The zip, opened by this very process: a file position must not be shared with another."""
+        with self._lock:
+            if self._zip is None or self._process != os.getpid():
+                self._zip = zipfile.ZipFile(self.path)
+                self._process = os.getpid()
+            return self._zip
+
+    def close(self) -> None:
+        with self._lock:
+            if self._zip is not None:
+                self._zip.close()
+                self._zip = None
+
+    def read(self, index: int) -> bytes:
+        info = self._infos[index]
+        _check_size(info.file_size)
+        return self._archive().read(info)
+
+    def labels_file(self) -> bytes | None:
+        return None if self._labels is None else self._archive().read(self._labels)
+
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.labels_file() or b"")
+        for info in self._infos:
+            digest.update(f"{info.filename}\0{info.file_size} {info.CRC}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+def open_store(path: Path, suffixes: frozenset[str] | None = None) -> Store:
+    """The pictures of folder or zip ``path``, those with one of ``suffixes`` (lower case, with the dot; None: any).
+
+    Raises:
+        DataError: there is nothing there, it is neither a folder nor a zip, or it holds no pictures.
+    """
+    wanted = readable_suffixes() if suffixes is None else suffixes
+    store: Store
+    try:
+        if path.is_dir():
+            store = FolderStore(path, wanted)
+        elif path.is_file():
+            store = _open_zip(path, wanted)
+        else:
+            raise DataError(f"{path} does not exist; give the path of a folder or a zip of pictures")
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+    if not store.names:
+        kind = "" if suffixes is None else f" ending in {' or '.join(sorted(suffixes))}"
+        found = f"; the {store.others} files in it are something else" if store.others else ", it is empty"
+        store.close()
+        raise DataError(f"{path} holds no pictures{kind}{found}")
+    return store
+
+
+def _open_zip(path: Path, suffixes: frozenset[str]) -> ZipStore:
+    try:
+        return ZipStore(path, suffixes)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        with path.open("rb") as stream:
+            start = stream.read(512).lstrip().lower()
+        if start.startswith((b"<!doctype html", b"<html")):
+            why = "is a web page, not a zip: the download went wrong; fetch it again in a browser"
+        elif start.startswith(b"pk"):
+            why = f"is damaged or cut short ({error}); get it again"
+        else:
+            why = "is neither a folder nor a zip of pictures; unpack or convert it into one"
+        raise DataError(f"{path} {why}") from error
+
+
+def read_labels(store: Store) -> list[int] | list[list[float]] | None:
+    """One label a picture from the store's ``dataset.json``: a class each, or a vector each; None without labels.
+
+    The file is StyleGAN's: ``{"labels": [[name, class or vector], ...]}``, or ``{"labels": null}``.
+
+    Raises:
+        DataError: it is not that, or a picture is missing from it.
+    """
+    labels = labels_by_name(store)
+    if labels is None:
+        return None
+    missing = [name for name in store.names if name not in labels]
+    if missing:
+        raise DataError(f"{store.path}: {LABELS} has no label for {missing[0]} ({len(missing)} in all); add it")
+    return [labels[name] for name in store.names]  # type: ignore[return-value]
+
+
+def labels_by_name(store: Store) -> dict[str, int] | dict[str, list[float]] | None:
+    """The labels in the store's ``dataset.json`` by picture name, whether or not there is such a picture.
+
+    Raises:
+        DataError: the file is damaged, or mixes classes and vectors.
+    """
+    where = f"{store.path}: {LABELS}"
+    try:
+        data = store.labels_file()
+        if data is None:
+            return None
+        pairs = json.loads(data.decode("utf-8"))["labels"]
+        if not pairs:
+            return None
+        labels = {str(name).replace("\\", "/"): label for name, label in pairs}
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
+        raise DataError(f'{where} is not {{"labels": [[name, label], ...]}} ({error!r}); mend or remove it') from error
+    values = list(labels.values())
+    if all(type(label) is int and 0 <= label < _MOST_CLASSES for label in values):
+        return labels
+    lengths = {len(label) if isinstance(label, list) else 0 for label in values}
+    numbers = all(type(x) in (int, float) for label in values if isinstance(label, list) for x in label)
+    if len(lengths) == 1 and 0 not in lengths and numbers:
+        return {name: [float(x) for x in label] for name, label in labels.items()}
+    raise DataError(f"{where}: labels must be classes from 0, or vectors of numbers of one length; mend or remove it")
+
+
+def _check_size(size: int) -> None:
+    if size > _LARGEST_FILE:
+        raise ValueError(f"a file of {size >> 20} MiB")
+
+
+def _hidden(name: str) -> bool:
+    """What systems leave behind: ``.DS_Store``, ``._a.png``, ``__MACOSX``."""
+    return (name.startswith(".") and name not in {".", ".."}) or name == "__MACOSX"
+
+
+def _is_picture(name: str, suffixes: frozenset[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes
+
+
+def _raise(error: OSError) -> None:
+    raise error
