@@ -53,13 +53,18 @@ def mixed_latents(
     Returns:
         ``[B, m+1, L, w]``.
     """
+    mix = torch.rand([]).item() < mixing
+    if mix:
+        # Both in one pass: the mapping's many small layers cost their calls, not their arithmetic.
+        z = torch.cat([z, torch.randn_like(z)])
+        c = None if c is None else torch.cat([c, c])
     ws = generator.mapping(z, c)
     if update_mean:
         generator.mapping_network.update_mean(ws[:, :, 0])
-    if torch.rand([]).item() < mixing:
+    if mix:
+        first, second = ws.chunk(2)
         cutoff = int(torch.randint(1, ws.shape[2], []))
-        other = generator.mapping(torch.randn_like(z), c)
-        ws = torch.cat([ws[:, :, :cutoff], other[:, :, cutoff:]], dim=2)
+        ws = torch.cat([first[:, :, :cutoff], second[:, :, cutoff:]], dim=2)
     return ws
 
 

@@ -1,0 +1,208 @@
+"""``ganformer generate``: what it writes, which model it means, and what it says of wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import pytest
+import torch
+from click.testing import Result
+
+from ganformer_cli.sampling import load_generator, sample
+
+Run = Callable[..., Result]
+
+
+def read(path: Path) -> npt.NDArray[np.uint8]:
+    with PIL.Image.open(path) as image:
+        return np.asarray(image).transpose(2, 0, 1)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ----- What it writes -----
+
+
+def test_pictures_are_named_after_their_seeds(ganformer: Run, tiny_run: Path) -> None:
+    done = ganformer("generate", "--seeds", "3,12345,0-1", "--truncation-psi", "1")
+    assert done.exit_code == 0, done.stderr
+    assert names(Path("images")) == ["seed0000.png", "seed0001.png", "seed0003.png", "seed12345.png"]
+    expected = sample(load_generator(tiny_run), [3]).numpy()[0]
+    np.testing.assert_array_equal(read(Path("images/seed0003.png")), expected)
+    assert "4 pictures" in done.stdout
+    assert "drawing" in done.stderr
+
+
+def test_the_number_of_pictures_is_32_or_what_is_asked(ganformer: Run, tiny_run: Path) -> None:
+    assert ganformer("generate").exit_code == 0
+    assert len(names(Path("images"))) == 32
+    assert ganformer("generate", "--images-num", "5", "--output-dir", "some/where").exit_code == 0
+    assert names(Path("some/where")) == [f"seed000{k}.png" for k in range(5)]
+
+
+def test_psi_is_the_authors_unless_given(ganformer: Run, tiny_run: Path) -> None:
+    ganformer("generate", "--seeds", "1")
+    expected = sample(load_generator(tiny_run), [1], truncation_psi=0.7).numpy()[0]
+    np.testing.assert_array_equal(read(Path("images/seed0001.png")), expected)
+
+
+def test_the_same_line_gives_the_same_files_with_any_batch_size(ganformer: Run, tiny_run: Path) -> None:
+    for folder, batch_size in (("a", 1), ("b", 3), ("c", 8)):
+        ganformer("generate", "--images-num", "8", "--batch-size", batch_size, "--output-dir", folder)
+    for name in names(Path("a")):
+        assert Path("a", name).read_bytes() == Path("b", name).read_bytes() == Path("c", name).read_bytes()
+
+
+def test_a_grid_holds_all_pictures(ganformer: Run, tiny_run: Path) -> None:
+    assert ganformer("generate", "--images-num", "6", "--grid").exit_code == 0
+    grid = read(Path("images/grid.png"))
+    assert grid.shape == (3, 64, 96)
+    np.testing.assert_array_equal(grid[:, 32:, 64:], read(Path("images/seed0005.png")))
+
+
+def test_a_crop_keeps_the_middle(ganformer: Run, tiny_run: Path) -> None:
+    ganformer("generate", "--images-num", "1", "--output-dir", "whole")
+    ganformer("generate", "--images-num", "1", "--ratio", "0.5", "--grid")
+    expected = read(Path("whole/seed0000.png"))[:, 8:24]
+    np.testing.assert_array_equal(read(Path("images/seed0000.png")), expected)
+    assert read(Path("images/grid.png")).shape == (3, 16, 32)
+
+
+def test_maps_lie_beside_the_same_pictures(ganformer: Run, tiny_run: Path) -> None:
+    ganformer("generate", "--images-num", "2", "--output-dir", "plain")
+    done = ganformer("generate", "--images-num", "2", "--maps", "--layer-maps")
+    assert done.exit_code == 0, done.stderr
+    kinds = ("-layer-maps.png", "-maps.png", ".png")
+    assert names(Path("images")) == [f"seed000{k}{kind}" for k in range(2) for kind in kinds]
+    for k in range(2):
+        assert Path(f"images/seed000{k}.png").read_bytes() == Path(f"plain/seed000{k}.png").read_bytes()
+    layers = read(Path("images/seed0000-layer-maps.png"))
+    np.testing.assert_array_equal(layers[:, :32, :32], read(Path("images/seed0000.png")))
+
+
+def test_json_lists_what_was_written(ganformer: Run, tiny_run: Path) -> None:
+    done = ganformer("generate", "--seeds", "4", "--grid", "--maps", "--json")
+    answer = json.loads(done.stdout)
+    assert answer["truncation_psi"] == 0.7
+    assert Path(answer["model"]).name == "network-snapshot-000002.safetensors"
+    assert answer["images"][0]["seed"] == 4
+    for file in (answer["grid"], answer["images"][0]["file"], answer["images"][0]["maps"]):
+        assert Path(file).is_file()
+
+
+@pytest.mark.parametrize("noise", ["const", "random", "none"])
+def test_noise(ganformer: Run, tiny_run: Path, noise: str) -> None:
+    assert ganformer("generate", "--images-num", "1", "--noise", noise).exit_code == 0
+
+
+# ----- Which model -----
+
+
+def test_without_a_name_the_run_that_saved_last(ganformer: Run, tiny_run: Path) -> None:
+    for age, name in enumerate(("zebras-000", "apples-003", "middle-001")):
+        shutil.copytree(tiny_run, Path("results", name))
+        for snapshot in Path("results", name).rglob("*.safetensors"):
+            os.utime(snapshot, (2e9 - age, 2e9 - age))
+    done = ganformer("generate", "--images-num", "1", "--json")
+    assert Path(json.loads(done.stdout)["model"]).parts[1:] == (
+        "zebras-000", "snapshots", "network-snapshot-000002.safetensors",
+    )  # fmt: skip
+
+
+def test_the_newest_run_of_the_name_that_has_a_snapshot(ganformer: Run, tiny_run: Path) -> None:
+    shutil.copytree(tiny_run, Path("results/clevr-exp-009"))
+    shutil.copytree(tiny_run, Path("results/clevr-exp-010"))
+    Path("results/clevr-exp-011").mkdir()
+    Path("results/clevr-exp-2-012").mkdir()
+    for said in ("clevr-exp", "clevr-exp-010"):
+        done = ganformer("generate", "--expname", said, "--images-num", "1", "--json")
+        assert Path(json.loads(done.stdout)["model"]).parts[1] == "clevr-exp-010"
+
+
+def test_the_authors_line_for_attention_maps(ganformer: Run, tiny_run: Path) -> None:
+    shutil.copytree(tiny_run, Path("results/clevr-exp-000"))
+    line = "generate --gpus 0 --vis --expname clevr-exp --dataset clevr --vis-layer-maps --vis-num 1"
+    done = ganformer(*line.split())
+    assert done.exit_code == 0, done.stderr
+    assert names(Path("images")) == ["seed0000-layer-maps.png", "seed0000.png"]
+
+
+def test_a_file_is_a_model_too(ganformer: Run, tiny_run: Path) -> None:
+    line = "generate --gpus 0 --model results/exp-000/snapshots/network-snapshot-000001.safetensors --output-dir images"
+    done = ganformer(*line.split(), "--images-num", "2", "--batch-size", "1")
+    assert done.exit_code == 0, done.stderr
+    assert len(names(Path("images"))) == 2
+
+
+# ----- Wrong input: one line, naming what is wrong; nothing written -----
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        ("--model nothing-here", 1, "--model nothing-here: no such file or run folder"),
+        ("--expname other", 1, "--expname other: no run of that name with a snapshot in results"),
+        ("--result-dir none", 1, "--result-dir none: no run with a snapshot in none"),
+        ("--model gdrive:bedrooms-snapshot.pkl", 1, "gdrive:bedrooms-snapshot.pkl"),
+        ("--model mine.pkl", 1, "mine.pkl"),
+        ("--model cut.safetensors", 1, "cut.safetensors: not a readable safetensors file"),
+        ("--model empty.safetensors", 1, "empty.safetensors: not a readable safetensors file"),
+        ("--seeds 1-x", 2, "'1-x' is neither a seed nor a range"),
+        ("--seeds 5-2", 2, "ends before it begins"),
+        ("--seeds 1 --images-num 3", 2, "give one of them"),
+        ("--images-num 0", 2, "--images-num"),
+        ("--class 1", 1, "--class 1: this model has no such class; it was trained without labels"),
+        ("--ratio 0", 1, "--ratio 0.0: height / width must be a number above 0"),
+        ("--blending-alpha 2", 2, "--blending-alpha"),
+        ("--truncation-psi x", 2, "--truncation-psi"),
+        ("--truncation-psi nan", 2, "--truncation-psi"),
+        ("--noise some", 2, "--noise"),
+        ("--output-dir cut.safetensors", 2, "--output-dir"),
+        ("--output-dir cut.safetensors/below", 1, "--output-dir"),
+        ("--vis-interpolations", 1, "--vis-interpolations is not in this version yet"),
+        ("--vis-latents", 1, "--vis-latents is not in this version yet"),
+        ("--vis-noise-var", 1, "--vis-noise-var is not in this version yet"),
+        ("--vis-style-mix", 1, "--vis-style-mix is not in this version yet"),
+        ("--interpolation-density 8", 1, "--interpolation-density 8 is not in this version yet"),
+    ],
+)
+def test_wrong_lines(ganformer: Run, tiny_run: Path, line: str, status: int, message: str) -> None:
+    whole = (tiny_run / "snapshots" / "network-snapshot-000002.safetensors").read_bytes()
+    Path("cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    Path("empty.safetensors").write_bytes(b"")
+    done = ganformer("generate", *line.split())
+    assert message in done.stderr
+    assert done.exit_code == status
+    assert len([text for text in done.stderr.splitlines() if "error" in text]) == 1
+    assert "Traceback" not in done.stderr
+    assert not Path("images").exists()
+
+
+def test_maps_of_a_model_without_attention(ganformer: Run, tiny_run: Path) -> None:
+    from ganformer_cli.checkpoints import save_snapshot
+    from ganformer_cli.config import ModelConfig
+    from ganformer_cli.models import Discriminator, Generator
+
+    torch.manual_seed(0)
+    config = ModelConfig(
+        resolution=32, attention="none", components_num=0, latent_size=8, channel_base=256, channel_max=8, c_dim=2
+    )
+    networks = {"ema": Generator(config), "generator": Generator(config)}
+    file = Path("plain.safetensors")
+    save_snapshot(file, config=config, discriminator=Discriminator(config), kimg=0, provenance={}, **networks)
+    done = ganformer("generate", "--model", file, "--vis-maps")
+    assert done.exit_code == 1
+    assert "--maps: this model has no attention" in done.stderr
+    assert "its classes are 0 to 1" in ganformer("generate", "--model", file, "--class", "2").stderr
+    assert ganformer("generate", "--model", file, "--class", "1", "--images-num", "2").exit_code == 0
+    expected = sample(load_generator(file), [1], truncation_psi=0.7, labels=[0.0, 1.0]).numpy()[0]
+    np.testing.assert_array_equal(read(Path("images/seed0001.png")), expected)

@@ -1,0 +1,230 @@
+"""The same seed gives the same picture: on every run, in every order and batch, with any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from ganformer_cli import sampling
+from ganformer_cli.config import ModelConfig
+from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.models import Generator
+from ganformer_cli.sampling import (
+    labels_from_seeds,
+    latents_from_seeds,
+    load_generator,
+    sample,
+    sample_attention,
+    sample_images,
+    to_uint8,
+)
+
+Image = npt.NDArray[np.uint8]
+
+
+def generator(**changes: Any) -> Generator:
+    """An untrained model whose noise shows."""
+    torch.manual_seed(0)
+    small = {"resolution": 32, "components_num": 2, "latent_size": 16, "channel_base": 512, "channel_max": 16}
+    made = Generator(ModelConfig(**{**small, **changes}))
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if name.endswith("noise_strength"):
+                parameter.fill_(0.2)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Generator:
+    return generator()
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn(model: Generator, seeds: Sequence[int], **options: Any) -> dict[int, Image]:
+    return dict(sample_images(model, seeds, **options))
+
+
+def assert_same(found: dict[int, Image], expected: dict[int, Image]) -> None:
+    for seed in found.keys() & expected.keys():
+        np.testing.assert_array_equal(found[seed], expected[seed], err_msg=f"seed {seed}")
+
+
+# ----- The promise -----
+
+
+@pytest.mark.parametrize("noise_mode", ["const", "random", "none"])
+def test_no_batch_size_changes_a_picture(model: Generator, noise_mode: str) -> None:
+    one_by_one = drawn(model, range(9), batch_size=1, noise_mode=noise_mode)
+    for batch_size in (3, 8):
+        assert_same(drawn(model, range(9), batch_size=batch_size, noise_mode=noise_mode), one_by_one)
+
+
+@pytest.mark.parametrize("changes", [{"attention": "kmeans"}, {"attention": "none", "components_num": 0}, {"c_dim": 3}])
+def test_no_batch_size_changes_a_picture_of_another_model(changes: dict[str, Any]) -> None:
+    model = generator(**changes)
+    assert_same(drawn(model, range(5), batch_size=5), drawn(model, range(5), batch_size=1))
+
+
+def test_no_number_of_threads_changes_a_picture(model: Generator, threads: None) -> None:
+    torch.set_num_threads(1)
+    expected = drawn(model, range(6))
+    torch.set_num_threads(3)
+    assert_same(drawn(model, range(6)), expected)
+    assert torch.get_num_threads() == 3
+
+
+def test_order_and_neighbours_do_not_matter(model: Generator) -> None:
+    assert_same(drawn(model, [7, 2, 5]), drawn(model, range(9)))
+
+
+def test_the_answer_comes_in_the_order_of_the_seeds(model: Generator) -> None:
+    assert [seed for seed, _ in sample_images(model, [7, 2, 5, 2], batch_size=3)] == [7, 2, 5, 2]
+
+
+@pytest.mark.parametrize(("lanes", "large"), [(4, False), (1, True)])
+def test_every_group_of_a_model_is_as_wide(
+    model: Generator, lanes: int, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small pictures four together, a seed always in the same place whatever its neighbours are; large ones alone."""
+    if large:
+        monkeypatch.setattr(sampling, "_LARGE_ON_CPU", 32 * 32 - 1)
+    widths = set()
+    forward = Generator.forward
+
+    def watched(self: Generator, z: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        widths.add(len(z))
+        return forward(self, z, *rest, **options)
+
+    monkeypatch.setattr(Generator, "forward", watched)
+    expected = drawn(model, range(12))
+    for batch_size in (1, 2, 3, 16):
+        assert_same(drawn(model, [8, 3, 11, 4, 0, 1, 2], batch_size=batch_size), expected)
+    assert widths == {lanes}
+
+
+def test_random_noise_is_a_seeds_own_and_leaves_the_global_stream_alone(model: Generator) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    images = drawn(model, range(3), noise_mode="random")
+    assert torch.equal(torch.rand(3), expected)
+    assert (images[0] != drawn(model, [0], noise_mode="const")[0]).any()
+
+
+def test_a_model_in_training_draws_as_in_evaluation_and_goes_on_training(model: Generator) -> None:
+    expected = drawn(model, range(3))
+    model.train()
+    try:
+        assert_same(drawn(model, range(3)), expected)
+        assert model.training
+    finally:
+        model.eval()
+
+
+def test_attention_comes_with_the_same_picture(model: Generator) -> None:
+    images = drawn(model, range(3))
+    for seed, image, maps in sample_attention(model, range(3)):
+        np.testing.assert_array_equal(image, images[seed])
+        assert [each.layer for each in maps][-1] == "b32.conv1"
+        for each in maps:
+            assert each.probabilities.shape[:3] == (1, 1, 2)
+            torch.testing.assert_close(each.probabilities.sum(2), torch.ones_like(each.probabilities[:, :, 0]))
+
+
+def test_a_model_without_attention_has_no_maps() -> None:
+    (only,) = sample_attention(generator(attention="none", components_num=0), [4])
+    assert only.maps == []
+
+
+# ----- Latents, labels, colours -----
+
+
+def test_latents_are_normal_and_each_seed_has_its_own(model: Generator) -> None:
+    z = latents_from_seeds(model, range(400))
+    assert z.shape == (400, 3, 8)
+    assert z.mean().abs() < 0.05
+    assert abs(float(z.std()) - 1) < 0.05
+    assert torch.equal(latents_from_seeds(model, [17])[0], z[17])
+    assert len({tuple(row.flatten().tolist()) for row in z}) == 400
+
+
+def test_labels_come_from_the_seed_or_from_the_caller() -> None:
+    model = generator(c_dim=3)
+    labels = labels_from_seeds(model, range(60))
+    assert labels.sum(1).eq(1).all()
+    assert (labels.sum(0) > 8).all()
+    chosen = [0.0, 1.0, 0.0]
+    of_all = drawn(model, range(12), labels=chosen)
+    of_each = drawn(model, range(12), labels=[chosen] * 12)
+    by_seed = drawn(model, range(12))
+    for seed in range(12):
+        np.testing.assert_array_equal(of_all[seed], of_each[seed])
+        assert (by_seed[seed] == of_all[seed]).all() == (labels[seed].tolist() == chosen)
+
+
+def test_colours_are_rounded_to_the_nearest_and_clamped() -> None:
+    values = torch.tensor([-9.0, -1.0, -0.999, 0.0, 0.0041, 1.0, 9.0])
+    assert to_uint8(values).tolist() == [0, 0, 0, 128, 128, 255, 255]
+    every = torch.arange(256)
+    assert torch.equal(to_uint8(every / 127.5 - 1), every.to(torch.uint8))
+
+
+def test_truncation_to_nothing_gives_one_picture(model: Generator) -> None:
+    images = drawn(model, range(3), truncation_psi=0.0)
+    np.testing.assert_array_equal(images[0], images[2])
+
+
+# ----- For Python users -----
+
+
+def test_three_lines_to_a_tensor(tiny_run: Path) -> None:
+    from ganformer_cli import load_generator as load
+
+    model = load(tiny_run)
+    images = sample(model, seeds=range(4))
+    assert images.shape == (4, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert_same({seed: images[seed].numpy() for seed in range(4)}, drawn(model, range(4)))
+
+
+def test_no_seeds_no_pictures(model: Generator) -> None:
+    assert sample(model, []).shape == (0, 3, 32, 32)
+
+
+def test_a_run_means_its_newest_snapshot(tiny_run: Path) -> None:
+    newest = load_generator(tiny_run / "snapshots" / "network-snapshot-000002.safetensors")
+    assert torch.equal(sample(load_generator(tiny_run), [0]), sample(newest, [0]))
+
+
+# ----- Wrong input -----
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_out_of_range(model: Generator, seed: int) -> None:
+    with pytest.raises(ConfigError, match=f"seed {seed} is out of range"):
+        sample(model, [seed])
+
+
+def test_labels_that_do_not_fit() -> None:
+    with pytest.raises(ConfigError, match=r"labels of shape \[2\] do not fit: this model takes \[3\]"):
+        sample(generator(c_dim=3), range(2), labels=[0.0, 1.0])
+
+
+def test_a_model_that_diverged_is_named_not_drawn() -> None:
+    model = generator()
+    with torch.no_grad():
+        next(model.synthesis_network.parameters()).fill_(float("nan"))
+    with pytest.raises(GanformerError, match="seed 3 has values that are not finite"):
+        sample(model, [3])
