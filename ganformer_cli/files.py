@@ -38,7 +38,9 @@ def atomic_open(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose a writable place with space") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; choose a writable place with space"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

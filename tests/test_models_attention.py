@@ -106,29 +106,22 @@ def plain(layer: Layer, x: Tensor, y: Tensor, positions: Tensor, component_posit
     return pixels.transpose(1, 2), y, attention.transpose(2, 3)
 
 
+def case(kind: str, name: str, heads: int = 2, **options: Any) -> Any:
+    """One configuration of a layer, named ``kind-name``."""
+    return pytest.param(kind, {"heads": heads, **options}, id=f"{kind}-{name}")
+
+
 CASES = [
-    pytest.param(kind, {"heads": heads, "integration": integration, "normalization": normalization, **extra}, id=id_)
-    for kind, heads, integration, normalization, extra, id_ in [
-        *(
-            (kind, heads, "both", "layer", {}, f"{kind}-{heads}")
-            for kind, heads in itertools.product(ATTENTION_LAYERS, (1, 2, 4))
-        ),
-        *(
-            ("simplex", 2, integration, normalization, {}, f"simplex-{integration}-{normalization}")
-            for integration, normalization in itertools.product(("add", "mul", "both"), ("layer", "instance", "none"))
-        ),
-        *(
-            ("kmeans", heads, "mul", "layer", {"kmeans_iters": iters}, f"kmeans-{heads}-iters{iters}")
-            for heads, iters in itertools.product((1, 2, 4), (2, 3))
-        ),
-        *((kind, 2, "mul", "layer", {"use_pos": False}, f"{kind}-without-positions") for kind in ATTENTION_LAYERS),
-        ("kmeans", 2, "mul", "layer", {"use_pos": False, "kmeans_iters": 2}, "kmeans-without-positions-iters2"),
-        *(
-            (kind, 2, "mul", "layer", {"image_gate": True, "latent_gate": True}, f"{kind}-gates")
-            for kind in ATTENTION_LAYERS
-        ),
-        ("simplex", 2, "mul", "layer", {"image_gate": True, "use_pos": False}, "simplex-gate-without-positions"),
-    ]
+    *(case(kind, f"{heads}", heads, integration="both") for kind in ATTENTION_LAYERS for heads in (1, 2, 4)),
+    *(
+        case("simplex", f"{integration}-{normalization}", integration=integration, normalization=normalization)
+        for integration, normalization in itertools.product(("add", "mul", "both"), ("layer", "instance", "none"))
+    ),
+    *(case("kmeans", f"{heads}-iters{n}", heads, kmeans_iters=n) for heads in (1, 2, 4) for n in (2, 3)),
+    *(case(kind, "without-positions", use_pos=False) for kind in ATTENTION_LAYERS),
+    case("kmeans", "without-positions-iters2", use_pos=False, kmeans_iters=2),
+    *(case(kind, "gates", image_gate=True, latent_gate=True) for kind in ATTENTION_LAYERS),
+    case("simplex", "gate-without-positions", image_gate=True, use_pos=False),
 ]
 
 
@@ -147,9 +140,9 @@ def test_layer_is_its_definition(kind: str, options: dict[str, Any], dropped: bo
         layer(x.requires_grad_(), y.requires_grad_(), positions, component_positions, mask),
         plain(layer, x, y, positions, component_positions, mask),
     ):
-        value = sum((out * probe).sum() for out, probe in zip(form[:2], probes, strict=True))
+        value = (form[0] * probes[0]).sum() + (form[1] * probes[1]).sum()
         first = torch.autograd.grad(value, given, create_graph=True, allow_unused=True)
-        norm = sum(g.square().sum() for g in first if g is not None)
+        norm = torch.stack([g.square().sum() for g in first if g is not None]).sum()
         second = torch.autograd.grad(norm, given, allow_unused=True)
         results.append([*form, *first, *second])
     for ours, theirs in zip(*results, strict=True):
