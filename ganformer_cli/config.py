@@ -299,7 +299,8 @@ class TrainConfig(_Config):
     gamma: float = 10.0  # weight of R1
     g_loss: str = "logistic_ns"
     d_loss: str = "logistic"
-    d_reg_interval: int = 16  # R1 every so many steps
+    g_reg_interval: int = 4  # lazy regularisation: sets the time scale of the generator's optimiser
+    d_reg_interval: int = 16  # R1 every so many steps; sets that of the discriminator's
     style_mixing: float = 0.9
     component_dropout: float = 0.0
     ema_kimg: float = 10.0  # half-life of the averaged generator
@@ -320,6 +321,7 @@ class TrainConfig(_Config):
             ("num_threads", 0, 256),
             ("seed", 0, 2**63 - 1),
             ("batch_size", 1, 65536),
+            ("g_reg_interval", 1, 10**6),
             ("d_reg_interval", 1, 10**6),
             ("last_snapshots", 1, 10**6),
             ("vis_num", 1, 1024),

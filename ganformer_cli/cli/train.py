@@ -139,6 +139,7 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @setting("d_lr", float, "Discriminator's learning rate.", group="Training")
 @setting("g_loss", click.Choice(["logistic_ns"]), "Generator's loss.", group="Training")
 @setting("d_loss", click.Choice(["logistic"]), "Discriminator's loss.", group="Training")
+@setting("g_reg_interval", int, "Time scale of the generator's optimiser.", group="Training")
 @setting("d_reg_interval", int, "R1 every so many steps.", group="Training")
 @setting("style_mixing", float, "Probability of mixing two latents across layers.", group="Training")
 @setting("component_dropout", float, "Rate at which components are dropped.", group="Training")

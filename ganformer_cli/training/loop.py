@@ -119,10 +119,8 @@ class Trainer:
         self.generator = Generator(config.model).to(device)
         self.discriminator = Discriminator(config.model).to(device)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        # Lazy regularisation: the interval changes the optimiser's time scale (StyleGAN2, appendix B).
-        scale = options.d_reg_interval / (options.d_reg_interval + 1)
-        self.g_optimizer = adam(self.generator, options.g_lr, 1.0)
-        self.d_optimizer = adam(self.discriminator, options.d_lr, scale)
+        self.g_optimizer = adam(self.generator, options.g_lr, options.g_reg_interval)
+        self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
         self.images_seen = 0
         self.step = 0
         self.seconds = 0.0
@@ -386,8 +384,12 @@ def metric_names(metrics: str) -> list[str]:
     return names
 
 
-def adam(module: torch.nn.Module, lr: float, scale: float) -> torch.optim.Adam:
-    """Adam with β = (0, 0.99); ``scale`` is c of lazy regularisation: ``lr·c``, ``β^c``."""
+def adam(module: torch.nn.Module, lr: float, interval: int) -> torch.optim.Adam:
+    """Adam with β = (0, 0.99) on the time scale of lazy regularisation (StyleGAN2, appendix B).
+
+    With ``c = interval / (interval + 1)``, the learning rate is ``lr·c`` and the decays are ``β^c``.
+    """
+    scale = interval / (interval + 1)
     return torch.optim.Adam(module.parameters(), lr=lr * scale, betas=(0.0, 0.99**scale), eps=1e-8, fused=True)
 
 
