@@ -15,7 +15,7 @@ from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import ImageDataset, open_dataset
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.models import Generator
-from ganformer_cli.training import Callbacks, RunResult, losses, run_folder, train
+from ganformer_cli.training import Callbacks, RunResult, losses, open_run, run_folder
 from ganformer_cli.training.ema import ema_decay, update_ema
 from ganformer_cli.training.memory import process_memory_mib
 
@@ -47,7 +47,7 @@ def data() -> ImageDataset:
 
 def run(folder: Path, config: RunConfig, *, resume: bool = False, callbacks: Callbacks | None = None) -> RunResult:
     """Train on a CPU."""
-    return train(config, data(), folder, device=torch.device("cpu"), resume=resume, callbacks=callbacks)
+    return open_run(config, data(), folder, device=torch.device("cpu"), resume=resume, callbacks=callbacks).run()
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

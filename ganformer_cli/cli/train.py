@@ -208,9 +208,7 @@ def command(
 
     name = expname or f"{dataset.name}-{config.model.attention}"
     folder, resume = choose_run_folder(result_dir, name, restart=restart)
-    if not as_json:
-        show_plan(config, dataset, device, as_json=False)
-    result = launch(config, dataset, folder, device, resume=resume)
+    result = launch(config, dataset, folder, device, resume=resume, quiet=as_json)
     report(result, as_json=as_json)
     if not result.finished:
         ctx.exit(STOPPED)
@@ -297,9 +295,11 @@ def show_plan(config: RunConfig, dataset: ImageDataset, device: torch.device, *,
     click.echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
 
 
-def launch(config: RunConfig, dataset: ImageDataset, folder: Path, device: torch.device, *, resume: bool) -> RunResult:
+def launch(
+    config: RunConfig, dataset: ImageDataset, folder: Path, device: torch.device, *, resume: bool, quiet: bool
+) -> RunResult:
     """Train with a progress bar; Ctrl-C and SIGTERM ask the loop to save and return."""
-    from ganformer_cli.training import Callbacks, train
+    from ganformer_cli.training import Callbacks, open_run
 
     with Progress() as progress, stop_on_signals() as stop_requested:
         started = False
@@ -315,7 +315,10 @@ def launch(config: RunConfig, dataset: ImageDataset, folder: Path, device: torch
             progress.update(kimg, **shown)
 
         callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=stop_requested)
-        return train(config, dataset, folder, device=device, resume=resume, callbacks=callbacks)
+        run = open_run(config, dataset, folder, device=device, resume=resume, callbacks=callbacks)
+        if not quiet:
+            show_plan(config, dataset, device, as_json=False)
+        return run.run()
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ class RunResult:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-def train(
+def open_run(
     config: RunConfig,
     dataset: ImageDataset,
     folder: Path,
@@ -76,8 +76,8 @@ def train(
     device: torch.device,
     resume: bool,
     callbacks: Callbacks | None = None,
-) -> RunResult:
-    """Train in ``folder`` until ``total_kimg`` or until ``callbacks.should_stop``.
+) -> Trainer:
+    """Begin a run in ``folder`` or go on with the one that is there; ``Trainer.run`` then trains.
 
     Args:
         config: the networks and how they are trained.
@@ -99,7 +99,7 @@ def train(
         trainer.restore()
     else:
         run_folder.create_run_folder(folder, config)
-    return trainer.run()
+    return trainer
 
 
 class Trainer:
@@ -260,7 +260,7 @@ class Trainer:
     # ----- The run -----
 
     def run(self) -> RunResult:
-        """Train to the end, or until asked to stop; leave the folder complete either way."""
+        """Train until ``total_kimg`` or until ``callbacks.should_stop``; leave the folder complete either way."""
         options = self.config.train
         total = round(options.total_kimg * 1000)
         self.callbacks.message(self.opening(total))
