@@ -434,9 +434,9 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
         "gamma": 10.0,
         "g_lr": 0.0025,
         "d_lr": 0.0025,
-        "total_kimg": 18.0 if resolution <= 32 else 30.0,
+        "total_kimg": 16.0 if resolution <= 32 else 30.0,
         "tick_kimg": 1.0,
-        "snapshot_kimg": 6.0,
+        "snapshot_kimg": 4.0 if resolution <= 32 else 10.0,
         "eval_images_num": 256,
     }
 

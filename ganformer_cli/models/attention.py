@@ -160,7 +160,7 @@ class BipartiteLayer(nn.Module):
         heads = (self.options.heads, self.head_size)
         matrix = self.modulation.scaled_weight().unflatten(1, heads).movedim(1, 0)
         values = self.split_heads(self.to_values(y)) @ matrix.transpose(1, 2)
-        modulation = attend(weights, values) + self.modulation.scaled_bias()[:, None]
+        modulation = attend(weights, values, self.modulation.scaled_bias())
         x = integrate(x, modulation, self.options.integration, self.options.normalization)
         return x, probabilities
 
@@ -345,7 +345,7 @@ class DuplexAttention(BipartiteLayer):
             queries = queries + self.gather_query_pos(component_positions)
         queries = self.split_heads(queries) * self.head_size**-0.5
         projection = queries @ self.gather_keys.scaled_weight().unflatten(0, heads)
-        offset = queries.new_zeros(1)
+        offset = queries.new_zeros(1, *queries.shape[1:3], 1)
         if self.gather_key_pos is not None and positions is not None:
             offset = (queries @ self.gather_key_pos.scaled_weight().unflatten(0, heads)) @ positions.t()
         probabilities = attention_scores(x, projection, offset).softmax(3)

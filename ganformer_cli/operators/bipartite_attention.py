@@ -32,21 +32,22 @@ def attention_scores(x: Tensor, projection: Tensor, offset: Tensor) -> Tensor:
         ``[B, h, m, n]``.
     """
     heads, components = projection.shape[1:3]
-    flat = torch.matmul(projection.flatten(1, 2), x)
-    return flat.unflatten(1, (heads, components)) + offset
+    flat = projection.flatten(1, 2).expand(len(x), -1, -1)
+    return torch.baddbmm(offset.flatten(1, 2), flat, x).unflatten(1, (heads, components))
 
 
-def attend(probabilities: Tensor, values: Tensor) -> Tensor:
-    """Sum over heads and components of ``values`` weighted with ``probabilities``.
+def attend(probabilities: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Sum over heads and components of ``values`` weighted with ``probabilities``, plus ``bias``.
 
     Args:
         probabilities: ``[B, h, m, n]``.
         values: ``[B, h, m, d']``.
+        bias: ``[d']``.
 
     Returns:
         ``[B, d', n]``.
     """
-    return torch.matmul(values.flatten(1, 2).transpose(1, 2), probabilities.flatten(1, 2))
+    return torch.baddbmm(bias[:, None], values.flatten(1, 2).transpose(1, 2), probabilities.flatten(1, 2))
 
 
 def normalize_features(x: Tensor, normalization: Normalization, integration: Integration) -> Tensor:

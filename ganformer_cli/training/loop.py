@@ -206,9 +206,13 @@ class Trainer:
         c = labels.to(self.device) if self.config.model.c_dim > 0 else None
         parts = list(range(0, options.batch_size, options.micro_batch))
 
+        # The discriminator is shown the pictures that the generator's step made, before that step: drawing others
+        # would cost one more pass through the generator and tell it nothing different.
+        fakes: list[Tensor] = []
         self.discriminator.requires_grad_(False)
         for start in parts:
-            fake = self.fakes(c, start, update_mean=True)
+            fake = self.fakes(c, start)
+            fakes.append(fake.detach())
             loss = losses.generator_loss(self.discriminator(fake, self.part(c, start)))
             (loss / len(parts)).backward()
             means.add("loss_g", loss)
@@ -217,9 +221,7 @@ class Trainer:
 
         self.discriminator.requires_grad_(True)
         regularise = options.gamma > 0 and self.step % options.d_reg_interval == 0
-        for start in parts:
-            with torch.no_grad():
-                fake = self.fakes(c, start)
+        for start, fake in zip(parts, fakes, strict=True):
             fake_logits = self.discriminator(fake, self.part(c, start))
             fake_loss = losses.fake_loss(fake_logits)
             (fake_loss / len(parts)).backward()
@@ -249,11 +251,11 @@ class Trainer:
         """The labels of one micro-batch."""
         return None if c is None else c[start : start + self.config.train.micro_batch]
 
-    def fakes(self, c: Tensor | None, start: int, *, update_mean: bool = False) -> Tensor:
+    def fakes(self, c: Tensor | None, start: int) -> Tensor:
         """A micro-batch of generated pictures ``[b, 3, H, W]``, with the labels of the real ones."""
         options, model = self.config.train, self.config.model
         z = torch.randn(options.micro_batch, *model.z_shape, device=self.device)
-        ws = losses.mixed_latents(self.generator, z, self.part(c, start), options.style_mixing, update_mean=update_mean)
+        ws = losses.mixed_latents(self.generator, z, self.part(c, start), options.style_mixing)
         mask = losses.random_component_mask(len(z), model.components_num, options.component_dropout, self.device)
         return self.generator.synthesis(ws, component_mask=mask)
 

@@ -38,17 +38,16 @@ def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
     return gradient.square().sum((1, 2, 3))
 
 
-def mixed_latents(
-    generator: Generator, z: Tensor, c: Tensor | None, mixing: float, *, update_mean: bool = False
-) -> Tensor:
+def mixed_latents(generator: Generator, z: Tensor, c: Tensor | None, mixing: float) -> Tensor:
     """Latents for each layer, with probability ``mixing`` from a second ``z`` behind a random layer (StyleGAN, 3.1).
+
+    The mapping network's running mean of w takes this batch in.
 
     Args:
         generator: whose mapping network is used.
         z: ``[B, m+1, w]``.
         c: labels ``[B, c_dim]`` or None.
         mixing: probability, drawn once a batch.
-        update_mean: whether the running mean of w takes this batch in.
 
     Returns:
         ``[B, m+1, L, w]``.
@@ -59,8 +58,7 @@ def mixed_latents(
         z = torch.cat([z, torch.randn_like(z)])
         c = None if c is None else torch.cat([c, c])
     ws = generator.mapping(z, c)
-    if update_mean:
-        generator.mapping_network.update_mean(ws[:, :, 0])
+    generator.mapping_network.update_mean(ws[:, :, 0])
     if mix:
         first, second = ws.chunk(2)
         cutoff = int(torch.randint(1, ws.shape[2], []))
