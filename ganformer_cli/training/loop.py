@@ -348,11 +348,13 @@ class Trainer:
         names = metric_names(self.config.train.metrics)
         if not score or not names:
             return {}
+        count = min(self.config.train.eval_images_num, len(self.dataset))
+        self.callbacks.message(f"scoring {count} pictures against as many real ones")
         try:
             record = evaluate(
                 self.ema,
                 self.dataset,
-                num_images=min(self.config.train.eval_images_num, len(self.dataset)),
+                num_images=count,
                 seed=self.config.train.seed,
                 batch_size=self.config.train.batch_size,
                 metrics=names,

@@ -58,5 +58,5 @@ class SampleGrids:
             save_png(self.folder / f"attention-{int(kimg):06d}.png", attention_sheet(pictures[: len(last)], maps))
 
     def newest(self) -> Path:
-        """The newest grid of fakes."""
-        return sorted(self.folder.glob("fakes-*.png"))[-1]
+        """The newest grid of fakes; the folder, if somebody has tidied it up."""
+        return max(self.folder.glob("fakes-*.png"), default=self.folder)
