@@ -13,6 +13,8 @@ from torch import Tensor
 from ganformer_cli.models.attention import (
     ATTENTION_LAYERS,
     AttentionOptions,
+    AttentionSizes,
+    BipartiteLayer,
     DuplexAttention,
     KMeansAttention,
     SimplexAttention,
@@ -20,13 +22,12 @@ from ganformer_cli.models.attention import (
 )
 
 B, N, D, M, W, P = 2, 15, 8, 3, 6, 4
-Layer = SimplexAttention | KMeansAttention | DuplexAttention
 
 
-def make(kind: str, seed: int = 0, **options: Any) -> Layer:
+def make(kind: str, seed: int = 0, **options: Any) -> BipartiteLayer:
     """A layer in float64 whose every parameter is random, so that every term shows."""
     torch.manual_seed(seed)
-    layer = ATTENTION_LAYERS[kind](D, W, P, W, M, AttentionOptions(**options)).double().eval()
+    layer = ATTENTION_LAYERS[kind](AttentionSizes(D, W, P, W, M), AttentionOptions(**options)).double().eval()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     return layer
@@ -40,7 +41,9 @@ def inputs(seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, y, positions, component_positions
 
 
-def plain(layer: Layer, x: Tensor, y: Tensor, positions: Tensor, component_positions: Tensor, mask: Tensor) -> Any:
+def plain(
+    layer: BipartiteLayer, x: Tensor, y: Tensor, positions: Tensor, component_positions: Tensor, mask: Tensor
+) -> Any:
     """Queries, positions, scores, contexts and modulation for every pixel: (x, y, probabilities)."""
     options = layer.options
     heads, size = options.heads, D // options.heads
@@ -66,6 +69,7 @@ def plain(layer: Layer, x: Tensor, y: Tensor, positions: Tensor, component_posit
             keys = layer.to_keys(y) + (layer.to_pos_map(component_positions) if layer.to_pos_map else 0)
             keys = split(keys, size)
         else:
+            assert isinstance(layer, DuplexAttention)
             asking = layer.gather_queries(y)
             offered = layer.gather_keys(pixels)
             if layer.gather_query_pos is not None and layer.gather_key_pos is not None:

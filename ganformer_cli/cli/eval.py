@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from ganformer_cli.cli.options import (
 )
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.errors import ConfigError, NotYetError, OutputError
+from ganformer_cli.files import sha256_of
 
 if TYPE_CHECKING:
     from ganformer_cli.config import ModelConfig
@@ -149,7 +149,7 @@ def command(
             progress=report,
         )
     record = {"snapshot": file.name, "kimg": header.get("kimg"), **scores}
-    record["provenance"]["snapshot_sha256"] = _sha256(file)
+    record["provenance"]["snapshot_sha256"] = sha256_of(file)
     click.echo(json.dumps({"model": str(file), **record}, indent=2) if as_json else _table(record), nl=as_json)
     _remember(file, record)
 
@@ -219,11 +219,3 @@ def _remember(file: Path, record: Mapping[str, Any]) -> None:
     except OutputError as error:
         # The scores are on the screen: a run that cannot be written to, someone else's perhaps, is no failure.
         warn(f"the scores were not kept: {error}")
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -33,7 +33,7 @@ from ganformer_cli.data.datasets import MANIFEST, MANIFEST_FORMAT, read_manifest
 from ganformer_cli.data.pictures import TOO_SMALL, Color, UnusableError, crop_size, fit, open_picture, shown_size
 from ganformer_cli.data.stores import LABELS, Store, labels_by_name, open_store
 from ganformer_cli.errors import ConfigError, DataError, OutputError
-from ganformer_cli.files import ensure_writable_folder, write_json
+from ganformer_cli.files import ensure_writable_folder, sha256_of, write_json
 
 ARCHIVE = "images.zip"
 CHOSEN = (8, 256)  # the least and the largest resolution that is chosen for the user
@@ -211,7 +211,7 @@ def _made_before(target: Path, store: Store, settings: dict[str, Any], overwrite
         made_of, considered = None, 0
     if not differing and made_of == _source_fingerprint(store, considered):
         archive = target / ARCHIVE
-        whole = archive.is_file() and _file_sha256(archive) == manifest["images"].get("sha256")
+        whole = archive.is_file() and sha256_of(archive) == manifest["images"].get("sha256")
         return manifest if whole else None
     if not overwrite:
         what = "of other pictures"
@@ -322,7 +322,7 @@ def _write(
     return {
         "count": len(kept_labels),
         "fingerprint": content.hexdigest(),
-        "images": {"file": ARCHIVE, "bytes": path.stat().st_size, "sha256": _file_sha256(path)},
+        "images": {"file": ARCHIVE, "bytes": path.stat().st_size, "sha256": sha256_of(path)},
         "labels": _describe([label for _, label in kept_labels]) if labels else None,
         "source": {
             "name": _printable(store.path.resolve().name),
@@ -416,14 +416,6 @@ def _file_digest(store: Store, index: int) -> bytes:
         return hashlib.sha256(store.read(index)).digest()
     except Exception:  # as in _convert: what cannot be read has no content
         return b""
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _printable(name: str) -> str:

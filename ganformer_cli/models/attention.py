@@ -38,19 +38,22 @@ class AttentionOptions:
     dropout: float = 0.12
 
 
+class AttentionSizes(NamedTuple):
+    """Widths of what a layer sees."""
+
+    features: int  # d, channels of the image
+    component: int  # w, width of a component
+    position: int  # p, width of an image position
+    component_position: int  # width of a component's position
+    components: int  # m
+
+
 class AttentionResult(NamedTuple):
     """What a layer gives: the new features, the new components, and who attended to whom."""
 
     x: Tensor  # [B, d, n]
     y: Tensor  # [B, m, w]; unchanged but for duplex
     probabilities: Tensor  # [B, h, m, n], before dropout and gates
-
-
-def dropped_scores(component_mask: Tensor | None) -> Tensor | float:
-    """The mask that is added to scores: ``component_mask [B, m]`` (True = dropped) → ``[B, 1, m, 1]``."""
-    if component_mask is None:
-        return 0.0
-    return component_mask[:, None, :, None] * DROPPED
 
 
 def attention_dropout(probabilities: Tensor, rate: float) -> Tensor:
@@ -70,43 +73,62 @@ def attention_dropout(probabilities: Tensor, rate: float) -> Tensor:
 class BipartiteLayer(nn.Module):
     """What the three kinds of layer share: values, gates, modulation, integration.
 
+    A kind of layer says in ``score`` how it compares image and components.
+
     Args:
-        features: d, channels of the image.
-        component_size: w, width of a component.
-        position_size: p, width of an image position.
-        component_position_size: width of a component's position.
-        components: m.
+        sizes: see ``AttentionSizes``.
         options: see ``AttentionOptions``.
     """
 
-    def __init__(
-        self,
-        features: int,
-        component_size: int,
-        position_size: int,
-        component_position_size: int,
-        components: int,
-        options: AttentionOptions,
-    ) -> None:
+    def __init__(self, sizes: AttentionSizes, options: AttentionOptions) -> None:
         super().__init__()
         self.options = options
-        self.features = features
-        self.components = components
+        self.features = features = sizes.features
         self.head_size = features // options.heads
         outputs = 2 * features if options.integration == "both" else features
         self.to_queries = FullyConnected(features, features)
-        self.to_values = FullyConnected(component_size, features)
+        self.to_values = FullyConnected(sizes.component, features)
         self.modulation = FullyConnected(features, outputs)
-        self.from_pos_map = FullyConnected(position_size, features) if options.use_pos else None
+        self.from_pos_map = FullyConnected(sizes.position, features) if options.use_pos else None
         self.image_gate = self.image_gate_pos = self.latent_gate = self.latent_gate_pos = None
         if options.image_gate:
             self.image_gate = FullyConnected(features, options.heads)
             if options.use_pos:
-                self.image_gate_pos = FullyConnected(position_size, options.heads)
+                self.image_gate_pos = FullyConnected(sizes.position, options.heads)
         if options.latent_gate:
-            self.latent_gate = FullyConnected(component_size, options.heads)
+            self.latent_gate = FullyConnected(sizes.component, options.heads)
             if options.use_pos:
-                self.latent_gate_pos = FullyConnected(component_position_size, options.heads)
+                self.latent_gate_pos = FullyConnected(sizes.component_position, options.heads)
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        positions: Tensor | None,
+        component_positions: Tensor | None,
+        component_mask: Tensor | None = None,
+    ) -> AttentionResult:
+        """One update of the image, and with duplex of the components.
+
+        Args:
+            x: ``[B, d, n]``.
+            y: ``[B, m, w]``.
+            positions: of the image, ``[n, p]``, or None.
+            component_positions: ``[m, w]`` or None.
+            component_mask: bool ``[B, m]``, True where a component is dropped, or None.
+        """
+        mask = x.new_zeros(1, 1, 1, 1)
+        if component_mask is not None:
+            mask = component_mask[:, None, :, None] * DROPPED
+        y, scores = self.score(x, y, positions, component_positions, mask)
+        x, probabilities = self.update_image(x, y, scores, positions, component_positions)
+        return AttentionResult(x, y, probabilities)
+
+    def score(
+        self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The components to style with ``[B, m, w]``, and scores ``[B, h, m, n]`` with ``mask [B, 1, m, 1]`` added."""
+        raise NotImplementedError
 
     def split_heads(self, x: Tensor) -> Tensor:
         """``[..., m, d] → [..., h, m, dₕ]``: heads are contiguous blocks of channels."""
@@ -187,36 +209,22 @@ class SimplexAttention(BipartiteLayer):
     Keys have no biases: they would add one number to a whole row of the softmax.
     """
 
-    def __init__(
-        self,
-        features: int,
-        component_size: int,
-        position_size: int,
-        component_position_size: int,
-        components: int,
-        options: AttentionOptions,
-    ) -> None:
-        super().__init__(features, component_size, position_size, component_position_size, components, options)
-        self.to_keys = FullyConnected(component_size, features, bias=False)
+    def __init__(self, sizes: AttentionSizes, options: AttentionOptions) -> None:
+        super().__init__(sizes, options)
+        features = sizes.features
+        self.to_keys = FullyConnected(sizes.component, features, bias=False)
         self.to_pos_map = None
         if options.use_pos:
-            self.to_pos_map = FullyConnected(component_position_size, features, bias=False)
+            self.to_pos_map = FullyConnected(sizes.component_position, features, bias=False)
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        positions: Tensor | None,
-        component_positions: Tensor | None,
-        component_mask: Tensor | None = None,
-    ) -> AttentionResult:
-        """See ``AttentionResult``; ``component_mask [B, m]`` is True where a component is dropped."""
+    def score(
+        self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See ``BipartiteLayer.score``."""
         keys = self.to_keys(y)
         if self.to_pos_map is not None and component_positions is not None:
             keys = keys + self.to_pos_map(component_positions)
-        scores = self.embedding_scores(x, self.split_heads(keys), positions) + dropped_scores(component_mask)
-        x, probabilities = self.update_image(x, y, scores, positions, component_positions)
-        return AttentionResult(x, y, probabilities)
+        return y, self.embedding_scores(x, self.split_heads(keys), positions) + mask
 
 
 class KMeansAttention(BipartiteLayer):
@@ -226,36 +234,21 @@ class KMeansAttention(BipartiteLayer):
     2dₕ: with two heads the first sees content only, the second positions only.
     """
 
-    def __init__(
-        self,
-        features: int,
-        component_size: int,
-        position_size: int,
-        component_position_size: int,
-        components: int,
-        options: AttentionOptions,
-    ) -> None:
-        super().__init__(features, component_size, position_size, component_position_size, components, options)
+    def __init__(self, sizes: AttentionSizes, options: AttentionOptions) -> None:
+        super().__init__(sizes, options)
         heads, width = options.heads, 2 * self.head_size
-        self.centroids = nn.Parameter(torch.randn(1, heads, components, width))
+        self.centroids = nn.Parameter(torch.randn(1, heads, sizes.components, width))
         self.att_weight = nn.Parameter(torch.ones(heads, 1, width))
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        positions: Tensor | None,
-        component_positions: Tensor | None,
-        component_mask: Tensor | None = None,
-    ) -> AttentionResult:
-        """See ``AttentionResult``; ``component_mask [B, m]`` is True where a component is dropped."""
-        mask = dropped_scores(component_mask)
+    def score(
+        self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See ``BipartiteLayer.score``."""
         scores = self.centroid_scores(x, self.centroids, positions) + mask
         for _ in range(self.options.kmeans_iters - 1):
             centroids = self.new_centroids(x, scores.softmax(2), positions)
             scores = self.centroid_scores(x, centroids, positions) + mask
-        x, probabilities = self.update_image(x, y, scores, positions, component_positions)
-        return AttentionResult(x, y, probabilities)
+        return y, scores
 
     def on_all_channels(self, blocks: Tensor) -> Tensor:
         """Place each head's block among the 2d channels: ``[B, h, m, 2dₕ] → [B, h, m, 2d]``, zero elsewhere."""
@@ -303,39 +296,25 @@ class DuplexAttention(BipartiteLayer):
     image embedding E is compared with.
     """
 
-    def __init__(
-        self,
-        features: int,
-        component_size: int,
-        position_size: int,
-        component_position_size: int,
-        components: int,
-        options: AttentionOptions,
-    ) -> None:
-        super().__init__(features, component_size, position_size, component_position_size, components, options)
-        self.gather_queries = FullyConnected(component_size, features)
+    def __init__(self, sizes: AttentionSizes, options: AttentionOptions) -> None:
+        super().__init__(sizes, options)
+        features = sizes.features
+        self.gather_queries = FullyConnected(sizes.component, features)
         self.gather_keys = FullyConnected(features, features, bias=False)
         self.gather_query_pos = self.gather_key_pos = None
         if options.use_pos:
-            self.gather_query_pos = FullyConnected(component_position_size, features, bias=False)
-            self.gather_key_pos = FullyConnected(position_size, features, bias=False)
-        self.gather_out = FullyConnected(features, component_size)
-        self.layer_norm = nn.LayerNorm(component_size, eps=1e-5)
+            self.gather_query_pos = FullyConnected(sizes.component_position, features, bias=False)
+            self.gather_key_pos = FullyConnected(sizes.position, features, bias=False)
+        self.gather_out = FullyConnected(features, sizes.component)
+        self.layer_norm = nn.LayerNorm(sizes.component, eps=1e-5)
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        positions: Tensor | None,
-        component_positions: Tensor | None,
-        component_mask: Tensor | None = None,
-    ) -> AttentionResult:
-        """See ``AttentionResult``; ``component_mask [B, m]`` is True where a component is dropped."""
+    def score(
+        self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See ``BipartiteLayer.score``."""
         keys = self.gather(x, y, positions, component_positions)
         y = self.layer_norm(y + self.gather_out(keys.movedim(1, 2).flatten(2)))
-        scores = self.embedding_scores(x, keys, positions) + dropped_scores(component_mask)
-        x, probabilities = self.update_image(x, y, scores, positions, component_positions)
-        return AttentionResult(x, y, probabilities)
+        return y, self.embedding_scores(x, keys, positions) + mask
 
     def gather(self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None) -> Tensor:
         """a(Y, X): attention-weighted means of the image embedding, ``[B, h, m, dₕ]``."""
@@ -360,7 +339,7 @@ class DuplexAttention(BipartiteLayer):
         return gathered + bias.unflatten(0, heads)[:, None]
 
 
-ATTENTION_LAYERS: dict[str, type[SimplexAttention | KMeansAttention | DuplexAttention]] = {
+ATTENTION_LAYERS: dict[str, type[BipartiteLayer]] = {
     "simplex": SimplexAttention,
     "kmeans": KMeansAttention,
     "duplex": DuplexAttention,

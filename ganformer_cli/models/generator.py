@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ganformer_cli.config import ModelConfig
-from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions
+from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
 from ganformer_cli.models.layers import RESIDUAL_GAIN, Conv2d, ModulatedConv2d, upsample2d
 from ganformer_cli.models.mapping import MappingNetwork
 from ganformer_cli.models.positions import sinusoidal_positions
@@ -53,14 +53,9 @@ class SynthesisLayer(nn.Module):
         self.conv = ModulatedConv2d(in_channels, channels, 3, style_size=style_size, up=up)
         self.attention = None
         if resolution in config.attention_resolutions:
-            self.attention = ATTENTION_LAYERS[config.attention](
-                channels,
-                config.component_size,
-                config.position_size,
-                config.component_size,
-                config.components_num,
-                attention_options(config),
-            )
+            size = config.component_size
+            sizes = AttentionSizes(channels, size, config.position_size, size, config.components_num)
+            self.attention = ATTENTION_LAYERS[config.attention](sizes, attention_options(config))
             if config.use_pos:
                 positions = sinusoidal_positions(*self.grid, config.position_size)
                 self.register_buffer("grid_pos", positions, persistent=False)

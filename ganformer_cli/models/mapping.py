@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganformer_cli.models.attention import AttentionOptions, SimplexAttention
+from ganformer_cli.models.attention import AttentionOptions, AttentionSizes, SimplexAttention
 from ganformer_cli.models.layers import FullyConnected, rms_normalize
 from ganformer_cli.operators.bias_act import LRELU_SLOPE
 
@@ -69,8 +69,8 @@ class MLP(nn.Module):
         width = in_features
         for i in range(self.steps):
             if attention is not None:
-                layer = SimplexAttention(width, width, out_features, out_features, components, attention)
-                self.add_module(f"sa{i}", layer)
+                sizes = AttentionSizes(width, width, out_features, out_features, components)
+                self.add_module(f"sa{i}", SimplexAttention(sizes, attention))
             self.add_module(
                 f"l{i}",
                 ResidualBlock(width, hidden)

@@ -121,6 +121,8 @@ class Trainer:
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.g_optimizer = adam(self.generator, options.g_lr, options.g_reg_interval)
         self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
+        micro = options.micro_batch
+        self.parts = [slice(start, start + micro) for start in range(0, options.batch_size, micro)]
         self.images_seen = 0
         self.step = 0
         self.seconds = 0.0
@@ -166,12 +168,7 @@ class Trainer:
             self.folder / state.STATE_FILE,
             snapshot=path.name,
             optimizers=self.optimizers,
-            counters={
-                "images_seen": self.images_seen,
-                "step": self.step,
-                "seconds": self.seconds,
-                "ticks": self.ticks,
-            },
+            counters={name: getattr(self, name) for name in state.COUNTERS},
             device=self.device,
         )
         for old in checkpoints.snapshots_of(self.folder)[: -self.config.train.last_snapshots]:
@@ -190,8 +187,8 @@ class Trainer:
             {"ema": self.ema, "generator": self.generator, "discriminator": self.discriminator},
         )
         state.load_state(path, optimizers=self.optimizers, device=self.device)
-        self.images_seen, self.step = int(counters["images_seen"]), int(counters["step"])
-        self.seconds, self.ticks = float(counters["seconds"]), int(counters["ticks"])
+        for name in state.COUNTERS:
+            setattr(self, name, counters[name])
         self.tick_kimg = self.kimg
         for name in (run_folder.LOG_FILE, run_folder.METRICS_FILE):
             run_folder.forget_records_after(self.folder / name, self.kimg)
@@ -204,36 +201,48 @@ class Trainer:
         images, labels = batch
         real = images.to(self.device).float() / 127.5 - 1
         c = labels.to(self.device) if self.config.model.c_dim > 0 else None
-        parts = list(range(0, options.batch_size, options.micro_batch))
-
         # The discriminator is shown the pictures that the generator's step made, before that step: drawing others
         # would cost one more pass through the generator and tell it nothing different.
-        fakes: list[Tensor] = []
+        fakes = self.generator_step(c, means)
+        self.discriminator_step(real, fakes, c, means)
+        means.steps += 1
+        self.step += 1
+        self.images_seen += options.batch_size
+        decay = ema_decay(options.batch_size, options.ema_kimg, self.images_seen, options.ema_rampup)
+        update_ema(self.ema, self.generator, decay)
+
+    def generator_step(self, c: Tensor | None, means: Means) -> list[Tensor]:
+        """Update the generator; the pictures that it made for that, ``[b, 3, H, W]`` each."""
+        fakes = []
         self.discriminator.requires_grad_(False)
-        for start in parts:
-            fake = self.fakes(c, start)
+        for part in self.parts:
+            fake = self.draw_fakes(c, part)
             fakes.append(fake.detach())
-            loss = losses.generator_loss(self.discriminator(fake, self.part(c, start)))
-            (loss / len(parts)).backward()
+            loss = losses.generator_loss(self.discriminator(fake, labels_of(c, part)))
+            (loss / len(self.parts)).backward()
             means.add("loss_g", loss)
         self.g_optimizer.step()
         self.g_optimizer.zero_grad(set_to_none=True)
+        return fakes
 
+    def discriminator_step(self, real: Tensor, fakes: list[Tensor], c: Tensor | None, means: Means) -> None:
+        """Update the discriminator with ``real [B, 3, H, W]`` and ``fakes``, at times with R1."""
+        options = self.config.train
         self.discriminator.requires_grad_(True)
         regularise = options.gamma > 0 and self.step % options.d_reg_interval == 0
-        for start, fake in zip(parts, fakes, strict=True):
-            fake_logits = self.discriminator(fake, self.part(c, start))
+        for part, fake in zip(self.parts, fakes, strict=True):
+            fake_logits = self.discriminator(fake, labels_of(c, part))
             fake_loss = losses.fake_loss(fake_logits)
-            (fake_loss / len(parts)).backward()
-            real_part = real[start : start + options.micro_batch].requires_grad_(regularise)
-            real_logits = self.discriminator(real_part, self.part(c, start))
+            (fake_loss / len(self.parts)).backward()
+            shown = real[part].requires_grad_(regularise)
+            real_logits = self.discriminator(shown, labels_of(c, part))
             real_loss = losses.real_loss(real_logits)
             total = real_loss
             if regularise:
-                penalty = losses.r1_penalty(real_logits, real_part)
+                penalty = losses.r1_penalty(real_logits, shown)
                 total = total + penalty.mean() * (options.gamma / 2 * options.d_reg_interval)
                 means.add("r1", penalty)
-            (total / len(parts)).backward()
+            (total / len(self.parts)).backward()
             means.add("loss_d", fake_loss + real_loss)
             means.add("score_real", real_logits)
             means.add("score_fake", fake_logits)
@@ -241,21 +250,11 @@ class Trainer:
         self.d_optimizer.step()
         self.d_optimizer.zero_grad(set_to_none=True)
 
-        means.steps += 1
-        self.step += 1
-        self.images_seen += options.batch_size
-        decay = ema_decay(options.batch_size, options.ema_kimg, self.images_seen, options.ema_rampup)
-        update_ema(self.ema, self.generator, decay)
-
-    def part(self, c: Tensor | None, start: int) -> Tensor | None:
-        """The labels of one micro-batch."""
-        return None if c is None else c[start : start + self.config.train.micro_batch]
-
-    def fakes(self, c: Tensor | None, start: int) -> Tensor:
+    def draw_fakes(self, c: Tensor | None, part: slice) -> Tensor:
         """A micro-batch of generated pictures ``[b, 3, H, W]``, with the labels of the real ones."""
         options, model = self.config.train, self.config.model
-        z = torch.randn(options.micro_batch, *model.z_shape, device=self.device)
-        ws = losses.mixed_latents(self.generator, z, self.part(c, start), options.style_mixing)
+        z = torch.randn(part.stop - part.start, *model.z_shape, device=self.device)
+        ws = losses.mixed_latents(self.generator, z, labels_of(c, part), options.style_mixing)
         mask = losses.random_component_mask(len(z), model.components_num, options.component_dropout, self.device)
         return self.generator.synthesis(ws, component_mask=mask)
 
@@ -371,6 +370,11 @@ class Trainer:
         shown = ", ".join(f"{name} {value:.3g}" for name, value in scores.items())
         self.callbacks.message(f"snapshot at {self.kimg:g} kimg: {shown}")
         return scores
+
+
+def labels_of(c: Tensor | None, part: slice) -> Tensor | None:
+    """The labels of one micro-batch."""
+    return None if c is None else c[part]
 
 
 def metric_names(metrics: str) -> list[str]:

@@ -13,6 +13,9 @@ from ganformer_cli.errors import SnapshotError
 
 STATE_FILE = Path("state") / "training-state.safetensors"
 
+#: What the header counts: pictures shown, steps, seconds of training, lines of the log.
+COUNTERS: dict[str, type] = {"images_seen": int, "step": int, "seconds": float, "ticks": int}
+
 #: What Adam remembers of a parameter.
 ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -95,6 +98,8 @@ def state_header(path: Path) -> tuple[str, dict[str, Any]]:
     """
     header = checkpoints.read_header(path)
     snapshot, counters = header.get("snapshot"), header.get("counters")
-    if not isinstance(snapshot, str) or not isinstance(counters, dict):
-        raise SnapshotError(f"{path}: not a training state; use --restart")
+    if not isinstance(snapshot, str) or not isinstance(counters, dict) or set(counters) != set(COUNTERS):
+        raise SnapshotError(f"{path}: not a training state of this version; begin anew with --restart")
+    if not all(isinstance(counters[name], kind) for name, kind in COUNTERS.items()):
+        raise SnapshotError(f"{path}: its counters are damaged; begin anew with --restart")
     return snapshot, counters
