@@ -201,36 +201,34 @@ class Trainer:
         images, labels = batch
         real = images.to(self.device).float() / 127.5 - 1
         c = labels.to(self.device) if self.config.model.c_dim > 0 else None
-        # The discriminator is shown the pictures that the generator's step made, before that step: drawing others
-        # would cost one more pass through the generator and tell it nothing different.
-        fakes = self.generator_step(c, means)
-        self.discriminator_step(real, fakes, c, means)
+        self.generator_step(c, means)
+        self.discriminator_step(real, c, means)
         means.steps += 1
         self.step += 1
         self.images_seen += options.batch_size
         decay = ema_decay(options.batch_size, options.ema_kimg, self.images_seen, options.ema_rampup)
         update_ema(self.ema, self.generator, decay)
 
-    def generator_step(self, c: Tensor | None, means: Means) -> list[Tensor]:
-        """Update the generator; the pictures that it made for that, ``[b, 3, H, W]`` each."""
-        fakes = []
+    def generator_step(self, c: Tensor | None, means: Means) -> None:
+        """Update the generator."""
         self.discriminator.requires_grad_(False)
         for part in self.parts:
             fake = self.draw_fakes(c, part)
-            fakes.append(fake.detach())
             loss = losses.generator_loss(self.discriminator(fake, labels_of(c, part)))
             (loss / len(self.parts)).backward()
             means.add("loss_g", loss)
         self.g_optimizer.step()
         self.g_optimizer.zero_grad(set_to_none=True)
-        return fakes
 
-    def discriminator_step(self, real: Tensor, fakes: list[Tensor], c: Tensor | None, means: Means) -> None:
-        """Update the discriminator with ``real [B, 3, H, W]`` and ``fakes``, at times with R1."""
+    def discriminator_step(self, real: Tensor, c: Tensor | None, means: Means) -> None:
+        """Update the discriminator with ``real [B, 3, H, W]`` and fresh fakes, at times with R1."""
         options = self.config.train
         self.discriminator.requires_grad_(True)
         regularise = options.gamma > 0 and self.step % options.d_reg_interval == 0
-        for part, fake in zip(self.parts, fakes, strict=True):
+        for part in self.parts:
+            # Not those of the generator's step: they are one step old, and training with them went visibly slower.
+            with torch.no_grad():
+                fake = self.draw_fakes(c, part)
             fake_logits = self.discriminator(fake, labels_of(c, part))
             fake_loss = losses.fake_loss(fake_logits)
             (fake_loss / len(self.parts)).backward()
