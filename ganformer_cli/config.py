@@ -436,7 +436,7 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
         "channel_max": 128,
         "mapping_num_layers": 4,
         "batch_size": 8,
-        "gamma": 3.0 if resolution <= 32 else 10.0,
+        "gamma": 1.0 if resolution <= 32 else 10.0,
         "g_lr": 0.003,
         "d_lr": 0.0025,
         "total_kimg": 16.0 if resolution <= 32 else 30.0,
