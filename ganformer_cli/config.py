@@ -416,6 +416,10 @@ GANFORMER_DEFAULT: dict[str, Any] = {
 }
 
 
+#: Of a data set's preset, what is meant for a model with components.
+COMPONENT_SETTINGS = ("components_num", "latent_size", "style", "mapping_ltnt2ltnt")
+
+
 def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
     """Settings that scale with the pictures' size and the device.
 
@@ -458,14 +462,15 @@ def resolve_run(given: Mapping[str, Any], *, dataset_preset: Mapping[str, Any], 
         ConfigError: an unknown field, or a contradiction.
     """
     resolution = given.get("resolution", ModelConfig.resolution)
-    size = size_preset(resolution, on_cpu)
-    values = {**dataset_preset, **size} if on_cpu else {**size, **dataset_preset}
-    attention = given.get("attention", values.get("attention", ModelConfig.attention))
+    attention = given.get("attention", ModelConfig.attention)
     # The released networks' layer goes with their integration; simplex and duplex with the paper's.
-    values.setdefault("integration", "mul" if attention == "kmeans" else "both")
+    values: dict[str, Any] = {"integration": "mul" if attention == "kmeans" else "both"}
+    preset, size = dict(dataset_preset), size_preset(resolution, on_cpu)
     if attention == "none":
-        for name in ("components_num", "mapping_ltnt2ltnt"):
-            values.pop(name, None)
+        for name in COMPONENT_SETTINGS:
+            preset.pop(name, None)
+    values.update({**preset, **size} if on_cpu else {**size, **preset})
+    if attention == "none":
         values["components_num"] = 0
     values.update(given)
     unknown = sorted(set(values) - MODEL_FIELDS - TRAIN_FIELDS)

@@ -144,9 +144,14 @@ def test_ganformer_default_is_the_released_layer() -> None:
 
 
 def test_without_attention_there_are_no_components() -> None:
-    preset = {"components_num": 8, "latent_size": 128, "mapping_ltnt2ltnt": False}
+    """And what a preset says about them is left alone."""
+    preset = {"components_num": 8, "latent_size": 128, "mapping_ltnt2ltnt": False, "style": False, "gamma": 40.0}
     run = resolve_run({"resolution": 256, "attention": "none"}, dataset_preset=preset, on_cpu=False)
-    assert run.model.z_shape == (1, 128)
+    assert run.model.z_shape == (1, 512)
+    assert run.model.style
+    assert run.train.gamma == 40
+    small = resolve_run({"resolution": 32, "attention": "none"}, dataset_preset=preset, on_cpu=True)
+    assert small.model.z_shape == (1, 128)
 
 
 def test_the_defaults_are_those_of_the_authors() -> None:
