@@ -126,29 +126,42 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         raise SnapshotError(f"{path}: cannot be read ({error}); copy or download it again") from error
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load ``tensors`` into ``module``; every missing, surplus and misshapen one is named.
+def read_shapes(path: Path, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors that ``read_tensors`` would give, without reading them.
 
     Raises:
-        SnapshotError: they do not fit exactly.
+        SnapshotError: the file is damaged.
     """
-    own = module.state_dict()
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  # not a dict
+            return {name[len(prefix) :]: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise SnapshotError(f"{path}: cannot be read ({error}); copy or download it again") from error
+
+
+def check_fit(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Check that tensors of these ``shapes`` are exactly the state of ``module``, which may be on the meta device.
+
+    Raises:
+        SnapshotError: they are not; every missing, surplus and misshapen one is named.
+    """
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     problems = [
-        _listing("missing", sorted(set(own) - set(tensors))),
-        _listing("surplus", sorted(set(tensors) - set(own))),
+        _listing("missing", sorted(set(own) - set(shapes))),
+        _listing("surplus", sorted(set(shapes) - set(own))),
         _listing(
             "of another shape",
             [
-                f"{name} {list(tensors[name].shape)} instead of {list(own[name].shape)}"
-                for name in sorted(set(own) & set(tensors))
-                if tensors[name].shape != own[name].shape
+                f"{name} {list(shapes[name])} instead of {list(own[name])}"
+                for name in sorted(set(own) & set(shapes))
+                if shapes[name] != own[name]
             ],
         ),
     ]
     found = "; ".join(problem for problem in problems if problem)
     if found:
         raise SnapshotError(f"{where}: a snapshot of another architecture: {found}; give one that fits")
-    module.load_state_dict(dict(tensors))
 
 
 def _listing(what: str, names: list[str]) -> str:
@@ -194,7 +207,8 @@ def load_networks(path: Path, networks: Mapping[str, nn.Module]) -> None:
         SnapshotError: the file is damaged or of another architecture.
     """
     for name, module in networks.items():
-        load_strictly(module, read_tensors(path, prefix=f"{name}."), f"{path} ({name})")
+        check_fit(module, read_shapes(path, f"{name}."), f"{path} ({name})")
+        module.load_state_dict(read_tensors(path, f"{name}."))
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu", which: str = "ema") -> Generator:
@@ -209,6 +223,10 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu", which: 
         SnapshotError: no such file, a damaged one, or one of another architecture.
     """
     file = resolve_model(path)
-    generator = Generator(read_config(file))
+    config = read_config(file)
+    # First without memory: a header may describe networks far larger than what the file holds.
+    with torch.device("meta"):
+        check_fit(Generator(config), read_shapes(file, f"{which}."), f"{file} ({which})")
+    generator = Generator(config)
     load_networks(file, {which: generator})
     return generator.eval().requires_grad_(False).to(device)

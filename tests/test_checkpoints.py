@@ -140,6 +140,14 @@ def test_absurd_configuration_is_refused_before_anything_is_built(tmp_path: Path
         checkpoints.load_generator(path)
 
 
+def test_a_header_larger_than_its_tensors_takes_no_memory(tmp_path: Path) -> None:
+    """65,536 numbers a latent would make each layer of the mapping network 17 GB."""
+    _, path = write(tmp_path / "a.safetensors")
+    rewrite(path, change={"latent_size": 65536, "components_num": 1, "mapping_num_layers": 64})
+    with pytest.raises(SnapshotError, match="of another architecture"):
+        checkpoints.load_generator(path)
+
+
 def test_newer_format(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(1)}, path, metadata={"ganformer": '{"format": 99}'})
