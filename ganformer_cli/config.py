@@ -18,7 +18,11 @@ ATTENTION_KINDS = ("none", "simplex", "duplex", "kmeans")
 ARCHITECTURES = ("resnet", "skip", "orig")
 INTEGRATIONS = ("mul", "add", "both")
 NORMALIZATIONS = ("layer", "instance", "none")
-LOSSES = ("logistic_ns",)
+POSITIONS = ("sinus", "linear", "trainable", "trainable2d")
+POSITION_INITS = ("uniform", "normal")
+MERGES = ("softmax", "sum", "max", "leaves")
+G_LOSSES = ("logistic_ns", "logistic", "hinge", "wgan")
+D_LOSSES = ("logistic", "hinge", "wgan")
 
 #: Longer side of the first grid.
 START_SIZE = 4
@@ -105,11 +109,13 @@ class ModelConfig(_Config):
     mapping_num_layers: int = 8
     mapping_dim: int | None = None  # hidden width; None: the width of a component
     mapping_resnet: bool = True
+    mapping_shared: bool = False  # the components' network maps the global latent too
     mapping_ltnt2ltnt: bool = True  # components attend to each other
     w_avg_per_component: bool = True  # False: one mean for all latents, as in the released networks
     # Generator.
     g_arch: str = "resnet"
     style: bool = True  # the global latent modulates the convolutions
+    latent_stem: bool = False  # the first grid is computed from the global latent instead of trained
     local_noise: bool = True
     tanh: bool = False
     # Attention of the generator.
@@ -119,14 +125,28 @@ class ModelConfig(_Config):
     g_start_res: int = 0  # from resolution 2^g_start_res ...
     g_end_res: int = 8  # ... to below 2^g_end_res
     kmeans_iters: int = 1
+    iterative: bool = False  # k-means starts from the assignments of the layer before instead of trained centroids
+    g_ltnt2ltnt: bool = False  # components attend to each other before they attend to the image
     img_gate: bool = False
     ltnt_gate: bool = False
     attention_dropout: float = 0.12
     use_pos: bool = True
+    pos_type: str = "sinus"  # of image positions
     pos_dim: int | None = None  # width of an image position; None: the width of a component
+    pos_directions_num: int = 2  # of sinus and linear
+    pos_init: str = "uniform"  # of trained positions: the components' always, the image's where pos_type trains them
+    # What the paper's baselines have instead of bipartite attention.
+    g_img2img: int = 0  # resolution at which all positions attend to all (SAGAN); 0: none
+    kgan: bool = False  # a picture from each component, merged into one (k-GAN)
+    merge_type: str = "softmax"
+    merge_layer: int = -1  # merge the features of resolution 2^merge_layer; -1: the finished pictures
     # Discriminator.
     d_arch: str = "resnet"
     mbstd_group_size: int = 4
+    d_transformer: bool = False  # trained aggregators attend to the picture
+    d_ltnt2img: bool = False  # ... and the picture to them
+    d_start_res: int = 0
+    d_end_res: int = 8
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -135,23 +155,83 @@ class ModelConfig(_Config):
             ("d_arch", ARCHITECTURES),
             ("integration", INTEGRATIONS),
             ("normalize", NORMALIZATIONS),
+            ("pos_type", POSITIONS),
+            ("pos_init", POSITION_INITS),
+            ("merge_type", MERGES),
         ):
             value = getattr(self, name)
             require(value in choices, f"{option_name(name)} {value}: choose one of {', '.join(choices)}")
         self._check_sizes()
-        require(
-            self.c_dim == 0 or self.style,
-            "--style False leaves labels no way into the picture, they act through the global latent; use --style "
-            "True, or a data set without labels",
-        )
-        if self.attention == "none":
-            require(self.style, "--style False with --attention none: nothing would tell one picture from another")
+        self._check_everything_acts()
+        self._check_global_latent()
+        if self.has_components:
+            self._check_components()
+        else:
             require(
                 self.components_num == 0,
                 f"--components-num {self.components_num} needs attention; leave it out or choose an --attention",
             )
-        else:
+        if self.has_attention:
             self._check_attention()
+        if self.kgan:
+            self._check_merge()
+        require(
+            self.g_img2img == 0 or self.g_img2img in self.block_resolutions,
+            f"--g-img2img {self.g_img2img} is none of the resolutions 4, 8, … up to --resolution {self.resolution}; "
+            "choose one of them, or 0 for no self-attention",
+        )
+
+    def _check_everything_acts(self) -> None:
+        """Refuse a setting that nothing would read."""
+        attention = f"--attention {self.attention}"
+        needs: tuple[tuple[bool, str, str, tuple[str, ...]], ...] = (
+            (self.has_attention, attention, "an --attention other than none", _ATTENTION_ONLY),
+            (self.attention == "kmeans", attention, "--attention kmeans", ("kmeans_iters", "iterative")),
+            (self.use_pos, "--use-pos False", "--use-pos True", _POSITIONS_ONLY),
+            (
+                self.pos_type in ("sinus", "linear"),
+                f"--pos-type {self.pos_type}",
+                "--pos-type sinus or linear",
+                ("pos_directions_num",),
+            ),
+            (self.kgan, "no --baseline kGAN", "--baseline kGAN", ("merge_type", "merge_layer")),
+            (
+                self.d_transformer,
+                "--d-transformer False",
+                "--d-transformer",
+                ("d_ltnt2img", "d_start_res", "d_end_res"),
+            ),
+            (self.mapping_num_layers > 0, "--mapping-num-layers 0", "a layer of that width", ("mapping_dim",)),
+        )
+        for holds, present, needed, names in needs:
+            for name in () if holds else names:
+                value = getattr(self, name)
+                require(
+                    value == _MODEL_DEFAULTS[name],
+                    f"{option_name(name)} {value} does nothing with {present}: it needs {needed}; leave it out",
+                )
+
+    def _check_global_latent(self) -> None:
+        require(
+            self.style or self.latent_stem or self.has_components,
+            "--style False with --attention none: nothing would tell one picture from another; add --latent-stem "
+            "(--baseline GAN), or choose an --attention",
+        )
+        require(
+            self.c_dim == 0 or self.reads_global_latent,
+            "--labels with --style False: labels have no way into the picture, they act through the global latent; "
+            "use --style True or --latent-stem, or leave out --labels",
+        )
+        if self.mapping_shared:
+            require(
+                self.reads_global_latent,
+                "--mapping-shared does nothing with --style False: nothing reads the global latent; leave out one",
+            )
+            require(
+                self.c_dim == 0,
+                "--mapping-shared with --labels: the global latent is wider by the label's embedding, and cannot "
+                "share the components' network; leave out one",
+            )
 
     def _check_sizes(self) -> None:
         size = self.resolution
@@ -189,46 +269,98 @@ class ModelConfig(_Config):
                 "choose an even number, or --mapping-resnet False",
             )
 
-    def _check_attention(self) -> None:
+    def _check_components(self) -> None:
         components, latent = self.components_num, self.latent_size
-        require(components >= 1, f"--components-num {components}: --attention {self.attention} needs at least 1")
+        asked = "--baseline kGAN" if self.kgan else f"--attention {self.attention}"
+        require(components >= 1, f"--components-num {components}: {asked} needs at least 1")
         require(
             latent % components == 0,
             f"--components-num {components} does not divide --latent-size {latent}: each component gets an equal part; "
             f"try --latent-size {max(1, round(latent / components)) * components}",
         )
+
+    def _check_attention(self) -> None:
         require(
             0 <= self.attention_dropout < 1,
             f"--attention-dropout {self.attention_dropout}: choose a rate from 0 to below 1",
         )
         require(1 <= self.kmeans_iters <= 64, f"--kmeans-iters {self.kmeans_iters}: choose a number from 1 to 64")
+        for start, end, found in (
+            ("g_start_res", "g_end_res", self.attention_resolutions),
+            ("d_start_res", "d_end_res", self.d_attention_resolutions or not self.d_transformer),
+        ):
+            require(
+                bool(found),
+                f"{option_name(start)} {getattr(self, start)} and {option_name(end)} {getattr(self, end)} leave no "
+                f"resolution for attention: 2^start ≤ r < 2^end must hold for one of 4 … {self.resolution}",
+            )
         require(
-            self.kmeans_iters == 1 or self.attention == "kmeans",
-            f"--kmeans-iters {self.kmeans_iters} acts with --attention kmeans only, not with {self.attention}",
-        )
-        require(
-            bool(self.attention_resolutions),
-            f"--g-start-res {self.g_start_res} and --g-end-res {self.g_end_res} leave no resolution for attention: "
-            f"2^start ≤ r < 2^end must hold for one of 4 … {self.resolution}",
+            not self.iterative or max(self.attention_resolutions) > START_SIZE,
+            f"--iterative does nothing with --g-end-res {self.g_end_res}: only one layer attends, and it has nothing "
+            "to take over; leave it out, or raise --g-end-res",
         )
         require(self.num_heads >= 1, f"--num-heads {self.num_heads}: choose at least 1")
-        for resolution in self.attention_resolutions:
+        for resolution in sorted({*self.attention_resolutions, *self.d_attention_resolutions}):
             require(
                 self.channels(resolution) % self.num_heads == 0,
                 f"--num-heads {self.num_heads} does not divide the {self.channels(resolution)} channels at resolution "
                 f"{resolution}; change --num-heads, --channel-base or --channel-max",
             )
         if self.use_pos:
+            self._check_positions()
+
+    def _check_positions(self) -> None:
+        directions = self.pos_directions_num
+        require(1 <= directions <= 64, f"--pos-directions-num {directions}: choose a number from 1 to 64")
+        unit = {"sinus": 2 * directions, "linear": directions, "trainable": 2, "trainable2d": 1}[self.pos_type]
+        why = {
+            "sinus": f"a sine and a cosine for each of --pos-directions-num {directions}",
+            "linear": f"a part for each of --pos-directions-num {directions}",
+            "trainable": "one half for the row, one for the column",
+        }.get(self.pos_type, "")
+        require(
+            unit <= self.position_size <= MAX_LATENT and self.position_size % unit == 0,
+            f"--pos-dim {self.position_size}: --pos-type {self.pos_type} needs a multiple of {unit} ({why}); give "
+            f"--pos-dim, or make --latent-size / --components-num a multiple of {unit}",
+        )
+
+    def _check_merge(self) -> None:
+        require(
+            self.attention == "none",
+            f"--baseline kGAN with --attention {self.attention}: its components do not attend; leave out one",
+        )
+        top = self.resolution.bit_length() - 1
+        require(
+            self.merge_layer == -1 or 2 <= self.merge_layer < top,
+            f"--merge-layer {self.merge_layer} with --resolution {self.resolution}: choose 2 to {top - 1} to merge the "
+            "features of that power of two, or -1 for the finished pictures",
+        )
+        for name in ("g_img2img", "latent_stem"):
             require(
-                4 <= self.position_size <= MAX_LATENT and self.position_size % 4 == 0,
-                f"--pos-dim {self.position_size} must be a multiple of 4 (sine and cosine of two coordinates); give "
-                "--pos-dim, or make --latent-size / --components-num a multiple of 4",
+                not getattr(self, name),
+                f"--baseline kGAN with {option_name(name)}: not a network of the paper; leave out one",
             )
+        require(self.style, "--baseline kGAN with --style False: its latents act through the style; leave out one")
 
     @property
     def has_attention(self) -> bool:
-        """Whether there are components."""
+        """Whether components attend to the image."""
         return self.attention != "none"
+
+    @property
+    def has_components(self) -> bool:
+        """Whether there are components, that attend or that make pictures of their own."""
+        return self.has_attention or self.kgan
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the generator can tell which component a pixel comes from."""
+        return self.has_attention or (self.kgan and self.merge_type in ("softmax", "leaves"))
+
+    @property
+    def reads_global_latent(self) -> bool:
+        """Whether anything reads the global latent."""
+        return self.style or self.latent_stem
 
     @property
     def component_size(self) -> int:
@@ -247,8 +379,8 @@ class ModelConfig(_Config):
 
     @property
     def z_shape(self) -> tuple[int, int]:
-        """Shape of one picture's latents: ``(m + 1, w)``; the last one is the global latent."""
-        return self.components_num + 1, self.component_size
+        """Shape of one picture's latents: ``(m + 1, w)``, the last one the global latent; k-GAN: ``(m, w)``."""
+        return self.components_num + (not self.kgan), self.component_size
 
     @property
     def block_resolutions(self) -> tuple[int, ...]:
@@ -260,7 +392,15 @@ class ModelConfig(_Config):
         """The resolutions at which the generator attends."""
         if not self.has_attention:
             return ()
-        return tuple(r for r in self.block_resolutions if self.g_start_res <= math.log2(r) < self.g_end_res)
+        return self._between(self.g_start_res, self.g_end_res)
+
+    @property
+    def d_attention_resolutions(self) -> tuple[int, ...]:
+        """The resolutions at which the discriminator's aggregators attend."""
+        return self._between(self.d_start_res, self.d_end_res) if self.d_transformer else ()
+
+    def _between(self, start: int, end: int) -> tuple[int, ...]:
+        return tuple(r for r in self.block_resolutions if start <= math.log2(r) < end)
 
     @property
     def num_ws(self) -> int:
@@ -282,12 +422,23 @@ class ModelConfig(_Config):
         return min(self.channel_base // resolution, self.channel_max)
 
 
+#: Settings of bipartite attention: without it, nothing reads them.
+_ATTENTION_ONLY = (
+    *("num_heads", "integration", "normalize", "g_start_res", "g_end_res", "g_ltnt2ltnt", "img_gate", "ltnt_gate"),
+    *("mapping_shared", "mapping_ltnt2ltnt"),
+    *("attention_dropout", "use_pos", "pos_type", "pos_dim", "pos_directions_num", "pos_init", "d_transformer"),
+)
+_POSITIONS_ONLY = ("pos_type", "pos_dim", "pos_directions_num", "pos_init")
+_MODEL_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(_Config):
     """How the networks are trained. Every field is an option of ``ganformer train`` with the same name."""
 
     dataset: str = "scenes"
     train_images_num: int | None = None  # use the first so many pictures; None: all
+    labels: bool = False  # class-conditional: train with the data set's labels
     mirror_augment: bool = False
     num_threads: int = 0  # processes that decode pictures; 0: none beside the main one
     seed: int = 0
@@ -299,9 +450,11 @@ class TrainConfig(_Config):
     gamma: float = 10.0  # weight of R1
     g_loss: str = "logistic_ns"
     d_loss: str = "logistic"
-    g_reg_interval: int = 4  # lazy regularisation: sets the time scale of the generator's optimiser
+    pl_weight: float = 0.0  # weight of path length regularisation
+    g_reg_interval: int = 4  # path length every so many steps; sets the time scale of the generator's optimiser
     d_reg_interval: int = 16  # R1 every so many steps; sets that of the discriminator's
     style_mixing: float = 0.9
+    component_mixing: float = 0.0
     component_dropout: float = 0.0
     ema_kimg: float = 10.0  # half-life of the averaged generator
     ema_rampup: float | None = 0.05  # the half-life is at most this share of the pictures shown; None: no ramp
@@ -330,7 +483,9 @@ class TrainConfig(_Config):
             ("g_lr", 0, 1),
             ("d_lr", 0, 1),
             ("gamma", 0, 1e6),
+            ("pl_weight", 0, 1e6),
             ("style_mixing", 0, 1),
+            ("component_mixing", 0, 1),
             ("ema_kimg", 0, 1e6),
             ("truncation_psi", -10, 10),
         ):
@@ -348,8 +503,13 @@ class TrainConfig(_Config):
             self.train_images_num is None or self.train_images_num >= 1,
             f"--train-images-num {self.train_images_num}: choose at least 1",
         )
-        require(self.g_loss == "logistic_ns", f"--g-loss {self.g_loss}: this version trains with logistic_ns")
-        require(self.d_loss == "logistic", f"--d-loss {self.d_loss}: this version trains with logistic")
+        for name, choices in (("g_loss", G_LOSSES), ("d_loss", D_LOSSES)):
+            value = getattr(self, name)
+            require(value in choices, f"{option_name(name)} {value}: choose one of {', '.join(choices)}")
+        require(
+            self.d_loss != "wgan" or self.gamma > 0,
+            "--d-loss wgan with --gamma 0: nothing would bound the critic; give --gamma a value above 0",
+        )
         micro = self.micro_batch
         require(
             1 <= micro <= self.batch_size and self.batch_size % micro == 0,
@@ -383,7 +543,22 @@ class RunConfig:
         )
         require(
             self.model.has_attention or self.train.component_dropout == 0,
-            "--component-dropout needs components; leave it out or choose an --attention",
+            f"--component-dropout {self.train.component_dropout} with --attention {self.model.attention}: there is "
+            "nothing to drop; leave it out or choose another --attention",
+        )
+        require(
+            self.model.components_num >= 2 or self.train.component_mixing == 0,
+            f"--component-mixing {self.train.component_mixing} with --components-num {self.model.components_num}: it "
+            "takes two components to mix; leave it out or have more of them",
+        )
+        require(
+            self.model.style or self.model.has_components or self.train.style_mixing == 0,
+            f"--style-mixing {self.train.style_mixing} with --style False and --attention none: only the first layer "
+            "reads a latent, so there is nothing to mix; leave it out",
+        )
+        require(
+            self.train.labels == (self.model.c_dim > 0),
+            "--labels: the networks and the training do not agree on whether there are labels",
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -415,6 +590,15 @@ GANFORMER_DEFAULT: dict[str, Any] = {
     "d_arch": "resnet",
 }
 
+
+#: What --baseline stands for: the networks that the paper compares with, on the same backbone. (VQGAN, its fifth, is of
+#: another family.)
+BASELINES: dict[str, dict[str, Any]] = {
+    "GAN": {"attention": "none", "style": False, "latent_stem": True},
+    "StyleGAN2": {"attention": "none", "style": True, "latent_stem": False},
+    "SAGAN": {"attention": "none", "style": False, "latent_stem": True, "g_img2img": 32},
+    "kGAN": {"attention": "none", "style": True, "latent_stem": False, "kgan": True},
+}
 
 #: Of a data set's preset, what is meant for a model with components.
 COMPONENT_SETTINGS = ("components_num", "latent_size", "style", "mapping_ltnt2ltnt")
@@ -471,7 +655,10 @@ def resolve_run(given: Mapping[str, Any], *, dataset_preset: Mapping[str, Any], 
             preset.pop(name, None)
     values.update({**preset, **size} if on_cpu else {**size, **preset})
     if attention == "none":
-        values["components_num"] = 0
+        if not given.get("kgan"):
+            values["components_num"] = 0
+        if not given.get("style", True):
+            values["style_mixing"] = 0.0
     values.update(given)
     unknown = sorted(set(values) - MODEL_FIELDS - TRAIN_FIELDS)
     require(not unknown, f"unknown setting {', '.join(map(option_name, unknown))}")

@@ -56,6 +56,7 @@ def plain(
 
     bias = mask[:, None, None, :] * -10000.0
     if isinstance(layer, KMeansAttention):
+        assert layer.centroids is not None
         embedding = split(torch.cat([queries, place], dim=2), 2 * size)
         weighted = embedding * layer.att_weight
         attention = (weighted @ layer.centroids.transpose(2, 3) / size**0.5 + bias).softmax(3)

@@ -26,7 +26,7 @@ from ganformer_cli.cli.options import (
 )
 from ganformer_cli.cli.progress import Progress, duration
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, RunConfig, TrainConfig
-from ganformer_cli.errors import ConfigError
+from ganformer_cli.errors import ConfigError, NotYetError
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +86,7 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 )
 @setting("resolution", int, "Longer side in pixels (scenes: 32 on a CPU, 128 on a GPU).", group="Data", rare=False)
 @setting("ratio", float, "Height / width.", group="Data", rare=False)
+@setting("labels", bool, "Class-conditional: train with the data set's labels.", group="Data", rare=False)
 @setting("mirror_augment", bool, "Also show pictures mirrored.", group="Data", rare=False)
 @setting("train_images_num", int, "Use the first so many pictures only.", group="Data")
 @setting("num_threads", int, "Processes that decode pictures beside the main one.", group="Data")
@@ -93,6 +94,13 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @setting("attention", click.Choice(settings.ATTENTION_KINDS), "Kind of attention.", group="Model", rare=False)
 @setting("components_num", int, "Number of latent components.", group="Model", rare=False)
 @setting("latent_size", int, "Size of all components together.", group="Model", rare=False)
+@option(
+    "--baseline",
+    type=click.Choice([*settings.BASELINES, "k-GAN", "VQGAN"], case_sensitive=False),
+    default=None,
+    group="Model",
+    help="Instead: a network that the paper compares with.",
+)
 @boolean_option(
     "--ganformer-default", group="Model", default=False, help="The settings of the authors' released models (kmeans)."
 )
@@ -101,12 +109,18 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @setting("g_arch", click.Choice(settings.ARCHITECTURES), "Generator's architecture.", group="Model")
 @setting("d_arch", click.Choice(settings.ARCHITECTURES), "Discriminator's architecture.", group="Model")
 @setting("style", bool, "The global latent modulates the convolutions.", group="Model")
+@setting("latent_stem", bool, "Start from the global latent, not from a trained grid.", group="Model")
 @setting("local_noise", bool, "Noise for each pixel.", group="Model")
 @setting("tanh", bool, "End with tanh.", group="Model")
 @setting("mapping_num_layers", int, "Layers of the mapping network.", group="Model")
 @setting("mapping_dim", int, "Hidden width of the mapping network.  [default: of a component]", group="Model")
 @setting("mapping_resnet", bool, "Residual mapping network.", group="Model")
+@setting("mapping_shared", bool, "One mapping network for components and global latent.", group="Model")
 @setting("mapping_ltnt2ltnt", bool, "Components attend to each other in the mapping.", group="Model")
+@setting("w_avg_per_component", bool, "Truncate each component towards a mean of its own.", group="Model")
+@setting("g_img2img", int, "Dense self-attention of the picture at this resolution (SAGAN); 0: none.", group="Model")
+@setting("merge_type", click.Choice(settings.MERGES), "How k-GAN merges its pictures.", group="Model")
+@setting("merge_layer", int, "k-GAN merges features of resolution 2^N; -1: the pictures.", group="Model")
 @setting("mbstd_group_size", int, "Group of the minibatch standard deviation.", group="Model")
 # ----- Attention -----
 @setting("num_heads", int, "Attention heads.", group="Attention")
@@ -122,26 +136,38 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @setting("g_start_res", int, "Attention from resolution 2^N on ...", group="Attention")
 @setting("g_end_res", int, "... to below 2^N.", group="Attention")
 @setting("kmeans_iters", int, "k-means iterations of a layer.", group="Attention")
+@setting("iterative", bool, "k-means starts from the assignments of the layer before.", group="Attention")
+@setting("g_ltnt2ltnt", bool, "Components attend to each other in the generator too.", group="Attention")
 @setting("img_gate", bool, "Gate of the image positions.", group="Attention")
 @setting("ltnt_gate", bool, "Gate of the components.", group="Attention")
 @setting("use_pos", bool, "Positional embeddings.", group="Attention")
+@setting("pos_type", click.Choice(settings.POSITIONS), "Kind of image positions.", group="Attention")
 @setting("pos_dim", int, "Width of an image position.  [default: of a component]", group="Attention")
+@setting("pos_directions_num", int, "Directions of sinus and linear positions.", group="Attention")
+@setting("pos_init", click.Choice(settings.POSITION_INITS), "Start of trained positions.", group="Attention")
 @setting("attention_dropout", float, "Dropout rate of the attention.", group="Attention")
 @boolean_option(
     "--transformer", group="Attention", rare=True, default=None, help="Attention at all; False is --attention none."
 )
 @boolean_option("--kmeans", group="Attention", rare=True, default=None, help="Same as --attention kmeans.")
+@boolean_option("--g-img2ltnt", group="Attention", rare=True, default=None, help="Same as --attention duplex.")
+@setting("d_transformer", bool, "Aggregators in the discriminator attend to the picture.", group="Attention")
+@setting("d_ltnt2img", bool, "... and the picture from them.", group="Attention")
+@setting("d_start_res", int, "There, from resolution 2^N on ...", group="Attention")
+@setting("d_end_res", int, "... to below 2^N.", group="Attention")
 # ----- Training -----
 @setting("batch_size", int, "Pictures a step.", group="Training", rare=False)
 @setting("batch_gpu", int, "Pictures at a time; the rest is accumulated.  [default: all]", group="Training")
 @setting("gamma", float, "Weight of the R1 penalty.", group="Training", rare=False)
 @setting("g_lr", float, "Generator's learning rate.", group="Training")
 @setting("d_lr", float, "Discriminator's learning rate.", group="Training")
-@setting("g_loss", click.Choice(["logistic_ns"]), "Generator's loss.", group="Training")
-@setting("d_loss", click.Choice(["logistic"]), "Discriminator's loss.", group="Training")
-@setting("g_reg_interval", int, "Time scale of the generator's optimiser.", group="Training")
+@setting("g_loss", click.Choice(settings.G_LOSSES), "Generator's loss.", group="Training")
+@setting("d_loss", click.Choice(settings.D_LOSSES), "Discriminator's loss.", group="Training")
+@setting("pl_weight", float, "Weight of path length regularisation.", group="Training")
+@setting("g_reg_interval", int, "Path length every so many steps.", group="Training")
 @setting("d_reg_interval", int, "R1 every so many steps.", group="Training")
 @setting("style_mixing", float, "Probability of mixing two latents across layers.", group="Training")
+@setting("component_mixing", float, "Probability of mixing two latents across components.", group="Training")
 @setting("component_dropout", float, "Rate at which components are dropped.", group="Training")
 @setting("ema_kimg", float, "Half-life of the averaged generator, kimg.", group="Training")
 @setting("ema_rampup", float, "That half-life at most this share of the pictures shown.", group="Training")
@@ -160,25 +186,10 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @setting("cuda_bench", bool, "Let cuDNN choose its algorithms by trying.", group="Device")
 # ----- The authors' options that come later, or say what happens anyway -----
 @ignored_option("--train", why="this command trains")
-@not_yet_option("--baseline", help="Train a baseline", issue="Exact networks", metavar="GAN|StyleGAN2|kGAN|SAGAN")
 @not_yet_option("--pretrained-pkl", help="Start from a snapshot", issue="Snapshots", metavar="FILE")
 @not_yet_option("--reload", help="Take the options of the run that goes on", issue="Robust training")
 @not_yet_option("--autotune", help="Choose settings by size", issue="Robust training")
-@not_yet_option("--pl-weight", help="Path length regularisation", issue="Exact networks", accept=("0",))
-@not_yet_option("--component-mixing", help="Mix components", issue="Exact networks", accept=("0",))
-@not_yet_option("--latent-stem", help="Start from the latent", issue="Exact networks")
-@not_yet_option("--mapping-shared", help="One mapping for all latents", issue="Exact networks")
-@not_yet_option("--iterative", help="Carry assignments between layers", issue="Exact networks")
-@not_yet_option("--pos-type", help="Kind of positions", issue="Exact networks", accept=("sinus",))
-@not_yet_option("--pos-init", help="Start of trained positions", issue="Exact networks", accept=("uniform",))
-@not_yet_option("--pos-directions-num", help="Directions of positions", issue="Exact networks", accept=("2",))
-@not_yet_option("--d-transformer", help="Attention in the discriminator", issue="Exact networks")
-@not_yet_option("--g-img2img", help="Self-attention of the image", issue="Exact networks")
-@not_yet_option("--g-img2ltnt", help="From image to latents: --attention duplex", issue="Exact networks")
-@not_yet_option("--g-ltnt2ltnt", help="Self-attention in the generator", issue="Exact networks")
-@not_yet_option("--merge-layer", help="Where k-GAN merges", issue="Exact networks", accept=("-1",))
-@not_yet_option("--merge-type", help="How k-GAN merges", issue="Exact networks", metavar="sum|softmax|max|leaves")
-@not_yet_option("--merge-same", help="k-GAN's latents are one", issue="Exact networks")
+@not_yet_option("--merge-same", help="An option of k-GAN that is described nowhere")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -206,7 +217,7 @@ def command(
         return
     from ganformer_cli.training.run_folder import choose_run_folder
 
-    name = expname or f"{dataset.name}-{config.model.attention}"
+    name = expname or f"{dataset.name}-{(baseline_name(ctx) or config.model.attention).lower()}"
     folder, resume = choose_run_folder(result_dir, name, restart=restart)
     result = launch(config, dataset, folder, device, resume=resume, quiet=as_json)
     report(result, as_json=as_json)
@@ -214,26 +225,49 @@ def command(
         ctx.exit(STOPPED)
 
 
+def baseline_name(ctx: click.Context) -> str | None:
+    """The baseline that was asked for, as ``config.BASELINES`` spells it."""
+    asked: str | None = ctx.params.get("baseline")
+    if asked == "VQGAN":
+        raise NotYetError("--baseline VQGAN is not in this version yet; there are GAN, StyleGAN2, SAGAN and kGAN")
+    return "kGAN" if asked == "k-GAN" else asked
+
+
 def chosen_settings(ctx: click.Context) -> dict[str, Any]:
     """The configuration fields that the user gave, and what --ganformer-default and the like stand for."""
     given = given_options(ctx)
     options = {name: value for name, value in given.items() if name in MODEL_FIELDS | TRAIN_FIELDS}
-    implied = [
-        ("--kmeans", "kmeans", given.get("kmeans") is True),
-        ("--transformer False", "none", given.get("transformer") is False),
-        ("--ganformer-default", "kmeans", given.get("ganformer_default") is True),
+    implied: list[tuple[str, dict[str, Any], bool]] = [
+        ("--kmeans", {"attention": "kmeans"}, given.get("kmeans") is True),
+        ("--g-img2ltnt", {"attention": "duplex"}, given.get("g_img2ltnt") is True),
+        ("--transformer False", {"attention": "none"}, given.get("transformer") is False),
+        ("--ganformer-default", {"attention": "kmeans"}, given.get("ganformer_default") is True),
     ]
-    for name, attention, present in implied:
-        if present and options.setdefault("attention", attention) != attention:
-            raise ConfigError(
-                f"{name} means --attention {attention} and contradicts --attention {options['attention']}; "
-                "leave one of them out"
-            )
+    baseline = baseline_name(ctx)
+    if baseline is not None:
+        # What it means wins over nothing that the user says: a contradiction is a mistake.
+        meaning = {name: value for name, value in settings.BASELINES[baseline].items() if name != "g_img2img"}
+        implied.append((f"--baseline {baseline}", meaning, True))
+    for name, meaning, present in implied:
+        for setting_name, value in meaning.items() if present else ():
+            if options.setdefault(setting_name, value) != value:
+                said = settings.option_name(setting_name)
+                raise ConfigError(
+                    f"{name} means {said} {value} and contradicts {said} {options[setting_name]}; "
+                    "leave one of them out"
+                )
     if given.get("transformer") is True and options.get("attention") == "none":
-        raise ConfigError("--transformer contradicts --attention none; leave one of them out")
+        raise ConfigError(f"--transformer contradicts {baseline_said(baseline)}; leave one of them out")
     if given.get("ganformer_default"):
         options = {**settings.GANFORMER_DEFAULT, **options}
+    if baseline is not None:
+        options["baseline"] = baseline
     return options
+
+
+def baseline_said(baseline: str | None) -> str:
+    """How the user said that there be no attention."""
+    return "--attention none" if baseline is None else f"--baseline {baseline}"
 
 
 def open_data(options: dict[str, Any], data_dir: Path, *, on_cpu: bool) -> ImageDataset:
@@ -260,6 +294,17 @@ def resolve(options: dict[str, Any], dataset: ImageDataset, *, on_cpu: bool) -> 
     entry = load_catalogue().get(dataset.name)
     given = {**options, "dataset": options.get("dataset", TrainConfig.dataset)}
     given.update(resolution=dataset.resolution, ratio=dataset.ratio)
+    baseline = given.pop("baseline", None)
+    if baseline is not None and "g_img2img" in settings.BASELINES[baseline]:
+        # The paper's resolution, or that of smaller pictures.
+        given.setdefault("g_img2img", min(settings.BASELINES[baseline]["g_img2img"], dataset.resolution))
+    if given.get("labels"):
+        if dataset.label_dim == 0:
+            raise ConfigError(
+                f"--labels: --dataset {dataset.name} has no labels; leave the option out, or prepare the pictures with "
+                "a dataset.json that has them"
+            )
+        given["c_dim"] = dataset.label_dim
     config = settings.resolve_run(given, dataset_preset=entry.preset if entry else {}, on_cpu=on_cpu)
     if len(dataset) < config.train.batch_size:
         raise ConfigError(
@@ -286,11 +331,18 @@ def show_plan(config: RunConfig, dataset: ImageDataset, device: torch.device, *,
     model, train = config.model, config.train
     height, width = model.image_size
     grid = model.grid(model.resolution)
-    components = f", {model.components_num} components of {model.component_size}" if model.has_attention else ""
+    components = f", {model.components_num} components of {model.component_size}" if model.has_components else ""
+    kind = f"attention {model.attention}"
+    if not model.has_attention:
+        kind = "k-GAN" if model.kgan else f"no attention{', no style' * (not model.style)}"
+    if model.g_img2img:
+        components += f", self-attention at {model.g_img2img}"
+    if model.c_dim:
+        components += f", {model.c_dim} classes"
     click.echo(f"data       {dataset.name}: {len(dataset)} pictures of {width}x{height} (width x height)")
     if grid != (height, width):
         click.echo(f"grid       {grid[1]}x{grid[0]}, the next larger one that 4·2^n gives, cropped to the picture")
-    click.echo(f"model      attention {model.attention}{components}, {counts['generator']:,} parameters in the")
+    click.echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")
     click.echo(f"           generator, {counts['discriminator']:,} in the discriminator")
     click.echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
 

@@ -1,4 +1,4 @@
-"""Bipartite attention: simplex, k-means and duplex (GANsformer, sections 3.1 and 3.2).
+"""Bipartite attention: simplex, k-means and duplex (GANsformer, sections 3.1 and 3.2); dense self-attention.
 
 Shapes: image features ``x [B, d, n]`` (n = height·width positions, row by row), components ``y [B, m, w]``, image
 positions ``[n, p]``, component positions ``[m, w]``, heads h, ``dₕ = d/h``.
@@ -33,6 +33,8 @@ class AttentionOptions:
     normalization: Normalization = "layer"
     use_pos: bool = True
     kmeans_iters: int = 1
+    iterative: bool = False  # k-means: start from the assignments of the layer before
+    updates_image: bool = True  # False: duplex gathers only (the discriminator's aggregators)
     image_gate: bool = False
     latent_gate: bool = False
     dropout: float = 0.12
@@ -85,12 +87,14 @@ class BipartiteLayer(nn.Module):
         self.options = options
         self.features = features = sizes.features
         self.head_size = features // options.heads
-        outputs = 2 * features if options.integration == "both" else features
         self.to_queries = FullyConnected(features, features)
-        self.to_values = FullyConnected(sizes.component, features)
-        self.modulation = FullyConnected(features, outputs)
         self.from_pos_map = FullyConnected(sizes.position, features) if options.use_pos else None
         self.image_gate = self.image_gate_pos = self.latent_gate = self.latent_gate_pos = None
+        if not options.updates_image:
+            return
+        outputs = 2 * features if options.integration == "both" else features
+        self.to_values = FullyConnected(sizes.component, features)
+        self.modulation = FullyConnected(features, outputs)
         if options.image_gate:
             self.image_gate = FullyConnected(features, options.heads)
             if options.use_pos:
@@ -107,6 +111,7 @@ class BipartiteLayer(nn.Module):
         positions: Tensor | None,
         component_positions: Tensor | None,
         component_mask: Tensor | None = None,
+        assignments: Tensor | None = None,
     ) -> AttentionResult:
         """One update of the image, and with duplex of the components.
 
@@ -116,16 +121,23 @@ class BipartiteLayer(nn.Module):
             positions: of the image, ``[n, p]``, or None.
             component_positions: ``[m, w]`` or None.
             component_mask: bool ``[B, m]``, True where a component is dropped, or None.
+            assignments: probabilities of the layer before ``[B, h, m, n]``, for iterative k-means.
         """
         mask = x.new_zeros(1, 1, 1, 1)
         if component_mask is not None:
             mask = component_mask[:, None, :, None] * DROPPED
-        y, scores = self.score(x, y, positions, component_positions, mask)
+        y, scores = self.score(x, y, positions, component_positions, mask, assignments)
         x, probabilities = self.update_image(x, y, scores, positions, component_positions)
         return AttentionResult(x, y, probabilities)
 
     def score(
-        self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None, mask: Tensor
+        self,
+        x: Tensor,
+        y: Tensor,
+        positions: Tensor | None,
+        component_positions: Tensor | None,
+        mask: Tensor,
+        assignments: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The components to style with ``[B, m, w]``, and scores ``[B, h, m, n]`` with ``mask [B, 1, m, 1]`` added."""
         raise NotImplementedError
@@ -218,7 +230,13 @@ class SimplexAttention(BipartiteLayer):
             self.to_pos_map = FullyConnected(sizes.component_position, features, bias=False)
 
     def score(
-        self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None, mask: Tensor
+        self,
+        x: Tensor,
+        y: Tensor,
+        positions: Tensor | None,
+        component_positions: Tensor | None,
+        mask: Tensor,
+        assignments: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.score``."""
         keys = self.to_keys(y)
@@ -232,19 +250,40 @@ class KMeansAttention(BipartiteLayer):
 
     The image embedding is the concatenation ``E = [q(x) | P(pos)]``, 2d wide, cut into heads as contiguous blocks of
     2dₕ: with two heads the first sees content only, the second positions only.
+
+    Iterative, the first centroids are the means of E under the assignments of the layer before; the first layer has
+    none to take over and trains its own.
+
+    Args:
+        sizes: see ``AttentionSizes``.
+        options: see ``AttentionOptions``.
+        takes_over: whether there is a layer before to take assignments from.
     """
 
-    def __init__(self, sizes: AttentionSizes, options: AttentionOptions) -> None:
+    def __init__(self, sizes: AttentionSizes, options: AttentionOptions, *, takes_over: bool = False) -> None:
         super().__init__(sizes, options)
         heads, width = options.heads, 2 * self.head_size
-        self.centroids = nn.Parameter(torch.randn(1, heads, sizes.components, width))
+        self.centroids = None
+        if not (options.iterative and takes_over):
+            self.centroids = nn.Parameter(torch.randn(1, heads, sizes.components, width))
         self.att_weight = nn.Parameter(torch.ones(heads, 1, width))
 
     def score(
-        self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None, mask: Tensor
+        self,
+        x: Tensor,
+        y: Tensor,
+        positions: Tensor | None,
+        component_positions: Tensor | None,
+        mask: Tensor,
+        assignments: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.score``."""
-        scores = self.centroid_scores(x, self.centroids, positions) + mask
+        if self.centroids is not None:
+            first: Tensor = self.centroids
+        else:
+            assert assignments is not None, "iterative k-means needs the assignments of the layer before"
+            first = self.new_centroids(x, assignments, positions)
+        scores = self.centroid_scores(x, first, positions) + mask
         for _ in range(self.options.kmeans_iters - 1):
             centroids = self.new_centroids(x, scores.softmax(2), positions)
             scores = self.centroid_scores(x, centroids, positions) + mask
@@ -309,12 +348,24 @@ class DuplexAttention(BipartiteLayer):
         self.layer_norm = nn.LayerNorm(sizes.component, eps=1e-5)
 
     def score(
-        self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None, mask: Tensor
+        self,
+        x: Tensor,
+        y: Tensor,
+        positions: Tensor | None,
+        component_positions: Tensor | None,
+        mask: Tensor,
+        assignments: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.score``."""
-        keys = self.gather(x, y, positions, component_positions)
-        y = self.layer_norm(y + self.gather_out(keys.movedim(1, 2).flatten(2)))
+        y, keys = self.update_components(x, y, positions, component_positions)
         return y, self.embedding_scores(x, keys, positions) + mask
+
+    def update_components(
+        self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The components ``[B, m, w]`` after gathering, and what they gathered, ``[B, h, m, dₕ]``."""
+        gathered = self.gather(x, y, positions, component_positions)
+        return self.layer_norm(y + self.gather_out(gathered.movedim(1, 2).flatten(2))), gathered
 
     def gather(self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None) -> Tensor:
         """a(Y, X): attention-weighted means of the image embedding, ``[B, h, m, dₕ]``."""
@@ -337,6 +388,29 @@ class DuplexAttention(BipartiteLayer):
             matrix = self.from_pos_map.scaled_weight().unflatten(0, heads).transpose(1, 2)
             gathered = gathered + (probabilities @ positions) @ matrix
         return gathered + bias.unflatten(0, heads)[:, None]
+
+
+class SelfAttention(nn.Module):
+    """Every position attends to every other (SAGAN, Zhang et al. 2019, equations 1 to 3): O(n²·d).
+
+    Queries and keys are ``d/8`` wide, values ``d/2``; the result is added with a trained strength that starts at 0.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        narrow, half = max(1, features // 8), max(1, features // 2)
+        self.to_queries = FullyConnected(features, narrow)
+        # A bias of the keys would add one number to a whole row of the softmax.
+        self.to_keys = FullyConnected(features, narrow, bias=False)
+        self.to_values = FullyConnected(features, half)
+        self.out = FullyConnected(half, features)
+        self.strength = nn.Parameter(torch.zeros([]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, d, H, W]``, before and after."""
+        pixels = x.flatten(2).transpose(1, 2)
+        found = F.scaled_dot_product_attention(self.to_queries(pixels), self.to_keys(pixels), self.to_values(pixels))
+        return x + self.strength * self.out(found).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 ATTENTION_LAYERS: dict[str, type[BipartiteLayer]] = {

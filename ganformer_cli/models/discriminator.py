@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganformer_cli.config import ModelConfig
+from ganformer_cli.models.attention import AttentionOptions, AttentionSizes, DuplexAttention
 from ganformer_cli.models.layers import (
     RESIDUAL_GAIN,
     Conv2d,
@@ -13,7 +15,75 @@ from ganformer_cli.models.layers import (
     downsample2d,
     minibatch_std,
 )
+from ganformer_cli.models.positions import ImagePositions, initial_positions
 from ganformer_cli.operators import binomial_filter
+
+
+class AggregatorAttention(nn.Module):
+    """The trained aggregators gather from the picture; with ``d_ltnt2img`` they also change it.
+
+    Both are what the generator's duplex layer does, without and with its second half.
+    """
+
+    def __init__(self, channels: int, resolution: int, config: ModelConfig) -> None:
+        super().__init__()
+        size = config.component_size
+        self.changes_image = config.d_ltnt2img
+        options = AttentionOptions(
+            heads=config.num_heads,
+            integration=config.integration,  # type: ignore[arg-type]  # checked by ModelConfig
+            normalization=config.normalize,  # type: ignore[arg-type]
+            use_pos=config.use_pos,
+            updates_image=config.d_ltnt2img,
+            dropout=config.attention_dropout,
+        )
+        sizes = AttentionSizes(channels, size, config.position_size, size, config.components_num)
+        self.attention = DuplexAttention(sizes, options)
+        self.image_positions = ImagePositions(config.grid(resolution), config) if config.use_pos else None
+
+    def forward(self, x: Tensor, y: Tensor, component_positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``x [B, C, H, W]``, ``y [B, m, w]``, ``component_positions [m, w]`` → new ``x`` and ``y``."""
+        positions = None if self.image_positions is None else self.image_positions()
+        pixels = x.flatten(2)
+        if not self.changes_image:
+            return x, self.attention.update_components(pixels, y, positions, component_positions)[0]
+        result = self.attention(pixels, y, positions, component_positions)
+        return result.x.unflatten(2, x.shape[2:]), result.y
+
+
+class Aggregators(nn.Module):
+    """m trained vectors that collect what they find in the picture, and score it at the end (section 3.3).
+
+    Args:
+        config: of the whole model.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        components, size = config.components_num, config.component_size
+        self.group_size = config.mbstd_group_size
+        self.start = nn.Parameter(torch.randn(components, size))
+        self.pos = None
+        if config.use_pos:
+            self.pos = nn.Parameter(initial_positions(components, size, init=config.pos_init))
+        for resolution in config.d_attention_resolutions:
+            channels = config.channels(resolution)
+            self.add_module(f"b{resolution}", AggregatorAttention(channels, resolution, config))
+        self.fc = FullyConnected(size + 1, size, activation="lrelu")
+        self.out = FullyConnected(size, 1)
+
+    def attend(self, resolution: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The attention of one block, if it has one: ``x [B, C, H, W]`` and ``y [B, m, w]``."""
+        layer = self._modules.get(f"b{resolution}")
+        if layer is None:
+            return x, y
+        new: tuple[Tensor, Tensor] = layer(x, y, self.pos)
+        return new
+
+    def scores(self, y: Tensor) -> Tensor:
+        """One number from each aggregator: ``[B, m, w] → [B, m]``."""
+        y = minibatch_std(y.transpose(1, 2)[..., None], self.group_size)[..., 0].transpose(1, 2)
+        return self.out(self.fc(y))[..., 0]
 
 
 class DiscriminatorBlock(nn.Module):
@@ -33,9 +103,8 @@ class DiscriminatorBlock(nn.Module):
         self.register_buffer("kernel", binomial_filter(), persistent=False)
         self.kernel: Tensor
 
-    def forward(self, x: Tensor | None, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``x [B, C, H, W]`` (None at the input) and image ``[B, 3, H, W]`` → half the size."""
-        x = add_colours(x, image, self.fromrgb)
+    def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``x [B, C, H, W]`` and image ``[B, 3, H, W]`` → half the size."""
         if self.architecture == "skip":
             image = downsample2d(image, self.kernel)
         if self.skip is None:
@@ -56,13 +125,14 @@ class DiscriminatorEpilogue(nn.Module):
         self.fromrgb = Conv2d(3, channels, 1, activation="lrelu") if config.d_arch == "skip" else None
         self.conv = Conv2d(channels + 1, channels, 3, activation="lrelu")
         self.fc = FullyConnected(channels * height * width, channels, activation="lrelu")
-        self.out = FullyConnected(channels, max(config.c_dim, 1))
+        scores = config.components_num if config.d_transformer else 0
+        self.out = FullyConnected(channels + scores, max(config.c_dim, 1))
 
-    def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        """``[B, C, h, w] → [B, max(c_dim, 1)]``."""
-        x = add_colours(x, image, self.fromrgb)
+    def forward(self, x: Tensor, scores: Tensor | None) -> Tensor:
+        """``[B, C, h, w]``, and the aggregators' ``[B, m]`` or None → ``[B, max(c_dim, 1)]``."""
         x = self.conv(minibatch_std(x, self.group_size))
-        return self.out(self.fc(x.flatten(1)))
+        x = self.fc(x.flatten(1))
+        return self.out(x if scores is None else torch.cat([x, scores], dim=1))
 
 
 class Discriminator(nn.Module):
@@ -78,6 +148,7 @@ class Discriminator(nn.Module):
         for resolution in config.block_resolutions[:0:-1]:
             self.add_module(f"b{resolution}", DiscriminatorBlock(resolution, config))
         self.b4 = DiscriminatorEpilogue(config)
+        self.aggregators = Aggregators(config) if config.d_transformer else None
 
     def forward(self, image: Tensor, c: Tensor | None = None) -> Tensor:
         """Logits.
@@ -90,10 +161,20 @@ class Discriminator(nn.Module):
             ``[B, 1]``.
         """
         image = pad_centre(image, self.config.grid(self.config.resolution))
-        x = None
-        for resolution in self.config.block_resolutions[:0:-1]:
-            x, image = self.get_submodule(f"b{resolution}")(x, image)
-        logits = self.b4(x, image)
+        x = scores = y = None
+        if self.aggregators is not None:
+            y = self.aggregators.start.expand(len(image), -1, -1)
+        for resolution in reversed(self.config.block_resolutions):
+            block = self.get_submodule(f"b{resolution}")
+            x = add_colours(x, image, block.fromrgb)  # type: ignore[arg-type]  # every block has it, or None
+            if self.aggregators is not None and y is not None:
+                x, y = self.aggregators.attend(resolution, x, y)
+            if block is not self.b4:
+                x, image = block(x, image)
+        if self.aggregators is not None and y is not None:
+            scores = self.aggregators.scores(y)
+        assert x is not None
+        logits = self.b4(x, scores)
         if self.config.c_dim > 0 and c is not None:
             logits = (logits * c).sum(1, keepdim=True)
         return logits

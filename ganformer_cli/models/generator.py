@@ -5,13 +5,23 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganformer_cli.config import ModelConfig
-from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
-from ganformer_cli.models.layers import RESIDUAL_GAIN, Conv2d, ModulatedConv2d, upsample2d
+from ganformer_cli.models.attention import (
+    ATTENTION_LAYERS,
+    AttentionOptions,
+    AttentionSizes,
+    BipartiteLayer,
+    KMeansAttention,
+    SelfAttention,
+    SimplexAttention,
+)
+from ganformer_cli.models.layers import RESIDUAL_GAIN, Conv2d, FullyConnected, ModulatedConv2d, upsample2d
 from ganformer_cli.models.mapping import MappingNetwork
-from ganformer_cli.models.positions import sinusoidal_positions
+from ganformer_cli.models.merge import Merge
+from ganformer_cli.models.positions import ImagePositions, initial_positions
 from ganformer_cli.operators import bias_act, binomial_filter
 
 NoiseMode = Literal["random", "const", "none"]
@@ -31,6 +41,7 @@ class Components(NamedTuple):
     source: Tensor | None  # the ws that y has taken in so far, [B, m, w]
     mask: Tensor | None  # [B, m], True = dropped
     positions: Tensor | None  # [m, w]
+    assignments: Tensor | None  # probabilities of the attention layer before, [B, heads, m, h, w]
     maps: list[AttentionMap] | None  # filled when asked for
 
 
@@ -51,20 +62,23 @@ class SynthesisLayer(nn.Module):
         self.carries_components = config.attention == "duplex"
         style_size = config.component_size if config.style else None
         self.conv = ModulatedConv2d(in_channels, channels, 3, style_size=style_size, up=up)
-        self.attention = None
+        self.attention = self.self_attention = self.image_positions = None
         if resolution in config.attention_resolutions:
             size = config.component_size
-            sizes = AttentionSizes(channels, size, config.position_size, size, config.components_num)
-            self.attention = ATTENTION_LAYERS[config.attention](sizes, attention_options(config))
+            # The first block has one layer, the others begin with the one that up-samples.
+            begins = up == 2 or resolution == config.block_resolutions[0]
+            is_first = begins and resolution == config.attention_resolutions[0]
+            self.attention = attention_layer(channels, config, is_first=is_first)
+            if config.g_ltnt2ltnt:
+                sizes = AttentionSizes(size, size, size, size, config.components_num)
+                self.self_attention = SimplexAttention(sizes, self_attention_options(config))
             if config.use_pos:
-                positions = sinusoidal_positions(*self.grid, config.position_size)
-                self.register_buffer("grid_pos", positions, persistent=False)
+                self.image_positions = ImagePositions(self.grid, config)
         self.noise_strength = None
         if config.local_noise:
             self.noise_strength = nn.Parameter(torch.zeros([]))
             self.register_buffer("noise_const", torch.randn(self.grid))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.grid_pos: Tensor
         self.noise_const: Tensor
 
     def forward(
@@ -100,12 +114,20 @@ class SynthesisLayer(nn.Module):
         if self.carries_components and components.y is not None and components.source is not None:
             # Y flows on; what style mixing changed between the two layers is added.
             y = components.y + (source - components.source)
-        positions = self.grid_pos.flatten(0, 1) if self.attention.options.use_pos else None
-        result = self.attention(x.flatten(2), y, positions, components.positions, components.mask)
+        if self.self_attention is not None:
+            y = self.self_attention(y.transpose(1, 2), y, components.positions, components.positions).x.transpose(1, 2)
+        positions = None if self.image_positions is None else self.image_positions()
+        assignments = None
+        if self.attention.options.iterative and components.assignments is not None:
+            assignments = enlarge(components.assignments, self.grid).flatten(3)
+        result = self.attention(x.flatten(2), y, positions, components.positions, components.mask, assignments)
+        probabilities = result.probabilities.unflatten(3, self.grid)
         if components.maps is not None:
-            probabilities = result.probabilities.unflatten(3, self.grid)
             components.maps.append(AttentionMap(name, probabilities.expand(x.shape[0], -1, -1, -1, -1)))
-        return result.x.unflatten(2, self.grid), components._replace(y=result.y, source=source)
+        components = components._replace(y=result.y, source=source)
+        if self.attention.options.iterative:
+            components = components._replace(assignments=probabilities)
+        return result.x.unflatten(2, self.grid), components
 
 
 class ToRGB(nn.Module):
@@ -125,8 +147,8 @@ class ToRGB(nn.Module):
 class SynthesisBlock(nn.Module):
     """One resolution: conv0 (×2 up), conv1, and what the architecture adds.
 
-    The first block starts from a trained constant and has conv1 only; the last one ends with ``conv_last`` and
-    ``torgb``.
+    The first block starts from a trained constant, or from the global latent (``latent_stem``), and has conv1 only;
+    the last one ends with ``conv_last`` and ``torgb``.
     """
 
     def __init__(self, resolution: int, config: ModelConfig) -> None:
@@ -136,15 +158,19 @@ class SynthesisBlock(nn.Module):
         self.is_first = resolution == config.block_resolutions[0]
         self.is_last = resolution == config.resolution
         channels = config.channels(resolution)
-        self.const = self.conv0 = self.skip = self.conv_last = self.torgb = None
-        if self.is_first:
-            self.const = nn.Parameter(torch.randn(channels, *config.grid(resolution)))
+        self.grid = config.grid(resolution)
+        self.const = self.stem = self.conv0 = self.skip = self.conv_last = self.torgb = None
+        if self.is_first and config.latent_stem:
+            self.stem = FullyConnected(config.component_size, channels * self.grid[0] * self.grid[1])
+        elif self.is_first:
+            self.const = nn.Parameter(torch.randn(channels, *self.grid))
         else:
             in_channels = config.channels(resolution // 2)
             self.conv0 = SynthesisLayer(in_channels, resolution, config, up=2)
             if self.architecture == "resnet":
                 self.skip = Conv2d(in_channels, channels, 1, bias=False, up=2)
         self.conv1 = SynthesisLayer(channels, resolution, config)
+        self.self_attention = SelfAttention(channels) if resolution == config.g_img2img else None
         if self.is_last:
             style_size = config.component_size if config.style else None
             self.conv_last = ModulatedConv2d(channels, channels, 3, style_size=style_size)
@@ -178,6 +204,8 @@ class SynthesisBlock(nn.Module):
         shortcut = None
         if self.const is not None:
             x = self.const.expand(ws.shape[0], -1, -1, -1)
+        elif self.stem is not None:
+            x = self.stem(ws[:, -1, 0]).unflatten(1, (-1, *self.grid))
         assert x is not None
         if self.conv0 is not None:
             if self.skip is not None:
@@ -193,6 +221,8 @@ class SynthesisBlock(nn.Module):
         index += 1
         if shortcut is not None:
             x = x + shortcut
+        if self.self_attention is not None:
+            x = self.self_attention(x)
         if self.conv_last is not None:
             x = self.conv_last(x, ws[:, -1, index])
             index += 1
@@ -212,6 +242,11 @@ class SynthesisNetwork(nn.Module):
         self.config = config
         for resolution in config.block_resolutions:
             self.add_module(f"b{resolution}", SynthesisBlock(resolution, config))
+        self.merge = None
+        if config.kgan:
+            self.merge_resolution = config.resolution if config.merge_layer == -1 else 2**config.merge_layer
+            channels = config.channels(self.merge_resolution)
+            self.merge = Merge(channels, config.components_num, config.merge_type)
 
     def blocks(self) -> list[SynthesisBlock]:
         """The blocks from coarse to fine."""
@@ -219,12 +254,23 @@ class SynthesisNetwork(nn.Module):
         return [block for block in blocks if isinstance(block, SynthesisBlock)]
 
     def forward(self, ws: Tensor, components: Components, *, noise_mode: NoiseMode) -> Tensor:
-        """``ws [B, m+1, L, w] → [B, 3, H, W]``, cropped in the middle to the picture's size."""
+        """``ws [B, m+1, L, w] → [B, 3, H, W]``, cropped in the middle to the picture's size.
+
+        k-GAN (``ws [B, m, L, w]``) makes a picture from each latent and merges the m of them.
+        """
         x = image = None
         index = 0
+        if self.merge is not None:
+            ws = ws.flatten(0, 1)[:, None]
         for block in self.blocks():
             x, image, components = block(x, image, ws[:, :, index:], components, noise_mode=noise_mode)
             index += block.num_convs
+            if self.merge is not None and block.resolution == self.merge_resolution:
+                x, image, weights = self.merge(x, image)
+                # From here on one picture, with the mean of the latents for its style.
+                ws = ws.unflatten(0, (-1, self.config.components_num)).mean(1)
+                if weights is not None and components.maps is not None:
+                    components.maps.append(AttentionMap("merge", weights[:, None]))
         assert image is not None
         if self.config.tanh:
             image = image.tanh()
@@ -243,31 +289,27 @@ class Generator(nn.Module):
         self.config = config
         self.pos = None
         if config.has_attention and config.use_pos:
-            self.pos = nn.Parameter(torch.rand(config.components_num, config.component_size))
-        self_attention = None
-        if config.has_attention and config.mapping_ltnt2ltnt:
-            self_attention = AttentionOptions(
-                integration="add",
-                normalization="none",
-                use_pos=config.use_pos,
-                dropout=config.attention_dropout,
+            self.pos = nn.Parameter(
+                initial_positions(config.components_num, config.component_size, init=config.pos_init)
             )
+        attends = config.has_attention and config.mapping_ltnt2ltnt
         self.mapping_network = MappingNetwork(
             config.component_size,
-            config.components_num,
+            config.components_num if config.has_attention else 0,
             c_dim=config.c_dim,
             depth=config.mapping_num_layers,
             hidden=config.mapping_width,
             resnet=config.mapping_resnet,
-            self_attention=self_attention,
-            use_global=config.style,
+            shared=config.mapping_shared,
+            self_attention=self_attention_options(config) if attends else None,
+            use_global=config.reads_global_latent,
             mean_per_component=config.w_avg_per_component,
         )
         self.synthesis_network = SynthesisNetwork(config)
 
     @property
     def z_shape(self) -> tuple[int, int]:
-        """Shape of one picture's latents, ``(m + 1, w)``."""
+        """Shape of one picture's latents, ``(m + 1, w)``; of k-GAN ``(m, w)``."""
         return self.config.z_shape
 
     def mapping(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0) -> Tensor:
@@ -281,7 +323,13 @@ class Generator(nn.Module):
         Returns:
             ``[B, m+1, L, w]``.
         """
-        w = self.mapping_network(z, c, self.pos)
+        if self.config.kgan:
+            # Each latent is on its own, as if it were the only one of a picture.
+            components = self.config.components_num
+            c = None if c is None else c.repeat_interleave(components, 0)
+            w = self.mapping_network(z.flatten(0, 1)[:, None], c).unflatten(0, (-1, components))[:, :, 0]
+        else:
+            w = self.mapping_network(z, c, self.pos)
         if truncation_psi != 1:
             w = self.mapping_network.truncate(w, truncation_psi)
         return w[:, :, None].expand(-1, -1, self.config.num_ws, -1)
@@ -324,7 +372,9 @@ class Generator(nn.Module):
             float32 ``[B, 3, H, W]``, nominally in [-1, 1]; with ``return_attention`` a pair of it and the maps.
         """
         maps: list[AttentionMap] | None = [] if return_attention else None
-        components = Components(y=None, source=None, mask=component_mask, positions=self.pos, maps=maps)
+        components = Components(
+            y=None, source=None, mask=component_mask, positions=self.pos, assignments=None, maps=maps
+        )
         image = self.synthesis_network(ws, components, noise_mode=noise_mode)
         return image if maps is None else (image, maps)
 
@@ -374,10 +424,34 @@ def attention_options(config: ModelConfig) -> AttentionOptions:
         normalization=config.normalize,  # type: ignore[arg-type]
         use_pos=config.use_pos,
         kmeans_iters=config.kmeans_iters,
+        iterative=config.iterative,
         image_gate=config.img_gate,
         latent_gate=config.ltnt_gate,
         dropout=config.attention_dropout,
     )
+
+
+def self_attention_options(config: ModelConfig) -> AttentionOptions:
+    """Options of the components' attention to each other."""
+    return AttentionOptions(
+        integration="add", normalization="none", use_pos=config.use_pos, dropout=config.attention_dropout
+    )
+
+
+def attention_layer(channels: int, config: ModelConfig, *, is_first: bool) -> BipartiteLayer:
+    """A bipartite layer of the generator; ``is_first`` of those that attend."""
+    size = config.component_size
+    sizes = AttentionSizes(channels, size, config.position_size, size, config.components_num)
+    if config.attention == "kmeans":
+        return KMeansAttention(sizes, attention_options(config), takes_over=not is_first)
+    return ATTENTION_LAYERS[config.attention](sizes, attention_options(config))
+
+
+def enlarge(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """``[B, heads, m, h, w]`` at a grid as large or twice as large, nearest."""
+    if maps.shape[3:] == grid:
+        return maps
+    return F.interpolate(maps.flatten(1, 2), size=grid, mode="nearest").unflatten(1, tuple(maps.shape[1:3]))
 
 
 def crop_centre(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -80,11 +80,17 @@ class MLP(nn.Module):
             width = hidden
         self.out_layer = FullyConnected(width, out_features, activation="lrelu", lrmul=MAPPING_LRMUL)
 
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """``x [B, m, w]`` or ``[B, w]``; ``positions [m, w]`` are the components' embeddings."""
+    def forward(self, x: Tensor, positions: Tensor | None = None, *, attend: bool = True) -> Tensor:
+        """``x [B, m, w]``, the components attending to each other if this network has that; or ``[B, w]``.
+
+        Args:
+            x: the latents.
+            positions: the components' embeddings ``[m, w]``.
+            attend: False for latents that are on their own.
+        """
         for i in range(self.steps):
             shortcut = x
-            if self.attends:
+            if self.attends and attend:
                 attention = self.get_submodule(f"sa{i}")
                 x = attention(x.transpose(1, 2), x, positions, positions).x.transpose(1, 2)
             layer = self.get_submodule(f"l{i}")
@@ -103,6 +109,7 @@ class MappingNetwork(nn.Module):
         hidden: width of the hidden layers.
         resnet: residual blocks instead of plain layers.
         self_attention: options of the components' self-attention, or None.
+        shared: one MLP for the components and the global latent, which attends to nothing in it.
         use_global: whether anything reads the global latent; if not, it is normalised only.
         mean_per_component: keep a running mean of w for every component, or one for all (the released networks).
     """
@@ -116,6 +123,7 @@ class MappingNetwork(nn.Module):
         depth: int,
         hidden: int,
         resnet: bool,
+        shared: bool,
         self_attention: AttentionOptions | None,
         use_global: bool,
         mean_per_component: bool,
@@ -128,7 +136,8 @@ class MappingNetwork(nn.Module):
             self.embed = FullyConnected(c_dim, component_size)
             global_size += component_size
         self.global_mlp = None
-        if use_global:
+        self.shared = shared
+        if use_global and not shared:
             self.global_mlp = MLP(global_size, component_size, depth=depth, hidden=hidden, resnet=resnet)
         self.mlp = None
         if components > 0:
@@ -150,7 +159,11 @@ class MappingNetwork(nn.Module):
         style = rms_normalize(z[:, -1], (1,))
         if self.embed is not None and c is not None:
             style = torch.cat([style, rms_normalize(self.embed(c), (1,))], dim=1)
-        w = (style if self.global_mlp is None else self.global_mlp(style))[:, None]
+        if self.global_mlp is not None:
+            style = self.global_mlp(style)
+        elif self.shared and self.mlp is not None:
+            style = self.mlp(style, attend=False)
+        w = style[:, None]
         if self.mlp is not None:
             # The components are normalised together, over their m·w numbers.
             components = self.mlp(rms_normalize(z[:, :-1], (1, 2)), positions)
@@ -160,8 +173,10 @@ class MappingNetwork(nn.Module):
     @torch.no_grad()
     def update_mean(self, w: Tensor) -> None:
         """Move the running mean towards ``w [B, m+1, w]``, over the batch (and the latents, if there is one mean)."""
-        mean = w.mean(0) if self.w_avg.ndim == 2 else w.mean((0, 1))
-        self.w_avg.lerp_(mean, 1 - W_AVG_DECAY)
+        mean = w.mean(0)
+        if mean.shape != self.w_avg.shape:
+            mean = mean.mean(0)
+        self.w_avg.lerp_(mean.expand_as(self.w_avg), 1 - W_AVG_DECAY)
 
     def truncate(self, w: Tensor, psi: float) -> Tensor:
         """``w_avg + psi·(w − w_avg)`` (StyleGAN, appendix B)."""

@@ -128,6 +128,7 @@ class Trainer:
         self.seconds = 0.0
         self.ticks = 0
         self.tick_kimg = 0.0  # where the current tick began
+        self.pl_mean = torch.zeros([], device=device)  # running mean of path lengths
 
     @property
     def kimg(self) -> float:
@@ -168,7 +169,7 @@ class Trainer:
             self.folder / state.STATE_FILE,
             snapshot=path.name,
             optimizers=self.optimizers,
-            counters={name: getattr(self, name) for name in state.COUNTERS},
+            counters={name: kind(getattr(self, name)) for name, kind in state.COUNTERS.items()},
             device=self.device,
         )
         for old in checkpoints.snapshots_of(self.folder)[: -self.config.train.last_snapshots]:
@@ -189,6 +190,7 @@ class Trainer:
         state.load_state(path, optimizers=self.optimizers, device=self.device)
         for name in state.COUNTERS:
             setattr(self, name, counters[name])
+        self.pl_mean = torch.tensor(counters["pl_mean"], device=self.device)
         self.tick_kimg = self.kimg
         for name in (run_folder.LOG_FILE, run_folder.METRICS_FILE):
             run_folder.forget_records_after(self.folder / name, self.kimg)
@@ -210,13 +212,23 @@ class Trainer:
         update_ema(self.ema, self.generator, decay)
 
     def generator_step(self, c: Tensor | None, means: Means) -> None:
-        """Update the generator."""
+        """Update the generator, at times with path length regularisation."""
+        options = self.config.train
         self.discriminator.requires_grad_(False)
+        regularise = options.pl_weight > 0 and self.step % options.g_reg_interval == 0
         for part in self.parts:
             fake = self.draw_fakes(c, part)
-            loss = losses.generator_loss(self.discriminator(fake, labels_of(c, part)))
+            loss = losses.generator_loss(self.discriminator(fake, labels_of(c, part)), options.g_loss)
             (loss / len(self.parts)).backward()
             means.add("loss_g", loss)
+            if regularise:
+                some = slice(part.start, part.start + max(1, (part.stop - part.start) // losses.PL_BATCH_SHRINK))
+                penalty, self.pl_mean = losses.path_length_penalty(
+                    self.generator, self.draw_latents(c, some), self.pl_mean
+                )
+                weight = options.pl_weight * options.g_reg_interval / len(self.parts)
+                (penalty.mean() * weight).backward()
+                means.add("path_length", self.pl_mean)
         self.g_optimizer.step()
         self.g_optimizer.zero_grad(set_to_none=True)
 
@@ -230,11 +242,11 @@ class Trainer:
             with torch.no_grad():
                 fake = self.draw_fakes(c, part)
             fake_logits = self.discriminator(fake, labels_of(c, part))
-            fake_loss = losses.fake_loss(fake_logits)
+            fake_loss = losses.fake_loss(fake_logits, options.d_loss)
             (fake_loss / len(self.parts)).backward()
             shown = real[part].requires_grad_(regularise)
             real_logits = self.discriminator(shown, labels_of(c, part))
-            real_loss = losses.real_loss(real_logits)
+            real_loss = losses.real_loss(real_logits, options.d_loss)
             total = real_loss
             if regularise:
                 penalty = losses.r1_penalty(real_logits, shown)
@@ -248,12 +260,19 @@ class Trainer:
         self.d_optimizer.step()
         self.d_optimizer.zero_grad(set_to_none=True)
 
+    def draw_latents(self, c: Tensor | None, part: slice) -> Tensor:
+        """Latents of a micro-batch for each layer, ``[b, m+1, L, w]``, with the labels of the real pictures."""
+        options = self.config.train
+        z = torch.randn(part.stop - part.start, *self.config.model.z_shape, device=self.device)
+        return losses.mixed_latents(
+            self.generator, z, labels_of(c, part), options.style_mixing, options.component_mixing
+        )
+
     def draw_fakes(self, c: Tensor | None, part: slice) -> Tensor:
-        """A micro-batch of generated pictures ``[b, 3, H, W]``, with the labels of the real ones."""
-        options, model = self.config.train, self.config.model
-        z = torch.randn(part.stop - part.start, *model.z_shape, device=self.device)
-        ws = losses.mixed_latents(self.generator, z, labels_of(c, part), options.style_mixing)
-        mask = losses.random_component_mask(len(z), model.components_num, options.component_dropout, self.device)
+        """A micro-batch of generated pictures ``[b, 3, H, W]``."""
+        ws = self.draw_latents(c, part)
+        components, rate = self.config.model.components_num, self.config.train.component_dropout
+        mask = losses.random_component_mask(len(ws), components, rate, self.device)
         return self.generator.synthesis(ws, component_mask=mask)
 
     # ----- The run -----

@@ -1,27 +1,54 @@
-"""The two players' objectives (GAN: Goodfellow et al. 2014; R1: Mescheder et al. 2018)."""
+"""The two players' objectives and regularisation.
+
+Logistic: Goodfellow et al. 2014; hinge: Lim & Ye 2017; wgan: Arjovsky et al. 2017, with R1 in the place of its
+clipping; R1: Mescheder et al. 2018; path length: Karras et al. 2020, section 3.2.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ganformer_cli.models import Generator
 
-
-def generator_loss(fake_logits: Tensor) -> Tensor:
-    """Non-saturating logistic loss ``mean softplus(−D(G(z)))``, a scalar; ``fake_logits [B, 1]``."""
-    return F.softplus(-fake_logits).mean()
-
-
-def fake_loss(fake_logits: Tensor) -> Tensor:
-    """The fakes' half of the discriminator's loss, ``mean softplus(D(G(z)))``, a scalar."""
-    return F.softplus(fake_logits).mean()
+#: Decay of the running mean of path lengths.
+PL_DECAY = 0.01
+#: Path length is measured on one in so many pictures of a batch.
+PL_BATCH_SHRINK = 2
 
 
-def real_loss(real_logits: Tensor) -> Tensor:
-    """The real pictures' half of the discriminator's loss, ``mean softplus(−D(x))``, a scalar."""
-    return F.softplus(-real_logits).mean()
+def generator_loss(fake_logits: Tensor, kind: str = "logistic_ns") -> Tensor:
+    """What the generator minimises, a scalar.
+
+    Args:
+        fake_logits: ``D(G(z)) [B, 1]``.
+        kind: ``logistic_ns`` (non-saturating) ``mean softplus(−D)``, ``logistic`` ``−mean softplus(D)``; ``hinge`` and
+            ``wgan`` both ``−mean D``.
+    """
+    if kind == "logistic_ns":
+        return F.softplus(-fake_logits).mean()
+    if kind == "logistic":
+        return -F.softplus(fake_logits).mean()
+    return -fake_logits.mean()
+
+
+def fake_loss(fake_logits: Tensor, kind: str = "logistic") -> Tensor:
+    """The fakes' half of the discriminator's loss, a scalar.
+
+    Args:
+        fake_logits: ``D(G(z)) [B, 1]``.
+        kind: ``logistic`` ``mean softplus(D)``, ``hinge`` ``mean max(0, 1 + D)``, ``wgan`` ``mean D``.
+    """
+    if kind == "logistic":
+        return F.softplus(fake_logits).mean()
+    return (F.relu(1 + fake_logits) if kind == "hinge" else fake_logits).mean()
+
+
+def real_loss(real_logits: Tensor, kind: str = "logistic") -> Tensor:
+    """The real pictures' half of the discriminator's loss, a scalar: ``fake_loss`` of ``−D(x)``."""
+    return fake_loss(-real_logits, kind)
 
 
 def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
@@ -38,31 +65,80 @@ def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
     return gradient.square().sum((1, 2, 3))
 
 
-def mixed_latents(generator: Generator, z: Tensor, c: Tensor | None, mixing: float) -> Tensor:
-    """Latents for each layer, with probability ``mixing`` from a second ``z`` behind a random layer (StyleGAN, 3.1).
+def path_lengths(images: Tensor, ws: Tensor) -> Tensor:
+    """How far pictures move when their latents do, ``‖Jᵀ y‖`` for a random picture ``y ~ N(0, 1)/√(H·W)``.
 
-    The mapping network's running mean of w takes this batch in.
+    StyleGAN2 has one latent for each layer: the gradient by it, a vector of w numbers, has a length, and the squares of
+    these lengths are averaged over the layers. With components there are m + 1 latents for each layer. Each is a vector
+    in the same space, so squares are summed over its w numbers and averaged over latents and layers alike: the length
+    stays that of one latent's typical push, comparable over any number of components, and the same as StyleGAN2's where
+    there is only one. (Summing over another axis would mix numbers of different latents.)
+
+    Args:
+        images: ``[B, 3, H, W]``, computed from ``ws``.
+        ws: ``[B, m+1, L, w]``.
+
+    Returns:
+        ``[B]``, differentiable by the generator's parameters.
+    """
+    noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
+    (gradient,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)
+    return gradient.square().sum(3).mean((1, 2)).sqrt()
+
+
+def path_length_penalty(generator: Generator, ws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared deviation of path lengths from their running mean (StyleGAN2, equation 4).
+
+    Args:
+        generator: whose synthesis network is measured.
+        ws: ``[B, m+1, L, w]``.
+        mean: scalar, the running mean of path lengths; it takes in this batch.
+
+    Returns:
+        The penalty of each picture ``[B]``, and the new running mean.
+    """
+    # Only the plain form of dense self-attention has a second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        lengths = path_lengths(generator.synthesis(ws), ws)
+    mean = mean.lerp(lengths.detach().mean(), PL_DECAY)
+    return (lengths - mean).square(), mean
+
+
+def mixed_latents(
+    generator: Generator, z: Tensor, c: Tensor | None, mixing: float, component_mixing: float = 0.0
+) -> Tensor:
+    """Latents for each layer, at times partly those of a second ``z``.
+
+    Style mixing takes them from the second behind a random layer (StyleGAN, 3.1), component mixing from a random
+    component on. The mapping network's running mean of w takes this batch in.
 
     Args:
         generator: whose mapping network is used.
         z: ``[B, m+1, w]``.
         c: labels ``[B, c_dim]`` or None.
-        mixing: probability, drawn once a batch.
+        mixing: probability of mixing across layers, drawn once a batch.
+        component_mixing: probability of mixing across components, drawn once a batch.
 
     Returns:
         ``[B, m+1, L, w]``.
     """
     mix = torch.rand([]).item() < mixing
-    if mix:
+    mix_components = component_mixing > 0 and torch.rand([]).item() < component_mixing
+    if mix or mix_components:
         # Both in one pass: the mapping's many small layers cost their calls, not their arithmetic.
         z = torch.cat([z, torch.randn_like(z)])
         c = None if c is None else torch.cat([c, c])
     ws = generator.mapping(z, c)
     generator.mapping_network.update_mean(ws[:, :, 0])
-    if mix:
-        first, second = ws.chunk(2)
-        cutoff = int(torch.randint(1, ws.shape[2], []))
-        ws = torch.cat([first[:, :, :cutoff], second[:, :, cutoff:]], dim=2)
+    if mix or mix_components:
+        ws, second = ws.chunk(2)
+        if mix:
+            cutoff = int(torch.randint(1, ws.shape[2], []))
+            ws = torch.cat([ws[:, :, :cutoff], second[:, :, cutoff:]], dim=2)
+        if mix_components:
+            components = generator.config.components_num
+            cutoff = int(torch.randint(1, components, []))
+            ws = torch.cat([ws[:, :cutoff], second[:, cutoff:components], ws[:, components:]], dim=1)
     return ws
 
 

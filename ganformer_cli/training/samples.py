@@ -51,7 +51,7 @@ class SampleGrids:
         drawn = sample_images(generator, range(self.config.train.vis_num), truncation_psi=psi)
         pictures = np.stack([picture for _, picture in drawn])
         save_png(self.folder / f"fakes-{int(kimg):06d}.png", image_grid(pictures))
-        if self.config.model.has_attention:
+        if self.config.model.has_maps:
             seeds = range(min(ATTENTION_PICTURES, len(pictures)))
             last = [sample.maps[-1] for sample in sample_attention(generator, seeds, truncation_psi=psi)]
             maps = AttentionMap(last[0].layer, torch.cat([layer.probabilities for layer in last]))

@@ -13,8 +13,8 @@ from ganformer_cli.errors import SnapshotError
 
 STATE_FILE = Path("state") / "training-state.safetensors"
 
-#: What the header counts: pictures shown, steps, seconds of training, lines of the log.
-COUNTERS: dict[str, type] = {"images_seen": int, "step": int, "seconds": float, "ticks": int}
+#: What the header counts: pictures shown, steps, seconds of training, lines of the log, mean path length.
+COUNTERS: dict[str, type] = {"images_seen": int, "step": int, "seconds": float, "ticks": int, "pl_mean": float}
 
 #: What Adam remembers of a parameter.
 ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
