@@ -82,6 +82,11 @@ WORKING = [
         + TINY,
         "results/clevr-scratch-000/config.json",
     ),
+    (
+        "train --train --gpus 0 --baseline GAN --expname clevr-gan --dataset clevr "
+        + TINY.removeprefix("--components-num 2 "),
+        "results/clevr-gan-000/config.json",
+    ),
     ("eval --eval --gpus 0 --expname clevr-exp --dataset clevr", "results/clevr-exp-000/metrics.jsonl"),
     (
         "generate --gpus 0 --vis --expname clevr-exp --dataset clevr --vis-layer-maps --images-num 2",
@@ -99,7 +104,7 @@ NOT_YET = [
         "--pretrained-pkl gdrive:clevr-snapshot.pkl",
         "--pretrained-pkl gdrive:clevr-snapshot.pkl",
     ),
-    ("train --train --gpus 0 --baseline GAN --expname clevr-gan --dataset clevr", "--baseline GAN"),
+    ("train --train --gpus 0 --baseline VQGAN --expname clevr-vqgan --dataset clevr", "--baseline VQGAN"),
     ("eval --eval --gpus 0 --expname clevr-exp --dataset clevr --metrics fid,is,pr", "--metrics fid"),
 ]
 
@@ -165,6 +170,14 @@ WRONG = [
     ("train --components-num 3 --latent-size 32", "--components-num 3", "--latent-size"),
     ("train --resolution 32 --batch-size 6", "--batch-size 6", "4"),
     ("train --attention none --components-num 4", "--components-num 4", "--attention"),
+    ("train --baseline GAN --style True", "--baseline GAN", "--style True"),
+    ("train --baseline SAGAN --attention duplex", "--baseline SAGAN", "--attention duplex"),
+    ("train --baseline StyleGAN2 --transformer", "--baseline StyleGAN2", "--transformer"),
+    ("train --baseline StyleGAN2 --num-heads 2", "--num-heads 2", "--attention none"),
+    ("train --kmeans-iters 2", "--kmeans-iters 2", "--attention duplex"),
+    ("train --labels", "--labels", "--dataset scenes"),
+    ("train --kmeans --attention simplex", "--kmeans", "--attention simplex"),
+    ("train --merge-type sum", "--merge-type sum", "--baseline kGAN"),
     ("train --result-dir a-file/results", "--result-dir a-file/results", "another folder"),
     ("train --normalize batch", "batch", "layer"),
     ("train --gamma -1", "--gamma", ""),

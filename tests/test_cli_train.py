@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from PIL import Image
 
 Run = Callable[..., Result]
 
@@ -75,6 +76,9 @@ def test_dry_run_shows_everything_and_writes_nothing(ganformer: Run, own_folder:
         (("--transformer", "False"), "none"),
         (("--no-transformer",), "none"),
         (("--attention", "simplex", "--transformer"), "simplex"),
+        (("--g-img2ltnt",), "duplex"),
+        (("--baseline", "stylegan2"), "none"),
+        (("--baseline", "k-GAN"), "none"),
         (("--gpus", "0", "--train"), "duplex"),
     ],
 )
@@ -82,6 +86,45 @@ def test_ways_to_say_which_attention(ganformer: Run, words: tuple[str, ...], att
     result = ganformer("train", "--dry-run", "--json", *words)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["config"]["model"]["attention"] == attention
+
+
+@pytest.mark.parametrize("baseline", ["GAN", "StyleGAN2", "SAGAN", "kGAN"])
+def test_baselines_train_and_generate(ganformer: Run, baseline: str) -> None:
+    tiny = TINY[3:] if baseline != "kGAN" else TINY[1:]  # without --components-num
+    trained = ganformer("train", *tiny, "--baseline", baseline, "--metrics", "none")
+    assert trained.exit_code == 0, trained.output
+    run = Path(f"results/scenes-{baseline.lower()}-000")
+    maps = (run / "samples" / "attention-000000.png").is_file()
+    assert maps == (baseline == "kGAN")
+    drawn = ganformer("generate", "--model", run, "--images-num", "2", *(["--maps"] if maps else []))
+    assert drawn.exit_code == 0, drawn.output
+    assert Path("images/seed0001.png").is_file()
+    assert Path("images/seed0001-maps.png").is_file() == maps
+
+
+def test_classes_from_the_labels_to_the_pictures(ganformer: Run, own_folder: Path) -> None:
+    """dataset.json → prepare → train --labels → generate --class."""
+    source = own_folder / "pictures"
+    source.mkdir()
+    names = [f"{i}.png" for i in range(8)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (32, 32), (20 * i, 0, 99)).save(source / name)
+    labels = {"labels": [[name, i % 3] for i, name in enumerate(names)]}
+    (source / "dataset.json").write_text(json.dumps(labels), encoding="utf-8")
+    assert ganformer("prepare", source, "--name", "three", "--resolution", "32").exit_code == 0
+    assert ganformer(*TINY, "--dataset", "three", "--labels").exit_code == 0
+    assert json.loads(Path("results/three-duplex-000/config.json").read_text(encoding="utf-8"))["model"]["c_dim"] == 3
+    pictures = []
+    for name in ("0", "2"):
+        drawn = ganformer("generate", "--class", name, "--seeds", "5", "--output-dir", name)
+        assert drawn.exit_code == 0, drawn.output
+        pictures.append((own_folder / name / "seed0005.png").read_bytes())
+    assert pictures[0] != pictures[1]
+    refused = ganformer("generate", "--class", "3")
+    assert "0 to 2" in refused.stderr
+    unlabelled = ganformer(*TINY, "--labels")
+    assert unlabelled.exit_code == 1
+    assert "--labels" in unlabelled.stderr
 
 
 def test_a_space_and_an_equals_sign_are_the_same(ganformer: Run) -> None:
@@ -103,7 +146,9 @@ WRONG = [
     (("--expname", "a/b"), ["--expname"]),
     (("--metrics", "fid"), ["--metrics fid", "swd"]),
     (("--pretrained-pkl", "gdrive:clevr-snapshot.pkl"), ["--pretrained-pkl", "not in this version yet"]),
-    (("--baseline", "GAN"), ["--baseline GAN", "not in this version yet"]),
+    (("--baseline", "VQGAN"), ["--baseline VQGAN", "not in this version yet", "StyleGAN2"]),
+    (("--d-loss", "wgan", "--gamma", "0"), ["--d-loss wgan", "--gamma 0"]),
+    (("--baseline", "GAN", "--style-mixing", "0.5"), ["--style-mixing 0.5", "--style False"]),
     (("--train-images-num", "4"), ["4 pictures", "--batch-size"]),
 ]
 

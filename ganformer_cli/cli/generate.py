@@ -182,7 +182,7 @@ def command(
     labels = _label(generator, class_index)
     if (maps or layer_maps) and not generator.config.has_maps:
         said = "--maps" if maps else "--layer-maps"
-        raise ConfigError(f"{said}: no components attend in this model (--attention none): no maps; leave it out")
+        raise ConfigError(f"{said}: this model has no attention (--attention none), so it has no maps; leave it out")
     if ratio is not None:
         crop_to_ratio(np.empty((3, *generator.config.image_size), np.uint8), ratio)  # complains before anything is done
     ensure_writable_folder(output_dir, "--output-dir")

@@ -1,0 +1,219 @@
+"""Every option of the networks and their training, and every baseline, trained for a handful of steps."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from ganformer_cli.config import BASELINES, resolve_run
+from ganformer_cli.data.datasets import SceneDataset
+from ganformer_cli.training import Callbacks, losses
+from ganformer_cli.training.loop import Means, Trainer
+
+TINY: dict[str, Any] = {
+    "resolution": 32,
+    "components_num": 4,
+    "latent_size": 32,
+    "channel_base": 256,
+    "channel_max": 16,
+    "mapping_num_layers": 2,
+    "batch_size": 4,
+    "metrics": "none",
+}
+STEPS = 3
+
+OPTIONS: list[dict[str, Any]] = [
+    *({"attention": kind} for kind in ("none", "simplex", "duplex", "kmeans")),
+    *BASELINES.values(),
+    *({**BASELINES["kGAN"], "merge_type": kind} for kind in ("sum", "max", "leaves")),
+    {**BASELINES["kGAN"], "merge_layer": 3},
+    {**BASELINES["kGAN"], "merge_layer": 4, "merge_type": "leaves", "g_arch": "skip"},
+    *({"num_heads": 2, "attention": kind} for kind in ("simplex", "duplex", "kmeans")),
+    *({"integration": kind, "attention": "simplex"} for kind in ("mul", "add", "both")),
+    *({"integration": kind, "attention": "duplex"} for kind in ("mul", "add")),
+    *({"normalize": kind} for kind in ("instance", "none")),
+    {"attention": "kmeans", "kmeans_iters": 3},
+    {"attention": "kmeans", "iterative": True},
+    {"attention": "kmeans", "iterative": True, "kmeans_iters": 2, "num_heads": 2, "g_start_res": 3},
+    *({"img_gate": True, "ltnt_gate": True, "attention": kind} for kind in ("simplex", "duplex", "kmeans")),
+    {"use_pos": False},
+    *({"pos_type": kind, "attention": "simplex"} for kind in ("linear", "trainable", "trainable2d")),
+    {"pos_type": "trainable2d", "attention": "kmeans", "pos_init": "normal"},
+    {"pos_directions_num": 4},
+    {"pos_dim": 12},
+    {"g_start_res": 3, "g_end_res": 5},
+    {"g_ltnt2ltnt": True},
+    {"attention_dropout": 0.0},
+    {"component_dropout": 0.3},
+    {"component_mixing": 1.0},
+    {"style_mixing": 0.0},
+    {"mapping_resnet": False},
+    {"mapping_dim": 20},
+    {"mapping_shared": True},
+    {"mapping_ltnt2ltnt": False},
+    {"mapping_num_layers": 0},
+    {"w_avg_per_component": False},
+    {"style": False},
+    {"style": False, "latent_stem": True, "attention": "kmeans"},
+    {"latent_stem": True},
+    {"local_noise": False},
+    {"tanh": True},
+    *({"g_arch": kind, "d_arch": kind} for kind in ("skip", "orig")),
+    {"g_img2img": 16},
+    *({"d_transformer": True, "d_ltnt2img": both, "num_heads": 2} for both in (False, True)),
+    {"d_transformer": True, "d_ltnt2img": True, "d_start_res": 3, "d_end_res": 4, "use_pos": False},
+    {"mbstd_group_size": 2},
+    *({"g_loss": kind} for kind in ("logistic", "hinge", "wgan")),
+    *({"d_loss": kind} for kind in ("hinge", "wgan")),
+    *({"pl_weight": 2.0, "attention": kind} for kind in ("none", "simplex", "duplex", "kmeans")),
+    {**BASELINES["SAGAN"], "pl_weight": 2.0},
+    {"gamma": 0.0},
+    {"batch_size": 8, "batch_gpu": 4, "pl_weight": 2.0},
+    {"labels": True},
+    {"labels": True, "d_transformer": True, "mapping_resnet": False},
+    {"labels": True, **BASELINES["StyleGAN2"]},
+    {"labels": True, **BASELINES["GAN"]},
+    {"labels": True, **BASELINES["kGAN"]},
+    {"mirror_augment": True},
+    {"ema_kimg": 0.0},
+    {"ema_rampup": None},
+]
+
+
+class Labelled(SceneDataset):
+    """Scenes of three classes, in turn."""
+
+    label_dim = 3
+
+    def label(self, index: int) -> npt.NDArray[np.float32]:
+        return np.eye(3, dtype=np.float32)[index % 3]
+
+
+def trainer_of(options: dict[str, Any]) -> Trainer:
+    """Tiny networks before their first step."""
+    given = {**TINY, **options}
+    if given.get("attention") == "none" and not given.get("kgan"):
+        del given["components_num"]
+    if given.get("labels"):
+        given["c_dim"] = 3
+    config = resolve_run(given, dataset_preset={}, on_cpu=True)
+    return Trainer(config, Labelled(resolution=32, count=16), Path("unused"), torch.device("cpu"), Callbacks())
+
+
+def name_of(options: dict[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in options.items())
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
+def test_every_option_trains(options: dict[str, Any]) -> None:
+    """Losses are finite, no parameter is dead, two latents give two pictures, and the average moves.
+
+    A parameter without a gradient is what breaks the original under distributed training.
+    """
+    trainer = trainer_of(options)
+    largest: dict[torch.Tensor, float] = {}
+
+    def remember(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for parameter in optimizer.param_groups[0]["params"]:
+            assert parameter.grad is not None, "a parameter is left out"
+            largest[parameter] = max(largest.get(parameter, 0.0), parameter.grad.abs().max().item())
+
+    for optimizer in (trainer.g_optimizer, trainer.d_optimizer):
+        optimizer.register_step_pre_hook(remember)
+    before = copy.deepcopy(trainer.ema)
+    means = Means()
+    with trainer.open_stream() as stream:
+        for _ in range(STEPS):
+            trainer.train_step(next(stream), means)
+    for name, value in means.read().items():
+        assert np.isfinite(value), name
+    for network in (trainer.generator, trainer.discriminator):
+        for name, parameter in network.named_parameters():
+            assert np.isfinite(largest[parameter]), name
+            # Losses of the difference of real and fake scores do not see a number added to both.
+            cancels = name == "b4.out.bias" and options.get("d_loss") in ("hinge", "wgan")
+            assert largest[parameter] > 0 or cancels, f"{name} is dead"
+    for (name, old), new in zip(before.named_parameters(), trainer.ema.parameters(), strict=True):
+        assert not torch.equal(old, new), name
+    z = torch.randn(2, *trainer.ema.z_shape)
+    c = torch.eye(3)[:1].expand(2, -1) if options.get("labels") else None
+    first, second = trainer.ema(z, c, noise_mode="const")
+    assert first.isfinite().all()
+    assert (first - second).abs().max() > 1e-4
+
+
+def test_labels_reach_the_picture_and_its_score() -> None:
+    trainer = trainer_of({"labels": True})
+    z = torch.randn(1, *trainer.ema.z_shape).expand(3, -1, -1)
+    pictures = trainer.ema(z, torch.eye(3), noise_mode="const")
+    assert (pictures[0] - pictures[1]).abs().max() > 1e-4
+    scores = trainer.discriminator(pictures[:1].expand(3, -1, -1, -1), torch.eye(3))
+    assert len(set(scores.flatten().tolist())) == 3
+
+
+@pytest.mark.parametrize("attention", ["none", "simplex"])
+def test_path_length_is_the_length_of_a_push(attention: str) -> None:
+    """Against Jᵀy computed picture by picture, number by number."""
+    torch.manual_seed(0)
+    generator = trainer_of({"attention": attention}).ema.double()
+    ws = generator.mapping(torch.randn(2, *generator.z_shape, dtype=torch.float64)).detach().clone().requires_grad_()
+    torch.manual_seed(1)
+    lengths = losses.path_lengths(generator.synthesis(ws, "const"), ws)
+    torch.manual_seed(1)
+    push = torch.randn(2, 3, 32, 32, dtype=torch.float64) / 32
+    for i in range(2):
+        one = ws[i : i + 1].detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((generator.synthesis(one, "const") * push[i]).sum(), one)
+        squared = [vector.norm() ** 2 for vector in gradient.reshape(-1, gradient.shape[-1])]
+        torch.testing.assert_close(lengths[i], (sum(squared) / len(squared)) ** 0.5)
+
+
+def test_path_length_does_not_depend_on_how_many_components_push() -> None:
+    """A linear "generator" whose every latent adds the same picture: m latents, one length."""
+    lengths = []
+    for latents in (1, 5):
+        torch.manual_seed(0)
+        ws = torch.randn(3, latents, 2, 4, requires_grad=True)
+        images = ws.sum((1, 2)) @ torch.ones(4, 48)
+        torch.manual_seed(1)
+        lengths.append(losses.path_lengths(images.reshape(3, 3, 4, 4), ws))
+    torch.testing.assert_close(lengths[0], lengths[1])
+
+
+def test_path_length_penalty_follows_its_running_mean() -> None:
+    trainer = trainer_of({"pl_weight": 2.0})
+    ws = trainer.draw_latents(None, slice(0, 2))
+    penalty, mean = losses.path_length_penalty(trainer.generator, ws, torch.zeros([]))
+    # From 0 the mean has gone a hundredth of the way: the lengths are about a hundred times as large.
+    lengths = penalty.sqrt() + mean
+    assert mean.item() == pytest.approx(0.01 * lengths.mean().item(), rel=1e-4)
+
+
+def test_component_mixing_takes_the_last_components_from_another_latent() -> None:
+    torch.manual_seed(0)
+    generator = trainer_of({"attention": "simplex"}).ema
+    z = torch.randn(2, *generator.z_shape)
+    plain = generator.mapping(z)
+    mixed = losses.mixed_latents(generator, z, None, 0.0, component_mixing=1.0)
+    same = [torch.equal(mixed[:, k], plain[:, k]) for k in range(5)]
+    cut = same.index(False)
+    assert 1 <= cut <= 3
+    assert same == [k < cut or k == 4 for k in range(5)]  # the global latent stays
+
+
+@pytest.mark.parametrize(
+    ("kind", "fakes", "reals", "generator"),
+    [("logistic", 1.22009, 0.72009, -1.22009), ("hinge", 1.5, 1.0, -0.5), ("wgan", 0.5, -0.5, -0.5)],
+)
+def test_losses_are_their_formulas(kind: str, fakes: float, reals: float, generator: float) -> None:
+    """Of the scores -1 and 2: softplus(D) is 0.31326 and 2.12693, softplus(-D) 1.31326 and 0.12693."""
+    scores = torch.tensor([[-1.0], [2.0]])
+    assert losses.fake_loss(scores, kind).item() == pytest.approx(fakes, abs=1e-4)
+    assert losses.real_loss(scores, kind).item() == pytest.approx(reals, abs=1e-4)
+    assert losses.generator_loss(scores, kind).item() == pytest.approx(generator, abs=1e-4)
