@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ganformer_cli.config import (
+    BASELINES,
     GANFORMER_DEFAULT,
     ModelConfig,
     RunConfig,
@@ -70,6 +71,51 @@ WRONG_MODELS: list[tuple[dict[str, Any], list[str]]] = [
     ({"attention_dropout": 1.0}, ["--attention-dropout"]),
     ({"style": False, "c_dim": 2}, ["--style False", "labels"]),
     ({"normalize": "batch"}, ["--normalize batch", "layer"]),
+    ({"pos_type": "learned"}, ["--pos-type learned", "trainable2d"]),
+    ({"pos_type": "trainable", "pos_dim": 7}, ["--pos-dim 7", "--pos-type trainable"]),
+    ({"pos_directions_num": 3}, ["--pos-dim 32", "--pos-directions-num 3"]),
+    ({"pos_type": "trainable", "pos_directions_num": 4}, ["--pos-directions-num 4", "--pos-type trainable"]),
+    ({"use_pos": False, "pos_type": "linear"}, ["--pos-type linear", "--use-pos False"]),
+    ({"use_pos": False, "pos_init": "normal"}, ["--pos-init normal", "--use-pos False"]),
+    ({"iterative": True}, ["--iterative True", "--attention duplex"]),
+    ({"attention": "kmeans", "iterative": True, "g_end_res": 3}, ["--iterative", "--g-end-res 3"]),
+    ({"d_ltnt2img": True}, ["--d-ltnt2img True", "--d-transformer"]),
+    ({"d_transformer": True, "d_start_res": 9}, ["--d-start-res 9", "--d-end-res 8"]),
+    (
+        {
+            "d_transformer": True,
+            "num_heads": 3,
+            "channel_base": 10240,
+            "channel_max": 48,
+            "g_end_res": 3,
+            "d_end_res": 9,
+        },
+        ["--num-heads 3", "40 channels at resolution 256"],
+    ),
+    ({"mapping_shared": True, "style": False}, ["--mapping-shared", "--style False"]),
+    ({"mapping_shared": True, "c_dim": 2}, ["--mapping-shared", "--labels"]),
+    ({"mapping_num_layers": 0, "mapping_dim": 8}, ["--mapping-dim 8", "--mapping-num-layers 0"]),
+    ({"g_img2img": 512}, ["--g-img2img 512", "--resolution 256"]),
+    ({"merge_type": "sum"}, ["--merge-type sum", "kGAN"]),
+    ({"kgan": True}, ["kGAN", "--attention duplex"]),
+    ({"kgan": True, "attention": "none", "merge_layer": 8}, ["--merge-layer 8", "--resolution 256"]),
+    ({"kgan": True, "attention": "none", "components_num": 0}, ["--components-num 0", "kGAN"]),
+    ({"kgan": True, "attention": "none", "style": False}, ["kGAN", "--style False"]),
+    ({"kgan": True, "attention": "none", "latent_stem": True}, ["kGAN", "--latent-stem"]),
+    *(
+        ({"attention": "none", "components_num": 0, name: value}, [f"{option} {value}", "--attention none"])
+        for name, option, value in (
+            ("num_heads", "--num-heads", 2),
+            ("integration", "--integration", "mul"),
+            ("g_ltnt2ltnt", "--g-ltnt2ltnt", True),
+            ("mapping_shared", "--mapping-shared", True),
+            ("mapping_ltnt2ltnt", "--mapping-ltnt2ltnt", False),
+            ("pos_type", "--pos-type", "linear"),
+            ("d_transformer", "--d-transformer", True),
+            ("img_gate", "--img-gate", True),
+        )
+    ),
+    ({"attention": "none", "components_num": 0, "style": False}, ["--style False", "--attention none", "GAN"]),
 ]
 
 
@@ -93,6 +139,13 @@ WRONG_RUNS: list[tuple[dict[str, Any], list[str]]] = [
     ({"tick_kimg": 0.0}, ["--tick-kimg"]),
     ({"attention": "none", "component_dropout": 0.1}, ["--component-dropout", "--attention"]),
     ({"misspelt": 1}, ["--misspelt"]),
+    ({"component_mixing": 2.0}, ["--component-mixing 2"]),
+    ({"components_num": 1, "component_mixing": 0.5}, ["--component-mixing 0.5", "--components-num 1"]),
+    ({"g_loss": "mse"}, ["--g-loss mse", "hinge"]),
+    ({"d_loss": "wgan", "gamma": 0.0}, ["--d-loss wgan", "--gamma 0"]),
+    ({"pl_weight": -1.0}, ["--pl-weight -1"]),
+    ({**BASELINES["GAN"], "style_mixing": 0.5}, ["--style-mixing 0.5", "--style False"]),
+    ({"labels": True}, ["--labels"]),
 ]
 
 
@@ -152,6 +205,15 @@ def test_without_attention_there_are_no_components() -> None:
     assert run.train.gamma == 40
     small = resolve_run({"resolution": 32, "attention": "none"}, dataset_preset=preset, on_cpu=True)
     assert small.model.z_shape == (1, 128)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_on_either_device(name: str) -> None:
+    preset = {"components_num": 8, "latent_size": 128, "mapping_ltnt2ltnt": False, "style": False}
+    for on_cpu in (True, False):
+        run = resolve_run({"resolution": 64, **BASELINES[name]}, dataset_preset=preset, on_cpu=on_cpu)
+        assert run.model.attention == "none"
+        assert (run.model.components_num > 0) == (name == "kGAN")
 
 
 def test_the_defaults_are_those_of_the_authors() -> None:

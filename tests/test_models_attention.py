@@ -17,6 +17,7 @@ from ganformer_cli.models.attention import (
     BipartiteLayer,
     DuplexAttention,
     KMeansAttention,
+    SelfAttention,
     SimplexAttention,
     attention_dropout,
 )
@@ -155,6 +156,57 @@ def test_layer_is_its_definition(kind: str, options: dict[str, Any], dropped: bo
         if ours is not None and theirs is not None:
             ours = ours.expand_as(theirs) if ours.ndim else ours
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_iterative_k_means_starts_from_the_assignments_of_the_layer_before(heads: int, iterations: int) -> None:
+    """C₀ = assignmentsᵀ E, column by column a mean; then as any k-means."""
+    torch.manual_seed(0)
+    options = AttentionOptions(heads=heads, iterative=True, kmeans_iters=iterations)
+    layer = KMeansAttention(AttentionSizes(D, W, P, W, M), options, takes_over=True).double().eval()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    assert layer.centroids is None
+    assert layer.from_pos_map is not None
+    x, y, positions, component_positions = inputs()
+    assignments = torch.randn(B, heads, M, N, dtype=torch.float64).softmax(2).requires_grad_()
+    found = layer(x, y, positions, component_positions, None, assignments).probabilities
+    embedding = torch.cat([layer.to_queries(x.transpose(1, 2)), layer.from_pos_map(positions).expand(B, -1, -1)], 2)
+    for b in range(B):
+        for h in range(heads):
+            part = embedding[b, :, h * 2 * D // heads : (h + 1) * 2 * D // heads]
+            weights = assignments[b, h]
+            for _ in range(iterations):
+                centroids = torch.stack([(w[:, None] * part).sum(0) / w.sum() for w in weights])
+                scores = (part * layer.att_weight[h, 0]) @ centroids.T / (D / heads) ** 0.5
+                weights = scores.softmax(1).T
+            torch.testing.assert_close(found[b, h], weights, rtol=1e-6, atol=1e-7)
+    (gradient,) = torch.autograd.grad(found[:, :, 0].sum(), assignments)
+    assert gradient.norm() > 0
+
+
+def test_dense_self_attention_is_its_definition() -> None:
+    torch.manual_seed(0)
+    layer = SelfAttention(16).double()
+    x = torch.randn(B, 16, 3, 5, dtype=torch.float64)
+    assert torch.equal(layer(x), x)  # at the start it does nothing
+    torch.nn.init.constant_(layer.strength, 0.7)
+    pixels = x.flatten(2).transpose(1, 2)
+    scores = layer.to_queries(pixels) @ layer.to_keys(pixels).transpose(1, 2) / 2**0.5
+    found = layer.out(scores.softmax(2) @ layer.to_values(pixels))
+    torch.testing.assert_close(layer(x), x + 0.7 * found.transpose(1, 2).reshape(x.shape))
+
+
+def test_gathering_alone_is_the_first_half_of_duplex() -> None:
+    """What the discriminator's aggregators do, with none of the parameters that change the picture."""
+    whole = make("duplex", heads=2)
+    half = make("duplex", heads=2, updates_image=False)
+    assert isinstance(half, DuplexAttention)
+    own = half.state_dict()
+    assert not any(name.startswith(("to_values", "modulation")) for name in own)
+    half.load_state_dict({name: value for name, value in whole.state_dict().items() if name in own})
+    torch.testing.assert_close(half.update_components(*inputs())[0], whole(*inputs()).y)
 
 
 @pytest.mark.parametrize("kind", ATTENTION_LAYERS)

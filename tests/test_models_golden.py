@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.training.losses import r1_penalty, real_loss
 
 GOLDEN = Path(__file__).parent / "golden"
 SETS: dict[str, dict[str, Any]] = {
@@ -65,8 +66,8 @@ def golden_io(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
     return {key: value.to(dtype) for key, value in load_file(GOLDEN / name / "io.safetensors").items()}
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_outputs_agree(name: str) -> None:
+def forward_errors(name: str) -> dict[str, float]:
+    """Relative error of every output, float32."""
     generator, discriminator = build(name, torch.float32)
     io = golden_io(name, torch.float32)
     with torch.no_grad():
@@ -81,57 +82,90 @@ def test_outputs_agree(name: str) -> None:
             "img_no_noise": generator.synthesis(ws, "none"),
             "logits": discriminator(io["real"]),
         }
-    for key, value in found.items():
-        assert relative(value, io[key]) < FORWARD, key
     if maps:
         layers = [
             F.interpolate(layer.probabilities.flatten(1, 2), size=(32, 32), mode="nearest").unflatten(1, (1, 4))
             for layer in maps
         ]
         # [B, heads, m, layers, H, W] → [B, m, layers, heads, H, W]
-        assert relative(torch.stack(layers, 3).permute(0, 2, 3, 1, 4, 5), io["att"]) < FORWARD
+        found["att"] = torch.stack(layers, 3).permute(0, 2, 3, 1, 4, 5)
+    return {key: relative(value, io[key]) for key, value in found.items()}
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_generator_gradients_agree(name: str) -> None:
+def generator_gradient_errors(name: str) -> dict[str, float]:
+    """Relative error of the gradients by z and ws, and of the parameters' as a share of what is allowed; float64."""
     generator, _ = build(name, torch.float64)
     io = golden_io(name, torch.float64)
     z = io["z"].requires_grad_()
     parameters = dict(generator.named_parameters())
     loss = (generator(z, noise_mode="const") * io["probe"]).sum()
     grad_z, *gradients = torch.autograd.grad(loss, [z, *parameters.values()])
-    assert relative(grad_z, io["grad_z"]) < GRADIENT
     golden = {key: value.double() for key, value in load(name, "g_grads").items()}
     total = torch.stack([value.norm() for value in golden.values()]).norm()
-    for key, gradient in zip(parameters, gradients, strict=True):
-        error = (gradient - golden[key]).norm()
-        assert error <= 1e-4 * golden[key].norm() + 2e-6 * total, key
-
-
-@pytest.mark.parametrize("name", SETS)
-def test_path_length_gradient_agrees(name: str) -> None:
-    generator, _ = build(name, torch.float64)
-    io = golden_io(name, torch.float64)
+    # Some small ones are mostly cancellation in the stored float32.
+    shares = [
+        (gradient - golden[key]).norm() / (golden[key].norm() + 2e-2 * total)
+        for key, gradient in zip(parameters, gradients, strict=True)
+    ]
     ws = generator.mapping(io["z"]).detach().clone().requires_grad_()
-    (gradient,) = torch.autograd.grad((generator.synthesis(ws, "const") * io["pl_noise"]).sum(), ws)
-    assert relative(gradient, io["pl_grad_ws"]) < GRADIENT
+    (by_ws,) = torch.autograd.grad((generator.synthesis(ws, "const") * io["pl_noise"]).sum(), ws)
+    return {
+        "grad_z": relative(grad_z, io["grad_z"]),
+        "g_grads": max(share.item() for share in shares),
+        "pl_grad_ws": relative(by_ws, io["pl_grad_ws"]),
+    }
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_discriminator_gradients_agree(name: str) -> None:
-    """R1 and its gradient by the parameters, which goes through the second derivative."""
-    from ganformer_cli.training.losses import r1_penalty, real_loss
-
+def discriminator_gradient_errors(name: str) -> dict[str, float]:
+    """Of R1 and of its gradient by the parameters, which goes through the second derivative; float64."""
     _, discriminator = build(name, torch.float64)
     io = golden_io(name, torch.float64)
     real = io["real"].requires_grad_()
     logits = discriminator(real)
     (image_gradient,) = torch.autograd.grad(logits.sum(), real, retain_graph=True)
-    assert relative(image_gradient, io["r1_grad"]) < GRADIENT
     penalty = r1_penalty(logits, real)
-    assert relative(penalty, io["r1_penalty"]) < GRADIENT
     parameters = dict(discriminator.named_parameters())
     gradients = torch.autograd.grad(real_loss(logits) + 5 * penalty.mean(), list(parameters.values()))
     golden = load(name, "d_grads")
-    for key, gradient in zip(parameters, gradients, strict=True):
-        assert relative(gradient, golden[key].double()) < GRADIENT, key
+    by_parameter = [relative(g, golden[key].double()) for key, g in zip(parameters, gradients, strict=True)]
+    return {
+        "r1_grad": relative(image_gradient, io["r1_grad"]),
+        "r1_penalty": relative(penalty, io["r1_penalty"]),
+        "d_grads": max(by_parameter),
+    }
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_outputs_agree(name: str) -> None:
+    for key, error in forward_errors(name).items():
+        assert error < FORWARD, key
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_generator_gradients_agree(name: str) -> None:
+    for key, error in generator_gradient_errors(name).items():
+        assert error < GRADIENT, key
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_discriminator_gradients_agree(name: str) -> None:
+    for key, error in discriminator_gradient_errors(name).items():
+        assert error < GRADIENT, key
+
+
+def table() -> str:
+    """The errors as Markdown: ``python tests/test_models_golden.py``."""
+    measured = {
+        name: {**forward_errors(name), **generator_gradient_errors(name), **discriminator_gradient_errors(name)}
+        for name in SETS
+    }
+    quantities = dict.fromkeys(key for errors in measured.values() for key in errors)
+    lines = ["| quantity | " + " | ".join(SETS) + " |", "|---" * (len(SETS) + 1) + "|"]
+    for key in quantities:
+        cells = [f"{errors[key]:.1e}" if key in errors else "" for errors in measured.values()]
+        lines.append(f"| `{key}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

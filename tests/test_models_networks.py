@@ -10,22 +10,23 @@ from torch import Tensor
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.models.layers import FullyConnected, minibatch_std
-from ganformer_cli.models.positions import sinusoidal_positions
+from ganformer_cli.models.layers import Conv2d, FullyConnected, ModulatedConv2d, minibatch_std
+from ganformer_cli.models.merge import Merge
+from ganformer_cli.models.positions import ImagePositions, projected_coordinates, sinusoidal_positions
 from ganformer_cli.operators import binomial_filter, upfirdn2d
 
 
 def config(**options: Any) -> ModelConfig:
     """A tiny network."""
     small = {"resolution": 16, "channel_base": 256, "channel_max": 16, "latent_size": 32, "mapping_num_layers": 2}
-    components = 0 if options.get("attention") == "none" else 4
+    components = 0 if options.get("attention") == "none" and not options.get("kgan") else 4
     return ModelConfig(**{**small, "components_num": components, **options})
 
 
 def noticeable(generator: Generator) -> Generator:
-    """Noise strengths and biases start at zero; give them values so that they show."""
+    """Strengths (of noise, of self-attention) and biases start at zero; give them values so that they show."""
     for name, parameter in generator.named_parameters():
-        if name.endswith(("noise_strength", "bias")):
+        if name.endswith(("strength", "bias")):
             torch.nn.init.normal_(parameter)
     return generator.eval()
 
@@ -56,6 +57,15 @@ VARIANTS: list[dict[str, Any]] = [
     {"ratio": 0.7},
     {"ratio": 2.0},
     {"attention": "none", "ratio": 0.75, "g_arch": "skip", "d_arch": "skip"},
+    {"attention": "kmeans", "iterative": True, "kmeans_iters": 2, "ratio": 0.75},
+    {"pos_type": "trainable", "ratio": 0.5},
+    {"pos_type": "linear", "ratio": 0.5, "pos_directions_num": 4},
+    {"pos_type": "trainable2d", "ratio": 0.5, "d_transformer": True},
+    {"d_transformer": True, "d_ltnt2img": True, "c_dim": 3},
+    {"attention": "none", "style": False, "latent_stem": True, "ratio": 0.75},
+    {"attention": "none", "style": False, "latent_stem": True, "g_img2img": 8, "ratio": 0.75},
+    *({"attention": "none", "kgan": True, "merge_type": kind} for kind in ("softmax", "sum", "max", "leaves")),
+    {"attention": "none", "kgan": True, "merge_layer": 3, "ratio": 0.5, "c_dim": 3, "g_arch": "skip"},
 ]
 
 
@@ -78,6 +88,105 @@ def test_every_variant_works(options: dict[str, Any]) -> None:
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.norm() > 0, name
+
+
+@pytest.mark.parametrize(("ratio", "start"), [(0.5, (2, 4)), (0.75, (3, 4)), (2.0, (4, 2))])
+def test_rectangles_compute_nothing_that_is_thrown_away(ratio: float, start: tuple[int, int]) -> None:
+    """Every feature map of either network has the picture's shape; the originals compute the square."""
+    cfg = config(ratio=ratio)
+    generator, discriminator = Generator(cfg).eval(), Discriminator(cfg)
+    seen: set[tuple[int, ...]] = set()
+    for network in (generator, discriminator):
+        for module in network.modules():
+            if isinstance(module, ModulatedConv2d | Conv2d):
+                module.register_forward_hook(lambda module, args, result: seen.add(tuple(result.shape[2:])))
+    images = generator(torch.randn(2, *generator.z_shape))
+    assert images.shape[2:] == (start[0] * 4, start[1] * 4)
+    discriminator(images)
+    assert seen == {(start[0] * k, start[1] * k) for k in (1, 2, 4)}
+
+
+def test_k_gan_composes_independent_pictures() -> None:
+    """Another latent for one component changes its picture and its weight, and nothing else."""
+    torch.manual_seed(0)
+    generator = noticeable(Generator(config(attention="none", kgan=True)))
+    assert generator.z_shape == (4, 8)
+    z = torch.randn(2, *generator.z_shape)
+    image, maps = generator(z, noise_mode="const", return_attention=True)
+    (weights,) = maps
+    assert weights.probabilities.shape == (2, 1, 4, 16, 16)
+    torch.testing.assert_close(weights.probabilities.sum(2), torch.ones(2, 1, 16, 16))
+    # The order of the latents does not matter to a softmax.
+    order = torch.tensor([3, 1, 0, 2])
+    torch.testing.assert_close(generator(z[:, order], noise_mode="const"), image, rtol=1e-4, atol=1e-5)
+
+
+def test_leaves_lie_over_each_other() -> None:
+    """By hand: opacities σ(0) = ½ and σ(large) = 1; the last one is the ground."""
+    merge = Merge(1, 3, "leaves")
+    scores = torch.tensor([0.0, 50.0, -50.0])[None, :, None, None]
+    assert merge.weights(scores).flatten().tolist() == pytest.approx([0.5, 0.5, 0.0])
+    assert merge.weights(scores.flip(1)).flatten().tolist() == pytest.approx([0.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("sum", 6.0), ("max", 3.0)])
+def test_merging_without_scores(kind: str, expected: float) -> None:
+    merge = Merge(1, 3, kind)
+    pictures = torch.tensor([1.0, 2.0, 3.0]).reshape(3, 1, 1, 1)
+    assert merge(pictures, None)[0].item() == expected
+    assert merge(pictures, None)[2] is None
+
+
+def test_latent_stem_starts_from_the_global_latent() -> None:
+    generator = noticeable(Generator(config(latent_stem=True, style=False)))
+    z = torch.randn(1, *generator.z_shape)
+    other = z.clone()
+    other[:, -1] += 1
+    assert not torch.equal(generator(z, noise_mode="const"), generator(other, noise_mode="const"))
+
+
+def test_shared_mapping_maps_the_global_latent_as_a_component_on_its_own() -> None:
+    separate = Generator(config(mapping_ltnt2ltnt=False)).mapping_network
+    shared = Generator(config(mapping_ltnt2ltnt=False, mapping_shared=True)).mapping_network
+    assert sum(p.numel() for p in shared.parameters()) * 2 == sum(p.numel() for p in separate.parameters())
+    z = torch.randn(1, 1, 8).expand(1, 5, 8)  # all latents alike: normalised together or alone, they stay alike
+    w = shared(z)
+    torch.testing.assert_close(w[:, 0], w[:, 4])
+
+
+def test_aggregators_see_the_picture() -> None:
+    """Their scores are concatenated to the picture's own features before the last layer."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(config(d_transformer=True))
+    assert discriminator.aggregators is not None
+    assert discriminator.b4.out.weight.shape == (1, 16 + 4)
+    seen: list[Tensor] = []
+    discriminator.b4.register_forward_hook(lambda module, args, result: seen.append(args[1]))
+    discriminator(torch.randn(4, 3, 16, 16))
+    discriminator(torch.randn(4, 3, 16, 16))
+    assert seen[0].shape == (4, 4)
+    assert (seen[0] - seen[1]).abs().min() > 0
+
+
+def test_positions_that_are_trained() -> None:
+    linear = ImagePositions((2, 3), config(pos_type="linear"))
+    torch.nn.init.constant_(linear.vectors, 2.0)
+    # Width 8: four channels of x, then four of y, each the coordinate times its vector.
+    assert torch.equal(linear()[0], torch.tensor([-2.0] * 8))
+    assert torch.equal(linear()[5], torch.tensor([2.0] * 8))
+    assert torch.equal(linear()[2], torch.tensor([2.0] * 4 + [-2.0] * 4))
+    parts = ImagePositions((2, 3), config(pos_type="trainable"))
+    assert torch.equal(parts()[5], torch.cat([parts.rows[1], parts.columns[2]]))
+    assert ImagePositions((2, 3), config(pos_type="trainable2d"))().shape == (6, 8)
+
+
+def test_directions_turn_evenly() -> None:
+    """θ_j = jπ/N: with four, the second is the diagonal."""
+    grid = projected_coordinates(3, 3, 4)
+    half = 0.5**0.5
+    assert torch.allclose(grid[2, 2], torch.tensor([1.0, 2 * half, 1.0, 0.0]), atol=1e-6)
+    assert torch.allclose(grid[0, 2], torch.tensor([1.0, 0.0, -1.0, -2 * half]), atol=1e-6)
+    assert sinusoidal_positions(3, 5, 24, 3).shape == (3, 5, 24)
 
 
 @pytest.mark.parametrize("kind", ["simplex", "duplex", "kmeans"])
