@@ -306,6 +306,15 @@ class ModelConfig(_Config):
                 f"--num-heads {self.num_heads} does not divide the {self.channels(resolution)} channels at resolution "
                 f"{resolution}; change --num-heads, --channel-base or --channel-max",
             )
+        widths = {self.component_size} if self.g_ltnt2ltnt or self.mapping_ltnt2ltnt else set()
+        if self.mapping_ltnt2ltnt:
+            widths.add(self.mapping_width)
+        for width in sorted(widths):
+            require(
+                width % self.num_heads == 0,
+                f"--num-heads {self.num_heads} does not divide the {width} numbers of a component, which attend to each "
+                "other (--mapping-ltnt2ltnt, --g-ltnt2ltnt); change --num-heads or --latent-size, or switch these off",
+            )
         if self.use_pos:
             self._check_positions()
 

@@ -92,6 +92,7 @@ WRONG_MODELS: list[tuple[dict[str, Any], list[str]]] = [
         },
         ["--num-heads 3", "40 channels at resolution 256"],
     ),
+    ({"num_heads": 8, "latent_size": 64}, ["--num-heads 8", "--mapping-ltnt2ltnt", "--latent-size"]),
     ({"mapping_shared": True, "style": False}, ["--mapping-shared", "--style False"]),
     ({"mapping_shared": True, "c_dim": 2}, ["--mapping-shared", "--labels"]),
     ({"mapping_num_layers": 0, "mapping_dim": 8}, ["--mapping-dim 8", "--mapping-num-layers 0"]),

@@ -434,7 +434,11 @@ def attention_options(config: ModelConfig) -> AttentionOptions:
 def self_attention_options(config: ModelConfig) -> AttentionOptions:
     """Options of the components' attention to each other."""
     return AttentionOptions(
-        integration="add", normalization="none", use_pos=config.use_pos, dropout=config.attention_dropout
+        heads=config.num_heads,
+        integration="add",
+        normalization="none",
+        use_pos=config.use_pos,
+        dropout=config.attention_dropout,
     )
 
 
