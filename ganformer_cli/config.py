@@ -169,7 +169,8 @@ class ModelConfig(_Config):
         else:
             require(
                 self.components_num == 0,
-                f"--components-num {self.components_num} needs attention; leave it out or choose an --attention",
+                f"--components-num {self.components_num} does nothing with --attention none; leave it out or choose "
+                "another --attention",
             )
         if self.has_attention:
             self._check_attention()
@@ -312,8 +313,8 @@ class ModelConfig(_Config):
         for width in sorted(widths):
             require(
                 width % self.num_heads == 0,
-                f"--num-heads {self.num_heads} does not divide the {width} numbers of a component, which attend to each "
-                "other (--mapping-ltnt2ltnt, --g-ltnt2ltnt); change --num-heads or --latent-size, or switch these off",
+                f"--num-heads {self.num_heads} does not divide the {width} numbers of a component, which attend to "
+                "each other; change --num-heads or --latent-size, or leave out --mapping-ltnt2ltnt and --g-ltnt2ltnt",
             )
         if self.use_pos:
             self._check_positions()
