@@ -50,6 +50,17 @@ class AttentionSizes(NamedTuple):
     components: int  # m
 
 
+class AttentionInputs(NamedTuple):
+    """What a layer is given."""
+
+    x: Tensor  # [B, d, n]
+    y: Tensor  # [B, m, w]
+    positions: Tensor | None  # [n, p]
+    component_positions: Tensor | None  # [m, w]
+    mask: Tensor  # [B or 1, 1, m, 1], added to the scores
+    assignments: Tensor | None  # probabilities of the layer before [B, h, m, n], for iterative k-means
+
+
 class AttentionResult(NamedTuple):
     """What a layer gives: the new features, the new components, and who attended to whom."""
 
@@ -126,20 +137,13 @@ class BipartiteLayer(nn.Module):
         mask = x.new_zeros(1, 1, 1, 1)
         if component_mask is not None:
             mask = component_mask[:, None, :, None] * DROPPED
-        y, scores = self.score(x, y, positions, component_positions, mask, assignments)
-        x, probabilities = self.update_image(x, y, scores, positions, component_positions)
+        given = AttentionInputs(x, y, positions, component_positions, mask, assignments)
+        y, scores = self.score(given)
+        x, probabilities = self.update_image(given._replace(y=y), scores)
         return AttentionResult(x, y, probabilities)
 
-    def score(
-        self,
-        x: Tensor,
-        y: Tensor,
-        positions: Tensor | None,
-        component_positions: Tensor | None,
-        mask: Tensor,
-        assignments: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The components to style with ``[B, m, w]``, and scores ``[B, h, m, n]`` with ``mask [B, 1, m, 1]`` added."""
+    def score(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
+        """The components to style with ``[B, m, w]``, and scores ``[B, h, m, n]`` with the mask added."""
         raise NotImplementedError
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -167,50 +171,38 @@ class BipartiteLayer(nn.Module):
         offset = (keys @ self.from_pos_map.scaled_weight().unflatten(0, heads)) @ positions.t()
         return attention_scores(x, projection, offset + keys @ bias.unflatten(0, heads)[..., None])
 
-    def update_image(
-        self,
-        x: Tensor,
-        y: Tensor,
-        scores: Tensor,
-        positions: Tensor | None,
-        component_positions: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    def update_image(self, given: AttentionInputs, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Softmax over the components, gather their values, modulate the image.
 
         Args:
-            x: ``[B, d, n]``.
-            y: ``[B, m, w]``.
+            given: with the components to style with.
             scores: ``[B, h, m, n]``.
-            positions: ``[n, p]`` or None.
-            component_positions: ``[m, w]`` or None.
 
         Returns:
             The new ``x [B, d, n]`` and the probabilities ``[B, h, m, n]``.
         """
         probabilities = scores.softmax(2)
         weights = attention_dropout(probabilities, self.options.dropout if self.training else 0.0)
-        weights = self.apply_gates(weights, x, y, positions, component_positions)
+        weights = self.apply_gates(weights, given)
         # The modulation is linear: multiply the m values by it, not the n contexts.
         heads = (self.options.heads, self.head_size)
         matrix = self.modulation.scaled_weight().unflatten(1, heads).movedim(1, 0)
-        values = self.split_heads(self.to_values(y)) @ matrix.transpose(1, 2)
+        values = self.split_heads(self.to_values(given.y)) @ matrix.transpose(1, 2)
         modulation = attend(weights, values, self.modulation.scaled_bias())
-        x = integrate(x, modulation, self.options.integration, self.options.normalization)
+        x = integrate(given.x, modulation, self.options.integration, self.options.normalization)
         return x, probabilities
 
-    def apply_gates(
-        self, weights: Tensor, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None
-    ) -> Tensor:
+    def apply_gates(self, weights: Tensor, given: AttentionInputs) -> Tensor:
         """Scale the weights by the gates that exist; rows then need not sum to 1."""
         if self.image_gate is not None:
-            gate = self.image_gate(x.transpose(1, 2))
-            if self.image_gate_pos is not None and positions is not None:
-                gate = gate + self.image_gate_pos(positions)
+            gate = self.image_gate(given.x.transpose(1, 2))
+            if self.image_gate_pos is not None and given.positions is not None:
+                gate = gate + self.image_gate_pos(given.positions)
             weights = weights * torch.sigmoid(gate + 1).transpose(1, 2)[:, :, None]
         if self.latent_gate is not None:
-            gate = self.latent_gate(y)
-            if self.latent_gate_pos is not None and component_positions is not None:
-                gate = gate + self.latent_gate_pos(component_positions)
+            gate = self.latent_gate(given.y)
+            if self.latent_gate_pos is not None and given.component_positions is not None:
+                gate = gate + self.latent_gate_pos(given.component_positions)
             weights = weights * torch.sigmoid(gate).transpose(1, 2)[..., None]
         return weights
 
@@ -229,20 +221,12 @@ class SimplexAttention(BipartiteLayer):
         if options.use_pos:
             self.to_pos_map = FullyConnected(sizes.component_position, features, bias=False)
 
-    def score(
-        self,
-        x: Tensor,
-        y: Tensor,
-        positions: Tensor | None,
-        component_positions: Tensor | None,
-        mask: Tensor,
-        assignments: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def score(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.score``."""
-        keys = self.to_keys(y)
-        if self.to_pos_map is not None and component_positions is not None:
-            keys = keys + self.to_pos_map(component_positions)
-        return y, self.embedding_scores(x, self.split_heads(keys), positions) + mask
+        keys = self.to_keys(given.y)
+        if self.to_pos_map is not None and given.component_positions is not None:
+            keys = keys + self.to_pos_map(given.component_positions)
+        return given.y, self.embedding_scores(given.x, self.split_heads(keys), given.positions) + given.mask
 
 
 class KMeansAttention(BipartiteLayer):
@@ -268,26 +252,19 @@ class KMeansAttention(BipartiteLayer):
             self.centroids = nn.Parameter(torch.randn(1, heads, sizes.components, width))
         self.att_weight = nn.Parameter(torch.ones(heads, 1, width))
 
-    def score(
-        self,
-        x: Tensor,
-        y: Tensor,
-        positions: Tensor | None,
-        component_positions: Tensor | None,
-        mask: Tensor,
-        assignments: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def score(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.score``."""
+        x, positions = given.x, given.positions
         if self.centroids is not None:
-            first: Tensor = self.centroids
+            centroids: Tensor = self.centroids
         else:
-            assert assignments is not None, "iterative k-means needs the assignments of the layer before"
-            first = self.new_centroids(x, assignments, positions)
-        scores = self.centroid_scores(x, first, positions) + mask
+            assert given.assignments is not None, "iterative k-means needs the assignments of the layer before"
+            centroids = self.new_centroids(x, given.assignments, positions)
+        scores = self.centroid_scores(x, centroids, positions) + given.mask
         for _ in range(self.options.kmeans_iters - 1):
             centroids = self.new_centroids(x, scores.softmax(2), positions)
-            scores = self.centroid_scores(x, centroids, positions) + mask
-        return y, scores
+            scores = self.centroid_scores(x, centroids, positions) + given.mask
+        return given.y, scores
 
     def on_all_channels(self, blocks: Tensor) -> Tensor:
         """Place each head's block among the 2d channels: ``[B, h, m, 2dₕ] → [B, h, m, 2d]``, zero elsewhere."""
@@ -347,18 +324,10 @@ class DuplexAttention(BipartiteLayer):
         self.gather_out = FullyConnected(features, sizes.component)
         self.layer_norm = nn.LayerNorm(sizes.component, eps=1e-5)
 
-    def score(
-        self,
-        x: Tensor,
-        y: Tensor,
-        positions: Tensor | None,
-        component_positions: Tensor | None,
-        mask: Tensor,
-        assignments: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def score(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.score``."""
-        y, keys = self.update_components(x, y, positions, component_positions)
-        return y, self.embedding_scores(x, keys, positions) + mask
+        y, keys = self.update_components(given.x, given.y, given.positions, given.component_positions)
+        return y, self.embedding_scores(given.x, keys, given.positions) + given.mask
 
     def update_components(
         self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None
