@@ -1,18 +1,12 @@
-"""Typed configuration: the one place where a default lives, and where contradictions are refused.
-
-``ModelConfig`` describes both networks and travels in every snapshot; ``TrainConfig`` holds everything else that a run
-needs. Both are frozen, go to JSON and back, and check themselves when they are built.
-"""
+"""``ModelConfig``: what both networks are."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from ganformer_cli.errors import ConfigError
+from ganformer_cli.config.base import JsonConfig, option_name, require
 
 ATTENTION_KINDS = ("none", "simplex", "duplex", "kmeans")
 ARCHITECTURES = ("resnet", "skip", "orig")
@@ -21,8 +15,6 @@ NORMALIZATIONS = ("layer", "instance", "none")
 POSITIONS = ("sinus", "linear", "trainable", "trainable2d")
 POSITION_INITS = ("uniform", "normal")
 MERGES = ("softmax", "sum", "max", "leaves")
-G_LOSSES = ("logistic_ns", "logistic", "hinge", "wgan")
-D_LOSSES = ("logistic", "hinge", "wgan")
 
 #: Longer side of the first grid.
 START_SIZE = 4
@@ -31,19 +23,6 @@ MAX_RESOLUTION = 4096
 MAX_CHANNELS = 8192
 MAX_LATENT = 65536
 MAX_LAYERS = 64
-
-Config = TypeVar("Config", bound="_Config")
-
-
-def option_name(field: str) -> str:
-    """The command-line option of a configuration field: ``components_num`` → ``--components-num``."""
-    return "--" + field.replace("_", "-")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ``ConfigError(message)`` unless ``condition`` holds."""
-    if not condition:
-        raise ConfigError(message)
 
 
 def image_size(resolution: int, ratio: float) -> tuple[int, int]:
@@ -59,42 +38,8 @@ def start_grid(ratio: float) -> tuple[int, int]:
     return (shorter, START_SIZE) if ratio <= 1 else (START_SIZE, shorter)
 
 
-@dataclass(frozen=True)
-class _Config:
-    """JSON there and back, strictly."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls: type[Config], values: Mapping[str, Any], where: str = "configuration") -> Config:
-        """Build from plain values; an unknown, mistyped or impossible one is a ConfigError that names ``where``."""
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(fields))
-        if unknown:
-            raise ConfigError(f"{where}: unknown setting {', '.join(unknown)}; it was written by another version")
-        for name, value in values.items():
-            kinds = _ACCEPTED[str(fields[name].type)]
-            # bool is an int in Python; a truth value where a number belongs is a mistake all the same.
-            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                raise ConfigError(f"{where}: setting {name} has the value {value!r} of the wrong kind")
-        return cls(**{k: float(v) if str(fields[k].type) == "float" else v for k, v in values.items()})
-
-
-_ACCEPTED: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-    "str": (str,),
-    "int | None": (int, type(None)),
-    "float | None": (int, float, type(None)),
-    "str | None": (str, type(None)),
-}
-
-
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Config):
+class ModelConfig(JsonConfig):
     """What both networks are. Every field is an option of ``ganformer train`` with the same name."""
 
     resolution: int = 256  # longer side of the pictures, pixels
@@ -440,239 +385,3 @@ _ATTENTION_ONLY = (
 )
 _POSITIONS_ONLY = ("pos_type", "pos_dim", "pos_directions_num", "pos_init")
 _MODEL_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Config):
-    """How the networks are trained. Every field is an option of ``ganformer train`` with the same name."""
-
-    dataset: str = "scenes"
-    train_images_num: int | None = None  # use the first so many pictures; None: all
-    labels: bool = False  # class-conditional: train with the data set's labels
-    mirror_augment: bool = False
-    num_threads: int = 0  # processes that decode pictures; 0: none beside the main one
-    seed: int = 0
-    total_kimg: float = 25000.0  # thousands of real pictures to show
-    batch_size: int = 32
-    batch_gpu: int | None = None  # pictures at a time, the rest is accumulated; None: the whole batch
-    g_lr: float = 0.002
-    d_lr: float = 0.002
-    gamma: float = 10.0  # weight of R1
-    g_loss: str = "logistic_ns"
-    d_loss: str = "logistic"
-    pl_weight: float = 0.0  # weight of path length regularisation
-    g_reg_interval: int = 4  # path length every so many steps; sets the time scale of the generator's optimiser
-    d_reg_interval: int = 16  # R1 every so many steps; sets that of the discriminator's
-    style_mixing: float = 0.9
-    component_mixing: float = 0.0
-    component_dropout: float = 0.0
-    ema_kimg: float = 10.0  # half-life of the averaged generator
-    ema_rampup: float | None = 0.05  # the half-life is at most this share of the pictures shown; None: no ramp
-    allow_tf32: bool = True
-    cuda_bench: bool = True
-    tick_kimg: float = 4.0  # a line in log.jsonl every so many kimg
-    snapshot_kimg: float = 200.0
-    last_snapshots: int = 10  # how many are kept
-    keep_samples: bool = True  # False: only the newest grids
-    vis_num: int = 32  # pictures in a grid
-    truncation_psi: float = 0.75  # of the grids
-    metrics: str = "swd,diversity"  # at each snapshot, comma-separated; "none" for none
-    eval_images_num: int = 1024
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("num_threads", 0, 256),
-            ("seed", 0, 2**63 - 1),
-            ("batch_size", 1, 65536),
-            ("g_reg_interval", 1, 10**6),
-            ("d_reg_interval", 1, 10**6),
-            ("last_snapshots", 1, 10**6),
-            ("vis_num", 1, 1024),
-            ("eval_images_num", 2, 10**7),
-            ("total_kimg", 0, 1e9),
-            ("g_lr", 0, 1),
-            ("d_lr", 0, 1),
-            ("gamma", 0, 1e6),
-            ("pl_weight", 0, 1e6),
-            ("style_mixing", 0, 1),
-            ("component_mixing", 0, 1),
-            ("ema_kimg", 0, 1e6),
-            ("truncation_psi", -10, 10),
-        ):
-            value = getattr(self, name)
-            require(low <= value <= high, f"{option_name(name)} {value}: choose a number from {low} to {high}")
-        require(
-            0 <= self.component_dropout < 1,
-            f"--component-dropout {self.component_dropout}: choose a rate from 0 to below 1",
-        )
-        for name in ("tick_kimg", "snapshot_kimg"):
-            value = getattr(self, name)
-            require(0 < value <= 1e9, f"{option_name(name)} {value}: choose a number above 0")
-        require(self.ema_rampup is None or 0 < self.ema_rampup <= 10, "--ema-rampup: choose a number above 0, to 10")
-        require(
-            self.train_images_num is None or self.train_images_num >= 1,
-            f"--train-images-num {self.train_images_num}: choose at least 1",
-        )
-        for name, choices in (("g_loss", G_LOSSES), ("d_loss", D_LOSSES)):
-            value = getattr(self, name)
-            require(value in choices, f"{option_name(name)} {value}: choose one of {', '.join(choices)}")
-        require(
-            self.d_loss != "wgan" or self.gamma > 0,
-            "--d-loss wgan with --gamma 0: nothing would bound the critic; give --gamma a value above 0",
-        )
-        micro = self.micro_batch
-        require(
-            1 <= micro <= self.batch_size and self.batch_size % micro == 0,
-            f"--batch-gpu {micro} does not divide --batch-size {self.batch_size}; choose a divisor",
-        )
-
-    @property
-    def micro_batch(self) -> int:
-        """Pictures that pass through the networks at a time."""
-        return self.batch_size if self.batch_gpu is None else self.batch_gpu
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """A training run: the networks and how they are trained."""
-
-    model: ModelConfig
-    train: TrainConfig
-
-    def __post_init__(self) -> None:
-        micro, group = self.train.micro_batch, self.model.mbstd_group_size
-        option = "--batch-size" if self.train.batch_gpu is None else "--batch-gpu"
-        require(
-            micro >= 2,
-            f"{option} {micro}: minibatch-std compares pictures within the batch, and one alone tells the "
-            "discriminator nothing (such runs collapse); choose at least 2",
-        )
-        require(
-            micro % min(group, micro) == 0,
-            f"{option} {micro}: minibatch-std works in groups of {group}; choose a multiple of {group}",
-        )
-        require(
-            self.model.has_attention or self.train.component_dropout == 0,
-            f"--component-dropout {self.train.component_dropout} with --attention {self.model.attention}: there is "
-            "nothing to drop; leave it out or choose another --attention",
-        )
-        require(
-            self.model.components_num >= 2 or self.train.component_mixing == 0,
-            f"--component-mixing {self.train.component_mixing} with --components-num {self.model.components_num}: it "
-            "takes two components to mix; leave it out or have more of them",
-        )
-        require(
-            self.model.style or self.model.has_components or self.train.style_mixing == 0,
-            f"--style-mixing {self.train.style_mixing} with --style False and --attention none: only the first layer "
-            "reads a latent, so there is nothing to mix; leave it out",
-        )
-        require(
-            self.train.labels == (self.model.c_dim > 0),
-            "--labels: the networks and the training do not agree on whether there are labels",
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Both parts as plain JSON values."""
-        return {"model": self.model.to_dict(), "train": self.train.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str = "configuration") -> RunConfig:
-        """The inverse of ``to_dict``, strictly."""
-        parts = {name: values.get(name) for name in ("model", "train")}
-        if set(values) != set(parts) or not all(isinstance(part, dict) for part in parts.values()):
-            raise ConfigError(f"{where}: must hold the objects 'model' and 'train'; it is damaged")
-        model = ModelConfig.from_dict(parts["model"] or {}, where)
-        return cls(model=model, train=TrainConfig.from_dict(parts["train"] or {}, where))
-
-
-MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig))
-TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
-
-#: What the authors' --ganformer-default stands for: the layer of the released snapshots.
-GANFORMER_DEFAULT: dict[str, Any] = {
-    "attention": "kmeans",
-    "integration": "mul",
-    "normalize": "layer",
-    "use_pos": True,
-    "mapping_resnet": True,
-    "mapping_ltnt2ltnt": True,
-    "g_arch": "resnet",
-    "d_arch": "resnet",
-}
-
-
-#: What --baseline stands for: the networks that the paper compares with, on the same backbone. (VQGAN, its fifth, is of
-#: another family.)
-BASELINES: dict[str, dict[str, Any]] = {
-    "GAN": {"attention": "none", "style": False, "latent_stem": True},
-    "StyleGAN2": {"attention": "none", "style": True, "latent_stem": False},
-    "SAGAN": {"attention": "none", "style": False, "latent_stem": True, "g_img2img": 32},
-    "kGAN": {"attention": "none", "style": True, "latent_stem": False, "kgan": True},
-}
-
-#: Of a data set's preset, what is meant for a model with components.
-COMPONENT_SETTINGS = ("components_num", "latent_size", "style", "mapping_ltnt2ltnt")
-
-
-def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
-    """Settings that scale with the pictures' size and the device.
-
-    On a CPU: small networks, small batches and few pictures, so that a first run ends within minutes. On a GPU: the
-    networks of the paper; small pictures are learnt from fewer of them.
-    """
-    if not on_cpu:
-        # Small enough at a time for a card of 8 GB, by the size of the activations.
-        return {
-            "total_kimg": 5000.0 if resolution <= 128 else 25000.0,
-            "batch_gpu": 32 if resolution <= 64 else max(4, 2048 // resolution),
-            "num_threads": 4,
-        }
-    return {
-        "components_num": 8,
-        "latent_size": 128,
-        "channel_base": max(1024, 16 * resolution),
-        "channel_max": 128,
-        "mapping_num_layers": 4,
-        "batch_size": 8,
-        "gamma": 1.0 if resolution <= 32 else 10.0,
-        "g_lr": 0.003,
-        "d_lr": 0.0025,
-        "total_kimg": 16.0 if resolution <= 32 else 30.0,
-        "tick_kimg": 1.0,
-        "snapshot_kimg": 4.0 if resolution <= 32 else 10.0,
-        "eval_images_num": 256,
-    }
-
-
-def resolve_run(given: Mapping[str, Any], *, dataset_preset: Mapping[str, Any], on_cpu: bool) -> RunConfig:
-    """Complete what the user gave: presets fill only what was left out.
-
-    Args:
-        given: fields of ``ModelConfig`` and ``TrainConfig`` that the user chose, ``resolution`` among them.
-        dataset_preset: settings that come with the data set.
-        on_cpu: whether the run will be on a CPU; then small networks are the default whatever the data set.
-
-    Raises:
-        ConfigError: an unknown field, or a contradiction.
-    """
-    resolution = given.get("resolution", ModelConfig.resolution)
-    attention = given.get("attention", ModelConfig.attention)
-    # The released networks' layer goes with their integration; simplex and duplex with the paper's.
-    values: dict[str, Any] = {"integration": "mul" if attention == "kmeans" else "both"}
-    preset, size = dict(dataset_preset), size_preset(resolution, on_cpu)
-    if attention == "none":
-        for name in COMPONENT_SETTINGS:
-            preset.pop(name, None)
-    values.update({**preset, **size} if on_cpu else {**size, **preset})
-    if attention == "none":
-        if not given.get("kgan"):
-            values["components_num"] = 0
-        if not given.get("style", True):
-            values["style_mixing"] = 0.0
-    values.update(given)
-    unknown = sorted(set(values) - MODEL_FIELDS - TRAIN_FIELDS)
-    require(not unknown, f"unknown setting {', '.join(map(option_name, unknown))}")
-    return RunConfig(
-        model=ModelConfig(**{k: v for k, v in values.items() if k in MODEL_FIELDS}),
-        train=TrainConfig(**{k: v for k, v in values.items() if k in TRAIN_FIELDS}),
-    )

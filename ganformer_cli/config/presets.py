@@ -1,0 +1,103 @@
+"""What is chosen where the user leaves it out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ganformer_cli.config.base import option_name, require
+from ganformer_cli.config.model import ModelConfig
+from ganformer_cli.config.train import RunConfig, TrainConfig
+
+MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig))
+TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+
+#: What the authors' --ganformer-default stands for: the layer of the released snapshots.
+GANFORMER_DEFAULT: dict[str, Any] = {
+    "attention": "kmeans",
+    "integration": "mul",
+    "normalize": "layer",
+    "use_pos": True,
+    "mapping_resnet": True,
+    "mapping_ltnt2ltnt": True,
+    "g_arch": "resnet",
+    "d_arch": "resnet",
+}
+
+
+#: What --baseline stands for: the networks that the paper compares with, on the same backbone. (VQGAN, its fifth, is of
+#: another family.)
+BASELINES: dict[str, dict[str, Any]] = {
+    "GAN": {"attention": "none", "style": False, "latent_stem": True},
+    "StyleGAN2": {"attention": "none", "style": True, "latent_stem": False},
+    "SAGAN": {"attention": "none", "style": False, "latent_stem": True, "g_img2img": 32},
+    "kGAN": {"attention": "none", "style": True, "latent_stem": False, "kgan": True},
+}
+
+#: Of a data set's preset, what is meant for a model with components.
+COMPONENT_SETTINGS = ("components_num", "latent_size", "style", "mapping_ltnt2ltnt")
+
+
+def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
+    """Settings that scale with the pictures' size and the device.
+
+    On a CPU: small networks, small batches and few pictures, so that a first run ends within minutes. On a GPU: the
+    networks of the paper; small pictures are learnt from fewer of them.
+    """
+    if not on_cpu:
+        # Small enough at a time for a card of 8 GB, by the size of the activations.
+        return {
+            "total_kimg": 5000.0 if resolution <= 128 else 25000.0,
+            "batch_gpu": 32 if resolution <= 64 else max(4, 2048 // resolution),
+            "num_threads": 4,
+        }
+    return {
+        "components_num": 8,
+        "latent_size": 128,
+        "channel_base": max(1024, 16 * resolution),
+        "channel_max": 128,
+        "mapping_num_layers": 4,
+        "batch_size": 8,
+        "gamma": 1.0 if resolution <= 32 else 10.0,
+        "g_lr": 0.003,
+        "d_lr": 0.0025,
+        "total_kimg": 16.0 if resolution <= 32 else 30.0,
+        "tick_kimg": 1.0,
+        "snapshot_kimg": 4.0 if resolution <= 32 else 10.0,
+        "eval_images_num": 256,
+    }
+
+
+def resolve_run(given: Mapping[str, Any], *, dataset_preset: Mapping[str, Any], on_cpu: bool) -> RunConfig:
+    """Complete what the user gave: presets fill only what was left out.
+
+    Args:
+        given: fields of ``ModelConfig`` and ``TrainConfig`` that the user chose, ``resolution`` among them.
+        dataset_preset: settings that come with the data set.
+        on_cpu: whether the run will be on a CPU; then small networks are the default whatever the data set.
+
+    Raises:
+        ConfigError: an unknown field, or a contradiction.
+    """
+    resolution = given.get("resolution", ModelConfig.resolution)
+    attention = given.get("attention", ModelConfig.attention)
+    # The released networks' layer goes with their integration; simplex and duplex with the paper's.
+    values: dict[str, Any] = {"integration": "mul" if attention == "kmeans" else "both"}
+    preset, size = dict(dataset_preset), size_preset(resolution, on_cpu)
+    if attention == "none":
+        for name in COMPONENT_SETTINGS:
+            preset.pop(name, None)
+    values.update({**preset, **size} if on_cpu else {**size, **preset})
+    if attention == "none":
+        if not given.get("kgan"):
+            values["components_num"] = 0
+        if not given.get("style", True):
+            values["style_mixing"] = 0.0
+    values.update(given)
+    unknown = sorted(set(values) - MODEL_FIELDS - TRAIN_FIELDS)
+    require(not unknown, f"unknown setting {', '.join(map(option_name, unknown))}")
+    return RunConfig(
+        model=ModelConfig(**{k: v for k, v in values.items() if k in MODEL_FIELDS}),
+        train=TrainConfig(**{k: v for k, v in values.items() if k in TRAIN_FIELDS}),
+    )
