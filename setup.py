@@ -39,6 +39,9 @@ setup(
         "safetensors>=0.4.3",  # model files that hold weights and can run no code
         "click>=8.2,<9",  # the command line
         "rich>=13.4",  # the progress bar
+        "requests>=2.28",  # downloads
+        "filelock>=3.12",  # two processes must not write one download
+        "platformdirs>=3.0",  # the cache folder of each system
         'tomli>=2.0; python_version < "3.11"',  # reads datasets/*.toml; newer Pythons have tomllib
     ],
     extras_require={
@@ -50,6 +53,7 @@ setup(
             "mypy==2.4.1",
             "pytest>=8.2",  # mypy reads its types
             "ruff==0.17.6",
+            "types-requests==2.33.0.20261030",
         ],
     },
     entry_points={"console_scripts": ["ganformer = ganformer_cli.cli.main:main"]},

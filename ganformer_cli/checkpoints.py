@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ganformer_cli.config import ModelConfig
-from ganformer_cli.errors import ConfigError, NotYetError, SnapshotError
+from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.files import write_bytes
 from ganformer_cli.models import Discriminator, Generator
 
@@ -42,12 +42,7 @@ def resolve_model(path: str | Path) -> Path:
 
     Raises:
         SnapshotError: there is none.
-        NotYetError: a snapshot of the authors'.
     """
-    if str(path).startswith("gdrive:") or str(path).endswith(".pkl"):
-        raise NotYetError(
-            f"--model {path}: the authors' snapshots cannot be opened yet; give a .safetensors file or a run folder"
-        )
     path = Path(path)
     if path.is_dir():
         found = snapshots_of(path)
@@ -176,25 +171,26 @@ def save_snapshot(
     *,
     config: ModelConfig,
     ema: Generator,
-    generator: Generator,
-    discriminator: Discriminator,
-    kimg: float,
+    generator: Generator | None,
+    discriminator: Discriminator | None,
+    kimg: float | None,
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write the three networks and their configuration to ``path``, whole or not at all.
+    """Write the networks and their configuration to ``path``, whole or not at all.
 
     Args:
         path: the file.
         config: of the networks.
         ema: the averaged generator, the one to sample from.
-        generator: the generator being trained.
-        discriminator: its adversary.
-        kimg: thousands of real images shown so far.
+        generator: the generator being trained, or None to leave it out.
+        discriminator: its adversary, or None to leave it out.
+        kimg: thousands of real images shown so far; None where nobody knows.
         provenance: further JSON values for the header, such as ``dataset`` and ``version``.
     """
     tensors = {
         f"{name}.{key}": value
         for name, module in (("ema", ema), ("generator", generator), ("discriminator", discriminator))
+        if module is not None
         for key, value in module.state_dict().items()
     }
     save_tensors(path, tensors, {"config": config.to_dict(), "kimg": kimg, **provenance})
@@ -209,6 +205,25 @@ def load_networks(path: Path, networks: Mapping[str, nn.Module]) -> None:
     for name, module in networks.items():
         check_fit(module, read_shapes(path, f"{name}."), f"{path} ({name})")
         module.load_state_dict(read_tensors(path, f"{name}."))
+
+
+def load_available(path: Path) -> tuple[Generator, Generator | None, Discriminator | None]:
+    """The averaged generator, and the generator and the discriminator if the file holds them; on the CPU.
+
+    Raises:
+        SnapshotError: it is damaged, or of another architecture.
+    """
+    config = read_config(path)
+    present = [name for name in ("generator", "discriminator") if read_shapes(path, f"{name}.")]
+    networks: dict[str, Any] = {"generator": None, "discriminator": None}
+    for name in ("ema", *present):
+        kind = Discriminator if name == "discriminator" else Generator
+        with torch.device("meta"):
+            check_fit(kind(config), read_shapes(path, f"{name}."), f"{path} ({name})")
+        networks[name] = kind(config)
+        networks[name].load_state_dict(read_tensors(path, f"{name}."))
+        networks[name].eval().requires_grad_(False)
+    return networks["ema"], networks["generator"], networks["discriminator"]
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu", which: str = "ema") -> Generator:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ganformer_cli import checkpoints
 from ganformer_cli.config import ModelConfig
-from ganformer_cli.errors import NotYetError, OutputError, SnapshotError
+from ganformer_cli.errors import OutputError, SnapshotError
 from ganformer_cli.models import Discriminator, Generator
 
 CONFIG = ModelConfig(
@@ -160,9 +160,6 @@ def test_missing_places(tmp_path: Path) -> None:
         checkpoints.resolve_model(tmp_path / "nowhere")
     with pytest.raises(SnapshotError, match="no snapshot"):
         checkpoints.resolve_model(tmp_path)
-    for name in ("gdrive:clevr-snapshot.pkl", "network-snapshot-000000.pkl"):
-        with pytest.raises(NotYetError, match="cannot be opened yet"):
-            checkpoints.resolve_model(name)
 
 
 def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

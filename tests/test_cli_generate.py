@@ -15,7 +15,7 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.sampling import load_generator, sample
+from ganformer_cli.sampling import latents_from_seeds, load_generator, sample, to_uint8
 
 Run = Callable[..., Result]
 
@@ -104,6 +104,97 @@ def test_noise(ganformer: Run, tiny_run: Path, noise: str) -> None:
     assert ganformer("generate", "--images-num", "1", "--noise", noise).exit_code == 0
 
 
+# ----- From latents, and other files than PNG -----
+
+
+def test_saved_latents_give_the_same_pictures(ganformer: Run, tiny_run: Path) -> None:
+    done = ganformer("generate", "--images-num", "5", "--save-latents", "--output-dir", "seeds")
+    assert done.exit_code == 0, done.stderr
+    assert str(Path("seeds/latents.npy")) in done.stdout
+    latents = np.load("seeds/latents.npy")
+    assert latents.dtype == np.float32
+    np.testing.assert_array_equal(latents, latents_from_seeds(load_generator(tiny_run), range(5)).numpy())
+    for batch_size in ("1", "3"):
+        ganformer("generate", "--latents", "seeds/latents.npy", "--batch-size", batch_size)
+        assert names(Path("images")) == [f"image000{k}.png" for k in range(5)]
+        for k in range(5):
+            assert Path(f"images/image000{k}.png").read_bytes() == Path(f"seeds/seed000{k}.png").read_bytes()
+
+
+def test_latents_are_saved_in_the_order_of_the_seeds(ganformer: Run, tiny_run: Path) -> None:
+    done = ganformer("generate", "--seeds", "7,2", "--vis-latents", "--json")
+    assert Path(json.loads(done.stdout)["latents"]) == Path("images/latents.npy")
+    expected = latents_from_seeds(load_generator(tiny_run), [7, 2]).numpy()
+    np.testing.assert_array_equal(np.load("images/latents.npy"), expected)
+
+
+def test_latents_of_space_w(ganformer: Run, tiny_run: Path) -> None:
+    model = load_generator(tiny_run)
+    with torch.no_grad():
+        ws = model.mapping(latents_from_seeds(model, range(4)), truncation_psi=0.7).numpy()
+    np.save("ws.npy", ws)
+    line = "generate --latents ws.npy --space w --save-latents --truncation-psi 1 --json"
+    done = ganformer(*line.split())
+    assert done.exit_code == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["given_latents"], answer["space"], answer["truncation_psi"]) == ("ws.npy", "w", 1)
+    assert [each["row"] for each in answer["images"]] == list(range(4))
+    np.testing.assert_array_equal(np.load("images/latents.npy"), ws)
+    expected = sample(model, range(4), truncation_psi=0.7).numpy()
+    for k in range(4):
+        np.testing.assert_array_equal(read(Path(f"images/image000{k}.png")), expected[k])
+
+
+def test_maps_and_a_grid_of_latents(ganformer: Run, tiny_run: Path) -> None:
+    np.save("z.npy", np.zeros((2, 3, 8), np.float16))
+    done = ganformer("generate", "--latents", "z.npy", "--maps", "--layer-maps", "--grid")
+    assert done.exit_code == 0, done.stderr
+    assert len(names(Path("images"))) == 7
+    assert "image0001-layer-maps.png" in names(Path("images"))
+
+
+def test_jpegs(ganformer: Run, tiny_run: Path) -> None:
+    done = ganformer("generate", "--images-num", "2", "--format", "jpg", "--grid", "--ratio", "0.5")
+    assert done.exit_code == 0, done.stderr
+    assert names(Path("images")) == ["grid.png", "seed0000.jpg", "seed0001.jpg"]
+    with PIL.Image.open("images/seed0001.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (32, 16))
+        # A component's identifier and how often it is sampled across and down: once each, so that nothing is thinned.
+        assert [each[1:3] for each in image.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
+    second = read(Path("images/grid.png"))[:, -16:, -32:]
+    assert np.abs(read(Path("images/seed0001.jpg")).astype(int) - second).mean() < 8
+
+
+def test_one_array_of_pictures_as_they_leave_the_network(ganformer: Run, tiny_run: Path) -> None:
+    ganformer("generate", "--seeds", "6,0-2", "--output-dir", "png", "--maps", "--grid")
+    for batch_size in ("1", "3"):
+        line = f"generate --seeds 6,0-2 --format npy --maps --grid --json --batch-size {batch_size}"
+        done = ganformer(*line.split())
+        assert done.exit_code == 0, done.stderr
+        assert names(Path("images")) == ["grid.png", "images.npy"] + [f"seed000{k}-maps.png" for k in (0, 1, 2, 6)]
+        images = np.load("images/images.npy")
+        assert (images.dtype, images.shape) == (np.float32, (4, 3, 32, 32))
+        answer = json.loads(done.stdout)
+        assert [Path(each["file"]) for each in answer["images"]] == [Path("images/images.npy")] * 4
+        for each, picture in zip(answer["images"], to_uint8(torch.from_numpy(images)).numpy(), strict=True):
+            np.testing.assert_array_equal(picture, read(Path(f"png/seed{each['seed']:04d}.png")))
+        for name in ("grid.png", "seed0006-maps.png"):
+            assert Path("images", name).read_bytes() == Path("png", name).read_bytes()
+
+
+def test_an_array_is_there_whole_or_not_at_all(ganformer: Run, tiny_run: Path) -> None:
+    Path("images").mkdir()
+    Path("images/images.npy").write_bytes(b"of before")
+    ws = np.zeros((5, 3, 8), np.float32)
+    ws[4] = 3e38
+    np.save("ws.npy", ws)
+    done = ganformer("generate", "--latents", "ws.npy", "--space", "w", "--format", "npy", "--batch-size", "1")
+    assert done.exit_code == 1
+    assert "row 4 of the latents has values that are not finite" in done.stderr
+    assert names(Path("images")) == ["images.npy"]
+    assert Path("images/images.npy").read_bytes() == b"of before"
+
+
 # ----- Which model -----
 
 
@@ -152,7 +243,7 @@ def test_a_file_is_a_model_too(ganformer: Run, tiny_run: Path) -> None:
         ("--model nothing-here", 1, "--model nothing-here: no such file or run folder"),
         ("--expname other", 1, "--expname other: no run of that name with a snapshot in results"),
         ("--result-dir none", 1, "--result-dir none: no run with a snapshot in none"),
-        ("--model gdrive:bedrooms-snapshot.pkl", 1, "gdrive:bedrooms-snapshot.pkl"),
+        ("--model gdrive:no-such-snapshot.pkl --offline", 1, "no-such-snapshot.pkl"),
         ("--model mine.pkl", 1, "mine.pkl"),
         ("--model cut.safetensors", 1, "cut.safetensors: not a readable safetensors file"),
         ("--model empty.safetensors", 1, "empty.safetensors: not a readable safetensors file"),
@@ -169,7 +260,18 @@ def test_a_file_is_a_model_too(ganformer: Run, tiny_run: Path) -> None:
         ("--output-dir cut.safetensors", 2, "--output-dir"),
         ("--output-dir cut.safetensors/below", 1, "--output-dir"),
         ("--vis-interpolations", 1, "--vis-interpolations is not in this version yet"),
-        ("--vis-latents", 1, "--vis-latents is not in this version yet"),
+        ("--latents nothing.npy", 2, "'--latents': File 'nothing.npy' does not exist"),
+        ("--latents empty.safetensors", 1, "--latents empty.safetensors: not a readable .npy file"),
+        ("--latents other.npy", 1, "other.npy: its shape is [2, 5, 8], this model wants [N, 3, 8] in space z"),
+        ("--latents other.npy --space w", 1, "this model wants [N, 3, 8] or [N, 3, 9, 8] in space w"),
+        ("--latents other.npy --seeds 1", 2, "--seeds and --latents each say which pictures; give one of them"),
+        ("--latents other.npy --images-num 1", 2, "--images-num and --latents each say which pictures"),
+        ("--latents other.npy --space w --truncation-psi 0.7", 2, "--truncation-psi 0.7 with --space w"),
+        ("--latents other.npy --space w --class 1", 2, "--class 1 with --space w"),
+        ("--latents other.npy --space x", 2, "--space"),
+        ("--space w", 2, "--space w says what --latents are"),
+        ("--format npy --ratio 0.5", 2, "--ratio 0.5 with --format npy"),
+        ("--format gif", 2, "--format"),
         ("--vis-noise-var", 1, "--vis-noise-var is not in this version yet"),
         ("--vis-style-mix", 1, "--vis-style-mix is not in this version yet"),
         ("--interpolation-density 8", 1, "--interpolation-density 8 is not in this version yet"),
@@ -179,6 +281,7 @@ def test_wrong_lines(ganformer: Run, tiny_run: Path, line: str, status: int, mes
     whole = (tiny_run / "snapshots" / "network-snapshot-000002.safetensors").read_bytes()
     Path("cut.safetensors").write_bytes(whole[: len(whole) // 2])
     Path("empty.safetensors").write_bytes(b"")
+    np.save("other.npy", np.zeros((2, 5, 8), np.float32))
     done = ganformer("generate", *line.split())
     assert message in done.stderr
     assert done.exit_code == status
@@ -206,3 +309,10 @@ def test_maps_of_a_model_without_attention(ganformer: Run, tiny_run: Path) -> No
     assert ganformer("generate", "--model", file, "--class", "1", "--images-num", "2").exit_code == 0
     expected = sample(load_generator(file), [1], truncation_psi=0.7, labels=[0.0, 1.0]).numpy()[0]
     np.testing.assert_array_equal(read(Path("images/seed0001.png")), expected)
+    # Latents have the class that is asked for, or those of the first seeds.
+    for words in ((), ("--class", "0")):
+        ganformer("generate", "--model", file, "--images-num", "6", "--save-latents", *words)
+        done = ganformer("generate", "--model", file, "--latents", "images/latents.npy", *words)
+        assert done.exit_code == 0, done.stderr
+        for k in range(6):
+            assert Path(f"images/image000{k}.png").read_bytes() == Path(f"images/seed000{k}.png").read_bytes()

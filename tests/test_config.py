@@ -77,6 +77,10 @@ WRONG_MODELS: list[tuple[dict[str, Any], list[str]]] = [
     ({"pos_type": "trainable", "pos_directions_num": 4}, ["--pos-directions-num 4", "--pos-type trainable"]),
     ({"use_pos": False, "pos_type": "linear"}, ["--pos-type linear", "--use-pos False"]),
     ({"use_pos": False, "pos_init": "normal"}, ["--pos-init normal", "--use-pos False"]),
+    (
+        {"attention": "kmeans", "mapping_ltnt2ltnt": False, "pos_init": "normal"},
+        ["--pos-init normal", "--mapping-ltnt2ltnt False"],
+    ),
     ({"iterative": True}, ["--iterative True", "--attention duplex"]),
     ({"attention": "kmeans", "iterative": True, "g_end_res": 3}, ["--iterative", "--g-end-res 3"]),
     ({"d_ltnt2img": True}, ["--d-ltnt2img True", "--d-transformer"]),

@@ -72,17 +72,21 @@ def plain(
             keys = split(keys, size)
         else:
             assert isinstance(layer, DuplexAttention)
-            asking = layer.gather_queries(y)
-            offered = layer.gather_keys(pixels)
-            if layer.gather_query_pos is not None and layer.gather_key_pos is not None:
-                asking = asking + layer.gather_query_pos(component_positions)
-                offered = offered + layer.gather_key_pos(positions)
-            scores = split(asking, size) @ split(offered, size).transpose(2, 3) / size**0.5
-            keys = scores.softmax(3) @ embedding
-            gathered = torch.cat(keys.unbind(1), dim=2)
-            y = F.layer_norm(
-                y + layer.gather_out(gathered), (W,), layer.layer_norm.weight, layer.layer_norm.bias, eps=1e-5
-            )
+            duplex = layer
+
+            def a(y: Tensor) -> Tensor:
+                asking = duplex.gather_queries(y)
+                offered = duplex.gather_keys(pixels)
+                if duplex.gather_query_pos is not None and duplex.gather_key_pos is not None:
+                    asking = asking + duplex.gather_query_pos(component_positions)
+                    offered = offered + duplex.gather_key_pos(positions)
+                scores = split(asking, size) @ split(offered, size).transpose(2, 3) / size**0.5
+                return scores.softmax(3) @ embedding
+
+            # Y := LayerNorm(Y + a(Y, X)), then K = a(Y, X) of the new Y.
+            gathered = layer.gather_out(torch.cat(a(y).unbind(1), dim=2))
+            y = F.layer_norm(y + gathered, (W,), layer.layer_norm.weight, layer.layer_norm.bias, eps=1e-5)
+            keys = a(y)
         attention = (embedding @ keys.transpose(2, 3) / size**0.5 + bias).softmax(3)
     gated = attention
     if layer.image_gate is not None:
@@ -206,7 +210,7 @@ def test_gathering_alone_is_the_first_half_of_duplex() -> None:
     own = half.state_dict()
     assert not any(name.startswith(("to_values", "modulation")) for name in own)
     half.load_state_dict({name: value for name, value in whole.state_dict().items() if name in own})
-    torch.testing.assert_close(half.update_components(*inputs())[0], whole(*inputs()).y)
+    torch.testing.assert_close(half.update_components(*inputs()), whole(*inputs()).y)
 
 
 @pytest.mark.parametrize("kind", ATTENTION_LAYERS)

@@ -19,9 +19,12 @@ from ganformer_cli.sampling import (
     labels_from_seeds,
     latents_from_seeds,
     load_generator,
+    read_latents,
     sample,
     sample_attention,
     sample_images,
+    sample_latents,
+    sample_seeds,
     to_uint8,
 )
 
@@ -186,6 +189,128 @@ def test_truncation_to_nothing_gives_one_picture(model: Generator) -> None:
     np.testing.assert_array_equal(images[0], images[2])
 
 
+# ----- Given latents -----
+
+
+def drawn_from(model: Generator, latents: Any, **options: Any) -> dict[int, Image]:
+    return {each.seed: each.image for each in sample_latents(model, latents, **options)}
+
+
+@pytest.mark.parametrize("noise_mode", ["const", "random", "none"])
+@pytest.mark.parametrize("changes", [{}, {"c_dim": 3}, {"attention": "none", "components_num": 2, "kgan": True}])
+def test_latents_of_the_first_seeds_give_their_pictures(changes: dict[str, Any], noise_mode: str) -> None:
+    model = generator(**changes)
+    latents = latents_from_seeds(model, range(6))
+    options: dict[str, Any] = {"noise_mode": noise_mode, "truncation_psi": 0.7}
+    expected = drawn(model, range(6), **options)
+    for batch_size in (1, 4, 5):
+        found = drawn_from(model, latents, batch_size=batch_size, **options)
+        assert list(found) == list(range(6))
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": "none", "components_num": 2, "kgan": True}])
+def test_latents_of_space_w_are_taken_as_they_are(changes: dict[str, Any]) -> None:
+    model = generator(**changes)
+    lanes = sampling.LANES  # one group, so that mapping rounds as it does there
+    with torch.no_grad():
+        ws = model.mapping(latents_from_seeds(model, range(lanes)), truncation_psi=0.7)
+    expected = drawn(model, range(lanes), truncation_psi=0.7)
+    assert_same(drawn_from(model, ws, space="w"), expected)
+    assert_same(drawn_from(model, ws[:, :, 0].numpy().astype(np.float64), space="w", batch_size=3), expected)
+    changed = ws.clone()
+    changed[:, :, -1] += 1
+    assert (drawn_from(model, changed, space="w")[0] != expected[0]).any()
+
+
+def test_given_latents_show_their_attention_too(model: Generator) -> None:
+    latents = latents_from_seeds(model, range(3))
+    with torch.no_grad():
+        ws = model.mapping(latents)
+    for each in (
+        *sample_latents(model, latents, attention=True),
+        *sample_latents(model, ws, space="w", attention=True),
+    ):
+        assert [found.layer for found in each.maps][-1] == "b32.conv1"
+
+
+def test_raw_pictures_are_what_is_rounded_otherwise(model: Generator) -> None:
+    raw = [each.image for each in sample_seeds(model, range(5), raw=True)]
+    assert {each.dtype for each in raw} == {np.dtype(np.float32)}
+    rounded = to_uint8(torch.from_numpy(np.stack(raw))).numpy()
+    assert_same(dict(enumerate(rounded)), drawn(model, range(5)))
+    for each in sample_latents(model, latents_from_seeds(model, range(5)), raw=True):
+        np.testing.assert_array_equal(each.image, raw[each.seed])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_latents_in_a_file(model: Generator, dtype: Any) -> None:
+    latents = latents_from_seeds(model, range(3)).numpy().astype(dtype)
+    np.save("latents.npy", latents)
+    found = read_latents(Path("latents.npy"), model)
+    assert isinstance(found, np.memmap)
+    assert_same(drawn_from(model, found), drawn_from(model, latents.astype(np.float32)))
+
+
+def test_latents_of_space_w_take_neither_truncation_nor_labels() -> None:
+    model = generator(c_dim=3)
+    ws = np.zeros((1, *model.z_shape), np.float32)
+    with pytest.raises(ConfigError, match=r"truncation psi 0\.7 with latents of space w"):
+        sample_latents(model, ws, space="w", truncation_psi=0.7)
+    with pytest.raises(ConfigError, match="labels with latents of space w"):
+        sample_latents(model, ws, space="w", labels=[0.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (np.zeros((2, 3, 7)), r"its shape is \[2, 3, 7\], this model wants \[N, 3, 8\] in space z"),
+        (np.zeros((2, 3, 9, 8)), r"wants \[N, 3, 8\] in space z"),
+        (np.zeros(()), r"its shape is \[\]"),
+        (np.zeros((2, 3, 8), np.int64), "its numbers are int64; give float16"),
+        (np.zeros((2, 3, 8), np.complex64), "its numbers are complex64"),
+        (np.stack([np.zeros((3, 8)), np.full((3, 8), np.nan)]), "row 1 has values"),
+        (np.full((1, 3, 8), 1e300), "row 0 has values"),
+    ],
+)
+def test_latents_that_do_not_fit(model: Generator, latents: npt.NDArray[Any], message: str) -> None:
+    with pytest.raises(ConfigError, match="latents: .*" + message):
+        sample_latents(model, latents)
+    np.save("bad.npy", latents)
+    with pytest.raises(ConfigError, match=r"--latents bad\.npy: .*" + message):
+        read_latents(Path("bad.npy"), model)
+
+
+def test_latents_of_space_w_that_do_not_fit(model: Generator) -> None:
+    with pytest.raises(ConfigError, match=r"wants \[N, 3, 8\] or \[N, 3, 9, 8\] in space w"):
+        sample_latents(model, np.zeros((1, 3, 2, 8)), space="w")
+
+
+def test_files_that_hold_no_latents(model: Generator) -> None:
+    fitting = np.zeros((2, 3, 8), np.float32)
+    np.save("whole.npy", fitting)
+    whole = Path("whole.npy").read_bytes()
+    np.savez("archive.npz", fitting)
+    np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save("none.npy", fitting[:0])
+    cases = {
+        "empty": b"",
+        "cut": whole[:-4],
+        "header": whole[:40],
+        "text": b"0.1 0.2 0.3",
+        "zip": b"PK\x03\x04 and no more",
+        "huge": whole.replace(b"(2, 3, 8)", b"(9999999999999999999, 3, 8)").replace(b" " * 18, b"", 1),
+        "archive": Path("archive.npz").read_bytes(),
+        "objects": Path("objects.npy").read_bytes(),
+        "none": Path("none.npy").read_bytes(),
+    }
+    for name, data in cases.items():
+        path = Path(f"{name}.npy")
+        path.write_bytes(data)
+        with pytest.raises(ConfigError, match=rf"--latents {name}\.npy: "):
+            read_latents(path, model)
+
+
 # ----- For Python users -----
 
 
@@ -228,3 +353,5 @@ def test_a_model_that_diverged_is_named_not_drawn() -> None:
         next(model.synthesis_network.parameters()).fill_(float("nan"))
     with pytest.raises(GanformerError, match="seed 3 has values that are not finite"):
         sample(model, [3])
+    with pytest.raises(GanformerError, match="row 1 of the latents has values that are not finite"):
+        list(sample_latents(generator(), np.stack([np.zeros((3, 8)), np.full((3, 8), 3e38)]), space="w"))

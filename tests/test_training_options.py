@@ -40,6 +40,8 @@ OPTIONS: list[dict[str, Any]] = [
     *({"normalize": kind} for kind in ("instance", "none")),
     {"attention": "kmeans", "kmeans_iters": 3},
     {"attention": "kmeans", "iterative": True},
+    {"attention": "kmeans", "mapping_ltnt2ltnt": False},
+    {"attention": "kmeans", "mapping_ltnt2ltnt": False, "ltnt_gate": True},
     {"attention": "kmeans", "iterative": True, "kmeans_iters": 2, "num_heads": 2, "g_start_res": 3},
     *({"img_gate": True, "ltnt_gate": True, "attention": kind} for kind in ("simplex", "duplex", "kmeans")),
     {"use_pos": False},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganformer_cli.cli.model_choice import batch_size_option, find_model, model_options, psi_option, run_of
+from ganformer_cli.cli.model_choice import batch_size_option, find_model, load_model, model_options, psi_option, run_of
 from ganformer_cli.cli.options import (
     GroupedCommand,
     gpus_option,
@@ -105,6 +105,7 @@ def command(
     as_json: bool,
     gpus: tuple[int, ...] | None,
     batch_size: int,
+    offline: bool,
 ) -> None:
     """Score a trained model against a data set.
 
@@ -117,13 +118,11 @@ def command(
       ganformer eval                                    the run that saved last
       ganformer eval --model results/faces-002 --eval-images-num 10000 --json
     """
-    file = find_model(model, expname, result_dir)
+    file = find_model(model, expname, result_dir, offline=offline)
 
-    from ganformer_cli.checkpoints import load_generator, read_header
     from ganformer_cli.metrics.evaluate import evaluate
 
-    header = read_header(file)
-    generator = load_generator(file, pick_device(gpus))
+    generator, header = load_model(file, pick_device(gpus))
     reals = _open_dataset(dataset, data_dir, header, generator.config)
     if eval_images_num is not None and eval_images_num > len(reals):
         warn(f"--eval-images-num {eval_images_num}: {reals.name} has {len(reals)} pictures; comparing so many of each")

@@ -23,6 +23,8 @@ COMMANDS = {
     "train": "Train a model; the same command again resumes it.",
     "generate": "Make pictures with a trained model.",
     "eval": "Score a trained model against a data set.",
+    "convert": "Write a snapshot, the authors' too, as one safe file.",
+    "info": "Show what a model is and where it comes from.",
 }
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it

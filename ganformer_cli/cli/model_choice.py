@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from ganformer_cli.cli.options import option
+from ganformer_cli.cli.options import boolean_option, option
+from ganformer_cli.cli.progress import Progress
 from ganformer_cli.errors import SnapshotError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ganformer_cli.config import ModelConfig
+    from ganformer_cli.models import Discriminator, Generator
+
+#: How the authors name the snapshots that they published.
+GDRIVE = "gdrive:"
+MIB = 1 << 20
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +34,8 @@ def model_options(function: F) -> F:
         "model",
         metavar="RUN|FILE",
         group="Model",
-        help="A run folder, whose newest snapshot is taken, or a snapshot file. Left out: see --expname.",
+        help="A run folder, whose newest snapshot is taken; a snapshot file, ours or the authors' (.pkl); or one of "
+        "those that they published, such as gdrive:clevr-snapshot.pkl. Left out: see --expname.",
     )
     expname = option(
         "--expname",
@@ -39,7 +51,15 @@ def model_options(function: F) -> F:
         group="Model",
         help="Without --model: the folder of the runs.",
     )
-    return model(expname(result_dir(function)))
+    return model(expname(result_dir(offline_option(function))))
+
+
+def offline_option(function: F) -> F:
+    """``--offline``."""
+    decorate: Callable[[F], F] = boolean_option(
+        "--offline", default=False, group="Model", rare=True, help="Download nothing."
+    )
+    return decorate(function)
 
 
 def psi_option(*, default: float, group: str, help: str) -> Callable[[F], F]:
@@ -58,16 +78,36 @@ def batch_size_option(*, help: str) -> Callable[[F], F]:
     return option("--batch-size", type=click.IntRange(min=1), default=16, group="Device", help=help)
 
 
-def find_model(model: str | None, expname: str | None, result_dir: Path) -> Path:
-    """The snapshot file that the options mean.
+class Model(NamedTuple):
+    """A model file, read."""
+
+    generator: Generator
+    #: What the file says of itself: kimg, dataset, source, truncation_psi, ...
+    header: dict[str, Any]
+
+
+class Networks(NamedTuple):
+    """All networks of a model file, on the CPU, in evaluation mode."""
+
+    config: ModelConfig
+    ema: Generator
+    generator: Generator | None
+    discriminator: Discriminator | None
+    header: dict[str, Any]
+
+
+def find_model(model: str | None, expname: str | None, result_dir: Path, *, offline: bool = False) -> Path:
+    """The snapshot file that the options mean; one of the authors' published ones is downloaded if need be.
 
     Raises:
         SnapshotError: there is none.
-        NotYetError: a file of the authors'.
+        DownloadError: it cannot be had.
     """
     from ganformer_cli.checkpoints import resolve_model, snapshots_of
     from ganformer_cli.training.run_folder import runs_of
 
+    if model is not None and model.startswith(GDRIVE):
+        return download_snapshot(model, offline=offline)
     if model is not None:
         return resolve_model(model)
     if expname is None:
@@ -82,6 +122,55 @@ def find_model(model: str | None, expname: str | None, result_dir: Path) -> Path
             f"{what} with a snapshot in {result_dir}; train one with ganformer train, or give --expname or --model"
         )
     return ready[-1] if expname else max(ready, key=lambda snapshot: snapshot.stat().st_mtime)
+
+
+def download_snapshot(name: str, *, offline: bool) -> Path:
+    """A published snapshot of the authors', with a progress bar if it has to be downloaded."""
+    from ganformer_cli.original_snapshots import fetch_snapshot
+
+    with Progress() as progress:
+        started = False
+
+        def report(done: int, total: int | None) -> None:
+            nonlocal started
+            if not started:
+                started = True
+                progress.start((total or done) / MIB, "MiB", name.removeprefix(GDRIVE), done=done / MIB)
+            progress.update(done / MIB)
+
+        return fetch_snapshot(name, offline=offline, progress=report)
+
+
+def load_model(file: Path, device: torch.device) -> Model:
+    """The averaged generator of a model file, ours or the authors', in evaluation mode.
+
+    Raises:
+        SnapshotError: it is damaged, of another architecture, or not to be trusted.
+    """
+    from ganformer_cli.checkpoints import load_generator, read_header
+    from ganformer_cli.original_snapshots import is_original, load_original
+
+    if is_original(file):
+        original = load_original(file)
+        return Model(original.ema.to(device), original.header)
+    return Model(load_generator(file, device), read_header(file))
+
+
+def load_networks(file: Path) -> Networks:
+    """All networks that a model file holds, ours or the authors'.
+
+    Raises:
+        SnapshotError: it is damaged, of another architecture, or not to be trusted.
+    """
+    from ganformer_cli.checkpoints import load_available, read_header
+    from ganformer_cli.original_snapshots import is_original, load_original
+
+    if is_original(file):
+        found = load_original(file)
+        return Networks(found.config, found.ema, found.generator, found.discriminator, found.header)
+    header = read_header(file)
+    ema, generator, discriminator = load_available(file)
+    return Networks(ema.config, ema, generator, discriminator, header)
 
 
 def run_of(snapshot: Path) -> Path | None:

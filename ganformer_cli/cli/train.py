@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganformer_cli import config as settings
+from ganformer_cli.cli.model_choice import find_model, load_networks, offline_option
 from ganformer_cli.cli.options import (
     GroupedCommand,
     boolean_option,
@@ -31,6 +32,7 @@ from ganformer_cli.errors import ConfigError, NotYetError
 if TYPE_CHECKING:
     import torch
 
+    from ganformer_cli.cli.model_choice import Networks
     from ganformer_cli.data import ImageDataset
     from ganformer_cli.training.loop import Means, RunResult
 
@@ -70,6 +72,15 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
     group="Run",
     help="Folder of all runs.",
 )
+@setting(
+    "pretrained_pkl",
+    str,
+    "Start from the networks of a snapshot, ours or the authors', or of gdrive:clevr-snapshot.pkl and the like.",
+    group="Run",
+    rare=False,
+    metavar="RUN|FILE",
+)
+@offline_option
 @boolean_option("--restart", group="Run", default=False, help="Begin a new numbered run instead of going on.")
 @boolean_option("--dry-run", group="Run", default=False, help="Show the configuration and parameter counts; stop.")
 @setting("total_kimg", float, "Thousands of real pictures to show.", group="Run", rare=False)
@@ -186,7 +197,6 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @setting("cuda_bench", bool, "Let cuDNN choose its algorithms by trying.", group="Device")
 # ----- The authors' options that come later, or say what happens anyway -----
 @ignored_option("--train", why="this command trains")
-@not_yet_option("--pretrained-pkl", help="Start from a snapshot", issue="Snapshots", metavar="FILE")
 @not_yet_option("--reload", help="Take the options of the run that goes on", issue="Robust training")
 @not_yet_option("--autotune", help="Choose settings by size", issue="Robust training")
 @not_yet_option("--merge-same", help="An option of k-GAN that is described nowhere")
@@ -201,6 +211,7 @@ def command(
     as_json: bool,
     data_dir: Path,
     gpus: tuple[int, ...] | None,
+    offline: bool,
     **_: Any,
 ) -> None:
     """Train a model.
@@ -212,6 +223,11 @@ def command(
     device = pick_device(gpus)
     dataset = open_data(options, data_dir, on_cpu=device.type == "cpu")
     config = resolve(options, dataset, on_cpu=device.type == "cpu")
+    start = None
+    if config.train.pretrained_pkl is not None:
+        start = load_networks(find_model(config.train.pretrained_pkl, None, result_dir, offline=offline))
+        # What --ganformer-default stands for is no contradiction: the released CLEVR model differs from it.
+        config = start_from(start.config, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
     if dry_run:
         show_plan(config, dataset, device, as_json=as_json)
         return
@@ -219,7 +235,7 @@ def command(
 
     name = expname or f"{dataset.name}-{(baseline_name(ctx) or config.model.attention).lower()}"
     folder, resume = choose_run_folder(result_dir, name, restart=restart)
-    result = launch(config, dataset, folder, device, resume=resume, quiet=as_json)
+    result = launch(config, dataset, folder, device, resume=resume, quiet=as_json, start=start)
     report(result, as_json=as_json)
     if not result.finished:
         ctx.exit(STOPPED)
@@ -314,6 +330,35 @@ def resolve(options: dict[str, Any], dataset: ImageDataset, *, on_cpu: bool) -> 
     return config
 
 
+def start_from(found: ModelConfig, config: RunConfig, given: dict[str, Any]) -> RunConfig:
+    """``config`` with the networks of a snapshot, whose settings win over presets and contradict nothing given.
+
+    Raises:
+        ConfigError: the user or the data set asked for other networks.
+    """
+    file = config.train.pretrained_pkl
+    if found.image_size != config.model.image_size:
+        height, width = config.model.image_size
+        raise ConfigError(
+            f"--pretrained-pkl {file} makes pictures of {found.image_size[1]}x{found.image_size[0]}, those of the data "
+            f"set are {width}x{height}; prepare it at that size"
+        )
+    if found.c_dim != config.model.c_dim:
+        raise ConfigError(
+            f"--pretrained-pkl {file} has {found.c_dim} classes, this run {config.model.c_dim}; "
+            f"{'give --labels and a data set that has them' if found.c_dim else 'leave out --labels'}"
+        )
+    for name in sorted(set(given) - {"resolution", "ratio"}):
+        was = getattr(found, name)
+        if given[name] != was:
+            said = settings.option_name(name)
+            raise ConfigError(f"{said} {given[name]}: the networks of --pretrained-pkl {file} have {was}; leave it out")
+    train = config.train
+    if not (found.style or found.has_components):
+        train = dataclasses.replace(train, style_mixing=0.0)
+    return RunConfig(model=found, train=train)
+
+
 def show_plan(config: RunConfig, dataset: ImageDataset, device: torch.device, *, as_json: bool) -> None:
     """Print what would be, or will be, trained."""
     import torch
@@ -348,9 +393,16 @@ def show_plan(config: RunConfig, dataset: ImageDataset, device: torch.device, *,
 
 
 def launch(
-    config: RunConfig, dataset: ImageDataset, folder: Path, device: torch.device, *, resume: bool, quiet: bool
+    config: RunConfig,
+    dataset: ImageDataset,
+    folder: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+    quiet: bool,
+    start: Networks | None = None,
 ) -> RunResult:
-    """Train with a progress bar; Ctrl-C and SIGTERM ask the loop to save and return."""
+    """Train with a progress bar, from the networks ``start``; Ctrl-C and SIGTERM ask the loop to save and return."""
     from ganformer_cli.training import Callbacks, open_run
 
     with Progress() as progress, stop_on_signals() as stop_requested:
@@ -367,7 +419,10 @@ def launch(
             progress.update(kimg, **shown)
 
         callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=stop_requested)
-        run = open_run(config, dataset, folder, device=device, resume=resume, callbacks=callbacks)
+        networks = None
+        if start is not None:
+            networks = {name: getattr(start, name) for name in ("ema", "generator", "discriminator")}
+        run = open_run(config, dataset, folder, device=device, resume=resume, callbacks=callbacks, start=networks)
         if not quiet:
             show_plan(config, dataset, device, as_json=False)
         return run.run()

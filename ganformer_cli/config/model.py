@@ -14,6 +14,7 @@ INTEGRATIONS = ("mul", "add", "both")
 NORMALIZATIONS = ("layer", "instance", "none")
 POSITIONS = ("sinus", "linear", "trainable", "trainable2d")
 POSITION_INITS = ("uniform", "normal")
+LATENT_NORMS = ("together", "each")
 MERGES = ("softmax", "sum", "max", "leaves")
 
 #: Longer side of the first grid.
@@ -40,7 +41,7 @@ def start_grid(ratio: float) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(JsonConfig):
-    """What both networks are. Every field is an option of ``ganformer train`` with the same name."""
+    """What both networks are. The fields are options of ``ganformer train`` with the same names, but for the last."""
 
     resolution: int = 256  # longer side of the pictures, pixels
     ratio: float = 1.0  # height / width of the pictures
@@ -92,6 +93,12 @@ class ModelConfig(JsonConfig):
     d_ltnt2img: bool = False  # ... and the picture to them
     d_start_res: int = 0
     d_end_res: int = 8
+    # What only networks converted from the authors' files have; no options of training.
+    square_grid: bool = False  # the networks compute a square, whatever the ratio, and crop it
+    conv_last: bool = True  # the generator's last convolution before torgb
+    latent_norm: str = "together"  # components of z are normalised together; or "each" by itself, the global one not
+    kmeans_weight_per_iter: bool = False
+    truncation_cutoff: int | None = None  # truncate the first so many layers only
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -103,6 +110,7 @@ class ModelConfig(JsonConfig):
             ("pos_type", POSITIONS),
             ("pos_init", POSITION_INITS),
             ("merge_type", MERGES),
+            ("latent_norm", LATENT_NORMS),
         ):
             value = getattr(self, name)
             require(value in choices, f"{option_name(name)} {value}: choose one of {', '.join(choices)}")
@@ -133,6 +141,7 @@ class ModelConfig(JsonConfig):
         needs: tuple[tuple[bool, str, str, tuple[str, ...]], ...] = (
             (self.has_attention, attention, "an --attention other than none", _ATTENTION_ONLY),
             (self.attention == "kmeans", attention, "--attention kmeans", ("kmeans_iters", "iterative")),
+            (self.kmeans_iters > 1, "--kmeans-iters 1", "--kmeans-iters 2", ("kmeans_weight_per_iter",)),
             (self.use_pos, "--use-pos False", "--use-pos True", _POSITIONS_ONLY),
             (
                 self.pos_type in ("sinus", "linear"),
@@ -167,6 +176,12 @@ class ModelConfig(JsonConfig):
             self.c_dim == 0 or self.reads_global_latent,
             "--labels with --style False: labels have no way into the picture, they act through the global latent; "
             "use --style True or --latent-stem, or leave out --labels",
+        )
+        trained = self.pos_type != "sinus" or self.d_transformer or self.reads_component_positions
+        require(
+            self.pos_init == _MODEL_DEFAULTS["pos_init"] or trained,
+            f"--pos-init {self.pos_init} does nothing with --attention kmeans, --mapping-ltnt2ltnt False and "
+            "--pos-type sinus: no position is trained; leave it out",
         )
         if self.mapping_shared:
             require(
@@ -313,6 +328,14 @@ class ModelConfig(JsonConfig):
         return self.has_attention or (self.kgan and self.merge_type in ("softmax", "leaves"))
 
     @property
+    def reads_component_positions(self) -> bool:
+        """Whether anything in the generator reads the components' own positions: k-means alone does not."""
+        if not (self.has_attention and self.use_pos):
+            return False
+        in_mapping = self.mapping_ltnt2ltnt and self.mapping_num_layers > 0
+        return self.attention != "kmeans" or in_mapping or self.g_ltnt2ltnt or self.ltnt_gate
+
+    @property
     def reads_global_latent(self) -> bool:
         """Whether anything reads the global latent."""
         return self.style or self.latent_stem
@@ -369,7 +392,7 @@ class ModelConfig(JsonConfig):
 
     def grid(self, resolution: int) -> tuple[int, int]:
         """Height and width of the feature maps of the blocks named ``resolution`` (the longer side)."""
-        height, width = start_grid(self.ratio)
+        height, width = start_grid(1.0 if self.square_grid else self.ratio)
         return height * resolution // START_SIZE, width * resolution // START_SIZE
 
     def channels(self, resolution: int) -> int:

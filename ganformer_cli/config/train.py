@@ -20,6 +20,7 @@ class TrainConfig(JsonConfig):
 
     dataset: str = "scenes"
     train_images_num: int | None = None  # use the first so many pictures; None: all
+    pretrained_pkl: str | None = None  # the snapshot that the networks start from
     labels: bool = False  # class-conditional: train with the data set's labels
     mirror_augment: bool = False
     num_threads: int = 0  # processes that decode pictures; 0: none beside the main one

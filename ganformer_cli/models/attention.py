@@ -33,6 +33,7 @@ class AttentionOptions:
     normalization: Normalization = "layer"
     use_pos: bool = True
     kmeans_iters: int = 1
+    weight_per_iter: bool = False  # k-means: the channel weights are not the same in every iteration
     iterative: bool = False  # k-means: start from the assignments of the layer before
     updates_image: bool = True  # False: duplex gathers only (the discriminator's aggregators)
     image_gate: bool = False
@@ -250,7 +251,8 @@ class KMeansAttention(BipartiteLayer):
         self.centroids = None
         if not (options.iterative and takes_over):
             self.centroids = nn.Parameter(torch.randn(1, heads, sizes.components, width))
-        self.att_weight = nn.Parameter(torch.ones(heads, 1, width))
+        own = (options.kmeans_iters,) if options.weight_per_iter else ()
+        self.att_weight = nn.Parameter(torch.ones(*own, heads, 1, width))
 
     def score(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.score``."""
@@ -260,10 +262,10 @@ class KMeansAttention(BipartiteLayer):
         else:
             assert given.assignments is not None, "iterative k-means needs the assignments of the layer before"
             centroids = self.new_centroids(x, given.assignments, positions)
-        scores = self.centroid_scores(x, centroids, positions) + given.mask
-        for _ in range(self.options.kmeans_iters - 1):
+        scores = self.centroid_scores(x, centroids, positions, 0) + given.mask
+        for iteration in range(1, self.options.kmeans_iters):
             centroids = self.new_centroids(x, scores.softmax(2), positions)
-            scores = self.centroid_scores(x, centroids, positions) + given.mask
+            scores = self.centroid_scores(x, centroids, positions, iteration) + given.mask
         return given.y, scores
 
     def on_all_channels(self, blocks: Tensor) -> Tensor:
@@ -276,9 +278,10 @@ class KMeansAttention(BipartiteLayer):
         full[:, index, :, index] = blocks.movedim(1, 0)
         return full.flatten(-2)
 
-    def centroid_scores(self, x: Tensor, centroids: Tensor, positions: Tensor | None) -> Tensor:
+    def centroid_scores(self, x: Tensor, centroids: Tensor, positions: Tensor | None, iteration: int) -> Tensor:
         """``(E ⊙ a) Cᵀ / √dₕ``: ``x [B, d, n]``, ``centroids [B or 1, h, m, 2dₕ] → [B, h, m, n]``."""
-        keys = self.on_all_channels(centroids * self.att_weight) * self.head_size**-0.5
+        weight = self.att_weight[iteration] if self.options.weight_per_iter else self.att_weight
+        keys = self.on_all_channels(centroids * weight) * self.head_size**-0.5
         content, place = keys.split(self.features, dim=-1)
         projection = content @ self.to_queries.scaled_weight()
         offset = content @ self.to_queries.scaled_bias()[:, None]
@@ -308,8 +311,8 @@ class KMeansAttention(BipartiteLayer):
 class DuplexAttention(BipartiteLayer):
     """Both ways: the components first gather from the image, then style it (section 3.2).
 
-    ``a = Σₙ softmax(gather scores) E``; ``Y ← LayerNorm(Y + a Wo + bo)``; the gathered means are the keys that the
-    image embedding E is compared with.
+    ``a(Y, X) = Σₙ softmax(gather scores) E(X)``; first ``Y ← LayerNorm(Y + a(Y, X) Wo + bo)``, then the keys that the
+    image embedding E is compared with are gathered anew with the updated components: ``K = a(Y, X)``.
     """
 
     def __init__(self, sizes: AttentionSizes, options: AttentionOptions) -> None:
@@ -326,15 +329,17 @@ class DuplexAttention(BipartiteLayer):
 
     def score(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.score``."""
-        y, keys = self.update_components(given.x, given.y, given.positions, given.component_positions)
+        around = given.positions, given.component_positions
+        y = self.update_components(given.x, given.y, *around)
+        keys = self.gather(given.x, y, *around)
         return y, self.embedding_scores(given.x, keys, given.positions) + given.mask
 
     def update_components(
         self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The components ``[B, m, w]`` after gathering, and what they gathered, ``[B, h, m, dₕ]``."""
+    ) -> Tensor:
+        """The components ``[B, m, w]`` after gathering: ``LayerNorm(Y + a(Y, X) Wo + bo)``."""
         gathered = self.gather(x, y, positions, component_positions)
-        return self.layer_norm(y + self.gather_out(gathered.movedim(1, 2).flatten(2))), gathered
+        return self.layer_norm(y + self.gather_out(gathered.movedim(1, 2).flatten(2)))
 
     def gather(self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None) -> Tensor:
         """a(Y, X): attention-weighted means of the image embedding, ``[B, h, m, dₕ]``."""

@@ -46,7 +46,7 @@ class AggregatorAttention(nn.Module):
         positions = None if self.image_positions is None else self.image_positions()
         pixels = x.flatten(2)
         if not self.changes_image:
-            return x, self.attention.update_components(pixels, y, positions, component_positions)[0]
+            return x, self.attention.update_components(pixels, y, positions, component_positions)
         result = self.attention(pixels, y, positions, component_positions)
         return result.x.unflatten(2, x.shape[2:]), result.y
 

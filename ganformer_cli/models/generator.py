@@ -171,7 +171,7 @@ class SynthesisBlock(nn.Module):
                 self.skip = Conv2d(in_channels, channels, 1, bias=False, up=2)
         self.conv1 = SynthesisLayer(channels, resolution, config)
         self.self_attention = SelfAttention(channels) if resolution == config.g_img2img else None
-        if self.is_last:
+        if self.is_last and config.conv_last:
             style_size = config.component_size if config.style else None
             self.conv_last = ModulatedConv2d(channels, channels, 3, style_size=style_size)
         if self.is_last or self.architecture == "skip":
@@ -288,7 +288,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.pos = None
-        if config.has_attention and config.use_pos:
+        if config.reads_component_positions:
             self.pos = nn.Parameter(
                 initial_positions(config.components_num, config.component_size, init=config.pos_init)
             )
@@ -301,6 +301,7 @@ class Generator(nn.Module):
             hidden=config.mapping_width,
             resnet=config.mapping_resnet,
             shared=config.mapping_shared,
+            normalize_each=config.latent_norm == "each",
             self_attention=self_attention_options(config) if attends else None,
             use_global=config.reads_global_latent,
             mean_per_component=config.w_avg_per_component,
@@ -330,9 +331,12 @@ class Generator(nn.Module):
             w = self.mapping_network(z.flatten(0, 1)[:, None], c).unflatten(0, (-1, components))[:, :, 0]
         else:
             w = self.mapping_network(z, c, self.pos)
-        if truncation_psi != 1:
-            w = self.mapping_network.truncate(w, truncation_psi)
-        return w[:, :, None].expand(-1, -1, self.config.num_ws, -1)
+        ws = w[:, :, None].expand(-1, -1, self.config.num_ws, -1)
+        if truncation_psi == 1:
+            return ws
+        truncated = self.mapping_network.truncate(w, truncation_psi)[:, :, None].expand_as(ws)
+        cutoff = self.config.truncation_cutoff
+        return truncated if cutoff is None else torch.cat([truncated[:, :, :cutoff], ws[:, :, cutoff:]], dim=2)
 
     @overload
     def synthesis(
@@ -425,6 +429,7 @@ def attention_options(config: ModelConfig) -> AttentionOptions:
         use_pos=config.use_pos,
         kmeans_iters=config.kmeans_iters,
         iterative=config.iterative,
+        weight_per_iter=config.kmeans_weight_per_iter,
         image_gate=config.img_gate,
         latent_gate=config.ltnt_gate,
         dropout=config.attention_dropout,

@@ -111,6 +111,7 @@ class MappingNetwork(nn.Module):
         self_attention: options of the components' self-attention, or None.
         shared: one MLP for the components and the global latent, which attends to nothing in it.
         use_global: whether anything reads the global latent; if not, it is normalised only.
+        normalize_each: normalise each component by itself and the global latent not at all (TensorFlow's networks).
         mean_per_component: keep a running mean of w for every component, or one for all (the released networks).
     """
 
@@ -126,10 +127,12 @@ class MappingNetwork(nn.Module):
         shared: bool,
         self_attention: AttentionOptions | None,
         use_global: bool,
+        normalize_each: bool,
         mean_per_component: bool,
     ) -> None:
         super().__init__()
         self.components = components
+        self.normalize_each = normalize_each
         global_size = component_size
         self.embed = None
         if c_dim > 0:
@@ -156,7 +159,7 @@ class MappingNetwork(nn.Module):
 
     def forward(self, z: Tensor, c: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """``z [B, m+1, w]``, ``c [B, c_dim]``, ``positions [m, w]`` → ``[B, m+1, w]``."""
-        style = rms_normalize(z[:, -1], (1,))
+        style = z[:, -1] if self.normalize_each and self.components > 0 else rms_normalize(z[:, -1], (1,))
         if self.embed is not None and c is not None:
             style = torch.cat([style, rms_normalize(self.embed(c), (1,))], dim=1)
         if self.global_mlp is not None:
@@ -166,7 +169,7 @@ class MappingNetwork(nn.Module):
         w = style[:, None]
         if self.mlp is not None:
             # The components are normalised together, over their m·w numbers.
-            components = self.mlp(rms_normalize(z[:, :-1], (1, 2)), positions)
+            components = self.mlp(rms_normalize(z[:, :-1], (2,) if self.normalize_each else (1, 2)), positions)
             w = torch.cat([components, w], dim=1)
         return w
 

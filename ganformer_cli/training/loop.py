@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganformer_cli import __version__, checkpoints
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.data.stream import ImageStream
-from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
 from ganformer_cli.metrics.evaluate import METRICS, evaluate
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.training import losses, run_folder, state
@@ -76,6 +76,7 @@ def open_run(
     device: torch.device,
     resume: bool,
     callbacks: Callbacks | None = None,
+    start: Mapping[str, nn.Module | None] | None = None,
 ) -> Trainer:
     """Begin a run in ``folder`` or go on with the one that is there; ``Trainer.run`` then trains.
 
@@ -86,15 +87,18 @@ def open_run(
         device: where to compute.
         resume: go on from the newest snapshot in ``folder``.
         callbacks: see ``Callbacks``.
+        start: networks ``ema``, ``generator`` and ``discriminator`` of the same configuration, to begin a run with.
 
     Raises:
-        GanformerError: ``folder`` cannot be written to, or holds another run.
+        GanformerError: one of ``start`` is missing; ``folder`` cannot be written to, or holds another run.
     """
     callbacks = callbacks or Callbacks()
     if resume:
         run_folder.check_same_run(folder, run_folder.read_run_config(folder), config)
     metric_names(config.train.metrics)
     trainer = Trainer(config, dataset, folder, device, callbacks)
+    if start is not None and not resume:
+        trainer.start_from(start)
     if resume:
         trainer.restore()
     else:
@@ -144,6 +148,21 @@ class Trainer:
         }
 
     # ----- Saving and going on -----
+
+    def start_from(self, networks: Mapping[str, nn.Module | None]) -> None:
+        """Take over the weights of ``ema``, ``generator`` and ``discriminator``.
+
+        Raises:
+            SnapshotError: one of them is missing.
+        """
+        for name, own in (("ema", self.ema), ("generator", self.generator), ("discriminator", self.discriminator)):
+            given = networks.get(name)
+            if given is None:
+                raise SnapshotError(
+                    f"--pretrained-pkl {self.config.train.pretrained_pkl}: holds no {name}, so nothing can train on "
+                    "from it; give a snapshot with all networks (not one of convert --ema-only)"
+                )
+            own.load_state_dict(given.state_dict())
 
     def save(self) -> Path:
         """Write a snapshot and the training state that belongs to it; thin out old snapshots."""

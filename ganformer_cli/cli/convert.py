@@ -1,0 +1,62 @@
+"""``ganformer convert``: a snapshot as one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ganformer_cli import __version__
+from ganformer_cli.cli.model_choice import MIB, find_model, load_networks, offline_option
+from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option
+from ganformer_cli.errors import OutputError
+
+
+@click.command("convert", cls=GroupedCommand)
+@click.argument("snapshot", metavar="SNAPSHOT")
+@click.argument("out", metavar="OUT.safetensors", type=click.Path(path_type=Path, dir_okay=False))
+@boolean_option(
+    "--ema-only",
+    default=False,
+    group="Output",
+    help="Write the averaged generator alone: smaller, and enough to make pictures with; not to train on.",
+)
+@boolean_option("--overwrite", default=False, group="Output", help="Replace OUT.safetensors if it is there.")
+@json_option
+@offline_option
+def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: bool, offline: bool) -> None:
+    """Write a snapshot as one safetensors file, which holds numbers and settings and no code.
+
+    SNAPSHOT is a file of the authors' (.pkl, of PyTorch or TensorFlow), a published one such as
+    gdrive:clevr-snapshot.pkl, a run folder, or a file of ours. Nothing in it is executed: a file that asks for it is
+    refused.
+
+    \b
+      ganformer convert network-snapshot-005000.pkl clevr.safetensors
+      ganformer convert results/faces-000 faces.safetensors --ema-only
+    """
+    if out.suffix != ".safetensors":
+        raise OutputError(f"{out}: the name of the file must end in .safetensors; change it")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: is there already; give another name, or --overwrite")
+    file = find_model(snapshot, None, Path(), offline=offline)
+
+    from ganformer_cli.checkpoints import save_snapshot
+
+    found = load_networks(file)
+    provenance = {key: value for key, value in found.header.items() if key not in ("format", "config", "kimg")}
+    save_snapshot(
+        out,
+        config=found.config,
+        ema=found.ema,
+        generator=None if ema_only else found.generator,
+        discriminator=None if ema_only else found.discriminator,
+        kimg=found.header.get("kimg"),
+        provenance={"version": __version__, **provenance},
+    )
+    if as_json:
+        click.echo(json.dumps({"model": str(out), "source": str(file), "bytes": out.stat().st_size}))
+        return
+    click.echo(f"{out} ({out.stat().st_size / MIB:.1f} MiB) from {file}")
+    click.echo(f"more       ganformer generate --model {out}")

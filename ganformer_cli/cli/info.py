@@ -1,0 +1,230 @@
+"""``ganformer info``: what a model file holds, and where it comes from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from ganformer_cli.cli.model_choice import find_model, load_networks, model_options, run_of
+from ganformer_cli.cli.options import GroupedCommand, json_option
+from ganformer_cli.files import sha256_of
+
+if TYPE_CHECKING:
+    from ganformer_cli.config import ModelConfig
+
+NETWORKS = ("ema", "generator", "discriminator")
+NOT_SAID = "not recorded"
+NO_LICENCE = "the licence of a model is that of whoever trained it, and of its data"
+#: What two scores must share to be shown on one line, and how it is said.
+_CONDITIONS = {"images": "{} pictures", "truncation_psi": "truncation psi {}", "dataset": "against {}"}
+
+
+class ModelFile(NamedTuple):
+    """What a model file says of itself."""
+
+    header: Mapping[str, Any]
+    config: ModelConfig
+    networks: tuple[str, ...]  # of NETWORKS
+
+
+@click.command("info", cls=GroupedCommand)
+@click.argument("chosen", metavar="[RUN|FILE]", required=False)
+@model_options
+@json_option
+def command(
+    chosen: str | None, model: str | None, expname: str | None, result_dir: Path, as_json: bool, offline: bool
+) -> None:
+    """Show what a model is and where it comes from: networks, data set, training, scores, checksum.
+
+    RUN|FILE is a run folder, whose newest snapshot is taken, or a model file; --model says the same.
+
+    \b
+      ganformer info                                    the run that saved last
+      ganformer info results/faces-002
+      ganformer info --json results/faces-002/snapshots/network-snapshot-005000.safetensors
+    """
+    if chosen is not None and model is not None:
+        raise click.UsageError(f"{chosen} and --model {model} each name a model; give one of them")
+    file = find_model(chosen if model is None else model, expname, result_dir, offline=offline)
+    record = describe(file)
+    click.echo(json.dumps(record, indent=2) if as_json else "\n".join(_lines(record)))
+
+
+def read_model(file: Path) -> ModelFile:
+    """Read what ``describe`` needs; of our own files without the weights.
+
+    Raises:
+        SnapshotError: the file is damaged, or no model.
+    """
+    from ganformer_cli.checkpoints import read_config, read_header, read_shapes
+    from ganformer_cli.original_snapshots import is_original
+
+    if is_original(file):
+        found = load_networks(file)
+        present = tuple(name for name in NETWORKS if getattr(found, name) is not None)
+        return ModelFile(found.header, found.config, present)
+    header = read_header(file)
+    inside = {name.partition(".")[0] for name in read_shapes(file)}
+    return ModelFile(header, read_config(file), tuple(name for name in NETWORKS if name in inside))
+
+
+def describe(file: Path) -> dict[str, Any]:
+    """Everything that is known of a model file, as JSON values; None where it does not say."""
+    header, config, networks = read_model(file)
+    height, width = config.image_size
+    digest = sha256_of(file)
+    record: dict[str, Any] = {
+        "model": str(file),
+        "bytes": file.stat().st_size,
+        "sha256": digest,
+        "networks": list(networks),
+        "architecture": _architecture(config),
+        "resolution": config.resolution,
+        "image_size": [height, width],
+        "ratio": config.ratio,
+        "attention": config.attention,
+        "components": config.components_num,
+        "component_size": config.component_size if config.has_components else None,
+        "classes": config.c_dim,
+        "parameters": _parameters(config, networks),
+        "kimg": header.get("kimg"),
+        "dataset": header.get("dataset"),
+        "scores": _scores(file, digest),
+        "version": header.get("version"),
+        "licence": header.get("licence"),
+    }
+    record |= {name: header[name] for name in ("source", "truncation_psi") if name in header}
+    return {**record, "config": config.to_dict()}
+
+
+def _architecture(config: ModelConfig) -> str:
+    """What kind of network it is, in a few words."""
+    if config.has_attention:
+        kind = f"{config.attention} attention"
+    elif config.kgan:
+        kind = f"k-GAN, merged by {config.merge_type}"
+    else:
+        kind = f"no attention, {'as StyleGAN2' if config.style else 'no style'}"
+    return f"{kind}, self-attention at {config.g_img2img} (SAGAN)" if config.g_img2img else kind
+
+
+def _parameters(config: ModelConfig, networks: tuple[str, ...]) -> dict[str, int]:
+    """How many numbers are trained in each kind of network that the file holds."""
+    import torch
+
+    from ganformer_cli.models import Discriminator, Generator, parameter_count
+
+    counts = {}
+    with torch.device("meta"):
+        if "ema" in networks or "generator" in networks:
+            counts["generator"] = parameter_count(Generator(config))
+        if "discriminator" in networks:
+            counts["discriminator"] = parameter_count(Discriminator(config))
+    return counts
+
+
+def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
+    """The newest score of each metric that the run of a snapshot has kept for it: its value, and of what."""
+    from ganformer_cli.training.run_folder import METRICS_FILE
+
+    run = run_of(file)
+    if run is None or not (run / METRICS_FILE).is_file():
+        return {}
+    scores: dict[str, dict[str, Any]] = {}
+    for line in (run / METRICS_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the last line of a killed run may be half written
+        if not isinstance(record, dict) or record.get("snapshot") != file.name:
+            continue
+        said = record.get("provenance")
+        provenance = said if isinstance(said, dict) else {}
+        if provenance.get("snapshot_sha256", digest) != digest:
+            continue  # of another file that had this name
+        conditions = {
+            "images": provenance.get("num_fakes"),
+            "truncation_psi": provenance.get("truncation_psi"),
+            "dataset": provenance.get("dataset"),
+        }
+        for name, value in record.items():
+            if name != "kimg" and not name.endswith("_images") and _is_number(value):
+                scores[name] = {"value": value, **conditions}
+    return scores
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _lines(record: Mapping[str, Any]) -> list[str]:
+    """The record as text, a line for each thing."""
+    height, width = record["image_size"]
+    components = "none"
+    if record["components"]:
+        components = f"{record['components']} of {record['component_size']} numbers"
+    rows = [
+        ("model", f"{record['model']} ({record['bytes'] / 1e6:,.1f} MB)"),
+        ("sha256", record["sha256"]),
+        ("networks", ", ".join(record["networks"]) or "none"),
+        ("architecture", record["architecture"]),
+        ("components", components),
+        ("pictures", f"{width}x{height} (width x height)"),
+        ("resolution", f"{record['resolution']}, ratio {record['ratio']:g}"),
+        ("classes", str(record["classes"] or "none")),
+        ("parameters", ", ".join(f"{count:,} in the {name}" for name, count in record["parameters"].items()) or "none"),
+        ("training", NOT_SAID if record["kimg"] is None else f"{_said(record['kimg'])} kimg"),
+        ("data set", _dataset(record["dataset"])),
+        *(("scores", line) for line in _score_lines(record["scores"])),
+        ("ganformer", str(record["version"] or NOT_SAID)),
+    ]
+    if "truncation_psi" in record:
+        rows.append(("truncation", f"psi {_said(record['truncation_psi'])}"))
+    if "source" in record:
+        rows.append(("source", _source(record["source"])))
+    rows.append(("licence", str(record["licence"] or NO_LICENCE)))
+    return [f"{name:<14}{_printable(value)}" for name, value in rows]
+
+
+def _dataset(dataset: Any) -> str:
+    if not isinstance(dataset, Mapping):
+        return NOT_SAID
+    parts = [str(dataset.get("name", "of no name"))]
+    if "images" in dataset:
+        parts.append(f"{dataset['images']} pictures")
+    if "mirror_augment" in dataset:
+        parts.append("mirrored too" if dataset["mirror_augment"] else "not mirrored")
+    if "fingerprint" in dataset:
+        parts.append(f"fingerprint {dataset['fingerprint']}")
+    return ", ".join(parts)
+
+
+def _source(source: Any) -> str:
+    """Of a converted file: the one that it was made from."""
+    if not isinstance(source, Mapping):
+        return str(source)
+    return f"{source.get('file')} ({source.get('format')}), sha256 {source.get('sha256')}"
+
+
+def _score_lines(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line for the scores that were taken in the same way."""
+    lines: dict[str, list[str]] = {}
+    for name, score in scores.items():
+        how = ", ".join(text.format(_said(score[key])) for key, text in _CONDITIONS.items() if score[key] is not None)
+        lines.setdefault(how, []).append(f"{name} {score['value']:.4g}")
+    return [", ".join(values) + f" ({how})" * bool(how) for how, values in lines.items()]
+
+
+def _said(value: Any) -> str:
+    """Whole numbers without a point."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _printable(text: str) -> str:
+    """On one line, without what a terminal would take for a command: headers are other people's text."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -1,0 +1,325 @@
+"""The authors' snapshots: they compute what the authors' code computed, and nothing in them runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from safetensors.torch import load_file
+
+from ganformer_cli.errors import GanformerError, SnapshotError
+from ganformer_cli.original_snapshots import load_original
+from ganformer_cli.original_snapshots.catalogue import PUBLISHED, fetch_snapshot, snapshot_path
+from ganformer_cli.original_snapshots.pickles import read_pickle
+
+GOLDEN = Path(__file__).parent / "golden" / "duplex-kmeans"
+PYTORCH = GOLDEN / "network-snapshot-000000.pkl"
+TENSORFLOW = GOLDEN / "network-snapshot-tf.pkl"
+
+Run = Callable[..., Result]
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+# ----- What they compute -----
+
+
+@pytest.mark.parametrize(("file", "suffix", "io_file"), [(PYTORCH, "", "io"), (TENSORFLOW, "_tf", "io-tf")])
+def test_networks_compute_what_the_authors_did(file: Path, suffix: str, io_file: str) -> None:
+    given = load_file(GOLDEN / f"{io_file}.safetensors")
+    snapshot = load_original(file)
+    for network in (snapshot.ema, snapshot.generator):
+        assert network is not None
+        assert relative(network(given["z"], noise_mode="const"), given[f"img{suffix}"]) < 1e-5
+        truncated = network.mapping(given["z"], truncation_psi=0.7)
+        psi = "_tf_psi07" if suffix else "_psi07"
+        assert relative(truncated[:, :, 0], given[f"ws{psi}"]) < 1e-5
+        assert relative(network.synthesis(truncated, "const"), given[f"img{psi}"]) < 1e-5
+    assert snapshot.discriminator is not None
+    reals = load_file(GOLDEN / "io.safetensors")
+    assert relative(snapshot.discriminator(reals["real"]), reals["logits"]) < 1e-5
+
+
+@pytest.mark.parametrize(("file", "io_file", "name"), [(PYTORCH, "io", "img"), (TENSORFLOW, "io-tf", "img_tf")])
+@pytest.mark.parametrize("converted", [True, False])
+def test_from_snapshot_to_numbers_on_the_command_line(
+    ganformer: Run, file: Path, io_file: str, name: str, converted: bool
+) -> None:
+    given = load_file(GOLDEN / f"{io_file}.safetensors")
+    np.save("z.npy", given["z"].numpy())
+    model = str(file)
+    if converted:
+        assert ganformer("convert", file, "out.safetensors").exit_code == 0
+        model = "out.safetensors"
+    words = ("--latents", "z.npy", "--noise", "const", "--truncation-psi", "1", "--format", "npy")
+    done = ganformer("generate", "--model", model, *words)
+    assert done.exit_code == 0, done.output
+    drawn = torch.from_numpy(np.load("images/images.npy"))
+    assert drawn.dtype == torch.float32
+    assert relative(drawn, given[name]) < 1e-5
+
+
+def test_stored_psi_applies_to_tensorflow_models(ganformer: Run) -> None:
+    assert load_original(TENSORFLOW).header["truncation_psi"] == pytest.approx(0.65)
+    np.save("z.npy", load_file(GOLDEN / "io-tf.safetensors")["z"].numpy())
+    pictures = []
+    for words in ((), ("--truncation-psi", "0.65"), ("--truncation-psi", "0.7")):
+        line = ("generate", "--model", TENSORFLOW, "--latents", "z.npy", "--format", "npy", *words)
+        assert ganformer(*line).exit_code == 0
+        pictures.append(np.load("images/images.npy"))
+    assert np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])
+
+
+def test_a_converted_file_is_plain_safetensors(ganformer: Run) -> None:
+    assert ganformer("convert", PYTORCH, "whole.safetensors").exit_code == 0
+    tensors = load_file("whole.safetensors")
+    assert {name.partition(".")[0] for name in tensors} == {"ema", "generator", "discriminator"}
+    assert ganformer("convert", "whole.safetensors", "small.safetensors", "--ema-only").exit_code == 0
+    assert {name.partition(".")[0] for name in load_file("small.safetensors")} == {"ema"}
+    shown = json.loads(ganformer("info", "small.safetensors", "--json").stdout)
+    assert "pytorch" in json.dumps(shown)
+    again = ganformer("convert", PYTORCH, "whole.safetensors")
+    assert again.exit_code == 1
+    assert "--overwrite" in again.stderr
+    assert ganformer("convert", PYTORCH, "whole.safetensors", "--overwrite").exit_code == 0
+    assert "must end in .safetensors" in ganformer("convert", PYTORCH, "whole.pt").stderr
+
+
+def test_training_goes_on_from_a_snapshot(ganformer: Run) -> None:
+    line: tuple[Any, ...] = (
+        "train",
+        "--pretrained-pkl",
+        PYTORCH,
+        "--total-kimg",
+        "0.008",
+        "--metrics",
+        "none",
+        "--vis-num",
+        "2",
+    )
+    line += ("--batch-size", "4", "--train-images-num", "8")
+    done = ganformer(*line)
+    assert done.exit_code == 0, done.output
+    trained = load_file("results/scenes-kmeans-000/snapshots/network-snapshot-000000.safetensors")
+    start = load_original(PYTORCH).ema.state_dict()
+    assert relative(trained["ema.pos"], start["pos"]) < 0.05
+    assert ganformer(*line).exit_code == 0  # finished already
+    other = ganformer(*line, "--num-heads", "2", "--restart")
+    assert other.exit_code == 1
+    assert "--num-heads 2" in other.stderr
+    assert "--pretrained-pkl" in other.stderr
+
+
+def test_an_averaged_generator_alone_is_not_enough_to_train_on(ganformer: Run, own_folder: Path) -> None:
+    assert ganformer("convert", PYTORCH, "small.safetensors", "--ema-only").exit_code == 0
+    done = ganformer("train", "--pretrained-pkl", "small.safetensors", "--total-kimg", "0.01")
+    assert done.exit_code == 1
+    assert "--ema-only" in done.stderr
+    assert not (own_folder / "results").exists()
+
+
+# ----- Nothing in them runs -----
+
+
+class Call:
+    """Pickles as a call of ``function``."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
+
+
+def by_name(module: str, name: str, argument: str) -> bytes:
+    """A pickle that calls ``module.name(argument)``."""
+    text = argument.encode()
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"X" + struct.pack("<I", len(text)) + text + b"\x85R."
+
+
+def within(payload: Any) -> bytes:
+    """A snapshot's dictionary with ``payload`` somewhere inside."""
+    return pickle.dumps({"G": None, "D": None, "Gs": None, "dataset_args": {"path": payload}}, protocol=4)
+
+
+def nested(canary: str) -> bytes:
+    """A payload in the second pickle, the one of the storages."""
+    inner = io.BytesIO()
+    torch.save(Call(os.system, f"touch {canary}"), inner)
+    return within(Call(torch.storage._load_from_bytes, inner.getvalue()))
+
+
+EVIL: dict[str, Callable[[str], bytes]] = {
+    "os.system": lambda canary: within(Call(os.system, f"touch {canary}")),
+    "posix.system": lambda canary: by_name("posix", "system", f"touch {canary}"),
+    "nt.system": lambda canary: by_name("nt", "system", f"type nul > {canary}"),
+    "builtins.eval": lambda canary: within(Call(eval, f"open({canary!r}, 'w')")),
+    "builtins.exec": lambda canary: by_name("builtins", "exec", f"open({canary!r}, 'w')"),
+    "builtins.getattr": lambda canary: within(Call(getattr, "", "join")),
+    "builtins.__import__": lambda canary: by_name("builtins", "__import__", "os"),
+    "subprocess.Popen": lambda canary: by_name("subprocess", "Popen", f"touch {canary}"),
+    "torch.load": lambda canary: by_name("torch", "load", canary),
+    "torch.hub.load": lambda canary: by_name("torch.hub", "load", canary),
+    "dotted": lambda canary: b"\x80\x04\x8c\x0btorch._utils\x8c\x16_rebuild_tensor_v2.__ca\x93.",
+    "a class of ours": lambda canary: by_name("pathlib", "Path", canary),
+    "nested storage": nested,
+    "numpy loads": lambda canary: by_name("numpy", "load", canary),
+    "object arrays": lambda canary: within(np.array([Call(os.system, f"touch {canary}")], dtype=object)),
+}
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_other_names_are_refused_and_nothing_runs(ganformer: Run, own_folder: Path, name: str) -> None:
+    Path("evil.pkl").write_bytes(EVIL[name]("canary"))
+    for line in (("convert", "evil.pkl", "out.safetensors"), ("generate", "--model", "evil.pkl"), ("info", "evil.pkl")):
+        done = ganformer(*line)
+        assert done.exit_code == 1, done.output
+        assert isinstance(done.exception, SystemExit)
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "evil.pkl" in done.stderr
+    assert [path.name for path in own_folder.iterdir()] == ["evil.pkl"]
+
+
+def test_the_refused_name_is_told() -> None:
+    Path("evil.pkl").write_bytes(by_name("posix", "system", "true"))
+    with pytest.raises(SnapshotError, match=r"names posix\.system.*was not run"):
+        read_pickle(Path("evil.pkl"))
+
+
+def test_source_text_inside_is_never_run() -> None:
+    """That of the golden file raises if anybody does; this one would write a file."""
+    data = PYTORCH.read_bytes()
+    text = b"raise RuntimeError('the source text inside a checkpoint was executed')\n"
+    assert text in data
+    evil = b"open('canary', 'w')".ljust(len(text) - 1) + b"\n"
+    Path("evil.pkl").write_bytes(data.replace(text, evil))
+    assert load_original(Path("evil.pkl")).config.resolution == 32
+    assert not Path("canary").exists()
+
+
+def changed(file: Path, old: bytes, new: bytes) -> bytes:
+    data = file.read_bytes()
+    assert old in data
+    assert len(old) == len(new)
+    return data.replace(old, new)
+
+
+OPCODE_BOMBS = {
+    "a huge memo number": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "a huge string": b"\x80\x04\x8e\xff\xff\xff\xff\xff\x00\x00\x00.",
+    "a huge frame": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\x00\x00N.",
+    "a registry number": b"\x80\x02\x82\x01.",
+    "a persistent id": b"\x80\x02K\x01Q.",
+    "a number of a million digits": b"\x80\x02I" + b"9" * 1_000_000 + b"\n.",
+    "nesting": b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".",
+    "a list in itself": b"\x80\x02]q\x00h\x00a.",
+    "nothing": b"",
+    "two bytes": b"\x80\x04",
+    "a stop at once": b"\x80\x04.",
+}
+
+REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "truncated": (lambda: PYTORCH.read_bytes()[:-2000], "truncated or damaged"),
+    "truncated tensorflow": (lambda: TENSORFLOW.read_bytes()[:100_000], "truncated or damaged"),
+    "a web page": (lambda: b"<!DOCTYPE html><title>Google Drive - Quota exceeded</title>", "a web page"),
+    "a zip": (lambda: b"PK\x03\x04" + bytes(100), "zip"),
+    "text": (lambda: b"hello there", "not a pickle"),
+    "another pickle": (lambda: pickle.dumps({"a": 1}), "no snapshot of the GANsformer's"),
+    "StyleGAN2-ADA": (lambda: pickle.dumps({"G": None, "D": None, "G_ema": None}), "StyleGAN2-ADA"),
+    "StyleGAN2 of PyTorch": (lambda: changed(PYTORCH, b"\x01k\x94", b"\x01j\x94"), "another network"),
+    "StyleGAN2 of TensorFlow": (lambda: changed(TENSORFLOW, b"G_GANformer", b"G_mainstyle"), "G_mainstyle"),
+    "an old version": (
+        lambda: changed(TENSORFLOW, b"\x8c\x07version\x94K\x04", b"\x8c\x07version\x94K\x02"),
+        "version 2",
+    ),
+    # A tensor of [4, 8] that says it were [2, 8].
+    "shapes that do not fit": (lambda: changed(PYTORCH, b"K\x04K\x08\x86", b"K\x02K\x08\x86"), "of another shape"),
+    **{name: (lambda data=data: data, "evil.pkl") for name, data in OPCODE_BOMBS.items()},  # type: ignore[misc]
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_snapshot_says_what_it_is(ganformer: Run, own_folder: Path, name: str) -> None:
+    make, message = REFUSED[name]
+    Path("evil.pkl").write_bytes(make())
+    done = ganformer("convert", "evil.pkl", "out.safetensors")
+    assert done.exit_code == 1, done.output
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert message in done.stderr
+    assert [path.name for path in own_folder.iterdir()] == ["evil.pkl"]
+
+
+@pytest.mark.parametrize("file", [PYTORCH, TENSORFLOW], ids=["pytorch", "tensorflow"])
+def test_mutilated_snapshots_are_read_or_refused(file: Path, own_folder: Path) -> None:
+    """A short run of what ``fuzz_original_snapshots.py`` does for ten minutes."""
+    data = file.read_bytes()
+    source = random.Random(0)
+    target = own_folder / "evil.pkl"
+    for _ in range(40):
+        mutant = bytearray(data)
+        for _ in range(source.randint(1, 8)):
+            mutant[source.randrange(len(mutant) if source.random() < 0.5 else 4000)] = source.randrange(256)
+        target.write_bytes(mutant)
+        with contextlib.suppress(GanformerError):
+            load_original(target)
+    assert [path.name for path in own_folder.iterdir()] == ["evil.pkl"]
+
+
+# ----- The published ones -----
+
+
+def test_six_are_published() -> None:
+    assert len(PUBLISHED) == 6
+    assert all(len(each.file_id) == 33 for each in PUBLISHED.values())
+
+
+def test_unknown_published_name(ganformer: Run) -> None:
+    done = ganformer("generate", "--model", "gdrive:clever-snapshot.pkl")
+    assert done.exit_code == 1
+    assert "did you mean gdrive:clevr-snapshot.pkl" in done.stderr
+
+
+def test_offline_says_where_to_put_the_file(ganformer: Run, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANFORMER_CACHE", str(own_folder / "cache"))
+    done = ganformer("generate", "--model", "gdrive:clevr-snapshot.pkl", "--offline")
+    assert done.exit_code == 1
+    place = snapshot_path("clevr-snapshot.pkl")
+    assert str(place) in done.stderr
+    assert PUBLISHED["clevr-snapshot.pkl"].file_id in done.stderr
+
+
+def test_a_file_put_there_by_hand_is_taken(ganformer: Run, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its pictures are cropped as the authors crop those of this data set."""
+    monkeypatch.setenv("GANFORMER_CACHE", str(own_folder / "cache"))
+    place = snapshot_path("cityscapes-snapshot.pkl")
+    place.parent.mkdir(parents=True)
+    shutil.copy(PYTORCH, place)
+    done = ganformer("generate", "--model", "gdrive:cityscapes-snapshot.pkl", "--images-num", "1", "--offline")
+    assert done.exit_code == 0, done.output
+    from PIL import Image
+
+    assert Image.open("images/seed0000.png").size == (32, 16)
+    place.write_bytes(b"<html>quota</html>")
+    with pytest.raises(GanformerError):
+        fetch_snapshot("cityscapes-snapshot.pkl", offline=True)
