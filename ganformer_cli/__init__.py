@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ganformer_cli.errors import GanformerError
-    from ganformer_cli.sampling import load_generator, sample
+    from ganformer_cli.original_snapshots import load_generator
+    from ganformer_cli.sampling import sample
 
 __version__ = "0.1.0"
 
@@ -19,7 +20,7 @@ __all__ = ["GanformerError", "__version__", "load_generator", "sample"]
 
 _HOMES = {
     "GanformerError": "ganformer_cli.errors",
-    "load_generator": "ganformer_cli.sampling",
+    "load_generator": "ganformer_cli.original_snapshots",
     "sample": "ganformer_cli.sampling",
 }
 

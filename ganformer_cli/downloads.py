@@ -30,7 +30,7 @@ CHECKSUMS = "checksums.json"
 DRIVE = "https://drive.google.com"
 DRIVE_HOSTS = {"drive.google.com", "drive.usercontent.google.com"}
 
-Progress = Callable[[int, "int | None"], None]  # bytes that are there, bytes in all if known
+Progress = Callable[[int, int | None], None]  # bytes that are there, bytes in all if known
 Ask = Callable[[dict[str, str]], "Response"]  # headers to an answer whose body is still to be read
 
 
@@ -363,7 +363,14 @@ def _network(job: _Job) -> Iterator[None]:
 
 
 def _get(session: Session, url: str, headers: dict[str, str]) -> Response:
-    return session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    import requests
+
+    try:
+        return session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.RequestException:  # an OSError too, for _network
+        raise
+    except OSError as error:  # a folder of certificates that is set and not there, for instance
+        raise DownloadError(f"cannot ask for {url}: {error}; mend the setting that this names") from error
 
 
 def _describe(job: _Job, response: Response, total: int | None) -> dict[str, Any]:
@@ -434,6 +441,12 @@ def _ask_drive(session: Session, job: _Job, file_id: str, base_url: str, headers
         DownloadError: the answer is a web page.
     """
     response = _get(session, job.address, headers)
+    if _is_page(response) and response.status_code in {
+        HTTPStatus.PARTIAL_CONTENT,
+        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    }:  # the range was taken for one of the question
+        response.close()
+        response = _get(session, job.address, {name: value for name, value in headers.items() if name != "Range"})
     if not _is_page(response):
         return response
     page = _read_page(response)

@@ -30,7 +30,7 @@ ARROWS = {
     "training": {
         "models", "data", "metrics", "sampling", "visualization", "checkpoints", "original_snapshots", "config",
     },
-    "__init__": {"sampling"},
+    "__init__": {"sampling", "original_snapshots"},
     "__main__": {"cli"},
 }  # fmt: skip
 ARROWS["cli"] = set(ARROWS)

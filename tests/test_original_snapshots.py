@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -20,8 +21,10 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file
 
+from ganformer_cli import original_snapshots
 from ganformer_cli.errors import GanformerError, SnapshotError
-from ganformer_cli.original_snapshots import load_original
+from ganformer_cli.models import Generator
+from ganformer_cli.original_snapshots import OriginalSnapshot, load_original
 from ganformer_cli.original_snapshots.catalogue import PUBLISHED, fetch_snapshot, snapshot_path
 from ganformer_cli.original_snapshots.pickles import read_pickle
 
@@ -132,6 +135,122 @@ def test_an_averaged_generator_alone_is_not_enough_to_train_on(ganformer: Run, o
     assert done.exit_code == 1
     assert "--ema-only" in done.stderr
     assert not (own_folder / "results").exists()
+
+
+# ----- Other networks of the TensorFlow version than the golden one -----
+
+Variables = dict[str, Any]
+
+
+def changed_tensorflow(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    options: dict[str, Any] | None = None,
+    synthesis: Callable[[Variables], Variables] = dict,
+    mapping: Callable[[Variables], Variables] = dict,
+    top: Callable[[Variables], Variables] = dict,
+) -> OriginalSnapshot:
+    """The golden snapshot with other settings and variables of its generators."""
+    tree = read_pickle(TENSORFLOW)
+    for network in (tree[0], tree[2]):
+        network.state["static_kwargs"] = {**network.state["static_kwargs"], **(options or {})}
+        parts = network.state["components"]
+        places = ((network, top), (parts["synthesis"], synthesis), (parts["mapping"], mapping))
+        for part, change in places:
+            part.state["variables"] = list(change(dict(part.state["variables"])).items())
+    monkeypatch.setattr(original_snapshots, "read_pickle", lambda path: tree)
+    return load_original(TENSORFLOW)
+
+
+def draw(snapshot: OriginalSnapshot) -> torch.Tensor:
+    picture: torch.Tensor = snapshot.ema(load_file(GOLDEN / "io-tf.safetensors")["z"], noise_mode="const")
+    return picture
+
+
+def test_networks_without_a_last_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = changed_tensorflow(
+        monkeypatch, synthesis=lambda given: {name: v for name, v in given.items() if "extraLayer" not in name}
+    )
+    assert not snapshot.config.conv_last
+    assert snapshot.ema.synthesis_network.blocks()[-1].conv_last is None
+    assert draw(snapshot).isfinite().all()
+
+
+def test_a_weight_for_each_iteration_of_k_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same weight twice it is the network with one weight; with another second one it is not."""
+
+    def second(factor: float) -> OriginalSnapshot:
+        def change(given: Variables) -> Variables:
+            more = {
+                name.replace("iter_0", "iter_1"): value * factor for name, value in given.items() if "iter_0" in name
+            }
+            return {**given, **more}
+
+        return changed_tensorflow(monkeypatch, options={"kmeans_iters": 2}, synthesis=change)
+
+    same, other = second(1.0), second(1.5)
+    assert same.config.kmeans_weight_per_iter
+    shared = Generator(dataclasses.replace(same.config, kmeans_weight_per_iter=False)).eval()
+    state = same.ema.state_dict()
+    shared.load_state_dict({k: v[0] if k.endswith("att_weight") else v for k, v in state.items()})
+    z = load_file(GOLDEN / "io-tf.safetensors")["z"]
+    torch.testing.assert_close(draw(same), shared(z, noise_mode="const"))
+    assert relative(draw(other), draw(same)) > 1e-3
+
+
+def test_a_native_rectangle_is_told_by_the_shape_of_its_first_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def halve(given: Variables) -> Variables:
+        cut = {name: v[:, :, : v.shape[2] // 2] for name, v in given.items() if name.startswith("noise")}
+        return {**given, **cut, "4x4/Const/const": given["4x4/Const/const"][:, :, :2]}
+
+    snapshot = changed_tensorflow(monkeypatch, synthesis=halve)
+    assert (snapshot.config.ratio, snapshot.config.square_grid) == (0.5, False)
+    assert draw(snapshot).shape[2:] == (16, 32)
+
+
+def test_both_generations_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = changed_tensorflow(monkeypatch)
+    renamed = {"z_dim": 8, "w_dim": 8, "channel_base": 256, "channel_max": 32, "c_dim": 0}
+    gone = dict.fromkeys(("latent_size", "dlatent_size", "fmap_base", "fmap_max", "label_size"))
+    newer = changed_tensorflow(monkeypatch, options={**gone, **renamed})
+    assert newer.config == older.config
+
+
+def test_a_plain_mapping_network_has_eight_layers_not_nine(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = np.random.default_rng(0)
+
+    def plain(given: Variables) -> Variables:
+        return {
+            f"{part}Dense{i}/{kind}": source.normal(size=(8, 8) if kind == "weight" else 8).astype(np.float32)
+            for part in ("", "global/")
+            for i in range(8)
+            for kind in ("weight", "bias")
+        }
+
+    snapshot = changed_tensorflow(monkeypatch, options={"mapping_resnet": False}, mapping=plain)
+    assert snapshot.config.mapping_num_layers == 7
+    assert snapshot.ema.mapping_network.mlp is not None
+    # Its layers by hand: Dense0 … Dense7, each component normalised over its own numbers.
+    z = load_file(GOLDEN / "io-tf.safetensors")["z"]
+    x = z[:, 0] / (z[:, 0].square().mean(1, keepdim=True) + 1e-8).sqrt()
+    state = snapshot.ema.state_dict()
+    for layer in [*(f"l{i}" for i in range(7)), "out_layer"]:
+        weight, bias = (state[f"mapping_network.mlp.{layer}.{kind}"] for kind in ("weight", "bias"))
+        x = torch.nn.functional.leaky_relu(x @ weight.T * 0.01 / 8**0.5 + bias * 0.01, 0.2) * 2**0.5
+    torch.testing.assert_close(snapshot.ema.mapping(z)[:, 0, 0], x)
+
+
+def test_a_truncation_cutoff_is_one_less_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = changed_tensorflow(monkeypatch, options={"truncation_cutoff": 4})
+    z = load_file(GOLDEN / "io-tf.safetensors")["z"]
+    plain, half = snapshot.ema.mapping(z), snapshot.ema.mapping(z, truncation_psi=0.5)
+    assert [torch.equal(plain[:, :, i], half[:, :, i]) for i in range(9)] == [False] * 3 + [True] * 6
+
+
+@pytest.mark.parametrize("option", ["component_dropout", "latent_stem", "img2img"])
+def test_what_acts_differently_there_is_refused(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    with pytest.raises(SnapshotError, match=option):
+        changed_tensorflow(monkeypatch, options={option: 1})
 
 
 # ----- Nothing in them runs -----

@@ -228,9 +228,8 @@ def command(
       ganformer generate --images-num 4 --save-latents   and again, perhaps changed:
       ganformer generate --latents images/latents.npy
     """
-    _check_line(given_options(click.get_current_context()))
-    if space == "w":
-        truncation_psi = 1.0
+    said_options = given_options(click.get_current_context())
+    _check_line(said_options)
     file = find_model(model, expname, result_dir, offline=offline)
 
     import numpy as np
@@ -238,7 +237,13 @@ def command(
     from ganformer_cli.sampling import LANES, latents_from_seeds, read_latents, sample_latents, sample_seeds
     from ganformer_cli.visualization import crop_to_ratio
 
-    generator = load_model(file, pick_device(gpus)).generator
+    generator, header = load_model(file, pick_device(gpus))
+    if space == "w":
+        truncation_psi = 1.0
+    elif "truncation_psi" not in said_options and isinstance(header.get("truncation_psi"), float):
+        truncation_psi = header["truncation_psi"]  # the model's own, as TensorFlow's networks have one
+    if image_format == "npy":
+        generator.keep_whole()
     options: dict[str, Any] = {
         "truncation_psi": truncation_psi,
         "noise_mode": noise,
@@ -330,7 +335,7 @@ def _write(
     with contextlib.ExitStack() as stack:
         append = None
         if wanted.format == "npy":
-            shape = (count, 3, *generator.config.image_size)
+            shape = (count, 3, *generator.output_size)
             append = stack.enter_context(_array_file(folder / IMAGES_FILE, shape))
         for done, sample in enumerate(drawn):
             stem = f"{prefix}{sample.seed:04d}"

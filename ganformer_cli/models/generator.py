@@ -240,6 +240,7 @@ class SynthesisNetwork(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.output_size = config.image_size
         for resolution in config.block_resolutions:
             self.add_module(f"b{resolution}", SynthesisBlock(resolution, config))
         self.merge = None
@@ -274,7 +275,7 @@ class SynthesisNetwork(nn.Module):
         assert image is not None
         if self.config.tanh:
             image = image.tanh()
-        return crop_centre(image, self.config.image_size)
+        return crop_centre(image, self.output_size)
 
 
 class Generator(nn.Module):
@@ -312,6 +313,15 @@ class Generator(nn.Module):
     def z_shape(self) -> tuple[int, int]:
         """Shape of one picture's latents, ``(m + 1, w)``; of k-GAN ``(m, w)``."""
         return self.config.z_shape
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the pictures that ``synthesis`` gives."""
+        return self.synthesis_network.output_size
+
+    def keep_whole(self) -> None:
+        """Give pictures before the crop from now on, where the grid is larger than the picture."""
+        self.synthesis_network.output_size = self.config.grid(self.config.resolution)
 
     def mapping(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0) -> Tensor:
         """Latents for every layer.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganformer_cli import checkpoints
 from ganformer_cli.checkpoints import check_fit
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
@@ -19,7 +20,7 @@ from ganformer_cli.original_snapshots import pytorch, tensorflow
 from ganformer_cli.original_snapshots.catalogue import PREFIX, fetch_snapshot, published_ratio
 from ganformer_cli.original_snapshots.pickles import read_pickle
 
-__all__ = ["PREFIX", "OriginalSnapshot", "fetch_snapshot", "is_original", "load_original"]
+__all__ = ["PREFIX", "OriginalSnapshot", "fetch_snapshot", "is_original", "load_generator", "load_original"]
 
 LICENCE = "that of the authors of the GANsformer (Hudson & Zitnick, 2021): see github.com/dorarad/gansformer"
 
@@ -100,6 +101,25 @@ def load_original(path: Path) -> OriginalSnapshot:
         **about,
     }
     return OriginalSnapshot(config=config, header=header, **networks)
+
+
+def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
+    """A generator ready to sample from, in evaluation mode.
+
+    Args:
+        path: a run folder (its newest snapshot), a model file, a snapshot of the authors', or ``gdrive:`` and the name
+            of a published one, which is downloaded unless it is there.
+        device: where to put it.
+
+    Raises:
+        SnapshotError: there is none, or it is damaged, of another architecture, or not to be trusted.
+        DownloadError: it cannot be had.
+    """
+    if str(path).startswith(PREFIX):
+        path = fetch_snapshot(str(path))
+    elif not is_original(Path(path)):
+        return checkpoints.load_generator(path, device)
+    return load_original(Path(path)).ema.to(device)
 
 
 def without_surplus(network: str, tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
