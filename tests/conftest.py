@@ -32,6 +32,7 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Each test starts in an empty folder, so that nothing that it writes by default lands in the checkout."""
     folder = tmp_path_factory.mktemp("cwd")
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("GANFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
     return folder

@@ -103,7 +103,7 @@ def test_the_authors_line(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
         ("--dataset small", 1, "--dataset small has pictures of 16x16, this model makes 32x32"),
         ("--model results/other", 1, "--model results/other: no such file or run folder"),
         ("--model cut.safetensors", 1, "cut.safetensors: not a readable safetensors file"),
-        ("--pretrained-pkl gdrive:clevr-snapshot.pkl", 1, "gdrive:clevr-snapshot.pkl"),
+        ("--pretrained-pkl gdrive:clevr-snapshot.pkl --offline", 1, "clevr-snapshot.pkl"),
         ("--eval-images-num 1", 2, "--eval-images-num"),
         ("--seed -1", 2, "--seed"),
     ],

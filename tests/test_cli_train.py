@@ -145,7 +145,7 @@ WRONG = [
     (("--attention", "none", "--ganformer-default"), ["--ganformer-default", "--attention none"]),
     (("--expname", "a/b"), ["--expname"]),
     (("--metrics", "fid"), ["--metrics fid", "swd"]),
-    (("--pretrained-pkl", "gdrive:clevr-snapshot.pkl"), ["--pretrained-pkl", "not in this version yet"]),
+    (("--pretrained-pkl", "gdrive:clever-snapshot.pkl"), ["did you mean gdrive:clevr-snapshot.pkl"]),
     (("--baseline", "VQGAN"), ["--baseline VQGAN", "not in this version yet", "StyleGAN2"]),
     (("--d-loss", "wgan", "--gamma", "0"), ["--d-loss wgan", "--gamma 0"]),
     (("--baseline", "GAN", "--style-mixing", "0.5"), ["--style-mixing 0.5", "--style False"]),
