@@ -380,6 +380,19 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
+def test_a_tensor_takes_no_state_from_a_pickle() -> None:
+    """torch's tensors would: BUILD may not reach them."""
+    inner = io.BytesIO()
+    torch.save(torch.zeros(4).storage(), inner)
+    storage = Call(torch.storage._load_from_bytes, inner.getvalue())
+    data = pickle.dumps(storage, protocol=4)
+    Path("evil.pkl").write_bytes(data[:-1] + b"}b.")  # ... and then BUILD with an empty dictionary
+    with pytest.raises(SnapshotError, match="sealed"):
+        read_pickle(Path("evil.pkl"))
+    Path("fine.pkl").write_bytes(data)
+    assert torch.equal(read_pickle(Path("fine.pkl")), torch.zeros(4))
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_snapshot_says_what_it_is(ganformer: Run, own_folder: Path, name: str) -> None:
     make, message = REFUSED[name]

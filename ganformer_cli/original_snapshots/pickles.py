@@ -118,6 +118,22 @@ class _Array:
         self.values = flat.reshape(sizes, order="F" if fortran is True else "C")
 
 
+class _Held:
+    """Numbers of torch's, out of the pickle's reach: tensors know how to take a state, too."""
+
+    __slots__ = ("values",)
+    values: Tensor
+
+    def __init__(self, values: Tensor) -> None:
+        object.__setattr__(self, "values", values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise TypeError("these numbers are sealed")
+
+    def __setstate__(self, state: object) -> None:
+        raise TypeError("these numbers are sealed")
+
+
 def _sizes(shape: object) -> tuple[int, ...]:
     if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
         raise TypeError("a damaged shape")
@@ -138,21 +154,21 @@ def _scalar(element: object, data: object) -> Any:
     return np.frombuffer(data, element.type())[0].item()
 
 
-def _storage(data: object) -> Any:
+def _storage(data: object) -> _Held:
     if not isinstance(data, bytes):
         raise TypeError("a damaged storage")
     storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    if not isinstance(storage, torch.storage.TypedStorage | torch.UntypedStorage):
-        raise TypeError("a storage that is something else")
-    return storage
-
-
-def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> Tensor:
     if not isinstance(storage, torch.storage.TypedStorage):
-        raise TypeError("a tensor without a typed storage")
+        raise TypeError("a storage that is something else")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch plans to drop typed storages one day; these files have them
-        flat = torch.empty(0, dtype=storage.dtype).set_(storage.untyped())
+        return _Held(torch.empty(0, dtype=storage.dtype).set_(storage.untyped()))
+
+
+def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> _Held:
+    if not isinstance(storage, _Held) or storage.values.ndim != 1:
+        raise TypeError("a tensor without a storage")
+    flat = storage.values
     sizes, strides = _sizes(size), _sizes(stride)
     if type(offset) is not int or offset < 0 or len(sizes) != len(strides):
         raise TypeError("a damaged tensor")
@@ -160,7 +176,7 @@ def _tensor(storage: object, offset: object, size: object, stride: object, *_: o
     count = math.prod(sizes)
     if count and (last >= len(flat) or count > len(flat)):
         raise ValueError("a tensor that reaches beyond its storage")
-    return flat.as_strided(sizes, strides, offset) if count else flat.new_empty(sizes)
+    return _Held(flat.as_strided(sizes, strides, offset) if count else flat.new_empty(sizes))
 
 
 def _names() -> dict[tuple[str, str], Any]:
@@ -277,13 +293,13 @@ def check_start(path: Path, start: bytes) -> None:
 
 
 def _plain(value: Any, depth: int = 0, seen: dict[int, Any] | None = None) -> Any:
-    """Replace the look-alikes of arrays by arrays, throughout."""
+    """Replace the look-alikes of arrays and tensors by what they hold, throughout."""
     seen = {} if seen is None else seen
     if id(value) in seen:
         return seen[id(value)][1]
     if depth > _DEEPEST:
         raise ValueError("nested too deeply")
-    if isinstance(value, _Array):
+    if isinstance(value, _Array | _Held):
         result: Any = value.values
     elif isinstance(value, dict):
         result = {}

@@ -116,7 +116,7 @@ def _settings(
         integration=str(options.get("integration") or "add"),
         normalize=str(options.get("norm") or "none"),
         g_start_res=int(options.get("start_res") or 0),
-        g_end_res=int(options.get("end_res", 20)),
+        g_end_res=int(options.get("end_res", 8)),
         img_gate=bool(options.get("img_gate")),
         ltnt_gate=bool(options.get("ltnt_gate")),
         use_pos=use_pos,

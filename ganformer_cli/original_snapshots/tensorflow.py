@@ -160,7 +160,7 @@ def _attention_settings(settings: dict[str, Any], first: Any, has: Any) -> None:
         integration=str(first("integration", default="add")),
         normalize=str(first("norm", default="none")),
         g_start_res=int(first("start_res", default=0)),
-        g_end_res=int(first("end_res", default=20)),
+        g_end_res=int(first("end_res", default=8)),
         img_gate=has(r"/weight_n_cont$"),
         ltnt_gate=has(r"/weight_e_cont$"),
         use_pos=has(r"^ltnt_emb/emb$"),
