@@ -157,11 +157,11 @@ def _scalar(element: object, data: object) -> Any:
 def _storage(data: object) -> _Held:
     if not isinstance(data, bytes):
         raise TypeError("a damaged storage")
-    storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    if not isinstance(storage, torch.storage.TypedStorage):
-        raise TypeError("a storage that is something else")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch plans to drop typed storages one day; these files have them
+        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if not isinstance(storage, torch.storage.TypedStorage):
+            raise TypeError("a storage that is something else")
         return _Held(torch.empty(0, dtype=storage.dtype).set_(storage.untyped()))
 
 
