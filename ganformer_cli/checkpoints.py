@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,8 @@ from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.files import write_bytes
 from ganformer_cli.models import Discriminator, Generator
+
+Network = TypeVar("Network", Generator, Discriminator)
 
 FORMAT_VERSION = 1
 METADATA_KEY = "ganformer"
@@ -215,15 +217,20 @@ def load_available(path: Path) -> tuple[Generator, Generator | None, Discriminat
     """
     config = read_config(path)
     present = [name for name in ("generator", "discriminator") if read_shapes(path, f"{name}.")]
-    networks: dict[str, Any] = {"generator": None, "discriminator": None}
-    for name in ("ema", *present):
-        kind = Discriminator if name == "discriminator" else Generator
-        with torch.device("meta"):
-            check_fit(kind(config), read_shapes(path, f"{name}."), f"{path} ({name})")
-        networks[name] = kind(config)
-        networks[name].load_state_dict(read_tensors(path, f"{name}."))
-        networks[name].eval().requires_grad_(False)
-    return networks["ema"], networks["generator"], networks["discriminator"]
+    ema = _load_network(path, "ema", Generator, config)
+    generator = _load_network(path, "generator", Generator, config) if "generator" in present else None
+    discriminator = _load_network(path, "discriminator", Discriminator, config) if "discriminator" in present else None
+    return ema, generator, discriminator
+
+
+def _load_network(path: Path, name: str, kind: type[Network], config: ModelConfig) -> Network:
+    """One network of a file, on the CPU, in evaluation mode."""
+    # First without memory: a header may describe networks far larger than what the file holds.
+    with torch.device("meta"):
+        check_fit(kind(config), read_shapes(path, f"{name}."), f"{path} ({name})")
+    network = kind(config)
+    network.load_state_dict(read_tensors(path, f"{name}."))
+    return network.eval().requires_grad_(False)
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu", which: str = "ema") -> Generator:
@@ -238,10 +245,4 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu", which: 
         SnapshotError: no such file, a damaged one, or one of another architecture.
     """
     file = resolve_model(path)
-    config = read_config(file)
-    # First without memory: a header may describe networks far larger than what the file holds.
-    with torch.device("meta"):
-        check_fit(Generator(config), read_shapes(file, f"{which}."), f"{file} ({which})")
-    generator = Generator(config)
-    load_networks(file, {which: generator})
-    return generator.eval().requires_grad_(False).to(device)
+    return _load_network(file, which, Generator, read_config(file)).to(device)

@@ -219,10 +219,11 @@ def command(
     Without any option: on the built-in scenes, on whatever there is, ending with pictures within minutes. The same
     command again goes on with the run. Ctrl-C saves and stops.
     """
-    options = chosen_settings(ctx)
+    baseline = baseline_name(ctx)
+    options = chosen_settings(ctx, baseline)
     device = pick_device(gpus)
     dataset = open_data(options, data_dir, on_cpu=device.type == "cpu")
-    config = resolve(options, dataset, on_cpu=device.type == "cpu")
+    config = resolve(options, dataset, baseline, on_cpu=device.type == "cpu")
     start = None
     if config.train.pretrained_pkl is not None:
         start = load_networks(find_model(config.train.pretrained_pkl, None, result_dir, offline=offline))
@@ -233,7 +234,7 @@ def command(
         return
     from ganformer_cli.training.run_folder import choose_run_folder
 
-    name = expname or f"{dataset.name}-{(baseline_name(ctx) or config.model.attention).lower()}"
+    name = expname or f"{dataset.name}-{(baseline or config.model.attention).lower()}"
     folder, resume = choose_run_folder(result_dir, name, restart=restart)
     result = launch(config, dataset, folder, device, resume=resume, quiet=as_json, start=start)
     report(result, as_json=as_json)
@@ -249,8 +250,8 @@ def baseline_name(ctx: click.Context) -> str | None:
     return "kGAN" if asked == "k-GAN" else asked
 
 
-def chosen_settings(ctx: click.Context) -> dict[str, Any]:
-    """The configuration fields that the user gave, and what --ganformer-default and the like stand for."""
+def chosen_settings(ctx: click.Context, baseline: str | None) -> dict[str, Any]:
+    """The configuration fields that the user gave, and what --baseline, --ganformer-default and the like stand for."""
     given = given_options(ctx)
     options = {name: value for name, value in given.items() if name in MODEL_FIELDS | TRAIN_FIELDS}
     implied: list[tuple[str, dict[str, Any], bool]] = [
@@ -259,7 +260,6 @@ def chosen_settings(ctx: click.Context) -> dict[str, Any]:
         ("--transformer False", {"attention": "none"}, given.get("transformer") is False),
         ("--ganformer-default", {"attention": "kmeans"}, given.get("ganformer_default") is True),
     ]
-    baseline = baseline_name(ctx)
     if baseline is not None:
         # What it means wins over nothing that the user says: a contradiction is a mistake.
         meaning = {name: value for name, value in settings.BASELINES[baseline].items() if name != "g_img2img"}
@@ -269,15 +269,12 @@ def chosen_settings(ctx: click.Context) -> dict[str, Any]:
             if options.setdefault(setting_name, value) != value:
                 said = settings.option_name(setting_name)
                 raise ConfigError(
-                    f"{name} means {said} {value} and contradicts {said} {options[setting_name]}; "
-                    "leave one of them out"
+                    f"{name} means {said} {value} and contradicts {said} {options[setting_name]}; leave one of them out"
                 )
     if given.get("transformer") is True and options.get("attention") == "none":
         raise ConfigError(f"--transformer contradicts {baseline_said(baseline)}; leave one of them out")
     if given.get("ganformer_default"):
         options = {**settings.GANFORMER_DEFAULT, **options}
-    if baseline is not None:
-        options["baseline"] = baseline
     return options
 
 
@@ -303,14 +300,13 @@ def open_data(options: dict[str, Any], data_dir: Path, *, on_cpu: bool) -> Image
     )
 
 
-def resolve(options: dict[str, Any], dataset: ImageDataset, *, on_cpu: bool) -> RunConfig:
+def resolve(options: dict[str, Any], dataset: ImageDataset, baseline: str | None, *, on_cpu: bool) -> RunConfig:
     """The run's configuration: what was given, completed by presets."""
     from ganformer_cli.data.catalogue import load_catalogue
 
     entry = load_catalogue().get(dataset.name)
     given = {**options, "dataset": options.get("dataset", TrainConfig.dataset)}
     given.update(resolution=dataset.resolution, ratio=dataset.ratio)
-    baseline = given.pop("baseline", None)
     if baseline is not None and "g_img2img" in settings.BASELINES[baseline]:
         # The paper's resolution, or that of smaller pictures.
         given.setdefault("g_img2img", min(settings.BASELINES[baseline]["g_img2img"], dataset.resolution))

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ganformer_cli.downloads import cache_folder, fetch_drive
+from ganformer_cli.downloads import DRIVE, cache_folder, fetch_drive
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.original_snapshots.pickles import check_start
 
 PREFIX = "gdrive:"
-DRIVE = "https://drive.google.com"
 
 
 class Published(NamedTuple):
