@@ -34,15 +34,6 @@ Progress = Callable[[int, int | None], None]  # bytes that are there, bytes in a
 Ask = Callable[[dict[str, str]], "Response"]  # headers to an answer whose body is still to be read
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: ``GANFORMER_CACHE`` if set, else the system's folder for caches. May not exist yet."""
-    if chosen := os.environ.get("GANFORMER_CACHE"):
-        return Path(chosen).expanduser()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("ganformer", appauthor=False)
-
-
 def fetch(
     url: str,
     destination: Path,

@@ -27,6 +27,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def native_operators(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the native operators for all tests and the processes that they start; kept between runs.
+
+    They are built here, before the first test, if a source has changed since: no test then waits for the compiler, and
+    none finds a line about it on its stderr.
+    """
+    cache = pytestconfig.cache if hasattr(pytestconfig, "cache") else None
+    folder = cache.mkdir("operators") if cache else tmp_path_factory.mktemp("operators")
+    os.environ["GANFORMER_OPS_FOLDER"] = str(folder)
+    root = Path(__file__).resolve().parent.parent
+    sources = [*(root / "ops").iterdir(), *(root / "ganformer_cli" / "operators").glob("*.py")]
+    builds = [path.stat().st_mtime for path in folder.glob("*.json")]
+    if max(builds, default=0.0) <= max(path.stat().st_mtime for path in sources):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GANFORMER_CACHE", str(folder))  # what the user has built for themselves is not tested
+            from ganformer_cli.operators import native
+
+            native.status("cpu")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test starts in an empty folder, so that nothing that it writes by default lands in the checkout."""

@@ -214,6 +214,10 @@ WRONG = [
     ("eval --model results/clevr-exp-000 --dataset square", "square", ""),
     ("eval --model results/clevr-exp-000 --metrics beauty", "beauty", "swd"),
     ("eval --model cut-off.safetensors", "cut-off.safetensors", ""),
+    ("build-ops --device cuda --cuda-arch hopper", "--cuda-arch: 'hopper'", "80,90"),
+    ("build-ops --device cpu --cuda-arch 80", "--cuda-arch 80", "leave one of them out"),
+    ("build-ops --cpu AVX3", "--cpu", "avx2"),
+    ("build-ops --output-dir a-file/operators", "--output-dir a-file/operators", "another folder"),
 ]
 
 

@@ -19,7 +19,6 @@ from ganformer_cli.models.attention import (
     KMeansAttention,
     SelfAttention,
     SimplexAttention,
-    attention_dropout,
 )
 
 B, N, D, M, W, P = 2, 15, 8, 3, 6, 4
@@ -147,7 +146,7 @@ def test_layer_is_its_definition(kind: str, options: dict[str, Any], dropped: bo
     probes = [torch.randn_like(t) for t in (x, y)]
     results = []
     for form in (
-        layer(x.requires_grad_(), y.requires_grad_(), positions, component_positions, mask),
+        layer(x.requires_grad_(), y.requires_grad_(), positions, component_positions, mask, need_probabilities=True),
         plain(layer, x, y, positions, component_positions, mask),
     ):
         value = (form[0] * probes[0]).sum() + (form[1] * probes[1]).sum()
@@ -175,7 +174,8 @@ def test_iterative_k_means_starts_from_the_assignments_of_the_layer_before(heads
     assert layer.from_pos_map is not None
     x, y, positions, component_positions = inputs()
     assignments = torch.randn(B, heads, M, N, dtype=torch.float64).softmax(2).requires_grad_()
-    found = layer(x, y, positions, component_positions, None, assignments).probabilities
+    found = layer(x, y, positions, component_positions, None, assignments, need_probabilities=True).probabilities
+    assert found is not None
     embedding = torch.cat([layer.to_queries(x.transpose(1, 2)), layer.from_pos_map(positions).expand(B, -1, -1)], 2)
     for b in range(B):
         for h in range(heads):
@@ -216,7 +216,8 @@ def test_gathering_alone_is_the_first_half_of_duplex() -> None:
 @pytest.mark.parametrize("kind", ATTENTION_LAYERS)
 def test_probabilities_sum_to_one_over_components(kind: str) -> None:
     layer = make(kind, heads=2)
-    probabilities = layer(*inputs()).probabilities
+    probabilities = layer(*inputs(), need_probabilities=True).probabilities
+    assert probabilities is not None
     torch.testing.assert_close(probabilities.sum(2), torch.ones_like(probabilities.sum(2)))
 
 
@@ -225,7 +226,8 @@ def test_dropped_component_gets_no_attention(kind: str) -> None:
     layer = make(kind, heads=2)
     mask = torch.zeros(B, M, dtype=torch.bool)
     mask[0, 1] = True
-    probabilities = layer(*inputs(), mask).probabilities
+    probabilities = layer(*inputs(), mask, need_probabilities=True).probabilities
+    assert probabilities is not None
     assert probabilities[0, :, 1].max() < 1e-12
     assert probabilities[-1, :, 1].max() > 1e-3
 
@@ -249,13 +251,44 @@ def test_only_duplex_changes_the_components() -> None:
         assert torch.equal(changed, y) == (kind != "duplex")
 
 
-def test_attention_dropout_keeps_the_mean_and_drops_whole_components() -> None:
+@pytest.mark.parametrize("kind", ["simplex", "image-gate", "per-pixel"])
+def test_dropout_keeps_the_mean_and_drops_cells_and_whole_components(kind: str) -> None:
+    """Read off the output: values are unit vectors, one for each head and component, and all scores are equal."""
     torch.manual_seed(0)
-    probabilities = torch.full((64, 2, 8, 50), 1 / 8)
-    dropped = attention_dropout(probabilities, 0.5)
-    assert dropped.mean().item() == pytest.approx(1 / 8, rel=0.02)
-    whole = (dropped == 0).all(3).float().mean().item()
-    assert whole == pytest.approx(0.25, abs=0.05)
-    cells = (dropped == 0).float().mean().item()
-    assert cells == pytest.approx(1 - 0.75**2, abs=0.05)
-    assert torch.equal(attention_dropout(probabilities, 0.0), probabilities)
+    heads, components, size, batch, positions = 2, 4, 16, 64, 50
+    options = AttentionOptions(
+        heads=heads,
+        dropout=0.5,
+        integration="add",
+        normalization="none",
+        use_pos=False,
+        image_gate=kind == "image-gate",
+    )
+    layer = SimplexAttention(AttentionSizes(size, components, P, components, components), options)
+    layer.per_pixel = kind == "per-pixel"
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        for head in range(heads):
+            block = layer.to_values.weight.unflatten(0, (heads, -1))[head, :components]
+            block.copy_(torch.eye(components) / layer.to_values.weight_gain)
+        layer.modulation.weight.copy_(torch.eye(size) / layer.modulation.weight_gain)
+        if layer.image_gate is not None and layer.image_gate.bias is not None:
+            layer.image_gate.bias.fill_(50)  # an open gate
+    y = torch.eye(components).expand(batch, -1, -1)
+    x = torch.zeros(batch, size, positions)
+
+    def weights() -> Tensor:
+        """[B, h, m, n]"""
+        return layer(x, y, None, None).x.unflatten(1, (heads, -1))[:, :, :components]
+
+    with torch.no_grad():
+        dropped = weights()
+        assert dropped.mean().item() == pytest.approx(1 / components, rel=0.05)
+        whole = (dropped == 0).all(3).float().mean().item()
+        assert whole == pytest.approx(0.25, abs=0.06)
+        cells = (dropped == 0).float().mean().item()
+        assert cells == pytest.approx(1 - 0.75**2, abs=0.06)
+        assert not torch.equal(dropped, weights())
+        layer.eval()
+        torch.testing.assert_close(weights(), torch.full_like(dropped, 1 / components))

@@ -25,6 +25,9 @@ COMMANDS = {
     "eval": "Score a trained model against a data set.",
     "convert": "Write a snapshot, the authors' too, as one safe file.",
     "info": "Show what a model is and where it comes from.",
+    "bench": "Measure speed and memory on this machine.",
+    "doctor": "Check this machine, and say how to mend what it lacks.",
+    "build-ops": "Build the native operators ahead of time.",
 }
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -79,7 +82,7 @@ class Program(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"ganformer_cli.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"ganformer_cli.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from ganformer_cli.allocator import keep_large_blocks
 from ganformer_cli.errors import ConfigError, NotYetError
 
 if TYPE_CHECKING:
@@ -274,12 +275,14 @@ gpus_option = option(
 def pick_device(gpus: tuple[int, ...] | None) -> torch.device:
     """The device for ``--gpus``; ``None`` (left out) means the first GPU if there is one.
 
-    On a machine without a GPU, asking for one warns and gives the CPU, so that a command line works everywhere.
+    On a machine without a GPU, asking for one warns and gives the CPU, so that a command line works everywhere. For the
+    CPU's sake the process is told to keep the memory of freed tensors for the next ones.
 
     Raises:
         ConfigError: a GPU of that number is not there.
         NotYetError: more than one GPU.
     """
+    keep_large_blocks()
     import torch
 
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -161,6 +161,7 @@ class Discriminator(nn.Module):
             ``[B, 1]``.
         """
         image = pad_centre(image, self.config.grid(self.config.resolution))
+        image = image.contiguous(memory_format=torch.channels_last)
         x = scores = y = None
         if self.aggregators is not None:
             y = self.aggregators.start.expand(len(image), -1, -1)

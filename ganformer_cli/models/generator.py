@@ -100,12 +100,14 @@ class SynthesisLayer(nn.Module):
         x = self.conv(x, ws[:, -1])
         if self.attention is not None:
             x, components = self.attend(x, ws[:, :-1], components, name)
-        if self.noise_strength is not None and noise_mode != "none":
-            noise = self.noise_const
-            if noise_mode == "random":
-                noise = torch.randn(x.shape[0], 1, *self.grid, dtype=x.dtype, device=x.device)
-            x = x + noise * self.noise_strength
-        return bias_act(x, self.bias, activation="lrelu", gain=gain), components
+        noise = None
+        if self.noise_strength is not None and noise_mode == "const":
+            noise = self.noise_const[None, None]
+        elif self.noise_strength is not None and noise_mode == "random":
+            noise = torch.randn(x.shape[0], 1, *self.grid, dtype=x.dtype, device=x.device)
+        strength = None if noise is None else self.noise_strength
+        x = bias_act(x, self.bias, noise=noise, strength=strength, activation="lrelu", gain=gain)
+        return x, components
 
     def attend(self, x: Tensor, source: Tensor, components: Components, name: str) -> tuple[Tensor, Components]:
         """Attention on the image ``x [B, d, H, W]``; ``source [B, m, w]`` are this layer's component latents."""
@@ -120,13 +122,23 @@ class SynthesisLayer(nn.Module):
         assignments = None
         if self.attention.options.iterative and components.assignments is not None:
             assignments = enlarge(components.assignments, self.grid).flatten(3)
-        result = self.attention(x.flatten(2), y, positions, components.positions, components.mask, assignments)
-        probabilities = result.probabilities.unflatten(3, self.grid)
-        if components.maps is not None:
-            components.maps.append(AttentionMap(name, probabilities.expand(x.shape[0], -1, -1, -1, -1)))
+        iterative = self.attention.options.iterative
+        result = self.attention(
+            x.flatten(2),
+            y,
+            positions,
+            components.positions,
+            components.mask,
+            assignments,
+            need_probabilities=iterative or components.maps is not None,
+        )
         components = components._replace(y=result.y, source=source)
-        if self.attention.options.iterative:
-            components = components._replace(assignments=probabilities)
+        if result.probabilities is not None:
+            probabilities = result.probabilities.unflatten(3, self.grid)
+            if components.maps is not None:
+                components.maps.append(AttentionMap(name, probabilities))
+            if iterative:
+                components = components._replace(assignments=probabilities)
         return result.x.unflatten(2, self.grid), components
 
 
@@ -207,6 +219,8 @@ class SynthesisBlock(nn.Module):
         elif self.stem is not None:
             x = self.stem(ws[:, -1, 0]).unflatten(1, (-1, *self.grid))
         assert x is not None
+        if self.is_first:
+            x = x.contiguous(memory_format=torch.channels_last)
         if self.conv0 is not None:
             if self.skip is not None:
                 shortcut = self.skip(x, gain=RESIDUAL_GAIN)

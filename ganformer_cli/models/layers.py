@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganformer_cli.models.convolution import conv2d
 from ganformer_cli.operators import bias_act, binomial_filter, upfirdn2d
 from ganformer_cli.operators.bias_act import Activation
 
@@ -70,8 +71,8 @@ def resampling_conv(x: Tensor, weight: Tensor, kernel: Tensor, *, up: int = 1, d
 
     Args:
         x: ``[B, I, H, W]``.
-        weight: ``[O, I, k, k]`` in correlation order, k = 1 or 3.
-        kernel: the resampling filter ``[4, 4]``.
+        weight: ``[O, I, k, k]`` in correlation order, k = 1 or 3; or one for each sample, ``[B, O, I, k, k]``.
+        kernel: the resampling filter ``[4]``, of both axes.
         up: 1 or 2.
         down: 1 or 2.
 
@@ -80,15 +81,15 @@ def resampling_conv(x: Tensor, weight: Tensor, kernel: Tensor, *, up: int = 1, d
     """
     size = weight.shape[-1]
     if up == 2 and size == 3:
-        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+        x = conv2d(x, weight.transpose(-4, -3), stride=2, transposed=True)
         return upfirdn2d(x, kernel, padding=(1, 1), gain=4)
     if up == 2:
-        return upfirdn2d(F.conv2d(x, weight), kernel, up=2, padding=(2, 1), gain=4)
+        return upfirdn2d(conv2d(x, weight), kernel, up=2, padding=(2, 1), gain=4)
     if down == 2 and size == 3:
-        return F.conv2d(upfirdn2d(x, kernel, padding=(2, 2)), weight, stride=2)
+        return conv2d(upfirdn2d(x, kernel, padding=(2, 2)), weight, stride=2)
     if down == 2:
-        return F.conv2d(upfirdn2d(x, kernel, down=2, padding=(1, 1)), weight)
-    return F.conv2d(x, weight, padding=size // 2)
+        return conv2d(upfirdn2d(x, kernel, down=2, padding=(1, 1)), weight)
+    return conv2d(x, weight, padding=size // 2)
 
 
 def upsample2d(x: Tensor, kernel: Tensor) -> Tensor:
@@ -147,8 +148,8 @@ class Conv2d(nn.Module):
 class ModulatedConv2d(nn.Module):
     """Convolution whose input channels are scaled by a style (StyleGAN2, equations 1 and 3).
 
-    The activations are scaled before, and by the demodulation behind: the same function as scaling the weights per
-    picture, without a grouped convolution.
+    Two forms of one function, by size: a weight for each sample, or the activations scaled before, and by the
+    demodulation behind. The first leaves the image features alone, the second the weights.
 
     Args:
         in_channels: channels of the input.
@@ -180,15 +181,25 @@ class ModulatedConv2d(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """``x [B, in, H, W]``, style source ``w [B, style_size] → [B, out, H·up, W·up]``."""
-        weight = self.weight * self.weight_gain
         if self.affine is None:
+            return resampling_conv(x, self.weight * self.weight_gain, self.kernel, up=self.up)
+        # The gain goes with the style, which is smaller than the weight.
+        style = self.affine(w) * self.weight_gain
+        if self.modulates_weights(x):
+            weight = self.weight * style[:, None, :, None, None]
+            if self.demodulate:
+                weight = weight * (weight.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
             return resampling_conv(x, weight, self.kernel, up=self.up)
-        style = self.affine(w)
-        x = resampling_conv(x * style[:, :, None, None], weight, self.kernel, up=self.up)
+        x = resampling_conv(x * style[:, :, None, None], self.weight, self.kernel, up=self.up)
         if self.demodulate:
-            energy = weight.square().sum((2, 3))
+            energy = self.weight.square().sum((2, 3))
             x = x * (style.square() @ energy.t() + 1e-8).rsqrt()[:, :, None, None]
         return x
+
+    def modulates_weights(self, x: Tensor) -> bool:
+        """Whether a weight for each sample is smaller than the image features, with room for what it costs more."""
+        rows = self.weight.shape[0] * self.weight.shape[2] * self.weight.shape[3]
+        return x.shape[2] * x.shape[3] * self.up**2 >= 2 * rows
 
 
 def minibatch_std(x: Tensor, group_size: int = 4) -> Tensor:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ganformer_cli.downloads import DRIVE, cache_folder, fetch_drive
+from ganformer_cli.downloads import DRIVE, fetch_drive
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.original_snapshots.pickles import check_start
+from ganformer_cli.resources import cache_folder
 
 PREFIX = "gdrive:"
 

@@ -1,0 +1,130 @@
+"""``ganformer build-ops``: builds the native operators ahead of time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ganformer_cli.cli.options import GroupedCommand, json_option, option
+from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.files import ensure_writable_folder
+
+if TYPE_CHECKING:
+    from ganformer_cli.operators.build import Build
+
+CAPABILITIES = ("AVX512", "AVX2", "DEFAULT")
+
+
+@click.command("build-ops", cls=GroupedCommand)
+@option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    group="What",
+    help="cuda builds both libraries; auto does so where torch has CUDA and nvcc is there.",
+)
+@option(
+    "--cpu",
+    type=click.Choice(CAPABILITIES, case_sensitive=False),
+    default=None,
+    group="What",
+    help="For which CPUs. A CPU runs what was built for it and for those further right. Left out: this CPU.",
+)
+@option(
+    "--cuda-arch",
+    default=None,
+    metavar="N,...",
+    group="What",
+    help="For which GPUs, by compute capability. Left out: those of this machine, or 80,90 if it has none.",
+)
+@option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    default=None,
+    group="Output",
+    help="Where to put them; name it in GANFORMER_OPS_FOLDER where they are used. Left out: that folder, or the cache.",
+)
+@option("--force", is_flag=True, group="Output", help="Build even what is there.")
+@json_option
+def command(
+    device: str, cpu: str | None, cuda_arch: str | None, output_dir: Path | None, force: bool, as_json: bool
+) -> None:
+    """Build the native operators now, for machines that have no compiler.
+
+    Training and generating build them on first use and keep them. On a cluster whose nodes have no compiler, run this
+    once where one is, with a folder that all see. It serves every torch since 2.10.
+
+    \b
+      ganformer build-ops                                       for this machine, into the cache
+      ganformer build-ops --output-dir /shared/ops --cpu AVX2   for all nodes: GANFORMER_OPS_FOLDER=/shared/ops
+      ganformer build-ops --device cuda --cuda-arch 80,90       the CUDA library too
+    """
+    import torch
+
+    from ganformer_cli.operators import build
+    from ganformer_cli.operators.compiling import BuildError, NoCompilerError, cuda_capability, make_recipe
+    from ganformer_cli.operators.cuda_toolkit import USUAL_ARCHITECTURES, parse_architectures, present_architectures
+
+    if cuda_arch is not None and device == "cpu":
+        raise click.UsageError(f"--cuda-arch {cuda_arch} is for GPUs, and --device is cpu; leave one of them out")
+    architectures = present_architectures() or USUAL_ARCHITECTURES
+    if cuda_arch is not None:
+        try:
+            architectures = parse_architectures(cuda_arch)
+        except ConfigError as error:
+            raise ConfigError(f"--cuda-arch: {error}") from error
+    folder = output_dir or build.build_folders()[0]
+    if output_dir is not None:
+        ensure_writable_folder(output_dir, "--output-dir")
+    wanted = [("cpu", cpu or torch.backends.cpu.get_cpu_capability(), build.find_tools)]
+    if device != "cpu":
+        wanted.append(("cuda", cuda_capability(architectures), build.find_cuda_tools))
+    built: list[Build] = []
+    for library, capability, find in wanted:
+        recipe = make_recipe("cuda" if library == "cuda" else "cpu", capability)
+        optional = library == "cuda" and device == "auto" and cuda_arch is None
+        if recipe is None:
+            if not optional:
+                raise GanformerError(f"this installation has no sources of the {library} library; install it again")
+            continue
+        if optional and torch.version.cuda is None:
+            continue
+        try:
+            tools = find()
+        except NoCompilerError as error:
+            if not optional:
+                raise
+            _say(f"without the CUDA library: {error}")
+            continue
+        try:
+            built.append(build.build_ahead(recipe, tools, folder, force=force, say=_say))
+        except BuildError as error:
+            click.echo(error.output, err=True, nl=not error.output.endswith("\n"))
+            raise
+    _show(built, folder, as_json=as_json)
+
+
+def _say(text: str) -> None:
+    click.echo(f"ganformer build-ops: {text}", err=True)
+
+
+def _show(built: list[Build], folder: Path, *, as_json: bool) -> None:
+    records: list[dict[str, Any]] = [
+        {"path": str(build.path), "built": build.fresh, **{key: build.note.get(key) for key in _SHOWN}}
+        for build in built
+    ]
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), "libraries": records}, indent=2))
+        return
+    for build, record in zip(built, records, strict=True):
+        how = f"built in {record['seconds']:.1f} s" if build.fresh else "was there"
+        click.echo(
+            f"{record['library']:<5} {build.capability}, {build.compiler}: {how}, {record['bytes'] / 1e6:.2f} MB, "
+            f"{record['path']}"
+        )
+
+
+_SHOWN = ("library", "capability", "compiler", "nvcc", "bytes", "seconds")

@@ -1,0 +1,321 @@
+"""What ``ganformer doctor`` looks at: torch, graphics cards, compilers, the cache, and each operator at work."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ganformer_cli.errors import OutputError
+from ganformer_cli.files import ensure_writable_folder
+from ganformer_cli.operators import Keys, attention_means, bias_act, bipartite_attention, native, upfirdn2d
+from ganformer_cli.operators.build import FOLDER_VARIABLE, operators_folder
+from ganformer_cli.operators.cuda_toolkit import find_nvcc, how_to_get_nvcc, misfit
+from ganformer_cli.operators.nvidia import Cards, find_cards
+from ganformer_cli.operators.toolchain import find_compiler, how_to_get_a_compiler
+from ganformer_cli.resources import cache_folder
+
+State = Literal["good", "note", "bad"]
+
+SELECTOR = "https://pytorch.org/get-started/locally/"
+DRIVERS = "https://www.nvidia.com/drivers"
+
+#: Of the largest number of the result. Float32 is a hundred times better; a wrong formula a thousand times worse.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Check:
+    """A row of the table.
+
+    Attributes:
+        state: ``bad`` is what the user should mend, ``note`` what they may want to know.
+        found: in words.
+        remedy: what to do, of every bad row.
+        blocks: training cannot run like this.
+        details: for programs.
+    """
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+    blocks: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def all_checks() -> Iterator[Check]:
+    """Every row, in order. Builds the operators if they are not there yet."""
+    cards = find_cards(os.environ)
+    wanted = cuda_of_torch()
+    yield check_torch()
+    yield check_cuda(cards, wanted)
+    yield from check_cards(cards, wanted)
+    yield check_compiler()
+    yield check_nvcc(wanted, needed=torch.cuda.is_available())
+    yield check_ninja()
+    yield check_cache()
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for device in devices:
+        yield from check_operators(device)
+
+
+def cuda_of_torch() -> tuple[int, ...]:
+    """The CUDA that this torch was built with; () for one without."""
+    return tuple(int(part) for part in re.findall(r"\d+", torch.version.cuda or ""))[:2]
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+# ----- torch and cards -----
+
+
+def check_torch() -> Check:
+    """The version, and whether a sum comes out right."""
+    details = {"version": torch.__version__, "threads": torch.get_num_threads()}
+    capability = torch.backends.cpu.get_cpu_capability()
+    found = f"{torch.__version__}, {torch.get_num_threads()} threads, {capability}"
+    if native.torch_version() < native.OLDEST_TORCH:
+        remedy = f"install torch {_dotted(native.OLDEST_TORCH)} or newer: {SELECTOR}"
+        return Check("torch", "bad", found, remedy, blocks=True, details=details)
+    return Check("torch", "good", found, details={**details, "cpu_capability": capability})
+
+
+def check_cuda(cards: Cards, wanted: tuple[int, ...]) -> Check:
+    """The CUDA of torch beside the card and its driver."""
+    driver = f"driver {cards.driver}" if cards.driver else "no driver that answers"
+    details = {"torch": _dotted(wanted), "driver": cards.driver, "driver_cuda": _dotted(cards.cuda)}
+    if torch.version.hip:
+        return Check(
+            "CUDA", "note", f"a torch for AMD's ROCm {torch.version.hip}; ours is not tried there", details=details
+        )
+    if not wanted:
+        if not cards.names:
+            return Check("CUDA", "note", "this torch is for the CPU only, and no NVIDIA card is here", details=details)
+        return Check(
+            "CUDA", "bad", f"{cards.names[0]} is here ({driver}), but this torch is for the CPU only",
+            _install_torch_for(cards), details=details,
+        )  # fmt: skip
+    found = f"torch has {_dotted(wanted)}, {driver}"
+    if torch.cuda.is_available():
+        return Check("CUDA", "good", found, details=details)
+    if not cards.names:
+        return Check("CUDA", "note", f"torch has {_dotted(wanted)}, and no NVIDIA card is here", details=details)
+    if not cards.works:
+        return Check("CUDA", "bad", found, f"install NVIDIA's driver ({DRIVERS}) and restart", details=details)
+    if cards.cuda and cards.cuda[0] < wanted[0]:
+        remedy = f"install a newer driver ({DRIVERS}), or a torch for CUDA {cards.cuda[0]}.x: {SELECTOR}"
+        return Check("CUDA", "bad", f"{found}, which runs CUDA {_dotted(cards.cuda)} at most", remedy, details=details)
+    remedy = (
+        "see that CUDA_VISIBLE_DEVICES does not hide it and that the container may use it (docker run --gpus all), "
+        "then restart the machine"
+    )
+    return Check("CUDA", "bad", f"{found}, and yet torch sees no card", remedy, details=details)
+
+
+def _install_torch_for(cards: Cards) -> str:
+    """The command that brings a torch with CUDA: pip's own index has none for Windows."""
+    index = "cu130" if not cards.cuda or cards.cuda >= (13, 0) else "cu126"
+    command = f"pip install --upgrade torch --index-url https://download.pytorch.org/whl/{index}"
+    update = "" if cards.works else f"install NVIDIA's driver ({DRIVERS}), then "
+    return f"{update}run: {command} (other versions of CUDA: {SELECTOR})"
+
+
+def check_cards(cards: Cards, wanted: tuple[int, ...]) -> Iterator[Check]:
+    """One row for each card that torch sees; one for none."""
+    if not (wanted and torch.cuda.is_available()):
+        found = ", ".join(cards.names) + " (not used)" if cards.names else "none; the CPU does the work"
+        yield Check("GPU", "note", found, details={"cards": list(cards.names)})
+        return
+    for index in range(torch.cuda.device_count()):
+        name, known = f"GPU {index}", torch.cuda.get_device_properties(index)
+        details = {"name": known.name, "bytes": known.total_memory, "capability": [known.major, known.minor]}
+        found = f"{known.name}, {known.total_memory / 2**30:.1f} GiB, compute capability {known.major}.{known.minor}"
+        try:
+            works = bool(torch.ones(4, device=torch.device("cuda", index)).sum().item() == 4)
+            problem = "" if works else "it adds wrongly"
+            free, _ = torch.cuda.mem_get_info(index)
+        except RuntimeError as error:
+            problem = str(error).splitlines()[0]
+        if problem:
+            yield Check(
+                name, "bad", f"{found}: {problem}", f"install a torch for this card: {SELECTOR}", details=details
+            )
+        else:
+            yield Check(name, "good", f"{found}, {free / 2**30:.1f} GiB free", details={**details, "free": free})
+
+
+# ----- What builds the operators -----
+
+
+def check_compiler() -> Check:
+    compiler = find_compiler()
+    if compiler is None:
+        return Check("compiler", "bad", "no C++ compiler was found", how_to_get_a_compiler())
+    details = {"name": compiler.name, "version": compiler.version, "path": compiler.path}
+    return Check("compiler", "good", f"{compiler} at {compiler.path}", details=details)
+
+
+def check_nvcc(wanted: tuple[int, ...], *, needed: bool) -> Check:
+    """nvcc, and whether it fits torch; it is needed only where torch sees a card."""
+    nvcc = find_nvcc(wanted)
+    worst: State = "bad" if needed else "note"
+    remedy = how_to_get_nvcc(wanted) if needed else ""
+    if nvcc is None:
+        return Check("nvcc", worst, "not found" + ("" if needed else "; not needed without a card"), remedy)
+    details = {
+        "version": _dotted(nvcc.version),
+        "path": nvcc.path,
+        "matches": bool(wanted) and not misfit(nvcc, wanted),
+    }
+    if problem := misfit(nvcc, wanted):
+        return Check("nvcc", worst, problem, remedy, details=details)
+    fit = f"matches torch's CUDA {_dotted(wanted)}" if wanted else "this torch has no CUDA to match"
+    return Check("nvcc", "good" if wanted else "note", f"{nvcc} at {nvcc.path}; {fit}", details=details)
+
+
+def check_ninja() -> Check:
+    """Asked for by people who know how torch builds extensions; ours needs none."""
+    path = shutil.which("ninja")
+    return Check("ninja", "good", f"not needed (it is {f'at {path}' if path else 'not there'})", details={"path": path})
+
+
+def check_cache() -> Check:
+    """The folder of downloads and builds: whether it can be written, and what it holds."""
+    folder = cache_folder()
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    size = sum(path.stat().st_size for path in files)
+    operators = operators_folder()
+    builds = len(list(operators.glob("*.json"))) if operators.is_dir() else 0
+    details: dict[str, Any] = {"path": str(folder), "bytes": size, "files": len(files), "builds": builds}
+    found = f"{folder}: {size / 1e6:,.1f} MB, {builds} build{'s' * (builds != 1)} of operators"
+    if ahead := os.environ.get(FOLDER_VARIABLE):
+        found += f"; {FOLDER_VARIABLE}={ahead}"
+        details["ahead"] = ahead
+    try:
+        ensure_writable_folder(folder, "cache folder")
+    except OutputError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error.__cause__ or error
+        remedy = "set GANFORMER_CACHE to a folder that you may write to"
+        return Check(
+            "cache", "bad", f"{folder} cannot be written to ({reason})", remedy, details={**details, "writable": False}
+        )
+    return Check("cache", "good", found, details={**details, "writable": True})
+
+
+# ----- The operators at work -----
+
+
+class SelfTest(NamedTuple):
+    """An operator at work on small arguments of odd sizes.
+
+    ``arguments`` are the shapes of random numbers, and ``run`` gives the results for them.
+    """
+
+    name: str
+    arguments: tuple[tuple[int, ...], ...]
+    run: Callable[..., list[Tensor | None]]
+
+
+def _bias_act(x: Tensor, bias: Tensor, noise: Tensor, strength: Tensor) -> list[Tensor | None]:
+    noise = noise.detach()
+    return [
+        bias_act(x, bias, noise=noise, strength=strength, activation="lrelu", clamp=0.9),
+        bias_act(x.mT, bias, activation="linear", gain=0.7),
+    ]
+
+
+def _upfirdn2d(x: Tensor, line: Tensor, plane: Tensor) -> list[Tensor | None]:
+    line, plane = line.detach(), plane.detach()
+    return [
+        upfirdn2d(x, line, up=2, padding=(2, 1), gain=4.0),
+        upfirdn2d(x, line, down=2, padding=(1, 1)),
+        upfirdn2d(x, plane, up=3, down=2, padding=(3, -1)),
+    ]
+
+
+def _bipartite_attention(x: Tensor, *rest: Tensor) -> list[Tensor | None]:
+    *keys, values, both, value_bias, both_bias = rest
+    channels_last = x.mT.contiguous().mT
+    return [
+        bipartite_attention(x, Keys(*keys), values, value_bias, integration="mul"),
+        bipartite_attention(channels_last, Keys(*keys), both, both_bias, integration="both"),
+    ]
+
+
+def _attention_means(x: Tensor, *keys: Tensor) -> list[Tensor | None]:
+    return [*attention_means(x, Keys(*keys), over="components"), *attention_means(x, Keys(*keys), over="positions")]
+
+
+# Two pictures of 9 channels and 35 positions; two heads, 5 components, 4 numbers of position.
+_X, _KEYS = (2, 9, 35), ((2, 2, 5, 9), (2, 2, 5), (35, 4), (2, 2, 5, 4))
+
+SELF_TESTS = (
+    SelfTest("bias_act", ((2, 5, 7, 5), (5,), (2, 1, 7, 5), ()), _bias_act),
+    SelfTest("upfirdn2d", ((2, 3, 7, 9), (4,), (3, 5)), _upfirdn2d),
+    SelfTest("bipartite_attention", (_X, *_KEYS, (2, 2, 5, 9), (2, 2, 5, 18), (2, 9), (2, 18)), _bipartite_attention),
+    SelfTest("attention_means", (_X, *_KEYS), _attention_means),
+)
+
+
+def check_operators(device: str) -> Iterator[Check]:
+    """A row for the library of a device, and one for each operator: how far it is from plain torch in float64."""
+    found, name = native.status(device), f"operators ({device})"
+    if not found.native:
+        # Without a remedy, plain torch is what was asked for.
+        state: State = "bad" if found.remedy else "note"
+        yield Check(name, state, f"reference (plain torch): {found.problem}", found.remedy, details={"native": False})
+    elif found.build:
+        made = {"path": str(found.build.path), "compiler": found.build.compiler, "for": found.build.capability}
+        words = f"native, for {found.build.capability}, built with {found.build.compiler}: {found.build.path}"
+        yield Check(name, "good", words, details={"native": True, **made})
+    for test in SELF_TESTS:
+        if found.native:
+            yield _tested(test, device)
+        else:
+            details = {"native": False, "reason": found.problem}
+            yield Check(f"{test.name} ({device})", "note", "reference", details=details)
+
+
+def _tested(test: SelfTest, device: str) -> Check:
+    name, details = f"{test.name} ({device})", {"native": True, "device": device}
+    remedy = "work without it, GANFORMER_OPS=reference, and report this with the output of ganformer doctor --json"
+    try:
+        with native.use("native"):
+            ours = _results(test, torch.float32, device)
+        with native.use("reference"):
+            truth = _results(test, torch.float64, device)
+        error = max(_distance(one, other) for one, other in zip(ours, truth, strict=True))
+    except Exception as failure:  # whatever it is, the other rows are worth having
+        said = " ".join(str(failure).split()) or type(failure).__name__
+        return Check(name, "bad", f"native, and fails: {said}", remedy, details={**details, "failure": said})
+    if not error <= TOLERANCE:
+        said = f"native, and wrong: it is {error:.1e} from plain torch"
+        return Check(name, "bad", said, remedy, details={**details, "error": str(error)})
+    return Check(name, "good", f"native, {error:.1e} from plain torch", details={**details, "error": error})
+
+
+def _results(test: SelfTest, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """All results of a test and their gradients."""
+    generator = torch.Generator().manual_seed(0)
+    arguments = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in test.arguments]
+    results = [result for result in test.run(*arguments) if result is not None]
+    # Weighted with other numbers at each place, so that no error cancels out.
+    weights = [torch.randn(result.shape, generator=generator).to(result) for result in results]
+    total = sum((result * weight).sum() for result, weight in zip(results, weights, strict=True))
+    gradients = torch.autograd.grad(total, arguments, allow_unused=True) if isinstance(total, Tensor) else ()
+    return [*(result.detach() for result in results), *(gradient for gradient in gradients if gradient is not None)]
+
+
+def _distance(ours: Tensor, truth: Tensor) -> float:
+    """The largest difference, as a part of the largest number; NaN stays NaN."""
+    scale = truth.abs().max().clamp_min(1e-30)
+    return float(((ours.to(truth.dtype) - truth).abs().max() / scale).item())

@@ -1,0 +1,219 @@
+"""Chooses, in this one place, between the native operators and plain torch.
+
+The native ones are built on first use (``build.py``). Where that cannot be, one line on stderr says why and how to mend
+it, and plain torch does the work. ``GANFORMER_OPS=native`` makes that an error; ``GANFORMER_OPS=reference`` builds
+nothing and is silent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.operators.build import Build, find_cuda_tools, find_tools, obtain
+from ganformer_cli.operators.compiling import BuildError, Library, NoCompilerError, cuda_capability, make_recipe
+from ganformer_cli.operators.cuda_toolkit import present_architectures
+
+Side = Literal["auto", "native", "reference"]
+Register = TypeVar("Register", bound=Callable[[], None])
+
+VARIABLE = "GANFORMER_OPS"
+SIDES = ("auto", "native", "reference")
+OLDEST_TORCH = (2, 10)  # the first with all of the stable interface that the sources use
+
+#: What the library of each kind of device takes.
+DTYPES = {
+    "cpu": frozenset({torch.float32, torch.bfloat16, torch.float64}),
+    "cuda": frozenset({torch.float32, torch.bfloat16, torch.float16}),
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """What became of the library of a kind of device.
+
+    Attributes:
+        native: it is loaded.
+        problem: why it is not; empty if it is.
+        remedy: what to do about that; empty if there is nothing to do.
+        build: the library that is loaded.
+        no_compiler: it is not there because nothing here can build it.
+    """
+
+    native: bool
+    problem: str = ""
+    remedy: str = ""
+    build: Build | None = None
+    no_compiler: bool = False
+
+    @property
+    def reason(self) -> str:
+        """The problem and the remedy in one line."""
+        return "; ".join(filter(None, (self.problem, self.remedy)))
+
+
+_side: str = os.environ.get(VARIABLE, "").strip().lower() or "auto"
+_lock = threading.RLock()
+_found: dict[str, Status] = {}  # by the kind of device; what has failed is not tried again
+_warned: set[str] = set()
+_to_register: list[Callable[[], None]] = []
+
+
+def serves(*tensors: Tensor | None) -> bool:
+    """Whether the native operators take these tensors; the first time for a kind of device builds or loads its library.
+
+    They do if all lie on one kind of device whose library is there, and have dtypes that it takes (``DTYPES``).
+
+    Raises:
+        GanformerError: the side is ``native`` and the library cannot be had; ``GANFORMER_OPS`` says what it must not.
+    """
+    if _side == "reference":
+        return False
+    device = ""
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        kind = tensor.device.type
+        if (device and kind != device) or tensor.dtype not in DTYPES.get(kind, ()):
+            return False
+        device = kind
+    if not device:
+        return False
+    # Nothing but look-ups from the second time on, so that torch.compile can look through it.
+    found = _found.get(device)
+    if found is not None and (found.native or (device in _warned and _side == "auto")):
+        return found.native
+    return _decide(device)
+
+
+def _decide(device: str) -> bool:
+    """``serves`` where there is something to build, to load, or to say."""
+    found = status(device)
+    if found.native:
+        return True
+    if _side == "native":
+        raise GanformerError(f"{VARIABLE}=native: {found.reason}")
+    if found.problem:
+        with _lock:
+            if device not in _warned:
+                _warned.add(device)
+                _warn(
+                    f"plain torch does the work of the native operators, slower: {found.reason} "
+                    f"({VARIABLE}=reference silences this)"
+                )
+    return False
+
+
+@contextlib.contextmanager
+def use(side: Side) -> Iterator[None]:
+    """Force a side for the block, in all threads, whatever ``GANFORMER_OPS`` says: for tests and measurements."""
+    global _side
+    before, _side = _side, side
+    try:
+        yield
+    finally:
+        _side = before
+
+
+def when_loaded(register: Register) -> Register:
+    """Call ``register`` once, right after the CPU library is loaded, which defines the operators. A decorator."""
+    with _lock:
+        if _found.get("cpu", Status(False)).native:
+            register()
+        else:
+            _to_register.append(register)
+    return register
+
+
+def status(device: str) -> Status:
+    """What there is for ``cpu`` or ``cuda``; builds or loads it first, unless the side is ``reference``.
+
+    Raises:
+        ConfigError: ``GANFORMER_OPS`` is neither auto, native nor reference.
+    """
+    if _side not in SIDES:
+        raise ConfigError(f"{VARIABLE}={_side}: choose one of {', '.join(SIDES)}")
+    if _side == "reference":
+        return Status(False, f"{VARIABLE}=reference")
+    with _lock:
+        if device not in _found:
+            try:
+                build = _load_cpu() if device == "cpu" else _load_cuda()
+                _found[device] = Status(True, build=build)
+            except BuildError as error:
+                missing = isinstance(error, NoCompilerError)
+                _found[device] = Status(False, error.problem, error.remedy, no_compiler=missing)
+            except (GanformerError, OSError) as error:  # the second: a source that cannot be read, for instance
+                _found[device] = Status(False, str(error), "install ganformer again if this stays so")
+        return _found[device]
+
+
+def torch_version() -> tuple[int, ...]:
+    """``(2, 13)``."""
+    return tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+
+
+def _load_cpu() -> Build:
+    if torch_version() < OLDEST_TORCH:
+        raise BuildError(f"torch {torch.__version__} is too old for them", "install torch 2.10 or newer")
+    build = _load("cpu", torch.backends.cpu.get_cpu_capability(), find_tools)
+    try:
+        while _to_register:
+            _to_register.pop(0)()
+    except (RuntimeError, AttributeError) as error:  # of torch.library: it does not have what is to be registered
+        raise BuildError(f"{build.path} does not fit this version: {error}", "install ganformer again") from error
+    return build
+
+
+def _load_cuda() -> Build:
+    cpu = status("cpu")
+    if not cpu.native:
+        raise BuildError(f"the CPU library, which defines them, is not there: {cpu.problem}", cpu.remedy)
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        raise BuildError("torch sees no NVIDIA card", "see ganformer doctor")
+    return _load("cuda", cuda_capability(present_architectures()), find_cuda_tools)
+
+
+def _load(library: Library, capability: str, find: Callable) -> Build:
+    recipe = make_recipe(library, capability)
+    if recipe is None:
+        raise BuildError(f"this installation has no sources of the {library} library", "install ganformer again")
+    build = obtain(recipe, find, say=_say, warn=_warn)
+    try:
+        return _open(build)
+    except BuildError as error:
+        if build.fresh:
+            raise
+        # It came from elsewhere, and wants for instance a newer C++ library than there is here: build one here.
+        try:
+            return _open(obtain(recipe, find, but=build, say=_say, warn=_warn))
+        except NoCompilerError:
+            raise error from None
+
+
+def _open(build: Build) -> Build:
+    try:
+        torch.ops.load_library(str(build.path))
+    except OSError as error:
+        said = " ".join(str(error).split())
+        raise BuildError(f"{build.path} cannot be loaded: {said}", "delete that file, and it is built anew") from error
+    return build
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"ganformer: {text}\n")
+    sys.stderr.flush()
+
+
+def _warn(text: str) -> None:
+    _say(f"warning: {text}")

@@ -1,0 +1,94 @@
+"""What ``ganformer bench`` measures of training: whole steps of ``Trainer``, optimisers and moving average included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganformer_cli.config import RunConfig
+from ganformer_cli.data import ImageDataset
+from ganformer_cli.models.bare_convolutions import BareConvolutions, Clock, record
+from ganformer_cli.models.benchmarks import BARE_CONVOLUTIONS, Bound, Case, Conditions, Workload
+from ganformer_cli.training.loop import Callbacks, Means, Trainer
+
+#: Weight of path length regularisation where the configuration has none: that of StyleGAN2.
+PL_WEIGHT = 2.0
+
+
+class NoPictures(ImageDataset):
+    """Stands where a trainer wants a data set: of the right size, and empty."""
+
+    def __init__(self, config: RunConfig) -> None:
+        height, width = config.model.image_size
+        super().__init__("bench", height, width, config.model.ratio, 0, "")
+
+    def _load(self, index: int) -> np.ndarray:
+        raise IndexError(index)
+
+
+class Bench:
+    """A trainer on random pictures, shared by the kinds of step.
+
+    Args:
+        conditions: under which it is measured.
+        config: the networks and their training.
+    """
+
+    def __init__(self, conditions: Conditions, config: RunConfig) -> None:
+        self.conditions, self.config = conditions, config
+        self.clock = Clock(conditions)
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """Made when the first step is."""
+        device = torch.device(self.conditions.device)
+        return Trainer(self.config, NoPictures(self.config), Path(), device, Callbacks())
+
+    @cached_property
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Random pictures, and no labels: presets have none."""
+        images = self.config.train.batch_size
+        pictures = torch.randint(0, 256, (images, 3, *self.config.model.image_size), dtype=torch.uint8)
+        return pictures, torch.zeros(images, self.config.model.c_dim)
+
+    def step(self, *, r1: bool, path_length: bool) -> None:
+        """One update of both players, with the regularisation that is asked for."""
+        trainer, given = self.trainer, self.config.train
+        weight = (given.pl_weight or PL_WEIGHT) if path_length else 0.0
+        train = replace(given, gamma=(given.gamma or 1.0) if r1 else 0.0, pl_weight=weight)
+        trainer.config = replace(self.config, train=train)
+        trainer.step = 0  # of those that regularise
+        with self.conditions.autocast():
+            trainer.train_step(self.batch, Means())
+
+    def build(self, run: Callable[[], None], warm_calls: int) -> Workload:
+        """The workload of a kind of step."""
+
+        def bounds() -> dict[str, Bound]:
+            bare = BareConvolutions(record(run), self.config.train.micro_batch, self.clock)
+            return {BARE_CONVOLUTIONS: bare}
+
+        return Workload(run=run, bounds=bounds, warm_calls=warm_calls)
+
+
+def training_cases(conditions: Conditions, config: RunConfig) -> list[Case]:
+    """Steps without and with each regularisation."""
+    bench = Bench(conditions, config)
+    kinds = {"training step": (False, False), "with R1": (True, False), "with path length": (False, True)}
+    return [
+        Case(
+            group="training",
+            what=f"{config.model.attention}, {config.model.resolution} px, {what}",
+            images=config.train.batch_size,
+            # The first step makes the optimisers' memory, which stays.
+            build=partial(bench.build, partial(bench.step, r1=r1, path_length=path), warm_calls=1),
+            weight=80,
+        )
+        for what, (r1, path) in kinds.items()
+    ]

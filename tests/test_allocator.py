@@ -1,0 +1,55 @@
+"""Memory of freed tensors that is given again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ganformer_cli.allocator import keep_large_blocks
+
+FAULTS = """
+import resource
+from ganformer_cli.allocator import keep_large_blocks
+kept = {call}
+import torch
+
+def faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+torch.ones(64 << 18)  # 64 MiB
+before = faults()
+for _ in range(10):
+    torch.ones(64 << 18)
+print(faults() - before, kept)
+"""
+
+
+def new_pages(call: str) -> tuple[int, bool]:
+    """Pages that the kernel had to provide for ten tensors of 64 MiB after the first, one after the other."""
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS.format(call=call)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    )
+    pages, kept = done.stdout.split()
+    return int(pages), kept == "True"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_a_freed_tensor_s_memory_is_given_to_the_next() -> None:
+    pages, kept = new_pages("keep_large_blocks()")
+    if not kept:
+        pytest.skip("another C library than glibc")
+    assert pages < new_pages("False")[0] // 4
+
+
+def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert keep_large_blocks() is False

@@ -1,0 +1,223 @@
+"""``ganformer bench``: what it writes, and what it says of wrong lines. How fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+
+from ganformer_cli.config import RunConfig
+from ganformer_cli.operators import native
+from ganformer_cli.operators.measuring import Conditions
+from ganformer_cli.training.benchmarks import Bench, training_cases
+from ganformer_cli.training.loop import Trainer
+
+Run = Callable[..., Result]
+QUICK = ("bench", "--quick", "--repeats", "1", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    """One run of everything but the build, without processes of its own."""
+    from click.testing import CliRunner
+
+    from ganformer_cli.cli.main import program
+
+    line = [*QUICK, "--only", "operators,layer,generator,training", "--no-memory", "--json", "--threads", "1"]
+    done = CliRunner().invoke(program, line, prog_name="ganformer")
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_everything_is_measured(record: dict[str, Any]) -> None:
+    groups = [row["group"] for row in record["rows"]]
+    assert sorted(set(groups), key=groups.index) == ["operators", "layer", "generator", "training"]
+    whats = [row["what"] for row in record["rows"]]
+    assert len(set(whats)) == len(whats)
+    for part in ("bias_act", "upfirdn2d", "bipartite_attention", "attention_means"):
+        assert any(part in what for what in whats)
+    layers = {row["what"]: row for row in record["rows"] if row["group"] == "layer"}
+    for kind in ("simplex mul", "kmeans mul", "duplex both"):
+        for way in ("forward", "forward + backward"):
+            assert {"copy", "clone", "per pixel"} <= set(layers[f"{kind}, {way}"]["against"])
+    for other in ("contiguous", "bfloat16"):
+        assert "channels-last float32" in layers[f"simplex mul, {other}, forward"]["against"]
+    steps = [row["what"] for row in record["rows"] if row["group"] == "training"]
+    assert [step.rpartition(", ")[2] for step in steps] == ["training step", "with R1", "with path length"]
+
+
+def test_it_says_under_which_conditions(record: dict[str, Any]) -> None:
+    assert (record["device"], record["precision"], record["threads"], record["torch"]) == (
+        *("cpu", "fp32", 1),
+        torch.__version__,
+    )
+    assert (record["preset"], record["resolution"], record["batch_size"], record["attention"]) == (
+        *("ffhq", 32, 4),
+        "duplex",
+    )
+    assert record["operators"] == ("native" if native.status("cpu").native else "reference")
+    assert (record["operators_reason"] is None) == (record["operators"] == "native")
+
+
+def test_ratios_are_those_of_times_of_the_same_line(record: dict[str, Any]) -> None:
+    for row in record["rows"]:
+        assert "error" not in row, row
+        own = row[record["operators"]]
+        for side in {"reference", record["operators"]}:
+            assert row[side]["ms"] <= row[side]["ms_median"]
+            assert row[side]["images_per_second"] == pytest.approx(row["images"] / row[side]["ms"] * 1e3, rel=2e-3)
+        if row["native"] is not None:
+            ratio = row["reference"]["ms"] / row["native"]["ms"]
+            assert row["reference_over_native"] == pytest.approx(ratio, rel=2e-3)
+        for rival in row["against"].values():
+            assert rival["ratio"] == pytest.approx(own["ms"] / rival["ms"], rel=2e-3)
+
+
+def test_networks_are_beside_their_bare_convolutions(record: dict[str, Any]) -> None:
+    networks = [row for row in record["rows"] if row["group"] in ("generator", "training")]
+    assert len(networks) == 4
+    assert all(set(row["against"]) == {"bare convolutions"} for row in networks)
+
+
+def test_what_training_keeps_is_said_of_layers(record: dict[str, Any]) -> None:
+    for row in record["rows"]:
+        kept = row["reference"]["kept_percent"]
+        assert (kept is not None) == (row["group"] == "layer" and row["what"].endswith("backward"))
+
+
+def test_table_and_memory(ganformer: Run, own_folder: Path) -> None:
+    with native.use("reference"):
+        done = ganformer(*QUICK, "--only", "generator", "--output", "bench.json")
+    assert done.exit_code == 0, done.output
+    assert "no native operators: GANFORMER_OPS=reference" in done.stdout
+    head, *rest = done.stdout.split("\ngenerator ")
+    (row,) = (line for line in rest[0].splitlines() if line.startswith("duplex, 32 px, forward"))
+    assert "x bare convolutions" in row
+    (kept,) = json.loads(Path("bench.json").read_text(encoding="utf-8"))["rows"]
+    assert kept["native"] is None
+    if sys.platform.startswith("linux"):
+        # A process that has loaded torch, and a generator of a few hundred kilobytes.
+        assert 50 < kept["reference"]["peak_mib"] < 4000
+        assert 0 <= kept["reference"]["added_mib"] < kept["reference"]["peak_mib"]
+
+
+def test_sides_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch, small: RunConfig) -> None:
+    """Regularisation happens in the steps that say so, and in no other."""
+    from ganformer_cli.training import losses
+
+    seen: list[str] = []
+    for name in ("r1_penalty", "path_length_penalty"):
+        original = getattr(losses, name)
+
+        def noting(*arguments: Any, name: str = name, original: Any = original) -> Any:
+            seen.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(losses, name, noting)
+    happened = []
+    for case in training_cases(Conditions(), small):
+        work = case.build()
+        for _ in range(2):  # a second step of the same kind is one of the same kind
+            seen.clear()
+            work.run()
+            happened.append(list(seen))
+    assert happened == [[]] * 2 + [["r1_penalty"]] * 2 + [["path_length_penalty"]] * 2
+
+
+def test_step_is_a_whole_one(small: RunConfig) -> None:
+    bench = Bench(Conditions(), small)
+    trainer: Trainer = bench.trainer
+    networks = (trainer.generator, trainer.discriminator, trainer.ema)
+    before = [[parameter.clone() for parameter in network.parameters()] for network in networks]
+    bench.step(r1=False, path_length=False)
+    for network, old in zip(networks, before, strict=True):
+        assert any(not torch.equal(new, kept) for new, kept in zip(network.parameters(), old, strict=True))
+
+
+@pytest.fixture
+def small() -> RunConfig:
+    from ganformer_cli.cli.bench import run_config
+
+    settings = {"preset": "ffhq", "resolution": 16, "batch_size": 4, "quick": True}
+    return run_config(settings, None, training=True, tf32=False)
+
+
+@pytest.mark.parametrize("preset", ["ffhq", "clevr", "cityscapes", "bedrooms", "scenes"])
+def test_presets_are_those_of_training(preset: str) -> None:
+    from ganformer_cli.cli.bench import run_config
+    from ganformer_cli.config import resolve_run
+    from ganformer_cli.data.catalogue import load_catalogue
+
+    settings = {"preset": preset, "resolution": 256, "batch_size": 4, "quick": False}
+    entry = load_catalogue()[preset]
+    given = {"resolution": 256, "ratio": entry.ratio, "batch_size": 4, "batch_gpu": None, "allow_tf32": False}
+    found = run_config(settings, None, training=True, tf32=False)
+    assert found == resolve_run(given, dataset_preset=entry.preset, on_cpu=False)
+
+
+def test_a_measurement_that_fails_leaves_the_others(ganformer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*arguments: object) -> None:
+        raise RuntimeError("not enough memory\nand much more")
+
+    monkeypatch.setattr("ganformer_cli.operators.benchmarks.build_bias_act", build)
+    with native.use("reference"):
+        done = ganformer(*QUICK, "--only", "operators", "--no-memory", "--json")
+    assert done.exit_code == 1
+    rows = json.loads(done.stdout)["rows"]
+    failed = [row for row in rows if "error" in row]
+    assert len(failed) == 2 < len(rows)
+    assert all(row["error"] == "not enough memory" for row in failed)
+    assert done.stderr.splitlines()[-1].startswith(f"ganformer bench: error: 2 of {len(rows)} measurements failed")
+
+
+def test_build_times_are_of_an_empty_cache_and_of_a_full_one(
+    ganformer: Run, monkeypatch: pytest.MonkeyPatch, own_folder: Path
+) -> None:
+    from ganformer_cli.operators import benchmarks
+
+    folders = []
+
+    def seconds(environment: dict[str, str]) -> float:
+        folder = Path(environment["GANFORMER_CACHE"])
+        folders.append((folder, any(folder.iterdir())))
+        (folder / "library").touch()
+        return 1.0 / len(folders)
+
+    monkeypatch.setattr(benchmarks, "_seconds_to_load", seconds)
+    assert benchmarks.load_times() == (1.0, 0.25)
+    assert [full for _, full in folders] == [False, True, True, True]
+    assert len({folder for folder, _ in folders}) == 1
+    assert not folders[0][0].exists()
+
+
+WRONG = [
+    (("--device", "cuda"), "--device cuda", "--device cpu"),
+    (("--device", "tpu"), "tpu", "cuda"),
+    (("--precision", "tf32"), "--precision tf32", "fp32"),
+    (("--only", "layers"), "layers", "layer"),
+    (("--preset", "cats"), "--preset cats", "ffhq"),
+    (("--resolution", "48"), "--resolution 48", "power of two"),
+    (("--batch-size", "1"), "--batch-size 1", "2"),
+    (("--output", "nowhere/bench.json"), "--output nowhere", "folder"),
+]
+
+
+@pytest.mark.parametrize(("words", "named", "remedy"), WRONG, ids=[" ".join(words) for words, *_ in WRONG])
+def test_wrong_lines(
+    ganformer: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], named: str, remedy: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = ganformer("bench", "--quick", *words)
+    assert done.exit_code in (1, 2)
+    (message,) = done.stderr.splitlines()
+    assert message.startswith("ganformer bench: error: ")
+    assert named in message
+    assert remedy in message
+    assert done.stdout == ""

@@ -1,0 +1,155 @@
+"""What the networks are compared with: the layer pixel by pixel, and the bare convolutions."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
+from ganformer_cli.models.bare_convolutions import BareConvolutions, Clock, Convolution, equivalents, record
+from ganformer_cli.models.benchmarks import LayerCase, LayerInputs, LayerSizes
+from ganformer_cli.models.per_pixel import per_pixel_layer
+from ganformer_cli.operators.measuring import Conditions, Timing
+
+
+@pytest.mark.parametrize("kind", ["simplex", "kmeans", "duplex"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"integration": "mul"},
+        {"integration": "both", "heads": 2},
+        {"integration": "add", "heads": 4, "normalization": "instance"},
+        {"integration": "both", "normalization": "none", "use_pos": False},
+        {"integration": "mul", "heads": 2, "kmeans_iters": 3, "weight_per_iter": True},
+    ],
+    ids=str,
+)
+def test_the_layer_is_the_equations_pixel_by_pixel(kind: str, settings: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    options = AttentionOptions(**settings)  # type: ignore[arg-type]
+    layer = ATTENTION_LAYERS[kind](AttentionSizes(8, 6, 5, 7, 3), options).double().eval()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    x, y = torch.randn(2, 8, 11, dtype=torch.double), torch.randn(2, 3, 6, dtype=torch.double)
+    positions, own = torch.randn(11, 5, dtype=torch.double), torch.randn(3, 7, dtype=torch.double)
+    with torch.no_grad():
+        expected = per_pixel_layer(layer, x, y, positions, own)
+        torch.testing.assert_close(layer(x, y, positions, own).x, expected)
+
+
+def test_what_the_layer_keeps_is_counted_without_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = LayerSizes(images=2, side=8, features=16, components=4, component=8)
+    given = LayerInputs(LayerCase(kind="simplex", backward=True), sizes, "cpu")
+    # Keeps sin's input, which is given, then exp's output, which is as large.
+    monkeypatch.setattr(given, "forward", lambda: given.x.sin().exp())
+    assert given.kept() == 1.0
+
+
+class Small(nn.Module):
+    """A filter, a convolution, one that up-samples, and one whose weight differs from picture to picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Conv2d(3, 6, 3, padding=1)
+        self.up = nn.ConvTranspose2d(6, 4, 3, stride=2)
+        self.each = nn.Parameter(torch.randn(2, 5, 4, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.conv2d(x, torch.ones(3, 1, 2, 2), groups=3)
+        x = self.up(self.plain(x))
+        return torch.cat([F.conv2d(picture[None], weight) for picture, weight in zip(x, self.each, strict=True)])
+
+
+PLAIN = Convolution(image=(2, 3, 7, 7), weight=(6, 3, 3, 3), padding=(1, 1))
+UP = Convolution(image=(2, 6, 7, 7), weight=(6, 4, 3, 3), stride=(2, 2), transposed=True)
+EACH = Convolution(image=(1, 4, 15, 15), weight=(5, 4, 3, 3))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_convolutions_of_a_forward_pass_are_recorded(mode: type) -> None:
+    net, x = Small(), torch.randn(2, 3, 8, 8)
+    with mode():
+        assert record(lambda: net(x)) == Counter({PLAIN: 1, UP: 1, EACH: 2})
+
+
+def test_convolutions_of_a_backward_pass_are_recorded() -> None:
+    net, x = Small(), torch.randn(2, 3, 8, 8)
+    both = (True, True)
+    assert record(lambda: net(x).sum().backward()) == Counter(
+        {
+            PLAIN: 1,
+            UP: 1,
+            EACH: 2,
+            # What feeds the first one is a filter of an image that nobody trains.
+            PLAIN._replace(wanted=(False, True)): 1,
+            UP._replace(wanted=both): 1,
+            EACH._replace(wanted=both): 2,
+        }
+    )
+
+
+def test_forms_of_a_convolution_cost_the_same_multiplications() -> None:
+    """Each form is a way to compute the same numbers, so its multiplications, as often as it is made, are as many."""
+
+    def cost(call: Convolution, times: float) -> float:
+        output, (channels, per_group, height, width) = call.output(), call.weight
+        wanted = 1 if call.wanted is None else sum(call.wanted)
+        return times * wanted * output[0] * output[2] * output[3] * channels * per_group * height * width
+
+    second = Convolution(image=(3, 2, 9, 9), weight=(6, 2, 9, 9), padding=(1, 1))
+    grouped = Convolution(image=(1, 8, 5, 5), weight=(6, 4, 3, 3), groups=2)
+    each = EACH._replace(wanted=(True, True))
+    for call, count, ways in ((PLAIN, 3, 1), (EACH, 4, 2), (each, 2, 2), (second, 1, 2), (grouped, 1, 2)):
+        forms = list(equivalents(call, count, 4))
+        assert forms[0][0] == call
+        assert len(set(forms)) == ways
+        for form, times in forms:
+            assert cost(form, times) == cost(call, count), form
+
+
+def test_gradients_by_the_weight_in_second_derivatives_are_known() -> None:
+    """torch says them as a convolution with an image for a weight."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 3, 9, 9, requires_grad=True), torch.randn(6, 3, 3, 3, requires_grad=True)
+
+    def second() -> None:
+        (gradient,) = torch.autograd.grad(F.conv2d(x, weight, padding=1).square().sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+
+    calls = record(second)
+    odd = [call for call in calls if call.weight[2] > 3]
+    assert odd
+    forms = [form for call in odd for form, _ in equivalents(call, 1, 2)][1:]
+    assert forms == [Convolution(image=(2, 3, 9, 9), weight=(6, 3, 3, 3), padding=(1, 1), wanted=(False, True))]
+
+
+def test_bare_time_is_that_of_the_fastest_forms() -> None:
+    class Told(Clock):
+        def sample(self, call: Convolution) -> None:
+            sampled.append(call)
+
+        def timing(self, call: Convolution) -> Timing:
+            return Timing(1.0, 2.0, 1) if call.image[0] == 1 else Timing(3.0, 5.0, 1)
+
+    sampled: list[Convolution] = []
+    bare = BareConvolutions({EACH: 4, PLAIN: 2}, 4, Told(Conditions()))
+    bare.sample()
+    assert set(sampled) == {EACH, EACH._replace(image=(4, *EACH.image[1:])), PLAIN}
+    # Four alone take 4 seconds, all four at once 3; of the other there is only one form.
+    assert bare.timing() == Timing(3.0 + 2 * 3.0, 5.0 + 2 * 5.0, 1)
+
+
+def test_convolutions_are_made_alone_in_every_way_that_is_recorded() -> None:
+    calls = {PLAIN: 1, UP: 2, PLAIN._replace(wanted=(True, True)): 1, EACH: 2, UP._replace(wanted=(False, True)): 1}
+    bare = BareConvolutions(calls, 2, Clock(Conditions(sample=0.0)))
+    bare.sample()
+    first = bare.timing()
+    bare.sample()
+    second = bare.timing()
+    assert (first.samples, second.samples) == (1, 2)
+    assert 0 < second.least <= first.least
+    assert second.least <= second.median

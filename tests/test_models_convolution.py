@@ -1,0 +1,102 @@
+"""Convolutions that keep little: the same function and the same derivatives as torch's, and less kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganformer_cli.models.convolution import conv2d
+from ganformer_cli.models.layers import ModulatedConv2d
+
+SHAPES = [
+    pytest.param({"stride": 1, "padding": 1, "transposed": False}, 3, id="same"),
+    pytest.param({"stride": 1, "padding": 0, "transposed": False}, 1, id="pointwise"),
+    pytest.param({"stride": 2, "padding": 0, "transposed": False}, 3, id="down"),
+    pytest.param({"stride": 2, "padding": 0, "transposed": True}, 3, id="up"),
+]
+
+
+def plain(x: Tensor, weight: Tensor, *, stride: int, padding: int, transposed: bool) -> Tensor:
+    convolve = F.conv_transpose2d if transposed else F.conv2d
+    return convolve(x, weight, stride=stride, padding=padding)
+
+
+def operands(size: int, transposed: bool, batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(batch, 2, 4, 5, generator=generator, dtype=torch.float64)
+    rows = (2, 3) if transposed else (3, 2)
+    weight = torch.randn(*rows, size, size, generator=generator, dtype=torch.float64)
+    weights = torch.randn(batch, *rows, size, size, generator=generator, dtype=torch.float64)
+    return x.requires_grad_(), weight.requires_grad_(), weights.requires_grad_()
+
+
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_one_weight_for_all_is_torchs_convolution(shape: dict, size: int) -> None:
+    x, weight, _ = operands(size, shape["transposed"])
+    torch.testing.assert_close(conv2d(x, weight, **shape), plain(x, weight, **shape))
+
+
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_a_weight_for_each_sample_convolves_each_with_its_own(shape: dict, size: int) -> None:
+    x, _, weights = operands(size, shape["transposed"])
+    found = conv2d(x, weights, **shape)
+    for i in range(len(x)):
+        torch.testing.assert_close(found[i], plain(x[i : i + 1], weights[i], **shape)[0])
+
+
+@pytest.mark.parametrize("trained", ["both", "x", "weight"])
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_first_and_second_derivatives(shape: dict, size: int, trained: str) -> None:
+    x, weight, weights = operands(size, shape["transposed"], batch=2)
+    for w in (weight, weights):
+        given = (x.detach().requires_grad_(trained != "weight"), w.detach().requires_grad_(trained != "x"))
+        assert torch.autograd.gradcheck(lambda a, b: conv2d(a, b, **shape), given)
+        assert torch.autograd.gradgradcheck(lambda a, b: conv2d(a, b, **shape), given)
+
+
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_an_empty_batch_gives_an_empty_batch(shape: dict, size: int) -> None:
+    x, weight, weights = operands(size, shape["transposed"])
+    for w in (weight, weights[:0]):
+        assert conv2d(x[:0], w, **shape).shape == plain(x, weight, **shape)[:0].shape
+
+
+def kept_bytes(x: Tensor, weight: Tensor) -> int:
+    """Bytes kept for the backward pass beside the weight."""
+    found: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() != weight.untyped_storage().data_ptr():
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        conv2d(x, weight, padding=1)
+    return sum(found.values())
+
+
+def test_the_input_is_kept_only_where_the_weight_is_trained() -> None:
+    x = torch.randn(2, 4, 8, 8, requires_grad=True)
+    trained = torch.randn(3, 4, 3, 3, requires_grad=True)
+    assert kept_bytes(x, trained) == x.untyped_storage().nbytes()
+    assert kept_bytes(x, trained.detach()) == 0
+
+
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize("demodulate", [True, False])
+def test_both_forms_of_modulation_are_one_function(up: int, demodulate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    layer = ModulatedConv2d(6, 5, 3, style_size=4, up=up, demodulate=demodulate).double()
+    x = torch.randn(3, 6, 8, 8, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    results = []
+    for by_weights in (True, False):
+        monkeypatch.setattr(layer, "modulates_weights", lambda x, by_weights=by_weights: by_weights)
+        y = layer(x, w)
+        gradients = torch.autograd.grad(y.sin().sum(), [x, w, *layer.parameters()])
+        results.append([y, *gradients])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)

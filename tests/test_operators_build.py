@@ -1,0 +1,626 @@
+"""Building, keeping and finding the native operators: whatever goes wrong, the next one is not hindered by it.
+
+The compiler is a small program of ours that takes GCC's command line; one test at the end takes the real one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from ganformer_cli.errors import OutputError
+from ganformer_cli.operators import build
+from ganformer_cli.operators.build import Build, build_ahead, build_folders, find_build, obtain
+from ganformer_cli.operators.compiling import (
+    BuildError,
+    NoCompilerError,
+    Recipe,
+    Tools,
+    compile_jobs,
+    first_error,
+    link_job,
+    make_recipe,
+    remedy_of,
+    stand_in_job,
+)
+from ganformer_cli.operators.cuda_toolkit import Nvcc
+from ganformer_cli.operators.toolchain import Compiler, find_compiler
+
+# It keeps a line for each run beside itself. A source may tell it what to do.
+FAKE = """\
+import os, pathlib, sys, time
+source, target = pathlib.Path(sys.argv[-3]), pathlib.Path(sys.argv[sys.argv.index("-o") + 1])
+if "-c" not in sys.argv:
+    source = None
+with open(os.path.join(os.path.dirname(__file__), "runs"), "a") as runs:
+    runs.write(f"{source.name if source else 'link'}\\n")
+text = source.read_text() if source else ""
+if "FAIL" in text:
+    print(f"In file included from {source}:\\n{source}:1:5: error: {text.strip()}\\nmore")
+    sys.exit(1)
+while "ENDLESS" in text and os.path.isdir(os.getcwd()):  # until its folder is cleared away, or it is killed
+    time.sleep(0.05)
+if "SLOW" in text:
+    time.sleep(1)
+if "NOTHING" not in text:
+    target.write_bytes(text.encode() or b"".join(pathlib.Path(a).read_bytes() for a in sys.argv if a.endswith(".o")))
+"""
+
+
+class Workshop:
+    """A folder of sources, a compiler, and a folder for builds."""
+
+    def __init__(self, root: Path) -> None:
+        self.sources, self.kept, self.script = root / "ops", root / "kept", root / "compiler" / "fake.py"
+        self.script.parent.mkdir()
+        self.script.write_text(FAKE, encoding="utf-8")
+        self.sources.mkdir()
+        self.write("one.cpp", "first")
+        self.said: list[str] = []
+        self.warned: list[str] = []
+        self.version = "1.0"
+
+    def write(self, name: str, text: str) -> None:
+        (self.sources / name).write_text(text, encoding="utf-8")
+
+    def recipe(self, capability: str = "AVX2") -> Recipe:
+        recipe = make_recipe("cpu", capability, self.sources)
+        assert recipe is not None
+        return recipe
+
+    def tools(self) -> Tools:
+        compiler = Compiler("gnu", (sys.executable, str(self.script)), "fake", self.version)
+        return Tools(compiler, self.script.parent)
+
+    @property
+    def runs(self) -> list[str]:
+        """What the compiler has been called for: the names of sources, and ``link``."""
+        book = self.script.with_name("runs")
+        return book.read_text(encoding="utf-8").split() if book.exists() else []
+
+    def obtain(self, capability: str = "AVX2", *, folders: list[Path] | None = None) -> Build:
+        return obtain(
+            self.recipe(capability),
+            self.tools,
+            folders=folders or [self.kept],
+            say=self.said.append,
+            warn=self.warned.append,
+        )
+
+    def without_compiler(self, capability: str = "AVX2", *, folders: list[Path] | None = None) -> Build:
+        return obtain(self.recipe(capability), no_compiler, folders=folders or [self.kept])
+
+
+def no_compiler() -> Tools:
+    raise NoCompilerError("no C++ compiler was found", "install one")
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    made = Workshop(tmp_path)
+    monkeypatch.delenv("GANFORMER_OPS_FOLDER")
+    # Whether a build's compiler is the one of now is asked of CXX; on Windows, of the file.
+    monkeypatch.setenv("CXX", f"'{sys.executable}' {made.script}")
+    return made
+
+
+def remains(folder: Path) -> list[str]:
+    """What lies in a folder of builds beside the locks, which are there for good."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+# ----- What is there is taken -----
+
+
+def test_built_once_then_found(workshop: Workshop) -> None:
+    first = workshop.obtain()
+    assert first.fresh
+    assert first.path.read_bytes() == b"first"
+    assert workshop.runs == ["one.cpp", "link"]
+    assert len(workshop.said) == 1
+    assert "fake 1.0" in workshop.said[0]
+    second = workshop.obtain()
+    assert not second.fresh
+    assert second.path == first.path
+    assert workshop.runs == ["one.cpp", "link"]
+    assert len(workshop.said) == 1  # the second is silent
+    assert workshop.warned == []
+    assert len(remains(workshop.kept)) == 2  # the library and its note; nothing of the work
+
+
+@pytest.mark.parametrize("name", ["one.cpp", "two.cpp", "shared.h"])
+def test_changed_sources_are_built_anew(workshop: Workshop, name: str) -> None:
+    first = workshop.obtain()
+    workshop.write(name, "changed")
+    second = workshop.obtain()
+    assert second.fresh
+    assert second.path != first.path
+
+
+def test_sources_of_the_other_library_change_nothing(workshop: Workshop) -> None:
+    workshop.obtain()
+    for name in ("kernel.cu", "cuda_bindings.cpp", "cuda_common.h", "README.md"):
+        workshop.write(name, "of no concern")
+    assert not workshop.obtain().fresh
+
+
+def test_another_compiler_builds_anew(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = workshop.obtain()
+    note_file = next(workshop.kept.glob("*.json"))
+    note = json.loads(note_file.read_text(encoding="utf-8"))
+    note["compiler"]["identity"]["mtime"] -= 1  # it has been replaced since
+    note_file.write_text(json.dumps(note), encoding="utf-8")
+    workshop.version = "2.0"
+    second = workshop.obtain()
+    assert second.fresh
+    assert second.path != first.path
+    assert not workshop.obtain().fresh
+
+
+def test_without_a_compiler_what_was_built_before_is_taken(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = workshop.obtain()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert workshop.without_compiler().path == first.path
+
+
+def test_built_ahead_is_taken_whatever_compiler_is_there(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    workshop.version = "2.0"
+    assert workshop.obtain().path == ahead.path
+    assert workshop.without_compiler().path == ahead.path
+
+
+def test_a_build_on_first_use_becomes_one_made_ahead(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = workshop.obtain()
+    ahead = build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+    assert (ahead.path, ahead.fresh) == (first.path, False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert workshop.obtain().path == first.path
+
+
+def test_forced_builds_even_what_is_there(workshop: Workshop) -> None:
+    first = build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+    again = build_ahead(workshop.recipe(), workshop.tools(), workshop.kept, force=True)
+    assert again.fresh
+    assert again.path == first.path  # the same bytes
+    assert workshop.runs == ["one.cpp", "link"] * 2
+
+
+def test_of_several_folders_all_are_searched_and_the_first_is_filled(workshop: Workshop, tmp_path: Path) -> None:
+    ahead, cache = tmp_path / "ahead", tmp_path / "cache"
+    made = workshop.obtain(folders=[cache])
+    assert workshop.obtain(folders=[ahead, cache]).path == made.path
+    workshop.write("one.cpp", "changed")
+    assert workshop.obtain(folders=[ahead, cache]).path.parent == ahead
+
+
+def test_folders_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GANFORMER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GANFORMER_OPS_FOLDER", str(tmp_path / "ahead"))
+    assert build_folders() == [tmp_path / "ahead", tmp_path / "cache" / "operators"]
+    monkeypatch.delenv("GANFORMER_OPS_FOLDER")
+    assert build_folders() == [tmp_path / "cache" / "operators"]
+
+
+# ----- Which CPUs and GPUs -----
+
+
+def test_a_build_for_a_plainer_cpu_serves_if_made_ahead(workshop: Workshop) -> None:
+    plain = build_ahead(workshop.recipe("DEFAULT"), workshop.tools(), workshop.kept)
+    assert workshop.without_compiler("AVX512").path == plain.path
+    better = build_ahead(workshop.recipe("AVX2"), workshop.tools(), workshop.kept)
+    assert workshop.obtain("AVX512").path == better.path
+    assert workshop.obtain("DEFAULT").path == plain.path
+
+
+def test_a_build_for_a_richer_cpu_never_serves(workshop: Workshop) -> None:
+    build_ahead(workshop.recipe("AVX512"), workshop.tools(), workshop.kept)
+    with pytest.raises(NoCompilerError, match="build-ops"):  # which says that there is one that does not fit
+        workshop.without_compiler("AVX2")
+
+
+def test_a_cpu_with_a_compiler_gets_a_build_of_its_own(workshop: Workshop) -> None:
+    workshop.obtain("DEFAULT")
+    assert workshop.obtain("AVX2").fresh
+
+
+def test_a_build_that_wants_a_newer_system_library_does_not_serve(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "libc_version", lambda: (2, 40))
+    build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+    monkeypatch.setattr(build, "libc_version", lambda: (2, 36))
+    with pytest.raises(NoCompilerError):
+        workshop.without_compiler()
+    monkeypatch.setattr(build, "libc_version", lambda: (2, 41))
+    assert workshop.without_compiler()
+
+
+def test_a_cuda_build_serves_the_cards_that_run_it(workshop: Workshop) -> None:
+    made = workshop.obtain()
+    note_file = workshop.kept / f"cuda-{build.platform_tag()}-{workshop.recipe().digest}-x.json"
+    note = {**made.note, "library": "cuda", "capability": "sm80-sm90", "ahead": True}
+    note_file.write_text(json.dumps(note), encoding="utf-8")
+    recipe = replace(workshop.recipe(), library="cuda")
+    assert find_build(replace(recipe, capability="sm86"), [workshop.kept])
+    assert find_build(replace(recipe, capability="sm80-sm120"), [workshop.kept])
+    assert find_build(replace(recipe, capability="sm75"), [workshop.kept]) is None
+
+
+# ----- What is damaged -----
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda library, note: library.write_bytes(library.read_bytes()[:-1]),
+        lambda library, note: library.unlink(),
+        lambda library, note: note.unlink(),
+        lambda library, note: note.write_text("{", encoding="utf-8"),
+        lambda library, note: note.write_text("[]", encoding="utf-8"),
+        lambda library, note: note.write_text('{"file": 1, "sha256": null}', encoding="utf-8"),
+    ],
+    ids=["cut off", "no library", "no note", "half a note", "another note", "a wrong note"],
+)
+def test_what_is_damaged_is_built_anew(workshop: Workshop, damage: object) -> None:
+    first = workshop.obtain()
+    assert callable(damage)
+    damage(first.path, next(workshop.kept.glob("*.json")))
+    second = workshop.obtain()
+    assert second.fresh
+    assert second.path.read_bytes() == b"first"
+    assert len(remains(workshop.kept)) == 2
+
+
+def test_a_build_of_no_use_is_not_given_again(workshop: Workshop) -> None:
+    made = workshop.obtain()
+    assert find_build(workshop.recipe(), [workshop.kept], but=made) is None
+
+
+# ----- What fails -----
+
+
+def test_a_compiler_that_fails(workshop: Workshop) -> None:
+    workshop.write("two.cpp", "FAIL: no space left on device")
+    with pytest.raises(BuildError) as caught:
+        workshop.obtain()
+    assert "fake 1.0" in caught.value.problem
+    assert "two.cpp:1:5: error: FAIL" in caught.value.problem  # the first line that says what is wrong
+    assert "more" not in caught.value.problem
+    assert "make room" in caught.value.remedy
+    assert "In file included from" in caught.value.output
+    assert remains(workshop.kept) == []
+    workshop.write("two.cpp", "mended")
+    assert workshop.obtain().fresh
+
+
+def test_one_failure_ends_the_others(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganformer_cli.operators.compiling._processors", lambda: 2)
+    workshop.write("endless.cpp", "ENDLESS and long")  # the longest begins first
+    workshop.write("failing.cpp", "FAIL")
+    with pytest.raises(BuildError, match=r"failing\.cpp"):
+        workshop.obtain()  # would never end otherwise
+
+
+def test_a_compiler_that_writes_nothing(workshop: Workshop) -> None:
+    workshop.write("one.cpp", "NOTHING")
+    with pytest.raises(BuildError, match="wrote nothing"):
+        workshop.obtain()
+
+
+def test_a_compiler_that_cannot_be_started(workshop: Workshop, tmp_path: Path) -> None:
+    tools = Tools(Compiler("gnu", (str(tmp_path / "gone"),), "gone", "1"), tmp_path)
+    with pytest.raises(BuildError, match="cannot be started"):
+        obtain(workshop.recipe(), lambda: tools, folders=[workshop.kept])
+
+
+def test_a_compiler_that_never_ends(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganformer_cli.operators.compiling.SECONDS_TO_COMPILE", 0.2)
+    workshop.write("one.cpp", "ENDLESS")
+    with pytest.raises(BuildError, match="no result after"):
+        workshop.obtain()
+
+
+def test_no_compiler_and_nothing_built(workshop: Workshop) -> None:
+    with pytest.raises(NoCompilerError, match="no C.. compiler was found; install one") as caught:
+        workshop.without_compiler()
+    assert "build-ops" not in str(caught.value)
+
+
+def test_no_compiler_and_a_build_of_another_version(workshop: Workshop) -> None:
+    build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+    workshop.write("one.cpp", "a new version of the program")
+    with pytest.raises(NoCompilerError, match="run ganformer build-ops again"):
+        workshop.without_compiler()
+
+
+def test_a_folder_that_cannot_be_written_to(workshop: Workshop) -> None:
+    workshop.kept.write_text("a file where the folder should be", encoding="utf-8")
+    made = workshop.obtain()
+    assert made.path.read_bytes() == b"first"
+    assert not made.path.is_relative_to(workshop.kept)
+    (warning,) = workshop.warned
+    assert str(workshop.kept) in warning
+    assert "GANFORMER_CACHE" in warning
+    with pytest.raises(OutputError, match="cannot write"):  # building ahead must not pretend
+        build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+
+
+def test_what_is_there_needs_no_writing(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = workshop.obtain()
+
+    def read_only(*_: object, **__: object) -> None:
+        raise AssertionError("nothing may be written")
+
+    for name in ("_locked", "_make", "write_json"):
+        monkeypatch.setattr(build, name, read_only)
+    assert workshop.obtain().path == made.path
+
+
+def test_the_second_folder_is_taken_if_the_first_cannot_be_written_to(workshop: Workshop, tmp_path: Path) -> None:
+    workshop.kept.write_text("a file where the folder should be", encoding="utf-8")
+    made = workshop.obtain(folders=[workshop.kept, tmp_path / "cache"])
+    assert made.path.parent == tmp_path / "cache"
+    assert workshop.warned == []  # as is usual for a folder that the administrator has filled
+
+
+def test_a_build_for_one_process_goes_with_it(workshop: Workshop) -> None:
+    ask = (
+        "import sys; from pathlib import Path; from ganformer_cli.operators import build\n"
+        "folder = build._private_folder(None); (folder / 'library').write_text('x'); sys.stdout.write(str(folder))"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout
+    assert not Path(done.stdout).exists()
+
+
+# ----- Several processes -----
+
+# Builds as another process would: sources, script, folder.
+OTHER = """\
+import sys
+from pathlib import Path
+from ganformer_cli.operators.build import obtain
+from ganformer_cli.operators.compiling import Tools, make_recipe
+from ganformer_cli.operators.toolchain import Compiler
+sources, script, kept = map(Path, sys.argv[1:])
+tools = Tools(Compiler("gnu", (sys.executable, str(script)), "fake", "1.0"), script.parent)
+print(obtain(make_recipe("cpu", "AVX2", sources), lambda: tools, folders=[kept]).path)
+"""
+
+
+@pytest.fixture
+def start(workshop: Workshop) -> Iterator[object]:
+    """Starts another process that builds; it is ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin() -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", OTHER, *map(str, (workshop.sources, workshop.script, workshop.kept))]
+        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_of_two_processes_one_builds(workshop: Workshop, start: object) -> None:
+    workshop.write("one.cpp", "SLOW")
+    assert callable(start)
+    processes = [start(), start()]
+    paths = {process.communicate()[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(paths) == 1
+    assert workshop.runs == ["one.cpp", "link"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that a process works in")
+def test_a_killed_build_hinders_nobody(workshop: Workshop, start: object) -> None:
+    workshop.write("one.cpp", "ENDLESS")
+    assert callable(start)
+    process = start()
+    while not workshop.runs:  # until it compiles
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert any("building" in name for name in remains(workshop.kept))
+    # The same sources for us; only the compiler has learnt to end.
+    workshop.script.write_text(FAKE.replace("ENDLESS", "never"), encoding="utf-8")
+    assert workshop.obtain().fresh
+    assert len(remains(workshop.kept)) == 2  # what it left is gone
+    assert workshop.warned == []
+
+
+def test_a_lock_that_is_held_too_long_is_not_waited_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "SECONDS_TO_NOTICE", 0.01)
+    monkeypatch.setattr(build, "SECONDS_TO_WAIT", 0.02)
+    workshop.obtain()
+    (lock_file,) = workshop.kept.glob("*.lock")
+    next(workshop.kept.glob("*.json")).unlink()
+    with FileLock(str(lock_file)):
+        assert workshop.obtain().fresh
+    assert any("waiting" in line for line in workshop.said)
+    (warning,) = workshop.warned
+    assert str(lock_file) in warning
+
+
+# ----- Command lines -----
+
+
+def test_the_longest_source_is_compiled_first(workshop: Workshop, tmp_path: Path) -> None:
+    workshop.write("two.cpp", "x" * 100)
+    workshop.write("three.cpp", '#include "three.h"\n')  # short, and yet the longest with what it includes
+    workshop.write("three.h", '#pragma once\n#include <vector>\n  # include "templates.h"\n#include "three.h"\n')
+    workshop.write("templates.h", "x" * 200)
+    jobs = compile_jobs(workshop.recipe(), workshop.tools(), tmp_path)
+    assert [job.output.name for job in jobs] == ["three.o", "two.o", "one.o"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "flags"),
+    [("AVX512", {"-mavx512f", "-mfma"}), ("AVX2", {"-mavx2", "-mfma"}), ("DEFAULT", set()), ("SVE256", set())],
+)
+def test_flags_of_gcc(workshop: Workshop, tmp_path: Path, capability: str, flags: set[str]) -> None:
+    (job,) = compile_jobs(workshop.recipe(capability), workshop.tools(), tmp_path)
+    assert {word for word in job.words if word.startswith("-m")} >= flags
+    assert flags or not any(word.startswith("-m") for word in job.words)
+    assert {"-std=c++17", "-O3", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"} <= {*job.words}
+    assert not {"-ffast-math", "-march=native"} & {*job.words}
+
+
+@pytest.mark.parametrize(("version", "contracts"), [("14.44.35207", True), ("14.29.30133", False)])
+def test_command_lines_of_microsofts(workshop: Workshop, tmp_path: Path, version: str, contracts: bool) -> None:
+    torch = tmp_path / "torch"
+    (torch / "lib").mkdir(parents=True)
+    for name in ("torch_cpu", "c10", "torch"):
+        (torch / "lib" / f"{name}.lib").touch()
+    tools = Tools(Compiler("msvc", ("C:\\cl.exe",), "MSVC", version, {"PATH": ""}), torch)
+    (job,) = compile_jobs(workshop.recipe("AVX512"), tools, tmp_path)
+    assert {"/std:c++17", "/O2", "/EHsc", "/MD", "/utf-8", "/arch:AVX512", "/c", f"/I{torch / 'include'}"} <= {
+        *job.words
+    }
+    assert ("/fp:contract" in job.words) == contracts
+    assert job.words[-1] == f"/Fo{job.output}"
+    link = link_job(workshop.recipe(), tools, [job.output], tmp_path)
+    assert {"/LD", f"/Fe{link.output}", f"/LIBPATH:{torch / 'lib'}", "torch_cpu.lib", "c10.lib", "torch.lib"} <= {
+        *link.words
+    }
+    assert link.words.index("/link") > link.words.index(str(job.output))
+
+
+def test_command_lines_of_cuda(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NVCC_CCBIN", "CUDAHOSTCXX"):
+        monkeypatch.delenv(name, raising=False)
+    workshop.write("kernel.cu", "a kernel, longer than the bindings")
+    workshop.write("cuda_bindings.cpp", "bindings")
+    recipe = make_recipe("cuda", "sm80-sm90", workshop.sources)
+    assert recipe is not None
+    assert recipe.sources == ("cuda_bindings.cpp", "kernel.cu")
+    tools = replace(workshop.tools(), nvcc=Nvcc("nvcc", (13, 0), (tmp_path,)))
+    kernel, bindings = compile_jobs(recipe, tools, tmp_path)
+    said = " ".join(kernel.words)
+    assert said.startswith("nvcc -c -std=c++17 -O3")
+    for pair in ("arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90"):
+        assert f"-gencode {pair}" in said
+    assert f"-ccbin {sys.executable}" in said
+    assert bindings.words[0] == sys.executable
+    assert "-DUSE_CUDA" in bindings.words
+    assert "-lcudart" in link_job(recipe, tools, [kernel.output, bindings.output], tmp_path).words
+    monkeypatch.setenv("NVCC_CCBIN", "g++-13")
+    assert "-ccbin g++-13" in " ".join(compile_jobs(recipe, tools, tmp_path)[0].words)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows links with an import library")
+def test_a_torch_without_cuda_builds_for_one_that_has_it(workshop: Workshop, tmp_path: Path) -> None:
+    tools = replace(workshop.tools(), nvcc=Nvcc("nvcc", (13, 0), (tmp_path,)))
+    stand_in = stand_in_job(tools, tmp_path)
+    assert stand_in is not None
+    assert "-Wl,-soname,libtorch_cuda.so" in stand_in.words
+    recipe = replace(workshop.recipe(), library="cuda")
+    assert str(stand_in.output) in link_job(recipe, tools, [], tmp_path).words
+    real = tools.torch / "lib" / "libtorch_cuda.so"
+    real.parent.mkdir()
+    real.touch()
+    assert stand_in_job(tools, tmp_path) is None
+    assert str(real) in link_job(recipe, tools, [], tmp_path).words
+    assert stand_in_job(workshop.tools(), tmp_path) is None  # the library of the CPU needs none
+
+
+@pytest.mark.parametrize(
+    ("nvcc", "cuda", "problem"),
+    [
+        (None, "13.0", "no nvcc was found"),
+        (Nvcc("nvcc", (12, 4), ()), "13.0", "nvcc 12.4 at nvcc is of another generation than torch's CUDA 13.0"),
+        (Nvcc("nvcc", (13, 1), ()), "13.0", ""),
+        (Nvcc("nvcc", (12, 4), ()), None, ""),  # a torch without CUDA builds for whatever the others have
+    ],
+)
+def test_nvcc_must_fit_torch(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, nvcc: Nvcc | None, cuda: str | None, problem: str
+) -> None:
+    monkeypatch.setattr(build, "find_tools", workshop.tools)
+    monkeypatch.setattr(build, "find_nvcc", lambda wanted: nvcc)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    if not problem:
+        assert build.find_cuda_tools().nvcc == nvcc
+        return
+    with pytest.raises(NoCompilerError, match=rf"{problem}; install the CUDA toolkit 13\.0"):
+        build.find_cuda_tools()
+
+
+def test_a_folder_without_sources_has_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
+    assert make_recipe("cpu", "AVX2", tmp_path) is None
+    assert make_recipe("cuda", "sm80", tmp_path) is None
+
+
+# ----- What compilers say -----
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("ops/x.cpp:1:10: fatal error: torch/csrc/stable/library.h: No such file or directory", "torch"),
+        ("ops/x.cpp:1:10: fatal error: 'cmath' file not found", "apt install g++"),
+        ("/usr/include/c++/12/cmath:45:15: fatal error: math.h: No such file or directory", "apt install g++"),
+        ("x.cpp(3): fatal error C1083: Cannot open include file: 'torch/csrc/stable/library.h': No such file", "torch"),
+        ("g++: error: unrecognized command-line option '-std=c++17'", "too old"),
+        ("g++: fatal error: Killed signal terminated program cc1plus", "memory"),
+        ("/usr/bin/ld: final link failed: No space left on device", "make room"),
+        ("/usr/bin/ld: cannot find -ltorch_cpu: No such file or directory", "torch"),
+        ("/usr/include/crt/host_config.h:143:2: error: #error -- unsupported GNU version! gcc versions", "NVCC_CCBIN"),
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_200'", "CUDA toolkit"),
+        ("k.cu:1:10: fatal error: cuda_runtime.h: No such file or directory", "CUDA toolkit"),
+        ("library.obj : error LNK2001: unresolved external symbol aoti_torch_x", "another compiler"),
+        ("x.cpp:265:57: error: 'PF' was not declared in this scope", "another compiler"),
+    ],
+)
+def test_each_failure_has_its_remedy(line: str, remedy: str) -> None:
+    said = f"In file included from ops/common.h:1,\n                 from ops/x.cpp:1:\n{line}\n  | note\n1 error\n"
+    assert first_error(said) == line.replace("   ", " ")
+    assert remedy in remedy_of(said)
+
+
+def test_what_says_nothing_is_still_a_line() -> None:
+    assert first_error("") == ""
+    assert first_error("\n  something \t else\n") == "something else"
+
+
+# ----- The real compiler -----
+
+ANSWER = """
+#ifdef _WIN32
+extern "C" __declspec(dllexport) int answer() { return 42; }
+#else
+extern "C" __attribute__((visibility("default"))) int answer() { return 42; }
+#endif
+"""
+
+
+def test_the_compiler_of_this_machine(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX")
+    if find_compiler() is None:
+        pytest.skip("no C++ compiler here")
+    workshop.write("one.cpp", ANSWER)
+    made = obtain(workshop.recipe("DEFAULT"), folders=[workshop.kept])
+    assert ctypes.CDLL(str(made.path)).answer() == 42
+    monkeypatch.setattr(build, "find_compiler", lambda: pytest.fail("the compiler is not needed any more"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("no program may be run"))
+    assert obtain(workshop.recipe("DEFAULT"), folders=[workshop.kept]).path == made.path
+    if os.name == "posix":
+        monkeypatch.setenv("PATH", "")  # a node without a compiler
+        assert obtain(workshop.recipe("DEFAULT"), no_compiler, folders=[workshop.kept]).path == made.path
