@@ -71,15 +71,18 @@ void online_softmax(
       }
     }
   }
-  for (int64_t i = 0; i < count; ++i) {
-    // From the first head on: what it writes behind its own weights, the next one overwrites.
-    for (int64_t h = 0; h < s.heads; ++h) {
-      for (int64_t j = 0; j < padded.lanes; j += W) {
-        const int64_t lane = h * padded.lanes + j;
-        const V e = exp(V::load(scores + i * padded.all_lanes + lane) - V::load(top + lane));
+  // From the first head on: what it writes behind its own weights, the next one overwrites.
+  for (int64_t h = 0; h < s.heads; ++h) {
+    for (int64_t j = 0; j < padded.lanes; j += W) {
+      const int64_t lane = h * padded.lanes + j;
+      const V most = V::load(top + lane);
+      V sum = V::zero();  // of a tile by itself: sums of sums round less than one long sum
+      for (int64_t i = 0; i < count; ++i) {
+        const V e = exp(V::load(scores + i * padded.all_lanes + lane) - most);
         e.store(weights + i * padded.weights + h * s.components + j);
-        (V::load(total + lane) + e).store(total + lane);
+        sum = sum + e;
       }
+      (V::load(total + lane) + sum).store(total + lane);
     }
   }
 }
@@ -117,11 +120,12 @@ void forward(
         online_softmax<V>(scores, s, padded, count, weights, sums, piece);
       } else {
         softmax<V>(scores, s, padded, count, weights);
-        T* total = sums.total(piece);
         for (int64_t row = 0; row < s.rows(); ++row) {
+          T total = T(0);  // of a tile by itself: sums of sums round less than one long sum
           for (int64_t i = 0; i < count; ++i) {
-            total[lane_of<V>(s, padded, row)] += weights[i * padded.weights + row];
+            total += weights[i * padded.weights + row];
           }
+          sums.total(piece)[lane_of<V>(s, padded, row)] += total;
         }
       }
       outer<V>(weights, padded.weights, rows, in.stride(), count, s.rows(), padded.channels, sums.content(piece));
@@ -330,11 +334,8 @@ void backward(
       }
       outer<V>(by_scores, padded.weights, rows, in.stride(), count, rows_of_all, padded.channels, sums.content(piece));
       // Over the positions a bias has no effect, and a gradient of 0, not of what rounding leaves of it.
-      T* by_bias = sums.total(piece);
-      for (int64_t i = 0; i < count && !over_positions; ++i) {
-        for (int64_t row = 0; row < rows_of_all; ++row) {
-          by_bias[row] += by_scores[i * padded.weights + row];
-        }
+      if (!over_positions) {
+        add_rows<V>(by_scores, padded.weights, count, round_up(rows_of_all, W), sums.total(piece));
       }
       T* by_x = out.rows(b, first, out_buffer);
       spread<V>(

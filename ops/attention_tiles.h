@@ -216,7 +216,8 @@ void dots(
   add_dots<V, Terms>(terms, count, all_lanes, to, ahead);
 }
 
-// sums[component][channel] += Σ_pixel weights[pixel][component] · rows[pixel][channel], `width` whole vectors wide.
+// sums[component][channel] += Σ_pixel weights[pixel][component] · rows[pixel][channel], `width` whole vectors wide. A tile
+// is summed up by itself first: sums of sums round less than one long sum.
 template <class V>
 void outer(
     const typename V::Scalar* weights, int64_t weights_stride, const typename V::Scalar* rows, int64_t rows_stride,
@@ -231,7 +232,7 @@ void outer(
       for (int r = 0; r < R; ++r) {
         GANFORMER_UNROLL
         for (int c = 0; c < C; ++c) {
-          acc[r][c] = V::load(sums + (j + r) * width + channel + c * W);
+          acc[r][c] = V::zero();
         }
       }
       multiply_add<V, R, C>(acc, weights + j, 1, weights_stride, rows + channel, rows_stride, count);
@@ -239,7 +240,8 @@ void outer(
       for (int r = 0; r < R; ++r) {
         GANFORMER_UNROLL
         for (int c = 0; c < C; ++c) {
-          acc[r][c].store(sums + (j + r) * width + channel + c * W);
+          typename V::Scalar* to = sums + (j + r) * width + channel + c * W;
+          (V::load(to) + acc[r][c]).store(to);
         }
       }
     });
@@ -250,6 +252,19 @@ void outer(
   }
   if (channel < width) {
     columns(Count<1>{}, channel);
+  }
+}
+
+// sums[number] += Σ_pixel rows[pixel][number], `width` whole vectors wide; a tile by itself first, as in `outer`.
+template <class V>
+void add_rows(
+    const typename V::Scalar* rows, int64_t stride, int64_t count, int64_t width, typename V::Scalar* sums) {
+  for (int64_t c = 0; c < width; c += V::kWidth) {
+    V total = V::zero();
+    for (int64_t i = 0; i < count; ++i) {
+      total = total + V::load(rows + i * stride + c);
+    }
+    (V::load(sums + c) + total).store(sums + c);
   }
 }
 

@@ -142,13 +142,11 @@ struct Tile {
   }
 };
 
-// G ⊙ u and the sums of it and of G over the pixels; for each pixel the part of `along` that the bias has, and of add the
-// mean of G.
+// G ⊙ u; for each pixel the part of `along` that the bias has, and of add the mean of G.
 template <class V, Integration I>
 GANFORMER_NOINLINE void scale_gradient(
     const Given<V>& given, int64_t b, int64_t count, const typename V::Scalar* rows,
-    const typename V::Scalar* gradient, const Tile<V>& tile, typename V::Scalar* scale_sum,
-    typename V::Scalar* shift_sum) {
+    const typename V::Scalar* gradient, const Tile<V>& tile) {
   using T = typename V::Scalar;
   constexpr int W = V::kWidth;
   const int64_t channels = given.padded.channels;
@@ -159,7 +157,9 @@ GANFORMER_NOINLINE void scale_gradient(
     V along = V::zero(), total = V::zero();
     for (int64_t c = 0; c < channels; c += W) {
       const V grad = V::load(g + c);
-      if constexpr (I != Integration::add) {
+      if constexpr (I == Integration::add) {
+        total = total + grad;
+      } else {
         V scaled = V::load(x + c);
         if constexpr (I == Integration::both) {
           scaled = scaled - mean;
@@ -167,11 +167,6 @@ GANFORMER_NOINLINE void scale_gradient(
         scaled = scaled * factor * grad;
         scaled.store(tile.scaled + i * channels + c);
         along = fma(scaled, V::load(bias + c), along);
-        (V::load(scale_sum + c) + scaled).store(scale_sum + c);
-      }
-      if constexpr (I != Integration::mul) {
-        total = total + grad;
-        (V::load(shift_sum + c) + grad).store(shift_sum + c);
       }
     }
     tile.along[i] = sum(along);
@@ -356,7 +351,7 @@ void backward_of_tile(
     drop_cells<V>(s, given.settings, b, first, count, padded.weights, s.components, tile.weights);
   }
 
-  scale_gradient<V, I>(given, b, count, rows, gradient, tile, sums.scale_bias(piece), sums.shift_bias(piece));
+  scale_gradient<V, I>(given, b, count, rows, gradient, tile);
   if constexpr (I == Integration::add) {
     const Term<T> terms[1] = {{gradient, channels, s.channels, given.shift_lanes.item(b)}};
     dots<V, 1>(terms, nullptr, count, padded.all_lanes, tile.lanes, ahead_gradient);
@@ -394,16 +389,13 @@ void backward_of_tile(
   outer<V>(tile.by_scores, padded.weights, rows, channels, count, components, channels, sums.keys(piece));
   if constexpr (I != Integration::add) {
     outer<V>(tile.weights, padded.weights, tile.scaled, channels, count, components, channels, sums.scale(piece));
+    add_rows<V>(tile.scaled, channels, count, channels, sums.scale_bias(piece));
   }
   if constexpr (I != Integration::mul) {
     outer<V>(tile.weights, padded.weights, gradient, channels, count, components, channels, sums.shift(piece));
+    add_rows<V>(gradient, channels, count, channels, sums.shift_bias(piece));
   }
-  T* key_bias = sums.key_bias(piece);
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t j = 0; j < components; j += W) {
-      (V::load(key_bias + j) + V::load(tile.by_scores + i * padded.weights + j)).store(key_bias + j);
-    }
-  }
+  add_rows<V>(tile.by_scores, padded.weights, count, round_up(components, W), sums.key_bias(piece));
   if (s.width > 0) {
     read_positions<V>(given.positions, s, padded, first, count, tile.places);
     outer<V>(tile.by_scores, padded.weights, tile.places, padded.width, count, components, padded.width,

@@ -4,6 +4,7 @@
 // of a block are fibers that run, each in its turn, from one barrier to the next; `ganformer_emulator.order` says in
 // which order, so that a missing barrier shows as a result that depends on it. With GANFORMER_THREADS they are real
 // threads, for the thread sanitizer. Shared memory is as large as asked for and not a byte more, with garbage in it.
+// Compiled with -fsanitize=alignment, an access that is not aligned as a GPU needs it is an error of the launch.
 #pragma once
 
 #include <stdint.h>
@@ -55,7 +56,7 @@ struct alignas(16) float4 {
 struct Emulator {
   int64_t shared_a_block = 227 * 1024, shared_all = 228 * 1024;
   int order = 0;  // of the threads between two barriers: 0 forwards, 1 backwards, 2 the odd ones first
-  bool stuck = false;
+  bool stuck = false, misaligned = false;
   unsigned threads = 0;
   unsigned char* shared = nullptr;
   uint64_t lanes[64][32];  // what the threads of each warp show one another
@@ -239,7 +240,7 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t s
     return 2;
   }
   e.shared = static_cast<unsigned char*>(memory);
-  e.stuck = false;
+  e.stuck = e.misaligned = false;
   bool overrun = false;
   for (unsigned block = 0; block < gridDim.x && !e.stuck && !overrun; ++block) {
     std::memset(memory, 0xff, static_cast<size_t>(shared) + kGuard);  // NaN, whatever the type
@@ -248,7 +249,7 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t s
     overrun = !std::all_of(guard, guard + kGuard, [](unsigned char byte) { return byte == 0xff; });
   }
   std::free(memory);
-  return e.stuck ? 719 : overrun ? 700 : 0;
+  return e.stuck ? 719 : overrun ? 700 : e.misaligned ? 716 : 0;
 }
 
 #define GANFORMER_SHARED(name) unsigned char* const name = ganformer_emulator.shared
@@ -257,9 +258,17 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t s
 }  // namespace ganformer
 
 inline const char* cudaGetErrorString(int status) {
-  return status == 719 ? "a barrier that some threads do not reach" : status == 700 ? "shared memory overrun" : "launch";
+  return status == 719 ? "a barrier that some threads do not reach"
+      : status == 716  ? "a misaligned address"
+      : status == 700  ? "shared memory overrun"
+                       : "a launch that no GPU could do";
 }
 using cudaError_t = int;
+
+// What the compiler calls where an address is not aligned.
+extern "C" inline __attribute__((used)) void __ubsan_handle_type_mismatch_v1(void*, void*) {
+  ganformer_emulator.misaligned = true;
+}
 
 extern "C" inline __attribute__((used)) void ganformer_emulate(int64_t shared_a_block, int64_t shared_all, int order) {
   ganformer_emulator.shared_a_block = shared_a_block;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from ganformer_cli.models.attention import (
     SelfAttention,
     SimplexAttention,
 )
+from ganformer_cli.operators import native
 
 B, N, D, M, W, P = 2, 15, 8, 3, 6, 4
 
@@ -134,26 +136,35 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dropped", [False, True])
+@pytest.fixture(params=["native", "reference", "per pixel"])
+def form(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Queries and modulation moved to the components, natively or in plain torch, or every pixel multiplied by them."""
+    if request.param == "native" and native.status("cpu").no_compiler:
+        pytest.skip(native.status("cpu").reason)
+    with native.use("native" if request.param == "native" else "reference"):
+        yield request.param
+
+
 @pytest.mark.parametrize(("kind", "options"), CASES)
-def test_layer_is_its_definition(kind: str, options: dict[str, Any], dropped: bool) -> None:
+def test_layer_is_its_definition(kind: str, options: dict[str, Any], form: str) -> None:
     """Forward, first and second derivatives."""
     layer = make(kind, **options)
+    layer.per_pixel = form == "per pixel"
     x, y, positions, component_positions = inputs()
     mask = torch.zeros(B, M, dtype=torch.bool)
-    mask[1, 0] = dropped
+    mask[1, 0] = True
     given = [x, y, *layer.parameters()]
     probes = [torch.randn_like(t) for t in (x, y)]
     results = []
-    for form in (
+    for found in (
         layer(x.requires_grad_(), y.requires_grad_(), positions, component_positions, mask, need_probabilities=True),
         plain(layer, x, y, positions, component_positions, mask),
     ):
-        value = (form[0] * probes[0]).sum() + (form[1] * probes[1]).sum()
+        value = (found[0] * probes[0]).sum() + (found[1] * probes[1]).sum()
         first = torch.autograd.grad(value, given, create_graph=True, allow_unused=True)
         norm = torch.stack([g.square().sum() for g in first if g is not None]).sum()
         second = torch.autograd.grad(norm, given, allow_unused=True)
-        results.append([*form, *first, *second])
+        results.append([*found, *first, *second])
     for ours, theirs in zip(*results, strict=True):
         assert (ours is None) == (theirs is None)
         if ours is not None and theirs is not None:

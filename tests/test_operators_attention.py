@@ -286,7 +286,7 @@ def test_what_is_not_finite_shows_where_plain_torch_shows_it(
     results = []
     for which in ("native", "reference"):
         given = drawn.to(dtype)
-        with native.use(which):  # type: ignore[arg-type]
+        with native.use(which):
             out = bipartite_attention(given.x, given.keys, given.values, given.value_bias)
             (gradient,) = torch.autograd.grad(out.sum(), given.x)
             sums = attention_means(given.x, given.keys, over="positions").content
@@ -318,8 +318,8 @@ def test_large_scores_overflow_nowhere(side: str) -> None:
     keys = given.keys._replace(content=given.content * 1e4)
     exact = Keys(*(None if t is None else t.double() for t in keys))  # type: ignore[arg-type]
     for over in ("components", "positions"):
-        found = attention_means(given.x, keys, over=over).content  # type: ignore[arg-type]
-        truth = attention_means(given.x.double(), exact, over=over).content  # type: ignore[arg-type]
+        found = attention_means(given.x, keys, over=over).content
+        truth = attention_means(given.x.double(), exact, over=over).content
         assert found.isfinite().all()
         # Nearly every softmax picks one; the rounding of scores of 1e4 decides between those that are close.
         assert ((found - truth).norm() / truth.norm()).item() < 2e-2
@@ -464,7 +464,7 @@ def test_results_do_not_depend_on_the_number_of_threads(native_side: None) -> No
                 )
                 found += [out, *gradients([out], given.present())]
                 for over in ("components", "positions"):
-                    outputs = listed(attention_means(given.x, given.keys, over=over))  # type: ignore[arg-type]
+                    outputs = listed(attention_means(given.x, given.keys, over=over))
                     found += [*outputs, *gradients(outputs, given.present(values=False))]
             results.append(found)
     finally:

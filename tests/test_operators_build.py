@@ -168,6 +168,13 @@ def test_another_compiler_builds_anew(workshop: Workshop, monkeypatch: pytest.Mo
     assert not workshop.obtain().fresh
 
 
+@pytest.mark.skipif(os.name == "nt", reason="on Windows CXX does not count")
+def test_other_words_behind_the_compiler_build_anew(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop.obtain()
+    monkeypatch.setenv("CXX", f"'{sys.executable}' {workshop.script} -fsanitize=address")
+    assert find_build(workshop.recipe(), [workshop.kept]) is None
+
+
 def test_without_a_compiler_what_was_built_before_is_taken(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     first = workshop.obtain()
     monkeypatch.setenv("CXX", "no-such-compiler")

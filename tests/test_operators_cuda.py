@@ -97,7 +97,7 @@ def emulated(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
     work = tmp_path_factory.mktemp("cuda_on_cpu")
     folder = kept_folder(pytestconfig, work)
     includes = Path(torch.__path__[0]) / "include"
-    flags = ["-x", "c++", "-std=c++17", "-O1", "-fPIC", "-w", "-U_FORTIFY_SOURCE"]
+    flags = ["-x", "c++", "-std=c++17", "-O1", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-fsanitize=alignment"]
     flags += ["-DGANFORMER_CUDA_ON_CPU", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
     sources = [*kernel_sources(), ROOT / "ops" / "cuda_bindings.cpp"]
     read = [*sources, *(ROOT / "ops").glob("cuda_*.h"), ROOT / "tests" / "cuda_on_cpu.h"]

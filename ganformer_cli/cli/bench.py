@@ -31,6 +31,8 @@ GROUPS = {
 }
 #: A network that is small enough for a test.
 QUICK = {"components_num": 4, "latent_size": 32, "channel_base": 256, "channel_max": 16, "mapping_num_layers": 2}
+#: How long measuring memory takes, as a share of measuring times.
+MEMORY = 0.3
 COLUMNS = ("", "native ms", "images/s", "reference ms", "ratio", "native MiB", "reference MiB", "against")
 
 
@@ -245,15 +247,16 @@ def measure_all(plan: Plan) -> dict[str, Any]:
 
     listed = {group: plan.cases[group]() for group in plan.cases}
     separate = plan.memory and not plan.conditions.on_cuda
-    parts = {group: sum(case.weight for case in cases) * (1.5 if separate else 1.0) for group, cases in listed.items()}
+    parts = {group: sum(case.weight for case in cases) * (1 + MEMORY * separate) for group, cases in listed.items()}
     if "build" in plan.groups:
         parts["build"] = 30.0
     total = sum(parts.values())
     results: list[dict[str, Any]] = []
     built = None
     with Progress() as progress:
+        minutes = max(1, round(total / 60))
         if not plan.settings["quick"] and not plan.conditions.on_cuda:
-            progress.message(f"this takes about {max(1, round(total / 60))} minutes on two CPU cores")
+            progress.message(f"this takes about {minutes} minute{'s' * (minutes > 1)} on two CPU cores")
         progress.start(100, "%", "measuring")
         done = 0.0
 
@@ -272,7 +275,7 @@ def measure_all(plan: Plan) -> dict[str, Any]:
             memories: dict[str, list[Memory | None]] = {}
             for side in plan.sides if separate else ():
                 memories[side] = memories_of(plan, group, side)
-                go_on(sum(case.weight for case in cases) * 0.5 / len(plan.sides), f"{group}: memory, {side}")
+                go_on(sum(case.weight for case in cases) * MEMORY / len(plan.sides), f"{group}: memory, {side}")
             # Listed anew, and given up one by one: what a case has made must not lie there while others are measured.
             for index, case in enumerate(cases):
                 try:

@@ -160,9 +160,14 @@ def generator_cases(conditions: Conditions, config: ModelConfig, images: int) ->
             what=f"{config.attention}, {config.resolution} px, forward",
             images=images,
             build=partial(build_generator, conditions, config, images),
-            weight=20,
+            weight=40 * pixels_of_usual(config, images),
         )
     ]
+
+
+def pixels_of_usual(config: ModelConfig, images: int) -> float:
+    """How many pixels a batch has, as a share of four pictures of 256 × 256."""
+    return images * config.resolution**2 / (4 * 256**2)
 
 
 def build_generator(conditions: Conditions, config: ModelConfig, images: int) -> Workload:

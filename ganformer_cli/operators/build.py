@@ -144,7 +144,7 @@ def _rank(recipe: Recipe, note: Mapping[str, Any], *, any_compiler: bool) -> int
     if any_compiler or note.get("ahead"):
         return rank
     # What was made on first use is as good as what would be made now, or it is made anew.
-    current = is_current(note.get("compiler", {}).get("identity"))
+    current = is_current(note.get("compiler", {}))
     if nvcc := note.get("nvcc"):
         current = current and file_identity(str(nvcc.get("path"))) == nvcc.get("identity")
     return rank if rank == 0 and current else None
@@ -368,7 +368,11 @@ def _note(recipe: Recipe, tools: Tools, seconds: float, *, ahead: bool) -> dict[
         "library": recipe.library,
         "capability": recipe.capability,
         "sources": list(recipe.sources),
-        "compiler": {"name": str(compiler), "path": compiler.path, "identity": file_identity(compiler.path)},
+        "compiler": {
+            "name": str(compiler),
+            "command": list(compiler.command),
+            "identity": file_identity(compiler.path),
+        },
         "libc": list(libc_version()),
         "ahead": ahead,
         "seconds": round(seconds, 2),

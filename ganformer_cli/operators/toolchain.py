@@ -121,13 +121,18 @@ def find_compiler(environment: Mapping[str, str] | None = None, run: Runner = ru
     return None
 
 
-def is_current(identity: Any) -> bool:
-    """Whether ``file_identity`` of the compiler that would be taken now is this one; asks no program."""
-    if not isinstance(identity, dict) or not isinstance(identity.get("path"), str):
+def is_current(known: Mapping[str, Any]) -> bool:
+    """Whether the compiler that would be taken now is this one; asks no program.
+
+    Args:
+        known: of a compiler, its ``command`` as a list and the ``identity`` of its file.
+    """
+    command, identity = known.get("command"), known.get("identity")
+    if not isinstance(command, list) or not command or not isinstance(identity, dict):
         return False
-    if sys.platform == "win32":  # asking which one would be taken lasts seconds there
-        return file_identity(identity["path"]) == identity
-    return any(file_identity(command[0]) == identity for command in gnu_commands(os.environ))
+    # On Windows asking which one would be taken lasts seconds: the one that was taken will do if it is still there.
+    taken = sys.platform == "win32" or tuple(command) in gnu_commands(os.environ)
+    return taken and file_identity(command[0]) == identity
 
 
 def how_to_get_a_compiler() -> str:

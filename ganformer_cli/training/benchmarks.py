@@ -14,7 +14,7 @@ from torch import Tensor
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.models.bare_convolutions import BareConvolutions, Clock, record
-from ganformer_cli.models.benchmarks import BARE_CONVOLUTIONS, Bound, Case, Conditions, Workload
+from ganformer_cli.models.benchmarks import BARE_CONVOLUTIONS, Bound, Case, Conditions, Workload, pixels_of_usual
 from ganformer_cli.training.loop import Callbacks, Means, Trainer
 
 #: Weight of path length regularisation where the configuration has none: that of StyleGAN2.
@@ -88,7 +88,7 @@ def training_cases(conditions: Conditions, config: RunConfig) -> list[Case]:
             images=config.train.batch_size,
             # The first step makes the optimisers' memory, which stays.
             build=partial(bench.build, partial(bench.step, r1=r1, path_length=path), warm_calls=1),
-            weight=80,
+            weight=100 * pixels_of_usual(config.model, config.train.batch_size),
         )
         for what, (r1, path) in kinds.items()
     ]
