@@ -18,7 +18,7 @@ _M_MMAP_THRESHOLD = -3
 _LARGEST = 2**31 - 1  # mallopt takes an int
 
 #: Blocks up to here are kept, in MiB.
-KEPT_MIB = 96
+KEPT_MIB = 48
 
 
 def keep_large_blocks() -> bool:

@@ -136,7 +136,8 @@ void forward(
     });
   });
   T *content = mutable_data<T>(means.content), *place = mutable_data<T>(means.place);
-  T *total = mutable_data<T>(means.total), *logsumexp = mutable_data<T>(means.logsumexp);
+  T* total = mutable_data<T>(means.total);
+  double* logsumexp = mutable_data<double>(means.logsumexp);
   for (int64_t b = 0; b < s.batch; ++b) {
     for (int64_t row = 0; row < s.rows(); ++row) {
       const int64_t at = b * s.rows() + row, lane = lane_of<V>(s, padded, row);
@@ -167,7 +168,7 @@ void forward(
         for (int64_t c = 0; c < s.width; ++c) {
           to_place[c] /= sum;
         }
-        logsumexp[at] = top + std::log(sum);
+        logsumexp[at] = static_cast<double>(top) + std::log(static_cast<double>(sum));
       }
       total[at] = over_positions ? T(1) : sum;
     }
@@ -187,7 +188,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_means(
   const Means means{
       made({s.batch, s.heads, s.components, s.channels}), made({s.batch, s.heads, s.components, s.width}),
       made({s.batch, s.heads, s.components}),
-      over == 1 ? made({s.batch, s.heads, s.components}) : made({0})};
+      // In float64: the rounding of one of these would be an error of all weights of its component.
+      torch::stable::new_empty(
+          keys, over == 1 ? std::vector<int64_t>{s.batch, s.heads, s.components} : std::vector<int64_t>{0},
+          ScalarType::Double)};
   if (x.scalar_type() == ScalarType::Double) {
     forward<DoubleVector>(s, Image<DoubleVector>(x, false), given, over == 1, means);
   } else {
@@ -243,7 +247,7 @@ void backward(
   const Lanes<V> grad_content(data<T>(given.grad_content), s.batch, s, s.channels, s.channels);
   const Panels<V> spread_content(data<T>(given.grad_content), s.batch, rows_of_all, s.channels, s.channels);
   const Panels<V> key_content(data<T>(keys.content), keys.content.size(0), rows_of_all, s.channels, s.channels);
-  Lanes<V> grad_place, logsumexp;
+  Lanes<V> grad_place, logsumexp, remainder;
   Panels<V> spread_place, key_place;
   const T* positions = nullptr;
   if (s.width > 0) {
@@ -271,7 +275,15 @@ void backward(
   }
   const Lanes<V> bias(added.data(), s.batch, s, 1, 1);
   if (over_positions) {
-    logsumexp = Lanes<V>(data<T>(given.logsumexp), s.batch, s, 1, 1);
+    // As the nearest T, and the factor that what is left of it makes.
+    std::vector<T> near(added.size()), factor(added.size());
+    for (size_t i = 0; i < added.size(); ++i) {
+      const double exact = data<double>(given.logsumexp)[i];
+      near[i] = static_cast<T>(exact);
+      factor[i] = static_cast<T>(std::exp(static_cast<double>(near[i]) - exact));
+    }
+    logsumexp = Lanes<V>(near.data(), s.batch, s, 1, 1);
+    remainder = Lanes<V>(factor.data(), s.batch, s, 1, 1);
   }
   const Sums<V> sums(s, padded, s.batch * pieces.count);
   std::unique_ptr<T[]> of_positions;  // one for each picture
@@ -307,7 +319,8 @@ void backward(
             for (int64_t j = 0; j < padded.lanes; j += W) {
               const int64_t lane = h * padded.lanes + j;
               const V weight =
-                  exp(V::load(scores + i * padded.all_lanes + lane) - V::load(logsumexp.item(b) + lane));
+                  exp(V::load(scores + i * padded.all_lanes + lane) - V::load(logsumexp.item(b) + lane)) *
+                  V::load(remainder.item(b) + lane);
               const int64_t at = i * padded.weights + h * s.components + j;
               weight.store(weights + at);
               (weight * V::load(by_weights + i * padded.all_lanes + lane)).store(by_scores + at);
@@ -392,7 +405,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_means_backward(
   if (over == 1) {
     check_argument(name, "content", content, wide, {s.batch, s.heads, s.components, s.channels});
     check_argument(name, "place", place, wide, {s.batch, s.heads, s.components, s.width});
-    check_argument(name, "logsumexp", logsumexp, wide, {s.batch, s.heads, s.components});
+    check_argument(name, "logsumexp", logsumexp, ScalarType::Double, {s.batch, s.heads, s.components});
   }
   need_positions = need_positions && s.width > 0;
   const auto nothing = [&]() { return torch::stable::new_empty(keys, std::vector<int64_t>{0}); };

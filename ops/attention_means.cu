@@ -19,7 +19,8 @@ __device__ __forceinline__ float top_of(float a, float b) {
 }
 
 template <class T, bool kLast, int kPixels>
-__global__ void __launch_bounds__(kThreads, kBlocks<kLast, kPixels>) means_forward(Problem a, const T* x, MeansParts parts) {
+__global__ void __launch_bounds__(kThreads, kBlocks<kLast, kPixels>)
+    means_forward(Problem a, const T* x, MeansParts parts) {
   using TileType = Tile<T, kLast, kPixels>;
   constexpr int kTile = TileType::pixels;
   GANFORMER_SHARED(memory);
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, kPixels>) means_forwa
     __syncthreads();
     const float* kept = a.over_positions ? keep : nullptr;
     if (!a.over_positions) {
-      add_places({scores, a.rows, total, 1, first, nullptr, false}, {nullptr, {nullptr, 0}, 0, 0, count}, kTile);
+      add_places({scores, a.rows, total, 1, first, nullptr, false}, no_places(count), kTile);
     }
     if (a.place > 0) {
       add_places({scores, a.rows, placed, a.place, first, kept, false}, places, kTile);
@@ -166,7 +167,8 @@ struct MeansBackward {
 };
 
 template <class T, bool kLast>
-__global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>) means_backward(Problem a, const T* x, T* dx, MeansBackward to) {
+__global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>)
+    means_backward(Problem a, const T* x, T* dx, MeansBackward to) {
   using TileType = Tile<T, kLast, 1>;
   constexpr int kTile = TileType::pixels;
   GANFORMER_SHARED(memory);
@@ -233,8 +235,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>) means_backward(Pr
     __syncthreads();
 
     const bool first = pixel == start;
-    add_places({gradients, a.rows, to.key_bias + blockIdx.x * static_cast<int64_t>(a.rows), 1, first, nullptr, false},
-               {nullptr, {nullptr, 0}, 0, 0, count}, kTile);
+    float* biases = to.key_bias + blockIdx.x * static_cast<int64_t>(a.rows);
+    add_places({gradients, a.rows, biases, 1, first, nullptr, false}, no_places(count), kTile);
     if (a.place > 0) {
       float* part = to.position_keys + blockIdx.x * (a.rows * static_cast<int64_t>(a.place));
       add_places({gradients, a.rows, part, a.place, first, nullptr, false}, places, kTile);
@@ -318,7 +320,7 @@ void forward(const GanformerAttention& call, Run& run) {
     const Plan plan = plan_for<T, kLast>(a, {1, rows + ceil_div(3 * rows, kWarp), 0, 2});
     a.chunk = plan.chunk;
     if (plan.spills) {
-      a.spilled_step = rows * (kWarp + 3);
+      a.spilled_step = round_up(rows * (kWarp + 3), 4);  // four at a time are read
       a.spilled = run.workspace.take(blocks * a.spilled_step);
     }
     const auto kernel = plan.pixels == 2 ? means_forward<T, kLast, 2> : means_forward<T, kLast, 1>;

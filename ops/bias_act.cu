@@ -165,8 +165,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A block takes `rows` positions and up to 64 packs of channels; its threads stand side by side over the channels, in as
-// many rows as there is room for.
+// A block takes `rows` positions and up to 64 packs of channels; its threads stand side by side over the channels, in
+// as many rows as there is room for.
 struct RowPieces {
   unsigned rows, columns, a_row, chunks;  // positions of a chunk; packs across; blocks across; chunks of positions
 };
@@ -342,7 +342,8 @@ int backward(const GanformerBiasAct& call, const Shape& shape, void* stream) {
     status = launch_sum_parts(parts, 1, call.dbias, stream);
   }
   if (status == 0 && dots != nullptr) {
-    status = launch(sum_all, 1, kThreads, 0, stream, static_cast<const float*>(dots), partial.dots_count, call.dstrength);
+    const float* all = dots;
+    status = launch(sum_all, 1, kThreads, 0, stream, all, partial.dots_count, call.dstrength);
   }
   return status;
 }

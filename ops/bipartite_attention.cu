@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>)
         copies_done();
         __syncthreads();
       }
-      // From the scales (or from the shifts, if they are all), and for `both` also from the shifts, and the scales again.
+      // From the scales (or the shifts, if they are all); for `both` also from the shifts, and from the scales again.
       const int products = !both ? 1 : a.layer ? 3 : 2;
 #pragma unroll 1
       for (int i = 0; i < products; ++i) {
@@ -265,8 +265,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>)
 
     // Sums over the pixels, and the gradient of the features.
     const bool first = pixel == start;
-    add_places({gradients, a.rows, parts.key_bias + blockIdx.x * static_cast<int64_t>(a.rows), 1, first, nullptr, false},
-               {nullptr, {nullptr, 0}, 0, 0, count}, kTile);
+    float* biases = parts.key_bias + blockIdx.x * static_cast<int64_t>(a.rows);
+    add_places({gradients, a.rows, biases, 1, first, nullptr, false}, no_places(count), kTile);
     if (a.place > 0) {
       float* part = parts.position_keys + blockIdx.x * (a.rows * static_cast<int64_t>(a.place));
       add_places({gradients, a.rows, part, a.place, first, nullptr, false}, places, kTile);

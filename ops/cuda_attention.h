@@ -159,6 +159,10 @@ struct Places {
   int count;               // pixels that are there
 };
 
+__device__ __forceinline__ Places no_places(int count) {
+  return {nullptr, {nullptr, 0}, 0, 0, count};
+}
+
 // out[r][p] = start[r] + Σ over channels source · row r, or added to what is there unless `begin`. An extra row, if
 // there is one, comes last; without data it is made of ones. Ends with a barrier.
 struct Products {

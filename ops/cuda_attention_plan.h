@@ -37,7 +37,7 @@ struct Problem {
   }
   __device__ Places places(int64_t picture, int64_t pixel, int count) const {
     if (place == 0) {
-      return {nullptr, {nullptr, 0}, 0, 0, count};
+      return no_places(count);
     }
     const Rows own{position_keys.data + picture * position_keys_step, position_keys.stride};
     return {positions + pixel * place_padded, own, place_padded, place, count};
@@ -149,8 +149,8 @@ inline Problem problem_of(const GanformerAttention& call, Run& run) {
 
 // ---------------------------------------------------------------------------------------------- plans
 
-// Pixels of a sum over pixels that one block takes, and how many blocks a picture has. Fixed by the sizes alone, so that
-// the sums are the same on every GPU: about 512 blocks are enough for the largest, and few enough to add up.
+// Pixels of a sum over pixels that one block takes, and how many blocks a picture has. Fixed by the sizes alone, not by
+// the GPU: about 512 blocks are enough for the largest, and few enough to add up.
 struct Ranges {
   int64_t length, count;
 };

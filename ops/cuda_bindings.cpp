@@ -530,7 +530,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_means_backward(
   const Tensor dcontent = checked("grad_content", grad_content, call.channels);
   const Tensor dplace = checked("grad_place", grad_place, call.place);
   const Tensor dtotal = checked("grad_total", grad_total, -1);
-  const Tensor kept_content = checked("content", content, call.channels), kept_place = checked("place", place, call.place);
+  const Tensor kept_content = checked("content", content, call.channels);
+  const Tensor kept_place = checked("place", place, call.place);
   if (over == 1) {
     logsumexp = checked("logsumexp", logsumexp, -1);
   }

@@ -181,7 +181,7 @@ struct Array {
   }
 };
 
-using DoubleVector = Array<double, 8>;
+using DoubleVector = Array<double, 2>;
 
 // exp(x) = 2ⁿ·exp(r) with n = round(x / ln 2) and |r| ≤ ln 2 / 2; there exp(r) = 1 + r + r²·q(r), q of degree 5 fitted
 // for the smallest largest relative error (5e-11).

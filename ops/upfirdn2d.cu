@@ -3,7 +3,7 @@
 //
 // A block makes a tile of outputs: for a filter that is a product, first the vertical sums of the columns that the tile
 // needs, into shared memory, then the horizontal ones. Inputs come through the first-level cache, which sees each of
-// them as often as there are taps over it. Lanes of a warp are neighbours along x, or 32 channels if those lie together.
+// them as often as there are taps over it. Lanes of a warp are neighbours along x, or 32 channels that lie together.
 
 #include "cuda_common.h"
 
@@ -105,9 +105,9 @@ __global__ void __launch_bounds__(kThreads)
   // Vertical sums: a warp takes rows in turn.
   const int first_x = meetings[0].first;
   const int end_x = smaller(a.x.out - begin_x, Size::x), end_y = smaller(a.y.out - begin_y, Size::y);
-  const int last_phase = meetings[end_x - 1].phase, up_x = static_cast<int>(a.x.up), up_y = static_cast<int>(a.y.up);
-  const int columns = last_phase >= a.x.taps ? meetings[end_x - 1].first - first_x
-                                             : meetings[end_x - 1].first - first_x + (a.x.taps - 1 - last_phase) / up_x + 1;
+  const int up_x = static_cast<int>(a.x.up), up_y = static_cast<int>(a.y.up);
+  const Meeting last = meetings[end_x - 1];
+  const int columns = last.first - first_x + (last.phase < a.x.taps ? (a.x.taps - 1 - last.phase) / up_x + 1 : 0);
   for (int row = warp; row < end_y; row += kWarps) {
     const Meeting y = a.y.at(begin_y + row);
     for (int i = kLast ? 0 : lane; i < columns; i += kLast ? 1 : kWarp) {

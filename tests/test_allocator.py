@@ -19,16 +19,16 @@ import torch
 def faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-torch.ones(64 << 18)  # 64 MiB
+torch.ones(32 << 18)  # 32 MiB
 before = faults()
 for _ in range(10):
-    torch.ones(64 << 18)
+    torch.ones(32 << 18)
 print(faults() - before, kept)
 """
 
 
 def new_pages(call: str) -> tuple[int, bool]:
-    """Pages that the kernel had to provide for ten tensors of 64 MiB after the first, one after the other."""
+    """Pages that the kernel had to provide for ten tensors of 32 MiB after the first, one after the other."""
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
     done = subprocess.run(
         [sys.executable, "-c", FAULTS.format(call=call)],

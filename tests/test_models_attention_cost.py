@@ -40,7 +40,7 @@ def cost(
     with native.use("reference"), counter:
         result = layer(x, y, positions, torch.randn(m, W))
         if backward:
-            (result.x.sum() + result.y.sum()).backward()  # type: ignore[no-untyped-call]
+            (result.x.sum() + result.y.sum()).backward()
     return counter.get_total_flops() // 2
 
 

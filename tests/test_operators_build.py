@@ -27,12 +27,7 @@ from ganformer_cli.operators.compiling import (
     NoCompilerError,
     Recipe,
     Tools,
-    compile_jobs,
-    first_error,
-    link_job,
     make_recipe,
-    remedy_of,
-    stand_in_job,
 )
 from ganformer_cli.operators.cuda_toolkit import Nvcc
 from ganformer_cli.operators.toolchain import Compiler, find_compiler
@@ -393,6 +388,28 @@ def test_a_build_for_one_process_goes_with_it(workshop: Workshop) -> None:
     assert not Path(done.stdout).exists()
 
 
+@pytest.mark.parametrize(
+    ("nvcc", "cuda", "problem"),
+    [
+        (None, "13.0", "no nvcc was found"),
+        (Nvcc("nvcc", (12, 4), ()), "13.0", "nvcc 12.4 at nvcc is of another generation than torch's CUDA 13.0"),
+        (Nvcc("nvcc", (13, 1), ()), "13.0", ""),
+        (Nvcc("nvcc", (12, 4), ()), None, ""),  # a torch without CUDA builds for whatever the others have
+    ],
+)
+def test_nvcc_must_fit_torch(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, nvcc: Nvcc | None, cuda: str | None, problem: str
+) -> None:
+    monkeypatch.setattr(build, "find_tools", workshop.tools)
+    monkeypatch.setattr(build, "find_nvcc", lambda wanted: nvcc)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    if not problem:
+        assert build.find_cuda_tools().nvcc == nvcc
+        return
+    with pytest.raises(NoCompilerError, match=rf"{problem}; install the CUDA toolkit 13\.0"):
+        build.find_cuda_tools()
+
+
 # ----- Several processes -----
 
 # Builds as another process would: sources, script, folder.
@@ -463,148 +480,6 @@ def test_a_lock_that_is_held_too_long_is_not_waited_for(workshop: Workshop, monk
     assert any("waiting" in line for line in workshop.said)
     (warning,) = workshop.warned
     assert str(lock_file) in warning
-
-
-# ----- Command lines -----
-
-
-def test_the_longest_source_is_compiled_first(workshop: Workshop, tmp_path: Path) -> None:
-    workshop.write("two.cpp", "x" * 100)
-    workshop.write("three.cpp", '#include "three.h"\n')  # short, and yet the longest with what it includes
-    workshop.write("three.h", '#pragma once\n#include <vector>\n  # include "templates.h"\n#include "three.h"\n')
-    workshop.write("templates.h", "x" * 200)
-    jobs = compile_jobs(workshop.recipe(), workshop.tools(), tmp_path)
-    assert [job.output.name for job in jobs] == ["three.o", "two.o", "one.o"]
-
-
-@pytest.mark.parametrize(
-    ("capability", "flags"),
-    [("AVX512", {"-mavx512f", "-mfma"}), ("AVX2", {"-mavx2", "-mfma"}), ("DEFAULT", set()), ("SVE256", set())],
-)
-def test_flags_of_gcc(workshop: Workshop, tmp_path: Path, capability: str, flags: set[str]) -> None:
-    (job,) = compile_jobs(workshop.recipe(capability), workshop.tools(), tmp_path)
-    assert {word for word in job.words if word.startswith("-m")} >= flags
-    assert flags or not any(word.startswith("-m") for word in job.words)
-    assert {"-std=c++17", "-O3", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"} <= {*job.words}
-    assert not {"-ffast-math", "-march=native"} & {*job.words}
-
-
-@pytest.mark.parametrize(("version", "contracts"), [("14.44.35207", True), ("14.29.30133", False)])
-def test_command_lines_of_microsofts(workshop: Workshop, tmp_path: Path, version: str, contracts: bool) -> None:
-    torch = tmp_path / "torch"
-    (torch / "lib").mkdir(parents=True)
-    for name in ("torch_cpu", "c10", "torch"):
-        (torch / "lib" / f"{name}.lib").touch()
-    tools = Tools(Compiler("msvc", ("C:\\cl.exe",), "MSVC", version, {"PATH": ""}), torch)
-    (job,) = compile_jobs(workshop.recipe("AVX512"), tools, tmp_path)
-    assert {"/std:c++17", "/O2", "/EHsc", "/MD", "/utf-8", "/arch:AVX512", "/c", f"/I{torch / 'include'}"} <= {
-        *job.words
-    }
-    assert ("/fp:contract" in job.words) == contracts
-    assert job.words[-1] == f"/Fo{job.output}"
-    link = link_job(workshop.recipe(), tools, [job.output], tmp_path)
-    assert {"/LD", f"/Fe{link.output}", f"/LIBPATH:{torch / 'lib'}", "torch_cpu.lib", "c10.lib", "torch.lib"} <= {
-        *link.words
-    }
-    assert link.words.index("/link") > link.words.index(str(job.output))
-
-
-def test_command_lines_of_cuda(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NVCC_CCBIN", "CUDAHOSTCXX"):
-        monkeypatch.delenv(name, raising=False)
-    workshop.write("kernel.cu", "a kernel, longer than the bindings")
-    workshop.write("cuda_bindings.cpp", "bindings")
-    recipe = make_recipe("cuda", "sm80-sm90", workshop.sources)
-    assert recipe is not None
-    assert recipe.sources == ("cuda_bindings.cpp", "kernel.cu")
-    tools = replace(workshop.tools(), nvcc=Nvcc("nvcc", (13, 0), (tmp_path,)))
-    kernel, bindings = compile_jobs(recipe, tools, tmp_path)
-    said = " ".join(kernel.words)
-    assert said.startswith("nvcc -c -std=c++17 -O3")
-    for pair in ("arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90"):
-        assert f"-gencode {pair}" in said
-    assert f"-ccbin {sys.executable}" in said
-    assert bindings.words[0] == sys.executable
-    assert "-DUSE_CUDA" in bindings.words
-    assert "-lcudart" in link_job(recipe, tools, [kernel.output, bindings.output], tmp_path).words
-    monkeypatch.setenv("NVCC_CCBIN", "g++-13")
-    assert "-ccbin g++-13" in " ".join(compile_jobs(recipe, tools, tmp_path)[0].words)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows links with an import library")
-def test_a_torch_without_cuda_builds_for_one_that_has_it(workshop: Workshop, tmp_path: Path) -> None:
-    tools = replace(workshop.tools(), nvcc=Nvcc("nvcc", (13, 0), (tmp_path,)))
-    stand_in = stand_in_job(tools, tmp_path)
-    assert stand_in is not None
-    assert "-Wl,-soname,libtorch_cuda.so" in stand_in.words
-    recipe = replace(workshop.recipe(), library="cuda")
-    assert str(stand_in.output) in link_job(recipe, tools, [], tmp_path).words
-    real = tools.torch / "lib" / "libtorch_cuda.so"
-    real.parent.mkdir()
-    real.touch()
-    assert stand_in_job(tools, tmp_path) is None
-    assert str(real) in link_job(recipe, tools, [], tmp_path).words
-    assert stand_in_job(workshop.tools(), tmp_path) is None  # the library of the CPU needs none
-
-
-@pytest.mark.parametrize(
-    ("nvcc", "cuda", "problem"),
-    [
-        (None, "13.0", "no nvcc was found"),
-        (Nvcc("nvcc", (12, 4), ()), "13.0", "nvcc 12.4 at nvcc is of another generation than torch's CUDA 13.0"),
-        (Nvcc("nvcc", (13, 1), ()), "13.0", ""),
-        (Nvcc("nvcc", (12, 4), ()), None, ""),  # a torch without CUDA builds for whatever the others have
-    ],
-)
-def test_nvcc_must_fit_torch(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, nvcc: Nvcc | None, cuda: str | None, problem: str
-) -> None:
-    monkeypatch.setattr(build, "find_tools", workshop.tools)
-    monkeypatch.setattr(build, "find_nvcc", lambda wanted: nvcc)
-    monkeypatch.setattr(torch.version, "cuda", cuda)
-    if not problem:
-        assert build.find_cuda_tools().nvcc == nvcc
-        return
-    with pytest.raises(NoCompilerError, match=rf"{problem}; install the CUDA toolkit 13\.0"):
-        build.find_cuda_tools()
-
-
-def test_a_folder_without_sources_has_no_recipe(tmp_path: Path) -> None:
-    (tmp_path / "README.md").touch()
-    assert make_recipe("cpu", "AVX2", tmp_path) is None
-    assert make_recipe("cuda", "sm80", tmp_path) is None
-
-
-# ----- What compilers say -----
-
-
-@pytest.mark.parametrize(
-    ("line", "remedy"),
-    [
-        ("ops/x.cpp:1:10: fatal error: torch/csrc/stable/library.h: No such file or directory", "torch"),
-        ("ops/x.cpp:1:10: fatal error: 'cmath' file not found", "apt install g++"),
-        ("/usr/include/c++/12/cmath:45:15: fatal error: math.h: No such file or directory", "apt install g++"),
-        ("x.cpp(3): fatal error C1083: Cannot open include file: 'torch/csrc/stable/library.h': No such file", "torch"),
-        ("g++: error: unrecognized command-line option '-std=c++17'", "too old"),
-        ("g++: fatal error: Killed signal terminated program cc1plus", "memory"),
-        ("/usr/bin/ld: final link failed: No space left on device", "make room"),
-        ("/usr/bin/ld: cannot find -ltorch_cpu: No such file or directory", "torch"),
-        ("/usr/include/crt/host_config.h:143:2: error: #error -- unsupported GNU version! gcc versions", "NVCC_CCBIN"),
-        ("nvcc fatal   : Unsupported gpu architecture 'compute_200'", "CUDA toolkit"),
-        ("k.cu:1:10: fatal error: cuda_runtime.h: No such file or directory", "CUDA toolkit"),
-        ("library.obj : error LNK2001: unresolved external symbol aoti_torch_x", "another compiler"),
-        ("x.cpp:265:57: error: 'PF' was not declared in this scope", "another compiler"),
-    ],
-)
-def test_each_failure_has_its_remedy(line: str, remedy: str) -> None:
-    said = f"In file included from ops/common.h:1,\n                 from ops/x.cpp:1:\n{line}\n  | note\n1 error\n"
-    assert first_error(said) == line.replace("   ", " ")
-    assert remedy in remedy_of(said)
-
-
-def test_what_says_nothing_is_still_a_line() -> None:
-    assert first_error("") == ""
-    assert first_error("\n  something \t else\n") == "something else"
 
 
 # ----- The real compiler -----

@@ -118,7 +118,11 @@ def _register() -> None:
             keys.new_empty(batch, heads, components, x.shape[1]),
             keys.new_empty(batch, heads, components, width),
             keys.new_empty(batch, heads, components),
-            keys.new_empty((batch, heads, components) if over == 1 else (0,)),
+            # For the backward pass alone.
+            keys.new_empty(
+                (batch, heads, components) if over == 1 else (0,),
+                dtype=torch.float64 if x.device.type == "cpu" else keys.dtype,
+            ),
         )
 
     @torch.library.register_fake("ganformer::attention_means_backward")

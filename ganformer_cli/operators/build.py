@@ -353,7 +353,7 @@ def _make(recipe: Recipe, tools: Tools, folder: Path, *, ahead: bool, say: Say) 
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:
-        about = "about 10 s" if recipe.library == "cpu" else "a minute or two"
+        about = "about 20 s" if recipe.library == "cpu" else "a minute or two"
         say(f"building the native operators with {tools} (once, {about}) ...")
         start = time.monotonic()
         made = compile_library(recipe, tools, work)

@@ -1,0 +1,167 @@
+"""The command lines of compilers, and what to do about what they say."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ganformer_cli.operators.compiling import (
+    Library,
+    Recipe,
+    Tools,
+    compile_jobs,
+    first_error,
+    link_job,
+    make_recipe,
+    remedy_of,
+    stand_in_job,
+)
+from ganformer_cli.operators.cuda_toolkit import Nvcc
+from ganformer_cli.operators.toolchain import Compiler
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A folder with one source."""
+    folder = tmp_path / "ops"
+    folder.mkdir()
+    (folder / "one.cpp").write_text("first", encoding="utf-8")
+    return folder
+
+
+def recipe_of(sources: Path, capability: str = "AVX2", library: Library = "cpu") -> Recipe:
+    recipe = make_recipe(library, capability, sources)
+    assert recipe is not None
+    return recipe
+
+
+def write(sources: Path, name: str, text: str) -> None:
+    (sources / name).write_text(text, encoding="utf-8")
+
+
+def gnu_tools(folder: Path) -> Tools:
+    return Tools(Compiler("gnu", (sys.executable,), "fake", "1.0"), folder)
+
+
+# ----- Command lines -----
+
+
+def test_the_longest_source_is_compiled_first(sources: Path, tmp_path: Path) -> None:
+    write(sources, "two.cpp", "x" * 100)
+    write(sources, "three.cpp", '#include "three.h"\n')  # short, and yet the longest with what it includes
+    write(sources, "three.h", '#pragma once\n#include <vector>\n  # include "templates.h"\n#include "three.h"\n')
+    write(sources, "templates.h", "x" * 200)
+    jobs = compile_jobs(recipe_of(sources), gnu_tools(tmp_path), tmp_path)
+    assert [job.output.name for job in jobs] == ["three.o", "two.o", "one.o"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "flags"),
+    [("AVX512", {"-mavx512f", "-mfma"}), ("AVX2", {"-mavx2", "-mfma"}), ("DEFAULT", set()), ("SVE256", set())],
+)
+def test_flags_of_gcc(sources: Path, tmp_path: Path, capability: str, flags: set[str]) -> None:
+    (job,) = compile_jobs(recipe_of(sources, capability), gnu_tools(tmp_path), tmp_path)
+    assert {word for word in job.words if word.startswith("-m")} >= flags
+    assert flags or not any(word.startswith("-m") for word in job.words)
+    assert {"-std=c++17", "-O3", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"} <= {*job.words}
+    assert not {"-ffast-math", "-march=native"} & {*job.words}
+
+
+@pytest.mark.parametrize(("version", "contracts"), [("14.44.35207", True), ("14.29.30133", False)])
+def test_command_lines_of_microsofts(sources: Path, tmp_path: Path, version: str, contracts: bool) -> None:
+    torch = tmp_path / "torch"
+    (torch / "lib").mkdir(parents=True)
+    for name in ("torch_cpu", "c10", "torch"):
+        (torch / "lib" / f"{name}.lib").touch()
+    tools = Tools(Compiler("msvc", ("C:\\cl.exe",), "MSVC", version, {"PATH": ""}), torch)
+    (job,) = compile_jobs(recipe_of(sources, "AVX512"), tools, tmp_path)
+    assert {"/std:c++17", "/O2", "/EHsc", "/MD", "/utf-8", "/arch:AVX512", "/c", f"/I{torch / 'include'}"} <= {
+        *job.words
+    }
+    assert ("/fp:contract" in job.words) == contracts
+    assert job.words[-1] == f"/Fo{job.output}"
+    link = link_job(recipe_of(sources), tools, [job.output], tmp_path)
+    assert {"/LD", f"/Fe{link.output}", f"/LIBPATH:{torch / 'lib'}", "torch_cpu.lib", "c10.lib", "torch.lib"} <= {
+        *link.words
+    }
+    assert link.words.index("/link") > link.words.index(str(job.output))
+
+
+def test_command_lines_of_cuda(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NVCC_CCBIN", "CUDAHOSTCXX"):
+        monkeypatch.delenv(name, raising=False)
+    write(sources, "kernel.cu", "a kernel, longer than the bindings")
+    write(sources, "cuda_bindings.cpp", "bindings")
+    recipe = make_recipe("cuda", "sm80-sm90", sources)
+    assert recipe is not None
+    assert recipe.sources == ("cuda_bindings.cpp", "kernel.cu")
+    tools = replace(gnu_tools(tmp_path), nvcc=Nvcc("nvcc", (13, 0), (tmp_path,)))
+    kernel, bindings = compile_jobs(recipe, tools, tmp_path)
+    said = " ".join(kernel.words)
+    assert said.startswith("nvcc -c -std=c++17 -O3")
+    for pair in ("arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90"):
+        assert f"-gencode {pair}" in said
+    assert f"-ccbin {sys.executable}" in said
+    assert bindings.words[0] == sys.executable
+    assert "-DUSE_CUDA" in bindings.words
+    assert "-lcudart" in link_job(recipe, tools, [kernel.output, bindings.output], tmp_path).words
+    monkeypatch.setenv("NVCC_CCBIN", "g++-13")
+    assert "-ccbin g++-13" in " ".join(compile_jobs(recipe, tools, tmp_path)[0].words)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows links with an import library")
+def test_a_torch_without_cuda_builds_for_one_that_has_it(sources: Path, tmp_path: Path) -> None:
+    tools = replace(gnu_tools(tmp_path), nvcc=Nvcc("nvcc", (13, 0), (tmp_path,)))
+    stand_in = stand_in_job(tools, tmp_path)
+    assert stand_in is not None
+    assert "-Wl,-soname,libtorch_cuda.so" in stand_in.words
+    recipe = replace(recipe_of(sources), library="cuda")
+    assert str(stand_in.output) in link_job(recipe, tools, [], tmp_path).words
+    real = tools.torch / "lib" / "libtorch_cuda.so"
+    real.parent.mkdir()
+    real.touch()
+    assert stand_in_job(tools, tmp_path) is None
+    assert str(real) in link_job(recipe, tools, [], tmp_path).words
+    assert stand_in_job(gnu_tools(tmp_path), tmp_path) is None  # the library of the CPU needs none
+
+
+def test_a_folder_without_sources_has_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
+    assert make_recipe("cpu", "AVX2", tmp_path) is None
+    assert make_recipe("cuda", "sm80", tmp_path) is None
+
+
+# ----- What compilers say -----
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("ops/x.cpp:1:10: fatal error: torch/csrc/stable/library.h: No such file or directory", "torch"),
+        ("ops/x.cpp:1:10: fatal error: 'cmath' file not found", "apt install g++"),
+        ("/usr/include/c++/12/cmath:45:15: fatal error: math.h: No such file or directory", "apt install g++"),
+        ("x.cpp(3): fatal error C1083: Cannot open include file: 'torch/csrc/stable/library.h': No such file", "torch"),
+        ("g++: error: unrecognized command-line option '-std=c++17'", "too old"),
+        ("g++: fatal error: Killed signal terminated program cc1plus", "memory"),
+        ("/usr/bin/ld: final link failed: No space left on device", "make room"),
+        ("/usr/bin/ld: cannot find -ltorch_cpu: No such file or directory", "torch"),
+        ("/usr/include/crt/host_config.h:143:2: error: #error -- unsupported GNU version! gcc versions", "NVCC_CCBIN"),
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_200'", "CUDA toolkit"),
+        ("k.cu:1:10: fatal error: cuda_runtime.h: No such file or directory", "CUDA toolkit"),
+        ("library.obj : error LNK2001: unresolved external symbol aoti_torch_x", "another compiler"),
+        ("x.cpp:265:57: error: 'PF' was not declared in this scope", "another compiler"),
+    ],
+)
+def test_each_failure_has_its_remedy(line: str, remedy: str) -> None:
+    said = f"In file included from ops/common.h:1,\n                 from ops/x.cpp:1:\n{line}\n  | note\n1 error\n"
+    assert first_error(said) == line.replace("   ", " ")
+    assert remedy in remedy_of(said)
+
+
+def test_what_says_nothing_is_still_a_line() -> None:
+    assert first_error("") == ""
+    assert first_error("\n  something \t else\n") == "something else"
