@@ -81,7 +81,9 @@ def path_lengths(images: Tensor, ws: Tensor) -> Tensor:
     Returns:
         ``[B]``, differentiable by the generator's parameters.
     """
-    noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
+    # Not randn_like: the numbers would depend on the images' memory format.
+    noise = torch.randn(images.shape, dtype=images.dtype, device=images.device)
+    noise = noise / (images.shape[2] * images.shape[3]) ** 0.5
     (gradient,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)
     return gradient.square().sum(3).mean((1, 2)).sqrt()
 
