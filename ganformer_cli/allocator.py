@@ -3,7 +3,7 @@
 glibc maps every block above a few MiB afresh and returns it at once. The kernel then zeroes it page by page whenever a
 tensor is written for the first time, which costs several times what the arithmetic on the tensor does. Keeping freed
 blocks takes that away. The very largest are mapped all the same, but in huge pages: kept, they would leave holes in the
-heap that add up. Other C libraries keep blocks by themselves.
+heap, which add up where many live long, as in training. Other C libraries keep blocks by themselves.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ _M_MMAP_THRESHOLD = -3
 _LARGEST = 2**31 - 1  # mallopt takes an int
 
 #: Blocks up to here are kept, in MiB.
-KEPT_MIB = 48
+TRAINING_MIB = 64
+EVALUATION_MIB = 192
 
 
-def keep_large_blocks() -> bool:
+def keep_large_blocks(largest_mib: int = TRAINING_MIB) -> bool:
     """Let this process keep the memory of freed tensors for the next ones; it is returned when the process ends.
 
     To be called before torch makes its first tensor; later, the largest blocks come in pages of the usual size.
+
+    Args:
+        largest_mib: larger blocks are not kept.
 
     Returns:
         Whether that is so now: glibc only (Linux).
@@ -38,4 +42,4 @@ def keep_large_blocks() -> bool:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     mallopt = library.mallopt
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
-    return bool(mallopt(_M_MMAP_THRESHOLD, KEPT_MIB << 20) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))
+    return bool(mallopt(_M_MMAP_THRESHOLD, largest_mib << 20) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))

@@ -31,7 +31,7 @@ MIB = 2**20
 def test_calls_are_sampled_in_turn_and_nobody_is_always_first(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     # One call is one sample: each seems to take a second.
-    monkeypatch.setattr("ganformer_cli.operators.measuring._calls_in_a_sample", lambda work, conditions: 1)
+    monkeypatch.setattr("ganformer_cli.operators.measuring._warm_up", lambda work, conditions: 1.0)
     works = {name: Work(partial(order.append, name)) for name in "abc"}
     timings = interleaved(works, QUICK)
     assert "".join(order) == "abcbcacab"
@@ -52,6 +52,12 @@ def test_calls_are_made_on_their_side_with_the_same_random_numbers() -> None:
     starts = {float(torch.rand([], generator=torch.Generator().manual_seed(seed))) for seed in range(3)}
     assert starts <= numbers["native"]
     assert starts <= numbers["reference"]
+
+
+def test_a_long_call_is_not_made_only_to_warm_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganformer_cli.operators.measuring.LONG_CALL", 0.0)
+    timing = interleaved({"long": Work(lambda: None)}, QUICK)["long"]
+    assert timing.samples == QUICK.repeats + 1
 
 
 def test_slow_rivals_may_be_sampled_less_often() -> None:

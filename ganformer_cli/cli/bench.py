@@ -137,13 +137,12 @@ def command(
     the equations read, up-sampling by inserted zeros, or the step's bare convolutions in their fastest form.
 
     \b
-      ganformer bench                               everything; about ten minutes on two CPU cores
+      ganformer bench                               everything; on two CPU cores 40 minutes, most of it training
       ganformer bench --only layer,operators --json
       ganformer bench --device cuda --precision bf16
     """
     import torch
 
-    from ganformer_cli.allocator import keep_large_blocks
     from ganformer_cli.operators.measuring import Conditions, native_missing
 
     if device is None:
@@ -165,7 +164,7 @@ def command(
     settings["attention"] = config.model.attention
     if output is not None and not output.parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it, or choose another file")
-    keep_large_blocks()
+    keep_memory()
     with conditions.apply():
         missing = native_missing(conditions)
         sides: tuple[Side, ...] = ("reference",) if missing else ("native", "reference")
@@ -272,6 +271,7 @@ def measure_all(plan: Plan) -> dict[str, Any]:
                 warn(f"build: {error}")
             go_on(parts["build"], "build")
         for group, cases in listed.items():
+            keep_memory(group)
             memories: dict[str, list[Memory | None]] = {}
             for side in plan.sides if separate else ():
                 memories[side] = memories_of(plan, group, side)
@@ -300,14 +300,21 @@ def measure_all(plan: Plan) -> dict[str, Any]:
 
 def memories_of(plan: Plan, group: str, side: Side) -> list[Memory | None]:
     """Memory of a group's cases, each in turn in one new process."""
-    from ganformer_cli.allocator import keep_large_blocks
     from ganformer_cli.operators.measuring import in_fresh_process, process_memories
 
+    prepare = partial(keep_memory, group)
     try:
-        return in_fresh_process(partial(process_memories, plan.cases[group], side, plan.conditions, keep_large_blocks))
+        return in_fresh_process(partial(process_memories, plan.cases[group], side, plan.conditions, prepare))
     except GanformerError as error:
         warn(f"{group}: no memory of the {side} side: {error}")
         return []
+
+
+def keep_memory(group: str = "training") -> None:
+    """As the commands do that need what is measured in ``group``."""
+    from ganformer_cli.allocator import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
+
+    keep_large_blocks(EVALUATION_MIB if group == "generator" else TRAINING_MIB)
 
 
 def machine(conditions: Conditions) -> dict[str, Any]:

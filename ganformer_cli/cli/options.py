@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from ganformer_cli.allocator import keep_large_blocks
+from ganformer_cli.allocator import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
 from ganformer_cli.errors import ConfigError, NotYetError
 
 if TYPE_CHECKING:
@@ -272,17 +272,17 @@ gpus_option = option(
 )
 
 
-def pick_device(gpus: tuple[int, ...] | None) -> torch.device:
+def pick_device(gpus: tuple[int, ...] | None, *, training: bool = False) -> torch.device:
     """The device for ``--gpus``; ``None`` (left out) means the first GPU if there is one.
 
     On a machine without a GPU, asking for one warns and gives the CPU, so that a command line works everywhere. For the
-    CPU's sake the process is told to keep the memory of freed tensors for the next ones.
+    CPU's sake the process is told to keep the memory of freed tensors for the next ones, less of it in ``training``.
 
     Raises:
         ConfigError: a GPU of that number is not there.
         NotYetError: more than one GPU.
     """
-    keep_large_blocks()
+    keep_large_blocks(TRAINING_MIB if training else EVALUATION_MIB)
     import torch
 
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -221,7 +221,7 @@ def command(
     """
     baseline = baseline_name(ctx)
     options = chosen_settings(ctx, baseline)
-    device = pick_device(gpus)
+    device = pick_device(gpus, training=True)
     dataset = open_data(options, data_dir, on_cpu=device.type == "cpu")
     config = resolve(options, dataset, baseline, on_cpu=device.type == "cpu")
     start = None
@@ -360,14 +360,18 @@ def show_plan(config: RunConfig, dataset: ImageDataset, device: torch.device, *,
     import torch
 
     from ganformer_cli.models import Discriminator, Generator, parameter_count
+    from ganformer_cli.operators import native
 
     with torch.device("meta"):
         counts = {
             "generator": parameter_count(Generator(config.model)),
             "discriminator": parameter_count(Discriminator(config.model)),
         }
+    operators = native.status(device.type)  # builds them where that is still to be done
     if as_json:
-        click.echo(json.dumps({"config": config.to_dict(), "parameters": counts, "device": str(device)}, indent=2))
+        side = "native" if operators.native else "reference"
+        plan = {"config": config.to_dict(), "parameters": counts, "device": str(device), "operators": side}
+        click.echo(json.dumps(plan, indent=2))
         return
     model, train = config.model, config.train
     height, width = model.image_size
@@ -386,6 +390,8 @@ def show_plan(config: RunConfig, dataset: ImageDataset, device: torch.device, *,
     click.echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")
     click.echo(f"           generator, {counts['discriminator']:,} in the discriminator")
     click.echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
+    said = "native" if operators.native else f"plain torch ({operators.reason}); see ganformer doctor"
+    click.echo(f"operators  {said}")
 
 
 def launch(

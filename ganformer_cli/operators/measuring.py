@@ -29,6 +29,8 @@ from ganformer_cli.operators.native import Side
 
 #: Seconds of measuring a case, after which half of the repeats will do.
 LONG = 30.0
+#: Seconds of a call that is not made only to warm it up: its first time counts, too.
+LONG_CALL = 5.0
 
 Precision = Literal["fp32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
@@ -241,8 +243,9 @@ def interleaved(works: Mapping[str, Work], conditions: Conditions, bounds: Itera
     Where a round takes long there are only half as many. Each round starts torch's random stream anew, so that all
     calls of a round draw the same numbers.
     """
-    loops = {name: _calls_in_a_sample(work, conditions) for name, work in works.items()}
-    samples: dict[str, list[float]] = {name: [] for name in works}
+    first_calls = {name: _warm_up(work, conditions) for name, work in works.items()}
+    loops = {name: max(1, min(1000, round(conditions.sample / max(s, 1e-9)))) for name, s in first_calls.items()}
+    samples = {name: [seconds] if seconds >= LONG_CALL else [] for name, seconds in first_calls.items()}
     start, rounds = time.perf_counter(), 0
     while not _enough(rounds, time.perf_counter() - start, conditions):
         order = list(works)
@@ -266,14 +269,14 @@ def _enough(rounds: int, seconds: float, conditions: Conditions) -> bool:
     return rounds >= conditions.repeats and seconds >= conditions.seconds
 
 
-def _calls_in_a_sample(work: Work, conditions: Conditions) -> int:
-    """How often a sample makes its call; warms it up, too."""
+def _warm_up(work: Work, conditions: Conditions) -> float:
+    """Seconds of one of the first calls."""
     torch.manual_seed(0)
     with on_side(work.side):
         taken = sample_of(work.call, 1, conditions)
         if taken < 50 * conditions.sample:
             taken = sample_of(work.call, 1, conditions)  # the first call may have built something
-    return max(1, min(1000, round(conditions.sample / max(taken, 1e-9))))
+    return taken
 
 
 def sample_of(call: Callable[[], object], loops: int, conditions: Conditions) -> float:

@@ -67,14 +67,15 @@ class Bench:
         with self.conditions.autocast():
             trainer.train_step(self.batch, Means())
 
-    def build(self, run: Callable[[], None], warm_calls: int) -> Workload:
+    def build(self, run: Callable[[], None]) -> Workload:
         """The workload of a kind of step."""
 
         def bounds() -> dict[str, Bound]:
             bare = BareConvolutions(record(run), self.config.train.micro_batch, self.clock)
             return {BARE_CONVOLUTIONS: bare}
 
-        return Workload(run=run, bounds=bounds, warm_calls=warm_calls)
+        # The first step makes the optimisers' memory, which stays.
+        return Workload(run=run, bounds=bounds, warm_calls=0 if "trainer" in vars(self) else 1)
 
 
 def training_cases(conditions: Conditions, config: RunConfig) -> list[Case]:
@@ -86,9 +87,8 @@ def training_cases(conditions: Conditions, config: RunConfig) -> list[Case]:
             group="training",
             what=f"{config.model.attention}, {config.model.resolution} px, {what}",
             images=config.train.batch_size,
-            # The first step makes the optimisers' memory, which stays.
-            build=partial(bench.build, partial(bench.step, r1=r1, path_length=path), warm_calls=1),
-            weight=100 * pixels_of_usual(config.model, config.train.batch_size),
+            build=partial(bench.build, partial(bench.step, r1=r1, path_length=path)),
+            weight=550 * pixels_of_usual(config.model, config.train.batch_size),
         )
         for what, (r1, path) in kinds.items()
     ]
