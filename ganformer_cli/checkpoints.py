@@ -29,6 +29,10 @@ SNAPSHOT_FOLDER = "snapshots"
 SNAPSHOT_PATTERN = "network-snapshot-*.safetensors"
 
 
+class NewerError(SnapshotError):
+    """A file that a newer version wrote."""
+
+
 def snapshot_name(kimg: float) -> str:
     """File name of the snapshot taken after ``kimg`` thousand images."""
     return f"network-snapshot-{int(kimg):06d}.safetensors"
@@ -87,7 +91,7 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or not isinstance(header.get("format"), int):
         raise SnapshotError(f"{path}: its ganformer header is damaged; give another snapshot")
     if header["format"] > FORMAT_VERSION:
-        raise SnapshotError(
+        raise NewerError(
             f"{path}: written by a newer ganformer (format {header['format']}, this one reads {FORMAT_VERSION}); "
             "install the newer version"
         )

@@ -25,6 +25,10 @@ class SnapshotError(GanformerError):
     """A model file that is missing, damaged, or of another architecture."""
 
 
+class TrainingError(GanformerError):
+    """Training that cannot go on."""
+
+
 class DownloadError(GanformerError):
     """A file of the internet that cannot be had, or is not the one that it should be."""
 

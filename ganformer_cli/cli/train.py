@@ -82,6 +82,13 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 )
 @offline_option
 @boolean_option("--restart", group="Run", default=False, help="Begin a new numbered run instead of going on.")
+@boolean_option(
+    "--override",
+    group="Run",
+    rare=True,
+    default=False,
+    help="Go on although settings of training, or the pictures, are others than before.",
+)
 @boolean_option("--dry-run", group="Run", default=False, help="Show the configuration and parameter counts; stop.")
 @setting("total_kimg", float, "Thousands of real pictures to show.", group="Run", rare=False)
 @setting("seed", int, "Of weights, order and latents.", group="Run", rare=False)
@@ -186,6 +193,7 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @setting("tick_kimg", float, "A line in log.jsonl every so many kimg.", group="Logging")
 @setting("snapshot_kimg", float, "A snapshot and its grids every so many kimg.", group="Logging")
 @setting("last_snapshots", int, "How many snapshots are kept.", group="Logging")
+@setting("save_minutes", float, "Also save the state of the run every so many minutes.", group="Logging")
 @setting("keep_samples", bool, "Keep the grids of all snapshots.", group="Logging")
 @setting("vis_num", int, "Pictures in a grid.", group="Logging")
 @setting("truncation_psi", float, "Truncation of the grids' latents.", group="Logging")
@@ -207,6 +215,7 @@ def command(
     expname: str | None,
     result_dir: Path,
     restart: bool,
+    override: bool,
     dry_run: bool,
     as_json: bool,
     data_dir: Path,
@@ -236,7 +245,7 @@ def command(
 
     name = expname or f"{dataset.name}-{(baseline or config.model.attention).lower()}"
     folder, resume = choose_run_folder(result_dir, name, restart=restart)
-    result = launch(config, dataset, folder, device, resume=resume, quiet=as_json, start=start)
+    result = launch(config, dataset, folder, device, resume=resume, override=override, quiet=as_json, start=start)
     report(result, as_json=as_json)
     if not result.finished:
         ctx.exit(STOPPED)
@@ -401,6 +410,7 @@ def launch(
     device: torch.device,
     *,
     resume: bool,
+    override: bool,
     quiet: bool,
     start: Networks | None = None,
 ) -> RunResult:
@@ -424,7 +434,10 @@ def launch(
         networks = None
         if start is not None:
             networks = {name: getattr(start, name) for name in ("ema", "generator", "discriminator")}
-        run = open_run(config, dataset, folder, device=device, resume=resume, callbacks=callbacks, start=networks)
+        run = open_run(
+            config, dataset, folder,
+            device=device, resume=resume, callbacks=callbacks, start=networks, override=override,
+        )  # fmt: skip
         if not quiet:
             show_plan(config, dataset, device, as_json=False)
         return run.run()
@@ -432,7 +445,10 @@ def launch(
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Within the block the first SIGINT or SIGTERM only sets what the yielded function tells; a second one acts."""
+    """Within the block the first signal to stop only sets what the yielded function tells; a second one acts.
+
+    SIGINT is Ctrl-C, SIGTERM a shutdown, and SIGUSR1 how Slurm can announce that a job's time ends (--signal=USR1@120).
+    """
     stop = False
     before: dict[signal.Signals, Any] = {}
 
@@ -442,7 +458,8 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         signal.signal(number, before[signal.Signals(number)])
         click.echo("\nfinishing the step and saving; once more to stop at once", err=True)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+    for number in numbers:
         before[number] = signal.signal(number, request)
     try:
         yield lambda: stop

@@ -46,6 +46,7 @@ class TrainConfig(JsonConfig):
     tick_kimg: float = 4.0  # a line in log.jsonl every so many kimg
     snapshot_kimg: float = 200.0
     last_snapshots: int = 10  # how many are kept
+    save_minutes: float = 15.0  # a kill at any moment loses at most so much work
     keep_samples: bool = True  # False: only the newest grids
     vis_num: int = 32  # pictures in a grid
     truncation_psi: float = 0.75  # of the grids
@@ -78,7 +79,7 @@ class TrainConfig(JsonConfig):
             0 <= self.component_dropout < 1,
             f"--component-dropout {self.component_dropout}: choose a rate from 0 to below 1",
         )
-        for name in ("tick_kimg", "snapshot_kimg"):
+        for name in ("tick_kimg", "snapshot_kimg", "save_minutes"):
             value = getattr(self, name)
             require(0 < value <= 1e9, f"{option_name(name)} {value}: choose a number above 0")
         require(self.ema_rampup is None or 0 < self.ema_rampup <= 10, "--ema-rampup: choose a number above 0, to 10")

@@ -55,15 +55,19 @@ class ImageStream:
 
     Picture ``k`` of the stream is a function of (seed, mirror, k) and the data set, whatever the batch size and the
     number of workers: a stream opened at ``position=k`` goes on exactly where another stopped after ``k`` pictures.
+    Several processes share one stream without overlap: of every ``ranks`` batches, each takes that of its ``rank``, so
+    that together they get what one process with a batch ``ranks`` times as large would get, in this order.
 
     Iterating yields (images, labels): uint8 [batch_size, 3, height, width] and float32 [batch_size, label_dim].
 
     Args:
         dataset: the pictures.
-        batch_size: pictures a batch.
+        batch_size: pictures a batch of this process.
         seed: of the order and the mirroring; any integer.
         mirror: show pictures left-right mirrored half of the time.
-        position: pictures handed out before.
+        position: pictures handed out before, by all processes together.
+        rank: number of this process among those that share the stream.
+        ranks: how many they are.
         workers: processes that read ahead; 0 reads in this one. They start by spawning, on every system: a script
             that uses them needs the usual ``if __name__ == "__main__":``.
     """
@@ -76,14 +80,22 @@ class ImageStream:
         seed: int,
         mirror: bool,
         position: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
         workers: int = 0,
     ) -> None:
-        for option, value, least in (("batch size", batch_size, 1), ("position", position, 0), ("workers", workers, 0)):
-            if value < least:
-                raise ConfigError(f"a stream of pictures cannot have {option} {value}; the least is {least}")
+        least = {"batch size": 1, "position": 0, "rank": 0, "ranks": 1, "workers": 0}
+        given = {"batch size": batch_size, "position": position, "rank": rank, "ranks": ranks, "workers": workers}
+        for option, value in given.items():
+            if value < least[option]:
+                raise ConfigError(f"a stream of pictures cannot have {option} {value}; the least is {least[option]}")
+        if rank >= ranks:
+            raise ConfigError(f"a stream of pictures shared by {ranks} has no rank {rank}; the last is {ranks - 1}")
         self.dataset = dataset
         self.batch_size = batch_size
-        self.position = position  # pictures handed out so far
+        self.position = position  # pictures handed out so far, by all processes
+        self._offset = rank * batch_size
+        self._step = ranks * batch_size
         self._workers = workers
         self._batches = _Batches(dataset, Order(len(dataset), seed, mirror), batch_size)
         self._ahead: Iterator[Batch] | None = None
@@ -94,8 +106,8 @@ class ImageStream:
     def __next__(self) -> Batch:
         if self._workers and self._ahead is None:
             self._ahead = self._start_workers()
-        batch = self._batches[self.position] if self._ahead is None else next(self._ahead)
-        self.position += self.batch_size
+        batch = self._batches[self.position + self._offset] if self._ahead is None else next(self._ahead)
+        self.position += self._step
         return batch
 
     def close(self) -> None:
@@ -117,7 +129,7 @@ class ImageStream:
         loader: DataLoader[Batch] = DataLoader(
             batches,
             batch_size=None,
-            sampler=_Starts(self.position, self.batch_size),
+            sampler=_Starts(self.position + self._offset, self._step),
             num_workers=self._workers,
             prefetch_factor=_AHEAD,
             multiprocessing_context="spawn",

@@ -63,7 +63,7 @@ class Bench:
         weight = (given.pl_weight or PL_WEIGHT) if path_length else 0.0
         train = replace(given, gamma=(given.gamma or 1.0) if r1 else 0.0, pl_weight=weight)
         trainer.config = replace(self.config, train=train)
-        trainer.step = 0  # of those that regularise
+        trainer.counters.step = 0  # of those that regularise
         with self.conditions.autocast():
             trainer.train_step(self.batch, Means())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +16,19 @@ from ganformer_cli import __version__, checkpoints
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.data.stream import ImageStream
-from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
+from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError, TrainingError
 from ganformer_cli.metrics.evaluate import METRICS, evaluate
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.training import losses, run_folder, state
 from ganformer_cli.training.ema import ema_decay, update_ema
 from ganformer_cli.training.memory import gpu_memory_mib, process_memory_mib
 from ganformer_cli.training.samples import SampleGrids
+from ganformer_cli.training.watch import CollapseWatch, all_finite
+
+#: Steps that may go wrong between two states before the run gives up.
+MOST_SETBACKS = 3
+#: On a GPU, steps between looks at the losses: each look waits for it.
+LOOK_EVERY = 16
 
 
 class Means:
@@ -77,6 +84,7 @@ def open_run(
     resume: bool,
     callbacks: Callbacks | None = None,
     start: Mapping[str, nn.Module | None] | None = None,
+    override: bool = False,
 ) -> Trainer:
     """Begin a run in ``folder`` or go on with the one that is there; ``Trainer.run`` then trains.
 
@@ -85,24 +93,24 @@ def open_run(
         dataset: pictures of the networks' size.
         folder: the run folder; made here unless ``resume``.
         device: where to compute.
-        resume: go on from the newest snapshot in ``folder``.
+        resume: go on from the newest state in ``folder``.
         callbacks: see ``Callbacks``.
         start: networks ``ema``, ``generator`` and ``discriminator`` of the same configuration, to begin a run with.
+        override: go on even where settings of training, or the pictures, are others than before.
 
     Raises:
         GanformerError: one of ``start`` is missing; ``folder`` cannot be written to, or holds another run.
     """
     callbacks = callbacks or Callbacks()
     if resume:
-        run_folder.check_same_run(folder, run_folder.read_run_config(folder), config)
+        run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
     metric_names(config.train.metrics)
     trainer = Trainer(config, dataset, folder, device, callbacks)
     if start is not None and not resume:
         trainer.start_from(start)
     if resume:
-        trainer.restore()
-    else:
-        run_folder.create_run_folder(folder, config)
+        trainer.restore(override=override)
+    run_folder.create_run_folder(folder, config)
     return trainer
 
 
@@ -127,17 +135,27 @@ class Trainer:
         self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
         micro = options.micro_batch
         self.parts = [slice(start, start + micro) for start in range(0, options.batch_size, micro)]
-        self.images_seen = 0
-        self.step = 0
-        self.seconds = 0.0
-        self.ticks = 0
+        self.counters = state.Counters()
         self.tick_kimg = 0.0  # where the current tick began
+        self.setbacks = 0  # steps that went wrong since the last state
+        self.saved_at = time.monotonic()
+        self.watch = CollapseWatch(dataset, judged_by_sign=options.d_loss != "wgan")
         self.pl_mean = torch.zeros([], device=device)  # running mean of path lengths
 
     @property
     def kimg(self) -> float:
         """Thousands of real pictures shown."""
-        return self.images_seen / 1000
+        return self.counters.images_seen / 1000
+
+    @property
+    def position(self) -> int:
+        """Where the next batch begins in the stream of real pictures."""
+        return self.counters.images_seen + self.counters.images_skipped
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by name."""
+        return {"ema": self.ema, "generator": self.generator, "discriminator": self.discriminator}
 
     @property
     def optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, torch.nn.Module]]:
@@ -184,35 +202,111 @@ class Trainer:
                 },
             },
         )
-        state.save_state(
-            self.folder / state.STATE_FILE,
-            snapshot=path.name,
-            optimizers=self.optimizers,
-            counters={name: kind(getattr(self, name)) for name, kind in state.COUNTERS.items()},
-            device=self.device,
-        )
+        self.save_state()
         for old in checkpoints.snapshots_of(self.folder)[: -self.config.train.last_snapshots]:
             old.unlink(missing_ok=True)
         return path
 
-    def restore(self) -> None:
-        """Go on from the last state in the folder; begin at the beginning where there is none yet."""
-        path = self.folder / state.STATE_FILE
-        if not path.is_file():
-            self.callbacks.message(f"{self.folder} holds no training state yet; starting at the beginning")
-            return
-        snapshot, counters = state.state_header(path)
-        checkpoints.load_networks(
-            self.folder / checkpoints.SNAPSHOT_FOLDER / snapshot,
-            {"ema": self.ema, "generator": self.generator, "discriminator": self.discriminator},
+    def save_state(self) -> None:
+        """Write what the run needs to go on from here."""
+        state.save_state(
+            self.folder,
+            networks=self.networks,
+            optimizers=self.optimizers,
+            scalars={"pl_mean": self.pl_mean},
+            counters=self.counters,
+            identity={"config": self.config.to_dict(), "dataset": self.dataset.fingerprint},
+            device=self.device,
         )
-        state.load_state(path, optimizers=self.optimizers, device=self.device)
-        for name in state.COUNTERS:
-            setattr(self, name, counters[name])
-        self.pl_mean = torch.tensor(counters["pl_mean"], device=self.device)
+        self.setbacks = 0
+        self.saved_at = time.monotonic()
+
+    def restore(self, *, override: bool = False) -> None:
+        """Go on from the newest whole state in the folder; begin at the beginning where there is none yet.
+
+        Raises:
+            SnapshotError: there are states, but none that can be used.
+            ConfigError: they are of other settings or other pictures, without ``override``.
+        """
+        paths = state.states_of(self.folder)
+        for path in reversed(paths):
+            try:
+                found = state.read_state(path)
+            except checkpoints.NewerError:
+                raise
+            except SnapshotError as error:
+                self.tell("damaged state", f"{error}; going on from the one before")
+                continue
+            self.check_identity(found, override=override)
+            self.apply(found)
+            return
+        if paths:
+            raise SnapshotError(
+                f"{self.folder / state.STATE_FOLDER}: none of the training states in it can be read; begin a new run "
+                "with --restart, from its newest snapshot with --restart --pretrained-pkl FILE"
+            )
+        self.callbacks.message(f"{self.folder} holds no training state yet; starting at the beginning")
+
+    def check_identity(self, found: state.State, *, override: bool) -> None:
+        """Raise ConfigError unless a state belongs to this run."""
+        config = found.identity.get("config")
+        if not isinstance(config, dict) or config.get("model") != self.config.to_dict()["model"]:
+            raise ConfigError(
+                f"{found.path}: is the state of other networks than {self.folder / run_folder.CONFIG_FILE} describes; "
+                "begin a new run with --restart"
+            )
+        if found.identity.get("dataset") != self.dataset.fingerprint and not override:
+            raise ConfigError(
+                f"{self.folder}: the pictures of data set {self.dataset.name} are others than when this run stopped; "
+                "bring those back, go on with these with --override, or begin a new run with --restart"
+            )
+
+    def apply(self, found: state.State) -> None:
+        """Be what a state says."""
+        scalars = state.apply_state(found, networks=self.networks, optimizers=self.optimizers, device=self.device)
+        self.counters = found.counters
+        self.pl_mean = scalars["pl_mean"].to(self.device)
         self.tick_kimg = self.kimg
         for name in (run_folder.LOG_FILE, run_folder.METRICS_FILE):
             run_folder.forget_records_after(self.folder / name, self.kimg)
+
+    def tell(self, event: str, text: str) -> None:
+        """Warn the reader, and note it in the run folder."""
+        self.callbacks.message(f"warning: {text}")
+        record = {"kimg": self.kimg, "event": event, "text": text}
+        run_folder.append_record(self.folder / run_folder.EVENTS_FILE, record)
+
+    # ----- When a step goes wrong -----
+
+    def is_sound(self, means: Means, *, weights: bool) -> bool:
+        """Whether all losses of this tick, and ``weights`` if asked for, are numbers."""
+        if not all(math.isfinite(float(total)) for total in means.sums.values()):
+            return False
+        return not weights or all_finite(p for network in self.networks.values() for p in network.parameters())
+
+    def roll_back(self, means: Means) -> None:
+        """Return to the newest state, pass over the pictures since, and draw other random numbers from there on.
+
+        Raises:
+            TrainingError: it has happened too often since that state.
+        """
+        values = means.read()
+        broken = ", ".join(name for name, value in values.items() if not math.isfinite(value)) or "the weights"
+        where, kimg, setbacks = self.position, self.kimg, self.setbacks + 1
+        if setbacks > MOST_SETBACKS:
+            raise TrainingError(
+                f"{self.folder}: no numbers any more in {broken} at {kimg:g} kimg, {MOST_SETBACKS} times in a row "
+                "since the last state. Begin again from an earlier snapshot (--restart --pretrained-pkl FILE) with lower "
+                "--g-lr and --d-lr or a larger --gamma; look for odd pictures in the data set"
+            )
+        self.restore(override=True)
+        self.setbacks = setbacks
+        self.counters.images_skipped = where - self.counters.images_seen
+        torch.manual_seed((self.config.train.seed + where) % 2**63)
+        self.tell(
+            "setback",
+            f"no numbers any more in {broken} at {kimg:g} kimg; going on from {self.kimg:g} kimg with other pictures",
+        )
 
     # ----- One step -----
 
@@ -225,16 +319,16 @@ class Trainer:
         self.generator_step(c, means)
         self.discriminator_step(real, c, means)
         means.steps += 1
-        self.step += 1
-        self.images_seen += options.batch_size
-        decay = ema_decay(options.batch_size, options.ema_kimg, self.images_seen, options.ema_rampup)
+        self.counters.step += 1
+        self.counters.images_seen += options.batch_size
+        decay = ema_decay(options.batch_size, options.ema_kimg, self.counters.images_seen, options.ema_rampup)
         update_ema(self.ema, self.generator, decay)
 
     def generator_step(self, c: Tensor | None, means: Means) -> None:
         """Update the generator, at times with path length regularisation."""
         options = self.config.train
         self.discriminator.requires_grad_(False)
-        regularise = options.pl_weight > 0 and self.step % options.g_reg_interval == 0
+        regularise = options.pl_weight > 0 and self.counters.step % options.g_reg_interval == 0
         for part in self.parts:
             fake = self.draw_fakes(c, part)
             loss = losses.generator_loss(self.discriminator(fake, labels_of(c, part)), options.g_loss)
@@ -255,7 +349,7 @@ class Trainer:
         """Update the discriminator with ``real [B, 3, H, W]`` and fresh fakes, at times with R1."""
         options = self.config.train
         self.discriminator.requires_grad_(True)
-        regularise = options.gamma > 0 and self.step % options.d_reg_interval == 0
+        regularise = options.gamma > 0 and self.counters.step % options.d_reg_interval == 0
         for part in self.parts:
             # Not those of the generator's step: they are one step old, and training with them went visibly slower.
             with torch.no_grad():
@@ -303,39 +397,49 @@ class Trainer:
         self.callbacks.message(self.opening(total))
         grids = SampleGrids(self.folder, self.config, self.dataset)
         scores: dict[str, float] = {}
-        if self.images_seen == 0:
+        if self.counters.images_seen == 0:
             grids.save_reals()
             scores = self.snapshot(grids, score=True)
         means, tick_start = Means(), time.perf_counter()
         stopped = False
         with self.open_stream() as stream:
-            while self.images_seen < total and not stopped:
-                before = self.images_seen
+            while self.counters.images_seen < total and not stopped:
+                before = self.counters.images_seen
                 self.train_step(next(stream), means)
                 stopped = self.callbacks.should_stop()
+                last = stopped or self.counters.images_seen >= total
+                saves = last or self.crossed(before, options.snapshot_kimg) or self.save_is_due()
+                looks = self.device.type == "cpu" or means.steps % LOOK_EVERY == 0
+                if (looks or saves) and not self.is_sound(means, weights=saves):
+                    self.roll_back(means)
+                    stream.close()
+                    stream.position = self.position
+                    means, tick_start = Means(), time.perf_counter()
+                    continue
                 self.callbacks.progress(self.kimg, means)
-                last = stopped or self.images_seen >= total
                 if last or self.crossed(before, options.tick_kimg):
                     self.end_tick(means, time.perf_counter() - tick_start)
                     means, tick_start = Means(), time.perf_counter()
                 if last or self.crossed(before, options.snapshot_kimg):
                     scores = self.snapshot(grids, score=not stopped) or scores
                     tick_start = time.perf_counter()
+                elif saves:
+                    self.save_state()
         return RunResult(
             folder=self.folder,
             kimg=self.kimg,
-            finished=self.images_seen >= total,
+            finished=self.counters.images_seen >= total,
             snapshot=checkpoints.snapshots_of(self.folder)[-1],
             samples=grids.newest(),
-            seconds=self.seconds,
+            seconds=self.counters.seconds,
             scores=scores,
         )
 
     def opening(self, total: int) -> str:
         """Where this run is and how far."""
-        if self.images_seen == 0:
+        if self.counters.images_seen == 0:
             return f"run folder {self.folder}"
-        if self.images_seen < total:
+        if self.counters.images_seen < total:
             return f"going on in {self.folder} at {self.kimg:g} kimg"
         return (
             f"{self.folder} has its {self.kimg:g} kimg already; lengthen it with --total-kimg, "
@@ -350,31 +454,41 @@ class Trainer:
             batch_size=options.batch_size,
             seed=options.seed,
             mirror=options.mirror_augment,
-            position=self.images_seen,
+            position=self.position,
             workers=options.num_threads,
         )
+
+    def save_is_due(self) -> bool:
+        """Whether the newest state is so old that losing what followed would hurt."""
+        return time.monotonic() - self.saved_at > self.config.train.save_minutes * 60
 
     def crossed(self, before: int, every_kimg: float) -> bool:
         """Whether the last step passed a multiple of ``every_kimg``."""
         every = every_kimg * 1000
-        return before // every != self.images_seen // every
+        return before // every != self.counters.images_seen // every
 
     def end_tick(self, means: Means, seconds: float) -> None:
         """Write one line to the log."""
-        self.seconds += seconds
+        self.counters.seconds += seconds
         shown = self.kimg - self.tick_kimg
+        figures = means.read()
+        spread = self.watch.diversity(self.generator)
+        if spread is not None:
+            figures["diversity"] = spread
         record = {
-            "tick": self.ticks,
+            "tick": self.counters.ticks,
             "kimg": self.kimg,
             "sec_per_kimg": round(seconds / shown, 4) if shown > 0 else None,
-            "seconds": round(self.seconds, 3),
-            **{name: float(f"{value:.6g}") for name, value in means.read().items()},
+            "seconds": round(self.counters.seconds, 3),
+            **{name: float(f"{value:.6g}") for name, value in figures.items()},
             "memory_mib": rounded(process_memory_mib()),
             "gpu_memory_mib": rounded(gpu_memory_mib(self.device)),
         }
         run_folder.append_record(self.folder / run_folder.LOG_FILE, record)
-        self.ticks += 1
+        self.counters.ticks += 1
         self.tick_kimg = self.kimg
+        for warning in self.watch.warnings(figures, self.kimg):
+            self.tell("health", warning)
 
     def snapshot(self, grids: SampleGrids, *, score: bool) -> dict[str, float]:
         """Save, draw the grids, and compute the scores if asked to."""

@@ -14,6 +14,7 @@ from ganformer_cli.files import ensure_writable_folder, write_bytes, write_json
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 METRICS_FILE = "metrics.jsonl"
+EVENTS_FILE = "events.jsonl"  # warnings: what went wrong, and when
 SAMPLE_FOLDER = "samples"
 
 #: Settings that a run may change when it goes on.
@@ -23,6 +24,7 @@ MAY_CHANGE = frozenset(
         "num_threads",
         "tick_kimg",
         "snapshot_kimg",
+        "save_minutes",
         "last_snapshots",
         "keep_samples",
         "metrics",
@@ -93,18 +95,34 @@ def read_run_config(folder: Path) -> RunConfig:
     return RunConfig.from_dict(values, where=str(path))
 
 
-def check_same_run(folder: Path, old: RunConfig, new: RunConfig) -> None:
-    """Raise ConfigError, naming the differences, unless ``new`` may go on where ``old`` stopped."""
+def check_same_run(folder: Path, old: RunConfig, new: RunConfig, *, override: bool = False) -> None:
+    """Whether ``new`` may go on where ``old`` stopped.
+
+    Args:
+        folder: the run folder.
+        old: settings of the run.
+        new: settings that are asked for now.
+        override: settings of training may differ; those of the networks never may.
+
+    Raises:
+        ConfigError: it may not; the differences are named.
+    """
     before, after = old.to_dict(), new.to_dict()
-    differences = [
-        f"{name} was {before[part][name]}, now {after[part][name]}"
+    different = {
+        part: [
+            f"{name} was {before[part][name]}, now {after[part][name]}"
+            for name in before[part]
+            if before[part][name] != after[part][name] and name not in MAY_CHANGE
+        ]
         for part in before
-        for name in before[part]
-        if before[part][name] != after[part][name] and name not in MAY_CHANGE
-    ]
-    if differences:
+    }
+    if override:
+        different = {part: found for part, found in different.items() if part == "model"}
+    listed = [difference for found in different.values() for difference in found]
+    if listed:
+        also = "" if different.get("model") else ", go on all the same with --override,"
         raise ConfigError(
-            f"{folder}: this run was begun with other settings ({'; '.join(differences)}); give the same, or "
+            f"{folder}: this run was begun with other settings ({'; '.join(listed)}); give the same{also} or "
             "begin a new run with --restart or another --expname"
         )
 

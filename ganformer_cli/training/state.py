@@ -1,7 +1,15 @@
-"""What only training needs: optimisers, counters, random state; kept apart from the snapshots that one shares."""
+"""The state of a run: all that decides how it goes on. The same state gives the same weights, bit for bit.
+
+The newest two states lie in the run folder's ``state``, each whole in itself and with a checksum, so that a run
+outlives a kill at any moment and a file that is cut short.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +19,87 @@ from torch import Tensor, nn
 from ganformer_cli import checkpoints
 from ganformer_cli.errors import SnapshotError
 
-STATE_FILE = Path("state") / "training-state.safetensors"
-
-#: What the header counts: pictures shown, steps, seconds of training, lines of the log, mean path length.
-COUNTERS: dict[str, type] = {"images_seen": int, "step": int, "seconds": float, "ticks": int, "pl_mean": float}
+STATE_FOLDER = "state"
+KEPT = 2  # states
 
 #: What Adam remembers of a parameter.
 ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+Optimizers = Mapping[str, tuple[torch.optim.Optimizer, nn.Module]]
+
+_NAME = re.compile(r"training-state-(\d{9,})\.safetensors")
+
+
+@dataclass(kw_only=True)
+class Counters:
+    """Where a run stands."""
+
+    images_seen: int = 0  # real pictures that it has learnt from
+    images_skipped: int = 0  # real pictures passed over after a step that went wrong
+    step: int = 0
+    seconds: float = 0.0  # of training
+    ticks: int = 0  # lines of the log
+
+
+@dataclass(frozen=True)
+class State:
+    """What a state file holds beside networks and optimisers."""
+
+    path: Path
+    counters: Counters
+    identity: dict[str, Any]  # of the run; see ``save_state``
+    tensors: dict[str, Tensor]
+
+
+def states_of(run: Path) -> list[Path]:
+    """The state files of a run folder, oldest first, valid or not."""
+    folder = run / STATE_FOLDER
+    found = folder.iterdir() if folder.is_dir() else ()
+    numbered = [(int(match[1]), path) for path in found if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered)]
+
+
+# ----- Writing -----
+
+
+def save_state(
+    run: Path,
+    *,
+    networks: Mapping[str, nn.Module],
+    optimizers: Optimizers,
+    scalars: Mapping[str, Tensor],
+    counters: Counters,
+    identity: Mapping[str, Any],
+    device: torch.device,
+) -> Path:
+    """Write the state of a run to its folder, whole or not at all, and remove all but the newest two.
+
+    Args:
+        run: the run folder.
+        networks: by name.
+        optimizers: Adam, and what it trains, by name.
+        scalars: further tensors.
+        counters: where the run stands.
+        identity: JSON values that say which run it is, to be compared when it goes on.
+        device: whose random state belongs to it.
+
+    Raises:
+        OutputError: the place cannot be written to; the states that are there stay.
+    """
+    tensors = {"random.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    for name, module in networks.items():
+        tensors.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
+    for name, (optimizer, module) in optimizers.items():
+        tensors.update({f"{name}.{key}": value for key, value in optimizer_tensors(optimizer, module).items()})
+    tensors.update({f"scalar.{name}": value for name, value in scalars.items()})
+    path = run / STATE_FOLDER / f"training-state-{counters.images_seen:09d}.safetensors"
+    header = {"counters": asdict(counters), "identity": dict(identity), "sha256": digest(tensors)}
+    checkpoints.save_tensors(path, tensors, header)
+    for old in states_of(run)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
@@ -30,76 +112,95 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
     }
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor], where: str
-) -> None:
-    """The inverse of ``optimizer_tensors``.
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of names, types, shapes and numbers, whatever their layout in memory; hexadecimal."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().to("cpu").contiguous()
+        found.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return found.hexdigest()
+
+
+# ----- Reading -----
+
+
+def read_state(path: Path) -> State:
+    """A state file, checked.
 
     Raises:
-        SnapshotError: the tensors do not fit ``module``.
-    """
-    if not tensors:
-        return
-    for name, parameter in module.named_parameters():
-        memory = {key: tensors.pop(f"{name}.{key}", None) for key in ADAM_KEYS}
-        average = memory["exp_avg"]
-        if any(value is None for value in memory.values()) or average is None or average.shape != parameter.shape:
-            raise SnapshotError(f"{where}: the optimiser's memory of {name} is missing or misshapen; use --restart")
-        # Adam keeps its step count on the CPU unless it is fused.
-        optimizer.state[parameter] = {
-            key: value.to(parameter.device) if key != "step" or optimizer.defaults.get("fused") else value
-            for key, value in memory.items()
-            if value is not None
-        }
-    if tensors:
-        raise SnapshotError(f"{where}: surplus {', '.join(sorted(tensors)[:4])}; use --restart")
-
-
-def save_state(
-    path: Path,
-    *,
-    snapshot: str,
-    optimizers: dict[str, tuple[torch.optim.Optimizer, nn.Module]],
-    counters: dict[str, Any],
-    device: torch.device,
-) -> None:
-    """Write the training state that belongs to the file ``snapshot``, whole or not at all."""
-    tensors = {"random.cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
-    for name, (optimizer, module) in optimizers.items():
-        tensors.update({f"{name}.{key}": value for key, value in optimizer_tensors(optimizer, module).items()})
-    checkpoints.save_tensors(path, tensors, {"snapshot": snapshot, "counters": counters})
-
-
-def load_state(
-    path: Path, *, optimizers: dict[str, tuple[torch.optim.Optimizer, nn.Module]], device: torch.device
-) -> None:
-    """Restore optimisers and random state from ``path``; see ``state_header`` for the rest.
-
-    Raises:
-        SnapshotError: the file is damaged or of other networks.
-    """
-    for name, (optimizer, module) in optimizers.items():
-        restore_optimizer(optimizer, module, checkpoints.read_tensors(path, f"{name}."), str(path))
-    random = checkpoints.read_tensors(path, "random.")
-    if "cpu" not in random:
-        raise SnapshotError(f"{path}: the random state is missing; use --restart")
-    torch.set_rng_state(random["cpu"])
-    if device.type == "cuda" and "cuda" in random:
-        torch.cuda.set_rng_state(random["cuda"], device)
-
-
-def state_header(path: Path) -> tuple[str, dict[str, Any]]:
-    """The name of the snapshot that the state belongs to, and the counters.
-
-    Raises:
-        SnapshotError: the file is damaged.
+        SnapshotError: it is damaged, or of a newer version.
     """
     header = checkpoints.read_header(path)
-    snapshot, counters = header.get("snapshot"), header.get("counters")
-    if not isinstance(snapshot, str) or not isinstance(counters, dict) or set(counters) != set(COUNTERS):
-        raise SnapshotError(f"{path}: not a training state of this version; begin anew with --restart")
-    if not all(isinstance(counters[name], kind) for name, kind in COUNTERS.items()):
-        raise SnapshotError(f"{path}: its counters are damaged; begin anew with --restart")
-    return snapshot, counters
+    counters, identity = header.get("counters"), header.get("identity")
+    if not isinstance(counters, dict) or not isinstance(identity, dict):
+        raise SnapshotError(f"{path}: not a training state")
+    kinds = {field.name: type(field.default) for field in fields(Counters)}
+    if set(counters) != set(kinds) or not all(isinstance(counters[name], kind) for name, kind in kinds.items()):
+        raise SnapshotError(f"{path}: its counters are not those of this version")
+    tensors = checkpoints.read_tensors(path)
+    if digest(tensors) != header.get("sha256"):
+        raise SnapshotError(f"{path}: its checksum is not the one that was written")
+    return State(path, Counters(**counters), identity, tensors)
+
+
+def apply_state(
+    state: State, *, networks: Mapping[str, nn.Module], optimizers: Optimizers, device: torch.device
+) -> dict[str, Tensor]:
+    """Give networks, optimisers and random generators what a state holds; nothing is changed where it does not fit.
+
+    Returns:
+        The scalars of ``save_state``, on the CPU.
+
+    Raises:
+        SnapshotError: the state is of other networks.
+    """
+    parts = {name: _part(state.tensors, name) for name in (*networks, *optimizers, "random", "scalar")}
+    for name, module in networks.items():
+        shapes = {key: tuple(value.shape) for key, value in parts[name].items()}
+        checkpoints.check_fit(module, shapes, f"{state.path} ({name})")
+    memories = {
+        name: _adam_memory(module, parts[name], f"{state.path} ({name})") for name, (_, module) in optimizers.items()
+    }
+    if "cpu" not in parts["random"]:
+        raise SnapshotError(f"{state.path}: the random state is missing")
+    for name, module in networks.items():
+        module.load_state_dict(parts[name])
+    for name, (optimizer, _) in optimizers.items():
+        optimizer.state.clear()
+        for parameter, memory in memories[name].items():
+            optimizer.state[parameter] = {
+                # Adam keeps its step count on the CPU unless it is fused.
+                key: value.to(parameter.device) if key != "step" or optimizer.defaults.get("fused") else value
+                for key, value in memory.items()
+            }
+    torch.set_rng_state(parts["random"]["cpu"])
+    if device.type == "cuda" and "cuda" in parts["random"]:
+        torch.cuda.set_rng_state(parts["random"]["cuda"], device)
+    return parts["scalar"]
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _adam_memory(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[nn.Parameter, dict[str, Tensor]]:
+    """What ``optimizer_tensors`` gave, by parameter."""
+    if not tensors:
+        return {}
+    wanted = {f"{name}.{key}": parameter for name, parameter in module.named_parameters() for key in ADAM_KEYS}
+    unlike = sorted(set(wanted) ^ set(tensors))
+    unlike += [
+        name for name in wanted if name in tensors and not name.endswith(".step")
+        and tensors[name].shape != wanted[name].shape
+    ]  # fmt: skip
+    if unlike:
+        raise SnapshotError(f"{where}: the optimiser's memory does not fit: {', '.join(unlike[:4])}")
+    memory: dict[nn.Parameter, dict[str, Tensor]] = {}
+    for name, parameter in module.named_parameters():
+        # In the layout of the parameter, as Adam makes it.
+        memory[parameter] = {"step": tensors[f"{name}.step"]} | {
+            key: torch.empty_like(parameter, device="cpu").copy_(tensors[f"{name}.{key}"]) for key in ADAM_KEYS[1:]
+        }
+    return memory

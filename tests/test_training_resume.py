@@ -1,0 +1,333 @@
+"""A run outlives being stopped, killed and damaged, and the weights do not show it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ganformer_cli import checkpoints
+from ganformer_cli.config import RunConfig, resolve_run
+from ganformer_cli.data import ImageDataset, open_dataset
+from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
+from ganformer_cli.training import Callbacks, RunResult, open_run, state
+from ganformer_cli.training.loop import Trainer
+from ganformer_cli.training.watch import DIVERSITY, PATIENCE, SIGN_REAL, CollapseWatch, all_finite
+
+STEPS = 10
+TINY: dict[str, Any] = {
+    "resolution": 32,
+    "components_num": 2,
+    "latent_size": 16,
+    "channel_base": 128,
+    "channel_max": 8,
+    "mapping_num_layers": 2,
+    "batch_size": 4,
+    "total_kimg": 0.004 * STEPS,
+    "tick_kimg": 0.008,
+    "snapshot_kimg": 0.012,
+    "vis_num": 2,
+    "metrics": "swd",
+    "eval_images_num": 4,
+    "pl_weight": 2.0,
+    "g_reg_interval": 2,
+    "d_reg_interval": 3,
+    "component_dropout": 0.2,
+    "component_mixing": 0.3,
+    "mirror_augment": True,
+}
+CPU = torch.device("cpu")
+
+
+def settings(**options: Any) -> RunConfig:
+    """A run of ten steps that does everything a run can do."""
+    return resolve_run({**TINY, **options}, dataset_preset={}, on_cpu=True)
+
+
+def data(count: int = 14) -> ImageDataset:
+    """Scenes."""
+    return open_dataset("scenes", resolution=32, max_images=count)
+
+
+def train(
+    folder: Path, *, stop: int | None = None, resume: bool = False, told: list[str] | None = None, **options: Any
+) -> RunResult:
+    """Train on a CPU; stop after so many steps."""
+    calls = iter(range(10**6))
+    callbacks = Callbacks(
+        should_stop=lambda: stop is not None and next(calls) + 1 >= stop,
+        message=(told if told is not None else []).append,
+    )
+    return open_run(settings(**options), data(), folder, device=CPU, resume=resume, callbacks=callbacks).run()
+
+
+def everything(run: Path) -> str:
+    """sha256 of all that the newest state holds: networks, optimisers, random state, counters but for time."""
+    found = state.read_state(state.states_of(run)[-1])
+    counters = {name: value for name, value in vars(found.counters).items() if name not in ("seconds", "ticks")}
+    return hashlib.sha256((state.digest(found.tensors) + json.dumps(counters)).encode()).hexdigest()
+
+
+@pytest.fixture(scope="module", params=["duplex", "kmeans"])
+def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Kind of attention, and what a run never stopped leaves."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(folder, attention=request.param)
+    return request.param, everything(folder)
+
+
+@pytest.mark.parametrize("stops", [(1,), (3,), (4, 2, 1)])
+def test_a_stopped_run_leaves_the_very_same_weights(
+    tmp_path: Path, undisturbed: tuple[str, str], stops: tuple[int, ...]
+) -> None:
+    attention, expected = undisturbed
+    for number, stop in enumerate(stops):
+        assert not train(tmp_path / "run", attention=attention, stop=stop, resume=number > 0).finished
+    assert train(tmp_path / "run", attention=attention, resume=True).finished
+    assert everything(tmp_path / "run") == expected
+    kimg = [json.loads(line)["kimg"] for line in (tmp_path / "run/log.jsonl").read_text("utf-8").splitlines()]
+    assert kimg == sorted(set(kimg))
+
+
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_training_resume import train
+train(Path(sys.argv[1]), resume=sys.argv[2] == "go on", attention="duplex", save_minutes=1e-6)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_ten_kills_at_random_moments_lose_no_run(tmp_path: Path) -> None:
+    expected = tmp_path / "expected"
+    train(expected, attention="duplex", save_minutes=1e-6)
+    folder, chance = tmp_path / "run", random.Random(1)
+    program = [sys.executable, "-c", RUN.format(tests=str(Path(__file__).parent)), str(folder)]
+    kills = 0
+    while kills < 10:
+        begun = "go on" if (folder / "config.json").is_file() else "begin"
+        process = subprocess.Popen([*program, begun], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # torch takes a moment to load: no kill is wasted on that.
+        seen, deadline = newest_change(folder), time.monotonic() + 60
+        while newest_change(folder) == seen and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(chance.random() * 0.1)
+        process.kill()
+        process.wait()
+        kills += 1
+    assert train(folder, attention="duplex", save_minutes=1e-6, resume=True).finished
+    assert everything(folder) == everything(expected)
+
+
+def newest_change(folder: Path) -> float:
+    """When something in a folder changed last."""
+    times = [0.0]
+    for path in folder.rglob("*"):
+        try:
+            times.append(path.stat().st_mtime)
+        except OSError:  # it may be gone by now
+            continue
+    return max(times)
+
+
+def spoil_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def spoil_start(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("spoil", [spoil_end, spoil_start, flip_a_bit])
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    folder = tmp_path / "run"
+    train(folder)
+    expected = everything(folder)
+    newest = state.states_of(folder)
+    assert len(newest) == state.KEPT
+    spoil(newest[-1])
+    told: list[str] = []
+    assert train(folder, resume=True, told=told).finished
+    assert any(newest[-1].name in line and "the one before" in line for line in told)
+    assert everything(folder) == expected
+
+
+def test_without_any_whole_state_nothing_is_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(folder, stop=1)
+    for path in state.states_of(folder):
+        spoil_start(path)
+    with pytest.raises(SnapshotError, match=r"none of the training states.*--restart"):
+        train(folder, resume=True)
+
+
+def test_a_state_of_a_newer_version_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "FORMAT_VERSION", 99)
+        train(folder, stop=1)
+    with pytest.raises(SnapshotError, match="newer ganformer"):
+        train(folder, resume=True)
+
+
+def test_a_full_disk_ends_the_run_and_costs_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    train(tmp_path / "whole")
+    saved = checkpoints.save_tensors
+
+    def full(path: Path, *rest: Any) -> None:
+        if "000000020" in path.name:
+            raise OutputError(f"cannot write {path}: No space left on device")
+        saved(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_tensors", full)
+        with pytest.raises(OutputError, match="No space left"):
+            train(folder, save_minutes=1e-6)
+    assert train(folder, resume=True).finished
+    assert everything(folder) == everything(tmp_path / "whole")
+
+
+def test_state_and_configuration_must_agree(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(folder, stop=1)
+    described = json.loads((folder / "config.json").read_text("utf-8"))
+    described["model"]["channel_max"] = 16
+    (folder / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"other networks than .*config.json.*--restart"):
+        train(folder, resume=True, channel_max=16)
+
+
+def test_other_pictures_are_noticed(tmp_path: Path) -> None:
+    train(tmp_path / "run", stop=1)
+    with pytest.raises(ConfigError, match=r"pictures of data set scenes are others.*--override"):
+        open_run(settings(), data(13), tmp_path / "run", device=CPU, resume=True)
+    open_run(settings(), data(13), tmp_path / "run", device=CPU, resume=True, override=True)
+
+
+def test_settings_of_training_can_be_overridden_and_those_of_networks_cannot(tmp_path: Path) -> None:
+    train(tmp_path / "run", stop=1)
+    with pytest.raises(ConfigError, match=r"gamma was .*--override"):
+        open_run(settings(gamma=3.0), data(), tmp_path / "run", device=CPU, resume=True)
+    open_run(settings(gamma=3.0), data(), tmp_path / "run", device=CPU, resume=True, override=True)
+    assert json.loads((tmp_path / "run/config.json").read_text("utf-8"))["train"]["gamma"] == 3.0
+    for override in (False, True):
+        with pytest.raises(ConfigError, match="channel_max was 8") as error:
+            open_run(settings(channel_max=16), data(), tmp_path / "run", device=CPU, resume=True, override=override)
+        assert "--override" not in str(error.value)
+
+
+# ----- Steps that go wrong -----
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, at: Callable[[int], bool]) -> None:
+    """Let the discriminator's weights become nan after the steps that ``at`` chooses by their number."""
+    whole, steps = Trainer.train_step, iter(range(10**6))
+
+    def step(self: Trainer, *given: Any) -> None:
+        whole(self, *given)
+        if at(next(steps)):
+            next(self.discriminator.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+
+
+def test_a_step_without_numbers_is_rolled_back_and_its_pictures_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with monkeypatch.context() as patch:
+        poison(patch, lambda number: number == 4)
+        result = train(tmp_path / "run", told=told)
+    assert result.finished
+    assert result.kimg == TINY["total_kimg"]
+    assert sum("no numbers any more" in line for line in told) == 1
+    found = state.read_state(state.states_of(tmp_path / "run")[-1])
+    assert all(value.isfinite().all() for value in found.tensors.values() if value.is_floating_point())
+    assert found.counters.images_skipped > 0
+    events = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text("utf-8").splitlines()]
+    assert [event["event"] for event in events] == ["setback"]
+
+
+def test_what_was_rolled_back_is_exactly_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        with monkeypatch.context() as patch:
+            poison(patch, lambda number: number == 4)
+            train(tmp_path / name)
+    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+
+
+def test_after_three_setbacks_in_a_row_it_stops_with_a_diagnosis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, lambda number: number >= 4)
+    told: list[str] = []
+    with pytest.raises(TrainingError, match=r"3 times in a row.*--g-lr"):
+        train(tmp_path / "run", told=told)
+    assert sum("no numbers any more" in line for line in told) == 3
+    newest = state.read_state(state.states_of(tmp_path / "run")[-1])
+    assert all(value.isfinite().all() for value in newest.tensors.values() if value.is_floating_point())
+
+
+def test_all_finite() -> None:
+    assert all_finite([torch.ones(3), torch.zeros(2, 2)])
+    for value in (float("nan"), float("inf"), -float("inf")):
+        assert not all_finite([torch.ones(3), torch.tensor([0.0, value])])
+
+
+# ----- The watch -----
+
+
+def test_the_watch_warns_after_some_ticks_and_once() -> None:
+    watch = CollapseWatch(data())
+    told = [watch.warnings({"diversity": 0.01, "sign_real": 0.5}, 5.0) for _ in range(PATIENCE + 2)]
+    assert [len(lines) for lines in told] == [0] * (PATIENCE - 1) + [1, 0, 0]
+    assert DIVERSITY.below in told[PATIENCE - 1][0]
+    assert watch.warnings({"diversity": 0.9, "sign_real": 0.5}, 5.0) == []
+    again = [watch.warnings({"diversity": 0.01}, 5.0) for _ in range(PATIENCE)]
+    assert len(again[-1]) == 1
+
+
+def test_the_watch_knows_both_ends_of_the_discriminator_and_wgan_has_none() -> None:
+    for value, said in ((0.99, SIGN_REAL.above), (-0.2, SIGN_REAL.below)):
+        watch, wgan = CollapseWatch(data()), CollapseWatch(data(), judged_by_sign=False)
+        told = [line for _ in range(PATIENCE) for line in watch.warnings({"sign_real": value}, 5.0)]
+        assert len(told) == 1
+        assert said in told[0]
+        assert [line for _ in range(PATIENCE) for line in wgan.warnings({"sign_real": value}, 5.0)] == []
+
+
+def test_nothing_is_said_before_training_has_settled() -> None:
+    watch = CollapseWatch(data())
+    assert [line for _ in range(9) for line in watch.warnings({"diversity": 0.0}, 0.5)] == []
+
+
+def test_samples_that_are_all_alike_have_no_diversity(tmp_path: Path) -> None:
+    trainer = open_run(settings(), data(), tmp_path / "run", device=CPU, resume=False)
+    before = torch.get_rng_state()
+    usual = trainer.watch.diversity(trainer.generator)
+    assert usual is not None
+    assert usual > 0.05
+    with torch.no_grad():
+        for parameter in trainer.generator.parameters():
+            parameter.zero_()
+    assert trainer.watch.diversity(trainer.generator) == 0
+    assert torch.equal(before, torch.get_rng_state())
+    assert trainer.generator.training
