@@ -244,7 +244,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, at: Callable[[int], bool]) -> None:
     def step(self: Trainer, *given: Any) -> None:
         whole(self, *given)
         if at(next(steps)):
-            next(self.discriminator.parameters()).data.fill_(float("nan"))
+            next(self.players.discriminator.parameters()).data.fill_(float("nan"))
 
     monkeypatch.setattr(Trainer, "train_step", step)
 
@@ -322,12 +322,12 @@ def test_nothing_is_said_before_training_has_settled() -> None:
 def test_samples_that_are_all_alike_have_no_diversity(tmp_path: Path) -> None:
     trainer = open_run(settings(), data(), tmp_path / "run", device=CPU, resume=False)
     before = torch.get_rng_state()
-    usual = trainer.watch.diversity(trainer.generator)
+    usual = trainer.watch.diversity(trainer.players.generator)
     assert usual is not None
     assert usual > 0.05
     with torch.no_grad():
-        for parameter in trainer.generator.parameters():
+        for parameter in trainer.players.generator.parameters():
             parameter.zero_()
-    assert trainer.watch.diversity(trainer.generator) == 0
+    assert trainer.watch.diversity(trainer.players.generator) == 0
     assert torch.equal(before, torch.get_rng_state())
-    assert trainer.generator.training
+    assert trainer.players.generator.training

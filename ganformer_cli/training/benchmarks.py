@@ -1,39 +1,25 @@
-"""What ``ganformer bench`` measures of training: whole steps of ``Trainer``, optimisers and moving average included."""
+"""What ``ganformer bench`` measures of training: whole steps, optimisers and moving average included."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ganformer_cli.config import RunConfig
-from ganformer_cli.data import ImageDataset
 from ganformer_cli.models.bare_convolutions import BareConvolutions, Clock, record
 from ganformer_cli.models.benchmarks import BARE_CONVOLUTIONS, Bound, Case, Conditions, Workload, pixels_of_usual
-from ganformer_cli.training.loop import Callbacks, Means, Trainer
+from ganformer_cli.training.players import Means, Players
 
 #: Weight of path length regularisation where the configuration has none: that of StyleGAN2.
 PL_WEIGHT = 2.0
 
 
-class NoPictures(ImageDataset):
-    """Stands where a trainer wants a data set: of the right size, and empty."""
-
-    def __init__(self, config: RunConfig) -> None:
-        height, width = config.model.image_size
-        super().__init__("bench", height, width, config.model.ratio, 0, "")
-
-    def _load(self, index: int) -> np.ndarray:
-        raise IndexError(index)
-
-
 class Bench:
-    """A trainer on random pictures, shared by the kinds of step.
+    """Players and random pictures, shared by the kinds of step.
 
     Args:
         conditions: under which it is measured.
@@ -45,10 +31,10 @@ class Bench:
         self.clock = Clock(conditions)
 
     @cached_property
-    def trainer(self) -> Trainer:
+    def players(self) -> Players:
         """Made when the first step is."""
-        device = torch.device(self.conditions.device)
-        return Trainer(self.config, NoPictures(self.config), Path(), device, Callbacks())
+        torch.manual_seed(self.config.train.seed)
+        return Players(self.config, torch.device(self.conditions.device))
 
     @cached_property
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -59,13 +45,13 @@ class Bench:
 
     def step(self, *, r1: bool, path_length: bool) -> None:
         """One update of both players, with the regularisation that is asked for."""
-        trainer, given = self.trainer, self.config.train
+        given = self.config.train
         weight = (given.pl_weight or PL_WEIGHT) if path_length else 0.0
         train = replace(given, gamma=(given.gamma or 1.0) if r1 else 0.0, pl_weight=weight)
-        trainer.config = replace(self.config, train=train)
-        trainer.counters.step = 0  # of those that regularise
+        self.players.config = replace(self.config, train=train)
         with self.conditions.autocast():
-            trainer.train_step(self.batch, Means())
+            self.players.step(self.batch, 0, Means())  # step 0 is one of those that regularise
+            self.players.average(given.batch_size)
 
     def build(self, run: Callable[[], None]) -> Workload:
         """The workload of a kind of step."""
@@ -75,7 +61,7 @@ class Bench:
             return {BARE_CONVOLUTIONS: bare}
 
         # The first step makes the optimisers' memory, which stays.
-        return Workload(run=run, bounds=bounds, warm_calls=0 if "trainer" in vars(self) else 1)
+        return Workload(run=run, bounds=bounds, warm_calls=0 if "players" in vars(self) else 1)
 
 
 def training_cases(conditions: Conditions, config: RunConfig) -> list[Case]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -18,10 +18,9 @@ from ganformer_cli.data import ImageDataset
 from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError, TrainingError
 from ganformer_cli.metrics.evaluate import METRICS, evaluate
-from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.training import losses, run_folder, state
-from ganformer_cli.training.ema import ema_decay, update_ema
+from ganformer_cli.training import run_folder, state
 from ganformer_cli.training.memory import gpu_memory_mib, process_memory_mib
+from ganformer_cli.training.players import Means, Players, micro_batches
 from ganformer_cli.training.samples import SampleGrids
 from ganformer_cli.training.watch import CollapseWatch, all_finite
 
@@ -29,25 +28,6 @@ from ganformer_cli.training.watch import CollapseWatch, all_finite
 MOST_SETBACKS = 3
 #: On a GPU, steps between looks at the losses: each look waits for it.
 LOOK_EVERY = 16
-
-
-class Means:
-    """Running means of named scalars, read only when somebody asks: reading waits for a GPU."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.steps = 0
-
-    def add(self, name: str, values: Tensor) -> None:
-        """Take in all numbers of ``values``."""
-        total = values.detach().float().sum()
-        self.sums[name] = self.sums[name] + total if name in self.sums else total
-        self.counts[name] = self.counts.get(name, 0) + values.numel()
-
-    def read(self) -> dict[str, float]:
-        """The mean of each name."""
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
 
 
 @dataclass
@@ -107,7 +87,7 @@ def open_run(
     metric_names(config.train.metrics)
     trainer = Trainer(config, dataset, folder, device, callbacks)
     if start is not None and not resume:
-        trainer.start_from(start)
+        trainer.players.start_from(start)
     if resume:
         trainer.restore(override=override)
     run_folder.create_run_folder(folder, config)
@@ -128,19 +108,12 @@ class Trainer:
             torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
             torch.backends.cudnn.allow_tf32 = options.allow_tf32
         torch.manual_seed(options.seed)
-        self.generator = Generator(config.model).to(device)
-        self.discriminator = Discriminator(config.model).to(device)
-        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.g_optimizer = adam(self.generator, options.g_lr, options.g_reg_interval)
-        self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
-        micro = options.micro_batch
-        self.parts = [slice(start, start + micro) for start in range(0, options.batch_size, micro)]
+        self.players = Players(config, device, self.on_out_of_memory)
         self.counters = state.Counters()
         self.tick_kimg = 0.0  # where the current tick began
         self.setbacks = 0  # steps that went wrong since the last state
         self.saved_at = time.monotonic()
         self.watch = CollapseWatch(dataset, judged_by_sign=options.d_loss != "wgan")
-        self.pl_mean = torch.zeros([], device=device)  # running mean of path lengths
 
     @property
     def kimg(self) -> float:
@@ -152,35 +125,7 @@ class Trainer:
         """Where the next batch begins in the stream of real pictures."""
         return self.counters.images_seen + self.counters.images_skipped
 
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks by name."""
-        return {"ema": self.ema, "generator": self.generator, "discriminator": self.discriminator}
-
-    @property
-    def optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, torch.nn.Module]]:
-        """The optimisers and what they train, by name."""
-        return {
-            "g_optimizer": (self.g_optimizer, self.generator),
-            "d_optimizer": (self.d_optimizer, self.discriminator),
-        }
-
     # ----- Saving and going on -----
-
-    def start_from(self, networks: Mapping[str, nn.Module | None]) -> None:
-        """Take over the weights of ``ema``, ``generator`` and ``discriminator``.
-
-        Raises:
-            SnapshotError: one of them is missing.
-        """
-        for name, own in (("ema", self.ema), ("generator", self.generator), ("discriminator", self.discriminator)):
-            given = networks.get(name)
-            if given is None:
-                raise SnapshotError(
-                    f"--pretrained-pkl {self.config.train.pretrained_pkl}: holds no {name}, so nothing can train on "
-                    "from it; give a snapshot with all networks (not one of convert --ema-only)"
-                )
-            own.load_state_dict(given.state_dict())
 
     def save(self) -> Path:
         """Write a snapshot and the training state that belongs to it; thin out old snapshots."""
@@ -188,9 +133,9 @@ class Trainer:
         checkpoints.save_snapshot(
             path,
             config=self.config.model,
-            ema=self.ema,
-            generator=self.generator,
-            discriminator=self.discriminator,
+            ema=self.players.ema,
+            generator=self.players.generator,
+            discriminator=self.players.discriminator,
             kimg=self.kimg,
             provenance={
                 "version": __version__,
@@ -211,10 +156,10 @@ class Trainer:
         """Write what the run needs to go on from here."""
         state.save_state(
             self.folder,
-            networks=self.networks,
-            optimizers=self.optimizers,
-            scalars={"pl_mean": self.pl_mean},
-            counters=self.counters,
+            networks=self.players.networks,
+            optimizers=self.players.optimizers,
+            scalars={"pl_mean": self.players.pl_mean},
+            counters=dataclasses.replace(self.counters, micro_batch=self.players.micro_batch),
             identity={"config": self.config.to_dict(), "dataset": self.dataset.fingerprint},
             device=self.device,
         )
@@ -263,9 +208,13 @@ class Trainer:
 
     def apply(self, found: state.State) -> None:
         """Be what a state says."""
-        scalars = state.apply_state(found, networks=self.networks, optimizers=self.optimizers, device=self.device)
+        scalars = state.apply_state(
+            found, networks=self.players.networks, optimizers=self.players.optimizers, device=self.device
+        )
         self.counters = found.counters
-        self.pl_mean = scalars["pl_mean"].to(self.device)
+        if found.counters.micro_batch in micro_batches(self.config):
+            self.players.micro_batch = found.counters.micro_batch
+        self.players.pl_mean = scalars["pl_mean"].to(self.device)
         self.tick_kimg = self.kimg
         for name in (run_folder.LOG_FILE, run_folder.METRICS_FILE):
             run_folder.forget_records_after(self.folder / name, self.kimg)
@@ -278,11 +227,15 @@ class Trainer:
 
     # ----- When a step goes wrong -----
 
+    def on_out_of_memory(self, micro_batch: int) -> None:
+        """Memory ran out; the step is made again."""
+        self.tell("out of memory", f"out of memory; going on with {micro_batch} pictures at a time")
+
     def is_sound(self, means: Means, *, weights: bool) -> bool:
         """Whether all losses of this tick, and ``weights`` if asked for, are numbers."""
         if not all(math.isfinite(float(total)) for total in means.sums.values()):
             return False
-        return not weights or all_finite(p for network in self.networks.values() for p in network.parameters())
+        return not weights or all_finite(p for network in self.players.networks.values() for p in network.parameters())
 
     def roll_back(self, means: Means) -> None:
         """Return to the newest state, pass over the pictures since, and draw other random numbers from there on.
@@ -296,8 +249,8 @@ class Trainer:
         if setbacks > MOST_SETBACKS:
             raise TrainingError(
                 f"{self.folder}: no numbers any more in {broken} at {kimg:g} kimg, {MOST_SETBACKS} times in a row "
-                "since the last state. Begin again from an earlier snapshot (--restart --pretrained-pkl FILE) with lower "
-                "--g-lr and --d-lr or a larger --gamma; look for odd pictures in the data set"
+                "since the last state. Begin again from an earlier snapshot (--restart --pretrained-pkl FILE) with "
+                "lower --g-lr and --d-lr or a larger --gamma; look for odd pictures in the data set"
             )
         self.restore(override=True)
         self.setbacks = setbacks
@@ -312,81 +265,10 @@ class Trainer:
 
     def train_step(self, batch: tuple[Tensor, Tensor], means: Means) -> None:
         """One update of both players with one batch of uint8 ``[B, 3, H, W]`` and labels ``[B, c_dim]``."""
-        options = self.config.train
-        images, labels = batch
-        real = images.to(self.device).float() / 127.5 - 1
-        c = labels.to(self.device) if self.config.model.c_dim > 0 else None
-        self.generator_step(c, means)
-        self.discriminator_step(real, c, means)
-        means.steps += 1
+        self.players.step(batch, self.counters.step, means)
         self.counters.step += 1
-        self.counters.images_seen += options.batch_size
-        decay = ema_decay(options.batch_size, options.ema_kimg, self.counters.images_seen, options.ema_rampup)
-        update_ema(self.ema, self.generator, decay)
-
-    def generator_step(self, c: Tensor | None, means: Means) -> None:
-        """Update the generator, at times with path length regularisation."""
-        options = self.config.train
-        self.discriminator.requires_grad_(False)
-        regularise = options.pl_weight > 0 and self.counters.step % options.g_reg_interval == 0
-        for part in self.parts:
-            fake = self.draw_fakes(c, part)
-            loss = losses.generator_loss(self.discriminator(fake, labels_of(c, part)), options.g_loss)
-            (loss / len(self.parts)).backward()
-            means.add("loss_g", loss)
-            if regularise:
-                some = slice(part.start, part.start + max(1, (part.stop - part.start) // losses.PL_BATCH_SHRINK))
-                penalty, self.pl_mean = losses.path_length_penalty(
-                    self.generator, self.draw_latents(c, some), self.pl_mean
-                )
-                weight = options.pl_weight * options.g_reg_interval / len(self.parts)
-                (penalty.mean() * weight).backward()
-                means.add("path_length", self.pl_mean)
-        self.g_optimizer.step()
-        self.g_optimizer.zero_grad(set_to_none=True)
-
-    def discriminator_step(self, real: Tensor, c: Tensor | None, means: Means) -> None:
-        """Update the discriminator with ``real [B, 3, H, W]`` and fresh fakes, at times with R1."""
-        options = self.config.train
-        self.discriminator.requires_grad_(True)
-        regularise = options.gamma > 0 and self.counters.step % options.d_reg_interval == 0
-        for part in self.parts:
-            # Not those of the generator's step: they are one step old, and training with them went visibly slower.
-            with torch.no_grad():
-                fake = self.draw_fakes(c, part)
-            fake_logits = self.discriminator(fake, labels_of(c, part))
-            fake_loss = losses.fake_loss(fake_logits, options.d_loss)
-            (fake_loss / len(self.parts)).backward()
-            shown = real[part].requires_grad_(regularise)
-            real_logits = self.discriminator(shown, labels_of(c, part))
-            real_loss = losses.real_loss(real_logits, options.d_loss)
-            total = real_loss
-            if regularise:
-                penalty = losses.r1_penalty(real_logits, shown)
-                total = total + penalty.mean() * (options.gamma / 2 * options.d_reg_interval)
-                means.add("r1", penalty)
-            (total / len(self.parts)).backward()
-            means.add("loss_d", fake_loss + real_loss)
-            means.add("score_real", real_logits)
-            means.add("score_fake", fake_logits)
-            means.add("sign_real", real_logits.sign())
-        self.d_optimizer.step()
-        self.d_optimizer.zero_grad(set_to_none=True)
-
-    def draw_latents(self, c: Tensor | None, part: slice) -> Tensor:
-        """Latents of a micro-batch for each layer, ``[b, m+1, L, w]``, with the labels of the real pictures."""
-        options = self.config.train
-        z = torch.randn(part.stop - part.start, *self.config.model.z_shape, device=self.device)
-        return losses.mixed_latents(
-            self.generator, z, labels_of(c, part), options.style_mixing, options.component_mixing
-        )
-
-    def draw_fakes(self, c: Tensor | None, part: slice) -> Tensor:
-        """A micro-batch of generated pictures ``[b, 3, H, W]``."""
-        ws = self.draw_latents(c, part)
-        components, rate = self.config.model.components_num, self.config.train.component_dropout
-        mask = losses.random_component_mask(len(ws), components, rate, self.device)
-        return self.generator.synthesis(ws, component_mask=mask)
+        self.counters.images_seen += self.config.train.batch_size
+        self.players.average(self.counters.images_seen)
 
     # ----- The run -----
 
@@ -472,7 +354,7 @@ class Trainer:
         self.counters.seconds += seconds
         shown = self.kimg - self.tick_kimg
         figures = means.read()
-        spread = self.watch.diversity(self.generator)
+        spread = self.watch.diversity(self.players.generator)
         if spread is not None:
             figures["diversity"] = spread
         record = {
@@ -493,7 +375,7 @@ class Trainer:
     def snapshot(self, grids: SampleGrids, *, score: bool) -> dict[str, float]:
         """Save, draw the grids, and compute the scores if asked to."""
         path = self.save()
-        grids.save_fakes(self.ema, self.kimg)
+        grids.save_fakes(self.players.ema, self.kimg)
         names = metric_names(self.config.train.metrics)
         if not score or not names:
             return {}
@@ -501,7 +383,7 @@ class Trainer:
         self.callbacks.message(f"scoring {count} pictures against as many real ones")
         try:
             record = evaluate(
-                self.ema,
+                self.players.ema,
                 self.dataset,
                 num_images=count,
                 seed=self.config.train.seed,
@@ -522,11 +404,6 @@ class Trainer:
         return scores
 
 
-def labels_of(c: Tensor | None, part: slice) -> Tensor | None:
-    """The labels of one micro-batch."""
-    return None if c is None else c[part]
-
-
 def metric_names(metrics: str) -> list[str]:
     """The names in ``--metrics``.
 
@@ -540,15 +417,6 @@ def metric_names(metrics: str) -> list[str]:
             f"--metrics {','.join(unknown)}: not in this version; there are {', '.join(METRICS)} and none"
         )
     return names
-
-
-def adam(module: torch.nn.Module, lr: float, interval: int) -> torch.optim.Adam:
-    """Adam with β = (0, 0.99) on the time scale of lazy regularisation (StyleGAN2, appendix B).
-
-    With ``c = interval / (interval + 1)``, the learning rate is ``lr·c`` and the decays are ``β^c``.
-    """
-    scale = interval / (interval + 1)
-    return torch.optim.Adam(module.parameters(), lr=lr * scale, betas=(0.0, 0.99**scale), eps=1e-8, fused=True)
 
 
 def rounded(value: float | None) -> float | None:

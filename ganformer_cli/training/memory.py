@@ -9,6 +9,15 @@ from pathlib import Path
 
 import torch
 
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "could not create a memory object",
+)
+
 
 def process_memory_mib() -> float | None:
     """Resident memory of this process in MiB, or None where it cannot be told."""
@@ -19,6 +28,15 @@ def process_memory_mib() -> float | None:
         return None
     pages = int(statm.read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whichever device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # On a CPU, and in libraries that torch calls, it is a RuntimeError like any other.
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
 
 
 def gpu_memory_mib(device: torch.device) -> float | None:

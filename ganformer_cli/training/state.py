@@ -39,6 +39,7 @@ class Counters:
     step: int = 0
     seconds: float = 0.0  # of training
     ticks: int = 0  # lines of the log
+    micro_batch: int = 0  # pictures that pass through the networks at a time
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,179 @@
+"""Runs that run out of memory go on in smaller parts, and nothing else about them changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ganformer_cli.config import RunConfig, resolve_run
+from ganformer_cli.data import open_dataset
+from ganformer_cli.errors import TrainingError
+from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.training import Callbacks, open_run, state
+from ganformer_cli.training.memory import is_out_of_memory
+from ganformer_cli.training.players import Players, micro_batches
+
+TINY: dict[str, Any] = {
+    "resolution": 32,
+    "components_num": 2,
+    "latent_size": 16,
+    "channel_base": 128,
+    "channel_max": 8,
+    "mapping_num_layers": 2,
+    "batch_size": 8,
+    "mbstd_group_size": 2,
+    "total_kimg": 0.064,
+    "tick_kimg": 0.032,
+    "snapshot_kimg": 0.032,
+    "vis_num": 2,
+    "metrics": "none",
+    "pl_weight": 2.0,
+    "g_reg_interval": 2,
+    "d_reg_interval": 3,
+}
+
+
+def settings(**options: Any) -> RunConfig:
+    """A run of eight steps."""
+    return resolve_run({**TINY, **options}, dataset_preset={}, on_cpu=True)
+
+
+def train(folder: Path, told: list[str] | None = None, **options: Any) -> dict[str, torch.Tensor]:
+    """What the last state holds."""
+    data = open_dataset("scenes", resolution=32, max_images=16)
+    callbacks = Callbacks(message=(told if told is not None else []).append)
+    open_run(settings(**options), data, folder, device=torch.device("cpu"), resume=False, callbacks=callbacks).run()
+    return state.read_state(state.states_of(folder)[-1]).tensors
+
+
+ERRORS: list[Callable[[], Exception]] = [
+    lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+    lambda: RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    MemoryError,
+]
+
+
+def fail_once(
+    monkeypatch: pytest.MonkeyPatch, kind: type[torch.nn.Module], method: str, at: int, error: Callable[[], Exception]
+) -> None:
+    """Let memory run out in call ``at`` of a network that is trained."""
+    whole, calls = getattr(kind, method), iter(range(10**9))
+
+    def call(self: torch.nn.Module, *given: Any, **named: Any) -> Any:
+        if self.training and next(calls) == at:
+            raise error()
+        return whole(self, *given, **named)
+
+    monkeypatch.setattr(kind, method, call)
+
+
+def cut_smaller(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
+    """Halve the parts before update ``update`` of a player, without any error."""
+    whole, calls = Players.update, iter(range(10**9))
+
+    def call(self: Players, *given: Any) -> None:
+        if next(calls) == update:
+            self.micro_batch //= 2
+        whole(self, *given)
+
+    monkeypatch.setattr(Players, "update", call)
+
+
+# Calls of the synthesis network: one in the generator's step, another where path lengths are regularised (every second
+# step), one in the discriminator's. Of the discriminator: one in the generator's step, two in its own.
+PLACES = [
+    pytest.param(Generator, "synthesis", 0, 0, id="first-of-all"),
+    pytest.param(Generator, "synthesis", 1, 0, id="path-lengths"),
+    pytest.param(Generator, "synthesis", 2, 1, id="fakes-of-the-discriminator"),
+    pytest.param(Discriminator, "forward", 5, 3, id="reals"),
+    pytest.param(Discriminator, "forward", 9, 6, id="later"),
+]
+
+
+@pytest.mark.parametrize(("kind", "method", "at", "update"), PLACES)
+@pytest.mark.parametrize("error", ERRORS[:2])
+def test_the_weights_are_those_of_a_run_that_was_cut_smaller_there(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[torch.nn.Module],
+    method: str,
+    at: int,
+    update: int,
+    error: Callable[[], Exception],
+) -> None:
+    told: list[str] = []
+    with monkeypatch.context() as patch:
+        fail_once(patch, kind, method, at, error)
+        found = train(tmp_path / "failing", told)
+    assert sum("out of memory; going on with 4 pictures at a time" in line for line in told) == 1
+    with monkeypatch.context() as patch:
+        cut_smaller(patch, update)
+        expected = train(tmp_path / "cut")
+    assert state.digest(found) == state.digest(expected)
+    events = [json.loads(line) for line in (tmp_path / "failing/events.jsonl").read_text("utf-8").splitlines()]
+    assert [event["event"] for event in events] == ["out of memory"]
+
+
+def test_out_of_memory_at_the_start_is_as_if_batch_gpu_had_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_once(patch, Generator, "synthesis", 0, ERRORS[0])
+        found = train(tmp_path / "failing")
+    assert state.digest(found) == state.digest(train(tmp_path / "told", batch_gpu=4))
+
+
+def test_the_smaller_parts_stay_when_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        fail_once(patch, Generator, "synthesis", 0, ERRORS[0])
+        train(tmp_path / "run")
+    data = open_dataset("scenes", resolution=32, max_images=16)
+    again = open_run(settings(), data, tmp_path / "run", device=torch.device("cpu"), resume=True)
+    assert again.players.micro_batch == 4
+
+
+def test_without_memory_for_the_least_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(self: torch.nn.Module, *given: Any, **named: Any) -> Any:
+        raise ERRORS[0]()
+
+    told: list[str] = []
+    monkeypatch.setattr(Discriminator, "forward", never)
+    with pytest.raises(TrainingError, match=r"2 pictures at a time, which is the least .*--resolution"):
+        train(tmp_path / "run", told)
+    assert sum("going on with" in line for line in told) == 2
+
+
+def test_other_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_once(monkeypatch, Generator, "synthesis", 0, lambda: RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        train(tmp_path / "run")
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_memory_errors_are_known_as_such(error: Callable[[], Exception]) -> None:
+    assert is_out_of_memory(error())
+
+
+def test_torchs_own_error_is_known() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60)
+    assert is_out_of_memory(error.value)
+
+
+def test_other_errors_are_none() -> None:
+    for error in (RuntimeError("shape '[2]' is invalid"), ValueError("out of memory"), KeyError("memory")):
+        assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    ("batch", "group", "sizes"),
+    [(8, 4, [2, 4, 8]), (32, 4, [2, 4, 8, 16, 32]), (12, 4, [2, 3, 4, 12]), (6, 3, [2, 3, 6])],
+)
+def test_micro_batches(batch: int, group: int, sizes: list[int]) -> None:
+    assert micro_batches(settings(batch_size=batch, mbstd_group_size=group)) == sizes
