@@ -43,3 +43,11 @@ def keep_large_blocks(largest_mib: int = TRAINING_MIB) -> bool:
     mallopt = library.mallopt
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
     return bool(mallopt(_M_MMAP_THRESHOLD, largest_mib << 20) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))
+
+
+def return_free_memory() -> None:
+    """Give memory that the C library keeps for reuse back to the system, so that needing it again shows."""
+    if sys.platform.startswith("linux"):
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):
+            library.malloc_trim(0)

@@ -133,7 +133,7 @@ def test_a_space_and_an_equals_sign_are_the_same(ganformer: Run) -> None:
     """In the original they gave different models."""
     spaced = ganformer("train", "--dry-run", "--json", "--gamma", "5", "--style", "True")
     joined = ganformer("train", "--dry-run", "--json", "--gamma=5", "--style=True")
-    assert spaced.stdout == joined.stdout
+    assert json.loads(spaced.stdout)["config"] == json.loads(joined.stdout)["config"]
     assert json.loads(joined.stdout)["config"]["train"]["gamma"] == 5
 
 

@@ -14,8 +14,9 @@ from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import TrainingError
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.training import Callbacks, open_run, state
-from ganformer_cli.training.memory import is_out_of_memory
+from ganformer_cli.training import Callbacks, fitting, loop, open_run, state
+from ganformer_cli.training.fitting import Trial, fit_micro_batch
+from ganformer_cli.training.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.training.players import Players, micro_batches
 
 TINY: dict[str, Any] = {
@@ -26,6 +27,7 @@ TINY: dict[str, Any] = {
     "channel_max": 8,
     "mapping_num_layers": 2,
     "batch_size": 8,
+    "batch_gpu": 8,
     "mbstd_group_size": 2,
     "total_kimg": 0.064,
     "tick_kimg": 0.032,
@@ -176,4 +178,101 @@ def test_other_errors_are_none() -> None:
     [(8, 4, [2, 4, 8]), (32, 4, [2, 4, 8, 16, 32]), (12, 4, [2, 3, 4, 12]), (6, 3, [2, 3, 6])],
 )
 def test_micro_batches(batch: int, group: int, sizes: list[int]) -> None:
-    assert micro_batches(settings(batch_size=batch, mbstd_group_size=group)) == sizes
+    assert micro_batches(settings(batch_size=batch, batch_gpu=None, mbstd_group_size=group)) == sizes
+
+
+# ----- What fits -----
+
+
+CPU = torch.device("cpu")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, free: float | None, each: float, fails_above: int = 10**9) -> list[int]:
+    """A machine with ``free`` MiB where a picture needs ``each`` MiB; lists what is tried."""
+    tried: list[int] = []
+
+    def trial(players: Players, micro_batch: int, *, regularised: bool) -> Trial:
+        assert regularised
+        tried.append(micro_batch)
+        if micro_batch > fails_above:
+            raise ERRORS[0]()
+        return Trial(micro_batch, regularised, 1.0, each * micro_batch)
+
+    monkeypatch.setattr(fitting, "trial", trial)
+    monkeypatch.setattr(fitting, "free_memory_mib", lambda device: free)
+    monkeypatch.setattr(fitting, "later_mib", lambda players: 0.0)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("free", "each", "found", "tried"),
+    [
+        (10_000.0, 10.0, 32, [4]),  # so much room that the whole batch needs no trial
+        (1000.0, 50.0, 16, [4, 8, 16]),
+        (1000.0, 26.0, 32, [4, 8, 16, 32]),
+        (1000.0, 110.0, 4, [4]),  # eight would need more than there is: not tried, as a CPU has no error to catch
+        (10.0, 110.0, 4, [4]),  # nothing fits; the run will say so
+        (None, 110.0, 32, []),  # nobody knows
+    ],
+)
+def test_the_largest_part_that_fits_is_found_without_trying_what_cannot(
+    monkeypatch: pytest.MonkeyPatch, free: float | None, each: float, found: int, tried: list[int]
+) -> None:
+    players = Players(settings(batch_size=32, batch_gpu=None, mbstd_group_size=4, total_kimg=1.0), CPU)
+    monkeypatch.setattr(fitting, "micro_batches", lambda config: [4, 8, 16, 32])
+    made = pretend(monkeypatch, free=free, each=each)
+    told: list[str] = []
+    assert fit_micro_batch(players, told.append) == found
+    assert made == tried
+    assert len(told) == (found < 32)
+
+
+def test_a_trial_that_fails_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    players = Players(settings(batch_size=32, batch_gpu=None), CPU)
+    monkeypatch.setattr(fitting, "micro_batches", lambda config: [4, 8, 16, 32])
+    assert pretend(monkeypatch, free=1000.0, each=24.0, fails_above=8) == []
+    assert fit_micro_batch(players, lambda text: None) == 8
+
+
+@pytest.mark.parametrize("regularised", [False, True])
+def test_a_trial_changes_nothing(regularised: bool) -> None:
+    torch.manual_seed(3)
+    players = Players(settings(), CPU)
+    before = {name: state.digest(network.state_dict()) for name, network in players.networks.items()}
+    random = torch.get_rng_state()
+    found = fitting.trial(players, 4, regularised=regularised)
+    assert (found.micro_batch, found.regularised) == (4, regularised)
+    assert found.seconds > 0
+    assert before == {name: state.digest(network.state_dict()) for name, network in players.networks.items()}
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(p.grad is None for network in players.networks.values() for p in network.parameters())
+    assert players.micro_batch == 8
+    assert not players.g_optimizer.state
+
+
+def test_what_fits_is_asked_only_where_nobody_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "fit_micro_batch", lambda players, message: 2)
+    data = open_dataset("scenes", resolution=32, max_images=16)
+    sizes = [
+        open_run(settings(batch_gpu=said), data, tmp_path / str(said), device=CPU, resume=False).players.micro_batch
+        for said in (None, 4)
+    ]
+    assert sizes == [2, 4]
+
+
+def test_cost() -> None:
+    players = Players(settings(), CPU)
+    found = fitting.cost(players)
+    weights = sum(p.numel() * 4 / 2**20 for network in players.networks.values() for p in network.parameters())
+    assert found.micro_batch == 8
+    assert found.seconds_per_kimg > 0
+    assert found.memory_mib is None or found.memory_mib > weights
+    assert found.disk_mib > 10 * weights
+
+
+def test_free_memory_and_its_peak() -> None:
+    free = free_memory_mib(CPU)
+    assert free is None or 1 < free < 1e9
+    with Peak(CPU) as peak:
+        torch.ones(64 << 18)  # 64 MiB
+    assert peak.added_mib is None or 60 < peak.added_mib < 200

@@ -27,13 +27,14 @@ from ganformer_cli.cli.options import (
 )
 from ganformer_cli.cli.progress import Progress, duration
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, RunConfig, TrainConfig
-from ganformer_cli.errors import ConfigError, NotYetError
+from ganformer_cli.errors import ConfigError, NotYetError, TrainingError
 
 if TYPE_CHECKING:
     import torch
 
     from ganformer_cli.cli.model_choice import Networks
     from ganformer_cli.data import ImageDataset
+    from ganformer_cli.training.fitting import Cost
     from ganformer_cli.training.loop import Means, RunResult
 
 #: Longer side of the built-in scenes where none is asked for.
@@ -89,7 +90,9 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
     default=False,
     help="Go on although settings of training, or the pictures, are others than before.",
 )
-@boolean_option("--dry-run", group="Run", default=False, help="Show the configuration and parameter counts; stop.")
+@boolean_option(
+    "--dry-run", group="Run", default=False, help="Show configuration, parameters, and what the run takes; stop."
+)
 @setting("total_kimg", float, "Thousands of real pictures to show.", group="Run", rare=False)
 @setting("seed", int, "Of weights, order and latents.", group="Run", rare=False)
 @json_option
@@ -175,7 +178,12 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @setting("d_end_res", int, "... to below 2^N.", group="Attention")
 # ----- Training -----
 @setting("batch_size", int, "Pictures a step.", group="Training", rare=False)
-@setting("batch_gpu", int, "Pictures at a time; the rest is accumulated.  [default: all]", group="Training")
+@setting(
+    "batch_gpu",
+    int,
+    "Pictures at a time; the rest is accumulated.  [default: as many as fit into memory]",
+    group="Training",
+)
 @setting("gamma", float, "Weight of the R1 penalty.", group="Training", rare=False)
 @setting("g_lr", float, "Generator's learning rate.", group="Training")
 @setting("d_lr", float, "Discriminator's learning rate.", group="Training")
@@ -239,7 +247,7 @@ def command(
         # What --ganformer-default stands for is no contradiction: the released CLEVR model differs from it.
         config = start_from(start.config, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
     if dry_run:
-        show_plan(config, dataset, device, as_json=as_json)
+        show_plan(config, dataset, device, as_json=as_json, measured=True)
         return
     from ganformer_cli.training.run_folder import choose_run_folder
 
@@ -364,8 +372,10 @@ def start_from(found: ModelConfig, config: RunConfig, given: dict[str, Any]) -> 
     return RunConfig(model=found, train=train)
 
 
-def show_plan(config: RunConfig, dataset: ImageDataset, device: torch.device, *, as_json: bool) -> None:
-    """Print what would be, or will be, trained."""
+def show_plan(
+    config: RunConfig, dataset: ImageDataset, device: torch.device, *, as_json: bool, measured: bool = False
+) -> None:
+    """Print what would be, or will be, trained; ``measured``: and what it takes, which takes some steps to find out."""
     import torch
 
     from ganformer_cli.models import Discriminator, Generator, parameter_count
@@ -380,6 +390,8 @@ def show_plan(config: RunConfig, dataset: ImageDataset, device: torch.device, *,
     if as_json:
         side = "native" if operators.native else "reference"
         plan = {"config": config.to_dict(), "parameters": counts, "device": str(device), "operators": side}
+        if measured:
+            plan["cost"] = dataclasses.asdict(cost_of(config, device))
         click.echo(json.dumps(plan, indent=2))
         return
     model, train = config.model, config.train
@@ -401,6 +413,43 @@ def show_plan(config: RunConfig, dataset: ImageDataset, device: torch.device, *,
     click.echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
     said = "native" if operators.native else f"plain torch ({operators.reason}); see ganformer doctor"
     click.echo(f"operators  {said}")
+    if measured:
+        found = cost_of(config, device)
+        free = "" if found.free_mib is None else f" of {found.free_mib / 1024:.3g} GiB free"
+        needed = "unknown" if found.memory_mib is None else f"about {found.memory_mib / 1024:.2g} GiB{free}"
+        click.echo(f"memory     {needed}, with {found.micro_batch} pictures at a time")
+        whole = duration(found.seconds_per_kimg * train.total_kimg)
+        click.echo(f"time       {found.seconds_per_kimg:.3g} s/kimg here, {whole} in all, beside grids and scores")
+        click.echo(
+            f"disk       about {found.disk_mib / 1024:.2g} GiB for {train.last_snapshots} snapshots and the state"
+        )
+
+
+def cost_of(config: RunConfig, device: torch.device) -> Cost:
+    """What a run takes here, tried.
+
+    Raises:
+        TrainingError: not even the smallest part of a batch fits into memory.
+    """
+    import torch
+
+    from ganformer_cli.training.fitting import cost, fit_micro_batch
+    from ganformer_cli.training.memory import is_out_of_memory
+    from ganformer_cli.training.players import Players
+
+    torch.manual_seed(config.train.seed)
+    players = Players(config, device)
+    if config.train.batch_gpu is None:
+        players.micro_batch = fit_micro_batch(players, lambda text: None)
+    try:
+        return cost(players)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"out of memory with {players.micro_batch} pictures at a time; choose a smaller --batch-gpu, a lower "
+            "--resolution, --channel-max or --channel-base, or free memory on the device"
+        ) from error
 
 
 def launch(

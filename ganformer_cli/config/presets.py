@@ -46,12 +46,7 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
     networks of the paper; small pictures are learnt from fewer of them.
     """
     if not on_cpu:
-        # Small enough at a time for a card of 8 GB, by the size of the activations.
-        return {
-            "total_kimg": 5000.0 if resolution <= 128 else 25000.0,
-            "batch_gpu": 32 if resolution <= 64 else max(4, 2048 // resolution),
-            "num_threads": 4,
-        }
+        return {"total_kimg": 5000.0 if resolution <= 128 else 25000.0, "num_threads": 4}
     return {
         "components_num": 8,
         "latent_size": 128,

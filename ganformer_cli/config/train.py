@@ -27,7 +27,7 @@ class TrainConfig(JsonConfig):
     seed: int = 0
     total_kimg: float = 25000.0  # thousands of real pictures to show
     batch_size: int = 32
-    batch_gpu: int | None = None  # pictures at a time, the rest is accumulated; None: the whole batch
+    batch_gpu: int | None = None  # pictures at a time, the rest is accumulated; None: as many as fit into memory
     g_lr: float = 0.002
     d_lr: float = 0.002
     gamma: float = 10.0  # weight of R1
@@ -102,7 +102,7 @@ class TrainConfig(JsonConfig):
 
     @property
     def micro_batch(self) -> int:
-        """Pictures that pass through the networks at a time."""
+        """Pictures that pass through the networks at a time, if they fit into memory."""
         return self.batch_size if self.batch_gpu is None else self.batch_gpu
 
 

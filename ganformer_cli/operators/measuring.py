@@ -7,12 +7,10 @@ least of their times is what is compared: everything that disturbs a measurement
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import multiprocessing
 import signal
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ganformer_cli.allocator import return_free_memory
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.operators import native
 from ganformer_cli.operators.native import Side
@@ -359,7 +358,7 @@ def _process_memory(case: Case, side: Side) -> Memory | None:
         for _ in range(work.warm_calls):
             work.run()
         gc.collect()
-        _return_free_memory()
+        return_free_memory()
         if not _reset_high_water():
             return None
         before = _status_mib("VmRSS")
@@ -384,14 +383,6 @@ def _reset_high_water() -> bool:
     except OSError:
         return False
     return True
-
-
-def _return_free_memory() -> None:
-    """Give memory that the C library keeps for reuse back to the system, so that needing it again shows."""
-    if sys.platform.startswith("linux"):
-        library = ctypes.CDLL(None)
-        if hasattr(library, "malloc_trim"):
-            library.malloc_trim(0)
 
 
 def in_fresh_process(function: Callable[[], Result]) -> Result:

@@ -19,6 +19,7 @@ from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError, TrainingError
 from ganformer_cli.metrics.evaluate import METRICS, evaluate
 from ganformer_cli.training import run_folder, state
+from ganformer_cli.training.fitting import fit_micro_batch
 from ganformer_cli.training.memory import gpu_memory_mib, process_memory_mib
 from ganformer_cli.training.players import Means, Players, micro_batches
 from ganformer_cli.training.samples import SampleGrids
@@ -86,6 +87,8 @@ def open_run(
         run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
     metric_names(config.train.metrics)
     trainer = Trainer(config, dataset, folder, device, callbacks)
+    if config.train.batch_gpu is None and not resume:
+        trainer.players.micro_batch = fit_micro_batch(trainer.players, callbacks.message)
     if start is not None and not resume:
         trainer.players.start_from(start)
     if resume:

@@ -1,13 +1,18 @@
-"""How much memory this process holds."""
+"""How much memory there is, how much this process holds, and how to tell that it ran out."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 from pathlib import Path
 
 import torch
+
+from ganformer_cli.allocator import return_free_memory
+
+MIB = 2**20
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -22,12 +27,12 @@ _OUT_OF_MEMORY = (
 def process_memory_mib() -> float | None:
     """Resident memory of this process in MiB, or None where it cannot be told."""
     if sys.platform == "win32":
-        return _windows_working_set() / 2**20
+        return _windows_working_set() / MIB
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return None
     pages = int(statm.read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -39,9 +44,72 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
 
 
+def free_memory_mib(device: torch.device) -> float | None:
+    """Memory that this process may still take on ``device``, in MiB; None where it cannot be told.
+
+    On a CPU the limit of a container counts, too.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (free + unused) / MIB
+    if sys.platform == "win32":
+        return _windows_free_memory() / MIB
+    available = _proc_mib(Path("/proc/meminfo"), "MemAvailable")
+    limits = [_container_room_mib(Path("/sys/fs/cgroup"), "memory.max", "memory.current")]
+    limits.append(_container_room_mib(Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"))
+    known = [value for value in (available, *limits) if value is not None]
+    return min(known, default=None)
+
+
+class Peak:
+    """Within the block, the most memory that is held beyond what was held before; None where it cannot be told."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.added_mib: float | None = None
+
+    def __enter__(self) -> Peak:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device) / MIB
+        else:
+            return_free_memory()
+            # proc(5): the high-water mark begins anew at what is resident now.
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            self._before = _proc_mib(Path("/proc/self/status"), "VmRSS") or 0.0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.added_mib = torch.cuda.max_memory_allocated(self.device) / MIB - self._before
+        else:
+            peak = _proc_mib(Path("/proc/self/status"), "VmHWM")
+            self.added_mib = None if peak is None else max(0.0, peak - self._before)
+
+
+def _proc_mib(path: Path, name: str) -> float | None:
+    """A line such as ``MemAvailable:  123 kB``."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) / 1024
+    return None
+
+
+def _container_room_mib(folder: Path, limit: str, usage: str) -> float | None:
+    """What a container's limit leaves; None without a limit."""
+    with contextlib.suppress(OSError, ValueError):
+        most = (folder / limit).read_text(encoding="ascii").strip()
+        if most != "max" and int(most) < 2**60:
+            return max(0, int(most) - int((folder / usage).read_text(encoding="ascii"))) / MIB
+    return None
+
+
 def gpu_memory_mib(device: torch.device) -> float | None:
     """Peak memory that torch allocated on ``device`` in MiB; None on a CPU."""
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    return torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None
 
 
 class _ProcessMemoryCounters(ctypes.Structure):
@@ -75,3 +143,31 @@ def _windows_working_set() -> int:
     process = ctypes.c_void_p(kernel.GetCurrentProcess())
     api.GetProcessMemoryInfo(process, ctypes.byref(counters), counters.cb)
     return int(counters.WorkingSetSize)
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of the Windows API."""
+
+    _fields_ = [
+        ("dwLength", ctypes.c_uint32),
+        ("dwMemoryLoad", ctypes.c_uint32),
+        *(
+            (name, ctypes.c_uint64)
+            for name in (
+                "ullTotalPhys",
+                "ullAvailPhys",
+                "ullTotalPageFile",
+                "ullAvailPageFile",
+                "ullTotalVirtual",
+                "ullAvailVirtual",
+                "ullAvailExtendedVirtual",
+            )
+        ),
+    ]
+
+
+def _windows_free_memory() -> int:
+    status = _MemoryStatus()
+    status.dwLength = ctypes.sizeof(status)
+    getattr(ctypes, "windll").kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # noqa: B009  # as above
+    return int(status.ullAvailPhys)

@@ -1,0 +1,175 @@
+"""How many pictures fit into memory at a time, and what a run will cost: tried, not computed.
+
+A trial makes the gradients of both players for one micro-batch of random pictures, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from ganformer_cli.config import RunConfig
+from ganformer_cli.training.memory import MIB, Peak, free_memory_mib, is_out_of_memory
+from ganformer_cli.training.players import Found, Players, RandomState, micro_batches
+from ganformer_cli.training.state import KEPT
+
+#: Share of the free memory that a step may take: the system, and grids and scores between the steps, need some, too.
+USABLE = 0.85
+#: Where the smallest trial says that a batch takes less than this share, it is not tried itself.
+CLEAR = 0.4
+#: Seconds of a trial that is made several times.
+SHORT = 3.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One micro-batch, tried."""
+
+    micro_batch: int
+    regularised: bool
+    seconds: float
+    needed_mib: float | None  # beside the networks; None where it cannot be told
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes."""
+
+    micro_batch: int
+    seconds_per_kimg: float
+    memory_mib: float | None  # of networks, optimisers, and a step at its worst
+    free_mib: float | None  # before the gradients and the optimisers
+    disk_mib: float  # of the snapshots that are kept and the states
+
+
+def fit_micro_batch(players: Players, message: Callable[[str], None]) -> int:
+    """The largest micro-batch whose step fits into the free memory, with both regularisations if they will be used.
+
+    The smallest where none does: the run itself then says so.
+
+    Args:
+        players: as they begin; left as they are.
+        message: told the outcome where the batch does not fit whole.
+    """
+    sizes, batch = micro_batches(players.config), players.config.train.batch_size
+    free = free_memory_mib(players.device)
+    if free is None or len(sizes) < 2:
+        return batch
+    room = USABLE * free - later_mib(players)
+    best, needed = sizes[0], 0.0
+    # From below: a CPU has no error to catch when memory runs out, the system kills. So none is tried that cannot fit.
+    for size in sizes:
+        if needed * size / best > room:
+            break
+        try:
+            tried = trial(players, size, regularised=True).needed_mib
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        if tried is None:
+            return batch
+        if tried > room:
+            break
+        best, needed = size, tried
+        if needed * batch / size < CLEAR * room:
+            best = batch
+            break
+    if best < batch:
+        message(f"{best} pictures at a time fit into the {free / 1024:.1f} GiB of free memory; the rest is accumulated")
+    return best
+
+
+def later_mib(players: Players) -> float:
+    """What the optimisers will remember, which no trial makes: twice the parameters."""
+    return 2 * sum(_mib(module) for optimizer, module in players.optimizers.values() if not optimizer.state)
+
+
+def trial(players: Players, micro_batch: int, *, regularised: bool) -> Trial:
+    """Make the gradients of both players for one micro-batch.
+
+    Raises:
+        torch.OutOfMemoryError, RuntimeError, MemoryError: it does not fit.
+    """
+    with _for_trial(players, micro_batch) as (images, labels), Peak(players.device) as peak:
+        number = 0 if regularised else 1
+        start = time.perf_counter()
+        players.discriminator.requires_grad_(False)
+        players.generator_gradients(labels, number, Found())
+        players.g_optimizer.zero_grad(set_to_none=True)
+        players.discriminator.requires_grad_(True)
+        players.discriminator_gradients(images, labels, number, Found())
+        if players.device.type == "cuda":
+            torch.cuda.synchronize(players.device)
+        seconds = time.perf_counter() - start
+    return Trial(micro_batch, regularised, seconds, peak.added_mib)
+
+
+def cost(players: Players) -> Cost:
+    """Time, memory and disk space of a run at its micro-batch.
+
+    On a CPU, where the time of a picture hardly depends on how many come with it, four at a time are tried.
+
+    Raises:
+        torch.OutOfMemoryError, RuntimeError, MemoryError: it does not fit.
+    """
+    config, micro = players.config, players.micro_batch
+    free = free_memory_mib(players.device)
+    size = micro if players.device.type == "cuda" else min(micro, 4)
+    trial(players, size, regularised=False)  # the first of all builds operators and chooses algorithms
+    plain = trial(players, size, regularised=False).seconds
+    if plain < SHORT:
+        plain = min(plain, *(trial(players, size, regularised=False).seconds for _ in range(3)))
+    worst = trial(players, size, regularised=True)
+    regularisation = max(0.0, worst.seconds - plain) / _interval(config)
+    own = {name: _mib(module) for name, module in players.networks.items()}
+    memory = None
+    if worst.needed_mib is not None:
+        memory = sum(own.values()) + later_mib(players) + worst.needed_mib * micro / size
+    state = sum(own.values()) + 2 * (own["generator"] + own["discriminator"])
+    disk = config.train.last_snapshots * sum(own.values()) + KEPT * state
+    return Cost(micro, (plain + regularisation) / size * 1000, memory, free, disk)
+
+
+def _mib(module: torch.nn.Module) -> float:
+    """Of the parameters."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()) / MIB
+
+
+def _interval(config: RunConfig) -> float:
+    """Steps between two regularisations; that of the more frequent one, when there are both."""
+    train = config.train
+    used = [train.d_reg_interval] * (train.gamma > 0) + [train.g_reg_interval] * (train.pl_weight > 0)
+    return min(used, default=math.inf)
+
+
+@contextmanager
+def _for_trial(players: Players, micro_batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Random pictures ``[b, 3, H, W]`` and labels; afterwards the players are what they were."""
+    config, own, random = players.config, players.micro_batch, RandomState(players.device)
+    w_means = {name: value.clone() for name, value in players.generator.mapping_network.named_buffers()}
+    size = (micro_batch, 3, *config.model.image_size)
+    try:
+        players.config = replace(config, train=replace(config.train, batch_size=micro_batch, batch_gpu=None))
+        players.micro_batch = micro_batch
+        labels = None
+        if config.model.c_dim > 0:
+            classes = torch.arange(micro_batch) % config.model.c_dim
+            labels = torch.nn.functional.one_hot(classes, config.model.c_dim).float().to(players.device)
+        yield torch.rand(size, device=players.device) * 2 - 1, labels
+    finally:
+        players.config, players.micro_batch = config, own
+        players.g_optimizer.zero_grad(set_to_none=True)
+        players.d_optimizer.zero_grad(set_to_none=True)
+        for name, value in players.generator.mapping_network.named_buffers():
+            value.copy_(w_means[name])
+        random.restore()
+        gc.collect()
+        if players.device.type == "cuda":
+            torch.cuda.empty_cache()
