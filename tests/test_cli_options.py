@@ -20,6 +20,7 @@ from ganformer_cli.cli.options import (
     not_yet_option,
     option,
     pick_device,
+    pick_devices,
 )
 from ganformer_cli.errors import ConfigError, NotYetError
 
@@ -241,10 +242,20 @@ def test_gpu_that_is_not_there(gpus_found: Callable[[int], None]) -> None:
         pick_device((2,))
 
 
-def test_more_than_one_gpu_is_not_yet(gpus_found: Callable[[int], None]) -> None:
-    gpus_found(2)
-    with pytest.raises(NotYetError, match="--gpus 0,1: more than one GPU is not in this version yet"):
+def test_several_gpus_are_for_training(gpus_found: Callable[[int], None]) -> None:
+    gpus_found(4)
+    assert [str(device) for device in pick_devices((0, 3), training=True)] == ["cuda:0", "cuda:3"]
+    with pytest.raises(ConfigError, match="--gpus 0,1: this command uses one GPU"):
         pick_device((0, 1))
+
+
+def test_the_number_of_gpus_means_all_of_them_in_training(gpus_found: Callable[[int], None]) -> None:
+    gpus_found(4)
+    assert [device.index for device in pick_devices((4,), training=True)] == [0, 1, 2, 3]
+    assert [device.index for device in pick_devices((3,), training=True)] == [3]
+    gpus_found(1)
+    with pytest.raises(ConfigError, match="there is no GPU 1 here"):
+        pick_devices((1,), training=True)
 
 
 def test_warnings_need_no_command(capsys: pytest.CaptureFixture[str]) -> None:

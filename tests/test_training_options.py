@@ -15,7 +15,7 @@ from ganformer_cli.config import BASELINES, resolve_run
 from ganformer_cli.data.datasets import SceneDataset
 from ganformer_cli.training import Callbacks, losses
 from ganformer_cli.training.loop import Trainer
-from ganformer_cli.training.players import Means
+from ganformer_cli.training.players import Found, Means
 
 TINY: dict[str, Any] = {
     "resolution": 32,
@@ -191,7 +191,7 @@ def test_path_length_does_not_depend_on_how_many_components_push() -> None:
 
 def test_path_length_penalty_follows_its_running_mean() -> None:
     trainer = trainer_of({"pl_weight": 2.0})
-    ws = trainer.players.draw_latents(None, slice(0, 2))
+    ws = trainer.players.draw_latents(None, slice(0, 2), Found())
     penalty, mean = losses.path_length_penalty(trainer.players.generator, ws, torch.zeros([]))
     # From 0 the mean has gone a hundredth of the way: the lengths are about a hundred times as large.
     lengths = penalty.sqrt() + mean
@@ -203,7 +203,7 @@ def test_component_mixing_takes_the_last_components_from_another_latent() -> Non
     generator = trainer_of({"attention": "simplex"}).players.ema
     z = torch.randn(2, *generator.z_shape)
     plain = generator.mapping(z)
-    mixed = losses.mixed_latents(generator, z, None, 0.0, component_mixing=1.0)
+    mixed, _ = losses.mixed_latents(generator, z, None, 0.0, component_mixing=1.0)
     same = [torch.equal(mixed[:, k], plain[:, k]) for k in range(5)]
     cut = same.index(False)
     assert 1 <= cut <= 3

@@ -272,36 +272,46 @@ gpus_option = option(
 )
 
 
-def pick_device(gpus: tuple[int, ...] | None, *, training: bool = False) -> torch.device:
-    """The device for ``--gpus``; ``None`` (left out) means the first GPU if there is one.
+def pick_devices(gpus: tuple[int, ...] | None, *, training: bool = False) -> list[torch.device]:
+    """The devices for ``--gpus``; ``None`` (left out) means the first GPU if there is one.
 
-    On a machine without a GPU, asking for one warns and gives the CPU, so that a command line works everywhere. For the
-    CPU's sake the process is told to keep the memory of freed tensors for the next ones, less of it in ``training``.
+    On a machine without a GPU, asking for one warns and gives the CPU, so that a command line works everywhere. In
+    ``training`` a single number that is the number of GPUs here means all of them. For the CPU's sake the process is
+    told to keep the memory of freed tensors for the next ones, less of it in ``training``.
 
     Raises:
         ConfigError: a GPU of that number is not there.
-        NotYetError: more than one GPU.
     """
     keep_large_blocks(TRAINING_MIB if training else EVALUATION_MIB)
     import torch
 
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus is None:
-        return torch.device("cuda", 0) if found else torch.device("cpu")
+        return [torch.device("cuda", 0) if found else torch.device("cpu")]
     if not gpus:
-        return torch.device("cpu")
+        return [torch.device("cpu")]
     said = f"--gpus {','.join(map(str, gpus))}"
     if not found:
         warn(f"{said}: torch finds no GPU here; using the CPU")
-        return torch.device("cpu")
+        return [torch.device("cpu")]
+    if training and found > 1 and gpus == (found,):
+        gpus = tuple(range(found))
     if missing := [number for number in gpus if number >= found]:
         last = f"0 to {found - 1}" if found > 1 else "0"
         raise ConfigError(f"{said}: there is no GPU {missing[0]} here; the numbers that exist: {last}")
-    if len(gpus) > 1:
-        raise NotYetError(
-            f"{said}: more than one GPU is not in this version yet; name one, for instance --gpus {gpus[0]}"
-        )
-    return torch.device("cuda", gpus[0])
+    return [torch.device("cuda", number) for number in gpus]
+
+
+def pick_device(gpus: tuple[int, ...] | None) -> torch.device:
+    """The one device for ``--gpus``, for a command that uses no more; see ``pick_devices``.
+
+    Raises:
+        ConfigError: there is none of that number, or several are asked for.
+    """
+    if gpus is not None and len(gpus) > 1:
+        said = ",".join(map(str, gpus))
+        raise ConfigError(f"--gpus {said}: this command uses one GPU; name one, for instance --gpus {gpus[0]}")
+    return pick_devices(gpus)[0]
 
 
 json_option = option(

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from ganformer_cli.cli.options import (
     json_option,
     not_yet_option,
     option,
-    pick_device,
+    pick_devices,
 )
 from ganformer_cli.cli.progress import Progress, duration
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, RunConfig, TrainConfig
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from ganformer_cli.cli.model_choice import Networks
     from ganformer_cli.data import ImageDataset
+    from ganformer_cli.training.distributed import Group
     from ganformer_cli.training.fitting import Cost
     from ganformer_cli.training.loop import Means, RunResult
 
@@ -209,6 +211,15 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @setting("eval_images_num", int, "Pictures for the scores.", group="Logging")
 # ----- Device -----
 @gpus_option
+@option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    group="Device",
+    rare=True,
+    help="Train in so many processes of this machine's CPU.  [default: one; on GPUs one for each of --gpus]",
+)
 @setting("allow_tf32", bool, "TF32 on a GPU.", group="Device")
 @setting("cuda_bench", bool, "Let cuDNN choose its algorithms by trying.", group="Device")
 # ----- The authors' options that come later, or say what happens anyway -----
@@ -228,6 +239,7 @@ def command(
     as_json: bool,
     data_dir: Path,
     gpus: tuple[int, ...] | None,
+    processes: int | None,
     offline: bool,
     **_: Any,
 ) -> None:
@@ -236,9 +248,17 @@ def command(
     Without any option: on the built-in scenes, on whatever there is, ending with pictures within minutes. The same
     command again goes on with the run. Ctrl-C saves and stops.
     """
+    from ganformer_cli.training import distributed
+    from ganformer_cli.training.launcher import run_workers
+
     baseline = baseline_name(ctx)
     options = chosen_settings(ctx, baseline)
-    device = pick_device(gpus, training=True)
+    devices = pick_devices(gpus, training=True)
+    count = processes or len(devices)
+    if count > 1 and not distributed.asked_for() and not dry_run:
+        check_count(count, devices)
+        ctx.exit(run_workers(sys.argv[1:], count))
+    device = distributed.own_device(devices)
     dataset = open_data(options, data_dir, on_cpu=device.type == "cpu")
     config = resolve(options, dataset, baseline, on_cpu=device.type == "cpu")
     start = None
@@ -252,11 +272,28 @@ def command(
     from ganformer_cli.training.run_folder import choose_run_folder
 
     name = expname or f"{dataset.name}-{(baseline or config.model.attention).lower()}"
-    folder, resume = choose_run_folder(result_dir, name, restart=restart)
-    result = launch(config, dataset, folder, device, resume=resume, override=override, quiet=as_json, start=start)
-    report(result, as_json=as_json)
+    with distributed.joined(device) as group:
+        # A second life under torchrun goes on with the run of the first.
+        again = restart and not distributed.restarted()
+        folder, resume = group.told(lambda: choose_run_folder(result_dir, name, restart=again))
+        result = launch(
+            config, dataset, folder, device,
+            resume=resume, override=override, quiet=as_json, start=start, group=group,
+        )  # fmt: skip
+    if group.leads:
+        report(result, as_json=as_json)
     if not result.finished:
         ctx.exit(STOPPED)
+
+
+def check_count(count: int, devices: list[torch.device]) -> None:
+    """Raise ConfigError unless so many processes can use these devices."""
+    if devices[0].type == "cuda" and count != len(devices):
+        raise ConfigError(
+            f"--processes {count}: on GPUs there is one process for each of --gpus, {len(devices)} here; leave it out"
+        )
+    if count > 1024:
+        raise ConfigError(f"--processes {count}: choose at most 1024")
 
 
 def baseline_name(ctx: click.Context) -> str | None:
@@ -462,6 +499,7 @@ def launch(
     override: bool,
     quiet: bool,
     start: Networks | None = None,
+    group: Group,
 ) -> RunResult:
     """Train with a progress bar, from the networks ``start``; Ctrl-C and SIGTERM ask the loop to save and return."""
     from ganformer_cli.training import Callbacks, open_run
@@ -479,15 +517,18 @@ def launch(
             shown = {name: values[key] for name, key in (("G", "loss_g"), ("D", "loss_d")) if key in values}
             progress.update(kimg, **shown)
 
-        callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=stop_requested)
+        callbacks = Callbacks(should_stop=stop_requested)
+        if group.leads:
+            callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=stop_requested)
         networks = None
         if start is not None:
             networks = {name: getattr(start, name) for name in ("ema", "generator", "discriminator")}
         run = open_run(
             config, dataset, folder,
             device=device, resume=resume, callbacks=callbacks, start=networks, override=override,
+            group=group,
         )  # fmt: skip
-        if not quiet:
+        if group.leads and not quiet:
             show_plan(config, dataset, device, as_json=False)
         return run.run()
 

@@ -174,12 +174,16 @@ class MappingNetwork(nn.Module):
         return w
 
     @torch.no_grad()
-    def update_mean(self, w: Tensor) -> None:
-        """Move the running mean towards ``w [B, m+1, w]``, over the batch (and the latents, if there is one mean)."""
-        mean = w.mean(0)
+    def mean_of(self, w: Tensor) -> Tensor:
+        """The mean of ``w [B, m+1, w]`` over the batch, and over the latents, if they share one: as ``w_avg`` is."""
+        mean = w.detach().mean(0)
         if mean.shape != self.w_avg.shape:
             mean = mean.mean(0)
-        self.w_avg.lerp_(mean.expand_as(self.w_avg), 1 - W_AVG_DECAY)
+        return mean.expand_as(self.w_avg)
+
+    def update_mean(self, mean: Tensor) -> None:
+        """Move the running mean towards that of a batch."""
+        self.w_avg.lerp_(mean, 1 - W_AVG_DECAY)
 
     def truncate(self, w: Tensor, psi: float) -> Tensor:
         """``w_avg + psi·(w − w_avg)`` (StyleGAN, appendix B)."""

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ganformer_cli.config import RunConfig
+from ganformer_cli.training.distributed import ALONE
 from ganformer_cli.training.memory import MIB, Peak, free_memory_mib, is_out_of_memory
-from ganformer_cli.training.players import Found, Players, RandomState, micro_batches
+from ganformer_cli.training.players import Found, Players
 from ganformer_cli.training.state import KEPT
 
 #: Share of the free memory that a step may take: the system, and grids and scores between the steps, need some, too.
@@ -57,7 +58,7 @@ def fit_micro_batch(players: Players, message: Callable[[str], None]) -> int:
         players: as they begin; left as they are.
         message: told the outcome where the batch does not fit whole.
     """
-    sizes, batch = micro_batches(players.config), players.config.train.batch_size
+    sizes, batch = players.sizes(), players.share
     free = free_memory_mib(players.device)
     if free is None or len(sizes) < 2:
         return batch
@@ -101,10 +102,10 @@ def trial(players: Players, micro_batch: int, *, regularised: bool) -> Trial:
         number = 0 if regularised else 1
         start = time.perf_counter()
         players.discriminator.requires_grad_(False)
-        players.generator_gradients(labels, number, Found())
+        players.generator_gradients(labels, number, Found(), "trial")
         players.g_optimizer.zero_grad(set_to_none=True)
         players.discriminator.requires_grad_(True)
-        players.discriminator_gradients(images, labels, number, Found())
+        players.discriminator_gradients(images, labels, number, Found(), "trial")
         if players.device.type == "cuda":
             torch.cuda.synchronize(players.device)
         seconds = time.perf_counter() - start
@@ -152,24 +153,20 @@ def _interval(config: RunConfig) -> float:
 @contextmanager
 def _for_trial(players: Players, micro_batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Random pictures ``[b, 3, H, W]`` and labels; afterwards the players are what they were."""
-    config, own, random = players.config, players.micro_batch, RandomState(players.device)
-    w_means = {name: value.clone() for name, value in players.generator.mapping_network.named_buffers()}
+    config, own, group = players.config, players.micro_batch, players.group
     size = (micro_batch, 3, *config.model.image_size)
     try:
         players.config = replace(config, train=replace(config.train, batch_size=micro_batch, batch_gpu=None))
-        players.micro_batch = micro_batch
+        players.micro_batch, players.group = micro_batch, ALONE
         labels = None
         if config.model.c_dim > 0:
             classes = torch.arange(micro_batch) % config.model.c_dim
             labels = torch.nn.functional.one_hot(classes, config.model.c_dim).float().to(players.device)
         yield torch.rand(size, device=players.device) * 2 - 1, labels
     finally:
-        players.config, players.micro_batch = config, own
+        players.config, players.micro_batch, players.group = config, own, group
         players.g_optimizer.zero_grad(set_to_none=True)
         players.d_optimizer.zero_grad(set_to_none=True)
-        for name, value in players.generator.mapping_network.named_buffers():
-            value.copy_(w_means[name])
-        random.restore()
         gc.collect()
         if players.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError, TrainingError
 from ganformer_cli.metrics.evaluate import METRICS, evaluate
 from ganformer_cli.training import run_folder, state
+from ganformer_cli.training.distributed import ALONE, Group
 from ganformer_cli.training.fitting import fit_micro_batch
 from ganformer_cli.training.memory import gpu_memory_mib, process_memory_mib
 from ganformer_cli.training.players import Means, Players, micro_batches
@@ -66,6 +68,7 @@ def open_run(
     callbacks: Callbacks | None = None,
     start: Mapping[str, nn.Module | None] | None = None,
     override: bool = False,
+    group: Group = ALONE,
 ) -> Trainer:
     """Begin a run in ``folder`` or go on with the one that is there; ``Trainer.run`` then trains.
 
@@ -78,32 +81,67 @@ def open_run(
         callbacks: see ``Callbacks``.
         start: networks ``ema``, ``generator`` and ``discriminator`` of the same configuration, to begin a run with.
         override: go on even where settings of training, or the pictures, are others than before.
+        group: the processes that train together; all of them call this alike.
 
     Raises:
         GanformerError: one of ``start`` is missing; ``folder`` cannot be written to, or holds another run.
     """
     callbacks = callbacks or Callbacks()
-    if resume:
-        run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
+    check_batch(config, group.ranks)
     metric_names(config.train.metrics)
-    trainer = Trainer(config, dataset, folder, device, callbacks)
+    group.same(json.dumps(config.to_dict(), sort_keys=True), "the settings")
+    group.same(dataset.fingerprint, "the pictures")
+    trainer = Trainer(config, dataset, folder, device, callbacks, group)
+
+    def begin() -> None:
+        if resume:
+            run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
+            trainer.restore(override=override)
+        elif start is not None:
+            trainer.players.start_from(start)
+        run_folder.create_run_folder(folder, config)
+
+    group.told(begin)
+    trainer.share_state()
     if config.train.batch_gpu is None and not resume:
-        trainer.players.micro_batch = fit_micro_batch(trainer.players, callbacks.message)
-    if start is not None and not resume:
-        trainer.players.start_from(start)
-    if resume:
-        trainer.restore(override=override)
-    run_folder.create_run_folder(folder, config)
+        found = fit_micro_batch(trainer.players, callbacks.message)
+        trainer.players.micro_batch = group.least(found, device)
     return trainer
+
+
+def check_batch(config: RunConfig, ranks: int) -> None:
+    """Raise ConfigError unless so many processes can share a batch."""
+    batch, group = config.train.batch_size, config.model.mbstd_group_size
+    if ranks == 1:
+        return
+    sizes = [] if batch % ranks else micro_batches(batch // ranks, group)
+    if not sizes:
+        raise ConfigError(
+            f"--batch-size {batch} cannot be shared by {ranks} processes: each takes as many pictures as the others, "
+            f"and minibatch-std needs two; choose a multiple of {2 * ranks}, or another number of processes"
+        )
+    micro = config.train.batch_gpu
+    if micro is not None and micro not in sizes:
+        raise ConfigError(
+            f"--batch-gpu {micro} does not divide the {batch // ranks} pictures of --batch-size {batch} that each of "
+            f"{ranks} processes takes; choose one of {', '.join(map(str, sizes))}"
+        )
 
 
 class Trainer:
     """The state of a run and the steps that change it."""
 
     def __init__(
-        self, config: RunConfig, dataset: ImageDataset, folder: Path, device: torch.device, callbacks: Callbacks
+        self,
+        config: RunConfig,
+        dataset: ImageDataset,
+        folder: Path,
+        device: torch.device,
+        callbacks: Callbacks,
+        group: Group = ALONE,
     ) -> None:
         self.config, self.folder, self.device, self.callbacks = config, folder, device, callbacks
+        self.group = group
         self.dataset = dataset
         options = config.train
         if device.type == "cuda":
@@ -111,7 +149,7 @@ class Trainer:
             torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
             torch.backends.cudnn.allow_tf32 = options.allow_tf32
         torch.manual_seed(options.seed)
-        self.players = Players(config, device, self.on_out_of_memory)
+        self.players = Players(config, device, self.on_out_of_memory, group)
         self.counters = state.Counters()
         self.tick_kimg = 0.0  # where the current tick began
         self.setbacks = 0  # steps that went wrong since the last state
@@ -164,10 +202,7 @@ class Trainer:
             scalars={"pl_mean": self.players.pl_mean},
             counters=dataclasses.replace(self.counters, micro_batch=self.players.micro_batch),
             identity={"config": self.config.to_dict(), "dataset": self.dataset.fingerprint},
-            device=self.device,
         )
-        self.setbacks = 0
-        self.saved_at = time.monotonic()
 
     def restore(self, *, override: bool = False) -> None:
         """Go on from the newest whole state in the folder; begin at the beginning where there is none yet.
@@ -211,19 +246,24 @@ class Trainer:
 
     def apply(self, found: state.State) -> None:
         """Be what a state says."""
-        scalars = state.apply_state(
-            found, networks=self.players.networks, optimizers=self.players.optimizers, device=self.device
-        )
+        scalars = state.apply_state(found, networks=self.players.networks, optimizers=self.players.optimizers)
         self.counters = found.counters
-        if found.counters.micro_batch in micro_batches(self.config):
+        if found.counters.micro_batch in self.players.sizes():
             self.players.micro_batch = found.counters.micro_batch
         self.players.pl_mean = scalars["pl_mean"].to(self.device)
-        self.tick_kimg = self.kimg
         for name in (run_folder.LOG_FILE, run_folder.METRICS_FILE):
             run_folder.forget_records_after(self.folder / name, self.kimg)
 
+    def share_state(self) -> None:
+        """Let all processes stand where the first one does."""
+        self.players.share_state()
+        self.counters = self.group.told(lambda: self.counters)
+        self.tick_kimg = self.kimg
+
     def tell(self, event: str, text: str) -> None:
         """Warn the reader, and note it in the run folder."""
+        if not self.group.leads:
+            return
         self.callbacks.message(f"warning: {text}")
         record = {"kimg": self.kimg, "event": event, "text": text}
         run_folder.append_record(self.folder / run_folder.EVENTS_FILE, record)
@@ -234,11 +274,17 @@ class Trainer:
         """Memory ran out; the step is made again."""
         self.tell("out of memory", f"out of memory; going on with {micro_batch} pictures at a time")
 
-    def is_sound(self, means: Means, *, weights: bool) -> bool:
-        """Whether all losses of this tick, and ``weights`` if asked for, are numbers."""
-        if not all(math.isfinite(float(total)) for total in means.sums.values()):
-            return False
-        return not weights or all_finite(p for network in self.players.networks.values() for p in network.parameters())
+    def agree(self, means: Means, *, snaps: bool) -> tuple[bool, bool, bool]:
+        """What all processes do now: whether they stop, save their state, or have to go back."""
+        numbers = all(math.isfinite(float(total)) for total in means.sums.values())
+        stopped, saves, unsound = self.group.any(
+            [self.callbacks.should_stop(), self.save_is_due(), not numbers], self.device
+        )
+        if (stopped or saves or snaps) and not unsound:
+            # No weights that are no numbers are ever saved.
+            weights = (p for network in self.players.networks.values() for p in network.parameters())
+            unsound = self.group.any([not all_finite(weights)], self.device)[0]
+        return stopped, saves, unsound
 
     def roll_back(self, means: Means) -> None:
         """Return to the newest state, pass over the pictures since, and draw other random numbers from there on.
@@ -255,10 +301,11 @@ class Trainer:
                 "since the last state. Begin again from an earlier snapshot (--restart --pretrained-pkl FILE) with "
                 "lower --g-lr and --d-lr or a larger --gamma; look for odd pictures in the data set"
             )
-        self.restore(override=True)
+        self.group.told(lambda: self.restore(override=True))
+        self.share_state()
         self.setbacks = setbacks
+        # Their number also changes the random numbers of the steps to come.
         self.counters.images_skipped = where - self.counters.images_seen
-        torch.manual_seed((self.config.train.seed + where) % 2**63)
         self.tell(
             "setback",
             f"no numbers any more in {broken} at {kimg:g} kimg; going on from {self.kimg:g} kimg with other pictures",
@@ -268,7 +315,7 @@ class Trainer:
 
     def train_step(self, batch: tuple[Tensor, Tensor], means: Means) -> None:
         """One update of both players with one batch of uint8 ``[B, 3, H, W]`` and labels ``[B, c_dim]``."""
-        self.players.step(batch, self.counters.step, means)
+        self.players.step(batch, self.counters.step, means, luck=self.counters.images_skipped)
         self.counters.step += 1
         self.counters.images_seen += self.config.train.batch_size
         self.players.average(self.counters.images_seen)
@@ -283,7 +330,7 @@ class Trainer:
         grids = SampleGrids(self.folder, self.config, self.dataset)
         scores: dict[str, float] = {}
         if self.counters.images_seen == 0:
-            grids.save_reals()
+            self.group.told(grids.save_reals)
             scores = self.snapshot(grids, score=True)
         means, tick_start = Means(), time.perf_counter()
         stopped = False
@@ -291,25 +338,30 @@ class Trainer:
             while self.counters.images_seen < total and not stopped:
                 before = self.counters.images_seen
                 self.train_step(next(stream), means)
-                stopped = self.callbacks.should_stop()
-                last = stopped or self.counters.images_seen >= total
-                saves = last or self.crossed(before, options.snapshot_kimg) or self.save_is_due()
-                looks = self.device.type == "cpu" or means.steps % LOOK_EVERY == 0
-                if (looks or saves) and not self.is_sound(means, weights=saves):
-                    self.roll_back(means)
-                    stream.close()
-                    stream.position = self.position
-                    means, tick_start = Means(), time.perf_counter()
-                    continue
+                last = self.counters.images_seen >= total
+                ticks, snaps = (
+                    last or self.crossed(before, every) for every in (options.tick_kimg, options.snapshot_kimg)
+                )
+                saves = False
+                # On a GPU a look waits for the step, and so does what all processes must agree on.
+                if ticks or snaps or self.device.type == "cpu" or means.steps % LOOK_EVERY == 0:
+                    stopped, saves, unsound = self.agree(means, snaps=snaps)
+                    if unsound:
+                        self.roll_back(means)
+                        stream.close()
+                        stream.position = self.position
+                        means, tick_start = Means(), time.perf_counter()
+                        continue
                 self.callbacks.progress(self.kimg, means)
-                if last or self.crossed(before, options.tick_kimg):
+                if ticks or stopped:
                     self.end_tick(means, time.perf_counter() - tick_start)
                     means, tick_start = Means(), time.perf_counter()
-                if last or self.crossed(before, options.snapshot_kimg):
+                if snaps or stopped:
                     scores = self.snapshot(grids, score=not stopped) or scores
                     tick_start = time.perf_counter()
                 elif saves:
-                    self.save_state()
+                    self.group.told(self.save_state)
+                    self.saved_at, self.setbacks = time.monotonic(), 0
         return RunResult(
             folder=self.folder,
             kimg=self.kimg,
@@ -336,7 +388,9 @@ class Trainer:
         options = self.config.train
         return ImageStream(
             self.dataset,
-            batch_size=options.batch_size,
+            batch_size=self.players.share,
+            rank=self.group.rank,
+            ranks=self.group.ranks,
             seed=options.seed,
             mirror=options.mirror_augment,
             position=self.position,
@@ -356,12 +410,17 @@ class Trainer:
         """Write one line to the log."""
         self.counters.seconds += seconds
         shown = self.kimg - self.tick_kimg
+        tick, self.tick_kimg = self.counters.ticks, self.kimg
+        self.counters.ticks += 1
+        means.gather(self.group)
+        if not self.group.leads:
+            return
         figures = means.read()
         spread = self.watch.diversity(self.players.generator)
         if spread is not None:
             figures["diversity"] = spread
         record = {
-            "tick": self.counters.ticks,
+            "tick": tick,
             "kimg": self.kimg,
             "sec_per_kimg": round(seconds / shown, 4) if shown > 0 else None,
             "seconds": round(self.counters.seconds, 3),
@@ -370,13 +429,16 @@ class Trainer:
             "gpu_memory_mib": rounded(gpu_memory_mib(self.device)),
         }
         run_folder.append_record(self.folder / run_folder.LOG_FILE, record)
-        self.counters.ticks += 1
-        self.tick_kimg = self.kimg
         for warning in self.watch.warnings(figures, self.kimg):
             self.tell("health", warning)
 
     def snapshot(self, grids: SampleGrids, *, score: bool) -> dict[str, float]:
-        """Save, draw the grids, and compute the scores if asked to."""
+        """Save, draw the grids, and compute the scores if asked to; the first process does it, and the others wait."""
+        scores = self.group.told(lambda: self._snapshot(grids, score=score))
+        self.saved_at, self.setbacks = time.monotonic(), 0
+        return scores
+
+    def _snapshot(self, grids: SampleGrids, *, score: bool) -> dict[str, float]:
         path = self.save()
         grids.save_fakes(self.players.ema, self.kimg)
         names = metric_names(self.config.train.metrics)

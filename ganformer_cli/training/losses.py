@@ -108,11 +108,11 @@ def path_length_penalty(generator: Generator, ws: Tensor, mean: Tensor) -> tuple
 
 def mixed_latents(
     generator: Generator, z: Tensor, c: Tensor | None, mixing: float, component_mixing: float = 0.0
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Latents for each layer, at times partly those of a second ``z``.
 
     Style mixing takes them from the second behind a random layer (StyleGAN, 3.1), component mixing from a random
-    component on. The mapping network's running mean of w takes this batch in.
+    component on.
 
     Args:
         generator: whose mapping network is used.
@@ -122,7 +122,7 @@ def mixed_latents(
         component_mixing: probability of mixing across components, drawn once a batch.
 
     Returns:
-        ``[B, m+1, L, w]``.
+        The latents ``[B, m+1, L, w]``, and the mean of w for the mapping network's running one.
     """
     mix = torch.rand([]).item() < mixing
     mix_components = component_mixing > 0 and torch.rand([]).item() < component_mixing
@@ -131,7 +131,7 @@ def mixed_latents(
         z = torch.cat([z, torch.randn_like(z)])
         c = None if c is None else torch.cat([c, c])
     ws = generator.mapping(z, c)
-    generator.mapping_network.update_mean(ws[:, :, 0])
+    mean = generator.mapping_network.mean_of(ws[:, :, 0])
     if mix or mix_components:
         ws, second = ws.chunk(2)
         if mix:
@@ -141,7 +141,7 @@ def mixed_latents(
             components = generator.config.components_num
             cutoff = int(torch.randint(1, components, []))
             ws = torch.cat([ws[:, :cutoff], second[:, cutoff:components], ws[:, components:]], dim=1)
-    return ws
+    return ws, mean
 
 
 def random_component_mask(batch: int, components: int, rate: float, device: torch.device) -> Tensor | None:

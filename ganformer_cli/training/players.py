@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import SnapshotError, TrainingError
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.training import losses
+from ganformer_cli.training.distributed import ALONE, GradientAverage, Group
 from ganformer_cli.training.ema import ema_decay, update_ema
 from ganformer_cli.training.memory import is_out_of_memory
 
@@ -40,13 +42,21 @@ class Means:
         """The mean of each name."""
         return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
 
+    def gather(self, group: Group) -> None:
+        """Take in what the other processes have; all of them have the same names."""
+        for name in sorted(self.sums) if group.ranks > 1 else ():
+            self.sums[name] = group.total(self.sums[name])
+            self.counts[name] *= group.ranks
+
 
 @dataclass
 class Found:
-    """What a part of a step has found out; taken over when the whole of it has succeeded."""
+    """What half a step has found out; taken over when all of it has succeeded."""
 
+    completing: Callable[[], None] = lambda: None  # called before the backward pass that completes the gradients
     values: list[tuple[str, Tensor]] = field(default_factory=list)
-    pl_mean: Tensor | None = None
+    w_means: list[Tensor] = field(default_factory=list)  # of each batch of latents
+    pl_means: list[Tensor] = field(default_factory=list)  # running means of path lengths after each micro-batch
 
     def add(self, name: str, values: Tensor) -> None:
         """Numbers for the log."""
@@ -60,20 +70,39 @@ class Players:
         config: of both.
         device: where to compute.
         shrunk: told the new size when a step has to be made in smaller parts.
+        group: the processes that train together.
     """
 
     def __init__(
-        self, config: RunConfig, device: torch.device, shrunk: Callable[[int], None] = lambda micro_batch: None
+        self,
+        config: RunConfig,
+        device: torch.device,
+        shrunk: Callable[[int], None] = lambda micro_batch: None,
+        group: Group = ALONE,
     ) -> None:
-        self.config, self.device, self.shrunk = config, device, shrunk
+        self.config, self.device, self.shrunk, self.group = config, device, shrunk, group
         options = config.train
         self.generator = Generator(config.model).to(device)
         self.discriminator = Discriminator(config.model).to(device)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.g_optimizer = adam(self.generator, options.g_lr, options.g_reg_interval)
         self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
-        self.micro_batch = options.micro_batch  # pictures that pass through the networks at a time
+        self.g_average = GradientAverage(self.generator.parameters(), group)
+        self.d_average = GradientAverage(self.discriminator.parameters(), group)
+        self.micro_batch = min(options.micro_batch, self.share)  # pictures that pass through the networks at a time
         self.pl_mean = torch.zeros([], device=device)  # running mean of path lengths
+        self.wary = self.wary_steps
+
+    @property
+    def share(self) -> int:
+        """Pictures of a batch that this process takes."""
+        return self.config.train.batch_size // self.group.ranks
+
+    @property
+    def wary_steps(self) -> int:
+        """Steps until each kind has been seen. So long gradients are not sent while they are still computed, because
+        all processes must be able to begin anew when one of them runs out of memory."""
+        return max(self.config.train.g_reg_interval, self.config.train.d_reg_interval)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -90,9 +119,8 @@ class Players:
 
     @property
     def parts(self) -> list[slice]:
-        """The micro-batches of a batch."""
-        size, micro = self.config.train.batch_size, self.micro_batch
-        return [slice(start, start + micro) for start in range(0, size, micro)]
+        """The micro-batches of this process's share."""
+        return [slice(start, start + self.micro_batch) for start in range(0, self.share, self.micro_batch)]
 
     def start_from(self, networks: Mapping[str, nn.Module | None]) -> None:
         """Take over the weights of ``ema``, ``generator`` and ``discriminator``.
@@ -109,34 +137,57 @@ class Players:
                 )
             own.load_state_dict(given.state_dict())
 
+    def share_state(self) -> None:
+        """Let all processes have the first one's networks, optimisers and running mean."""
+        if self.group.ranks == 1:
+            return
+        tensors = [value for network in self.networks.values() for value in network.state_dict().values()]
+        for optimizer, module in self.optimizers.values():
+            if self.group.told(lambda optimizer=optimizer: bool(optimizer.state)):  # type: ignore[misc]
+                for parameter in module.parameters():
+                    memory = optimizer.state[parameter]
+                    if not memory:
+                        memory["step"] = torch.zeros([], device=parameter.device)
+                        memory.update({key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")})
+                    tensors += [memory[key] for key in ("step", "exp_avg", "exp_avg_sq")]
+        for tensor in [*tensors, self.pl_mean]:
+            self.group.share(tensor)
+        self.micro_batch = self.group.told(lambda: self.micro_batch)
+
     # ----- A step -----
 
-    def step(self, batch: tuple[Tensor, Tensor], number: int, means: Means) -> None:
+    def step(self, batch: tuple[Tensor, Tensor], number: int, means: Means, *, luck: int = 0) -> None:
         """One update of both players.
 
+        All random numbers follow from the run's seed, ``number``, ``luck``, and the place of a micro-batch in the batch
+        of all processes.
+
         Args:
-            batch: uint8 ``[B, 3, H, W]`` and labels ``[B, c_dim]``.
-            number: of the step, from 0; it decides who is regularised.
+            batch: of this process: uint8 ``[b, 3, H, W]`` and labels ``[b, c_dim]``.
+            number: of the step, from 0; it decides who is regularised, too.
             means: takes in what is logged.
+            luck: another number gives other random numbers.
 
         Raises:
             TrainingError: there is not even memory for the smallest parts.
         """
         images, labels = batch
         c = labels.to(self.device) if self.config.model.c_dim > 0 else None
+        seed = f"{self.config.train.seed} {number} {luck}"
 
         def generator_gradients(found: Found) -> None:
-            self.generator_gradients(c, number, found)
+            self.generator_gradients(c, number, found, f"{seed} generator")
 
         def discriminator_gradients(found: Found) -> None:
             real = images.to(self.device).float() / 127.5 - 1
-            self.discriminator_gradients(real, c, number, found)
+            self.discriminator_gradients(real, c, number, found, f"{seed} discriminator")
 
         self.discriminator.requires_grad_(False)
-        self.update(self.g_optimizer, generator_gradients, means)
+        self.update(self.g_optimizer, self.g_average, generator_gradients, means)
         self.discriminator.requires_grad_(True)
-        self.update(self.d_optimizer, discriminator_gradients, means)
+        self.update(self.d_optimizer, self.d_average, discriminator_gradients, means)
         means.steps += 1
+        self.wary = max(0, self.wary - 1)
 
     def average(self, images_seen: int) -> None:
         """Move the averaged generator towards the trained one, after so many real pictures."""
@@ -147,20 +198,32 @@ class Players:
             ema_decay(options.batch_size, options.ema_kimg, images_seen, options.ema_rampup),
         )
 
-    def update(self, optimizer: torch.optim.Optimizer, gradients: Callable[[Found], None], means: Means) -> None:
-        """One step of ``optimizer``; in smaller parts, and from the same random numbers, where memory runs out."""
-        w_means = {name: value.clone() for name, value in self.generator.mapping_network.named_buffers()}
-        random = RandomState(self.device)
+    def update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        average: GradientAverage,
+        gradients: Callable[[Found], None],
+        means: Means,
+    ) -> None:
+        """One step of ``optimizer``; in smaller parts, with the same random numbers, where memory runs out."""
+        several = self.group.ranks > 1
         while True:
-            found = Found()
+            found = Found() if several and self.wary else Found(average.begin)
+            said = ""
             try:
                 gradients(found)
-                optimizer.step()
+                if not several:
+                    optimizer.step()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                said = str(error).splitlines()[0] if str(error) else "no memory"
-            else:
+                said = (str(error).splitlines() or [""])[0] or "no memory"
+            if several and not self.wary and said:
+                raise TrainingError(
+                    f"out of memory in process {self.group.rank} ({said}); start again with a smaller --batch-gpu than "
+                    f"{self.micro_batch}: the run goes on from its last state"
+                )
+            if not (self.group.any([bool(said)], self.device)[0] if several and self.wary else said):
                 break
             # Outside of the handler: the error's traceback holds on to the activations.
             optimizer.zero_grad(set_to_none=True)
@@ -168,15 +231,16 @@ class Players:
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.shrink(said)
-            random.restore()
-            for name, value in self.generator.mapping_network.named_buffers():
-                value.copy_(w_means[name])
+            self.shrink(said or "in another process")
+        if several:
+            average.finish()
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         for name, values in found.values:
             means.add(name, values)
-        if found.pl_mean is not None:
-            self.pl_mean = found.pl_mean
+        self.generator.mapping_network.update_mean(self.group.average(torch.stack(found.w_means).mean(0)))
+        if found.pl_means:
+            self.pl_mean = self.group.average(torch.stack(found.pl_means).mean(0))
 
     def shrink(self, said: str) -> None:
         """Take smaller parts from now on.
@@ -184,41 +248,51 @@ class Players:
         Raises:
             TrainingError: there are none.
         """
-        smaller = [size for size in micro_batches(self.config) if size < self.micro_batch]
+        smaller = [size for size in self.sizes() if size < self.micro_batch]
         if not smaller:
             raise TrainingError(
                 f"out of memory with {self.micro_batch} pictures at a time, which is the least ({said}); choose a "
                 "lower --resolution, --channel-max or --channel-base, or free memory on the device"
             )
         self.micro_batch = max(size for size in smaller if size <= max(self.micro_batch // 2, min(smaller)))
+        self.wary = self.wary_steps
         self.shrunk(self.micro_batch)
 
-    def generator_gradients(self, c: Tensor | None, number: int, found: Found) -> None:
+    def sizes(self) -> list[int]:
+        """The micro-batches that the share of this process can be cut into, ascending."""
+        return micro_batches(self.share, self.config.model.mbstd_group_size)
+
+    def generator_gradients(self, c: Tensor | None, number: int, found: Found, seed: str) -> None:
         """Gradients of the generator, at times with path length regularisation."""
         options = self.config.train
         regularise = options.pl_weight > 0 and number % options.g_reg_interval == 0
-        pl_mean = self.pl_mean
-        for part in self.parts:
-            fake = self.draw_fakes(c, part)
+        for part in self.seeded_parts(seed):
+            last = part.stop == self.share
+            fake = self.draw_fakes(c, part, found)
             loss = losses.generator_loss(self.discriminator(fake, labels_of(c, part)), options.g_loss)
+            if last and not regularise:
+                found.completing()
             (loss / len(self.parts)).backward()
             found.add("loss_g", loss)
             if regularise:
                 some = slice(part.start, part.start + max(1, (part.stop - part.start) // losses.PL_BATCH_SHRINK))
-                penalty, pl_mean = losses.path_length_penalty(self.generator, self.draw_latents(c, some), pl_mean)
+                ws = self.draw_latents(c, some, found)
+                penalty, pl_mean = losses.path_length_penalty(self.generator, ws, self.pl_mean)
                 weight = options.pl_weight * options.g_reg_interval / len(self.parts)
+                if last:
+                    found.completing()
                 (penalty.mean() * weight).backward()
+                found.pl_means.append(pl_mean)
                 found.add("path_length", pl_mean)
-        found.pl_mean = pl_mean
 
-    def discriminator_gradients(self, real: Tensor, c: Tensor | None, number: int, found: Found) -> None:
-        """Gradients of the discriminator by ``real [B, 3, H, W]`` and fresh fakes, at times with R1."""
+    def discriminator_gradients(self, real: Tensor, c: Tensor | None, number: int, found: Found, seed: str) -> None:
+        """Gradients of the discriminator by ``real [b, 3, H, W]`` and fresh fakes, at times with R1."""
         options = self.config.train
         regularise = options.gamma > 0 and number % options.d_reg_interval == 0
-        for part in self.parts:
+        for part in self.seeded_parts(seed):
             # Not those of the generator's step: they are one step old, and training with them went visibly slower.
             with torch.no_grad():
-                fake = self.draw_fakes(c, part)
+                fake = self.draw_fakes(c, part, found)
             fake_logits = self.discriminator(fake, labels_of(c, part))
             fake_loss = losses.fake_loss(fake_logits, options.d_loss)
             (fake_loss / len(self.parts)).backward()
@@ -230,47 +304,43 @@ class Players:
                 penalty = losses.r1_penalty(real_logits, shown)
                 total = total + penalty.mean() * (options.gamma / 2 * options.d_reg_interval)
                 found.add("r1", penalty)
+            if part.stop == self.share:
+                found.completing()
             (total / len(self.parts)).backward()
             found.add("loss_d", fake_loss + real_loss)
             found.add("score_real", real_logits)
             found.add("score_fake", fake_logits)
             found.add("sign_real", real_logits.sign())
 
-    def draw_latents(self, c: Tensor | None, part: slice) -> Tensor:
+    def seeded_parts(self, seed: str) -> Iterator[slice]:
+        """The micro-batches, each with random numbers that follow from its place in the batch of all processes."""
+        before = self.group.rank * len(self.parts)
+        for number, part in enumerate(self.parts):
+            digest = hashlib.blake2b(f"{seed} {before + number}".encode(), digest_size=8).digest()
+            torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+            yield part
+
+    def draw_latents(self, c: Tensor | None, part: slice, found: Found) -> Tensor:
         """Latents of a micro-batch for each layer, ``[b, m+1, L, w]``, with the labels of the real pictures."""
         options = self.config.train
         z = torch.randn(part.stop - part.start, *self.config.model.z_shape, device=self.device)
-        return losses.mixed_latents(
+        ws, mean = losses.mixed_latents(
             self.generator, z, labels_of(c, part), options.style_mixing, options.component_mixing
         )
+        found.w_means.append(mean)
+        return ws
 
-    def draw_fakes(self, c: Tensor | None, part: slice) -> Tensor:
+    def draw_fakes(self, c: Tensor | None, part: slice, found: Found) -> Tensor:
         """A micro-batch of generated pictures ``[b, 3, H, W]``."""
-        ws = self.draw_latents(c, part)
+        ws = self.draw_latents(c, part, found)
         components, rate = self.config.model.components_num, self.config.train.component_dropout
         mask = losses.random_component_mask(len(ws), components, rate, self.device)
         return self.generator.synthesis(ws, component_mask=mask)
 
 
-class RandomState:
-    """torch's random state as it is now."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def restore(self) -> None:
-        """Go back to it."""
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, self.device)
-
-
-def micro_batches(config: RunConfig) -> list[int]:
-    """The sizes that a batch can be cut into, ascending: its divisors that minibatch-std can group."""
-    size, group = config.train.batch_size, config.model.mbstd_group_size
-    return [n for n in range(min(2, size), size + 1) if size % n == 0 and n % min(group, n) == 0]
+def micro_batches(batch: int, group: int) -> list[int]:
+    """The sizes that ``batch`` pictures can be cut into, ascending: its divisors that minibatch-std can group."""
+    return [n for n in range(2, batch + 1) if batch % n == 0 and n % min(group, n) == 0]
 
 
 def labels_of(c: Tensor | None, part: slice) -> Tensor | None:

@@ -1,5 +1,7 @@
 """The state of a run: all that decides how it goes on. The same state gives the same weights, bit for bit.
 
+There are no states of random generators in it: the numbers of a step follow from the run's seed and the step's number.
+
 The newest two states lie in the run folder's ``state``, each whole in itself and with a checksum, so that a run
 outlives a kill at any moment and a file that is cut short.
 """
@@ -71,7 +73,6 @@ def save_state(
     scalars: Mapping[str, Tensor],
     counters: Counters,
     identity: Mapping[str, Any],
-    device: torch.device,
 ) -> Path:
     """Write the state of a run to its folder, whole or not at all, and remove all but the newest two.
 
@@ -82,14 +83,11 @@ def save_state(
         scalars: further tensors.
         counters: where the run stands.
         identity: JSON values that say which run it is, to be compared when it goes on.
-        device: whose random state belongs to it.
 
     Raises:
         OutputError: the place cannot be written to; the states that are there stay.
     """
-    tensors = {"random.cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    tensors: dict[str, Tensor] = {}
     for name, module in networks.items():
         tensors.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
     for name, (optimizer, module) in optimizers.items():
@@ -145,10 +143,8 @@ def read_state(path: Path) -> State:
     return State(path, Counters(**counters), identity, tensors)
 
 
-def apply_state(
-    state: State, *, networks: Mapping[str, nn.Module], optimizers: Optimizers, device: torch.device
-) -> dict[str, Tensor]:
-    """Give networks, optimisers and random generators what a state holds; nothing is changed where it does not fit.
+def apply_state(state: State, *, networks: Mapping[str, nn.Module], optimizers: Optimizers) -> dict[str, Tensor]:
+    """Give networks and optimisers what a state holds; nothing is changed where it does not fit.
 
     Returns:
         The scalars of ``save_state``, on the CPU.
@@ -156,15 +152,13 @@ def apply_state(
     Raises:
         SnapshotError: the state is of other networks.
     """
-    parts = {name: _part(state.tensors, name) for name in (*networks, *optimizers, "random", "scalar")}
+    parts = {name: _part(state.tensors, name) for name in (*networks, *optimizers, "scalar")}
     for name, module in networks.items():
         shapes = {key: tuple(value.shape) for key, value in parts[name].items()}
         checkpoints.check_fit(module, shapes, f"{state.path} ({name})")
     memories = {
         name: _adam_memory(module, parts[name], f"{state.path} ({name})") for name, (_, module) in optimizers.items()
     }
-    if "cpu" not in parts["random"]:
-        raise SnapshotError(f"{state.path}: the random state is missing")
     for name, module in networks.items():
         module.load_state_dict(parts[name])
     for name, (optimizer, _) in optimizers.items():
@@ -175,9 +169,6 @@ def apply_state(
                 key: value.to(parameter.device) if key != "step" or optimizer.defaults.get("fused") else value
                 for key, value in memory.items()
             }
-    torch.set_rng_state(parts["random"]["cpu"])
-    if device.type == "cuda" and "cuda" in parts["random"]:
-        torch.cuda.set_rng_state(parts["random"]["cuda"], device)
     return parts["scalar"]
 
 

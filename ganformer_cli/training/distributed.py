@@ -1,0 +1,275 @@
+"""Several processes, one run: who they are, what they agree on, and how they average gradients.
+
+Every process holds all networks and takes a share of each batch. Whatever decides the course of the run is the same in
+all of them: random numbers follow from the place of a micro-batch in the whole batch, and averages are taken over all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ganformer_cli.errors import ConfigError, TrainingError
+
+#: How long a process waits for the others. Scores and grids are one process's work while the rest wait for it.
+PATIENCE = datetime.timedelta(hours=2)
+#: Gradients that travel together, in bytes: large enough to use the network well, small enough to start early.
+BUCKET = 25 << 20
+
+#: What errors of Gloo, NCCL and their store say when a process has gone.
+_LOST = ("onnection", "roken pipe", "imed out", "imeout", "gloo", "NCCL", "Socket", "socket", "closed by peer")
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run, as this one sees them."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over all processes, in place."""
+        if self.ranks > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.ranks
+        return tensor
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in place."""
+        if self.ranks > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def share(self, tensor: Tensor) -> None:
+        """Give all processes the first one's tensor, in place."""
+        if self.ranks > 1:
+            whole = tensor.detach().contiguous()
+            dist.broadcast(whole, 0)
+            tensor.detach().copy_(whole)
+
+    def any(self, flags: Sequence[bool], device: torch.device) -> list[bool]:
+        """Which of ``flags`` is true in at least one process."""
+        if self.ranks == 1:
+            return list(flags)
+        votes = torch.tensor([float(flag) for flag in flags], device=device)
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return [vote > 0 for vote in votes.tolist()]
+
+    def least(self, number: int, device: torch.device) -> int:
+        """The least of what the processes have."""
+        if self.ranks == 1:
+            return number
+        found = torch.tensor([number], device=device)
+        dist.all_reduce(found, dist.ReduceOp.MIN)
+        return int(found)
+
+    def told(self, value: Callable[[], Value]) -> Value:
+        """What ``value`` gives in the first process, in all of them; an error there is one everywhere."""
+        if self.ranks == 1:
+            return value()
+        box: list[Value | None] = [None]
+        error: Exception | None = None
+        if self.leads:
+            try:
+                box = [value()]
+            except Exception as raised:  # all must learn of it, or they would wait for ever
+                error = raised
+        said = [None if error is None else f"{type(error).__name__}: {error}"]
+        dist.broadcast_object_list(said)
+        if error is not None:
+            raise error
+        if said[0] is not None:
+            raise TrainingError(f"the first process of the run failed: {said[0]}")
+        dist.broadcast_object_list(box)
+        return box[0]  # type: ignore[return-value]  # it is what the first process put there
+
+    def same(self, value: str, what: str) -> None:
+        """Raise ConfigError unless ``value`` is the same in all processes."""
+        if self.ranks == 1:
+            return
+        everybody: list[str | None] = [None] * self.ranks
+        dist.all_gather_object(everybody, value)
+        for rank, other in enumerate(everybody):
+            if other != everybody[0]:
+                raise ConfigError(f"{what} differ between the processes 0 and {rank} of this run; start all alike")
+
+
+ALONE = Group()
+
+
+def asked_for() -> bool:
+    """Whether a launcher such as torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join(device: torch.device) -> Group:
+    """Meet the other processes that the launcher started; alone, nothing happens.
+
+    NCCL connects GPUs on Linux, Gloo everything else.
+
+    Args:
+        device: of this process.
+
+    Raises:
+        TrainingError: they cannot be met, or do not compute sums together.
+    """
+    if not asked_for():
+        return ALONE
+    backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(backend, timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        raise TrainingError(
+            f"the processes of this run cannot meet ({str(error).splitlines()[0]}); start them with torchrun, or set "
+            "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in all of them"
+        ) from error
+    group = Group(dist.get_rank(), dist.get_world_size())
+    # A broken network shows here, and not as wrong gradients.
+    probe = torch.full([4], float(group.rank + 1), device=device)
+    if group.total(probe).tolist() != [group.ranks * (group.ranks + 1) / 2] * 4:
+        raise TrainingError(
+            f"{backend} adds up wrong numbers between {group.ranks} processes; check network and driver"
+        )
+    return group
+
+
+def restarted() -> bool:
+    """Whether torchrun started this process in place of one that failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def own_device(devices: Sequence[torch.device]) -> torch.device:
+    """The device of this process: one GPU for each process of a machine, or the CPU for all.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes.
+    """
+    if not asked_for() or devices[0].type == "cpu":
+        return devices[0]
+    local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+    if len(devices) == 1:  # torchrun says how many processes there are, and --gpus was left out
+        devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    if local >= len(devices):
+        raise ConfigError(
+            f"process {local} of this machine has no GPU: there are {len(devices)}; start as many processes, or use "
+            "--gpus none"
+        )
+    return devices[local]
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Group]:
+    """Within the block the processes are connected; see ``join``.
+
+    Raises:
+        TrainingError: another process was lost; the run goes on from its last state when it is started again.
+    """
+    group = join(device)
+    try:
+        yield group
+    except (RuntimeError, dist.DistError) as error:
+        if group.ranks == 1 or not any(word in str(error) for word in _LOST):
+            raise
+        raise TrainingError(
+            f"process {group.rank} of {group.ranks} lost another one ({str(error).splitlines()[0][:200]}); what that "
+            "one said tells why. The same command goes on from the last state"
+        ) from error
+    else:
+        if group.ranks > 1:
+            dist.destroy_process_group()
+
+
+class GradientAverage:
+    """Averages gradients over all processes, a bucket at a time, while the backward pass is still going on.
+
+    Inside of ``overlapping`` a bucket travels as soon as all its gradients are there, and ``finish`` sends the rest and
+    waits. Buckets travel in one order everywhere.
+
+    Args:
+        parameters: in the order of the forward pass; their gradients come in the reverse one.
+        group: the processes.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], group: Group) -> None:
+        self.group = group
+        self.buckets: list[list[nn.Parameter]] = []
+        self.home: dict[nn.Parameter, int] = {}
+        self.active = False
+        if group.ranks == 1:
+            return
+        size = BUCKET
+        for parameter in reversed(list(parameters)):
+            if size >= BUCKET:
+                self.buckets.append([])
+                size = 0
+            self.buckets[-1].append(parameter)
+            self.home[parameter] = len(self.buckets) - 1
+            size += parameter.numel() * parameter.element_size()
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.missing = [set(bucket) for bucket in self.buckets]
+        self.sent: list[tuple[Tensor, dist.Work]] = []
+        self.active = False
+
+    def begin(self) -> None:
+        """The backward pass that completes the gradients comes next."""
+        self._reset()
+        self.active = self.group.ranks > 1
+
+    def _arrived(self, parameter: nn.Parameter) -> None:
+        if not self.active:
+            return
+        self.missing[self.home[parameter]].discard(parameter)
+        while len(self.sent) < len(self.buckets) and not self.missing[len(self.sent)]:
+            self._send()
+
+    def _send(self) -> None:
+        """The next bucket. A parameter that has no gradient here may have one elsewhere: it counts as zero."""
+        bucket = self.buckets[len(self.sent)]
+        flat = torch.cat([(p if p.grad is None else p.grad).detach().reshape(-1) for p in bucket])
+        if any(p.grad is None for p in bucket):
+            start = 0
+            for p in bucket:
+                if p.grad is None:
+                    flat[start : start + p.numel()] = 0
+                start += p.numel()
+        work = dist.all_reduce(flat, async_op=True)
+        assert work is not None
+        self.sent.append((flat, work))
+
+    def finish(self) -> None:
+        """Send what has not been sent, wait for all, and put the means into the gradients."""
+        if self.group.ranks == 1:
+            return
+        while len(self.sent) < len(self.buckets):
+            self._send()
+        for bucket, (flat, work) in zip(self.buckets, self.sent, strict=True):
+            work.wait()
+            flat /= self.group.ranks
+            start = 0
+            for p in bucket:
+                mean = flat[start : start + p.numel()].reshape(p.shape)
+                if p.grad is None:
+                    p.grad = torch.empty_like(p)
+                p.grad.copy_(mean)
+                start += p.numel()
+        self._reset()

@@ -1,0 +1,94 @@
+"""Starts the processes of a run on one machine, and ends them together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+#: Seconds that the others get to end by themselves when one has ended with an error, and to end when told to.
+GRACE = 20.0
+#: Seconds between looks at the processes.
+PAUSE = 0.2
+
+
+def run_workers(words: Sequence[str], count: int) -> int:
+    """Run ``ganformer`` with the command line ``words`` in ``count`` processes that train together.
+
+    Ctrl-C reaches them by itself, where there is a terminal; other signals to stop are passed on.
+
+    Returns:
+        0 if all ended well, else the status of the first that did not.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    # Otherwise each of them would take all cores, and they would hinder one another.
+    shared["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+    command = [sys.executable, "-m", "ganformer_cli", *words]
+    workers = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(count)
+    ]
+    try:
+        with _passing_signals(workers):
+            return _wait(workers)
+    finally:
+        _end(workers)
+
+
+def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Until all have ended, or ``GRACE`` after the first ended with an error."""
+    status, deadline = 0, float("inf")
+    while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+        time.sleep(PAUSE)
+        failed = [worker.returncode for worker in workers if worker.returncode]
+        if failed and not status:
+            status, deadline = failed[0], time.monotonic() + GRACE
+    failed = [worker.returncode for worker in workers if worker.returncode]
+    # A negative status is the signal that ended it, on POSIX: a shell says 128 and its number.
+    found = status or next(iter(failed), 0)
+    return found if found >= 0 else 128 - found
+
+
+def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Leave none behind."""
+    for worker in workers:
+        if worker.poll() is None:
+            worker.terminate()
+    deadline = time.monotonic() + GRACE
+    for worker in workers:
+        try:
+            worker.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+@contextlib.contextmanager
+def _passing_signals(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Within the block this process outlives signals to stop: its workers save, and then it ends, too."""
+    before = {}
+
+    def pass_on(number: int, frame: object) -> None:
+        # Ctrl-C has reached the workers already: the terminal sends it to all. Twice would be "at once".
+        if number != signal.SIGINT:
+            for worker in workers:
+                if worker.poll() is None:
+                    worker.send_signal(number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+    for number in numbers:
+        before[number] = signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,200 @@
+"""Several processes train as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ganformer_cli.config import RunConfig, resolve_run
+from ganformer_cli.errors import ConfigError
+from ganformer_cli.training import state
+from ganformer_cli.training.distributed import ALONE, Group
+from ganformer_cli.training.loop import check_batch
+
+#: A run of six steps with both regularisations.
+LINE = (
+    "train --resolution 32 --components-num 2 --latent-size 16 --channel-base 128 --channel-max 8 "
+    "--mapping-num-layers 2 --batch-size 8 --batch-gpu 2 --total-kimg 0.048 --tick-kimg 0.016 --snapshot-kimg 0.024 "
+    "--vis-num 2 --metrics none --train-images-num 16 --pl-weight 2 --g-reg-interval 2 --d-reg-interval 3 "
+    "--component-dropout 0.2 --expname run"
+)
+WORDS = LINE.split()
+
+
+def launch(folder: Path, processes: int, *words: str, **environment: str) -> list[subprocess.Popen[str]]:
+    """Start ``ganformer train`` in several processes, as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "ganformer_cli", *WORDS, "--result-dir", str(folder), *words],
+            env={**os.environ, **shared,
+                 "RANK": str(rank), "LOCAL_RANK": str(rank), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        for rank in range(processes)
+    ]  # fmt: skip
+
+
+def finish(started: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Status, stdout and stderr of each."""
+    ended = []
+    for process in started:
+        out, err = process.communicate(timeout=120)
+        ended.append((process.returncode, out, err))
+    return ended
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Of the newest state."""
+    return state.read_state(state.states_of(folder / "run-000")[-1]).tensors
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What one process comes to."""
+    folder = tmp_path_factory.mktemp("alone")
+    ((status, _, err),) = finish(launch(folder, 1))
+    assert status == 0, err
+    return weights(folder)
+
+
+def check_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Equal up to rounding. Adam divides small gradients by their own size, and so makes much of their rounding."""
+    assert found.keys() == expected.keys()
+    for part, most in (("generator", 1e-4), ("discriminator", 1e-4), ("ema", 1e-4), ("g_opt", 0.02), ("d_opt", 0.02)):
+        names = [name for name in expected if name.startswith(part)]
+        apart = sum((found[name] - expected[name]).double().square().sum() for name in names) ** 0.5
+        whole = sum(expected[name].double().square().sum() for name in names) ** 0.5
+        assert apart / whole < most, part
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_come_to_the_weights_of_one(tmp_path: Path, alone: dict[str, torch.Tensor], processes: int) -> None:
+    ended = finish(launch(tmp_path, processes))
+    assert [status for status, _, _ in ended] == [0] * processes, ended
+    check_close(weights(tmp_path), alone)
+    # One wrote, and the others were silent.
+    assert [bool(out) for _, out, _ in ended] == [True] + [False] * (processes - 1)
+    log = [json.loads(line) for line in (tmp_path / "run-000/log.jsonl").read_text("utf-8").splitlines()]
+    assert [record["kimg"] for record in log] == [0.016, 0.032, 0.048]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-000"]
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, alone: dict[str, torch.Tensor]) -> None:
+    ended = finish(launch(tmp_path, 2, "--total-kimg", "0.024"))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    ((status, _, err),) = finish(launch(tmp_path, 1))
+    assert status == 0, err
+    check_close(weights(tmp_path), alone)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_when_one_dies_the_others_end_with_an_error_and_the_run_can_go_on(tmp_path: Path) -> None:
+    started = launch(tmp_path, 2, "--total-kimg", "1000", "--save-minutes", "0.0001")
+    deadline = time.monotonic() + 100
+    while len(state.states_of(tmp_path / "run-000")) < 2 and time.monotonic() < deadline:
+        assert all(process.poll() is None for process in started), finish(started)
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGKILL)
+    status, _, err = finish(started)[0]
+    assert status not in (0, 130)
+    assert "Traceback" not in err
+    assert "process" in err
+    at = state.read_state(state.states_of(tmp_path / "run-000")[-1]).counters.images_seen
+    ended = finish(launch(tmp_path, 2, "--total-kimg", str((at + 16) / 1000)))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+
+
+def test_a_signal_to_one_stops_all(tmp_path: Path) -> None:
+    started = launch(tmp_path, 2, "--total-kimg", "1000", "--save-minutes", "0.0001")
+    deadline = time.monotonic() + 100
+    while len(state.states_of(tmp_path / "run-000")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGTERM)
+    assert [status for status, _, _ in finish(started)] == [130, 130]
+
+
+def test_torchrun_starts_it_again_and_it_goes_on(tmp_path: Path) -> None:
+    """The first life of process 1 ends in the middle of the run; torchrun begins a second one."""
+    program = (
+        "import os\n"
+        "from ganformer_cli.training.loop import Trainer\n"
+        "whole = Trainer.train_step\n"
+        "def step(self, *given):\n"
+        "    whole(self, *given)\n"
+        "    first_life = os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'\n"
+        "    if self.counters.step == 4 and os.environ['RANK'] == '1' and first_life:\n"
+        "        os._exit(7)\n"
+        "Trainer.train_step = step\n"
+        "from ganformer_cli.cli.main import main\n"
+        "main()\n"
+    )
+    script = tmp_path / "program.py"
+    script.write_text(program, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1",
+         "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
+         str(script), *WORDS, "--restart", "--result-dir", str(tmp_path / "results")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, encoding="utf-8", timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # --restart is meant for the whole job, not for its second life.
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["run-000"]
+    assert "going on in" in done.stdout + done.stderr
+
+
+def settings(**options: Any) -> RunConfig:
+    return resolve_run({"resolution": 32, **options}, dataset_preset={}, on_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks", "said"),
+    [
+        ({"batch_size": 8}, 3, "--batch-size 8 cannot be shared by 3 processes"),
+        ({"batch_size": 4}, 4, "minibatch-std needs two"),
+        (
+            {"batch_size": 16, "batch_gpu": 16},
+            2,
+            r"--batch-gpu 16 .* the 8 pictures .*one of 2, 4, 8",
+        ),
+    ],
+)
+def test_batches_that_cannot_be_shared(options: dict[str, Any], ranks: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_batch(settings(**options), ranks)
+
+
+def test_alone_everything_is_ones_own() -> None:
+    cpu = torch.device("cpu")
+    tensor = torch.arange(3.0)
+    assert ALONE.average(tensor) is tensor
+    assert ALONE.total(tensor) is tensor
+    assert ALONE.any([True, False], cpu) == [True, False]
+    assert ALONE.least(3, cpu) == 3
+    assert ALONE.told(lambda: "value") == "value"
+    ALONE.same("a", "what")
+    ALONE.share(tensor)
+    assert ALONE.leads
+    assert not Group(1, 2).leads
