@@ -44,9 +44,13 @@ setup(
         'tomli>=2.0; python_version < "3.11"',  # reads datasets/*.toml; newer Pythons have tomllib
     ],
     extras_require={
+        "hdf5": ["h5py>=3.8"],  # reads pictures in HDF5 files
+        "lmdb": ["lmdb>=1.4"],  # reads LSUN's databases
         "test": [
             "pytest>=8.2",
             "setuptools>=77",  # a test builds the wheel, without a network
+            "h5py>=3.8",  # sources of pictures that tests write and read
+            "lmdb>=1.4",
         ],
         "dev": [  # exact, because what a linter finds changes with its version
             "mypy==2.4.1",

@@ -1,11 +1,17 @@
-"""What every test may rely on: a folder of its own, one thread, a terminal of known width."""
+"""What every test may rely on: a folder of its own, one thread, a terminal of known width; a server on the loopback."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from click.testing import CliRunner, Result
@@ -108,3 +114,96 @@ def tiny_run(tiny_run_kept: Path, own_folder: Path) -> Path:
     run = own_folder / "results" / "exp-000"
     shutil.copytree(tiny_run_kept, run)
     return run
+
+
+@dataclass
+class Server:
+    """A server whose ``answer`` a test chooses; it writes down what it was asked."""
+
+    url: str = ""
+    content: bytes = bytes(range(256)) * 4096  # 1 MiB, several blocks of a download
+    etag: str | None = '"one"'
+    answer: Callable[[Server, Request], None] | None = None
+    asked: list[Request] = field(default_factory=list)
+
+    @property
+    def ranges(self) -> list[str | None]:
+        """The Range header of each request so far."""
+        return [request.headers.get("Range") for request in self.asked]
+
+    def file(self, request: Request, *, stop: int | None = None, ranges: bool = True) -> None:
+        """Answer with the file, or with as much as is asked for; break off before byte ``stop``."""
+        whole, asked = self.content, request.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and ranges else 0
+        if start >= len(whole):
+            return request.say(416, Content_Range=f"bytes */{len(whole)}")
+        headers: dict[str, str | int | None] = {"ETag": self.etag, "Content_Length": len(whole) - start}
+        if asked and ranges:
+            headers["Content_Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
+        request.say(206 if asked and ranges else 200, whole[start:stop], **headers)
+
+    @staticmethod
+    def breaking(*stops: int | None, **how: Any) -> Callable[[Server, Request], None]:
+        """``file`` that breaks off at each of ``stops`` in turn, and then no more."""
+        left = list(stops)
+        return lambda server, request: server.file(request, stop=left.pop(0) if left else None, **how)
+
+    @staticmethod
+    def interrupting(limit: int) -> Callable[[int, int | None], None]:
+        """A progress that interrupts when more than ``limit`` bytes are there."""
+
+        def progress(done: int, total: int | None) -> None:
+            if done > limit:
+                raise KeyboardInterrupt
+
+        return progress
+
+
+class Request(BaseHTTPRequestHandler):
+    """One request to ``server.play``."""
+
+    @property
+    def play(self) -> Server:
+        return self.server.play  # type: ignore[attr-defined]
+
+    def do_GET(self) -> None:
+        self.play.asked.append(self)
+        with contextlib.suppress(ConnectionError):  # a client that has had enough
+            (self.play.answer or Server.file)(self.play, self)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the tests quiet."""
+
+    @property
+    def query(self) -> dict[str, str]:
+        return {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+
+    def say(self, status: int, body: bytes = b"", **headers: str | int | None) -> None:
+        """Send an answer; ``Content_Length=...`` may lie, None leaves a header out."""
+        self.send_response(status)
+        for name, value in {"Content_Length": len(body), **headers}.items():
+            if value is not None:
+                self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def page(self, body: str, status: int = 200, cookie: str | None = None) -> None:
+        self.say(status, body.encode(), Content_Type="text/html; charset=utf-8", Set_Cookie=cookie)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server on the loopback, and downloads that do not wait between tries."""
+    from ganformer_cli.downloads import transfer
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(transfer, "WAITS", (0.0, 0.0, 0.0))
+    play = Server()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Request) as http:
+        http.play = play  # type: ignore[attr-defined]
+        play.url = f"http://127.0.0.1:{http.server_port}"
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield play
+        http.shutdown()
+        thread.join()

@@ -87,6 +87,10 @@ WORKING = [
         "datasets/mine/manifest.json",
     ),
     (
+        "prepare --task five --images-dir pictures --format png --ratio 0.7 --shards-num 5",
+        "datasets/five/images-00004-of-00005.zip",
+    ),
+    (
         "train --train --gpus 0 --ganformer-default --expname clevr-scratch --dataset clevr --eval-images-num 10000 "
         + TINY,
         "results/clevr-scratch-000/config.json",
@@ -117,9 +121,6 @@ WORKING = [
 ]
 
 NOT_YET = [
-    ("prepare --ffhq --cityscapes --clevr --bedrooms --max-images 100000", "--ffhq"),
-    ("prepare --task mine --images-dir pictures --format png --ratio 0.7 --shards-num 5", "--shards-num 5"),
-    ("prepare --task mine --images-dir pictures --format tfrecords --ratio 0.7", "--format tfrecords"),
     ("train --train --gpus 0 --baseline VQGAN --expname clevr-vqgan --dataset clevr", "--baseline VQGAN"),
     ("eval --eval --gpus 0 --expname clevr-exp --dataset clevr --metrics fid,is,pr", "--metrics fid"),
 ]
@@ -199,6 +200,7 @@ WRONG = [
     ("train --gamma -1", "--gamma", ""),
     ("train --gama 10", "--gama", "--gamma"),
     ("train --gpus x", "--gpus", "none for the CPU"),
+    ("prepare --task mine --images-dir pictures --format tfrecords --ratio 0.7", "pictures", "TFRecords"),
     ("prepare no-such-folder", "no-such-folder", ""),
     ("prepare empty", "empty", ""),
     ("prepare a-file", "a-file", ""),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ganformer_cli.data import ImageDataset, PreparedDataset, SceneDataset, open_dataset
 from ganformer_cli.data.datasets import prepared_names
+from ganformer_cli.data.manifest import checksum
 from ganformer_cli.data.prepare import prepare
 from ganformer_cli.errors import ConfigError, DataError
 
@@ -37,6 +38,13 @@ def zipped(folder: Path) -> Path:
 
 def values(dataset: ImageDataset) -> list[int]:
     return [int(dataset.image(i)[0, 0, 0]) for i in range(len(dataset))]
+
+
+def edit(folder: Path, **values: object) -> None:
+    """Change a manifest so that its checksum is right again."""
+    path = folder / "manifest.json"
+    manifest = {**json.loads(path.read_text(encoding="utf-8")), **values}
+    path.write_text(json.dumps({**manifest, "checksum": checksum(manifest)}), encoding="utf-8")
 
 
 @pytest.fixture
@@ -118,7 +126,7 @@ def test_unknown_names_list_the_known_ones_and_guess(prepared: Path) -> None:
 
 def test_catalogue_names_say_how_to_get_them() -> None:
     with pytest.raises(
-        DataError, match=r"--dataset ffhq: not prepared in datasets; .*ganformer prepare FOLDER --name ffhq"
+        DataError, match=r"--dataset ffhq: not prepared in datasets; .*ganformer prepare ffhq --data-dir datasets"
     ):
         open_dataset("ffhq")
 
@@ -152,7 +160,8 @@ def test_a_picture_of_another_size_found_late(tmp_path: Path, monkeypatch: pytes
         ("{", "not the manifest"),
         ("[]", "not the manifest"),
         ('{"format": "ganformer-dataset/99"}', "this version reads"),
-        ('{"format": "ganformer-dataset/1"}', "damaged"),
+        ('{"format": "ganformer-dataset/1"}', "this version reads"),
+        ('{"format": "ganformer-dataset/2"}', "damaged"),
     ],
 )
 def test_damaged_manifests(prepared: Path, text: str, words: str) -> None:
@@ -162,11 +171,20 @@ def test_damaged_manifests(prepared: Path, text: str, words: str) -> None:
 
 
 def test_a_manifest_cannot_point_elsewhere(prepared: Path) -> None:
-    manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
-    manifest["images"]["file"] = "../other.zip"
-    (prepared / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(DataError, match="damaged"):
+    for file in ("../other.zip", "other.zip", "/etc/images.zip", 7):
+        edit(prepared, shards=[{"file": file, "count": 5, "bytes": 1, "sha256": ""}])
+        with pytest.raises(DataError, match=r"damaged \(shards\)"):
+            open_dataset("mine")
+
+
+def test_an_edited_manifest_is_noticed(prepared: Path) -> None:
+    path = prepared / "manifest.json"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole.replace('"count": 5', '"count": 4'), encoding="utf-8")
+    with pytest.raises(DataError, match=r"manifest\.json was edited"):
         open_dataset("mine")
+    path.write_text(json.dumps(json.loads(whole)), encoding="utf-8")  # laid out otherwise, it says the same
+    assert len(open_dataset("mine")) == 5
 
 
 def test_a_changed_archive_is_noticed(prepared: Path) -> None:
@@ -192,6 +210,33 @@ def test_data_sets_travel_to_other_processes_without_their_memory(prepared: Path
         assert np.array_equal(there.image(1), before)
         assert there.fingerprint == dataset.fingerprint
     assert len(pickle.dumps(open_dataset("scenes"))) < 2000
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4, 9])
+def test_shards_are_read_as_one(tmp_path: Path, shards: int) -> None:
+    folder = write_pictures(tmp_path / "raw")
+    pairs = [[f"{i // 2:05d}/img{i:08d}.png", i % 3] for i in range(5)]
+    (folder / "dataset.json").write_text(json.dumps({"labels": pairs}), encoding="utf-8")
+    (folder / "00000" / "img00000001.png").write_bytes(b"broken")  # a shard may be left without pictures
+    prepared = prepare(folder, "mine", resolution=16, ratio=0.5, shards_num=shards)
+    assert len(prepared.manifest["shards"]) == min(shards, 5)
+    there = pickle.loads(pickle.dumps(open_dataset("mine")))
+    for dataset in (open_dataset("mine"), there):
+        assert values(dataset) == [0, 20, 30, 40]
+        assert [int(dataset.label(i).argmax()) for i in range(4)] == [0, 2, 0, 1]
+        assert dataset.label_dim == 3
+    assert values(open_dataset("mine", max_images=3)) == [0, 20, 30]
+
+
+def test_a_changed_picture_is_noticed_when_it_is_read(prepared: Path) -> None:
+    archive = prepared / "images.zip"
+    data = bytearray(archive.read_bytes())
+    data[60] ^= 1
+    archive.write_bytes(data)
+    dataset = open_dataset("mine")
+    with pytest.raises(DataError, match=r"images\.zip: 00000/img00000000\.png cannot be read \(its bytes were changed"):
+        dataset.image(0)
+    assert dataset.image(1)[0, 0, 0] == 10
 
 
 def test_threads_may_read_one_data_set(prepared: Path) -> None:

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from ganformer_cli.data import open_dataset
-from ganformer_cli.data import prepare as room
-from ganformer_cli.data.prepare import check_name, prepare
+from ganformer_cli.data.prepare import check_name, choose_resolution, prepare
+from ganformer_cli.data.sources import open_source
 from ganformer_cli.errors import ConfigError, DataError
 
 
@@ -53,7 +53,8 @@ IN_ORDER = (0, 2, 4, 1, 3, 5)  # the order of their names
 def test_the_layout_is_stylegans(source: Path) -> None:
     prepared = prepare(source, "set", resolution=16)
     assert prepared.folder == Path("datasets/set")
-    assert sorted(os.listdir("datasets/set")) == ["images.zip", "manifest.json"]
+    assert sorted(os.listdir("datasets/set")) == ["images.zip", "manifest.json", "preview.png"]
+    assert os.listdir("datasets") == ["set"]
     with zipfile.ZipFile("datasets/set/images.zip") as archive:
         infos = archive.infolist()
         assert [info.filename for info in infos] == [f"00000/img{i:08d}.png" for i in range(6)] + ["dataset.json"]
@@ -66,7 +67,7 @@ def test_the_layout_is_stylegans(source: Path) -> None:
                 assert np.array_equal(np.asarray(image), pixels(seed))
 
 
-def test_every_thousand_pictures_get_a_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_thousand_pictures_get_a_folder(source: Path) -> None:
     names = [f"{i:04}.png" for i in range(1001)]
     data = (source / "part 0" / "picture-0.png").read_bytes()
     with zipfile.ZipFile("many.zip", "w") as archive:
@@ -83,37 +84,44 @@ def test_every_thousand_pictures_get_a_folder(source: Path, monkeypatch: pytest.
 
 def test_the_manifest_tells_what_was_done(source: Path) -> None:
     (source / "notes.txt").write_text("hello", encoding="utf-8")
+    (source / "part 0" / "picture-2.png").write_bytes(b"")
+    save(source / "part 1" / "picture-9.png", pixels(9, 40, 300))
     manifest = prepare(source, "set", resolution=8, ratio=0.5, background="black").manifest
     assert manifest == json.loads(Path("datasets/set/manifest.json").read_text(encoding="utf-8"))
     archive = Path("datasets/set/images.zip").read_bytes()
-    assert manifest["images"] == {
-        "file": "images.zip", "bytes": len(archive), "sha256": hashlib.sha256(archive).hexdigest(),
-    }  # fmt: skip
+    assert manifest["shards"] == [
+        {"file": "images.zip", "count": 6, "bytes": len(archive), "sha256": hashlib.sha256(archive).hexdigest()}
+    ]
     shown = {key: manifest[key] for key in ("name", "count", "resolution", "ratio", "height", "width", "background")}
     assert shown == {
         "name": "set", "count": 6, "resolution": 8, "ratio": 0.5, "height": 4, "width": 8, "background": "#000000",
     }  # fmt: skip
-    assert manifest["source"].items() >= {"name": "source", "pictures": 6, "considered": 6, "other_files": 1}.items()
-    assert manifest["skipped"] == []
+    told = {"name": "source", "form": "folder", "pictures": 7, "considered": 7, "other_files": 1}
+    assert manifest["source"].items() >= told.items()
+    first = [{"file": "part 0/picture-2.png", "reason": "an empty file"}]
+    assert manifest["skipped"] == {"count": 1, "reasons": {"an empty file": 1}, "first": first}
     assert manifest["labels"] is None
+    assert manifest["sources"] == {
+        "modes": {"RGB": 6}, "smallest": [16, 16], "largest": [300, 40], "sides": {"16-31": 5, "32-63": 1},
+    }  # fmt: skip
+    assert manifest["duplicates"] == {"exact": 0, "near": None, "first": [], "first_near": []}
 
 
-def test_same_source_same_bytes(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_source_same_bytes(source: Path, tmp_path: Path) -> None:
     prepare(source, "set", resolution=8, data_dir=Path("one"))
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)  # any number of threads
     copy = tmp_path / "elsewhere" / "source"
     shutil.copytree(source, copy)
     for path in copy.rglob("*.png"):
         os.utime(path, (1, 1))
     prepare(copy, "set", resolution=8, data_dir=Path("two"))
-    for file in ("manifest.json", "images.zip"):
+    for file in ("manifest.json", "images.zip", "preview.png"):
         assert (Path("one/set") / file).read_bytes() == (Path("two/set") / file).read_bytes()
 
 
 def test_folder_and_zip_give_the_same_pictures(source: Path) -> None:
     of_folder = prepare(source, "folder", resolution=16).manifest
     of_zip = prepare(zipped(source, Path("source.zip")), "zip", resolution=16).manifest
-    assert of_folder["images"] == of_zip["images"]
+    assert of_folder["shards"] == of_zip["shards"]
     assert of_folder["fingerprint"] == of_zip["fingerprint"]
     assert of_folder["source"]["fingerprint"] == of_zip["source"]["fingerprint"]
 
@@ -121,7 +129,7 @@ def test_folder_and_zip_give_the_same_pictures(source: Path) -> None:
 def test_a_prepared_set_prepared_again_is_itself(source: Path) -> None:
     first = prepare(source, "first", resolution=16).manifest
     again = prepare(Path("datasets/first/images.zip"), "again").manifest
-    assert again["images"] == first["images"]
+    assert again["shards"] == first["shards"]
 
 
 def test_a_stored_picture_of_any_kind_is_read(tmp_path: Path) -> None:
@@ -134,7 +142,7 @@ def test_a_stored_picture_of_any_kind_is_read(tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 20), 25700, np.uint16)).save(folder / "deep.png")
     Image.new("RGBA", (20, 20), (0, 0, 0, 155)).save(folder / "clear.png")
     prepared = prepare(folder, "kinds", resolution=16)
-    assert prepared.manifest["skipped"] == []
+    assert prepared.manifest["skipped"]["count"] == 0
     dataset = open_dataset("kinds")
     assert len(dataset) == 16
     for index in range(16):
@@ -158,8 +166,9 @@ def test_what_cannot_be_used_is_skipped_and_named(mixed: Path) -> None:
     seen: list[tuple[int, int, int]] = []
     manifest = prepare(mixed, "set", resolution=16, progress=lambda *state: seen.append(state)).manifest
     assert manifest["count"] == 6
-    assert [item["file"] for item in manifest["skipped"]] == ["a-empty.png", "b-words.jpg", "c-cut.png", "d tiny ü.png"]
-    reasons = [item["reason"] for item in manifest["skipped"]]
+    skipped = manifest["skipped"]["first"]
+    assert [item["file"] for item in skipped] == ["a-empty.png", "b-words.jpg", "c-cut.png", "d tiny ü.png"]
+    reasons = [item["reason"] for item in skipped]
     for reason, words in zip(reasons, ("empty", "not a picture", "damaged", "too small: 1x1"), strict=True):
         assert words in reason
     assert seen[0] == (0, 10, 0)
@@ -185,7 +194,7 @@ def test_broken_members_of_a_zip_are_skipped(source: Path) -> None:
     path.write_bytes(data)
     manifest = prepare(path, "set", resolution=16).manifest
     assert manifest["count"] == 5
-    assert [item["file"] for item in manifest["skipped"]] == ["part 1/picture-3.png"]
+    assert [item["file"] for item in manifest["skipped"]["first"]] == ["part 1/picture-3.png"]
 
 
 def test_names_in_a_zip_reach_no_file(source: Path, tmp_path: Path) -> None:
@@ -235,22 +244,23 @@ def test_linked_folders_are_followed_once(source: Path, tmp_path: Path) -> None:
 def test_the_resolution_chosen(tmp_path: Path, sizes: list[tuple[int, int]], ratio: float, resolution: int) -> None:
     for i, (height, width) in enumerate(sizes):
         save(tmp_path / "sized" / f"{i}.png", np.zeros((height, width, 3), np.uint8))
-    assert room.choose_resolution(room.open_store(tmp_path / "sized"), ratio) == resolution
+    with open_source(tmp_path / "sized") as source:
+        assert choose_resolution(source, ratio) == resolution
 
 
 def test_max_images_counts_those_kept(mixed: Path) -> None:
     manifest = prepare(mixed, "set", resolution=16, max_images=2).manifest
     assert manifest["count"] == 2
-    assert len(manifest["skipped"]) == 4
+    assert manifest["skipped"]["count"] == 4
     assert manifest["source"]["considered"] == 6
     assert prepare(mixed, "set", resolution=16, max_images=2).unchanged
 
 
-def test_suffixes_choose(source: Path) -> None:
+def test_the_form_chooses(source: Path) -> None:
     save(source / "x.JPG", pixels(7))
-    assert prepare(source, "jpg", resolution=16, suffixes=frozenset({".jpg"})).manifest["count"] == 1
-    with pytest.raises(DataError, match=r"holds no pictures ending in \.bmp"):
-        prepare(source, "bmp", resolution=16, suffixes=frozenset({".bmp"}))
+    assert prepare(source, "jpg", resolution=16, form="jpg").manifest["count"] == 1
+    assert prepare(source, "png", resolution=16, form="png").manifest["count"] == 6
+    assert prepare(source, "any", resolution=16).manifest["count"] == 7
 
 
 def test_shape(tmp_path: Path) -> None:
@@ -295,7 +305,7 @@ def test_vectors_are_kept(source: Path) -> None:
 def test_a_picture_without_a_label_is_skipped_and_named(source: Path) -> None:
     labelled(source, [[f"part {i % 2}/picture-{i}.png", 0] for i in range(5)])
     manifest = prepare(source, "set", resolution=16).manifest
-    assert manifest["skipped"] == [{"file": "part 1/picture-5.png", "reason": "no label in dataset.json"}]
+    assert manifest["skipped"]["first"] == [{"file": "part 1/picture-5.png", "reason": "no label"}]
 
 
 def test_null_means_no_labels(source: Path) -> None:
@@ -328,6 +338,10 @@ def test_labels_that_make_no_sense(source: Path, labels: object) -> None:
         ({"ratio": float("nan")}, "--ratio nan"),
         ({"max_images": 0}, "--max-images 0"),
         ({"background": "colourless"}, "--background 'colourless'"),
+        ({"shards_num": 0}, "--shards-num 0: at least 1"),
+        ({"shards_num": 100_000}, "--shards-num 100000: at least 1, at most 99999"),
+        ({"compression": "gzip"}, "--compression 'gzip': choose png or none"),
+        ({"workers": 0}, "workers 0"),
     ],
 )
 def test_wrong_arguments(source: Path, arguments: dict[str, Any], words: str) -> None:
@@ -389,7 +403,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         "missing": "does not exist",
         "empty": "it is empty",
         "texts": "the 1 files in it are something else",
-        "words.zip": "neither a folder nor a zip",
+        "words.zip": "no source that is known",
         "page.zip": "web page",
         "cut.zip": "damaged or cut short",
         "void.zip": "holds no pictures",

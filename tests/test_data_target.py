@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ganformer_cli.data import open_dataset
-from ganformer_cli.data import prepare as room
 from ganformer_cli.data.prepare import prepare
+from ganformer_cli.data.shards import ShardWriter
 from ganformer_cli.errors import DataError, OutputError
 
 
@@ -56,6 +56,9 @@ def test_a_damaged_set_is_mended(source: Path) -> None:
         ({"ratio": 0.5}, r"--ratio 1.0, not 0.5"),
         ({"background": "black"}, "--background #ffffff, not #000000"),
         ({"max_images": 3}, "--max-images None, not 3"),
+        ({"compression": "none"}, "--compression png, not none"),
+        ({"shards_num": 2}, "--shards-num 1, not 2"),
+        ({"near_duplicates": True}, "without --near-duplicates"),
     ],
 )
 def test_another_set_of_the_name_is_replaced_only_if_told(source: Path, change: dict[str, Any], words: str) -> None:
@@ -135,8 +138,8 @@ def test_a_full_disk_says_so_and_keeps_the_old_set(source: Path, monkeypatch: py
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(room, "_add", full)
-    with pytest.raises(OutputError, match=r"datasets.set.*No space left"):
+    monkeypatch.setattr(ShardWriter, "add", full)
+    with pytest.raises(OutputError, match=r"datasets.set: No space left.*free some space and run the same again"):
         prepare(source, "set", resolution=8, overwrite=True)
     assert os.listdir("datasets") == ["set"]
     assert open_dataset("set").resolution == 16
@@ -150,15 +153,18 @@ def test_a_failed_exchange_brings_the_old_set_back(
     replace = os.replace
 
     def refuse(old: Path, new: Path) -> None:
-        if str(old).endswith(".part") and Path(new).name == "set":
+        if Path(old).parent.suffix == ".part" and Path(old).name == "set":
             raise error
         replace(old, new)
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises((OutputError, KeyboardInterrupt), match="in use" if isinstance(error, OSError) else None):
         prepare(source, "set", resolution=8, overwrite=True)
-    assert os.listdir("datasets") == ["set"]
     assert open_dataset("set").resolution == 16
+    monkeypatch.setattr(os, "replace", replace)
+    assert prepare(source, "set", resolution=8, overwrite=True).resumed == 6  # what was made is not lost either
+    assert os.listdir("datasets") == ["set"]
+    assert open_dataset("set").resolution == 8
 
 
 def test_an_old_set_that_cannot_be_put_back_is_not_removed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +180,11 @@ def test_an_old_set_that_cannot_be_put_back_is_not_removed(source: Path, monkeyp
     with pytest.raises(OutputError, match="in use"):
         prepare(source, "set", resolution=8, overwrite=True)
     (left,) = Path("datasets").iterdir()
-    assert open_dataset(str(left)).resolution == 16
+    assert open_dataset(str(left / "old")).resolution == 16
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(DataError, match=r"--resolution 16, not 8"):  # it is back before anything else happens
+        prepare(source, "set", resolution=8)
+    assert open_dataset("set").resolution == 16
 
 
 def test_a_target_that_cannot_be_written(source: Path) -> None:

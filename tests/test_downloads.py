@@ -1,111 +1,30 @@
-"""Downloads are whole or not there, go on where they broke off, and never store a web page of Drive for a file."""
+"""Downloads are whole or not there, go on where they broke off, and are checked while they come."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
+import hashlib
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from types import SimpleNamespace
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
-from ganformer_cli import downloads as room
-from ganformer_cli.downloads import fetch, fetch_drive, remember_checksum
-from ganformer_cli.errors import DataError, DownloadError, OutputError
-from ganformer_cli.files import sha256_of
+from ganformer_cli import downloads
+from ganformer_cli.downloads import ChecksumError, check_file, fetch, fetch_drive
+from ganformer_cli.downloads import transfer as room
+from ganformer_cli.errors import DownloadError, OutputError
 
-CONTENT = bytes(range(256)) * 4096  # 1 MiB, several blocks
+if TYPE_CHECKING:
+    from tests.conftest import Request, Server
+
+CONTENT = bytes(range(256)) * 4096  # what the server gives: 1 MiB, several blocks
 ID = "1-aB_c"
-
-
-@dataclass
-class Server:
-    """A server whose ``answer`` a test chooses; it writes down what it was asked."""
-
-    url: str = ""
-    content: bytes = CONTENT
-    etag: str | None = '"one"'
-    answer: Callable[[Server, Request], None] | None = None
-    asked: list[Request] = field(default_factory=list)
-
-    @property
-    def ranges(self) -> list[str | None]:
-        """The Range header of each request so far."""
-        return [request.headers.get("Range") for request in self.asked]
-
-
-class Request(BaseHTTPRequestHandler):
-    """One request to ``server.play``."""
-
-    @property
-    def play(self) -> Server:
-        return self.server.play  # type: ignore[attr-defined]
-
-    def do_GET(self) -> None:
-        self.play.asked.append(self)
-        with contextlib.suppress(ConnectionError):  # a client that has had enough
-            (self.play.answer or file)(self.play, self)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the tests quiet."""
-
-    @property
-    def query(self) -> dict[str, str]:
-        return {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
-
-    def say(self, status: int, body: bytes = b"", **headers: str | int | None) -> None:
-        """Send an answer; ``Content_Length=...`` may lie, None leaves a header out."""
-        self.send_response(status)
-        for name, value in {"Content_Length": len(body), **headers}.items():
-            if value is not None:
-                self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def page(self, body: str, status: int = 200, cookie: str | None = None) -> None:
-        self.say(status, body.encode(), Content_Type="text/html; charset=utf-8", Set_Cookie=cookie)
-
-
-def file(server: Server, request: Request, *, stop: int | None = None, ranges: bool = True) -> None:
-    """Answer with the file, or with as much as is asked for; break off before byte ``stop``."""
-    whole, asked = server.content, request.headers.get("Range")
-    start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and ranges else 0
-    if start >= len(whole):
-        return request.say(416, Content_Range=f"bytes */{len(whole)}")
-    headers: dict[str, str | int | None] = {"ETag": server.etag, "Content_Length": len(whole) - start}
-    if asked and ranges:
-        headers["Content_Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
-    request.say(206 if asked and ranges else 200, whole[start:stop], **headers)
-
-
-def breaking(*stops: int | None, **how: Any) -> Callable[[Server, Request], None]:
-    """``file`` that breaks off at each of ``stops`` in turn, and then no more."""
-    left = list(stops)
-    return lambda server, request: file(server, request, stop=left.pop(0) if left else None, **how)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(room, "WAITS", (0.0, 0.0, 0.0))
-    play = Server()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Request) as http:
-        http.play = play  # type: ignore[attr-defined]
-        play.url = f"http://127.0.0.1:{http.server_port}"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield play
-        http.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -174,7 +93,7 @@ def test_a_session_that_is_given_is_used_and_left_open(server: Server, target: P
 
 
 def test_a_dropped_connection_is_taken_up(server: Server, target: Path) -> None:
-    server.answer = breaking(300_000, 700_000)
+    server.answer = server.breaking(300_000, 700_000)
     fetch(server.url, target, size=len(CONTENT))
     assert target.read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=300000-", "bytes=700000-"]
@@ -182,7 +101,7 @@ def test_a_dropped_connection_is_taken_up(server: Server, target: Path) -> None:
 
 
 def test_tries_that_bring_the_file_further_do_not_run_out(server: Server, target: Path) -> None:
-    server.answer = breaking(*range(1000, 11_000, 1000))
+    server.answer = server.breaking(*range(1000, 11_000, 1000))
     fetch(server.url, target)
     assert target.read_bytes() == CONTENT
     assert len(server.asked) == 11
@@ -228,17 +147,17 @@ def test_a_whole_part_is_only_confirmed(server: Server, target: Path) -> None:
 
 
 def test_a_server_without_ranges_starts_again(server: Server, target: Path) -> None:
-    server.answer = breaking(300_000, ranges=False)
+    server.answer = server.breaking(300_000, ranges=False)
     fetch(server.url, target)
     assert target.read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=300000-"]
 
 
 def test_a_range_that_is_refused_starts_again(server: Server, target: Path) -> None:
-    server.answer = breaking(300_000)
+    server.answer = server.breaking(300_000)
     with pytest.raises(KeyboardInterrupt):
-        fetch(server.url, target, progress=interrupting(200_000))
-    answers: list[Callable[[Server, Request], None]] = [lambda server, request: request.say(416), file]
+        fetch(server.url, target, progress=server.interrupting(200_000))
+    answers: list[Callable[[Server, Request], None]] = [lambda server, request: request.say(416), type(server).file]
     server.answer = lambda server, request: answers.pop(0)(server, request)
     fetch(server.url, target)
     assert target.read_bytes() == CONTENT
@@ -246,22 +165,12 @@ def test_a_range_that_is_refused_starts_again(server: Server, target: Path) -> N
     assert server.ranges[2:] == [None]
 
 
-def interrupting(limit: int) -> room.Progress:
-    """A progress that interrupts when more than ``limit`` bytes are there."""
-
-    def progress(done: int, total: int | None) -> None:
-        if done > limit:
-            raise KeyboardInterrupt
-
-    return progress
-
-
 @pytest.mark.parametrize("ranges", [True, False])
 def test_another_file_behind_the_address_starts_again(server: Server, target: Path, ranges: bool) -> None:
     with pytest.raises(KeyboardInterrupt):
-        fetch(server.url, target, progress=interrupting(200_000))
+        fetch(server.url, target, progress=server.interrupting(200_000))
     server.content, server.etag = CONTENT[::-1], '"two"'
-    server.answer = breaking(ranges=ranges)
+    server.answer = server.breaking(ranges=ranges)
     fetch(server.url, target)
     assert target.read_bytes() == CONTENT[::-1]
     assert server.ranges[-1] is None or not ranges
@@ -269,9 +178,9 @@ def test_another_file_behind_the_address_starts_again(server: Server, target: Pa
 
 def test_the_part_of_another_address_or_origin_is_not_continued(server: Server, target: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        fetch(f"{server.url}/old", target, progress=interrupting(200_000))
+        fetch(f"{server.url}/old", target, progress=server.interrupting(200_000))
     with pytest.raises(KeyboardInterrupt):
-        fetch(f"{server.url}/new", target, progress=interrupting(200_000))
+        fetch(f"{server.url}/new", target, progress=server.interrupting(200_000))
     target.with_name("model.pkl.part.json").write_text("{", encoding="utf-8")
     fetch(f"{server.url}/new", target)
     assert target.read_bytes() == CONTENT
@@ -281,11 +190,15 @@ def test_the_part_of_another_address_or_origin_is_not_continued(server: Server, 
 def test_a_range_from_elsewhere_is_not_pasted_in(server: Server, target: Path) -> None:
     def shifted(server: Server, request: Request) -> None:
         rest = CONTENT[7:]
+        if not request.headers.get("Range"):
+            return server.file(request)
         request.say(206, rest, ETag=server.etag, Content_Range=f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}")
 
     with pytest.raises(KeyboardInterrupt):
-        fetch(server.url, target, progress=interrupting(200_000))
-    server.answer = lambda server, request: (shifted if request.headers.get("Range") else file)(server, request)
+        fetch(server.url, target, progress=server.interrupting(200_000))
+    server.answer = lambda server, request: (shifted if request.headers.get("Range") else type(server).file)(
+        server, request
+    )
     fetch(server.url, target)
     assert target.read_bytes() == CONTENT
 
@@ -311,7 +224,7 @@ def test_two_threads_make_one_transfer(server: Server, target: Path) -> None:
 
 
 def test_a_file_shorter_than_announced(server: Server, target: Path) -> None:
-    server.answer = lambda server, request: request.say(200, b"short", Content_Length=1000)
+    server.answer = lambda server, request: request.say(200, b"short" * 200, Content_Length=2000)
     with pytest.raises(DownloadError, match=r"model\.pkl.*broke off.*by hand from http.*put it at .*model\.pkl"):
         fetch(server.url, target)
     assert len(server.asked) == 4
@@ -339,7 +252,7 @@ def test_an_answer_that_is_no_file(server: Server, target: Path, status: int, ti
 
 
 def test_a_server_that_recovers(server: Server, target: Path) -> None:
-    answers: list[Callable[[Server, Request], None]] = [lambda server, request: request.say(502), file]
+    answers: list[Callable[[Server, Request], None]] = [lambda server, request: request.say(502), type(server).file]
     server.answer = lambda server, request: answers.pop(0)(server, request)
     assert fetch(server.url, target).read_bytes() == CONTENT
 
@@ -403,205 +316,176 @@ def test_a_place_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
     assert server.asked == []
 
 
-# Google Drive.
-
-QUOTA = """<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>
-<p>Sorry, you can&#39;t view or download this file at this time.</p>
-<p>Too many users have viewed or downloaded this file recently.</p></body></html>"""
-LOGIN = """<html><head><title>Google Drive: Anmelden</title><script>if (a < b) "quota exceeded"</script></head>
-<body><form id="gaia_loginform" action="https://accounts.google.com/signin" method="post">
-<input type="hidden" name="continue" value="https://drive.google.com/"><input type="email" name="id"></form>
-</body></html>"""
+# Checksums, space, and web pages where a file should be.
 
 
-def form(action: str) -> str:
-    return f"""<html><head><title>Google Drive - Virus scan warning</title></head><body>
-<a href="/open?id={ID}">model.pkl</a> is too large for Google to scan for viruses.
-<form id="download-form" action="{action}" method="get"><input type="submit" value="Download anyway"/>
-<input type="hidden" name="id" value="{ID}"><input type="hidden" name="export" value="download">
-<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="1&amp;2"></form></body></html>"""
+def sum_of(content: bytes, kind: str = "md5") -> str:
+    return f"{kind}:{hashlib.new(kind, content).hexdigest()}"
 
 
-def asking(page: str, cookie: str | None = None) -> Callable[[Server, Request], None]:
-    """Drive that asks with ``page`` unless it is answered."""
-    return lambda server, request: (
-        file(server, request) if "confirm" in request.query else request.page(page, cookie=cookie)
-    )
-
-
-def test_drive_gives_a_small_file(server: Server, target: Path) -> None:
-    assert fetch_drive(ID, target, base_url=f"{server.url}/") == target
-    assert target.read_bytes() == CONTENT
-    assert urlsplit(server.asked[0].path).path == "/uc"
-    assert server.asked[0].query == {"export": "download", "id": ID}
-    assert beside(target) == {"", "checksums.json"}
-
-
-def test_drive_asks_with_a_form(server: Server, target: Path) -> None:
-    server.answer = asking(form(f"{server.url}/download"))
-    fetch_drive(ID, target, base_url=server.url, size=len(CONTENT))
-    assert target.read_bytes() == CONTENT
-    assert urlsplit(server.asked[1].path).path == "/download"
-    assert server.asked[1].query == {"id": ID, "export": "download", "confirm": "t", "uuid": "1&2"}
-
-
-def test_drive_asks_with_a_link_and_a_cookie(server: Server, target: Path) -> None:
-    link = f'<html><a href="/uc?export=download&amp;confirm=a1B2&amp;id={ID}">Download anyway</a></html>'
-    server.answer = asking(link, "download_warning_1=a1B2; Path=/")
-    fetch_drive(ID, target, base_url=server.url)
-    assert target.read_bytes() == CONTENT
-    assert server.asked[1].query == {"export": "download", "confirm": "a1B2", "id": ID}
-    assert server.asked[1].headers["Cookie"] == "download_warning_1=a1B2"
-
-
-@pytest.mark.parametrize("page_knows_ranges", [False, True])
-def test_a_question_of_drive_and_then_a_dropped_connection(
-    server: Server, target: Path, page_knows_ranges: bool
+@pytest.mark.parametrize("kind", ["md5", "sha256"])
+@pytest.mark.parametrize("stops", [(), (300_000,), (300_000, 300_000, 700_001)])
+def test_a_checksum_is_computed_while_the_file_comes(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, kind: str, stops: tuple[int, ...]
 ) -> None:
-    stops = [300_000]
-
-    def answer(server: Server, request: Request) -> None:
-        if "confirm" in request.query:
-            return file(server, request, stop=stops.pop() if stops else None)
-        if page_knows_ranges and "Range" in request.headers:
-            return request.page("", 416)
-        return request.page(form("/download"))
-
-    server.answer = answer
-    fetch_drive(ID, target, base_url=server.url)
+    server.answer = server.breaking(*stops)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opens_for_writing_only(Path.open))
+        fetch(server.url, target, checksum=sum_of(CONTENT, kind))
     assert target.read_bytes() == CONTENT
-    assert server.ranges[-1] == "bytes=300000-"
+    assert beside(target) == {"", ".checked.json"}
 
 
-def test_the_real_hosts_of_drive_are_followed_and_no_other() -> None:
-    job = room._Job(Path("model.pkl"), "address", None, None)
+def opens_for_writing_only(opens: Callable[..., IO[bytes]]) -> Callable[..., IO[bytes]]:
+    """``Path.open`` for whoever has no need to read what he has just written."""
 
-    def leads(action: str, base_url: str = "https://drive.google.com") -> str | None:
-        page = room._Page()
-        page.feed(form(action))
-        return room._confirmed(page, f"{base_url}/uc", job, ID, base_url)
+    def guarded(path: Path, mode: str = "r", *args: Any, **how: Any) -> IO[bytes]:
+        assert mode != "rb" or path.suffix == ".json", f"{path} is read again"
+        return opens(path, mode, *args, **how)
 
-    good = "https://drive.usercontent.google.com/download"
-    assert leads(good) == f"{good}?id={ID}&export=download&confirm=t&uuid=1%262"
-    assert leads("/uc") == f"https://drive.google.com/uc?id={ID}&export=download&confirm=t&uuid=1%262"
-    for bad in (
-        "http://drive.usercontent.google.com/download",
-        "https://drive.google.com.example.org/download",
-        "https://drive.google.com@example.org/download",
-        "https://drive.google.com:8443/download",
-        "//example.org/download",
-        "file:///etc/passwd",
-    ):
-        with pytest.raises(DownloadError, match="not Drive"):
-            leads(bad)
-    assert leads("https://[broken/") is None
+    return guarded
 
 
-@pytest.mark.parametrize("status", [200, 403])
-def test_the_quota_of_drive(server: Server, target: Path, status: int) -> None:
-    server.answer = lambda server, request: request.page(QUOTA, status)
-    with pytest.raises(DownloadError, match="quota") as caught:
-        fetch_drive(ID, target, base_url=server.url)
-    assert f"open {server.url}/uc?export=download&id={ID} in a browser and put the file at {target}" in str(
-        caught.value
-    )
-    assert beside(target) == set()
-    assert len(server.asked) == 1
-
-
-@pytest.mark.parametrize("status", [200, 404])
-def test_another_page_of_drive(server: Server, target: Path, status: int) -> None:
-    server.answer = lambda server, request: request.page(LOGIN, status)
-    with pytest.raises(DownloadError, match=r"web page \(Google Drive: Anmelden\) instead of model\.pkl") as caught:
-        fetch_drive(ID, target, base_url=server.url)
-    assert str(target) in str(caught.value)
-    assert "quota" not in str(caught.value)
-    assert beside(target) == set()
-
-
-def test_drive_is_answered_once(server: Server, target: Path) -> None:
-    server.answer = lambda server, request: request.page(form("/download"))
-    with pytest.raises(DownloadError, match="Virus scan warning"):
-        fetch_drive(ID, target, base_url=server.url)
-    assert len(server.asked) == 2
-    assert beside(target) == set()
-
-
-def test_a_form_that_leads_elsewhere_is_refused(server: Server, target: Path) -> None:
-    server.answer = asking(form("https://example.org/download"))
-    with pytest.raises(DownloadError, match=r"leads to example\.org, which is not Drive"):
-        fetch_drive(ID, target, base_url=server.url)
-    assert len(server.asked) == 1
-    assert beside(target) == set()
-
-
-def test_drive_keeps_the_part_when_it_refuses_to_go_on(server: Server, target: Path) -> None:
+@pytest.mark.parametrize("ranges", [True, False])
+def test_what_an_earlier_run_left_is_part_of_the_checksum(server: Server, target: Path, ranges: bool) -> None:
     with pytest.raises(KeyboardInterrupt):
-        fetch_drive(ID, target, base_url=server.url, progress=interrupting(200_000))
-    server.answer = lambda server, request: request.page(QUOTA)
-    with pytest.raises(DownloadError, match="quota"):
-        fetch_drive(ID, target, base_url=server.url)
+        fetch(server.url, target, checksum=sum_of(CONTENT), progress=server.interrupting(500_000))
+    server.answer = server.breaking(ranges=ranges)
+    fetch(server.url, target, checksum=sum_of(CONTENT))
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_part_that_was_damaged_meanwhile_is_found_out(server: Server, target: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fetch(server.url, target, checksum=sum_of(CONTENT), progress=server.interrupting(500_000))
+    part = target.with_name("model.pkl.part")
+    part.write_bytes(b"x" + part.read_bytes()[1:])
+    with pytest.raises(ChecksumError):
+        fetch(server.url, target, checksum=sum_of(CONTENT))
+    assert beside(target) == {".bad"}
+    fetch(server.url, target, checksum=sum_of(CONTENT))
+    assert target.read_bytes() == CONTENT
+    assert server.ranges[-1] is None
+
+
+def test_a_wrong_checksum_puts_the_file_aside(server: Server, target: Path) -> None:
+    with pytest.raises(ChecksumError) as caught:
+        fetch(f"{server.url}/model.pkl", target, checksum=sum_of(b"other"))
+    for words in (
+        f"{server.url}/model.pkl has the md5 {sum_of(CONTENT)[4:]}",
+        f"{sum_of(b'other')[4:]} is expected",
+        f"put aside as {target}.bad",
+        "Run the same again",
+    ):
+        assert words in str(caught.value)
+    assert beside(target) == {".bad"}
+    assert target.with_name("model.pkl.bad").read_bytes() == CONTENT
+
+
+def test_a_file_that_is_there_is_checked_once(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.parent.mkdir()
+    target.write_bytes(b"by hand")
+    with pytest.raises(ChecksumError, match=r"model\.pkl has the md5 .*remove it to download it again"):
+        fetch(server.url, target, checksum=sum_of(CONTENT))
+    assert target.read_bytes() == b"by hand"
+    fetch(server.url, target, checksum=sum_of(b"by hand"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opens_for_writing_only(Path.open))
+        fetch(server.url, target, checksum=sum_of(b"by hand"))
+    target.write_bytes(b"by foot")
+    with pytest.raises(ChecksumError):
+        check_file(target, sum_of(b"by hand"))
+    target.unlink()
+    with pytest.raises(DownloadError, match="cannot read"):
+        check_file(target, sum_of(b"by hand"))
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("wrong", ["", "md5", "md5:12", "sha1:" + 40 * "0", "md5:" + 32 * "g", 32 * "0"])
+def test_a_checksum_that_is_none(server: Server, target: Path, wrong: str) -> None:
+    with pytest.raises(ValueError, match="is no checksum; write md5: and 32"):
+        fetch(server.url, target, checksum=wrong)
+    assert server.asked == []
+
+
+def test_a_disk_that_would_be_full(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=len(CONTENT) - 1))
+        with pytest.raises(OutputError, match=r"model\.pkl: 0\.0 GiB are still to come, and .*cache has .* free"):
+            fetch(server.url, target)
+    assert beside(target) == set()
+    with pytest.raises(KeyboardInterrupt):
+        fetch(server.url, target, progress=server.interrupting(500_000))
+    with monkeypatch.context() as patch:
+        patch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(OutputError, match="still to come"):
+            fetch(server.url, target)
+        assert beside(target) == {".part", ".part.json"}
+        patch.setattr(room.shutil, "disk_usage", lambda path: SimpleNamespace(free=len(CONTENT) - 500_000))
+        fetch(server.url, target)
+    assert target.read_bytes() == CONTENT
+
+
+LOGIN = "\n<!DOCTYPE HTML><html><head><title>Welcome to the\nHotel</title></head>" + 600 * " "
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/zip"])
+@pytest.mark.parametrize("length", [5, 200, None])
+def test_a_web_page_instead_of_a_file(server: Server, target: Path, kind: str, length: int | None) -> None:
+    page = f"<html>{LOGIN}"[:length].encode() if length else LOGIN.encode()
+    if length == 5:
+        page = b"<html"
+    server.answer = lambda server, request: request.say(200, page, Content_Type=kind)
+    with pytest.raises(DownloadError, match=r"gives a web page.* instead of model\.pkl.*login.*put it at") as caught:
+        fetch(server.url, target)
+    assert ("(Welcome to the Hotel)" in str(caught.value)) == (length != 5)
+    assert beside(target) == set()
+
+
+def test_a_web_page_does_not_cost_what_is_there(server: Server, target: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fetch(server.url, target, progress=server.interrupting(500_000))
+    server.answer = lambda server, request: request.say(200, LOGIN.encode(), Content_Type="text/html")
+    with pytest.raises(DownloadError, match="web page"):
+        fetch(server.url, target)
     server.answer = None
-    fetch_drive(ID, target, base_url=server.url)
+    fetch(server.url, target)
     assert target.read_bytes() == CONTENT
     assert server.ranges[-1] is not None
 
 
-# What is remembered and checked.
+def test_a_proxy_is_asked_where_one_is_set(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url)
+    server.answer = server.breaking(300_000)
+    fetch("http://pictures.invalid/model.pkl", target, checksum=sum_of(CONTENT))
+    assert target.read_bytes() == CONTENT
+    assert [request.path for request in server.asked] == 2 * ["http://pictures.invalid/model.pkl"]
 
 
-def refuse(path: Path) -> None:
-    raise DataError(f"{path}: not a model")
-
-
-def test_a_fresh_file_that_fails_its_check_is_deleted(server: Server, target: Path) -> None:
-    with pytest.raises(DataError, match="not a model"):
-        fetch_drive(ID, target, base_url=server.url, check=refuse)
-    assert beside(target) == set()
-    checked: list[Path] = []
-    fetch_drive(ID, target, base_url=server.url, check=checked.append)
-    fetch_drive(ID, target, base_url=server.url, check=checked.append)
-    assert checked == [target, target]
-    with pytest.raises(DataError, match="not a model"):
-        fetch_drive(ID, target, base_url=server.url, check=refuse)
-    assert target.exists()
-
-
-def test_a_checksum_is_remembered_and_compared(server: Server, target: Path) -> None:
-    fetch_drive(ID, target, base_url=server.url)
-    noted = json.loads(target.with_name("checksums.json").read_text(encoding="utf-8"))
-    assert noted == {"model.pkl": sha256_of(target)}
-    target.write_bytes(b"damaged")
-    with pytest.raises(DownloadError) as caught:
-        fetch_drive(ID, target, base_url=server.url)
-    for words in (str(target), noted["model.pkl"], sha256_of(target), "delete the file to download it again"):
-        assert words in str(caught.value)
-    target.unlink()
-    fetch_drive(ID, target, base_url=server.url)
-    assert len(server.asked) == 2
-
-
-def test_checksums_of_several_files(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        (tmp_path / name).write_text(name, encoding="utf-8")
-        assert remember_checksum(tmp_path / name) == sha256_of(tmp_path / name)
-    assert list(json.loads((tmp_path / "checksums.json").read_text(encoding="utf-8"))) == ["a", "b"]
-    before = (tmp_path / "checksums.json").stat().st_mtime_ns
-    remember_checksum(tmp_path / "a")
-    assert (tmp_path / "checksums.json").stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}'])
-def test_a_damaged_book_of_checksums(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a").write_bytes(b"a")
-    (tmp_path / "checksums.json").write_text(text, encoding="utf-8")
-    with pytest.raises(DownloadError, match=r"checksums\.json.*delete it"):
-        remember_checksum(tmp_path / "a")
-    with pytest.raises(DownloadError, match="cannot read .*missing"):
-        remember_checksum(tmp_path / "missing")
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        ({"Content_Length": 2_000_000}, r"broke off.*goes on where it stopped"),
+        ({"Content_Length": 1000}, f"the md5 {sum_of(CONTENT[:1000])[4:]}"),
+        ({"Content_Length": None}, ""),
+    ],
+)
+def test_a_server_that_lies_about_the_length(
+    server: Server, target: Path, claim: dict[str, int | None], words: str
+) -> None:
+    server.answer = lambda server, request: request.say(200, CONTENT, **claim)
+    if not words:
+        fetch(server.url, target, checksum=sum_of(CONTENT))
+        assert target.read_bytes() == CONTENT
+        return
+    with pytest.raises(DownloadError, match=words):
+        fetch(server.url, target, checksum=sum_of(CONTENT))
+    assert not target.exists()
 
 
 def test_importing_the_room_is_light() -> None:
     ask = "import sys, ganformer_cli.downloads; print({'requests', 'filelock'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", ask], cwd=Path(room.__file__).parent.parent, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", ask], cwd=Path(downloads.__file__).parents[2], capture_output=True)
     assert done.stdout.strip() == b"set()", done.stderr

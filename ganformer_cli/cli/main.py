@@ -19,7 +19,7 @@ from ganformer_cli.errors import GanformerError
 
 # The help of the program comes from here, so that reading it imports no command.
 COMMANDS = {
-    "prepare": "Turn a folder or a zip of pictures into a data set.",
+    "prepare": "Turn pictures, as they are or downloaded, into a data set.",
     "train": "Train a model; the same command again resumes it.",
     "generate": "Make pictures with a trained model.",
     "eval": "Score a trained model against a data set.",

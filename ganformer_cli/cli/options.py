@@ -308,10 +308,11 @@ def pick_device(gpus: tuple[int, ...] | None) -> torch.device:
     Raises:
         ConfigError: there is none of that number, or several are asked for.
     """
-    if gpus is not None and len(gpus) > 1:
+    devices = pick_devices(gpus)
+    if len(devices) > 1 and gpus is not None:
         said = ",".join(map(str, gpus))
         raise ConfigError(f"--gpus {said}: this command uses one GPU; name one, for instance --gpus {gpus[0]}")
-    return pick_devices(gpus)[0]
+    return devices[0]
 
 
 json_option = option(

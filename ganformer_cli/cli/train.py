@@ -260,7 +260,7 @@ def command(
         ctx.exit(run_workers(sys.argv[1:], count))
     device = distributed.own_device(devices)
     dataset = open_data(options, data_dir, on_cpu=device.type == "cpu")
-    config = resolve(options, dataset, baseline, on_cpu=device.type == "cpu")
+    config = resolve(options, dataset, baseline, data_dir, on_cpu=device.type == "cpu")
     start = None
     if config.train.pretrained_pkl is not None:
         start = load_networks(find_model(config.train.pretrained_pkl, None, result_dir, offline=offline))
@@ -354,11 +354,13 @@ def open_data(options: dict[str, Any], data_dir: Path, *, on_cpu: bool) -> Image
     )
 
 
-def resolve(options: dict[str, Any], dataset: ImageDataset, baseline: str | None, *, on_cpu: bool) -> RunConfig:
+def resolve(
+    options: dict[str, Any], dataset: ImageDataset, baseline: str | None, data_dir: Path, *, on_cpu: bool
+) -> RunConfig:
     """The run's configuration: what was given, completed by presets."""
-    from ganformer_cli.data.catalogue import load_catalogue
+    from ganformer_cli.data.catalogue import find_entry
 
-    entry = load_catalogue().get(dataset.name)
+    entry = find_entry(dataset.name, data_dir)
     given = {**options, "dataset": options.get("dataset", TrainConfig.dataset)}
     given.update(resolution=dataset.resolution, ratio=dataset.ratio)
     if baseline is not None and "g_img2img" in settings.BASELINES[baseline]:

@@ -1,14 +1,21 @@
-"""The data sets that are known by name: one file each in ``datasets/``."""
+"""The data sets that are known by name: one file each in ``datasets/``, and the user's own in the same form."""
 
 from __future__ import annotations
 
+import difflib
+import math
+import re
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from ganformer_cli.errors import DataError
+from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, TrainConfig
+from ganformer_cli.downloads import drive_address, split_checksum
+from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.resources import resource_folder
 
 if sys.version_info >= (3, 11):
@@ -17,6 +24,70 @@ else:
     import tomli as tomllib
 
 SCENES = "scenes"  # the built-in set's name
+GB = 10**9
+# What a download is: how the catalogue calls it, how it is read, and the suffix of the file.
+FORMS = {
+    "zip of pictures": ("zip", ".zip"),
+    "zip of tfrecords": ("tfrecords", ".zip"),
+    "zip of lmdb": ("lmdb", ".zip"),
+    "tar of pictures": ("tar", ".tar"),
+    "webdataset": ("webdataset", ".tar"),
+    "tfrecords": ("tfrecords", ".tfrecords"),
+    "hdf5": ("hdf5", ".h5"),
+    "npy": ("npy", ".npy"),
+}
+_ID = re.compile(r"[\w-]{10,100}", re.ASCII)  # of a file of Drive's
+_PLAIN = re.compile(r"[^<>:\"/\\|?*\x00-\x1f]{1,150}(?<![. ])")  # a file's name on every system
+
+
+class _Wrong(ValueError):
+    """A key and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class DownloadSource:
+    """One place where a data set can be downloaded."""
+
+    form: str  # one of FORMS
+    url: str | None = None
+    drive: str | None = None  # the id of a file of Google Drive; instead of url
+    md5: str | None = None
+    sha256: str | None = None
+    gigabytes: float | None = None  # about; 10**9 bytes
+    bytes: int | None = None  # exactly
+    folder: str | None = None  # inside the archive: what lies elsewhere is not looked at
+
+    @property
+    def address(self) -> str:
+        """What a person can open in a browser."""
+        return self.url if self.url is not None else drive_address(self.drive or "")
+
+    @property
+    def size(self) -> int | None:
+        """About so many bytes."""
+        if self.bytes is not None:
+            return self.bytes
+        return None if self.gigabytes is None else round(self.gigabytes * GB)
+
+    @property
+    def checksum(self) -> str | None:
+        """``"sha256:…"`` or ``"md5:…"``."""
+        if self.sha256 is not None:
+            return f"sha256:{self.sha256.lower()}"
+        return None if self.md5 is None else f"md5:{self.md5.lower()}"
+
+    @property
+    def opened_as(self) -> str:
+        """How it is read, see ``open_source``."""
+        return FORMS[self.form][0]
+
+    def file_name(self, entry: str) -> str:
+        """What the download is called on disk; ``entry`` is the data set's name."""
+        if self.url is not None:
+            name = unquote(urlsplit(self.url).path).rpartition("/")[2]
+            if _PLAIN.fullmatch(name) and not name.startswith("."):
+                return name
+        return entry + FORMS[self.form][1]
 
 
 @dataclass(frozen=True)
@@ -30,7 +101,7 @@ class CatalogueEntry:
     resolution: int | None = None  # longer side that it is usually trained at; None: any
     images: int | None = None  # how many pictures it has
     homepage: str | None = None
-    source: tuple[dict[str, Any], ...] = ()  # where it is found: form, url or drive (an id), md5, gigabytes
+    source: tuple[DownloadSource, ...] = ()  # tried in order
     preset: dict[str, Any] = field(default_factory=dict)  # options of ``ganformer train``, with underscores
 
 
@@ -44,6 +115,23 @@ def load_catalogue() -> dict[str, CatalogueEntry]:
     return {path.stem: read_entry(path) for path in sorted(resource_folder("datasets").glob("*.toml"))}
 
 
+def find_entry(name: str, data_dir: Path) -> CatalogueEntry | None:
+    """The entry called ``name``: the shipped one, else the user's own, ``data_dir/NAME.toml``; None without either.
+
+    Raises:
+        DataError: the user's own cannot be used.
+    """
+    shipped = load_catalogue().get(name)
+    if shipped is None and _PLAIN.fullmatch(name) and (data_dir / f"{name}.toml").is_file():
+        return read_entry(data_dir / f"{name}.toml")
+    return shipped
+
+
+def own_entries(data_dir: Path) -> list[Path]:
+    """The files of the user's own entries in ``data_dir``."""
+    return sorted(path for path in data_dir.glob("*.toml") if path.stem not in load_catalogue())
+
+
 def read_entry(path: Path) -> CatalogueEntry:
     """One entry of the catalogue.
 
@@ -52,7 +140,114 @@ def read_entry(path: Path) -> CatalogueEntry:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        values["source"] = tuple(values.get("source", ()))
-        return CatalogueEntry(name=path.stem, **values)
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} cannot be used as a catalogue entry: {error}") from error
+        _check(values, _ENTRY, "", needed=("title", "licence", "ratio"))
+        sources = values.get("source", [])
+        for number, source in enumerate(sources, 1):
+            _check_source(source, f"source {number}: " if len(sources) > 1 else "source: ")
+        values["source"] = tuple(DownloadSource(**source) for source in sources)
+        values["ratio"] = float(values["ratio"])
+        entry = CatalogueEntry(name=path.stem, **values)
+        _check_preset(entry)
+    except (OSError, ValueError, ConfigError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be used as a catalogue entry: {reason}") from error
+    return entry
+
+
+# ---- What a file may say ---------------------------------------------------------------------------------------------
+
+
+def _line(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and "\n" not in value and len(value) <= 500
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _whole(value: Any) -> bool:
+    return _number(value) and isinstance(value, int)
+
+
+def _address(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and urlsplit(value).scheme in {"http", "https"} and bool(urlsplit(value).hostname)
+    except ValueError:  # brackets that do not close, for instance
+        return False
+
+
+def _inside(value: Any) -> bool:
+    """A folder in an archive: no part of it leads out, and none is empty."""
+    return isinstance(value, str) and all(part not in {"", ".", ".."} for part in value.split("/"))
+
+
+_Rules = dict[str, tuple[Callable[[Any], bool], str]]  # what a key's value must be, in a program's words and in ours
+
+_ENTRY: _Rules = {
+    "title": (_line, "a line of text"),
+    "licence": (_line, 'a line of text, such as "CC BY 4.0"'),
+    "homepage": (_address, "an address that begins with http:// or https://"),
+    "ratio": (_number, "height / width, a number above 0"),
+    "resolution": (_whole, "a whole number of pixels"),
+    "images": (_whole, "a whole number of pictures"),
+    "source": (lambda value: isinstance(value, list), "written as [[source]]"),
+    "preset": (lambda value: isinstance(value, dict), "written as [preset]"),
+}
+_SOURCE: _Rules = {
+    "form": (lambda value: isinstance(value, str) and value in FORMS, f"one of {', '.join(FORMS)}"),
+    "url": (_address, "an address that begins with http:// or https://"),
+    "drive": (lambda value: isinstance(value, str) and bool(_ID.fullmatch(value)), "the id of a file of Google Drive"),
+    "md5": (lambda value: _is_checksum("md5", value), "32 hexadecimal digits"),
+    "sha256": (lambda value: _is_checksum("sha256", value), "64 hexadecimal digits"),
+    "gigabytes": (_number, "a number above 0"),
+    "bytes": (_whole, "a whole number above 0"),
+    "folder": (_inside, "a folder inside the archive, such as CLEVR_v1.0/images"),
+}
+
+
+def _is_checksum(kind: str, value: Any) -> bool:
+    try:
+        split_checksum(f"{kind}:{value}")
+    except ValueError:
+        return False
+    return isinstance(value, str)
+
+
+def _check(values: Mapping[str, Any], rules: _Rules, where: str, *, needed: tuple[str, ...]) -> None:
+    for key, value in values.items():
+        if key not in rules:
+            near = difflib.get_close_matches(key, rules, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(rules)}"
+            raise _Wrong(f"{where}{key} is no key of it; {advice}")
+        fits, meant = rules[key]
+        if not fits(value):
+            raise _Wrong(f"{where}{key} = {value!r} must be {meant}")
+    for key in needed:
+        if key not in values:
+            raise _Wrong(f"{where}{key} is missing: {rules[key][1]}")
+
+
+def _check_source(source: Any, where: str) -> None:
+    if not isinstance(source, dict):
+        raise _Wrong(f"{where}must be written as [[source]]")
+    _check(source, _SOURCE, where, needed=("form",))
+    if ("url" in source) == ("drive" in source):
+        raise _Wrong(f"{where}must have either url or drive")
+    if "folder" in source and source["form"] != "zip of pictures":
+        raise _Wrong(f"{where}folder goes with a zip of pictures, not with {source['form']}")
+
+
+def _check_preset(entry: CatalogueEntry) -> None:
+    """Whether models and runs take the ratio, the resolution and the preset."""
+    for key in entry.preset:
+        if key not in MODEL_FIELDS | TRAIN_FIELDS:
+            near = difflib.get_close_matches(key.replace("-", "_"), sorted(MODEL_FIELDS | TRAIN_FIELDS), n=1)
+            advice = f"; did you mean {near[0]}?" if near else "; it is no option of ganformer train"
+            raise _Wrong(f"preset: {key} is unknown{advice}")
+    model = {"ratio": entry.ratio, **({} if entry.resolution is None else {"resolution": entry.resolution})}
+    ModelConfig.from_dict({**model, **_part(entry.preset, MODEL_FIELDS)}, "preset")
+    TrainConfig.from_dict(_part(entry.preset, TRAIN_FIELDS), "preset")
+
+
+def _part(values: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key in names}

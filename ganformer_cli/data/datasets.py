@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import difflib
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.config import ModelConfig, image_size
-from ganformer_cli.data.catalogue import SCENES, load_catalogue
+from ganformer_cli.data.catalogue import SCENES, find_entry
+from ganformer_cli.data.manifest import MANIFEST, read_manifest
 from ganformer_cli.data.scenes import Scene, compose
 from ganformer_cli.data.scenes_render import render, render_mask
-from ganformer_cli.data.stores import open_store, read_labels
+from ganformer_cli.data.stores import ShardStore, open_store, read_labels
 from ganformer_cli.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-MANIFEST = "manifest.json"
-MANIFEST_FORMAT = "ganformer-dataset/1"
 CACHE_BYTES = 1 << 30  # decoded pictures kept in memory, at most
 SCENES_COUNT = 10_000
 SCENES_RESOLUTIONS = (32, 256)
@@ -130,7 +128,7 @@ class PreparedDataset(ImageDataset):
             DataError: there is nothing there, or it does not hold pictures of one size.
         """
         manifest = read_manifest(path)
-        self._store = open_store(path if manifest is None else path / manifest["images"]["file"])
+        self._store = open_store(path) if manifest is None else ShardStore(path, manifest["shards"])
         try:
             if manifest is None:
                 height, width = self._store.common_size()
@@ -138,7 +136,6 @@ class PreparedDataset(ImageDataset):
             else:
                 height, width, ratio = manifest["height"], manifest["width"], manifest["ratio"]
                 fingerprint = manifest["fingerprint"]
-                self._check_against(manifest, path)
             labels = read_labels(self._store)
         except DataError:
             self._store.close()
@@ -153,14 +150,10 @@ class PreparedDataset(ImageDataset):
         )
         self.path = path
         self._labels = None if labels is None else np.asarray(labels)  # int64 [count] or float64 [count, label_dim]
-        if self._labels is not None:
+        if manifest is not None and manifest["labels"]:
+            self.label_dim = manifest["labels"]["size"]  # there may be classes without a picture
+        elif self._labels is not None:
             self.label_dim = int(self._labels.max()) + 1 if self._labels.ndim == 1 else self._labels.shape[1]
-
-    def _check_against(self, manifest: dict[str, Any], path: Path) -> None:
-        if len(self._store.names) != manifest["count"] or self._store.size() != manifest["images"].get("bytes"):
-            raise DataError(
-                f"{self._store.path} does not match {path / MANIFEST}: changed or cut short; prepare it again"
-            )
 
     def label(self, index: int) -> Floats:
         if self._labels is None:
@@ -179,30 +172,6 @@ class PreparedDataset(ImageDataset):
                 f"{self.width}x{self.height}; make them one size with: ganformer prepare {self.path}"
             )
         return picture
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a prepared data set, or None where there is none.
-
-    Raises:
-        DataError: there is one, but it is damaged or of another version.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        form = manifest["format"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is not the manifest of a prepared data set ({error!r}); prepare it again") from error
-    if form != MANIFEST_FORMAT:
-        raise DataError(f"{path} has format {form!r}, this version reads {MANIFEST_FORMAT!r}; prepare it again")
-    kinds = {"count": int, "height": int, "width": int, "ratio": (int, float), "fingerprint": str, "images": dict}
-    wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]  # type: ignore[arg-type]
-    file = manifest["images"].get("file") if not wrong else None
-    if not isinstance(file, str) or Path(file).name != file:
-        raise DataError(f"{path} is damaged ({', '.join(wrong) or 'images'}); prepare it again")
-    return dict(manifest)
 
 
 def prepared_names(data_dir: Path) -> list[str]:
@@ -266,11 +235,10 @@ def _find(name: str, data_dir: Path) -> Path:
     if name and Path(name).exists():
         return Path(name)
     known = prepared_names(data_dir)
-    entry = load_catalogue().get(name)
-    if entry is not None:
+    if find_entry(name, data_dir) is not None:
         raise DataError(
-            f"--dataset {name}: not prepared in {data_dir}; get the pictures ({entry.homepage}), then run: "
-            f"ganformer prepare FOLDER --name {name} --data-dir {data_dir}"
+            f"--dataset {name}: not prepared in {data_dir}; download and prepare it with: ganformer prepare {name} "
+            f"--data-dir {data_dir} (or, from pictures that you have: ganformer prepare FOLDER --name {name})"
         )
     near = difflib.get_close_matches(name, [SCENES, *known], n=1)
     advice = f"did you mean {near[0]!r}?" if near else "make one with: ganformer prepare FOLDER"

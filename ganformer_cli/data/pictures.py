@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ganformer_cli.data.stores import readable_formats
@@ -43,6 +45,22 @@ def open_picture(data: bytes) -> Image.Image:
     return image
 
 
+def from_pixels(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """A picture that a source holds as numbers, uint8 [height, width, 1, 3 or 4]: grey, RGB, RGB and transparency.
+
+    Raises:
+        UnusableError: they have another type or shape, or are too many.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise UnusableError(f"an array {pixels.dtype} {list(pixels.shape)}, not uint8 [height, width, 1, 3 or 4]")
+    height, width, channels = pixels.shape
+    if height * width > MOST_PIXELS:
+        raise UnusableError(_too_many_pixels(f"{width}x{height} px, "))
+    if min(height, width) < 1:
+        raise UnusableError("it has no pixels")
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if channels == 1 else pixels))
+
+
 def shown_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of a picture as it is meant to be seen: its EXIF orientation may swap the sides."""
     try:
@@ -73,16 +91,18 @@ def fit(image: Image.Image, height: int, width: int, background: Color) -> Image
     """
     try:
         image.load()
-        image = _upright(image)
+        _turn_upright(image)
     except Exception as error:  # a damaged file can break a decoder in any way
         raise UnusableError(f"damaged: {_words(error)}") from error
     tall, wide = crop_size((image.height, image.width), (height, width))
     if tall < height or wide < width:
         raise UnusableError(f"{TOO_SMALL}: {image.width}x{image.height} px where {width}x{height} are needed")
     left, top = (image.width - wide) // 2, (image.height - tall) // 2
-    image = to_rgb(image.crop((left, top, left + wide, top + tall)), background)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    if (tall, wide) != (image.height, image.width):  # of a large picture every copy takes time
+        image = image.crop((left, top, left + wide, top + tall))
+    image = to_rgb(image, background)
+    fits = image.size == (width, height)  # a copy has nothing to do with the file any more
+    image = image.copy() if fits else image.resize((width, height), Image.Resampling.LANCZOS)
     image.info = {}
     return image
 
@@ -111,7 +131,7 @@ def to_rgb(image: Image.Image, background: Color) -> Image.Image:
             canvas = Image.new("RGBA", image.size, (*background, 255))
             canvas.alpha_composite(straight.convert("RGBA"))
             image = canvas
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
         raise UnusableError(f"mode {image.mode}: {_words(error)}") from error
 
@@ -119,11 +139,9 @@ def to_rgb(image: Image.Image, background: Color) -> Image.Image:
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data are no reason to lose a picture
-        return image
+def _turn_upright(image: Image.Image) -> None:
+    with contextlib.suppress(Exception):  # damaged EXIF data are no reason to lose a picture
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _too_many_pixels(size: str) -> str:

@@ -1,47 +1,62 @@
-"""Pictures as people have them, made into a data set: one size, RGB, numbered, in a zip of stored PNGs.
+"""Pictures as people have them, made into a data set: one size, RGB, numbered, in zips of stored PNGs.
 
-The zip has the layout that StyleGAN2-ADA, StyleGAN3 and EDM read: ``00000/img00000000.png`` ... and ``dataset.json``
+A zip has the layout that StyleGAN2-ADA, StyleGAN3 and EDM read: ``00000/img00000000.png`` ... and ``dataset.json``
 with the labels. Beside it lies ``manifest.json``, which says what was done. The same source and settings give the same
-pictures everywhere, and the same bytes wherever Pillow and its zlib are the same.
+pictures everywhere, and the same bytes wherever Pillow and its zlib are the same, however many processes make them and
+however often they are interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
-import io
-import json
-import os
 import re
-import shutil
-import uuid
 import warnings
-import zipfile
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageColor
+import PIL
+from PIL import ImageColor
 
 from ganformer_cli import __version__
 from ganformer_cli.config import MAX_RESOLUTION, ModelConfig, image_size
 from ganformer_cli.data.catalogue import SCENES
-from ganformer_cli.data.datasets import MANIFEST, MANIFEST_FORMAT, read_manifest
-from ganformer_cli.data.pictures import TOO_SMALL, Color, UnusableError, crop_size, fit, open_picture, shown_size
-from ganformer_cli.data.stores import LABELS, Store, labels_by_name, open_store
+from ganformer_cli.data.conversion import Look, convert_all, source_digest
+from ganformer_cli.data.making import Making, Plan, abandon, locked, put_in_place, settle
+from ganformer_cli.data.manifest import MANIFEST_FORMAT, belongs, read_manifest
+from ganformer_cli.data.pictures import (
+    TOO_SMALL,
+    Color,
+    UnusableError,
+    crop_size,
+    from_pixels,
+    open_picture,
+    shown_size,
+)
+from ganformer_cli.data.sources import Item, Source, open_source
+from ganformer_cli.data.tally import Tally, source_fingerprint
+from ganformer_cli.data.verify import verify
 from ganformer_cli.errors import ConfigError, DataError, OutputError
-from ganformer_cli.files import ensure_writable_folder, sha256_of, write_json
+from ganformer_cli.files import ensure_writable_folder, sha256_of
 
-ARCHIVE = "images.zip"
+__all__ = ["COMPRESSIONS", "Prepared", "check_name", "check_settings", "choose_resolution", "prepare", "verify"]
+
+COMPRESSIONS = ("png", "none")
 CHOSEN = (8, 256)  # the least and the largest resolution that is chosen for the user
+MOST_SHARDS = 99_999
+_SHARD_BYTES = 4 << 30  # of pixels, in one zip
 _REACHED_BY = 0.9  # this share of the pictures is large enough for the resolution that is chosen
 _MEASURED = 500  # pictures looked at to choose it
+_TOOL = f"ganformer {__version__}"
 # What the manifest says of the settings, and the options that they come from.
-_OPTIONS = {"resolution": "--resolution", "ratio": "--ratio", "background": "--background", "suffixes": "--format",
-            "max_images": "--max-images", "crop": "crop", "filter": "filter"}  # fmt: skip
+_OPTIONS = {
+    "resolution": "--resolution", "ratio": "--ratio", "background": "--background", "form": "--format",
+    "max_images": "--max-images", "compression": "--compression", "crop": "crop", "filter": "filter",
+}  # fmt: skip
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices, on Windows
 _FORBIDDEN = re.compile(r'[\x00-\x1f/\\:*?"<>|]')
 
@@ -55,93 +70,107 @@ class Prepared:
     folder: Path
     manifest: dict[str, Any]
     unchanged: bool  # it was there already, from the same source with the same settings
+    resumed: int = 0  # pictures of the source that an interrupted run had done
 
 
 def prepare(
-    source: Path,
+    source: Path | Source,
     name: str,
     *,
     data_dir: Path = Path("datasets"),
+    form: str | None = None,
+    labels: str | None = None,
     resolution: int | None = None,
     ratio: float = 1.0,
     background: str = "white",
-    suffixes: frozenset[str] | None = None,
     max_images: int | None = None,
     strict: bool = False,
     overwrite: bool = False,
+    shards_num: int | None = None,
+    compression: str = "png",
+    near_duplicates: bool = False,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
     """Make the data set ``data_dir/name`` of the pictures in ``source``.
 
     Each picture is turned upright, cropped to its middle, put on the background where it is transparent, and shrunk
-    with Lanczos's filter. Of an animation the first frame is taken. The order is that of the names. Labels come from
-    the source's ``dataset.json``, if it has one. Made again from the same source with the same settings, the data set
-    is left as it is.
+    with Lanczos's filter. Of an animation the first frame is taken. The order is that of the source. Made again from
+    the same source with the same settings, the data set is left as it is. The work lies in ``data_dir/.NAME.part``
+    until it is done: interrupted at any moment and called again, it goes on where it was.
 
     Args:
-        source: folder (with all below it) or zip.
+        source: where the pictures are; a :class:`Source` is left open.
+        form: what ``source`` is, see :func:`open_source`; None finds out.
+        labels: where labels come from, see :func:`open_source`.
         resolution: longer side in pixels, a power of two; None: see :func:`choose_resolution`.
         ratio: height / width.
         background: colour under transparent parts: a name, or ``#rrggbb``.
-        suffixes: take files with these suffixes only (lower case, with the dot); None takes any that can be read.
         max_images: stop after so many usable pictures.
         strict: a picture that cannot be used is an error, and not skipped.
         overwrite: replace a data set of this name that was made otherwise.
+        shards_num: zips to spread the pictures over; None: one for each 4 GiB of pixels.
+        compression: ``png``, or ``none`` for PNGs that are larger and quicker to read.
+        near_duplicates: look for pictures that look alike, too.
+        workers: processes that convert pictures. None takes one a core, if there is work for more than a second. They
+            start by spawning, on every system: a script needs the usual ``if __name__ == "__main__":``.
+        progress: called with pictures looked at, of how many, and skipped; at the start with 0 looked at.
 
     Raises:
         ConfigError: an argument that cannot be.
         DataError: the source is missing or not usable, or the target is taken.
         OutputError: the target cannot be written.
     """
-    color = _check(name, resolution, ratio, background, max_images)
-    with contextlib.closing(open_store(source, suffixes)) as store, warnings.catch_warnings():
+    color = check_settings(name, resolution, ratio, background, max_images, shards_num, compression, workers)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; we decide about both
-        labels = labels_by_name(store)
-        chosen = choose_resolution(store, ratio) if resolution is None else resolution
+        if isinstance(source, Path):
+            source = stack.enter_context(open_source(source, form=form, labels=labels, resolution=resolution))
+        chosen = choose_resolution(source, ratio) if resolution is None else resolution
         height, width = image_size(chosen, ratio)
         settings = {
-            "resolution": chosen,
-            "ratio": ratio,
-            "height": height,
             "width": width,
+            "height": height,
+            "ratio": ratio,
+            "resolution": chosen,
             "crop": "centre",
             "filter": "lanczos",
             "background": "#{:02x}{:02x}{:02x}".format(*color),
-            "suffixes": None if suffixes is None else sorted(suffixes),
+            "compression": compression,
             "max_images": max_images,
+            "form": form,
         }
+        plan = _plan(source, name, settings, labels, shards_num)
         target = data_dir / name
-        made_before = _made_before(target, store, settings, overwrite)
+        _settle(target)
+        made_before = _made_before(target, source, settings, plan.shards, near_duplicates, overwrite)
         if made_before is not None:
-            if strict and made_before["skipped"]:
-                _refuse_skipped(store, **made_before["skipped"][0])
+            if strict and made_before["skipped"]["count"]:
+                _refuse_skipped(source, made_before["skipped"]["first"][0])
             return Prepared(target, made_before, unchanged=True)
-        with _building(target) as folder:
-            manifest = {
-                "format": MANIFEST_FORMAT,
-                "name": name,
-                "tool": f"ganformer {__version__}",
-                **_write(store, folder / ARCHIVE, labels, height, width, color, max_images, strict, progress),
-                **settings,
-            }
-            write_json(folder / MANIFEST, manifest)
-    return Prepared(target, manifest, unchanged=False)
+        with _making(target, plan) as making:
+            resumed = making.committed
+            look = Look(height, width, color, compression == "png", source.label_kind is not None)
+            _convert(making, source, look, max_images, strict, workers, progress)
+            head = {"format": MANIFEST_FORMAT, "name": name, "tool": _TOOL, **settings}
+            manifest = making.finish({**head, "source": _describe(source, making.tally)}, near_duplicates)
+    return Prepared(target, manifest, unchanged=False, resumed=resumed)
 
 
-def choose_resolution(store: Store, ratio: float) -> int:
+def choose_resolution(source: Source, ratio: float) -> int:
     """The largest power of two, up to 256, that nine in ten of the pictures reach when cropped to ``ratio``.
 
     Raises:
         DataError: none of them can be read.
     """
-    count = len(store.names)
     longest = []
-    for index in sorted({i * (count - 1) // (_MEASURED - 1) for i in range(_MEASURED)}):
-        with contextlib.suppress(OSError, ValueError, RuntimeError, zipfile.BadZipFile, UnusableError):
-            size = shown_size(open_picture(store.read(index)))
+    for item in source.samples(_MEASURED):
+        with contextlib.suppress(UnusableError):
+            size = _size(item)
             longest.append(max(crop_size(size, image_size(MAX_RESOLUTION, ratio))))
     if not longest:
-        raise DataError(f"{store.path}: none of its {count} pictures can be read; are they complete?")
+        raise DataError(f"{source.path}: none of its {source.count()} pictures can be read; are they complete?")
     longest.sort()
     reach = longest[int(len(longest) * (1 - _REACHED_BY))]
     least, largest = CHOSEN
@@ -165,12 +194,24 @@ def check_name(name: str) -> None:
         raise ConfigError(f"--name {name!r} cannot name a data set: {why}")
 
 
-def _check(name: str, resolution: int | None, ratio: float, background: str, max_images: int | None) -> Color:
-    """Check the arguments; the background as a colour."""
+def check_settings(
+    name: str, resolution: int | None, ratio: float, background: str, max_images: int | None, shards_num: int | None,
+    compression: str, workers: int | None,
+) -> Color:  # fmt: skip
+    """Check what :func:`prepare` is given, before there is a source; the background as a colour.
+
+    Raises:
+        ConfigError: an argument that cannot be.
+    """
     check_name(name)
     ModelConfig(resolution=CHOSEN[0] if resolution is None else resolution, ratio=ratio)  # refuses what no model takes
-    if max_images is not None and max_images < 1:
-        raise ConfigError(f"--max-images {max_images}: at least 1 picture is needed")
+    for option, value, most in (
+        ("--max-images", max_images, None), ("--shards-num", shards_num, MOST_SHARDS), ("workers", workers, None),
+    ):  # fmt: skip
+        if value is not None and (value < 1 or (most is not None and value > most)):
+            raise ConfigError(f"{option} {value}: at least 1{f', at most {most}' if most else ''}")
+    if compression not in COMPRESSIONS:
+        raise ConfigError(f"--compression {compression!r}: choose {' or '.join(COMPRESSIONS)}")
     try:
         red, green, blue, *_ = ImageColor.getrgb(background)
     except ValueError:
@@ -178,11 +219,112 @@ def _check(name: str, resolution: int | None, ratio: float, background: str, max
     return red, green, blue
 
 
+def _size(item: Item) -> tuple[int, int]:
+    """Height and width of a picture as it is meant to be seen.
+
+    Raises:
+        UnusableError: it cannot be opened.
+    """
+    if item.data is None:
+        raise UnusableError(item.error)
+    with open_picture(item.data) if isinstance(item.data, bytes) else from_pixels(item.data) as image:
+        return shown_size(image)
+
+
+def _plan(
+    source: Source, name: str, settings: dict[str, Any], labels: str | None, shards_num: int | None
+) -> Plan:  # fmt: skip
+    pictures = max(1, source.count())
+    if settings["max_images"] is not None:
+        pictures = min(pictures, settings["max_images"])
+    size = pictures * settings["height"] * settings["width"] * 3
+    shards = min(pictures, shards_num or -(-size // _SHARD_BYTES))
+    begun_with = {
+        "tool": _TOOL, "pillow": PIL.__version__, "name": name, "settings": settings, "shards": shards,
+        "labels": [labels, source.label_kind, source.class_names], "source": source.fingerprint(),
+    }  # fmt: skip
+    return Plan(
+        settings["height"], settings["width"], pictures, shards, source.label_kind, source.class_names, begun_with
+    )
+
+
+def _describe(source: Source, tally: Tally) -> dict[str, Any]:
+    """What the manifest says of the source."""
+    return {
+        "name": _printable(source.path.resolve().name),
+        "form": source.form,
+        "pictures": source.count(),
+        "considered": tally.considered,
+        "other_files": source.others(),
+        "fingerprint": source_fingerprint(tally.source, source.count()),
+    }
+
+
+# ---- The pictures ----------------------------------------------------------------------------------------------------
+
+
+class _WorthlessError(DataError):
+    """An error after which there is nothing to go on with."""
+
+
+def _convert(
+    making: Making, source: Source, look: Look, max_images: int | None, strict: bool, workers: int | None,
+    progress: Progress | None,
+) -> None:  # fmt: skip
+    """Convert the pictures of the source that are not done yet."""
+    tally, total = making.tally, source.count()
+    if progress is not None:
+        progress(0, total, 0)
+        if tally.considered:
+            progress(tally.considered, total, tally.skipped_count)
+    if strict and tally.skipped:
+        _refuse_skipped(source, tally.skipped[0])
+    if max_images is None or tally.kept < max_images:
+        with contextlib.closing(convert_all(_items(source, tally.considered), look, workers)) as pictures:
+            for converted in pictures:
+                making.take(converted)
+                if strict and tally.skipped:
+                    _refuse_skipped(source, tally.skipped[0])
+                if progress is not None:
+                    progress(tally.considered, total, tally.skipped_count)
+                if tally.kept == max_images:
+                    break
+    if not tally.kept:
+        first = tally.skipped[0] if tally.skipped else {"file": "-", "reason": "it is not there any more"}
+        small = any(item["reason"].startswith(TOO_SMALL) for item in tally.skipped)
+        raise _WorthlessError(
+            f"{source.path}: none of its {total} pictures can be used; the first, {first['file']}: "
+            f"{first['reason']}{'; try a lower --resolution' if small else ''}"
+        )
+
+
+def _items(source: Source, start: int) -> Iterator[Item]:
+    try:
+        yield from source.items(start)
+    except OSError as error:  # not one picture, of which the source says so itself
+        raise DataError(f"{source.path} cannot be read: {error.strerror or error}; run the same again") from error
+
+
+def _refuse_skipped(source: Source, skipped: dict[str, str]) -> None:
+    raise _WorthlessError(
+        f"{source.path}: {skipped['file']}: {skipped['reason']}; mend or remove it, or leave --strict out"
+    )
+
+
+def _printable(name: str) -> str:
+    """A file's name as valid text, whatever bytes it is made of."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 # ---- The target: whole, or as it was before --------------------------------------------------------------------------
 
 
-def _made_before(target: Path, store: Store, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+def _made_before(
+    target: Path, source: Source, settings: dict[str, Any], shards: int, near_duplicates: bool, overwrite: bool
+) -> dict[str, Any] | None:
     """The manifest of ``target`` if it was made from this source with these settings and is whole; None: make it.
+
+    The source is read through for that, but not one picture decoded.
 
     Raises:
         DataError: the target holds something else.
@@ -191,233 +333,100 @@ def _made_before(target: Path, store: Store, settings: dict[str, Any], overwrite
         if target.exists() or target.is_symlink():
             raise DataError(f"{target} is in the way and is no folder; remove it, or choose another --name")
         return None
-    strangers = sorted({path.name for path in target.iterdir()} - {MANIFEST, ARCHIVE})
+    strangers = sorted(path.name for path in target.iterdir() if not belongs(path.name))
     if strangers:
         raise DataError(f"{target} holds something else ({strangers[0]}); empty it, or choose another --name")
     try:
         manifest = read_manifest(target)
-    except DataError:
+    except DataError as error:
         if not overwrite:
             raise DataError(
-                f"{target} holds a damaged data set; add --overwrite to make it anew, or choose another --name"
+                f"{target} holds a damaged data set or one of another version ({error}); add --overwrite to make it "
+                f"anew, or choose another --name"
             ) from None
         manifest = None
     if manifest is None:
         return None
-    differing = [key for key in _OPTIONS if manifest.get(key) != settings[key]]
-    try:
-        made_of, considered = manifest["source"]["fingerprint"], int(manifest["source"]["considered"])
-    except (KeyError, TypeError, ValueError):
-        made_of, considered = None, 0
-    if not differing and made_of == _source_fingerprint(store, considered):
-        archive = target / ARCHIVE
-        whole = archive.is_file() and sha256_of(archive) == manifest["images"].get("sha256")
-        return manifest if whole else None
+    how = ""
+    for key, option in _OPTIONS.items():
+        if manifest.get(key) != settings[key]:
+            how = how or f"with {option} {manifest.get(key)}, not {settings[key]}"
+    if len(manifest["shards"]) != shards:
+        how = how or f"with --shards-num {len(manifest['shards'])}, not {shards}"
+    if near_duplicates and manifest["duplicates"]["near"] is None:
+        how = how or "without --near-duplicates"
+    if not how and not _is_made_of(manifest, source):
+        how = "of other pictures"
+    if not how:
+        return manifest if all(_is_whole(target / shard["file"], shard) for shard in manifest["shards"]) else None
     if not overwrite:
-        what = "of other pictures"
-        if differing:
-            key = differing[0]
-            what = f"with {_OPTIONS[key]} {manifest.get(key)}, not {settings[key]}"
-        raise DataError(f"{target} was made {what}; add --overwrite to replace it, or choose another --name")
+        raise DataError(f"{target} was made {how}; add --overwrite to replace it, or choose another --name")
     return None
 
 
+def _is_made_of(manifest: dict[str, Any], source: Source) -> bool:
+    if manifest["source"]["pictures"] != source.count():
+        return False
+    digest = hashlib.sha256()
+    for item in islice(_items(source, 0), manifest["source"]["considered"]):
+        digest.update(source_digest(item))
+    return bool(manifest["source"]["fingerprint"] == source_fingerprint(digest, source.count()))
+
+
+def _is_whole(path: Path, shard: dict[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == shard["bytes"] and sha256_of(path) == shard["sha256"]
+
+
+def _part(target: Path) -> Path:
+    """Where the data set lies while it is made."""
+    return target.parent / f".{target.name}.part"
+
+
+def _settle(target: Path) -> None:
+    """Set in order what a process left that was killed while it exchanged ``target``."""
+    part = _part(target)
+    if part.is_dir():
+        with _telling_of(target), locked(part):
+            settle(part, target)
+
+
 @contextlib.contextmanager
-def _building(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target``, which takes its place if the block succeeds and disappears otherwise."""
-    parent = target.parent
+def _making(target: Path, plan: Plan) -> Iterator[Making]:
+    """A data set in the making, which takes the place of ``target`` if the block succeeds.
+
+    Otherwise what was done is kept for the next time, unless that is nothing.
+    """
+    parent, part = target.parent, _part(target)
     made = [place for place in (parent, *parent.parents) if not place.exists()]
     ensure_writable_folder(parent, "--data-dir")
-    mark = uuid.uuid4().hex[:8]
-    folder, old = parent / f".{target.name}.{mark}.part", parent / f".{target.name}.{mark}.old"
     try:
-        folder.mkdir()
-        yield folder
-        try:
-            if target.exists():
-                os.replace(target, old)
-            os.replace(folder, target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                os.replace(old, target)
-            raise
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {target}: {error.strerror or error}; free it or choose another place"
-        ) from error
+        with _telling_of(target), locked(part):
+            making = Making(part, plan)
+            try:
+                making.start()
+                yield making
+                making.close()
+                put_in_place(part, target)
+            except BaseException as error:
+                making.close()
+                if isinstance(error, _WorthlessError) or not making.committed:
+                    abandon(part)
+                raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if target.exists():  # otherwise the old one could not be put back, and is all there is
-            shutil.rmtree(old, ignore_errors=True)
         with contextlib.suppress(OSError):  # they are not empty if all went well
             for place in made:
                 place.rmdir()
 
 
-# ---- The pictures ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of one picture."""
-
-    png: bytes = b""
-    pixels: bytes = b""  # sha256
-    file: bytes = b""  # sha256 of the source file
-    reason: str = ""  # why it is skipped; empty if it is kept
-
-
-def _write(
-    store: Store, path: Path, labels: dict[str, Any] | None, height: int, width: int, background: Color,
-    max_images: int | None, strict: bool, progress: Progress | None,
-) -> dict[str, Any]:  # fmt: skip
-    """Write the archive; what the manifest says about it."""
-
-    def convert(index: int) -> _Outcome:
-        if labels is not None and store.names[index] not in labels:
-            return _Outcome(file=_file_digest(store, index), reason=f"no label in {LABELS}")
-        return _convert(store, index, height, width, background)
-
-    total = len(store.names)
-    kept_labels: list[tuple[str, Any]] = []
-    skipped: list[dict[str, str]] = []
-    considered = 0
-    content, source = hashlib.sha256(f"{height}x{width}".encode()), _source_digest(store)
-    if progress is not None:
-        progress(0, total, 0)
-    with path.open("wb") as stream:
-        with (
-            zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive,
-            contextlib.closing(_in_order(convert, total)) as outcomes,
-        ):
-            for index, outcome in enumerate(outcomes):
-                considered += 1
-                _add_to_source(source, store.names[index], outcome.file)
-                if outcome.reason:
-                    skipped.append({"file": _printable(store.names[index]), "reason": outcome.reason})
-                    if strict:
-                        _refuse_skipped(store, **skipped[-1])
-                else:
-                    name = f"{len(kept_labels):08d}"
-                    name = f"{name[:5]}/img{name}.png"
-                    _add(archive, name, outcome.png)
-                    kept_labels.append((name, labels and labels[store.names[index]]))
-                    content.update(outcome.pixels)
-                if progress is not None:
-                    progress(considered, total, len(skipped))
-                if len(kept_labels) == max_images:
-                    break
-            if not kept_labels:
-                first = skipped[0]
-                small = any(item["reason"].startswith(TOO_SMALL) for item in skipped)
-                raise DataError(
-                    f"{store.path}: none of its {total} pictures can be used; the first, {first['file']}: "
-                    f"{first['reason']}{'; try a lower --resolution' if small else ''}"
-                )
-            listing = json.dumps({"labels": kept_labels if labels else None}).encode()
-            _add(archive, LABELS, listing)
-            content.update(listing)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return {
-        "count": len(kept_labels),
-        "fingerprint": content.hexdigest(),
-        "images": {"file": ARCHIVE, "bytes": path.stat().st_size, "sha256": sha256_of(path)},
-        "labels": _describe([label for _, label in kept_labels]) if labels else None,
-        "source": {
-            "name": _printable(store.path.resolve().name),
-            "pictures": total,
-            "considered": considered,
-            "other_files": store.others,
-            "fingerprint": source.hexdigest(),
-        },
-        "skipped": skipped,
-    }
-
-
-def _convert(store: Store, index: int, height: int, width: int, background: Color) -> _Outcome:
+@contextlib.contextmanager
+def _telling_of(target: Path) -> Iterator[None]:
+    """Make an error of the system one that says what to do."""
     try:
-        data = store.read(index)
-    except Exception as error:  # a damaged zip can break its reader in any way
-        return _Outcome(reason=f"cannot be read: {getattr(error, 'strerror', None) or error}")
-    digest = hashlib.sha256(data).digest()
-    try:
-        with open_picture(data) as image:
-            fitted = fit(image, height, width, background)
-    except UnusableError as error:
-        return _Outcome(file=digest, reason=str(error))
-    return _Outcome(png=_png(fitted), pixels=hashlib.sha256(fitted.tobytes()).digest(), file=digest)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _in_order(work: Callable[[int], _Outcome], count: int) -> Generator[_Outcome, None, None]:
-    """``work(0)``, ``work(1)``, ...: some at a time, since Pillow lets other threads run, and few of them in memory."""
-    threads = min(8, os.cpu_count() or 1)
-    waiting: deque[Future[_Outcome]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for index in range(count):
-                waiting.append(pool.submit(work, index))
-                if len(waiting) > 3 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """Store ``data`` with nothing about it that differs from run to run or from system to system."""
-    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    info.create_system = 3
-    info.external_attr = 0o644 << 16
-    archive.writestr(info, data)
-
-
-def _describe(labels: list[Any]) -> dict[str, Any]:
-    """What the manifest says of the labels."""
-    if isinstance(labels[0], list):
-        return {"kind": "vectors", "size": len(labels[0])}
-    counts = Counter(labels)
-    return {"kind": "classes", "size": max(counts) + 1, "pictures": {str(k): counts[k] for k in sorted(counts)}}
-
-
-def _refuse_skipped(store: Store, file: str, reason: str) -> None:
-    raise DataError(f"{store.path}: {file}: {reason}; mend or remove it, or leave --strict out")
-
-
-# ---- Fingerprints ----------------------------------------------------------------------------------------------------
-
-
-def _source_fingerprint(store: Store, considered: int) -> str:
-    """sha256 of the names and files of the first ``considered`` pictures, their labels, and how many there are."""
-    digest = _source_digest(store)
-    for index, name in enumerate(store.names[:considered]):
-        _add_to_source(digest, name, _file_digest(store, index))
-    return digest.hexdigest()
-
-
-def _source_digest(store: Store) -> Any:
-    return hashlib.sha256(f"{len(store.names)}\n".encode() + (store.labels_file() or b""))
-
-
-def _add_to_source(digest: Any, name: str, file: bytes) -> None:
-    digest.update(f"{name}\0".encode("utf-8", "surrogatepass") + file)
-
-
-def _file_digest(store: Store, index: int) -> bytes:
-    try:
-        return hashlib.sha256(store.read(index)).digest()
-    except Exception:  # as in _convert: what cannot be read has no content
-        return b""
-
-
-def _printable(name: str) -> str:
-    """A file's name as valid text, whatever bytes it is made of."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows knows no quota
+        advice = "free some space" if full else "mend that"
+        raise OutputError(
+            f"cannot write {target}: {error.strerror or error}; {advice} and run the same again: it goes on where it "
+            f"was, or choose another place"
+        ) from error

@@ -1,4 +1,7 @@
-"""Pictures where they lie: a zip or a folder, read by number, with the labels of StyleGAN's ``dataset.json``."""
+"""Pictures of one size where they lie, read by number, with the labels of StyleGAN's ``dataset.json``.
+
+They lie in what ``ganformer prepare`` made, or in a zip or a folder in StyleGAN's layout.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,28 @@ import json
 import os
 import threading
 import zipfile
+import zlib
+from array import array
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ganformer_cli.data.manifest import LABELS, MANIFEST, picture_name
+from ganformer_cli.data.shards import read_directory
 from ganformer_cli.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
 
-LABELS = "dataset.json"
 # Formats that Pillow hands to other programs or libraries, or cannot read by itself.
 _REFUSED = {"EPS", "WMF", "HDF5", "BUFR", "GRIB", "MPEG"}
 _LARGEST_FILE = 1 << 30  # bytes of one picture's file; more is a mistake or an attack
 _MOST_CLASSES = 1 << 20  # a larger class number is no class
+_LOCAL_HEADER = 30  # bytes of it before a zip entry's name
 _LOOKED_AT = 64  # pictures whose size is looked at when a set without a manifest is opened
 
 
@@ -44,9 +52,9 @@ def readable_suffixes() -> frozenset[str]:
 
 
 class Store(abc.ABC):
-    """The pictures of a zip or a folder, in the order of their names. Safe for threads, and to send to a process."""
+    """Pictures in the order of their names. Safe for threads, and to send to a process."""
 
-    def __init__(self, path: Path, names: list[str], others: int) -> None:
+    def __init__(self, path: Path, names: Sequence[str], others: int) -> None:
         self.path = path
         self.names = names  # relative, with forward slashes
         self.others = others  # how many files beside them are not pictures
@@ -113,7 +121,7 @@ class Store(abc.ABC):
 class FolderStore(Store):
     """Every picture below a folder. Linked folders are followed, each once."""
 
-    def __init__(self, path: Path, suffixes: frozenset[str]) -> None:
+    def __init__(self, path: Path) -> None:
         names: list[str] = []
         others = 0
         seen: set[tuple[int, int]] = set()
@@ -128,7 +136,7 @@ class FolderStore(Store):
             for name in files:
                 if _hidden(name):
                     continue
-                if _is_picture(name, suffixes):
+                if _is_picture(name):
                     names.append((below / name).as_posix())
                 elif name != LABELS:
                     others += 1
@@ -156,7 +164,7 @@ class FolderStore(Store):
 class ZipStore(Store):
     """Every picture in a zip. Nothing is ever unpacked to disk, so the names in it can do no harm."""
 
-    def __init__(self, path: Path, suffixes: frozenset[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._zip: zipfile.ZipFile | None = None
         self._process = 0
@@ -167,7 +175,7 @@ class ZipStore(Store):
             if not info.is_dir() and not any(_hidden(part) for part in info.filename.split("/"))
         ]
         # Two entries may share a name; both count, in the order in which they lie.
-        chosen = [info for info in visible if _is_picture(info.filename, suffixes)]
+        chosen = [info for info in visible if _is_picture(info.filename)]
         self._infos = sorted(chosen, key=lambda info: (info.filename, info.header_offset))
         self._labels = next((info for info in visible if info.filename == LABELS), None)
         others = len(visible) - len(chosen) - (self._labels is not None)
@@ -211,44 +219,151 @@ class ZipStore(Store):
         return digest.hexdigest()
 
 
-def open_store(path: Path, suffixes: frozenset[str] | None = None) -> Store:
-    """The pictures of folder or zip ``path``, those with one of ``suffixes`` (lower case, with the dot; None: any).
+class ShardStore(Store):
+    """The zips of a prepared data set, read as one.
+
+    Of each picture three numbers are kept, which lie in one block of memory for all: millions of pictures cost little,
+    here and in every process that this is sent to.
+    """
+
+    def __init__(self, path: Path, shards: list[dict[str, Any]]) -> None:
+        """
+        Args:
+            shards: as the manifest has them.
+
+        Raises:
+            DataError: a zip is missing, or is not what the manifest says.
+        """
+        self._lock = threading.Lock()
+        self._streams: dict[int, IO[bytes]] = {}
+        self._process = 0
+        self._files = [path / shard["file"] for shard in shards]
+        self._starts = np.cumsum([0, *(shard["count"] for shard in shards)])
+        where = [_pictures_of(self._files[i], int(self._starts[i]), shard) for i, shard in enumerate(shards)]
+        self._where = np.concatenate(where)  # uint64 [pictures, 3]: where in its zip, bytes, checksum
+        super().__init__(path, _PictureNames(len(self._where)), 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_streams": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def close(self) -> None:
+        with self._lock:
+            for stream in self._streams.values():
+                stream.close()
+            self._streams = {}
+
+    def read(self, index: int) -> bytes:
+        shard = int(np.searchsorted(self._starts, index, "right")) - 1
+        at, size, crc = map(int, self._where[index])
+        with self._lock:
+            if self._process != os.getpid():  # a file position must not be shared with another process
+                self._streams, self._process = {}, os.getpid()
+            if shard not in self._streams:
+                self._streams[shard] = self._files[shard].open("rb")
+            stream = self._streams[shard]
+            stream.seek(at)
+            header = stream.read(_LOCAL_HEADER)
+            name, extra = header[26:28], header[28:30]
+            stream.seek(int.from_bytes(name, "little") + int.from_bytes(extra, "little"), os.SEEK_CUR)
+            data = stream.read(size)
+        if len(data) != size or zlib.crc32(data) != crc:
+            raise ValueError("its bytes were changed")
+        return data
+
+    def where(self, index: int) -> str:
+        shard = int(np.searchsorted(self._starts, index, "right")) - 1
+        return f"{self._files[shard]}: {self.names[index]}"
+
+    def labels_file(self) -> bytes | None:
+        """One file for all zips."""
+        labels: list[Any] = []
+        for file in self._files:
+            with zipfile.ZipFile(file) as archive:
+                labels += json.loads(archive.read(LABELS))["labels"] or []
+        return json.dumps({"labels": labels}).encode()
+
+    def size(self) -> int:
+        return sum(file.stat().st_size for file in self._files)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self._where.tobytes()).hexdigest()
+
+
+class _PictureNames(Sequence[str]):
+    """The names of a prepared data set, made when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self._range = range(count)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        chosen = self._range[index]
+        return picture_name(chosen) if isinstance(chosen, int) else [picture_name(i) for i in chosen]
+
+
+def _pictures_of(file: Path, first: int, shard: dict[str, Any]) -> npt.NDArray[np.uint64]:
+    """uint64 [pictures, 3]: where each picture of a zip begins, how many bytes it has, and its checksum.
+
+    Raises:
+        DataError: the zip is missing, or is not what the manifest says.
+    """
+    try:
+        size = file.stat().st_size
+        rows = array("Q")
+        for number, (name, *numbers) in enumerate(read_directory(file), first):
+            if name == picture_name(number):
+                rows.extend(numbers)
+    except FileNotFoundError:
+        raise DataError(f"{file} does not exist; prepare it again") from None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+    except zipfile.BadZipFile:
+        size = -1
+    if size != shard["bytes"] or len(rows) != 3 * shard["count"]:
+        raise DataError(f"{file} does not match {file.parent / MANIFEST}: changed or cut short; prepare it again")
+    return np.asarray(rows, np.uint64).reshape(-1, 3)
+
+
+def open_store(path: Path) -> Store:
+    """The pictures of folder or zip ``path``.
 
     Raises:
         DataError: there is nothing there, it is neither a folder nor a zip, or it holds no pictures.
     """
-    wanted = readable_suffixes() if suffixes is None else suffixes
     store: Store
     try:
         if path.is_dir():
-            store = FolderStore(path, wanted)
+            store = FolderStore(path)
         elif path.is_file():
-            store = _open_zip(path, wanted)
+            store = _open_zip(path)
         else:
             raise DataError(f"{path} does not exist; give the path of a folder or a zip of pictures")
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     if not store.names:
-        kind = "" if suffixes is None else f" ending in {' or '.join(sorted(suffixes))}"
         found = f"; the {store.others} files in it are something else" if store.others else ", it is empty"
         store.close()
-        raise DataError(f"{path} holds no pictures{kind}{found}")
+        raise DataError(f"{path} holds no pictures{found}")
     return store
 
 
-def _open_zip(path: Path, suffixes: frozenset[str]) -> ZipStore:
+def _open_zip(path: Path) -> ZipStore:
     try:
-        return ZipStore(path, suffixes)
+        return ZipStore(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        with path.open("rb") as stream:
-            start = stream.read(512).lstrip().lower()
-        if start.startswith((b"<!doctype html", b"<html")):
-            why = "is a web page, not a zip: the download went wrong; fetch it again in a browser"
-        elif start.startswith(b"pk"):
-            why = f"is damaged or cut short ({error}); get it again"
-        else:
-            why = "is neither a folder nor a zip of pictures; unpack or convert it into one"
-        raise DataError(f"{path} {why}") from error
+        raise DataError(
+            f"{path} is no zip of pictures that can be read ({error}); make a data set of what you have with: "
+            f"ganformer prepare"
+        ) from error
 
 
 def read_labels(store: Store) -> list[int] | list[list[float]] | None:
@@ -259,21 +374,6 @@ def read_labels(store: Store) -> list[int] | list[list[float]] | None:
     Raises:
         DataError: it is not that, or a picture is missing from it.
     """
-    labels = labels_by_name(store)
-    if labels is None:
-        return None
-    missing = [name for name in store.names if name not in labels]
-    if missing:
-        raise DataError(f"{store.path}: {LABELS} has no label for {missing[0]} ({len(missing)} in all); add it")
-    return [labels[name] for name in store.names]  # type: ignore[return-value]
-
-
-def labels_by_name(store: Store) -> dict[str, int] | dict[str, list[float]] | None:
-    """The labels in the store's ``dataset.json`` by picture name, whether or not there is such a picture.
-
-    Raises:
-        DataError: the file is damaged, or mixes classes and vectors.
-    """
     where = f"{store.path}: {LABELS}"
     try:
         data = store.labels_file()
@@ -282,16 +382,19 @@ def labels_by_name(store: Store) -> dict[str, int] | dict[str, list[float]] | No
         pairs = json.loads(data.decode("utf-8"))["labels"]
         if not pairs:
             return None
-        labels = {str(name).replace("\\", "/"): label for name, label in pairs}
+        by_name = {str(name).replace("\\", "/"): label for name, label in pairs}
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         raise DataError(f'{where} is not {{"labels": [[name, label], ...]}} ({error!r}); mend or remove it') from error
-    values = list(labels.values())
-    if all(type(label) is int and 0 <= label < _MOST_CLASSES for label in values):
+    missing = [name for name in store.names if name not in by_name]
+    if missing:
+        raise DataError(f"{where} has no label for {missing[0]} ({len(missing)} in all); add it")
+    labels = [by_name[name] for name in store.names]
+    if all(type(label) is int and 0 <= label < _MOST_CLASSES for label in labels):
         return labels
-    lengths = {len(label) if isinstance(label, list) else 0 for label in values}
-    numbers = all(type(x) in (int, float) for label in values if isinstance(label, list) for x in label)
+    lengths = {len(label) if isinstance(label, list) else 0 for label in labels}
+    numbers = all(type(x) in (int, float) for label in labels if isinstance(label, list) for x in label)
     if len(lengths) == 1 and 0 not in lengths and numbers:
-        return {name: [float(x) for x in label] for name, label in labels.items()}
+        return [[float(x) for x in label] for label in labels]
     raise DataError(f"{where}: labels must be classes from 0, or vectors of numbers of one length; mend or remove it")
 
 
@@ -305,8 +408,8 @@ def _hidden(name: str) -> bool:
     return (name.startswith(".") and name not in {".", ".."}) or name == "__MACOSX"
 
 
-def _is_picture(name: str, suffixes: frozenset[str]) -> bool:
-    return os.path.splitext(name)[1].lower() in suffixes
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in readable_suffixes()
 
 
 def _raise(error: OSError) -> None:

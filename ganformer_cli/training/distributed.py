@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,11 +18,14 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from ganformer_cli.errors import ConfigError, TrainingError
 
 #: How long a process waits for the others. Scores and grids are one process's work while the rest wait for it.
 PATIENCE = datetime.timedelta(hours=2)
+#: How long the processes of a run may take to start.
+MEETING = datetime.timedelta(minutes=10)
 #: Gradients that travel together, in bytes: large enough to use the network well, small enough to start early.
 BUCKET = 25 << 20
 
@@ -134,7 +139,9 @@ def join(device: torch.device) -> Group:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store, rank, ranks = next(rendezvous("env://", timeout=MEETING))
+        store = dist.PrefixStore(f"ganformer/{_life(store, rank, ranks)}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
         raise TrainingError(
             f"the processes of this run cannot meet ({str(error).splitlines()[0]}); start them with torchrun, or set "
@@ -148,6 +155,33 @@ def join(device: torch.device) -> Group:
             f"{backend} adds up wrong numbers between {group.ranks} processes; check network and driver"
         )
     return group
+
+
+def _life(store: dist.Store, rank: int, ranks: int) -> str:
+    """A name that all processes of this life of the run have, and no other life has.
+
+    Under torchrun the store outlives the processes, and what they left in it would mislead those that come after them
+    (pytorch issue 135712); how often a process was started differs between machines. So the first process answers each
+    of the others by a number that only this one knows, until all have confirmed.
+    """
+    deadline = time.monotonic() + MEETING.total_seconds()
+    own = uuid.uuid4().hex
+    others = range(1, ranks)
+    if rank > 0:
+        store.set(f"hello {rank}", own)
+    while time.monotonic() < deadline:
+        if rank > 0:
+            life, *known = store.get("answer").decode().split() if store.check(["answer"]) else [""]
+            if own in known:
+                store.set(f"yes {life} {rank}", "yes")
+                return life
+        else:
+            said = [store.get(f"hello {k}").decode() for k in others if store.check([f"hello {k}"])]
+            store.set("answer", " ".join([own, *said]))
+            if all(store.check([f"yes {own} {k}"]) for k in others):
+                return own
+        time.sleep(0.05)
+    raise RuntimeError(f"not all of {ranks} processes came within {MEETING}")
 
 
 def restarted() -> bool:
@@ -193,6 +227,8 @@ def joined(device: torch.device) -> Iterator[Group]:
         ) from error
     else:
         if group.ranks > 1:
+            # Who leaves while another is still in an exchange looks to that one as if it had died.
+            dist.barrier()
             dist.destroy_process_group()
 
 

@@ -1,0 +1,183 @@
+"""What ``ganformer prepare`` says: what it made, what the catalogue has, what it found wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ganformer_cli.cli.options import warn
+from ganformer_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from ganformer_cli.data.catalogue import CatalogueEntry
+    from ganformer_cli.data.prepare import Prepared
+
+EXAMPLES = 3  # files named for each reason
+REASONS = 8
+CLASSES = 6  # that many are named one by one
+GB = 10**9
+_COLUMNS = ("name", "title", "pictures", "GB", "ratio", "licence")
+
+
+def summarise(prepared: Prepared, data_dir: Path, kept_download: tuple[Path, int] | None) -> None:
+    """Say what was made; ``kept_download`` is an archive and its size."""
+    manifest = prepared.manifest
+    size = f"{manifest['width']}x{manifest['height']}"
+    bytes_ = sum(shard["bytes"] for shard in manifest["shards"])
+    written = f"{bytes_ / 1e6:.1f} MB" if bytes_ >= 1e6 else f"{bytes_ / 1e3:.0f} kB"
+    state = "unchanged, made before from the same pictures" if prepared.unchanged else written
+    click.echo(f"{prepared.folder}: {manifest['count']} pictures of {size} px ({state})")
+    for name, text in _lines(prepared):
+        click.echo(f"{name + ':':<12}{text}")
+    _summarise_skipped(prepared)
+    if kept_download is not None:
+        path, held = kept_download
+        click.echo(f"the download is kept: {path} ({held / GB:.1f} GB); remove it if you need the space")
+    where = "" if data_dir == Path("datasets") else f" --data-dir {quoted(str(data_dir))}"
+    click.echo(f"next: ganformer train --dataset {quoted(manifest['name'])}{where}")
+
+
+def _lines(prepared: Prepared) -> Iterable[tuple[str, str]]:
+    manifest = prepared.manifest
+    if prepared.resumed and not prepared.unchanged:
+        yield "resumed", f"{prepared.resumed} pictures were done before"
+    yield "kept", f"{manifest['count']} of {manifest['source']['considered']} that were looked at"
+    sources = manifest["sources"]
+    if sources["smallest"] and sources["largest"]:
+        small, large = ("x".join(map(str, sources[key])) for key in ("smallest", "largest"))
+        yield "sizes", small if small == large else f"{small} to {large}"
+    if sources["modes"]:
+        yield "channels", ", ".join(f"{mode} {count}" for mode, count in sources["modes"].items())
+    if manifest["labels"]:
+        yield "labels", _labels(manifest["labels"])
+    if (duplicates := _duplicates(manifest["duplicates"])) is not None:
+        yield "duplicates", duplicates
+    shards = manifest["shards"]
+    each = "" if len(shards) == 1 else f", each up to {max(shard['count'] for shard in shards)} pictures"
+    yield "shards", f"{len(shards)}{each}"
+    preview = prepared.folder / "preview.png"
+    if preview.is_file():
+        yield "preview", str(preview)
+
+
+def _labels(labels: Mapping[str, Any]) -> str:
+    if labels["kind"] == "vectors":
+        return f"vectors of {labels['size']} numbers"
+    counts, names = labels["pictures"], labels.get("names")
+    named = [(names[int(label)] if names else label, count) for label, count in counts.items()]
+    text = f"{labels['size']} classes"
+    if len(named) <= CLASSES:
+        return f"{text} ({', '.join(f'{name} {count}' for name, count in named)})"
+    least, most = min(named, key=lambda one: one[1]), max(named, key=lambda one: one[1])
+    return f"{text} of {least[1]} ({least[0]}) to {most[1]} ({most[0]}) pictures"
+
+
+def _duplicates(found: Mapping[str, Any]) -> str | None:
+    parts = []
+    for kind, first, words in (("exact", "first", "the same"), ("near", "first_near", "nearly the same")):
+        if found.get(kind):
+            example = " = ".join(found[first][0][:EXAMPLES]) if found.get(first) else ""
+            groups = "1 group" if found[kind] == 1 else f"{found[kind]} groups"
+            parts.append(f"{groups} of {words}{f' ({example})' if example else ''}")
+    return f"{', '.join(parts)}; listed in duplicates.json" if parts else None
+
+
+def _summarise_skipped(prepared: Prepared) -> None:
+    skipped = prepared.manifest["skipped"]
+    if not skipped["count"]:
+        return
+    click.echo(f"skipped {skipped['count']}:")
+    reasons = sorted(skipped["reasons"].items(), key=lambda one: -one[1])
+    for reason, count in reasons[:REASONS]:
+        files = [item["file"] for item in skipped["first"] if item["reason"].partition(":")[0] == reason]
+        files = files[:EXAMPLES]
+        more = f" and {count - len(files)} more" if files and count > len(files) else ""
+        click.echo(f"  {count} {reason}{': ' if files else ''}{', '.join(files)}{more}")
+    if len(reasons) > REASONS:
+        click.echo(f"  {sum(count for _, count in reasons[REASONS:])} for other reasons")
+    if skipped["count"] > EXAMPLES:
+        listed = "manifest.json" if skipped["count"] <= len(skipped["first"]) else "skipped.jsonl"
+        click.echo(f"  all are listed in {prepared.folder / listed}")
+
+
+def list_catalogue(data_dir: Path, *, as_json: bool) -> None:
+    """The data sets that are known by name, shipped and the user's own."""
+    from ganformer_cli.data.catalogue import load_catalogue, own_entries, read_entry
+
+    entries = list(load_catalogue().values())
+    for path in own_entries(data_dir):
+        try:
+            entries.append(read_entry(path))
+        except DataError as error:
+            warn(str(error))
+    if as_json:
+        click.echo(json.dumps([_described(entry) for entry in entries], ensure_ascii=False))
+        return
+    rows = [_COLUMNS, *map(_row, entries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if name in {"pictures", "GB", "ratio"} else cell.ljust(width)
+            for name, cell, width in zip(_COLUMNS, row, widths, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())
+
+
+def _row(entry: CatalogueEntry) -> tuple[str, ...]:
+    sizes = " or ".join("?" if source.size is None else f"{source.size / GB:g}" for source in entry.source)
+    pictures = "" if entry.images is None else str(entry.images)
+    return entry.name, entry.title, pictures, sizes or "built in", f"{entry.ratio:.4g}", entry.licence
+
+
+def _described(entry: CatalogueEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "images": entry.images,
+        "ratio": entry.ratio,
+        "resolution": entry.resolution,
+        "licence": entry.licence,
+        "homepage": entry.homepage,
+        "preset": entry.preset,
+        "sources": [
+            {
+                "form": source.form,
+                "address": source.address,
+                "gigabytes": None if source.size is None else source.size / GB,
+                "checksum": source.checksum,
+                "folder": source.folder,
+            }
+            for source in entry.source
+        ],
+    }
+
+
+def report_verified(found: dict[str, Any], *, as_json: bool) -> None:
+    """Say what was found of a data set.
+
+    Raises:
+        DataError: something is wrong with it.
+    """
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+    elif found["ok"]:
+        shards = "1 shard" if found["shards"] == 1 else f"{found['shards']} shards"
+        click.echo(f"{found['folder']}: whole, {found['pictures']} pictures in {shards}")
+    else:
+        for problem in found["problems"]:
+            click.echo(problem)
+    if not found["ok"]:
+        count = len(found["problems"])
+        raise DataError(
+            f"--verify {found['folder']}: {'a problem was' if count == 1 else f'{count} problems were'} found; prepare "
+            "it again with --overwrite, or get it again"
+        )
+
+
+def quoted(word: str) -> str:
+    """As bash, cmd and PowerShell all read it."""
+    return f'"{word}"' if " " in word else word

@@ -1,0 +1,295 @@
+"""From an entry of the catalogue to an archive on this disk that can be read: downloaded, and checked.
+
+What is downloaded lies in ``<data-dir>/.downloads/NAME`` and stays there until the caller lets it go. Nothing has its
+final name before it is whole, and what is there is not asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ganformer_cli.config import image_size
+from ganformer_cli.data.catalogue import CatalogueEntry, DownloadSource
+from ganformer_cli.data.manifest import read_manifest
+from ganformer_cli.data.sources import Item, Source, open_source
+from ganformer_cli.data.sources.base import spread
+from ganformer_cli.data.sources.zips import ZipSource
+from ganformer_cli.downloads import DRIVE, ChecksumError, check_file, checked_note, digest_file, fetch, fetch_drive
+from ganformer_cli.errors import DataError, DownloadError, OutputError
+from ganformer_cli.files import ensure_writable_folder
+
+DOWNLOADS = ".downloads"
+GIB = 1 << 30
+PNG_SHARE = 0.65  # about what a photograph's PNG takes of its pixels
+
+Progress = Callable[[str, int, int | None], None]  # "download" or "check"; bytes done, of how many if known
+Notice = Callable[[str], None]  # a line for the user
+
+
+@dataclass(frozen=True)
+class Acquired:
+    """The archive of a data set on this disk, ready to be read."""
+
+    path: Path
+    form: str | None  # for open_source; None: whatever it is found to be
+    source: DownloadSource | None  # where it comes from; None for a file that nothing is known about
+    downloaded: bool  # it is ours, and no file of the user's
+
+    def open(self, labels: str | None, resolution: int | None) -> Source:
+        """The pictures, without those outside the folder that the catalogue names.
+
+        Raises:
+            DataError: the file cannot be used.
+        """
+        opened = open_source(self.path, form=self.form, labels=labels, resolution=resolution)
+        if self.source is None or self.source.folder is None or not isinstance(opened, ZipSource):
+            return opened
+        try:
+            return _Within(opened, self.source.folder)
+        except DataError:
+            opened.close()
+            raise
+
+    def release(self, *, keep_download: bool) -> int:
+        """Remove the archive, unless it is kept or the user's; the bytes of ours that are kept."""
+        if not self.downloaded:
+            return 0
+        if keep_download:
+            return self.path.stat().st_size
+        for path in (self.path, checked_note(self.path), self.path.with_name(f"{self.path.name}.lock")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        for folder in (self.path.parent, self.path.parent.parent):
+            with contextlib.suppress(OSError):  # something else is in it
+                folder.rmdir()
+        return 0
+
+
+class _Within(Source):
+    """The pictures of a zip that lie in one folder of it."""
+
+    def __init__(self, zipped: ZipSource, folder: str) -> None:
+        self.path, self.form = zipped.path, zipped.form
+        self.label_kind, self.class_names = zipped.label_kind, zipped.class_names
+        self._zipped, self._folder = zipped, folder
+        below = f"{folder}/"
+        self._numbers = array("Q", (number for number, name in enumerate(zipped.names()) if name.startswith(below)))
+        if not self._numbers:
+            raise DataError(f"{self.path}: there are no pictures in its folder {folder}; is it the right archive?")
+
+    def count(self) -> int:
+        return len(self._numbers)
+
+    def others(self) -> int:
+        return self._zipped.others() + self._zipped.count() - len(self._numbers)
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        return (self._zipped.item(self._numbers[place]) for place in range(start, len(self._numbers)))
+
+    def samples(self, most: int) -> Iterator[Item]:
+        return (self._zipped.item(self._numbers[place]) for place in spread(len(self._numbers), most))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self._zipped.fingerprint()} {self._folder}".encode()).hexdigest()
+
+    def close(self) -> None:
+        self._zipped.close()
+
+
+def acquire(
+    entry: CatalogueEntry,
+    data_dir: Path,
+    *,
+    choice: int | None = None,
+    output: int = 0,
+    progress: Progress | None = None,
+    notice: Notice | None = None,
+) -> Acquired:
+    """Download the pictures of ``entry``, unless they are there, from the first of its sources that gives them.
+
+    Args:
+        choice: the number of the only source to ask, from 1; None tries them in order.
+        output: bytes that the data set made of them will take, which the disk must have, too.
+
+    Raises:
+        DataError: there is no such source.
+        DownloadError: none of the sources can be had; the message says why for each.
+        OutputError: the place cannot be written to, or has not enough space.
+    """
+    sources = _chosen(entry, choice)
+    folder = data_dir / DOWNLOADS / entry.name
+    # What is there goes before what would have to be downloaded.
+    sources = [source for source in sources if (folder / source.file_name(entry.name)).is_file()] or sources
+    refused: list[DownloadError] = []
+    for source in sources:
+        archive = folder / source.file_name(entry.name)
+        try:
+            _require_space(entry, source, archive, output)
+            _download(source, archive, progress)
+            return Acquired(archive, source.opened_as, source, downloaded=True)
+        except ChecksumError as error:
+            refused.append(
+                DownloadError(
+                    f"{error}. Where it is right and the catalogue is not: ganformer prepare {entry.name} --from-file "
+                    "FILE --no-check"
+                )
+            )
+        except DownloadError as error:
+            refused.append(error)
+        if notice is not None and source is not sources[-1]:
+            notice(f"{refused[-1]}; now trying another source of {entry.name}")
+    if len(refused) == 1:
+        raise refused[0]
+    reasons = "; ".join(f"({number}) {error}" for number, error in enumerate(refused, 1))
+    raise DownloadError(f"{entry.name}: none of its {len(refused)} sources gives it: {reasons}")
+
+
+def acquire_file(
+    entry: CatalogueEntry,
+    path: Path,
+    *,
+    check: bool = True,
+    form: str | None = None,
+    progress: Progress | None = None,
+) -> Acquired:
+    """Take the archive of ``entry`` that the user has already: it must have the checksum of one of the sources.
+
+    Args:
+        check: False takes any file, and finds out what it is.
+        form: what the file is, where it is not checked; None finds out.
+
+    Raises:
+        DataError: it is missing, is no file, or is another one than the catalogue knows.
+    """
+    if path.is_dir():
+        raise DataError(
+            f"--from-file {path}: it is a folder; prepare it with: ganformer prepare {path} --name {entry.name}"
+        )
+    if not path.is_file():
+        raise DataError(f"--from-file {path}: there is no such file; give the archive of {entry.name}")
+    source = _recognised(entry, path, progress) if check else None
+    if source is not None:
+        return Acquired(path, source.opened_as, source, downloaded=False)
+    known = [source.checksum for source in entry.source if source.checksum]
+    if check and known:
+        raise DataError(
+            f"--from-file {path}: it has none of the checksums that the catalogue knows of {entry.name} "
+            f"({', '.join(known)}): it is incomplete, or another version; get it again, or take it as it is with "
+            "--no-check"
+        )
+    return Acquired(path, form, None, downloaded=False)
+
+
+def made_before(entry: CatalogueEntry, target: Path, settings: dict[str, tuple[str, Any]]) -> dict[str, Any] | None:
+    """The manifest of ``target`` if it was made of ``entry`` with these settings: then there is nothing to download.
+
+    Args:
+        settings: what the manifest must say, by its keys: the option that says so, and the value.
+
+    Raises:
+        DataError: it was made otherwise, or is damaged.
+    """
+    try:
+        manifest = read_manifest(target)
+    except DataError as error:
+        raise DataError(f"{error}, with --overwrite, or choose another --name") from error
+    if manifest is None:
+        return None
+    how = [f"with {option} {manifest.get(key)}, not {value}" for key, (option, value) in settings.items()
+           if manifest.get(key) != value]  # fmt: skip
+    made_of = manifest["source"].get("name")
+    if made_of not in {source.file_name(entry.name) for source in entry.source}:
+        how.append(f"of other pictures ({made_of})")
+    if how:
+        raise DataError(f"{target} was made {how[0]}; add --overwrite to replace it, or choose another --name")
+    shards = {target / shard["file"]: shard["bytes"] for shard in manifest["shards"]}
+    whole = all(path.is_file() and path.stat().st_size == size for path, size in shards.items())
+    return manifest if whole else None
+
+
+def estimated_output(entry: CatalogueEntry, resolution: int, ratio: float, most: int | None, compression: str) -> int:
+    """About how many bytes the data set will take; 0 if nobody knows how many pictures there are."""
+    count = min(number for number in (entry.images, most, 1 << 62) if number is not None)
+    if count == 1 << 62:
+        return 0
+    height, width = image_size(resolution, ratio)
+    return round(count * (3 * height * width * (1.0 if compression == "none" else PNG_SHARE) + 200))
+
+
+def _chosen(entry: CatalogueEntry, choice: int | None) -> list[DownloadSource]:
+    if not entry.source:
+        raise DataError(f"{entry.name}: its entry names no [[source]] to download it from; use --from-file")
+    if choice is None:
+        return list(entry.source)
+    if not 1 <= choice <= len(entry.source):
+        raise DataError(f"--source {choice}: {entry.name} has {len(entry.source)}, numbered from 1")
+    return [entry.source[choice - 1]]
+
+
+def _download(source: DownloadSource, archive: Path, progress: Progress | None) -> None:
+    def report(done: int, total: int | None) -> None:
+        if progress is not None:
+            progress("download", done, total or source.size)
+
+    def checking(done: int, total: int | None) -> None:
+        if progress is not None:
+            progress("check", done, total)
+
+    if archive.is_file() and source.checksum is not None:
+        check_file(archive, source.checksum, checking)
+    if source.url is not None:
+        fetch(source.url, archive, size=source.bytes, checksum=source.checksum, progress=report)
+    else:
+        fetch_drive(
+            source.drive or "", archive, base_url=DRIVE, size=source.bytes, checksum=source.checksum, progress=report
+        )
+
+
+def _recognised(entry: CatalogueEntry, path: Path, progress: Progress | None) -> DownloadSource | None:
+    """The source whose checksum the file has, or the only one if that has none."""
+    for kind in ("md5", "sha256"):
+        wanted = {source.checksum: source for source in entry.source if (source.checksum or "").startswith(f"{kind}:")}
+        if not wanted:
+            continue
+        try:
+            found = digest_file(path, kind, lambda done, total: progress and progress("check", done, total))
+        except OSError as error:
+            raise DataError(f"--from-file {path}: it cannot be read ({error.strerror or error})") from error
+        if f"{kind}:{found}" in wanted:
+            return wanted[f"{kind}:{found}"]
+    unchecked = [source for source in entry.source if source.checksum is None]
+    return unchecked[0] if len(entry.source) == 1 and unchecked else None
+
+
+def _require_space(entry: CatalogueEntry, source: DownloadSource, archive: Path, output: int) -> None:
+    """See that the disk has room for what is still to come, before the first byte comes.
+
+    Raises:
+        OutputError: it has not.
+    """
+    ensure_writable_folder(archive.parent, "--data-dir")
+    part = archive.with_name(f"{archive.name}.part")
+    size = source.size or 0
+    needs = {"the data set": output}
+    if not archive.is_file():
+        needs["the download"] = max(0, size - (part.stat().st_size if part.is_file() else 0))
+    if source.form == "zip of lmdb":
+        needs["unpacking it"] = size  # beside it, while it is read
+    free = shutil.disk_usage(archive.parent).free
+    if sum(needs.values()) > free:
+        for place in (archive.parent, archive.parent.parent, archive.parent.parent.parent):
+            with contextlib.suppress(OSError):  # something is in it
+                place.rmdir()
+        parts = ", ".join(f"{needed / GIB:.1f} for {what}" for what, needed in needs.items() if needed)
+        raise OutputError(
+            f"{entry.name} does not fit: it needs about {sum(needs.values()) / GIB:.1f} GiB ({parts}), and "
+            f"{archive.parent} has {free / GIB:.1f} GiB free; free some space, choose another disk with --data-dir, or "
+            "take fewer pictures with --max-images"
+        )

@@ -1,0 +1,315 @@
+"""A data set in the making: shards and a journal in a folder of its own, taken up again after any interruption.
+
+The folder holds ``lock`` (one process at a time), ``journal.jsonl``, ``set`` (the data set as far as it is made) and,
+while the finished one takes its place, ``old`` (the data set that it replaces).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ganformer_cli.data.conversion import Converted, Outcome
+from ganformer_cli.data.manifest import DUPLICATES, MANIFEST, PREVIEW, SKIPPED, checksum, shard_name
+from ganformer_cli.data.shards import Journal, ShardWriter
+from ganformer_cli.data.stores import ShardStore
+from ganformer_cli.data.tally import Tally
+from ganformer_cli.errors import OutputError
+
+SET, OLD, JOURNAL, LOCK = "set", "old", "journal.jsonl", "lock"
+_COMMIT_PICTURES = 256
+_COMMIT_SECONDS = 2.0
+_PREVIEW_SIDE = 8  # pictures, in each direction
+_PREVIEW_PIXELS = 128  # longer side of each
+_PREVIEW_GAP = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be made."""
+
+    height: int
+    width: int
+    pictures: int  # of the source that are going to be looked at, as far as is known beforehand
+    shards: int
+    label_kind: str | None
+    class_names: list[str] | None
+    begun_with: dict[str, Any]  # source and settings: work begun with others is not taken up
+
+
+class Making:
+    """Takes what became of each picture of the source in turn, and makes a data set of it in ``folder / "set"``."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self._folder = folder
+        self._plan = plan
+        self._journal = Journal(folder / JOURNAL)
+        self._begin()
+
+    def _begin(self) -> None:
+        plan = self._plan
+        self.tally = Tally(plan.height, plan.width, plan.label_kind, plan.class_names)
+        self.committed = 0  # pictures of the source
+        self._shards: list[dict[str, Any]] = []  # the finished ones, as the manifest has them
+        self._writer: ShardWriter | None = None  # None behind the last shard
+        self._next_shard()
+        self._pending: list[Outcome] = []
+        self._committed_at = time.monotonic()
+
+    def start(self) -> None:
+        """Take up what lies in the folder, if it was begun with the same plan; else begin anew."""
+        end = 0
+        try:
+            for line, behind in self._journal.lines():
+                self._replay(line)
+                end = behind
+            if self._writer is not None:
+                self._writer.open()
+            for shard in self._shards:
+                if (self._folder / SET / shard["file"]).stat().st_size != shard["bytes"]:
+                    raise EOFError
+        except (_OtherPlanError, FileNotFoundError, EOFError):  # or something was removed from the folder
+            end = 0
+        if end:
+            self._journal.open(end)
+            return
+        self.close()
+        remove(self._folder / SET)
+        (self._folder / SET).mkdir()
+        self._begin()
+        if self._writer is not None:
+            self._writer.open()
+        self._journal.open(0)
+        self._journal.append(self._plan.begun_with)
+
+    def take(self, converted: Converted) -> None:
+        """What became of the next picture, and its PNG."""
+        outcome, png = converted
+        self._advance_to(self._shard_of(self.tally.considered))
+        self.tally.take(outcome)
+        self._pending.append(outcome)
+        if not outcome.reason and self._writer is not None:
+            self._writer.add(png, outcome.crc)
+        if len(self._pending) >= _COMMIT_PICTURES or time.monotonic() - self._committed_at > _COMMIT_SECONDS:
+            self._commit()
+
+    def finish(self, head: dict[str, Any], near_duplicates: bool) -> dict[str, Any]:
+        """Finish the shards and write what lies beside them; the manifest, which begins with ``head``."""
+        self._advance_to(self._plan.shards)
+        folder = self._folder / SET
+        for name in (SKIPPED, DUPLICATES):  # of an interruption
+            (folder / name).unlink(missing_ok=True)
+        if self.tally.skipped_count > len(self.tally.skipped):
+            self._write_skipped(folder / SKIPPED)
+        duplicates = self.tally.duplicates(self._outcomes, near_duplicates)
+        if duplicates:
+            _write_json(folder / DUPLICATES, duplicates.file())
+        self._draw_preview(folder)
+        manifest = {
+            **head,
+            **self.tally.manifest(),
+            "shards": self._shards,
+            "duplicates": duplicates.summary(),
+        }
+        manifest["checksum"] = checksum(manifest)
+        _write_json(folder / MANIFEST, manifest)
+        return manifest
+
+    def _write_skipped(self, path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="\n") as stream:
+            for outcome in self._outcomes():
+                if outcome.reason:
+                    line = {"file": outcome.name, "reason": outcome.reason}
+                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            _to_disk(stream)
+
+    def close(self) -> None:
+        """Close the files as they are."""
+        if self._writer is not None:
+            self._writer.close()
+        self._journal.close()
+
+    # ---- Shards and journal ----
+
+    def _shard_of(self, number: int) -> int:
+        """The shard of picture ``number`` of the source."""
+        last = self._plan.shards - 1
+        return min(last, number * self._plan.shards // self._plan.pictures)
+
+    def _next_shard(self) -> None:
+        number = len(self._shards)
+        self._writer = None
+        if number < self._plan.shards:
+            path = self._folder / SET / shard_name(number, self._plan.shards)
+            self._writer = ShardWriter(path, sum(shard["count"] for shard in self._shards))
+
+    def _advance_to(self, shard: int) -> None:
+        """Finish all shards before ``shard``."""
+        while len(self._shards) < shard and self._writer is not None:
+            self._commit()
+            first, count = self.tally.kept - self._writer.count, self._writer.count
+            finished = self._writer.finish(self.tally.listing(first, count))
+            self._journal.append({"finished": finished})
+            self._shards.append(finished)
+            self._next_shard()
+            if self._writer is not None:
+                self._writer.open()
+
+    def _commit(self) -> None:
+        """Bring the pictures taken since the last time to the disk, then the word that they are there."""
+        if self._pending:
+            if self._writer is not None:
+                self._writer.sync()
+            self._journal.append({"taken": self._pending})
+            self.committed += len(self._pending)
+            self._pending = []
+        self._committed_at = time.monotonic()
+
+    def _replay(self, line: dict[str, Any]) -> None:
+        """Do again what a line of the journal says, but for writing pictures."""
+        if "finished" in line:
+            if self._writer is not None:
+                self.tally.listing(0, self._writer.count)  # forgets the labels of that shard
+            self._shards.append(line["finished"])
+            self._next_shard()
+        elif "taken" in line:
+            for outcome in map(_outcome, line["taken"]):
+                self.tally.take(outcome)
+                if not outcome.reason and self._writer is not None:
+                    self._writer.note(outcome.bytes, outcome.crc)
+            self.committed = self.tally.considered
+        elif line != self._plan.begun_with:
+            raise _OtherPlanError
+
+    def _outcomes(self) -> Iterator[Outcome]:
+        """All that were committed, once more."""
+        for line, _ in self._journal.lines():
+            yield from map(_outcome, line.get("taken", ()))
+
+    # ---- Preview ----
+
+    def _draw_preview(self, folder: Path) -> None:
+        """A sheet of pictures spread over the set."""
+        count = self.tally.kept
+        side = min(_PREVIEW_SIDE, next(side for side in range(1, count + 1) if side * side >= count))
+        numbers = [i * count // max(1, min(count, side * side)) for i in range(min(count, side * side))]
+        height, width = self._plan.height, self._plan.width
+        scale = min(1.0, _PREVIEW_PIXELS / max(height, width))
+        tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
+        across, down = wide + _PREVIEW_GAP, tall + _PREVIEW_GAP
+        rows = -(-len(numbers) // side)
+        sheet = Image.new("RGB", (side * across - _PREVIEW_GAP, rows * down - _PREVIEW_GAP), "white")
+        with contextlib.closing(ShardStore(folder, self._shards)) as store:
+            for place, number in enumerate(numbers):
+                picture = Image.fromarray(store.picture(number).transpose(1, 2, 0))
+                if picture.size != (wide, tall):
+                    picture = picture.resize((wide, tall), Image.Resampling.LANCZOS)
+                sheet.paste(picture, (place % side * across, place // side * down))
+        with (folder / PREVIEW).open("wb") as stream:
+            sheet.save(stream, "PNG")
+            _to_disk(stream)
+
+
+class _OtherPlanError(Exception):
+    """The journal is of other work."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in ``folder``, which is made; removed at the end if nothing is in it.
+
+    Raises:
+        OutputError: another process works in it.
+        OSError: it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OutputError(f"{folder} is being worked on by another process; let it finish, or end it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if os.listdir(folder) in ([LOCK], []):
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Remove a folder or a file, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def restore_old(folder: Path, target: Path) -> None:
+    """Put the data set that was to be replaced back, if the one that replaces it did not get to its place."""
+    if (folder / OLD).exists() and not target.exists():
+        os.replace(folder / OLD, target)
+
+
+def settle(folder: Path, target: Path) -> None:
+    """Set in order what a process left that was killed while the finished data set took its place."""
+    restore_old(folder, target)
+    if target.exists() and not (folder / SET).exists():
+        abandon(folder)
+        remove(folder / OLD)
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Let the finished data set take its place, and remove the rest of the folder.
+
+    Raises:
+        OSError: it cannot; what was there before is there still.
+    """
+    remove(folder / OLD)  # left by a process that was killed when all was done
+    try:
+        if target.exists():
+            os.replace(target, folder / OLD)
+        os.replace(folder / SET, target)
+    except BaseException:
+        restore_old(folder, target)
+        raise
+    abandon(folder)
+    with contextlib.suppress(OSError):
+        remove(folder / OLD)
+
+
+def abandon(folder: Path) -> None:
+    """Remove what was made."""
+    # The journal goes last: without it nobody would know what the rest is.
+    for name in (SET, JOURNAL):
+        with contextlib.suppress(OSError):  # the next run removes it
+            remove(folder / name)
+
+
+def _outcome(values: list[Any]) -> Outcome:
+    outcome = Outcome(*values)
+    width, height = outcome.size  # a list, in JSON
+    return outcome._replace(size=(width, height))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    # Not atomic by itself: the folder takes its place as a whole.
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        _to_disk(stream)
+
+
+def _to_disk(stream: Any) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())

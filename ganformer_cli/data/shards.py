@@ -1,0 +1,245 @@
+"""Zips of stored pictures that can be written on after an interruption, and the journal that says how far they are.
+
+The zip is written here, not by ``zipfile``, because that keeps half a kilobyte of memory for each entry and cannot go
+on behind a zip whose directory is not written yet. Entries are stored, dated 1980-01-01, and hold nothing that differs
+from system to system. Larger zips than 4 GiB and 65,535 entries have the usual extensions (zip64).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+import zipfile
+import zlib
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from ganformer_cli.data.manifest import LABELS, picture_name
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_EXTRA = struct.Struct("<2HQ")  # where an entry lies, if that is too far for the usual field
+_LOCATOR64 = struct.Struct("<4sIQI")
+_DATE = (1 << 5) | 1  # 1980-01-01
+_PLAIN, _ZIP64 = 20, 45  # versions of the format
+_MODE = 0o644 << 16
+_MANY32, _MANY16 = 0xFFFFFFFF, 0xFFFF
+_BLOCK = 1 << 20
+
+
+class ShardWriter:
+    """One zip in the making: pictures numbered from ``first``, then ``dataset.json``, then the directory.
+
+    What was written before an interruption is told by :meth:`note`; :meth:`open` then cuts off what came after it.
+    """
+
+    def __init__(self, path: Path, first: int) -> None:
+        self.path = path
+        self.offset = 0  # bytes so far
+        self._first = first
+        self._sizes = array("Q")
+        self._checks = array("I")
+        self._stream: IO[bytes] | None = None
+        self._digest = hashlib.sha256()
+
+    @property
+    def count(self) -> int:
+        """Pictures so far."""
+        return len(self._sizes)
+
+    def note(self, size: int, crc: int) -> None:
+        """Count a picture of ``size`` bytes that is in the file already."""
+        name = picture_name(self._first + self.count)
+        self.offset += _LOCAL.size + len(name) + size
+        self._sizes.append(size)
+        self._checks.append(crc)
+
+    def open(self) -> None:
+        """Open the file to write on behind what was noted.
+
+        Raises:
+            OSError: it cannot be opened.
+            EOFError: it is shorter than that.
+        """
+        stream = self.path.open("r+b" if self.offset else "wb")
+        self._stream = stream
+        left = self.offset
+        while left:
+            block = stream.read(min(left, _BLOCK))
+            if not block:
+                raise EOFError
+            self._digest.update(block)
+            left -= len(block)
+        stream.seek(self.offset)
+        stream.truncate()
+
+    def add(self, png: bytes, crc: int) -> None:
+        """Write the next picture."""
+        self._write(_local(picture_name(self._first + self.count), len(png), crc) + png)
+        self._sizes.append(len(png))
+        self._checks.append(crc)
+
+    def sync(self) -> None:
+        """Bring everything written to the disk."""
+        if self._stream is not None:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+
+    def finish(self, listing: bytes) -> dict[str, Any]:
+        """Write ``dataset.json`` and the directory, and close; what the manifest says of the zip."""
+        crc = zlib.crc32(listing)
+        at = self.offset
+        self._write(_local(LABELS, len(listing), crc) + listing)
+        start, offset, block = self.offset, 0, bytearray()
+        for number, (size, check) in enumerate(zip(self._sizes, self._checks, strict=True), self._first):
+            name = picture_name(number)
+            block += _central(name, size, check, offset)
+            offset += _LOCAL.size + len(name) + size
+            if len(block) > _BLOCK:
+                self._write(bytes(block))
+                block.clear()
+        self._write(bytes(block) + _central(LABELS, len(listing), crc, at))
+        self._write(_end(self.count + 1, start, self.offset))
+        self.sync()
+        self.close()
+        return {
+            "file": self.path.name,
+            "count": self.count,
+            "bytes": self.offset,
+            "sha256": self._digest.hexdigest(),
+        }
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        if self._stream is not None:
+            # Closing writes what is still in memory. On a full disk that fails as the write before it did, and what
+            # was committed is on the disk all the same.
+            with contextlib.suppress(OSError):
+                self._stream.close()
+            self._stream = None
+
+    def _write(self, data: bytes) -> None:
+        if self._stream is None:
+            raise ValueError(f"{self.path} is not open")
+        self._stream.write(data)
+        self._digest.update(data)
+        self.offset += len(data)
+
+
+def read_directory(path: Path) -> Iterator[tuple[str, int, int, int]]:
+    """Name, place of the header, bytes and checksum of each entry of a zip as :class:`ShardWriter` makes them.
+
+    One at a time, where ``zipfile`` would have them all in memory.
+
+    Raises:
+        OSError: it cannot be read.
+        zipfile.BadZipFile: it is no such zip.
+    """
+    with path.open("rb") as stream:
+        behind = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, behind - _END64.size - _LOCATOR64.size - _END.size))
+        tail = stream.read()
+        if len(tail) < _END.size or tail[-_END.size :][:4] != b"PK\5\6":
+            raise zipfile.BadZipFile("its end is not where it should be")
+        *_, count, size, start, _ = _END.unpack(tail[-_END.size :])
+        if count == _MANY16 or _MANY32 in (size, start):
+            if tail[:4] != b"PK\6\6":
+                raise zipfile.BadZipFile("its end is not where it should be")
+            *_, count, size, start = _END64.unpack(tail[: _END64.size])
+        stream.seek(start)
+        for _ in range(count):
+            head = stream.read(_CENTRAL.size)
+            if len(head) < _CENTRAL.size or head[:4] != b"PK\1\2":
+                raise zipfile.BadZipFile("its directory is damaged")
+            fields = _CENTRAL.unpack(head)
+            crc, size, name, extra, offset = (fields[i] for i in (7, 9, 10, 11, 16))
+            text, more = stream.read(name), stream.read(extra)
+            if offset == _MANY32 and len(more) == _EXTRA.size:
+                offset = _EXTRA.unpack(more)[2]
+            yield text.decode("utf-8", "replace"), offset, size, crc
+
+
+class Journal:
+    """Lines of JSON, each with its checksum: what was done and is on the disk for good.
+
+    A line that is cut short or damaged ends it: that line and all behind it count for nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream: IO[bytes] | None = None
+
+    def lines(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Each valid line, and where it ends; one at a time."""
+        if not self.path.is_file():
+            return
+        end = 0
+        with self.path.open("rb") as stream:
+            for line in stream:
+                mark, _, text = line.rstrip(b"\n").partition(b" ")
+                if not line.endswith(b"\n") or mark != _mark(text):
+                    return
+                end += len(line)
+                yield json.loads(text), end
+
+    def open(self, end: int) -> None:
+        """Open it to write on behind byte ``end``."""
+        self._stream = self.path.open("r+b" if end else "wb")
+        self._stream.seek(end)
+        self._stream.truncate()
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write a line and bring it to the disk."""
+        if self._stream is None:
+            raise ValueError(f"{self.path} is not open")
+        text = json.dumps(entry, separators=(",", ":")).encode()
+        self._stream.write(_mark(text) + b" " + text + b"\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Close it; lines already appended stay."""
+        if self._stream is not None:
+            with contextlib.suppress(OSError):  # as in ShardWriter.close
+                self._stream.close()
+            self._stream = None
+
+
+def _mark(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:16].encode()
+
+
+def _local(name: str, size: int, crc: int) -> bytes:
+    return _LOCAL.pack(b"PK\3\4", _PLAIN, 0, 0, 0, _DATE, crc, size, size, len(name), 0) + name.encode()
+
+
+def _central(name: str, size: int, crc: int, offset: int) -> bytes:
+    far = offset >= _MANY32
+    version = _ZIP64 if far else _PLAIN
+    extra = _EXTRA.pack(1, 8, offset) if far else b""
+    return (
+        _CENTRAL.pack(
+            b"PK\1\2", (3 << 8) | version, version, 0, 0, 0, _DATE, crc, size, size, len(name), len(extra), 0, 0, 0,
+            _MODE, min(offset, _MANY32),
+        )
+        + name.encode()
+        + extra
+    )  # fmt: skip
+
+
+def _end(count: int, start: int, end: int) -> bytes:
+    """What closes a zip whose directory of ``count`` entries lies from byte ``start`` to byte ``end``."""
+    record = b""
+    if count >= _MANY16 or max(start, end - start) >= _MANY32:
+        version = (3 << 8) | _ZIP64
+        record = _END64.pack(b"PK\6\6", _END64.size - 12, version, _ZIP64, 0, 0, count, count, end - start, start)
+        record += _LOCATOR64.pack(b"PK\6\7", 0, end, 1)
+    few, size, at = min(count, _MANY16), min(end - start, _MANY32), min(start, _MANY32)
+    return record + _END.pack(b"PK\5\6", 0, 0, few, few, size, at, 0)

@@ -1,0 +1,274 @@
+"""Pictures in one array: numpy's ``.npy`` and ``.npz``. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ganformer_cli.data.sources.base import (
+    BROKEN,
+    DAMAGED,
+    LARGEST_FILE,
+    Item,
+    Labels,
+    Numbered,
+    Pixels,
+    Streamed,
+    reason,
+)
+from ganformer_cli.data.sources.folders import file_state
+from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
+from ganformer_cli.errors import DataError
+
+CHANNELS = (1, 3, 4)
+PICTURE_NAMES = ("images", "data", "x")  # what an array of pictures is called where there are several
+LABEL_NAMES = ("labels", "y", "label")
+_WANTED = "uint8, or floating point from 0 to 1, of shape [N, H, W, C], [N, C, H, W] or [N, H, W] with C in 1, 3, 4"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How pictures lie in an array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    channels_first: bool
+
+    @property
+    def count(self) -> int:
+        return self.shape[0]
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    def pixels(self, row: npt.NDArray[Any]) -> Pixels:
+        """Picture [H, W, C] of one row.
+
+        Raises:
+            ValueError: numbers with a point that are not between 0 and 1.
+        """
+        if row.dtype.kind == "f":
+            low, high = float(row.min()), float(row.max())
+            if not (low >= 0 and high <= 1):
+                raise ValueError(f"values from {low:g} to {high:g}, where 0 to 1 is wanted")
+            row = np.rint(row.astype(np.float64) * 255)
+        if row.ndim == 2:
+            row = row[..., None]
+        elif self.channels_first:
+            row = row.transpose(1, 2, 0)
+        return np.ascontiguousarray(row, np.uint8)
+
+
+def layout_of(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Layout:
+    """How pictures lie in an array of this shape and type.
+
+    Raises:
+        DataError: there are none in it.
+    """
+    last = len(shape) == 4 and shape[3] in CHANNELS
+    first = len(shape) == 4 and shape[1] in CHANNELS
+    if first and last:  # of tiny pictures; they are square more often than not
+        first = shape[2] == shape[3] and shape[1] != shape[2]
+    good_type = dtype == np.uint8 or dtype.kind == "f"
+    if not (last or first or len(shape) == 3) or not good_type:
+        raise DataError(f"{where}: {dtype} {list(shape)}; pictures are {_WANTED}: convert it")
+    if len(shape) == 3 and shape[2] in CHANNELS:
+        raise DataError(f"{where}: {list(shape)} looks like one picture; an array of pictures is [N, H, W, C]")
+    if shape[0] and min(shape) < 1:
+        raise DataError(f"{where}: {list(shape)}: the pictures have no pixels")
+    layout = Layout(shape, dtype, first)
+    if layout.row_bytes > LARGEST_FILE:
+        raise DataError(f"{where}: pictures of {layout.row_bytes >> 20} MiB each; scale them down")
+    return layout
+
+
+def read_header(stream: IO[bytes], where: str) -> tuple[Layout, bool]:
+    """How pictures lie in an array in numpy's format, and whether its rows do not lie one after another.
+
+    Raises:
+        ValueError: it is not numpy's format.
+        DataError: there are no pictures in it.
+    """
+    shape, rows_apart, dtype = npy_header(stream)
+    return layout_of(shape, dtype, where), rows_apart and len(shape) > 1
+
+
+def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the order is Fortran's, and type.
+
+    Raises:
+        ValueError: it is not numpy's format.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(stream)
+    raise ValueError(f"version {version} of numpy's format")
+
+
+class NpySource(Numbered):
+    """The pictures of a ``.npy`` file."""
+
+    form = "npy"
+
+    def __init__(self, path: Path, labels: str | None) -> None:
+        """
+        Raises:
+            OSError, ValueError: it cannot be read.
+            DataError: it is cut short, or does not hold pictures, or the labels cannot be used.
+        """
+        self.path = path
+        self._stream = path.open("rb")
+        try:
+            self._layout, rows_apart = read_header(self._stream, str(path))
+            self._start = self._stream.tell()
+            held = path.stat().st_size - self._start
+            if held < self._layout.count * self._layout.row_bytes:
+                raise DataError(
+                    f"{path} is cut short: it holds {held // max(1, self._layout.row_bytes)} whole pictures of "
+                    f"{self._layout.count}; get it again"
+                )
+            # Rows are read, not mapped: mapped pages would count as this process's memory.
+            self._mapped = np.load(path, mmap_mode="r", allow_pickle=False) if rows_apart else None
+            _check_first(self, self.item)
+            self.use(choose_labels(labels, path, count=self.count))
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def count(self) -> int:
+        return self._layout.count
+
+    def others(self) -> int:
+        return 0
+
+    def item(self, number: int) -> Item:
+        name = f"{self.path.name}[{number}]"
+        label = self._label(number, name)
+        try:
+            if self._mapped is not None:
+                row = self._mapped[number]
+            else:
+                self._stream.seek(self._start + number * self._layout.row_bytes)
+                row = _row(self._stream.read(self._layout.row_bytes), self._layout)
+            return Item(name, self._layout.pixels(row), label)
+        except (OSError, ValueError) as error:
+            return Item(name, None, label, reason(error))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
+
+    def close(self) -> None:
+        self._stream.close()
+        self._mapped = None
+
+
+class NpzSource(Streamed):
+    """The pictures of one array in a ``.npz`` file, with the labels of another."""
+
+    form = "npz"
+    passing_is_cheap = False
+
+    def __init__(self, path: Path, labels: str | None) -> None:
+        """
+        Raises:
+            OSError, zipfile.BadZipFile: it cannot be read.
+            DataError: it holds no array of pictures, or the labels cannot be used.
+        """
+        self.path = path
+        self._zip = zipfile.ZipFile(path)
+        try:
+            self._arrays = {name.removesuffix(".npy"): name for name in self._zip.namelist() if name.endswith(".npy")}
+            self._name, self._layout = self._choose()
+            _check_first(self, lambda _: next(self.items()))
+            self.use(choose_labels(labels, path, own=self._own_labels, count=self.count))
+        except BaseException:
+            self._zip.close()
+            raise
+
+    def _choose(self) -> tuple[str, Layout]:
+        """The array of pictures."""
+        named = [name for name in PICTURE_NAMES if name in self._arrays]
+        why = "it holds no arrays"
+        for name in [*named, *(name for name in self._arrays if name not in (*named, *LABEL_NAMES))]:
+            where = f"{self.path}: array {name}"
+            try:
+                with self._zip.open(self._arrays[name]) as stream:
+                    layout, rows_apart = read_header(stream, where)
+                if not rows_apart:
+                    return name, layout
+                why = f"{where} lies in Fortran's order; save numpy.ascontiguousarray of it"
+            except BROKEN as error:
+                why = f"{where}: {reason(error)}"
+            except DataError as error:
+                why = str(error)
+        raise DataError(f"{self.path} holds no array of pictures ({why})")
+
+    def _own_labels(self) -> Labels | None:
+        name = next((name for name in LABEL_NAMES if name in self._arrays), None)
+        if name is None:
+            return None
+        where = f"{self.path}: array {name}"
+        try:
+            with self._zip.open(self._arrays[name]) as stream:
+                labels = NumberedLabels(np.lib.format.read_array(stream, allow_pickle=False), where)
+        except BROKEN as error:
+            raise DataError(f"{where} cannot be read ({reason(error)}); mend it, or choose --labels none") from error
+        if len(labels) != self.count():
+            raise DataError(f"{where}: {len(labels)} labels for {self.count()} pictures; mend it, or --labels none")
+        return labels
+
+    def count(self) -> int:
+        return self._layout.count
+
+    def others(self) -> int:
+        return 0
+
+    def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
+        number = 0
+        try:
+            with self._zip.open(self._arrays[self._name]) as stream:
+                npy_header(stream)
+                for number in range(self.count()):
+                    data = stream.read(self._layout.row_bytes)
+                    if len(data) < self._layout.row_bytes:
+                        raise EOFError("it is cut short")
+                    yield self._item(number, data) if wanted(number) else None
+        except BROKEN as error:
+            name = f"{self._name}[{number}]"
+            yield Item(name, None, None, f"{DAMAGED}: {reason(error)}") if wanted(number) else None
+
+    def _item(self, number: int, data: bytes) -> Item:
+        name = f"{self._name}[{number}]"
+        label = self._label(number, name)
+        try:
+            return Item(name, self._layout.pixels(_row(data, self._layout)), label)
+        except ValueError as error:
+            return Item(name, None, label, reason(error))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+def _row(data: bytes, layout: Layout) -> npt.NDArray[Any]:
+    return np.frombuffer(data, layout.dtype).reshape(layout.shape[1:])
+
+
+def _check_first(source: Numbered | Streamed, first: Callable[[int], Item]) -> None:
+    """Refuse at once an array whose numbers mean something else."""
+    item = first(0) if source.count() else None
+    if item is not None and item.error.startswith("values"):
+        raise DataError(f"{source.path}: {item.name} has {item.error}; scale the array, or save it as uint8")

@@ -1,0 +1,204 @@
+"""What every source of pictures can do: say how many there are, and hand them over one by one in a fixed order."""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import lzma
+import os
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ganformer_cli.data.stores import readable_suffixes
+from ganformer_cli.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+Label = int | tuple[float, ...]
+
+FORMS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")  # what --format names
+DATASET_JSON = "dataset.json"
+LARGEST_FILE = 1 << 30  # bytes of one picture's file; more is a mistake or an attack
+# What reading a damaged or protected zip, array or stream raises: each kind of compression has errors of its own, and
+# numpy reads an array's header as Python.
+BROKEN = (
+    OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, SyntaxError,
+    tokenize.TokenError,
+)  # fmt: skip
+DAMAGED = "the archive is damaged here"  # how the error of the last item of a damaged archive begins
+
+_Self = TypeVar("_Self", bound="Source")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a source."""
+
+    name: str  # relative, with forward slashes; how messages name it
+    data: bytes | Pixels | None  # a picture file, or pixels [H, W, C] with C in 1, 3, 4; None if it could not be read
+    label: Label | None = None
+    error: str = ""  # why data is None: a few words, the same on every run
+
+
+class Labels(Protocol):
+    """The labels of a source, by a picture's number or its name."""
+
+    kind: str  # "classes" or "vectors"
+    class_names: list[str] | None
+
+    def of(self, number: int, name: str) -> Label | None:
+        """The label of picture ``number``, called ``name``; None where it has none."""
+
+    def fingerprint(self) -> str:
+        """Changes with the labels."""
+
+
+class Source(abc.ABC):
+    """Pictures in a fixed order. A context manager; iterated by one thread at a time."""
+
+    path: Path
+    form: str  # "folder", "zip", "tar", "npy", "npz", "hdf5", "lmdb", "tfrecords", "webdataset", "tfds"
+    label_kind: str | None = None  # None, "classes" or "vectors". An item of a labelled source may still have none
+    class_names: list[str] | None = None  # of --labels folders: sorted; label i is class_names[i]
+
+    @abc.abstractmethod
+    def count(self) -> int:
+        """How many items there are, before any is decoded. May take a pass over headers, and is then remembered."""
+
+    @abc.abstractmethod
+    def others(self) -> int:
+        """Files beside them that are no pictures, hidden ones not counted."""
+
+    @abc.abstractmethod
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """The pictures from number ``start`` on, lazily and in bounded memory."""
+
+    def samples(self, most: int) -> Iterator[Item]:
+        """At most ``most`` pictures, spread over the source where that is cheap, else the first ones."""
+        return islice(self.items(), most)
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """sha256, hexadecimal, of names, sizes and times of the files: no picture is read."""
+
+    def close(self) -> None:  # noqa: B027 (some have nothing to let go of)
+        """Let go of the files, and of what was unpacked."""
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Labelled(Source):
+    """A source whose labels, if any, are looked up by number or name."""
+
+    _labels: Labels | None = None
+
+    def use(self, labels: Labels | None) -> None:
+        """Give the pictures these labels."""
+        self._labels = labels
+        self.label_kind = None if labels is None else labels.kind
+        self.class_names = None if labels is None else labels.class_names
+
+    def _label(self, number: int, name: str) -> Label | None:
+        return None if self._labels is None else self._labels.of(number, name)
+
+    def _labels_fingerprint(self) -> str:
+        return "" if self._labels is None else self._labels.fingerprint()
+
+
+class Numbered(Labelled):
+    """A source where every picture can be reached at once."""
+
+    @abc.abstractmethod
+    def item(self, number: int) -> Item:
+        """Picture ``number``."""
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        return (self.item(number) for number in range(start, self.count()))
+
+    def samples(self, most: int) -> Iterator[Item]:
+        return (self.item(number) for number in spread(self.count(), most))
+
+
+class Streamed(Labelled):
+    """A source that is gone through from its beginning, pictures that are not wanted being passed over."""
+
+    passing_is_cheap = True  # whether samples may lie anywhere, because passing over a picture does not read it
+    _count: int | None = None
+
+    @abc.abstractmethod
+    def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
+        """Every picture in order: an item where its number is wanted, None where it is not."""
+
+    def count(self) -> int:
+        if self._count is None:
+            self._count = sum(1 for _ in self.scan(lambda _: False))
+        return self._count
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        return (item for item in self.scan(lambda number: number >= start) if item is not None)
+
+    def samples(self, most: int) -> Iterator[Item]:
+        numbers = set(spread(self.count(), most)) if self.passing_is_cheap else set(range(most))
+        return islice((item for item in self.scan(numbers.__contains__) if item is not None), len(numbers))
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` numbers below ``count``, evenly spread, ascending."""
+    if count <= most:
+        return list(range(count))
+    return [number * count // most for number in range(most)]
+
+
+def is_picture(name: str, suffixes: frozenset[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes
+
+
+def wanted_suffixes(form: str | None) -> frozenset[str]:
+    """The suffixes of pictures, lower case with the dot: all that are read, or those of ``png`` or ``jpg``."""
+    return {"png": frozenset({".png"}), "jpg": frozenset({".jpg", ".jpeg"})}.get(form or "", readable_suffixes())
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a part of this path is what systems leave behind: ``.DS_Store``, ``._a.png``, ``__MACOSX``."""
+    return any((part.startswith(".") and part not in {".", ".."}) or part == "__MACOSX" for part in name.split("/"))
+
+
+def shown(name: str) -> str:
+    """A file's name as text that can be written as UTF-8: bytes that were none are spelt out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def reason(error: BaseException) -> str:
+    """Why something cannot be read, in a few words that are the same on every machine and run."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__
+
+
+def too_large(size: int) -> str:
+    return f"a file of {size >> 20} MiB"
+
+
+def library(module: str, path: Path, install: str) -> Any:
+    """An optional library.
+
+    Raises:
+        DataError: it is not installed; the message says what needs it and how to get it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DataError(f"{path} needs the library {module}: pip install {install}") from error

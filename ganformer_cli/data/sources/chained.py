@@ -1,0 +1,45 @@
+"""Several sources as one, as the zips of a prepared data set are."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterator
+from itertools import accumulate, groupby
+from pathlib import Path
+
+from ganformer_cli.data.sources.base import Item, Source, spread
+
+
+class ChainedSource(Source):
+    """The pictures of one source after those of the other. They are closed with it."""
+
+    def __init__(self, path: Path, parts: list[Source]) -> None:
+        self.path = path
+        self.form = parts[0].form
+        self._parts = parts
+        self._ends = list(accumulate(part.count() for part in parts))
+        self.label_kind = next((part.label_kind for part in parts if part.label_kind is not None), None)
+
+    def count(self) -> int:
+        return self._ends[-1]
+
+    def others(self) -> int:
+        return sum(part.others() for part in self._parts)
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        for part, end in zip(self._parts, self._ends, strict=True):
+            if start < end:
+                yield from part.items(max(0, start - end + part.count()))
+
+    def samples(self, most: int) -> Iterator[Item]:
+        places = (bisect.bisect_right(self._ends, number) for number in spread(self.count(), most))
+        for place, numbers in groupby(places):
+            yield from self._parts[place].samples(len(list(numbers)))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(" ".join(part.fingerprint() for part in self._parts).encode()).hexdigest()
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()

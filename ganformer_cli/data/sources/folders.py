@@ -1,0 +1,151 @@
+"""A folder of pictures, with all below it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ganformer_cli.data.sources.base import (
+    DATASET_JSON,
+    LARGEST_FILE,
+    Item,
+    Labels,
+    Streamed,
+    is_hidden,
+    is_picture,
+    reason,
+    shown,
+    too_large,
+)
+from ganformer_cli.data.sources.labels import choose_labels, dataset_json
+from ganformer_cli.errors import DataError
+
+
+class FolderSource(Streamed):
+    """Every picture below a folder, in the order of the full names. Linked folders are followed, each once."""
+
+    form = "folder"
+
+    def __init__(self, path: Path, suffixes: frozenset[str], labels: str | None) -> None:
+        """
+        Raises:
+            DataError: a folder cannot be read, or the labels cannot be used.
+        """
+        self.path = path
+        self._suffixes = suffixes
+        self._others: int | None = None
+        self.use(choose_labels(labels, path, own=self._own_labels, names=self._names, count=self.count))
+
+    def _own_labels(self) -> Labels | None:
+        try:
+            return dataset_json((self.path / DATASET_JSON).read_bytes(), self.path)
+        except FileNotFoundError:
+            return None
+
+    def _names(self) -> Iterator[str]:
+        return (name for name in walk(self.path) if is_picture(name, self._suffixes))
+
+    def count(self) -> int:
+        if self._count is None:
+            pictures = others = 0
+            for name in walk(self.path):
+                if is_picture(name, self._suffixes):
+                    pictures += 1
+                elif name != DATASET_JSON:
+                    others += 1
+            self._count, self._others = pictures, others
+        return self._count
+
+    def others(self) -> int:
+        self.count()
+        return self._others or 0
+
+    def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
+        for number, name in enumerate(self._names()):
+            yield self._read(number, name) if wanted(number) else None
+
+    def _read(self, number: int, name: str) -> Item:
+        label = self._label(number, name)
+        try:
+            data = read_file(self.path / name)
+        except (OSError, ValueError) as error:
+            return Item(shown(name), None, label, reason(error))
+        return Item(shown(name), data, label)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self._labels_fingerprint().encode())
+        for name in self._names():
+            digest.update(f"{name}\0{file_state(self.path / name)}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+def walk(root: Path) -> Iterator[str]:
+    """The files below ``root`` in the order of their full names, hidden ones left out: with forward slashes.
+
+    One listing a level is in memory. Folders are followed through links, but each is visited once.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    seen: set[tuple[int, int]] = set()
+    levels = [_listing(root, "", seen)]
+    while levels:
+        name = next(levels[-1], None)
+        if name is None:
+            levels.pop()
+        elif name.endswith("/"):
+            levels.append(_listing(root, name, seen))
+        else:
+            yield name
+
+
+def _listing(root: Path, below: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    """What lies in one folder, sorted; folders end in a slash, which is where they stand among full names."""
+    folder = root / below
+    names = []
+    try:
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in seen:  # a link back up, or a second link to the same place
+            return iter(())
+        seen.add((state.st_dev, state.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not is_hidden(entry.name):
+                    names.append(f"{entry.name}/" if _is_folder(entry) else entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+    names.sort()
+    return (below + name for name in names)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def read_file(path: Path) -> bytes:
+    """A picture's file.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no picture's file.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):  # reading a pipe would wait for ever
+        raise ValueError("not a file")
+    if state.st_size > LARGEST_FILE:
+        raise ValueError(too_large(state.st_size))
+    return path.read_bytes()
+
+
+def file_state(path: Path) -> str:
+    """Size and time of a file, or that there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return "missing"
+    return f"{state.st_size} {state.st_mtime_ns}"

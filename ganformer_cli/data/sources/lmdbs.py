@@ -1,0 +1,198 @@
+"""LMDB as LSUN has it: the value of each key is a picture's file. Also in a zip, which is unpacked for the time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ganformer_cli.data.sources.base import BROKEN, LARGEST_FILE, Item, Streamed, library, reason, too_large
+from ganformer_cli.data.sources.folders import file_state
+from ganformer_cli.data.sources.labels import choose_labels
+from ganformer_cli.data.sources.zips import PASSWORD
+from ganformer_cli.errors import DataError, OutputError
+from ganformer_cli.files import write_json
+
+DATA = "data.mdb"
+_MAGIC = bytes.fromhex("dec0efbe")
+_MAPPED = 16 << 20  # bytes that are read before the file is opened anew
+_SPARE = 64 << 20  # bytes that stay free on the disk
+_PIECE = 4 << 20
+
+
+def is_lmdb(start: bytes) -> bool:
+    """Whether a file that starts so (at least 20 bytes) is a ``data.mdb``, written on a machine like this one."""
+    return start[16:20] in (_MAGIC, _MAGIC[::-1])
+
+
+class LmdbSource(Streamed):
+    """Every value of the database, in the order of the keys."""
+
+    form = "lmdb"
+
+    def __init__(self, path: Path, labels: str | None, *, data: Path | None = None, unpacked: Unpacked | None = None):
+        """
+        Args:
+            path: what the user gave: a folder with ``data.mdb``, such a file, or a zip of it.
+            data: where ``data.mdb`` lies; None: at the path.
+            unpacked: what to remove at the end.
+
+        Raises:
+            DataError: lmdb is missing, or the file is damaged, or the labels cannot be used.
+        """
+        self.path = path
+        self._unpacked = unpacked
+        self._data = data or (path / DATA if path.is_dir() else path)
+        self._env: Any = None
+        self._opened = 0  # how often
+        try:
+            self._lmdb = library("lmdb", path, '"ganformer[lmdb]"')
+            self._env = self._open()
+            pages = self._env.info()["last_pgno"] + 1
+            # A page behind the end of the file would stop the whole process, and not raise anything.
+            if pages * self._env.stat()["psize"] > self._data.stat().st_size:
+                raise DataError(f"{self._data} is cut short; get it again")
+            self.use(choose_labels(labels, path, count=self.count))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> Any:
+        if self._env is not None:
+            self._env.close()
+        self._opened += 1
+        try:
+            return self._lmdb.open(
+                str(self._data), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1
+            )
+        except self._lmdb.Error as error:
+            self._env = None
+            raise DataError(f"{self._data} is damaged, or no LMDB ({reason(error)}); get it again") from error
+
+    def count(self) -> int:
+        return int(self._env.stat()["entries"])
+
+    def others(self) -> int:
+        return 0
+
+    def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
+        number, key = 0, b""
+        while True:
+            opened, passed = self._opened, 0
+            with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+                there = cursor.set_range(key) if key else cursor.first()
+                if there and key and cursor.key() == key:  # where it stopped
+                    there = cursor.next()
+                while there:
+                    key, value = bytes(cursor.key()), cursor.value()
+                    passed += len(value)
+                    yield self._item(number, key, value) if wanted(number) else None
+                    number += 1
+                    if self._opened != opened or passed > _MAPPED:
+                        break
+                    there = cursor.next()
+                else:
+                    return
+            if self._opened == opened:
+                # This lets go of the pages that were read, which would all count as this process's memory.
+                self._env = self._open()
+
+    def _item(self, number: int, key: bytes, value: Any) -> Item:
+        name = key.decode("utf-8", "backslashreplace")
+        label = self._label(number, name)
+        if len(value) > LARGEST_FILE:
+            return Item(name, None, label, too_large(len(value)))
+        return Item(name, bytes(value), label)
+
+    def fingerprint(self) -> str:
+        state = file_state(self._data if self._unpacked is None else self.path)
+        return hashlib.sha256(f"{state} {self._labels_fingerprint()}".encode()).hexdigest()
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+        if self._unpacked is not None:
+            self._unpacked.remove()
+            self._unpacked = None
+
+
+class Unpacked:
+    """The ``data.mdb`` of a zip, unpacked beside it. One that a stopped process left whole is taken as it is."""
+
+    def __init__(self, archive: Path, member: str) -> None:
+        """
+        Raises:
+            DataError: the zip is damaged or protected, or another process is at it.
+            OutputError: there is no room beside it.
+        """
+        from filelock import FileLock, Timeout
+
+        self.folder = archive.with_name(f".{archive.name}.unpacked")
+        self.data = self.folder / DATA
+        self._lock = FileLock(archive.with_name(f".{archive.name}.unpacked.lock"))
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            raise DataError(f"{archive} is being unpacked by another process; wait until it is done") from error
+        except OSError as error:
+            raise self._no_room(archive, error) from error
+        try:
+            self._unpack(archive, member)
+        except OSError as error:
+            self.remove()
+            raise self._no_room(archive, error) from error
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Remove what was unpacked."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
+        with contextlib.suppress(OSError):  # another process may have taken it meanwhile
+            os.unlink(self._lock.lock_file)
+
+    @staticmethod
+    def _no_room(archive: Path, error: OSError) -> OutputError:
+        return OutputError(
+            f"{archive} cannot be unpacked beside itself ({error.strerror or error}); make room there, or unpack it "
+            f"by hand and give the folder"
+        )
+
+    def _unpack(self, archive: Path, member: str) -> None:
+        stamp = self.folder / "unpacked.json"
+        wanted = {"archive": file_state(archive), "member": member}
+        if stamp.is_file() and self.data.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == wanted:
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with zipfile.ZipFile(archive) as opened:
+            info = opened.getinfo(member)
+            if info.flag_bits & 1:
+                raise DataError(f"{archive} is {PASSWORD}; unpack it with its password, and give the folder")
+            free = shutil.disk_usage(archive.parent).free
+            if free < info.file_size + _SPARE:
+                raise OutputError(
+                    f"{archive} needs {info.file_size / 1e9:.1f} GB beside it to be unpacked, {free / 1e9:.1f} GB are "
+                    f"free; make room, or unpack it elsewhere and give the folder"
+                )
+            self.folder.mkdir()
+            written = 0
+            try:
+                with opened.open(info) as packed, self.data.open("wb") as out:
+                    while piece := packed.read(_PIECE):
+                        written += len(piece)
+                        if written > info.file_size:
+                            raise zipfile.BadZipFile("more in it than it says")
+                        out.write(piece)
+            except OSError:
+                raise
+            except BROKEN as error:
+                raise DataError(f"{archive}: {member} is damaged ({reason(error)}); get it again") from error
+        write_json(stamp, wanted)

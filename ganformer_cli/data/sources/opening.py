@@ -1,0 +1,234 @@
+"""Which kind of source a path is: told from what is in it, not from its name."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from ganformer_cli.data.sources.arrays import NpySource, NpzSource
+from ganformer_cli.data.sources.base import BROKEN, DAMAGED, FORMS, Source, is_picture, reason, wanted_suffixes
+from ganformer_cli.data.sources.chained import ChainedSource
+from ganformer_cli.data.sources.folders import FolderSource, walk
+from ganformer_cli.data.sources.hdf5 import Hdf5Source
+from ganformer_cli.data.sources.lmdbs import DATA, LmdbSource, Unpacked, is_lmdb
+from ganformer_cli.data.sources.records import starts_as_records
+from ganformer_cli.data.sources.tars import COMPRESSED, TarSource, is_tar
+from ganformer_cli.data.sources.tfds import TfdsSource
+from ganformer_cli.data.sources.tfrecords import FolderShelf, TfrecordsSource, ZipShelf, part_of
+from ganformer_cli.data.sources.webdataset import WebdatasetSource, label_kind_of
+from ganformer_cli.data.sources.zips import ZipIndex, ZipSource
+from ganformer_cli.errors import ConfigError, DataError
+
+_START = 4096  # bytes of a file that are looked at; HDF5 may begin after a block of the user's own
+_LOOKED_AT = 10_000  # files of a folder or zip that are looked at, at most, to see what it mostly holds
+_TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_MAGIC = {
+    b"PK\3\4": "zip", b"PK\5\6": "zip", b"PK\7\x08": "zip", b"\x93NUMPY": "npy", b"\x89HDF\r\n\x1a\n": "hdf5",
+}  # fmt: skip
+# What people give by mistake, and what to say of it.
+_MISTAKES = {
+    **dict.fromkeys(COMPRESSED, "compressed, but no tar, or a damaged one: get it again, or unpack it and give that"),
+    b"7z\xbc\xaf": "a 7z archive: unpack it, and give the folder",
+    b"Rar!": "a rar archive: unpack it, and give the folder",
+    b"\x89PNG": "one picture: give the folder that it lies in",
+    b"\xff\xd8\xff": "one picture: give the folder that it lies in",
+    b"\x80\x04\x95": "a pickle, which can run any code: save the pictures as .npy or .png",
+}  # fmt: skip
+
+
+def open_source(
+    path: Path, *, form: str | None = None, labels: str | None = None, resolution: int | None = None
+) -> Source:
+    """The pictures at ``path``.
+
+    Args:
+        form: one of :data:`FORMS`; None tells it from the content. ``png`` and ``jpg`` take such files only, of a
+            folder, zip or tar.
+        labels: None takes what lies in the source (``dataset.json`` and the like); ``none``; ``folders``, where a
+            picture's class is its first folder; or the path of a ``.npy``, ``.csv`` or ``.json`` file.
+        resolution: which files of TFRecords of several resolutions; None takes the largest.
+
+    Raises:
+        ConfigError: there is no such form.
+        DataError: there is nothing there, or nothing that is recognised, or it is empty or damaged, or a library is
+            missing.
+        OutputError: there is no room to unpack it.
+    """
+    if form is not None and form not in FORMS:
+        raise ConfigError(f"--format {form}: choose one of {', '.join(FORMS)}")
+    try:
+        source = TfdsSource(path, labels) if form == "tfds" else _open(path, form, labels, resolution)
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+    except BROKEN as error:
+        raise DataError(f"{path} is damaged or cut short ({reason(error)}); get it again") from error
+    try:
+        _refuse_empty(source, form)
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+def _refuse_empty(source: Source, form: str | None) -> None:
+    """Raise if nothing of it can be used: the pictures are not counted for it where that takes long."""
+    first = next(iter(source.items()), None)
+    if first is None:
+        ending = {"png": " ending in .png", "jpg": " ending in .jpg or .jpeg"}.get(form or "", "")
+        others = source.others()
+        found = f"the {others} files in it are something else" if others else "it is empty"
+        raise DataError(f"{source.path} holds no pictures{ending}; {found}")
+    if first.data is None and first.error.startswith(DAMAGED) and source.count() == 1:
+        raise DataError(f"{source.path}: {first.error}; get it again")
+
+
+def _open(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
+    if path.is_dir():
+        return _open_folder(path, form, labels, resolution)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give the path of a folder, an archive or an array of pictures")
+    found = _kind_of_file(path)
+    if found == "zip":
+        return _open_zip(path, form, labels, resolution)
+    if found == "tar":
+        if form == "webdataset" or (form is None and label_kind_of(path) is not None):
+            return WebdatasetSource(path, [], 0, labels)
+        if form not in (None, "tar", "png", "jpg"):
+            raise _misfit(path, form, found)
+        return TarSource(path, wanted_suffixes(form), labels)
+    if form not in (None, found):
+        raise _misfit(path, form, found)
+    if found == "npy":
+        return NpySource(path, labels)
+    if found == "hdf5":
+        return Hdf5Source(path, labels)
+    if found == "lmdb":
+        return LmdbSource(path, labels)
+    return TfrecordsSource(FolderShelf(path), resolution, labels)
+
+
+def _open_folder(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
+    prepared = _prepared_zips(path) if form in (None, "zip") else []
+    if prepared:
+        return _open_prepared(path, prepared, labels)
+    if form in (None, "lmdb"):
+        near = (name for name in islice(walk(path), _LOOKED_AT) if name.count("/") < 2)
+        database = next((name for name in near if name.rpartition("/")[2] == DATA), None)
+        if database is not None:
+            return LmdbSource(path, labels, data=path / database)
+    found = form or _kind_of_content(walk(path)) or "folder"
+    if found == "tfrecords":
+        return TfrecordsSource(FolderShelf(path), resolution, labels)
+    if found in ("webdataset", "tar"):
+        names = list(walk(path))
+        shards = [name for name in names if name.lower().endswith(_TAR_SUFFIXES)]
+        if not shards:
+            raise DataError(f"{path} holds no tars; leave --format out, or give the folder that they lie in")
+        return WebdatasetSource(path, shards, len(names) - len(shards), labels)
+    if form not in (None, "png", "jpg"):
+        raise _misfit(path, form, "folder")
+    return FolderSource(path, wanted_suffixes(form), labels)
+
+
+def _open_zip(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
+    index = ZipIndex(path)
+    try:
+        database = next((name for name in index.names() if name.rpartition("/")[2] == DATA), None)
+        found = "lmdb" if database is not None else _kind_of_content(index.names()) or "zip"
+        if found == "zip" and len(index) and all(name.endswith(".npy") for name in islice(index.names(), _LOOKED_AT)):
+            found = "npy"
+        forced = "zip" if form in ("png", "jpg") else form or found
+        if forced == "zip":
+            return ZipSource(index, wanted_suffixes(form), labels)
+    except BaseException:
+        index.close()
+        raise
+    index.close()
+    if forced == "npy" and found == "npy":
+        return NpzSource(path, labels)
+    if forced == "tfrecords":
+        return TfrecordsSource(ZipShelf(path), resolution, labels)
+    if forced == "lmdb" and database is not None:
+        unpacked = Unpacked(path, database)
+        return LmdbSource(path, labels, data=unpacked.data, unpacked=unpacked)
+    if found == "webdataset" and form is None:
+        raise DataError(f"{path} is a zip of tars; unpack it, and give the folder")
+    raise _misfit(path, form, found)
+
+
+def _misfit(path: Path, form: str | None, found: str) -> DataError:
+    return DataError(f"--format {form}: {path} is something else ({found}); leave the option out")
+
+
+def _kind_of_content(names: Iterable[str]) -> str | None:
+    """What most of these files are: "tfrecords" or "webdataset"; None for pictures, and what is something else."""
+    suffixes = wanted_suffixes(None)
+    pictures = records = tars = 0
+    for name in islice(names, _LOOKED_AT):
+        pictures += is_picture(name, suffixes)
+        records += part_of(name.rpartition("/")[2]) is not None
+        tars += name.lower().endswith(_TAR_SUFFIXES)
+    if max(records, tars) <= pictures:  # a preview beside the data is no picture of the source
+        return None
+    return "tfrecords" if records >= tars else "webdataset"
+
+
+def _kind_of_file(path: Path) -> str:
+    """What a file is, by its first bytes.
+
+    Raises:
+        DataError: nothing that is known.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(_START)
+    for magic, kind in _MAGIC.items():
+        if any(start.startswith(magic, at) for at in ((0, 512, 1024, 2048) if kind == "hdf5" else (0,))):
+            return kind
+    if is_lmdb(start):
+        return "lmdb"
+    if starts_as_records(start):
+        return "tfrecords"
+    if is_tar(path):
+        return "tar"
+    with suppress(zipfile.BadZipFile):  # behind something else, as in a program that unpacks itself
+        ZipIndex(path).close()
+        return "zip"
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        why = "an empty file: get it again"
+    elif text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        why = "a web page, and no archive: the download went wrong; fetch it again in a browser"
+    else:
+        mistakes = (why for magic, why in _MISTAKES.items() if start.startswith(magic))
+        why = next(mistakes, "no source that is known: give a folder, an archive or an array of pictures")
+    raise DataError(f"{path} is {why}")
+
+
+def _prepared_zips(path: Path) -> list[Path]:
+    """The zips of a data set that ``ganformer prepare`` made; none if it did not."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if not str(manifest["format"]).startswith("ganformer-dataset/"):
+            return []
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    return sorted(path.glob("images*.zip"))
+
+
+def _open_prepared(path: Path, zips: list[Path], labels: str | None) -> Source:
+    if len(zips) == 1:
+        return _open_zip(zips[0], "zip", labels, None)
+    if labels not in (None, "none"):
+        raise DataError(f"--labels {labels}: {path} is a prepared data set in {len(zips)} parts; give its source")
+    parts: list[Source] = []
+    try:
+        parts += (_open_zip(file, "zip", labels, None) for file in zips)
+        return ChainedSource(path, parts)
+    except BaseException:
+        for part in parts:
+            part.close()
+        raise

@@ -1,0 +1,326 @@
+"""A tar of pictures, plain or compressed, read from its beginning to its end."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import importlib
+import io
+import lzma
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ganformer_cli.data.sources.base import (
+    DAMAGED,
+    DATASET_JSON,
+    LARGEST_FILE,
+    Item,
+    Streamed,
+    is_hidden,
+    is_picture,
+    library,
+    reason,
+    shown,
+    too_large,
+)
+from ganformer_cli.data.sources.folders import file_state
+from ganformer_cli.data.sources.labels import choose_labels, dataset_json
+
+_BLOCK = 512
+_LONGEST_HEADER = 1 << 20  # of a name; more is damage
+_PIECE = 1 << 20
+_DATA_TYPES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE}
+_LINKS = {tarfile.LNKTYPE, tarfile.SYMTYPE}
+COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+
+
+class BrokenArchiveError(Exception):
+    """Nothing can be read from here on."""
+
+    def __init__(self, why: str, *, inside: bool) -> None:
+        super().__init__(why)
+        self.inside = inside  # whether the file before was there, but not all of it
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of a tar."""
+
+    name: str  # without "./" before it
+    size: int
+    problem: str  # why it holds no file that could be read; "" if it does
+
+
+class TarReader:
+    """The entries of a tar, one after another.
+
+    Python's own reader takes damage in the middle for the end of the archive; this one says so.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            OSError: it cannot be opened.
+            DataError: a library is missing.
+        """
+        self._stream, self.is_compressed = _open(path)
+        self._end = None if self.is_compressed else path.stat().st_size
+        self._left = 0  # bytes of the present file that were not read yet
+        self._padding = 0  # bytes behind it
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> TarReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def next(self) -> Member | None:
+        """The next file or link; None at the end.
+
+        Raises:
+            BrokenArchiveError: the archive is damaged or cut short.
+        """
+        self._skip()
+        name, attributes = "", {}
+        while True:
+            block = self._read(_BLOCK, inside=False)
+            if not block.strip(b"\0"):
+                return None
+            try:
+                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            except tarfile.HeaderError as error:
+                raise BrokenArchiveError(f"no entry where one should be ({reason(error)})", inside=False) from error
+            if info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
+                attributes = _attributes(self._header(info.size))
+            elif info.type == tarfile.GNUTYPE_LONGNAME:
+                name = self._header(info.size).rstrip(b"\0").decode("utf-8", "surrogateescape")
+            elif info.type in (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
+                self._header(info.size)
+            else:
+                member = self._member(info, name, attributes, block)
+                if member is not None:
+                    return member
+                name, attributes = "", {}
+
+    def read(self) -> bytes:
+        """The file that :meth:`next` gave.
+
+        Raises:
+            BrokenArchiveError: it is damaged or cut short.
+        """
+        if self._end is not None and self._stream.tell() + self._left > self._end:
+            raise BrokenArchiveError("it is cut short", inside=True)
+        data = self._read(self._left, inside=True)
+        self._left = 0
+        return data
+
+    def starts_well(self) -> bool:
+        """Whether an entry comes next; asked before the first one is read."""
+        try:
+            block = self._read(_BLOCK, inside=False)
+            if block.strip(b"\0"):  # else it is a tar with nothing in it
+                tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except (BrokenArchiveError, tarfile.HeaderError):
+            return False
+        return True
+
+    def _member(self, info: tarfile.TarInfo, name: str, attributes: dict[str, str], block: bytes) -> Member | None:
+        name = attributes.get("path") or name or info.name
+        size = int(attributes["size"]) if attributes.get("size", "").isdecimal() else info.size
+        if size < 0:
+            raise BrokenArchiveError("an entry of negative size", inside=False)
+        sparse = info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in attributes)
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            more = block[482]
+            while more:
+                more = self._read(_BLOCK, inside=False)[504]
+        if info.type not in _DATA_TYPES and info.type in tarfile.SUPPORTED_TYPES:
+            size = 0  # a folder or link has no data, whatever it says
+        self._left, self._padding = size, -size % _BLOCK
+        if info.type not in _DATA_TYPES | _LINKS:
+            self._skip()
+            return None
+        while name.startswith("./"):
+            name = name[2:]
+        problem = "a link inside the archive" if info.type in _LINKS else "a sparse file" if sparse else ""
+        return Member(name, size, problem)
+
+    def _header(self, size: int) -> bytes:
+        if not 0 <= size <= _LONGEST_HEADER:
+            raise BrokenArchiveError(f"a name of {size} bytes", inside=False)
+        return self._read(size + -size % _BLOCK, inside=False)[:size]
+
+    def _skip(self) -> None:
+        """Go behind the present file."""
+        if self._end is not None:
+            place = self._stream.tell() + self._left
+            if place > self._end:
+                raise BrokenArchiveError("it is cut short", inside=True)
+            self._stream.seek(min(place + self._padding, self._end))
+        else:
+            while self._left:
+                self._left -= len(self._read(min(self._left, _PIECE), inside=True))
+            self._read(self._padding, inside=False)
+        self._left = self._padding = 0
+
+    def _read(self, size: int, *, inside: bool) -> bytes:
+        try:
+            data = self._stream.read(size)
+        except Exception as error:  # each kind of compression has errors of its own
+            if isinstance(error, MemoryError):
+                raise
+            raise BrokenArchiveError(reason(error), inside=inside) from error
+        if len(data) < size:
+            raise BrokenArchiveError("it is cut short", inside=inside)
+        return data
+
+
+class TarSource(Streamed):
+    """Every picture in a tar, in the order in which they lie."""
+
+    form = "tar"
+
+    def __init__(self, path: Path, suffixes: frozenset[str], labels: str | None) -> None:
+        """
+        Raises:
+            OSError: it cannot be opened.
+            DataError: the labels cannot be used, or a library is missing.
+        """
+        self.path = path
+        self._suffixes = suffixes
+        self._others = 0
+        self._dataset_json: bytes | None = None
+        self._look_through()
+        self.use(
+            choose_labels(
+                labels,
+                path,
+                own=lambda: dataset_json(self._dataset_json, path),
+                names=self._names,
+                count=self.count,
+            )
+        )
+        self._dataset_json = None
+
+    def _look_through(self) -> None:
+        """Count what there is, and find the labels, in one pass."""
+        count = others = 0
+        with TarReader(self.path) as reader:
+            self.passing_is_cheap = not reader.is_compressed
+            try:
+                inside = False  # a picture
+                while (member := reader.next()) is not None:
+                    inside = self._is_picture(member)
+                    count += inside
+                    if member.name == DATASET_JSON and not member.problem and member.size <= LARGEST_FILE:
+                        self._dataset_json = reader.read()
+                    elif not inside and not is_hidden(member.name):
+                        others += 1
+            except BrokenArchiveError as error:
+                count += not (error.inside and inside)
+        self._count, self._others = count, others
+
+    def _is_picture(self, member: Member) -> bool:
+        return is_picture(member.name, self._suffixes) and not is_hidden(member.name)
+
+    def _names(self) -> Iterator[str]:
+        with TarReader(self.path) as reader:
+            try:
+                while (member := reader.next()) is not None:
+                    if self._is_picture(member):
+                        yield member.name
+            except BrokenArchiveError:
+                return
+
+    def others(self) -> int:
+        return self._others
+
+    def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
+        number = 0
+        inside = False
+        with TarReader(self.path) as reader:
+            try:
+                while (member := reader.next()) is not None:
+                    inside = self._is_picture(member)
+                    if not inside:
+                        continue
+                    if wanted(number):
+                        item = self._read(reader, member, number)
+                        yield item
+                        if item.error.startswith(DAMAGED):
+                            return
+                    else:
+                        yield None
+                    number += 1
+            except BrokenArchiveError as error:
+                if not (error.inside and inside):
+                    yield broken(number, error) if wanted(number) else None
+
+    def _read(self, reader: TarReader, member: Member, number: int) -> Item:
+        label = self._label(number, member.name)
+        problem = member.problem or (too_large(member.size) if member.size > LARGEST_FILE else "")
+        if problem:
+            return Item(shown(member.name), None, label, problem)
+        try:
+            return Item(shown(member.name), reader.read(), label)
+        except BrokenArchiveError as error:
+            return Item(shown(member.name), None, label, f"{DAMAGED}: {error}")
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
+
+
+def broken(number: int, error: BrokenArchiveError) -> Item:
+    """The last item of an archive that is damaged between two pictures."""
+    return Item(f"picture {number}", None, None, f"{DAMAGED}: {error}")
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file starts as a tar does, compressed or not.
+
+    Raises:
+        OSError: it cannot be opened.
+        DataError: it is compressed in a way that needs a library.
+    """
+    with TarReader(path) as reader:
+        return reader.starts_well()
+
+
+def _open(path: Path) -> tuple[IO[bytes], bool]:
+    """The bytes of a tar, and whether they are compressed."""
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    kind = next((kind for magic, kind in COMPRESSED.items() if start.startswith(magic)), "")
+    if not kind:
+        return path.open("rb"), False
+    openers: dict[str, Callable[[Path], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open, "zst": _open_zst}
+    return openers[kind](path), True
+
+
+def _open_zst(path: Path) -> IO[bytes]:
+    try:  # Python 3.14 and newer
+        own: Any = importlib.import_module("compression.zstd").open(path, "rb")
+    except ImportError:
+        unpacker = library("zstandard", path, "zstandard").ZstdDecompressor(max_window_size=1 << 31)
+        own = unpacker.stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
+    return io.BufferedReader(own)
+
+
+def _attributes(data: bytes) -> dict[str, str]:
+    """The records of an extended header: ``length key=value``."""
+    found = {}
+    while data:
+        length, _, _ = data.partition(b" ")
+        if not length.isdigit() or not len(length) < int(length) <= len(data):
+            raise BrokenArchiveError("an extended header is damaged", inside=False)
+        key, _, value = data[len(length) + 1 : int(length)].rstrip(b"\n").partition(b"=")
+        found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        data = data[int(length) :]
+    return found

@@ -1,0 +1,78 @@
+"""Data sets of tensorflow_datasets, where it is installed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganformer_cli.data.sources.arrays import CHANNELS
+from ganformer_cli.data.sources.base import Item, Label, Labelled, library, reason
+from ganformer_cli.data.sources.labels import MOST_CLASSES, choose_labels
+from ganformer_cli.errors import DataError
+
+
+class TfdsSource(Labelled):
+    """The pictures of a data set's split ``train``, or of its first where there is none of this name."""
+
+    form = "tfds"
+
+    def __init__(self, path: Path, labels: str | None) -> None:
+        """
+        Args:
+            path: the name of the data set, as tensorflow_datasets takes it: ``cifar10``, ``mnist:3.0.1``.
+
+        Raises:
+            DataError: the library is missing, or knows no such data set, or it holds no pictures.
+        """
+        self.path = path
+        self._tfds = library("tensorflow_datasets", path, "tensorflow-datasets tensorflow")
+        name = path.as_posix()
+        try:
+            self._builder: Any = self._tfds.builder(name)
+            self._builder.download_and_prepare()
+            info = self._builder.info
+            splits = dict(info.splits)
+            features = dict(info.features)
+        except Exception as error:  # whatever the library, or the network, may raise
+            raise DataError(f"tensorflow_datasets cannot give {name}: {reason(error)}; is this its name?") from error
+        if "image" not in features or not splits:
+            raise DataError(f"{name} has no pictures called image (but {', '.join(features) or 'nothing'})")
+        self._split = "train" if "train" in splits else next(iter(splits))
+        self._count = int(splits[self._split].num_examples)
+        self._identity = f"{info.full_name} {self._split} {self._count}"
+        self._in_set = labels is None and "label" in features
+        self.use(choose_labels(labels, path, count=self.count))
+        if self._in_set:
+            self.label_kind = "classes"
+
+    def count(self) -> int:
+        return self._count
+
+    def others(self) -> int:
+        return 0
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        # The order must be the same on every run: no shuffling, and one file after another.
+        config = self._tfds.ReadConfig(interleave_cycle_length=1)
+        data = self._builder.as_dataset(split=self._split, shuffle_files=False, read_config=config)
+        rows = self._tfds.as_numpy(data.skip(start))
+        for number, row in enumerate(islice(rows, self._count - start), start):
+            yield self._item(number, row)
+
+    def _item(self, number: int, row: dict[str, Any]) -> Item:
+        name = f"{self._split}[{number}]"
+        label: Label | None = self._label(number, name)
+        if self._in_set and np.ndim(row["label"]) == 0 and 0 <= int(row["label"]) < MOST_CLASSES:
+            label = int(row["label"])
+        picture = np.asarray(row["image"])
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in CHANNELS:
+            return Item(name, None, label, f"{picture.dtype} {list(picture.shape)} is no picture")
+        return Item(name, np.ascontiguousarray(picture), label)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self._identity} {self._labels_fingerprint()}".encode()).hexdigest()

@@ -1,0 +1,285 @@
+"""TFRecords of pictures, as StyleGAN, the GANsformer's authors and many others write them; in a folder or in a zip."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ganformer_cli.data.sources.base import (
+    BROKEN,
+    DAMAGED,
+    LARGEST_FILE,
+    Item,
+    Label,
+    Labels,
+    Streamed,
+    is_hidden,
+    reason,
+    shown,
+    too_large,
+)
+from ganformer_cli.data.sources.folders import file_state, walk
+from ganformer_cli.data.sources.labels import MOST_CLASSES, NumberedLabels, choose_labels
+from ganformer_cli.data.sources.records import RecordReader, picture_of
+from ganformer_cli.data.sources.tars import BrokenArchiveError
+from ganformer_cli.data.sources.zips import PASSWORD
+from ganformer_cli.errors import DataError
+
+_NAME = re.compile(
+    r"(?P<base>.*?)(?:-r(?P<level>\d\d))?(?P<suffix>\.tfrecords?)?"
+    r"(?:(?P<part>\d+)of(?P<parts>\d+)|-(?P<part0>\d+)-of-(?P<parts0>\d+))?(?P<end>\.tfrecords?)?"
+)
+_LOOKED_AT = 8  # records that are looked at to see whether pictures have labels
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """What the name of a file of TFRecords says."""
+
+    base: str
+    level: int  # the pictures' side is 2**level; 0 where it is not said
+    parts: int  # of how many it is one; 0 where it is not said
+    number: int  # which; counted from `first`
+    name: str
+    first: int
+
+
+def part_of(name: str) -> Part | None:
+    """What a file's name says; None where it is not that of TFRecords."""
+    found = _NAME.fullmatch(name)
+    if found is None or not (found["suffix"] or found["end"] or found["parts0"]):
+        return None
+    first = 0 if found["part0"] else 1
+    number, parts = found["part"] or found["part0"] or 0, found["parts"] or found["parts0"] or 0
+    return Part(found["base"], int(found["level"] or 0), int(parts), int(number), name, first)
+
+
+class Shelf(ABC):
+    """Files that can be listed and read: of a folder, or of a zip."""
+
+    path: Path
+    can_seek: bool
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """All files, hidden ones left out."""
+
+    @abstractmethod
+    def open(self, name: str) -> IO[bytes]:
+        """One of them, to be read."""
+
+    @abstractmethod
+    def size(self, name: str) -> int:
+        """Its bytes."""
+
+    @abstractmethod
+    def state(self, name: str) -> str:
+        """Changes with the file."""
+
+    def close(self) -> None:  # noqa: B027 (a folder has nothing to let go of)
+        """Let go of the files."""
+
+
+class FolderShelf(Shelf):
+    """The files of a folder, or one of them with its labels."""
+
+    can_seek = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._only = None if path.is_dir() else path.name
+        self._folder = path if self._only is None else path.parent
+
+    def names(self) -> list[str]:
+        if self._only is None:
+            return list(walk(self._folder))
+        part = part_of(self._only)
+        beside = [f"{part.base}{end}" for end in ("-rxx.labels", ".labels")] if part is not None else []
+        return [self._only, *(name for name in beside if (self._folder / name).is_file())]
+
+    def open(self, name: str) -> IO[bytes]:
+        return (self._folder / name).open("rb")
+
+    def size(self, name: str) -> int:
+        return (self._folder / name).stat().st_size
+
+    def state(self, name: str) -> str:
+        return file_state(self._folder / name)
+
+
+class ZipShelf(Shelf):
+    """The files of a zip."""
+
+    can_seek = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip = zipfile.ZipFile(path)
+
+    def names(self) -> list[str]:
+        return sorted({info.filename for info in self._zip.infolist() if self._counts(info)})
+
+    def _counts(self, info: zipfile.ZipInfo) -> bool:
+        return not info.is_dir() and not is_hidden(info.filename)
+
+    def open(self, name: str) -> IO[bytes]:
+        if self._zip.getinfo(name).flag_bits & 1:
+            raise DataError(f"{self.path}: {name} is {PASSWORD}; unpack it with its password, and give the folder")
+        return self._zip.open(name)
+
+    def size(self, name: str) -> int:
+        return self._zip.getinfo(name).file_size
+
+    def state(self, name: str) -> str:
+        return f"{self.size(name)} {self._zip.getinfo(name).CRC}"
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+class TfrecordsSource(Streamed):
+    """The pictures in files of TFRecords, file by file."""
+
+    form = "tfrecords"
+
+    def __init__(self, shelf: Shelf, resolution: int | None, labels: str | None) -> None:
+        """
+        Args:
+            resolution: of files of several resolutions, that with pictures of this size is taken, else the next
+                larger, else the largest; None: the largest.
+
+        Raises:
+            OSError, zipfile.BadZipFile: the files cannot be read.
+            DataError: a part is missing, or the labels cannot be used.
+        """
+        self.path = shelf.path
+        self._shelf = shelf
+        self.passing_is_cheap = shelf.can_seek
+        names = shelf.names()
+        labels_files = [name for name in names if name.endswith(".labels")]
+        self._files = [name for name in names if not name.endswith(".labels")]
+        self._others = 0
+        if len(self._files) > 1:
+            parts = [part for name in self._files if (part := part_of(name)) is not None]
+            self._others = len(self._files) - len(parts)
+            self._files = [part.name for part in _chosen(parts, self.path, resolution)]
+        self._in_records = False
+        own = partial(self._own_labels, labels_files)
+        self.use(choose_labels(labels, self.path, own=own, count=self.count))
+        if labels is None and self._labels is None and self._has_classes():
+            self._in_records = True
+            self.label_kind = "classes"
+
+    def _own_labels(self, names: list[str]) -> Labels | None:
+        """StyleGAN's: numpy's format, one label a picture in order."""
+        if not names:
+            return None
+        where = f"{self.path}: {names[0]}"
+        if len(names) > 1:
+            raise DataError(f"{where} and {names[1]} both hold labels; keep one, or choose --labels FILE")
+        try:
+            with self._shelf.open(names[0]) as stream:
+                values = np.load(io.BytesIO(stream.read()), allow_pickle=False)
+        except BROKEN as error:
+            raise DataError(f"{where} cannot be read ({reason(error)}); get it again") from error
+        return NumberedLabels(values, where) if values.size else None
+
+    def _has_classes(self) -> bool:
+        for item in self._scan(lambda number: number < _LOOKED_AT, with_classes=True):
+            if item is None:
+                return False
+            if item.label is not None:
+                return True
+        return False
+
+    def others(self) -> int:
+        return self._others
+
+    def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
+        return self._scan(wanted, with_classes=self._in_records)
+
+    def _scan(self, wanted: Callable[[int], bool], *, with_classes: bool) -> Iterator[Item | None]:
+        number = 0
+        for name in self._files:
+            for item in self._scan_file(name, number, wanted, with_classes):
+                yield item
+                number += 1
+
+    def _scan_file(
+        self, name: str, number: int, wanted: Callable[[int], bool], with_classes: bool
+    ) -> Iterator[Item | None]:
+        """The pictures of one file, the first of which has this number. Damage ends it, and not the files behind it."""
+        first = number
+        try:
+            with self._shelf.open(name) as stream:
+                reader = RecordReader(stream, self._shelf.size(name) if self._shelf.can_seek else None)
+                while (length := reader.next()) is not None:
+                    item = None
+                    if wanted(number):
+                        item = self._read(reader, length, number, f"{shown(name)}[{number - first}]", with_classes)
+                    yield item
+                    number += 1
+                    if item is not None and item.error.startswith(DAMAGED):
+                        return
+        except (BrokenArchiveError, *BROKEN) as error:
+            if not getattr(error, "inside", False):  # else the item before was it
+                why = f"{DAMAGED}: {reason(error)}"
+                yield Item(f"{shown(name)}[{number - first}]", None, None, why) if wanted(number) else None
+
+    def _read(self, reader: RecordReader, length: int, number: int, name: str, with_classes: bool) -> Item:
+        label: Label | None = self._label(number, name)
+        if length > LARGEST_FILE:
+            return Item(name, None, label, too_large(length))
+        try:
+            data, found = picture_of(reader.read())
+        except ValueError as error:
+            return Item(name, None, label, reason(error))
+        except BrokenArchiveError as error:
+            return Item(name, None, label, f"{DAMAGED}: {error}")
+        if with_classes and found is not None and 0 <= found < MOST_CLASSES:
+            label = found
+        return Item(name, data, label)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self._labels_fingerprint().encode())
+        for name in self._files:
+            digest.update(f"{name}\0{self._shelf.state(name)}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        self._shelf.close()
+
+
+def _chosen(parts: list[Part], path: Path, resolution: int | None) -> list[Part]:
+    """The files of one resolution, part after part.
+
+    Raises:
+        DataError: there are none, or one is missing.
+    """
+    levels = sorted({part.level for part in parts})
+    if not levels:
+        raise DataError(f"{path} holds no files of TFRecords (NAME-r08.tfrecords or the like); give the file itself")
+    level = levels[-1] if resolution is None else next((x for x in levels if 2**x >= resolution), levels[-1])
+    chosen = sorted(part for part in parts if part.level == level)
+    groups: dict[tuple[str, int, int], set[int]] = {}
+    for part in chosen:
+        groups.setdefault((part.base, part.parts, part.first), set()).add(part.number)
+    for (base, count, first), numbers in groups.items():
+        missing = set(range(first, first + count)) - numbers
+        if count and missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(
+                f"{path}: of the {count} files of {base}, number {min(missing)} is missing{more}; get it, "
+                f"or give one file by itself"
+            )
+    return chosen

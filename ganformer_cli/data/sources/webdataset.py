@@ -1,0 +1,195 @@
+"""WebDataset: tars in which the files of one sample follow one another and share a name up to its first dot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ganformer_cli.data.sources.base import (
+    DAMAGED,
+    LARGEST_FILE,
+    Item,
+    Label,
+    Streamed,
+    is_hidden,
+    shown,
+    too_large,
+)
+from ganformer_cli.data.sources.folders import file_state
+from ganformer_cli.data.sources.labels import MOST_CLASSES, choose_labels
+from ganformer_cli.data.sources.tars import BrokenArchiveError, Member, TarReader
+
+PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
+LABELS = frozenset({"cls", "json"})
+_LOOKED_AT = 256  # files that are looked at to see what a shard holds
+_SHARDS_LOOKED_AT = 8
+_LARGEST_LABEL = 1 << 24  # bytes
+
+
+class WebdatasetSource(Streamed):
+    """The pictures of one tar or of several, shard after shard."""
+
+    form = "webdataset"
+
+    def __init__(self, path: Path, shards: list[str], beside: int, labels: str | None) -> None:
+        """
+        Args:
+            path: a tar, or the folder of the shards.
+            shards: names in the folder; none where ``path`` is a tar.
+            beside: how many other files lie there.
+
+        Raises:
+            OSError: a shard cannot be read.
+            DataError: the labels cannot be used, or a library is missing.
+        """
+        self.path = path
+        self._shards = shards
+        self._beside = self._others = beside
+        self._kind: str | None = None  # of the labels that lie in the shards
+        with TarReader(self._paths()[0][1]) as reader:
+            self.passing_is_cheap = not reader.is_compressed
+        self.use(choose_labels(labels, path, count=self.count))
+        if labels is None:
+            kinds = (label_kind_of(shard) for _, shard in self._paths()[:_SHARDS_LOOKED_AT])
+            self._kind = self.label_kind = next((kind for kind in kinds if kind is not None), None)
+
+    def _paths(self) -> list[tuple[str, Path]]:
+        """What stands before the names of each shard's pictures, and where it lies."""
+        return [(f"{name}/", self.path / name) for name in self._shards] or [("", self.path)]
+
+    def others(self) -> int:
+        self.count()
+        return self._others
+
+    def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
+        number, self._others = 0, self._beside
+        for before, path in self._paths():
+            for item in self._scan_shard(before, path, number, wanted):
+                yield item
+                number += 1
+
+    def _scan_shard(
+        self, before: str, path: Path, number: int, wanted: Callable[[int], bool]
+    ) -> Iterator[Item | None]:
+        """The pictures of one shard, the first of which has this number. Damage ends it, and not those behind it."""
+        sample: _Sample | None = None
+        with TarReader(path) as reader:
+            try:
+                while (member := reader.next()) is not None:
+                    key, extension = _split(member.name)
+                    if is_hidden(member.name):
+                        continue
+                    if sample is None or sample.key != key:
+                        if sample is not None and sample.picture is not None:
+                            yield self._item(sample, before, number)
+                            number += 1
+                        sample = _Sample(key, wanted(number))
+                    if extension in PICTURES and sample.picture is None:
+                        sample.take(member, reader)
+                    elif extension in LABELS:
+                        sample.take_label(extension, member, reader)
+                    else:
+                        self._others += 1
+            except BrokenArchiveError as error:
+                if sample is not None and sample.picture is not None:
+                    if error.inside:  # what was broken is part of this sample
+                        sample.data, sample.error = None, f"{DAMAGED}: {error}"
+                    yield self._item(sample, before, number)
+                    number += 1
+                    if error.inside:
+                        return
+                name = f"{before}picture {number}"
+                yield Item(name, None, None, f"{DAMAGED}: {error}") if wanted(number) else None
+                return
+        if sample is not None and sample.picture is not None:
+            yield self._item(sample, before, number)
+
+    def _item(self, sample: _Sample, before: str, number: int) -> Item | None:
+        if not sample.wanted or sample.picture is None:
+            return None
+        name = f"{before}{sample.picture}"
+        label = self._label(number, name)
+        if self._kind is not None and _kind(sample.label) == self._kind:
+            label = sample.label
+        return Item(shown(name), sample.data, label, sample.error)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self._labels_fingerprint().encode())
+        for name, path in self._paths():
+            digest.update(f"{name}\0{file_state(path)}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+class _Sample:
+    """What was found so far of one sample."""
+
+    def __init__(self, key: str, wanted: bool) -> None:
+        self.key = key
+        self.wanted = wanted  # whether to read it
+        self.picture: str | None = None  # its name
+        self.data: bytes | None = None
+        self.error = ""
+        self.label: Label | None = None
+
+    def take(self, member: Member, reader: TarReader) -> None:
+        self.picture = member.name
+        if self.wanted:
+            self.error = member.problem or (too_large(member.size) if member.size > LARGEST_FILE else "")
+            self.data = None if self.error else reader.read()
+
+    def take_label(self, extension: str, member: Member, reader: TarReader) -> None:
+        if self.wanted and not member.problem and member.size <= _LARGEST_LABEL:
+            label = _label(extension, reader.read())
+            self.label = label if self.label is None else self.label
+
+
+def label_kind_of(path: Path) -> str | None:
+    """What labels lie beside the pictures at the beginning of a tar: "classes", "vectors", or None without any."""
+    pictures: set[str] = set()
+    kinds: dict[str, str] = {}
+    with TarReader(path) as reader:
+        try:
+            for _ in range(_LOOKED_AT):
+                member = reader.next()
+                if member is None:
+                    break
+                key, extension = _split(member.name)
+                if extension in PICTURES:
+                    pictures.add(key)
+                elif extension in LABELS and not member.problem and member.size <= _LARGEST_LABEL:
+                    kind = _kind(_label(extension, reader.read()))
+                    if kind is not None:
+                        kinds.setdefault(key, kind)
+        except BrokenArchiveError:
+            pass
+    return next((kind for key, kind in kinds.items() if key in pictures), None)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension of a file: ``a/b.seg.png`` is ``a/b`` and ``seg.png``."""
+    folder, slash, file = name.rpartition("/")
+    key, _, extension = file.partition(".")
+    return folder + slash + key, extension.lower()
+
+
+def _label(extension: str, data: bytes) -> Label | None:
+    """A class or a vector; None if it is neither."""
+    try:
+        value: Any = int(data) if extension == "cls" else json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict):
+        value = value.get("label", value.get("class"))
+    if type(value) is int and 0 <= value < MOST_CLASSES:
+        return value
+    if isinstance(value, list) and value and all(type(x) in (int, float) and math.isfinite(x) for x in value):
+        return tuple(float(x) for x in value)
+    return None
+
+
+def _kind(label: Label | None) -> str | None:
+    return None if label is None else "classes" if isinstance(label, int) else "vectors"

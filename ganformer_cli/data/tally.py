@@ -1,0 +1,254 @@
+"""What is known of a data set while it is made, picture by picture: counts, digests, labels, duplicates.
+
+The memory it takes is a few words a picture. An interrupted preparation is taken up by telling the same tally the same
+outcomes again, out of the journal: so its end does not depend on how often it was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ganformer_cli.data.conversion import Outcome, outcome_digest
+from ganformer_cli.data.duplicates import near, repeated
+from ganformer_cli.data.manifest import picture_name
+from ganformer_cli.errors import DataError
+
+SKIPPED_SHOWN = 100  # in the manifest; all are in a file of their own if there are more
+GROUPS_SHOWN = 10  # of duplicates, in the manifest
+_LISTED = 50_000  # pictures in the list of all duplicates, at most
+_NAMES_SHOWN = 10  # of one such group
+
+_AT_ONCE = 1000  # labels turned into text
+
+Outcomes = Callable[[], Iterator[Outcome]]
+
+
+class Tally:
+    """Counts outcomes in the order of the source.
+
+    Args:
+        label_kind: None, ``classes`` or ``vectors``.
+        class_names: what class i is called, if classes have names.
+    """
+
+    def __init__(self, height: int, width: int, label_kind: str | None, class_names: list[str] | None) -> None:
+        self.considered = 0
+        self.kept = 0
+        self.skipped: list[dict[str, str]] = []  # the first ones
+        self._reasons: Counter[str] = Counter()
+        self._modes: Counter[str] = Counter()
+        self._sides: Counter[int] = Counter()  # shorter ones, by their number of bits
+        self._smallest: tuple[int, int] | None = None
+        self._largest: tuple[int, int] | None = None
+        self._kind = label_kind
+        self._names = class_names
+        self._classes: Counter[int] = Counter()
+        self._vector = 0  # numbers in a label
+        self._labels: array[int] | array[float] = array("q" if label_kind == "classes" else "d")  # of this shard
+        self._digests = array("Q")  # the first 64 bits of each picture's
+        self._hashes = array("Q")
+        self._content = hashlib.sha256(f"{height}x{width} {label_kind}\n".encode())
+        self.source = hashlib.sha256()  # of what was considered of it; see source_fingerprint
+
+    @property
+    def skipped_count(self) -> int:
+        return self._reasons.total()
+
+    def take(self, outcome: Outcome) -> None:
+        """Count the next picture of the source.
+
+        Raises:
+            DataError: its label has another length than the others'.
+        """
+        self.considered += 1
+        self.source.update(outcome_digest(outcome))
+        if outcome.mode:
+            self._measure(outcome)
+        if outcome.reason:
+            self._reasons[outcome.reason.partition(":")[0]] += 1
+            if len(self.skipped) < SKIPPED_SHOWN:
+                self.skipped.append({"file": outcome.name, "reason": outcome.reason})
+            return
+        self.kept += 1
+        self._content.update(bytes.fromhex(outcome.pixels))
+        self._digests.append(int(outcome.pixels[:16], 16))
+        self._hashes.append(outcome.hash)
+        if self._kind is not None:
+            self._content.update(json.dumps(outcome.label).encode())
+            self._take_label(outcome)
+
+    def _measure(self, outcome: Outcome) -> None:
+        width, height = size = outcome.size
+        self._modes[outcome.mode] += 1
+        self._sides[min(size).bit_length()] += 1
+        if self._smallest is None or width * height < self._smallest[0] * self._smallest[1]:
+            self._smallest = size
+        if self._largest is None or width * height > self._largest[0] * self._largest[1]:
+            self._largest = size
+
+    def _take_label(self, outcome: Outcome) -> None:
+        if self._kind == "classes":
+            self._classes[outcome.label] += 1
+            self._labels.append(outcome.label)
+            return
+        self._vector = self._vector or len(outcome.label)
+        if len(outcome.label) != self._vector:
+            raise DataError(
+                f"{outcome.name}: its label has {len(outcome.label)} numbers where others have {self._vector}; mend it"
+            )
+        self._labels.extend(outcome.label)
+
+    def listing(self, first: int, count: int) -> bytes:
+        """``dataset.json`` of the shard of the last ``count`` pictures, the first of which is number ``first``."""
+        if self._kind is None:
+            return b'{"labels": null}'
+        width = 1 if self._kind == "classes" else self._vector
+        pieces = []
+        for start in range(0, count, _AT_ONCE):
+            labels: list[Any] = self._labels[start * width : min(count, start + _AT_ONCE) * width].tolist()
+            if self._kind == "vectors":
+                labels = [labels[i : i + width] for i in range(0, len(labels), width)]
+            pairs = [[picture_name(first + start + i), label] for i, label in enumerate(labels)]
+            pieces.append(json.dumps(pairs)[1:-1].encode())
+        del self._labels[:]
+        return b'{"labels": [' + b", ".join(pieces) + b"]}"
+
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says of all this, but for the source and the duplicates."""
+        return {
+            "count": self.kept,
+            "fingerprint": self._content.hexdigest(),
+            "labels": self._describe_labels(),
+            "skipped": {
+                "count": self.skipped_count,
+                "reasons": {reason: self._reasons[reason] for reason in sorted(self._reasons)},
+                "first": self.skipped,
+            },
+            "sources": {
+                "modes": {mode: self._modes[mode] for mode in sorted(self._modes)},
+                "smallest": self._smallest and list(self._smallest),
+                "largest": self._largest and list(self._largest),
+                "sides": {_between(bits): self._sides[bits] for bits in sorted(self._sides)},
+            },
+        }
+
+    def _describe_labels(self) -> dict[str, Any] | None:
+        if self._kind is None:
+            return None
+        if self._kind == "vectors":
+            return {"kind": "vectors", "size": self._vector}
+        names = self._names
+        size = max(self._classes) + 1 if names is None else len(names)
+        described: dict[str, Any] = {"kind": "classes", "size": size}
+        described["pictures"] = {str(label): self._classes[label] for label in sorted(self._classes)}
+        return described if names is None else {**described, "names": names}
+
+    def duplicates(self, outcomes: Outcomes, nearly: bool) -> Duplicates:
+        """Groups of pictures that are the same, or look alike.
+
+        Args:
+            outcomes: all of them once more, from the first on.
+        """
+        suspects = repeated(np.asarray(self._digests, np.uint64))
+        digests = np.zeros((len(suspects), 4), np.uint64)
+        at = 0
+        for number, outcome in _kept(outcomes) if len(suspects) else ():
+            if at < len(suspects) and suspects[at] == number:
+                digests[at] = np.frombuffer(bytes.fromhex(outcome.pixels), np.uint64)
+                at += 1
+        exact = [suspects[group].tolist() for group in _equal_rows(digests)]
+        alike: list[list[int]] | None = None
+        if nearly:
+            single = np.delete(np.arange(self.kept), [number for group in exact for number in group[1:]])
+            alike = [single[group].tolist() for group in near(np.asarray(self._hashes, np.uint64)[single])]
+        listed = [_first_groups(exact), _first_groups(alike or [])]
+        names = dict.fromkeys((number for groups in listed for group in groups for number in group), "")
+        for number, outcome in _kept(outcomes) if names else ():
+            if number in names:
+                names[number] = outcome.name
+        return Duplicates(len(exact), None if alike is None else len(alike), listed[0], listed[1], names)
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Groups of pictures that are the same (``exact``) or look alike (``near``): how many, and the first of them."""
+
+    exact: int
+    near: int | None  # None if they were not looked for
+    exact_groups: list[list[int]]
+    near_groups: list[list[int]]
+    names: dict[int, str]  # in the source
+
+    def __bool__(self) -> bool:
+        return bool(self.exact or self.near)
+
+    def file(self) -> dict[str, Any]:
+        """What ``duplicates.json`` says."""
+
+        def told(groups: list[list[int]]) -> list[list[dict[str, str]]]:
+            return [[{"picture": picture_name(i), "file": self.names[i]} for i in group] for group in groups]
+
+        return {
+            "exact": told(self.exact_groups),
+            "near": None if self.near is None else told(self.near_groups),
+            "groups_left_out": self.exact + (self.near or 0) - len(self.exact_groups) - len(self.near_groups),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """What the manifest says: how many groups, and the names in the source of the first ones."""
+
+        def first(groups: list[list[int]]) -> list[list[str]]:
+            return [[self.names[i] for i in group[:_NAMES_SHOWN]] for group in groups[:GROUPS_SHOWN]]
+
+        return {
+            "exact": self.exact,
+            "near": self.near,
+            "first": first(self.exact_groups),
+            "first_near": first(self.near_groups),
+        }
+
+
+def source_fingerprint(digest: Any, pictures: int) -> str:
+    """sha256, hexadecimal, of a source of so many pictures, those considered being in ``digest``."""
+    return hashlib.sha256(f"{pictures}\n".encode() + digest.digest()).hexdigest()
+
+
+def _kept(outcomes: Outcomes) -> Iterator[tuple[int, Outcome]]:
+    return enumerate(outcome for outcome in outcomes() if not outcome.reason)
+
+
+def _equal_rows(rows: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
+    """The places of rows [n, 4] that are equal to others, grouped; groups in the order of their first row."""
+    if not len(rows):
+        return []
+    _, kind = np.unique(rows, axis=0, return_inverse=True)
+    kind = kind.reshape(-1)
+    order = np.argsort(kind, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(kind[order])) + 1)
+    return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
+
+
+def _first_groups(groups: list[list[int]]) -> list[list[int]]:
+    """Those that are listed: a source of nothing but duplicates must not fill the memory."""
+    listed, room = [], _LISTED
+    for group in groups:
+        room -= len(group)
+        if room < 0:
+            break
+        listed.append(group)
+    return listed
+
+
+def _between(bits: int) -> str:
+    """The numbers of so many bits, as in ``256-511``."""
+    least = 1 << bits - 1
+    return str(least) if bits == 1 else f"{least}-{2 * least - 1}"

@@ -1,0 +1,127 @@
+"""Whether a prepared data set is still what it was when it was made."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ganformer_cli.data.manifest import LABELS, MANIFEST, belongs, picture_name, read_manifest
+from ganformer_cli.errors import DataError
+from ganformer_cli.files import sha256_of
+
+Progress = Callable[[int, int, int], None]  # pictures looked at, of how many, problems
+
+_MOST = 100  # problems told of one zip
+
+
+def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Check every file of the data set in ``folder``.
+
+    The manifest has its checksum; each zip has its size, sha256 and pictures; each picture has its name, bytes, size
+    and mode. Only if a zip differs are its pictures decoded, to tell which of them are damaged.
+
+    Returns:
+        ``folder``, ``ok``, ``problems`` (each names the file), ``pictures`` and ``shards`` (how many were found).
+
+    Raises:
+        DataError: there is no prepared data set.
+    """
+    problems: list[str] = []
+    pictures = shards = 0
+    try:
+        manifest = read_manifest(folder)
+    except DataError as error:
+        problems.append(str(error))
+        manifest = {}
+    if manifest is None:
+        raise DataError(f"{folder} holds no prepared data set: there is no {MANIFEST} in it")
+    if manifest:
+        total = manifest["count"]
+        if progress is not None:
+            progress(0, total, 0)
+        first = 0
+        for shard in manifest["shards"]:
+            path = folder / shard["file"]
+            if not path.is_file():
+                problems.append(f"{path} is missing")
+            else:
+                shards += 1
+                check = _Shard(path, shard, manifest, first)
+                for found in check.run():
+                    pictures += found
+                    if progress is not None:
+                        progress(pictures, total, len(problems) + len(check.problems))
+                problems += check.problems
+            first += shard["count"]
+        if first != total:
+            problems.append(f"{folder / MANIFEST} promises {total} pictures, its shards hold {first}")
+        known = {shard["file"] for shard in manifest["shards"]}
+        for path in sorted(folder.iterdir()):
+            if not belongs(path.name) or (path.suffix == ".zip" and path.name not in known):
+                problems.append(f"{path} does not belong to the data set")
+    return {
+        "folder": str(folder),
+        "ok": not problems,
+        "problems": problems,
+        "pictures": pictures,
+        "shards": shards,
+    }
+
+
+class _Shard:
+    """The check of one zip, whose first picture is number ``first``."""
+
+    def __init__(self, path: Path, shard: dict[str, Any], manifest: dict[str, Any], first: int) -> None:
+        self.problems: list[str] = []
+        self._path = path
+        self._shard = shard
+        self._size = (manifest["width"], manifest["height"])
+        self._first = first
+
+    def run(self) -> Iterator[int]:
+        """Yields 1 for each picture that was looked at."""
+        try:
+            whole = self._whole()
+            with zipfile.ZipFile(self._path) as archive:
+                infos = archive.infolist()
+                count = self._shard["count"]
+                names = [picture_name(self._first + i) for i in range(count)]
+                if [info.filename for info in infos] != [*names, LABELS]:
+                    self._tell(f"{self._path} does not hold the {count} pictures from {self._first} on and {LABELS}")
+                for info in infos:
+                    if info.filename != LABELS:
+                        self._look_at(archive, info, decode=not whole)
+                        yield 1
+        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+            self._tell(f"{self._path} cannot be read ({error})")
+
+    def _whole(self) -> bool:
+        size = self._path.stat().st_size
+        if size != self._shard["bytes"]:
+            self._tell(f"{self._path} has {size} bytes where {self._shard['bytes']} are expected")
+        elif sha256_of(self._path) != self._shard["sha256"]:
+            self._tell(f"{self._path} was changed: it has another sha256 than {MANIFEST} says")
+        else:
+            return True
+        return False
+
+    def _look_at(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, decode: bool) -> None:
+        where = f"{self._path}: {info.filename}"
+        try:
+            with Image.open(io.BytesIO(archive.read(info)), formats=("PNG",)) as image:
+                if decode:
+                    image.load()
+                if image.size != self._size or image.mode != "RGB":
+                    expected = "RGB {}x{}".format(*self._size)
+                    self._tell(f"{where} is {image.mode} {image.width}x{image.height}, not {expected}")
+        except Exception as error:  # a damaged file can break a decoder in any way
+            self._tell(f"{where} is damaged ({str(error).split(' <', 1)[0]})")
+
+    def _tell(self, problem: str) -> None:
+        if len(self.problems) < _MOST:
+            self.problems.append(problem)

@@ -1,0 +1,396 @@
+"""One file by HTTP: asked for, continued where it broke off, checked while it comes, and published when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ganformer_cli.downloads.checksums import ChecksumError, Digest, Progress, check_file, locked, note_checked
+from ganformer_cli.downloads.pages import SNIFFED, looks_like_page, read_page
+from ganformer_cli.errors import DownloadError, OutputError
+from ganformer_cli.files import write_json
+
+if TYPE_CHECKING:
+    from requests import Response, Session
+
+WAITS = (1.0, 3.0, 10.0)  # seconds before each further try; a try that brings the file further starts them anew
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
+BLOCK = 1 << 18  # bytes a write
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that may be another one in a moment
+GIB = 1 << 30
+
+Ask = Callable[[dict[str, str]], "Response"]  # headers to an answer whose body is still to be read
+
+
+def fetch(
+    url: str,
+    destination: Path,
+    *,
+    size: int | None = None,
+    checksum: str | None = None,
+    progress: Progress | None = None,
+    offline: bool = False,
+    session: Session | None = None,
+) -> Path:
+    """Download ``url`` to ``destination``, unless it is there; go on where an earlier download broke off.
+
+    What has come so far is ``<destination>.part``, with a note of its origin in ``<destination>.part.json``. A
+    ``<destination>.lock`` lets a second process wait and then find the file.
+
+    Args:
+        size: bytes that the file must have, if known.
+        checksum: ``"md5:…"`` or ``"sha256:…"`` of the file, computed while it comes. A file that has another one is
+            put aside as ``<destination>.bad``; one that was there before is left alone.
+        progress: called after each piece with the bytes there and the bytes in all (None if the server does not say);
+            the first falls back to 0 if the file has to be started again.
+        offline: ask no server.
+        session: what to ask with, instead of one of its own.
+
+    Raises:
+        ChecksumError: the file has another checksum.
+        DownloadError: the file cannot be had, is not what was announced, or is missing and ``offline``.
+        OutputError: the folder cannot be written to, or the disk is full or would be.
+    """
+    job = Job(destination, url, size, progress, checksum)
+    fresh = obtain(job, lambda opened: lambda headers: get(opened, url, headers), offline=offline, session=session)
+    if not fresh and checksum is not None:
+        check_file(destination, checksum)
+    return destination
+
+
+class _Broken(Exception):
+    """A transfer that broke off and may go on: the message is a reason in plain words."""
+
+
+class _Stale(Exception):
+    """What is there cannot be continued: the server has another file now, or does not give the rest of this one."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One download: ``address`` is what a person can open in a browser, and what the note about the part names."""
+
+    destination: Path
+    address: str
+    size: int | None = None
+    progress: Progress | None = None
+    checksum: str | None = None
+
+    @property
+    def part(self) -> Path:
+        return self.destination.with_name(f"{self.destination.name}.part")
+
+    @property
+    def note(self) -> Path:
+        return self.destination.with_name(f"{self.destination.name}.part.json")
+
+    @property
+    def bad(self) -> Path:
+        """Where a file with a wrong checksum is put."""
+        return self.destination.with_name(f"{self.destination.name}.bad")
+
+    @property
+    def by_hand(self) -> str:
+        return f"download it by hand from {self.address} and put it at {self.destination}"
+
+    def discard(self) -> None:
+        """Forget what has come so far; the part first, so that no note ever speaks of another part."""
+        with self.disk():
+            self.part.unlink(missing_ok=True)
+            self.note.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def disk(self) -> Iterator[None]:
+        """Turn an OSError of the block, which must ask no server, into an OutputError."""
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {error.filename or self.part}: {error.strerror or error}; see that the folder is "
+                "writable and the disk has space, then run the same again: the download goes on where it stopped"
+            ) from error
+
+
+def obtain(
+    job: Job,
+    asking: Callable[[Session], Ask],
+    *,
+    offline: bool,
+    session: Session | None,
+    check: Callable[[Path], None] | None = None,
+) -> bool:
+    """See that the file of ``job`` is there; True if it was downloaded just now, and ``check`` has passed it."""
+    if job.destination.is_file():
+        return False
+    if job.destination.is_dir():
+        raise OutputError(f"cannot write {job.destination}: it is a folder; choose another place, or remove it")
+    if offline:
+        raise DownloadError(f"{job.destination.name} is not there, and downloads are switched off: {job.by_hand}")
+    import requests
+
+    with locked(job.destination):
+        if job.destination.is_file():  # another process has been faster
+            return False
+        with contextlib.nullcontext(session) if session is not None else requests.Session() as opened:
+            _transfer(job, asking(opened))
+        if check is not None:
+            try:
+                check(job.destination)
+            except Exception:
+                with contextlib.suppress(OSError):
+                    job.destination.unlink()
+                raise
+    return True
+
+
+def _transfer(job: Job, ask: Ask) -> None:
+    """Download until the file is whole, with further tries, and publish it."""
+    failures, furthest = 0, _size_of(job.part)
+    digest = None if job.checksum is None else Digest(job.checksum)
+    while True:
+        try:
+            _attempt(job, ask, digest)
+            break
+        except _Stale:
+            job.discard()  # the next attempt asks for all of it, and so cannot end here
+        except _Broken as broken:
+            reached = _size_of(job.part)
+            failures = 1 if reached > furthest else failures + 1
+            furthest = max(furthest, reached)
+            if failures > len(WAITS):
+                raise DownloadError(
+                    f"cannot download {job.destination.name}: {broken}; run the same again later, which goes on where "
+                    f"it stopped, or {job.by_hand}"
+                ) from broken
+            time.sleep(WAITS[failures - 1])
+    fits = digest is None or digest.fits
+    with job.disk():
+        os.replace(job.part, job.destination if fits else job.bad)
+        job.note.unlink(missing_ok=True)
+    if digest is not None and not fits:
+        raise ChecksumError(
+            f"{job.destination.name} of {job.address} has the {digest.kind} {digest.found}, where {digest.expected} is "
+            f"expected: it was damaged on the way, or it is another file by now; it was put aside as {job.bad}. Run "
+            "the same again to download it anew"
+        )
+    if job.checksum is not None:
+        note_checked(job.destination, job.checksum)
+
+
+def _attempt(job: Job, ask: Ask, digest: Digest | None) -> None:
+    """Ask once, and write what comes behind what is there; returns if the part is whole, and synced to the disk."""
+    offset, note = _resumable(job)
+    if digest is not None and digest.done != offset:
+        # Before the server is asked, since reading tens of gigabytes takes longer than it waits for us.
+        if job.progress is not None and offset:
+            job.progress(offset, note.get("total"))
+        with job.disk():
+            digest.catch_up(job.part, offset)
+    headers = {"Accept-Encoding": "identity"}  # so that bytes that are sent and bytes of the file are the same
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    with _network(job), ask(headers) as response:
+        status = response.status_code
+        if status in PASSING:
+            raise _Broken(f"the server says {_status_words(status)}")
+        if offset and status == HTTPStatus.PARTIAL_CONTENT:
+            start, total = _content_range(response)
+            now = _describe(job, response, total)
+            if start != offset or now != note:
+                raise _Stale
+        elif offset and status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise _Stale
+        elif status == HTTPStatus.OK:  # asked for all of it, or the server knows no ranges
+            offset, total = 0, _number(response.headers.get("Content-Length"))
+            now = _describe(job, response, total)
+        else:
+            raise DownloadError(
+                f"cannot download {job.destination.name}: the server says {_status_words(status)}; check whether the "
+                f"file has moved, or {job.by_hand}"
+            )
+        # The raw bytes: a server that says "Content-Encoding: gzip" of a .gz file means the file as it is.
+        blocks: Iterable[bytes] = response.raw.stream(BLOCK, decode_content=False)
+        if offset == 0:
+            head, blocks = _beheaded(blocks)
+            if looks_like_page(head):  # seen before anything that is there is given up for it
+                title = read_page(head).title
+                raise DownloadError(
+                    f"{job.address} gives a web page{f' ({title})' if title else ''} instead of "
+                    f"{job.destination.name}: perhaps a network that wants a login; open it in a browser, and if the "
+                    f"file comes, put it at {job.destination}"
+                )
+        if total is not None and job.size is not None and total != job.size:
+            raise _wrong_size(job, total)
+        if offset == 0:
+            job.discard()
+        _require_space(job, (total or job.size or 0) - offset)
+        if offset == 0:
+            write_json(job.note, now)
+            if digest is not None:
+                digest.catch_up(job.part, 0)
+        with job.disk():
+            stream = job.part.open("r+b" if offset else "wb")
+        try:
+            done = _write(job, blocks, stream, offset, total, digest)
+            with job.disk():
+                stream.flush()
+                os.fsync(stream.fileno())
+        finally:
+            with job.disk():
+                stream.close()
+    if total is not None and done < total:
+        raise _Broken(f"the connection broke off after {done} of {total} bytes")
+    if (total is not None and done > total) or (job.size is not None and done != job.size):
+        job.discard()
+        raise _wrong_size(job, done, total)
+
+
+def _write(
+    job: Job, blocks: Iterable[bytes], stream: IO[bytes], offset: int, total: int | None, digest: Digest | None
+) -> int:
+    """Write ``blocks`` from byte ``offset`` on; returns the bytes there."""
+    with job.disk():
+        stream.seek(offset)
+        stream.truncate()
+    done, limit = offset, job.size if total is None else total
+    if job.progress is not None:
+        job.progress(done, total)
+    for block in blocks:
+        with job.disk():
+            stream.write(block)
+        if digest is not None:
+            digest.update(block)
+        done += len(block)
+        if job.progress is not None:
+            job.progress(done, total)
+        if limit is not None and done > limit:
+            break  # it can only be wrong; do not fill the disk
+    return done
+
+
+def _beheaded(blocks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first pieces, as many as tell what kind of file comes, and all pieces, those too.
+
+    A connection that breaks off meanwhile has brought too little to be kept.
+    """
+    pieces, first = iter(blocks), []
+    for piece in pieces:
+        first.append(piece)
+        if sum(map(len, first)) >= SNIFFED:
+            break
+    return b"".join(first), itertools.chain(first, pieces)
+
+
+def _require_space(job: Job, missing: int) -> None:
+    """Refuse to begin what cannot end well: ``missing`` bytes are still to come."""
+    with job.disk():
+        free = shutil.disk_usage(job.destination.parent).free
+    if missing > free:
+        raise OutputError(
+            f"cannot download {job.destination.name}: {missing / GIB:.1f} GiB are still to come, and "
+            f"{job.destination.parent} has {free / GIB:.1f} GiB free; free some space, or choose a folder on another "
+            "disk"
+        )
+
+
+@contextlib.contextmanager
+def _network(job: Job) -> Iterator[None]:
+    """Turn what requests raises into ``_Broken`` if another try may help, else into a DownloadError."""
+    import requests
+    import urllib3
+
+    host = urlsplit(job.address).netloc or job.address
+    try:
+        yield
+    except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
+        raise _Broken(f"{host} does not answer") from error
+    except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as error:
+        raise _Broken(f"no secure connection to {host} (its certificate, or this computer's clock)") from error
+    except requests.exceptions.ProxyError as error:
+        raise _Broken(f"no connection to {host} through the proxy of this computer") from error
+    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        raise _Broken(f"no connection to {host}, or it broke off") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise _Broken(f"the connection to {host} broke off") from error
+    except requests.RequestException as error:
+        raise DownloadError(f"cannot download {job.destination.name}: {error}; {job.by_hand}") from error
+
+
+def get(session: Session, url: str, headers: dict[str, str]) -> Response:
+    import requests
+
+    try:
+        return session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.RequestException:  # an OSError too, for _network
+        raise
+    except OSError as error:  # a folder of certificates that is set and not there, for instance
+        raise DownloadError(f"cannot ask for {url}: {error}; mend the setting that this names") from error
+
+
+def _describe(job: Job, response: Response, total: int | None) -> dict[str, Any]:
+    """What must be the same for a part to be continued."""
+    return {
+        "source": job.address,
+        "etag": response.headers.get("ETag"),
+        "last_modified": response.headers.get("Last-Modified"),
+        "total": total,
+    }
+
+
+def _resumable(job: Job) -> tuple[int, dict[str, Any]]:
+    """The byte from which to ask, and the note about the part; 0 to start anew."""
+    try:
+        note = json.loads(job.note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0, {}
+    if not isinstance(note, dict) or note.get("source") != job.address:
+        return 0, {}
+    have, total = _size_of(job.part), note.get("total")
+    if not isinstance(total, int):
+        return have, note
+    # Of a part that is whole already the last byte is asked for again: so the server can say that nothing has changed.
+    return (max(0, min(have, total - 1)) if have <= total else 0), note
+
+
+def _content_range(response: Response) -> tuple[int | None, int | None]:
+    """The first byte and the bytes of the whole file that a 206 answer names; None for what it does not."""
+    match = re.match(r"\s*bytes\s+(\d+)-\d+/(\d+|\*)\s*$", response.headers.get("Content-Range", ""), re.IGNORECASE)
+    return (int(match[1]), _number(match[2])) if match else (None, None)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and re.fullmatch(r"\s*[0-9]+\s*", text) else None
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of ``path``; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _status_words(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _wrong_size(job: Job, found: int, announced: int | None = None) -> DownloadError:
+    expected = announced if job.size is None else job.size
+    return DownloadError(
+        f"{job.destination.name} of {job.address} has {found} bytes instead of {expected}: it has been changed, or it "
+        f"is another file; look whether there is a newer ganformer, or put the right file at {job.destination}"
+    )

@@ -1,0 +1,101 @@
+"""Converting in several processes: in order, little at a time, and with an end."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ganformer_cli.data import conversion
+from ganformer_cli.data.conversion import Look, convert, convert_all, default_workers
+from ganformer_cli.data.sources import Item
+from ganformer_cli.errors import OutputError
+
+LOOK = Look(8, 8, (255, 255, 255), packed=True, labelled=False)
+
+
+def pictures(count: int, side: int = 8) -> Iterator[Item]:
+    for i in range(count):
+        yield Item(f"{i}.png", np.random.default_rng(i).integers(0, 256, (side, side, 3), np.uint8), i)
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(conversion, "ProcessPoolExecutor", refuse)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_everything_comes_in_order(workers: int) -> None:
+    got = list(convert_all(pictures(300), LOOK, workers))
+    assert got == [convert(item, LOOK) for item in pictures(300)]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_little_work_starts_no_processes() -> None:
+    assert len(list(convert_all(pictures(5), LOOK, None))) == 5
+    assert list(convert_all(iter(()), LOOK, None)) == []
+
+
+def test_more_work_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "_PATIENCE", 1e-9)
+    monkeypatch.setattr(conversion, "default_workers", lambda: 2)
+    with contextlib.closing(convert_all(pictures(2000), LOOK, None)) as converted:
+        for number, (outcome, _) in enumerate(converted):
+            assert outcome.name == f"{number}.png"
+            if number == 500:
+                assert len(multiprocessing.active_children()) == 2
+                break
+    assert not multiprocessing.active_children()  # left early, they end
+
+
+def test_only_little_is_read_ahead() -> None:
+    read = 0
+
+    def count() -> Iterator[Item]:
+        nonlocal read
+        for item in pictures(10_000):
+            read += 1
+            yield item
+
+    with contextlib.closing(convert_all(count(), LOOK, 2)) as converted:
+        next(converted)
+        assert read <= 64 * (2 * 2 + 1)
+
+
+@pytest.mark.parametrize(("side", "count"), [(8, 64), (1024, 2), (2048, 1)])
+def test_chunks_are_bounded_in_number_and_bytes(side: int, count: int) -> None:
+    assert [len(chunk) for chunk in conversion._chunks(pictures(2 * count + 1, side), LOOK)] == [count, count, 1]
+
+
+def test_chunks_are_bounded_by_what_comes_out_of_them() -> None:
+    large = Look(512, 512, (0, 0, 0), packed=False, labelled=False)
+    assert {len(chunk) for chunk in conversion._chunks(pictures(20), large)} == {5}
+
+
+class Poison:
+    """Kills the process that unpacks it."""
+
+    nbytes = 0
+
+    def __reduce__(self) -> Any:
+        return signal.raise_signal, (signal.SIGTERM,)
+
+
+def test_a_worker_that_dies_is_told_with_the_picture() -> None:
+    items: list[Any] = [*pictures(100), Item("poison.png", Poison())]  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match=r"ended suddenly, at \d+\.png or soon after.*one worker process"):
+        list(convert_all(iter(items), LOOK, 2))
+    assert not multiprocessing.active_children()
+
+
+def test_workers_are_at_least_one() -> None:
+    assert default_workers() >= 1
