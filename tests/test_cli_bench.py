@@ -53,6 +53,19 @@ def test_everything_is_measured(record: dict[str, Any]) -> None:
     assert [step.rpartition(", ")[2] for step in steps] == ["training step", "with R1", "with path length"]
 
 
+def test_pictures_are_prepared_and_read(ganformer: Run) -> None:
+    found = json.loads(ganformer(*QUICK, "--only", "data", "--json").stdout)["data"]
+    assert [rate["form"] for rate in found["preparing"]] == ["jpg", "png"]
+    assert [rate["compression"] for rate in found["reading"]] == ["png", "none"]
+    for rate in found["preparing"]:
+        assert rate["prepared"] > 0
+        assert rate["loop"] > 0
+    assert all(rate["read"] > 0 and rate["kib"] > 0 for rate in found["reading"])
+    said = ganformer(*QUICK, "--only", "data").stdout
+    assert "a loop of Pillow" in said
+    assert "--compression none" in said
+
+
 def test_it_says_under_which_conditions(record: dict[str, Any]) -> None:
     assert (record["device"], record["precision"], record["threads"], record["torch"]) == (
         *("cpu", "fp32", 1),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: What can be measured, in this order, and what the column of MiB says of it.
 GROUPS = {
     "build": "",
+    "data": "",
     "operators": "MiB: what a call adds",
     "layer": "MiB: what a call adds",
     "generator": "MiB: all of the process",
@@ -31,6 +32,7 @@ GROUPS = {
 }
 #: A network that is small enough for a test.
 QUICK = {"components_num": 4, "latent_size": 32, "channel_base": 256, "channel_max": 16, "mapping_num_layers": 2}
+QUICK_PICTURES = {"pictures": 4, "side": 64, "resolution": 16, "reads": 8}
 #: How long measuring memory takes, as a share of measuring times.
 MEMORY = 0.3
 COLUMNS = ("", "native ms", "images/s", "reference ms", "ratio", "native MiB", "reference MiB", "against")
@@ -241,6 +243,7 @@ def cases_of(
 
 def measure_all(plan: Plan) -> dict[str, Any]:
     """Everything of the plan, as JSON values."""
+    from ganformer_cli.data.benchmarks import PictureSizes, measure_pictures
     from ganformer_cli.operators.benchmarks import load_times
     from ganformer_cli.operators.measuring import first_line, measure
 
@@ -249,9 +252,11 @@ def measure_all(plan: Plan) -> dict[str, Any]:
     parts = {group: sum(case.weight for case in cases) * (1 + MEMORY * separate) for group, cases in listed.items()}
     if "build" in plan.groups:
         parts["build"] = 30.0
+    if "data" in plan.groups:
+        parts["data"] = 60.0
     total = sum(parts.values())
     results: list[dict[str, Any]] = []
-    built = None
+    built = pictures = None
     with Progress() as progress:
         minutes = max(1, round(total / 60))
         if not plan.settings["quick"] and not plan.conditions.on_cuda:
@@ -270,6 +275,9 @@ def measure_all(plan: Plan) -> dict[str, Any]:
             except GanformerError as error:
                 warn(f"build: {error}")
             go_on(parts["build"], "build")
+        if "data" in plan.groups:
+            sizes = PictureSizes(**QUICK_PICTURES) if plan.settings["quick"] else PictureSizes()
+            pictures = measure_pictures(sizes, lambda what: go_on(parts["data"] / 4, f"data: {what}"))
         for group, cases in listed.items():
             keep_memory(group)
             memories: dict[str, list[Memory | None]] = {}
@@ -294,6 +302,7 @@ def measure_all(plan: Plan) -> dict[str, Any]:
         "operators": plan.sides[0],
         "operators_reason": plan.without_native,
         "build_seconds": built,
+        "data": pictures,
         "rows": results,
     }
 
@@ -389,10 +398,27 @@ def show(record: Mapping[str, Any]) -> None:
         click.echo(f"no native operators: {record['operators_reason']}")
     if built := record["build_seconds"]:
         click.echo(f"the native operators are built in {built['cold']:.1f} s and loaded in {built['warm']:.2f} s")
+    if found := record["data"]:
+        show_pictures(found)
     for group, unit in GROUPS.items():
         rows = [row for row in record["rows"] if row["group"] == group]
         if rows:
             show_table(f"{group} ({unit})", [cells(row, record["operators"]) for row in rows])
+
+
+def show_pictures(found: Mapping[str, Any]) -> None:
+    """How fast pictures are prepared and read."""
+    size = f"{found['side']} to {found['resolution']} px"
+    for rate in found["preparing"]:
+        click.echo(
+            f"prepare {rate['form']}, {size}: {number(rate['prepared'])} pictures/s in {rate['processes']} processes, "
+            f"{rate['prepared'] / rate['loop']:.2f}x a loop of Pillow in one ({number(rate['loop'])})"
+        )
+    for rate in found["reading"]:
+        click.echo(
+            f"read {found['resolution']} px, --compression {rate['compression']}: {number(rate['read'])} pictures/s in "
+            f"one process, {number(rate['kib'])} KiB each (a fast GPU takes {found['needed']})"
+        )
 
 
 def cells(row: Mapping[str, Any], side: str) -> list[str]:
