@@ -31,8 +31,8 @@ LINE = (
 WORDS = LINE.split()
 
 
-def launch(folder: Path, processes: int, *words: str, **environment: str) -> list[subprocess.Popen[str]]:
-    """Start ``ganformer train`` in several processes, as torchrun does."""
+def launch(folder: Path, processes: int, *words: str, places: list[Path] | None = None) -> list[subprocess.Popen[str]]:
+    """Start ``ganformer train`` in several processes, as torchrun does; each in one of ``places``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,11 +46,12 @@ def launch(folder: Path, processes: int, *words: str, **environment: str) -> lis
         subprocess.Popen(
             [sys.executable, "-m", "ganformer_cli", *WORDS, "--result-dir", str(folder), *words],
             env={**os.environ, **shared,
-                 "RANK": str(rank), "LOCAL_RANK": str(rank), **environment},
+                 "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            cwd=None if places is None else places[rank],
         )
         for rank in range(processes)
     ]  # fmt: skip
@@ -107,6 +108,18 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, alone: d
     ((status, _, err),) = finish(launch(tmp_path, 1))
     assert status == 0, err
     check_close(weights(tmp_path), alone)
+
+
+def test_the_result_folder_need_not_be_seen_by_all(tmp_path: Path) -> None:
+    """As on machines that share no disk: the second process goes on from what the first one has."""
+    places = [tmp_path / "here", tmp_path / "there"]
+    for place in places:
+        place.mkdir()
+    for kimg in ("0.024", "0.048"):
+        ended = finish(launch(Path("results"), 2, "--total-kimg", kimg, places=places))
+        assert [status for status, _, _ in ended] == [0, 0], ended
+    assert list(places[1].iterdir()) == []
+    assert state.read_state(state.states_of(places[0] / "results/run-000")[-1]).counters.images_seen == 48
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")

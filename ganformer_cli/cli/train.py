@@ -258,7 +258,7 @@ def command(
     if count > 1 and not distributed.asked_for() and not dry_run:
         check_count(count, devices)
         ctx.exit(run_workers(sys.argv[1:], count))
-    device = distributed.own_device(devices)
+    device = distributed.own_device(devices, chosen=gpus is not None)
     dataset = open_data(options, data_dir, on_cpu=device.type == "cpu")
     config = resolve(options, dataset, baseline, data_dir, on_cpu=device.type == "cpu")
     start = None
@@ -282,6 +282,8 @@ def command(
         )  # fmt: skip
     if group.leads:
         report(result, as_json=as_json)
+    if group.ranks > 1:
+        distributed.end(0 if result.finished else STOPPED)
     if not result.finished:
         ctx.exit(STOPPED)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -189,8 +190,12 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def own_device(devices: Sequence[torch.device]) -> torch.device:
+def own_device(devices: Sequence[torch.device], *, chosen: bool) -> torch.device:
     """The device of this process: one GPU for each process of a machine, or the CPU for all.
+
+    Args:
+        devices: those to use.
+        chosen: whether the user named them; otherwise all GPUs serve.
 
     Raises:
         ConfigError: there are fewer GPUs than processes.
@@ -198,7 +203,7 @@ def own_device(devices: Sequence[torch.device]) -> torch.device:
     if not asked_for() or devices[0].type == "cpu":
         return devices[0]
     local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-    if len(devices) == 1:  # torchrun says how many processes there are, and --gpus was left out
+    if not chosen:  # torchrun says how many processes there are
         devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     if local >= len(devices):
         raise ConfigError(
@@ -229,7 +234,13 @@ def joined(device: torch.device) -> Iterator[Group]:
         if group.ranks > 1:
             # Who leaves while another is still in an exchange looks to that one as if it had died.
             dist.barrier()
-            dist.destroy_process_group()
+
+
+def end(status: int) -> NoReturn:
+    """End one of several processes at once: taking Gloo's connections apart now and then aborts the process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 class GradientAverage:

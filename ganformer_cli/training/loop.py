@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ganformer_cli import __version__, checkpoints
-from ganformer_cli.config import RunConfig
+from ganformer_cli.config import ModelConfig, RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError, TrainingError
@@ -232,8 +233,10 @@ class Trainer:
 
     def check_identity(self, found: state.State, *, override: bool) -> None:
         """Raise ConfigError unless a state belongs to this run."""
-        config = found.identity.get("config")
-        if not isinstance(config, dict) or config.get("model") != self.config.to_dict()["model"]:
+        model = None
+        with contextlib.suppress(ConfigError, KeyError, TypeError, AttributeError):
+            model = ModelConfig.from_dict(found.identity["config"]["model"], where=str(found.path))
+        if model != self.config.model:
             raise ConfigError(
                 f"{found.path}: is the state of other networks than {self.folder / run_folder.CONFIG_FILE} describes; "
                 "begin a new run with --restart"
@@ -362,12 +365,14 @@ class Trainer:
                 elif saves:
                     self.group.told(self.save_state)
                     self.saved_at, self.setbacks = time.monotonic(), 0
+        # Other machines need not see the folder.
+        newest, samples = self.group.told(lambda: (checkpoints.snapshots_of(self.folder)[-1], grids.newest()))
         return RunResult(
             folder=self.folder,
             kimg=self.kimg,
             finished=self.counters.images_seen >= total,
-            snapshot=checkpoints.snapshots_of(self.folder)[-1],
-            samples=grids.newest(),
+            snapshot=newest,
+            samples=samples,
             seconds=self.counters.seconds,
             scores=scores,
         )
