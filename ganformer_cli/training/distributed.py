@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -234,13 +233,6 @@ def joined(device: torch.device) -> Iterator[Group]:
         if group.ranks > 1:
             # Who leaves while another is still in an exchange looks to that one as if it had died.
             dist.barrier()
-
-
-def end(status: int) -> NoReturn:
-    """End one of several processes at once: taking Gloo's connections apart now and then aborts the process."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 class GradientAverage:
