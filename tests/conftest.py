@@ -55,6 +55,36 @@ def native_operators(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempP
     return folder
 
 
+@pytest.fixture
+def need_native() -> None:
+    """Skip where there is no compiler; where anything else is missing, forcing the native side fails."""
+    from ganformer_cli.operators import native
+
+    found = native.status("cpu")
+    if found.no_compiler:
+        pytest.skip(found.reason)
+
+
+@pytest.fixture(params=["native", "reference"])
+def side(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each test with native operators and with plain torch."""
+    from ganformer_cli.operators import native
+
+    if request.param == "native":
+        request.getfixturevalue("need_native")
+    with native.use(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def native_side(need_native: None) -> Iterator[None]:
+    """A test with native operators."""
+    from ganformer_cli.operators import native
+
+    with native.use("native"):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test starts in an empty folder, so that nothing that it writes by default lands in the checkout."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.operators import native
 from ganformer_cli.training.losses import r1_penalty, real_loss
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -28,13 +26,8 @@ FORWARD = 1e-5
 GRADIENT = 1e-4
 
 
-@pytest.fixture(params=["native", "reference"], autouse=True)
-def side(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each test with native operators and with plain torch."""
-    if request.param == "native" and native.status("cpu").no_compiler:
-        pytest.skip(native.status("cpu").reason)
-    with native.use(request.param):
-        yield
+# Each test with native operators and with plain torch.
+pytestmark = pytest.mark.usefixtures("side")
 
 
 def relative(a: Tensor, b: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,28 +15,6 @@ from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import Keys, attention_means, attention_probabilities, bipartite_attention, native
 from ganformer_cli.operators.attention_means import AttentionMeans
 from ganformer_cli.operators.attention_reference import draw_seed, drop_cells
-
-
-def need_native() -> None:
-    """Skip where there is no compiler; where anything else is missing, forcing the native side fails."""
-    found = native.status("cpu")
-    if found.no_compiler:
-        pytest.skip(found.reason)
-
-
-@pytest.fixture(params=["native", "reference"])
-def side(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "native":
-        need_native()
-    with native.use(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def native_side() -> Iterator[None]:
-    need_native()
-    with native.use("native"):
-        yield
 
 
 @dataclass(frozen=True)
@@ -207,9 +184,10 @@ def test_means_are_their_definition(side: str, sizes: Sizes, over: Any) -> None:
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("operator", ["mul", "add", "both", "components", "positions"])
-def test_native_errs_at_most_twice_as_much_as_plain_torch(operator: Any, dtype: torch.dtype, last: bool) -> None:
+def test_native_errs_at_most_twice_as_much_as_plain_torch(
+    need_native: None, operator: Any, dtype: torch.dtype, last: bool
+) -> None:
     """Against float64, for the results and every gradient."""
-    need_native()
     # As many channels, pixels and components as make whole vectors, and somewhat more.
     for sizes in (replace(BIG, last=last), replace(BIG, channels=53, components=19, width=5, last=last)):
         drawn = draw(sizes, operator)
@@ -276,10 +254,9 @@ def test_memory_format_is_kept_and_other_layouts_are_taken_too(side: str) -> Non
 @pytest.mark.parametrize("where", ["x", "content", "values"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_shows_where_plain_torch_shows_it(
-    bad: float, where: str, last: bool, dtype: torch.dtype
+    need_native: None, bad: float, where: str, last: bool, dtype: torch.dtype
 ) -> None:
     """And nowhere else: forward, and in the gradient by x."""
-    need_native()
     drawn = draw(Sizes(channels=24, positions=50, components=17, last=last))
     tensor = getattr(drawn, where)
     tensor[(1, 4, 7) if where == "x" else (1, 0, 2, 7)] = bad

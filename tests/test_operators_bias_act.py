@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,28 +27,6 @@ SHAPES = [
     (1, 2, 190, 193),  # a plane that is cut into pieces
     (2, 3, 2, 3, 4),
 ]
-
-
-def need_native() -> None:
-    """Skip where there is no compiler; where anything else is missing, forcing the native side fails."""
-    found = native.status("cpu")
-    if found.no_compiler:
-        pytest.skip(found.reason)
-
-
-@pytest.fixture(params=["native", "reference"])
-def side(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "native":
-        need_native()
-    with native.use(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def native_side() -> Iterator[None]:
-    need_native()
-    with native.use("native"):
-        yield
 
 
 def channels_last(x: Tensor) -> Tensor:

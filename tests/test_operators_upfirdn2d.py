@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -65,28 +64,6 @@ CASES = [
     Case((1, 300, 3, 50), (4,), padding=(1, 1)),
     Case((1, 300, 3, 50), (3, 4), down=2, padding=(1, 1)),
 ]
-
-
-def need_native() -> None:
-    """Skip where there is no compiler; where anything else is missing, forcing the native side fails."""
-    found = native.status("cpu")
-    if found.no_compiler:
-        pytest.skip(found.reason)
-
-
-@pytest.fixture(params=["native", "reference"])
-def side(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "native":
-        need_native()
-    with native.use(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def native_side() -> Iterator[None]:
-    need_native()
-    with native.use("native"):
-        yield
 
 
 def draw(case: Case, layout: str = "contiguous", dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -25,6 +24,7 @@ from ganformer_cli.allocator import return_free_memory
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.operators import native
 from ganformer_cli.operators.native import Side
+from ganformer_cli.process_memory import proc_mib, reset_high_water
 
 #: Seconds of measuring a case, after which half of the repeats will do.
 LONG = 30.0
@@ -359,30 +359,12 @@ def _process_memory(case: Case, side: Side) -> Memory | None:
             work.run()
         gc.collect()
         return_free_memory()
-        if not _reset_high_water():
+        if not reset_high_water():
             return None
-        before = _status_mib("VmRSS")
+        before = proc_mib("VmRSS")
         work.run()
-        peak = _status_mib("VmHWM")
+        peak = proc_mib("VmHWM")
     return None if before is None or peak is None else Memory(peak, peak - before)
-
-
-def _status_mib(name: str) -> float | None:
-    """A size in ``/proc/self/status``."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) / 1024
-    return None
-
-
-def _reset_high_water() -> bool:
-    """Let ``VmHWM`` begin anew at what is resident now (proc(5)); whether the system does that."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
 
 
 def in_fresh_process(function: Callable[[], Result]) -> Result:

@@ -49,10 +49,7 @@ class Group:
 
     def average(self, tensor: Tensor) -> Tensor:
         """The mean of a tensor over all processes, in place."""
-        if self.ranks > 1:
-            dist.all_reduce(tensor)
-            tensor /= self.ranks
-        return tensor
+        return self.total(tensor).div_(self.ranks) if self.ranks > 1 else tensor
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in place."""
@@ -238,8 +235,8 @@ def joined(device: torch.device) -> Iterator[Group]:
 class GradientAverage:
     """Averages gradients over all processes, a bucket at a time, while the backward pass is still going on.
 
-    Inside of ``overlapping`` a bucket travels as soon as all its gradients are there, and ``finish`` sends the rest and
-    waits. Buckets travel in one order everywhere.
+    After ``begin`` a bucket travels as soon as all its gradients are there; ``finish`` sends the rest and waits.
+    Buckets travel in one order everywhere.
 
     Args:
         parameters: in the order of the forward pass; their gradients come in the reverse one.
@@ -284,13 +281,7 @@ class GradientAverage:
     def _send(self) -> None:
         """The next bucket. A parameter that has no gradient here may have one elsewhere: it counts as zero."""
         bucket = self.buckets[len(self.sent)]
-        flat = torch.cat([(p if p.grad is None else p.grad).detach().reshape(-1) for p in bucket])
-        if any(p.grad is None for p in bucket):
-            start = 0
-            for p in bucket:
-                if p.grad is None:
-                    flat[start : start + p.numel()] = 0
-                start += p.numel()
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket])
         work = dist.all_reduce(flat, async_op=True)
         assert work is not None
         self.sent.append((flat, work))
@@ -304,11 +295,8 @@ class GradientAverage:
         for bucket, (flat, work) in zip(self.buckets, self.sent, strict=True):
             work.wait()
             flat /= self.group.ranks
-            start = 0
-            for p in bucket:
-                mean = flat[start : start + p.numel()].reshape(p.shape)
+            for p, mean in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
                 if p.grad is None:
                     p.grad = torch.empty_like(p)
-                p.grad.copy_(mean)
-                start += p.numel()
+                p.grad.copy_(mean.reshape(p.shape))
         self._reset()

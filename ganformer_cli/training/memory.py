@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ganformer_cli.allocator import return_free_memory
+from ganformer_cli.process_memory import proc_mib, reset_high_water
 
 MIB = 2**20
 
@@ -55,7 +56,7 @@ def free_memory_mib(device: torch.device) -> float | None:
         return (free + unused) / MIB
     if sys.platform == "win32":
         return _windows_free_memory() / MIB
-    available = _proc_mib(Path("/proc/meminfo"), "MemAvailable")
+    available = proc_mib("MemAvailable", Path("/proc/meminfo"))
     limits = [_container_room_mib(Path("/sys/fs/cgroup"), "memory.max", "memory.current")]
     limits.append(_container_room_mib(Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"))
     known = [value for value in (available, *limits) if value is not None]
@@ -68,6 +69,7 @@ class Peak:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.added_mib: float | None = None
+        self._before: float | None = None
 
     def __enter__(self) -> Peak:
         if self.device.type == "cuda":
@@ -75,27 +77,14 @@ class Peak:
             self._before = torch.cuda.memory_allocated(self.device) / MIB
         else:
             return_free_memory()
-            # proc(5): the high-water mark begins anew at what is resident now.
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-            self._before = _proc_mib(Path("/proc/self/status"), "VmRSS") or 0.0
+            self._before = proc_mib("VmRSS") if reset_high_water() else None
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.device.type == "cuda":
-            self.added_mib = torch.cuda.max_memory_allocated(self.device) / MIB - self._before
-        else:
-            peak = _proc_mib(Path("/proc/self/status"), "VmHWM")
-            self.added_mib = None if peak is None else max(0.0, peak - self._before)
-
-
-def _proc_mib(path: Path, name: str) -> float | None:
-    """A line such as ``MemAvailable:  123 kB``."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in path.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) / 1024
-    return None
+        on_gpu = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self.device) / MIB if on_gpu else proc_mib("VmHWM")
+        if self._before is not None and peak is not None:
+            self.added_mib = max(0.0, peak - self._before)
 
 
 def _container_room_mib(folder: Path, limit: str, usage: str) -> float | None:

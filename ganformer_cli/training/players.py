@@ -1,7 +1,7 @@
 """Generator and discriminator, their optimisers, and one update of both.
 
-A step that runs out of memory is made again in smaller parts, from the same random state, so that nothing but the size
-of the parts changes.
+A step that runs out of memory is made again in smaller parts, with the same random numbers, so that nothing but the
+size of the parts changes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ganformer_cli.training import losses
 from ganformer_cli.training.distributed import ALONE, GradientAverage, Group
 from ganformer_cli.training.ema import ema_decay, update_ema
 from ganformer_cli.training.memory import is_out_of_memory
+from ganformer_cli.training.state import ADAM_KEYS
 
 
 class Means:
@@ -148,8 +149,8 @@ class Players:
                     memory = optimizer.state[parameter]
                     if not memory:
                         memory["step"] = torch.zeros([], device=parameter.device)
-                        memory.update({key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")})
-                    tensors += [memory[key] for key in ("step", "exp_avg", "exp_avg_sq")]
+                        memory.update({key: torch.zeros_like(parameter) for key in ADAM_KEYS[1:]})
+                    tensors += [memory[key] for key in ADAM_KEYS]
         for tensor in [*tensors, self.pl_mean]:
             self.group.share(tensor)
         self.micro_batch = self.group.told(lambda: self.micro_batch)
@@ -208,7 +209,8 @@ class Players:
         """One step of ``optimizer``; in smaller parts, with the same random numbers, where memory runs out."""
         several = self.group.ranks > 1
         while True:
-            found = Found() if several and self.wary else Found(average.begin)
+            wary = several and self.wary > 0
+            found = Found() if wary else Found(average.begin)
             said = ""
             try:
                 gradients(found)
@@ -218,12 +220,15 @@ class Players:
                 if not is_out_of_memory(error):
                     raise
                 said = (str(error).splitlines() or [""])[0] or "no memory"
-            if several and not self.wary and said:
+            if said and several and not wary:
                 raise TrainingError(
                     f"out of memory in process {self.group.rank} ({said}); start again with a smaller --batch-gpu than "
                     f"{self.micro_batch}: the run goes on from its last state"
                 )
-            if not (self.group.any([bool(said)], self.device)[0] if several and self.wary else said):
+            failed = bool(said)
+            if wary:
+                failed = self.group.any([failed], self.device)[0]
+            if not failed:
                 break
             # Outside of the handler: the error's traceback holds on to the activations.
             optimizer.zero_grad(set_to_none=True)

@@ -18,6 +18,7 @@ from ganformer_cli.data.sources.base import (
     DAMAGED,
     LARGEST_FILE,
     Item,
+    Labelled,
     Labels,
     Numbered,
     Pixels,
@@ -25,7 +26,7 @@ from ganformer_cli.data.sources.base import (
     reason,
 )
 from ganformer_cli.data.sources.folders import file_state
-from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
+from ganformer_cli.data.sources.labels import array_labels, choose_labels
 from ganformer_cli.errors import DataError
 
 CHANNELS = (1, 3, 4)
@@ -116,7 +117,38 @@ def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     raise ValueError(f"version {version} of numpy's format")
 
 
-class NpySource(Numbered):
+class Arrayed(Labelled):
+    """The rows of one array."""
+
+    _name: str  # of the array
+    _layout: Layout
+
+    def count(self) -> int:
+        return self._layout.count
+
+    def others(self) -> int:
+        return 0
+
+    def item_of(self, number: int, row: npt.NDArray[Any]) -> Item:
+        """Picture ``number``, whose row has been read."""
+        name = f"{self._name}[{number}]"
+        label = self._label(number, name)
+        try:
+            return Item(name, self._layout.pixels(row), label)
+        except ValueError as error:
+            return Item(name, None, label, reason(error))
+
+    def check_first(self, first: Callable[[int], Item]) -> None:
+        """Refuse at once an array whose numbers mean something else."""
+        item = first(0) if self.count() else None
+        if item is not None and item.error.startswith("values"):
+            raise DataError(f"{self.path}: {item.name} has {item.error}; scale the array, or save it as uint8")
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
+
+
+class NpySource(Arrayed, Numbered):
     """The pictures of a ``.npy`` file."""
 
     form = "npy"
@@ -127,7 +159,7 @@ class NpySource(Numbered):
             OSError, ValueError: it cannot be read.
             DataError: it is cut short, or does not hold pictures, or the labels cannot be used.
         """
-        self.path = path
+        self.path, self._name = path, path.name
         self._stream = path.open("rb")
         try:
             self._layout, rows_apart = read_header(self._stream, str(path))
@@ -140,40 +172,30 @@ class NpySource(Numbered):
                 )
             # Rows are read, not mapped: mapped pages would count as this process's memory.
             self._mapped = np.load(path, mmap_mode="r", allow_pickle=False) if rows_apart else None
-            _check_first(self, self.item)
+            self.check_first(self.item)
             self.use(choose_labels(labels, path, count=self.count))
         except BaseException:
             self._stream.close()
             raise
 
-    def count(self) -> int:
-        return self._layout.count
-
-    def others(self) -> int:
-        return 0
-
     def item(self, number: int) -> Item:
-        name = f"{self.path.name}[{number}]"
-        label = self._label(number, name)
         try:
             if self._mapped is not None:
                 row = self._mapped[number]
             else:
                 self._stream.seek(self._start + number * self._layout.row_bytes)
                 row = _row(self._stream.read(self._layout.row_bytes), self._layout)
-            return Item(name, self._layout.pixels(row), label)
         except (OSError, ValueError) as error:
-            return Item(name, None, label, reason(error))
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
+            name = f"{self._name}[{number}]"
+            return Item(name, None, self._label(number, name), reason(error))
+        return self.item_of(number, row)
 
     def close(self) -> None:
         self._stream.close()
         self._mapped = None
 
 
-class NpzSource(Streamed):
+class NpzSource(Arrayed, Streamed):
     """The pictures of one array in a ``.npz`` file, with the labels of another."""
 
     form = "npz"
@@ -190,7 +212,7 @@ class NpzSource(Streamed):
         try:
             self._arrays = {name.removesuffix(".npy"): name for name in self._zip.namelist() if name.endswith(".npy")}
             self._name, self._layout = self._choose()
-            _check_first(self, lambda _: next(self.items()))
+            self.check_first(lambda _: next(self.items()))
             self.use(choose_labels(labels, path, own=self._own_labels, count=self.count))
         except BaseException:
             self._zip.close()
@@ -218,21 +240,14 @@ class NpzSource(Streamed):
         name = next((name for name in LABEL_NAMES if name in self._arrays), None)
         if name is None:
             return None
-        where = f"{self.path}: array {name}"
-        try:
-            with self._zip.open(self._arrays[name]) as stream:
-                labels = NumberedLabels(np.lib.format.read_array(stream, allow_pickle=False), where)
-        except BROKEN as error:
-            raise DataError(f"{where} cannot be read ({reason(error)}); mend it, or choose --labels none") from error
-        if len(labels) != self.count():
-            raise DataError(f"{where}: {len(labels)} labels for {self.count()} pictures; mend it, or --labels none")
-        return labels
+        member = self._arrays[name]
 
-    def count(self) -> int:
-        return self._layout.count
+        def read() -> npt.NDArray[Any]:
+            with self._zip.open(member) as stream:
+                values: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+                return values
 
-    def others(self) -> int:
-        return 0
+        return array_labels(read, f"{self.path}: array {name}", self.count())
 
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         number = 0
@@ -243,21 +258,10 @@ class NpzSource(Streamed):
                     data = stream.read(self._layout.row_bytes)
                     if len(data) < self._layout.row_bytes:
                         raise EOFError("it is cut short")
-                    yield self._item(number, data) if wanted(number) else None
+                    yield self.item_of(number, _row(data, self._layout)) if wanted(number) else None
         except BROKEN as error:
             name = f"{self._name}[{number}]"
             yield Item(name, None, None, f"{DAMAGED}: {reason(error)}") if wanted(number) else None
-
-    def _item(self, number: int, data: bytes) -> Item:
-        name = f"{self._name}[{number}]"
-        label = self._label(number, name)
-        try:
-            return Item(name, self._layout.pixels(_row(data, self._layout)), label)
-        except ValueError as error:
-            return Item(name, None, label, reason(error))
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
 
     def close(self) -> None:
         self._zip.close()
@@ -265,10 +269,3 @@ class NpzSource(Streamed):
 
 def _row(data: bytes, layout: Layout) -> npt.NDArray[Any]:
     return np.frombuffer(data, layout.dtype).reshape(layout.shape[1:])
-
-
-def _check_first(source: Numbered | Streamed, first: Callable[[int], Item]) -> None:
-    """Refuse at once an array whose numbers mean something else."""
-    item = first(0) if source.count() else None
-    if item is not None and item.error.startswith("values"):
-        raise DataError(f"{source.path}: {item.name} has {item.error}; scale the array, or save it as uint8")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ganformer_cli.data.sources.arrays import LABEL_NAMES, PICTURE_NAMES, layout_of
+from ganformer_cli.data.sources.arrays import LABEL_NAMES, PICTURE_NAMES, Arrayed, layout_of
 from ganformer_cli.data.sources.base import Item, Labels, Numbered, library, reason
-from ganformer_cli.data.sources.folders import file_state
-from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
+from ganformer_cli.data.sources.labels import array_labels, choose_labels
 from ganformer_cli.errors import DataError
 
 # Bytes that are read at once, at most: picture by picture, a chunk of the file would be unpacked again and again.
 _BLOCK = 64 << 20
 
 
-class Hdf5Source(Numbered):
+class Hdf5Source(Arrayed, Numbered):
     """The pictures of a dataset called images, data or x, else of the first that looks like pictures."""
 
     form = "hdf5"
@@ -39,9 +37,7 @@ class Hdf5Source(Numbered):
             self._data = self._choose(h5py)
             self._name = self._data.name.lstrip("/")
             self._layout = layout_of(self._data.shape, self._data.dtype, f"{path}: dataset {self._name}")
-            first = self.item(0) if self.count() else None
-            if first is not None and first.error.startswith("values"):
-                raise DataError(f"{path}: {first.name} has {first.error}; scale the array, or save it as uint8")
+            self.check_first(self.item)
             self.use(choose_labels(labels, path, own=self._own_labels, count=self.count))
         except DataError:
             self._file.close()
@@ -65,20 +61,7 @@ class Hdf5Source(Numbered):
         name = next((name for name in LABEL_NAMES if name in group), None)
         if name is None:
             return None
-        where = f"{self.path}: dataset {name}"
-        try:
-            labels = NumberedLabels(np.asarray(group[name][...]), where)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{where} cannot be read ({reason(error)}); mend it, or choose --labels none") from error
-        if len(labels) != self.count():
-            raise DataError(f"{where}: {len(labels)} labels for {self.count()} pictures; mend it, or --labels none")
-        return labels
-
-    def count(self) -> int:
-        return self._layout.count
-
-    def others(self) -> int:
-        return 0
+        return array_labels(lambda: np.asarray(group[name][...]), f"{self.path}: dataset {name}", self.count())
 
     def items(self, start: int = 0) -> Iterator[Item]:
         chunk = self._data.chunks[0] if self._data.chunks else 1
@@ -90,7 +73,7 @@ class Hdf5Source(Numbered):
             except Exception:  # some of them may still be readable
                 yield from (self.item(number) for number in range(start, end))
             else:
-                yield from (self._item(number, block[number - start]) for number in range(start, end))
+                yield from (self.item_of(number, block[number - start]) for number in range(start, end))
             start = end
 
     def item(self, number: int) -> Item:
@@ -99,18 +82,7 @@ class Hdf5Source(Numbered):
         except Exception as error:
             name = f"{self._name}[{number}]"
             return Item(name, None, self._label(number, name), f"damaged: {reason(error)}")
-        return self._item(number, row)
-
-    def _item(self, number: int, row: Any) -> Item:
-        name = f"{self._name}[{number}]"
-        label = self._label(number, name)
-        try:
-            return Item(name, self._layout.pixels(row), label)
-        except ValueError as error:
-            return Item(name, None, label, reason(error))
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
+        return self.item_of(number, row)
 
     def close(self) -> None:
         self._file.close()

@@ -192,6 +192,21 @@ def choose_labels(
     return labels
 
 
+def array_labels(read: Callable[[], npt.NDArray[Any]], where: str, count: int) -> NumberedLabels:
+    """The labels in an array that lies beside that of the pictures.
+
+    Raises:
+        DataError: it cannot be read, or has not one label for each of ``count`` pictures.
+    """
+    try:
+        labels = NumberedLabels(read(), where)
+    except (*BROKEN, TypeError, KeyError) as error:
+        raise DataError(f"{where} cannot be read ({reason(error)}); mend it, or choose --labels none") from error
+    if len(labels) != count:
+        raise DataError(f"{where}: {len(labels)} labels for {count} pictures; mend it, or --labels none")
+    return labels
+
+
 def read_labels(path: Path) -> Labels:
     """The labels of a ``.npy``, ``.csv`` or ``.json`` file.
 
