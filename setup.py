@@ -48,6 +48,7 @@ setup(
         "lmdb": ["lmdb>=1.4"],  # reads LSUN's databases
         "test": [
             "pytest>=8.2",
+            "pytest-xdist>=3.5",  # halves the suite's time on two cores
             "setuptools>=77",  # a test builds the wheel, without a network
             "h5py>=3.8",  # sources of pictures that tests write and read
             "lmdb>=1.4",

@@ -43,8 +43,8 @@ def snapshots_of(run: Path) -> list[Path]:
     return sorted((run / SNAPSHOT_FOLDER).glob(SNAPSHOT_PATTERN))
 
 
-def resolve_model(path: str | Path) -> Path:
-    """The model file that ``path`` means: itself, or the newest snapshot of a run folder.
+def resolve_model(path: str | Path, option: str = "--model") -> Path:
+    """The model file that ``path``, given with ``option``, means: itself, or the newest snapshot of a run folder.
 
     Raises:
         SnapshotError: there is none.
@@ -53,10 +53,12 @@ def resolve_model(path: str | Path) -> Path:
     if path.is_dir():
         found = snapshots_of(path)
         if not found:
-            raise SnapshotError(f"--model {path}: no snapshot in {path / SNAPSHOT_FOLDER}; give a run folder or a file")
+            raise SnapshotError(
+                f"{option} {path}: no snapshot in {path / SNAPSHOT_FOLDER}; give a run folder or a file"
+            )
         return found[-1]
     if not path.is_file():
-        raise SnapshotError(f"--model {path}: no such file or run folder; give one, for example results/NAME-000")
+        raise SnapshotError(f"{option} {path}: no such file or run folder; give one, for example results/NAME-000")
     return path
 
 

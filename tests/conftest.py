@@ -237,3 +237,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield play
         http.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """Settings of networks that train within seconds, for ``resolve_run``."""
+    return {
+        "resolution": 32,
+        "components_num": 2,
+        "latent_size": 16,
+        "channel_base": 128,
+        "channel_max": 8,
+        "mapping_num_layers": 2,
+        "batch_size": 4,
+    }

@@ -159,7 +159,7 @@ def small() -> RunConfig:
     from ganformer_cli.cli.bench import run_config
 
     settings = {"preset": "ffhq", "resolution": 16, "batch_size": 4, "quick": True}
-    return run_config(settings, None, training=True, tf32=False)
+    return run_config(settings, None, training=True, precision="fp32")
 
 
 @pytest.mark.parametrize("preset", ["ffhq", "clevr", "cityscapes", "bedrooms", "scenes"])
@@ -170,8 +170,8 @@ def test_presets_are_those_of_training(preset: str) -> None:
 
     settings = {"preset": preset, "resolution": 256, "batch_size": 4, "quick": False}
     entry = load_catalogue()[preset]
-    given = {"resolution": 256, "ratio": entry.ratio, "batch_size": 4, "batch_gpu": None, "allow_tf32": False}
-    found = run_config(settings, None, training=True, tf32=False)
+    given = {"resolution": 256, "ratio": entry.ratio, "batch_size": 4, "batch_gpu": None, "precision": "fp32"}
+    found = run_config(settings, None, training=True, precision="fp32")
     assert found == resolve_run(given, dataset_preset=entry.preset, on_cpu=False)
 
 

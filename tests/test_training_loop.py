@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from ganformer_cli import checkpoints
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import ImageDataset, open_dataset
-from ganformer_cli.errors import ConfigError
+from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.models import Generator
 from ganformer_cli.training import Callbacks, RunResult, losses, open_run, run_folder
 from ganformer_cli.training.ema import ema_decay, update_ema
@@ -204,6 +205,19 @@ def test_half_written_log_lines_are_forgotten(tmp_path: Path) -> None:
     path.write_text('{"kimg": 1}\n{"kimg": 2}\n{"kimg": 3}\n{"kim', encoding="utf-8")
     run_folder.forget_records_after(path, 2)
     assert path.read_text(encoding="utf-8") == '{"kimg": 1}\n{"kimg": 2}\n'
+
+
+def test_a_disk_without_room_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, told = settings(), list[str]()
+    cpu, callbacks = torch.device("cpu"), Callbacks(message=told.append)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    with pytest.raises(OutputError, match=r"--result-dir .*0\.1 MiB free.*free some space"):
+        open_run(config, data(), tmp_path / "run", device=cpu, resume=False, callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
+    open_run(config, data(), tmp_path / "run", device=cpu, resume=False, callbacks=callbacks)
+    assert [text for text in told if "--last-snapshots" in text]
 
 
 def test_memory_is_told() -> None:

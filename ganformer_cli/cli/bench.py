@@ -162,7 +162,7 @@ def command(
     settings: dict[str, Any] = {"preset": preset, "resolution": resolution, "batch_size": batch_size, "quick": quick}
     if quick and "resolution" not in given_options(click.get_current_context()):
         settings["resolution"] = 32
-    config = run_config(settings, attention, training="training" in groups, tf32=precision != "fp32")
+    config = run_config(settings, attention, training="training" in groups, precision=precision)
     settings["attention"] = config.model.attention
     if output is not None and not output.parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it, or choose another file")
@@ -190,7 +190,7 @@ def command(
 # ----- What is measured -----
 
 
-def run_config(settings: Mapping[str, Any], attention: str | None, *, training: bool, tf32: bool) -> RunConfig:
+def run_config(settings: Mapping[str, Any], attention: str | None, *, training: bool, precision: str) -> RunConfig:
     """The networks and their training.
 
     Raises:
@@ -204,7 +204,7 @@ def run_config(settings: Mapping[str, Any], attention: str | None, *, training: 
     if name not in catalogue:
         raise ConfigError(f"--preset {name}: there is no such data set; choose one of {', '.join(catalogue)}")
     entry = catalogue[name]
-    given: dict[str, Any] = {"resolution": settings["resolution"], "ratio": entry.ratio, "allow_tf32": tf32}
+    given: dict[str, Any] = {"resolution": settings["resolution"], "ratio": entry.ratio, "precision": precision}
     # A generator alone takes any number of pictures.
     given |= {"batch_size": settings["batch_size"] if training else 4, "batch_gpu": None}
     if attention is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -15,6 +15,7 @@ from ganformer_cli.errors import SnapshotError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from ganformer_cli.config import ModelConfig
     from ganformer_cli.models import Discriminator, Generator
@@ -154,6 +155,35 @@ def load_model(file: Path, device: torch.device) -> Model:
         original = load_original(file)
         return Model(original.ema.to(device), original.header)
     return Model(load_generator(file, device), read_header(file))
+
+
+class Origin(NamedTuple):
+    """The snapshot that a run starts from."""
+
+    option: str  # that named it, with its value
+    config: ModelConfig
+    #: Reads ``ema``, ``generator`` and ``discriminator``; None for those that it has not.
+    networks: Callable[[], Mapping[str, nn.Module | None]]
+
+
+def find_origin(option: str, model: str, *, offline: bool) -> Origin:
+    """The snapshot that ``option`` names, of which only the configuration is read at once where that is possible.
+
+    Raises:
+        SnapshotError: there is none, or it is damaged, of another architecture, or not to be trusted.
+        DownloadError: it cannot be had.
+    """
+    from ganformer_cli.checkpoints import read_config, resolve_model
+    from ganformer_cli.original_snapshots import is_original
+
+    file = download_snapshot(model, offline=offline) if model.startswith(GDRIVE) else resolve_model(model, option)
+    read = load_networks(file) if is_original(file) else None
+
+    def networks() -> Mapping[str, nn.Module | None]:
+        found = read or load_networks(file)
+        return {name: getattr(found, name) for name in ("ema", "generator", "discriminator")}
+
+    return Origin(f"{option} {model}", read_config(file) if read is None else read.config, networks)
 
 
 def load_networks(file: Path) -> Networks:

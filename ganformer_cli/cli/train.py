@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ganformer_cli import config as settings
-from ganformer_cli.cli.model_choice import find_model, load_networks, offline_option
+from ganformer_cli.cli.eval_networks import fetch_networks
+from ganformer_cli.cli.model_choice import offline_option
 from ganformer_cli.cli.options import (
     GroupedCommand,
     boolean_option,
@@ -28,42 +28,32 @@ from ganformer_cli.cli.options import (
     pick_devices,
 )
 from ganformer_cli.cli.progress import Progress, duration
-from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, RunConfig, TrainConfig
-from ganformer_cli.errors import ConfigError, NotYetError, TrainingError
+from ganformer_cli.cli.train_plan import show_plan
+from ganformer_cli.cli.train_settings import (
+    baseline_name,
+    check_precision,
+    chosen_settings,
+    find_start,
+    inherited,
+    open_data,
+    reloaded,
+    resolve,
+    setting,
+    start_from,
+)
+from ganformer_cli.config import MODEL_FIELDS, RunConfig
+from ganformer_cli.errors import ConfigError, GanformerError
 
 if TYPE_CHECKING:
     import torch
 
-    from ganformer_cli.cli.model_choice import Networks
+    from ganformer_cli.cli.model_choice import Origin
     from ganformer_cli.data import ImageDataset
     from ganformer_cli.training.distributed import Group
-    from ganformer_cli.training.fitting import Cost
     from ganformer_cli.training.loop import Means, RunResult
 
-#: Longer side of the built-in scenes where none is asked for.
-SCENES_RESOLUTION_CPU = 32
-SCENES_RESOLUTION_GPU = 128
-
+#: Status of a run that was asked to stop.
 STOPPED = 130
-
-#: Options whose default depends on the data set and the device: see config.size_preset.
-_BY_SIZE = frozenset(settings.size_preset(settings.ModelConfig.resolution, True))
-_DEFAULTS = {field.name: field.default for kind in (ModelConfig, TrainConfig) for field in dataclasses.fields(kind)}
-
-
-def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, **more: Any) -> Callable[[Any], Any]:
-    """The option of a configuration field; its help ends with the default, its value is None unless given."""
-    default = _DEFAULTS[field]
-    if field in _BY_SIZE:
-        text = f"{help}  [default: by size and device]"
-    elif default is None:
-        text = help
-    else:
-        text = f"{help}  [default: {default}]"
-    name = settings.option_name(field)
-    if kind is bool:
-        return boolean_option(name, group=group, rare=rare, help=text, default=None, **more)
-    return option(name, field, type=kind, group=group, rare=rare, help=text, default=None, **more)
 
 
 @click.command("train", cls=GroupedCommand)
@@ -84,8 +74,23 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
     rare=False,
     metavar="RUN|FILE",
 )
+@setting(
+    "init_from",
+    str,
+    "Begin a run with the weights of a snapshot that fit, whatever its resolution, classes or attention, and list "
+    "the others.",
+    group="Run",
+    metavar="RUN|FILE",
+)
 @offline_option
 @boolean_option("--restart", group="Run", default=False, help="Begin a new numbered run instead of going on.")
+@boolean_option(
+    "--reload",
+    group="Run",
+    rare=True,
+    default=False,
+    help="Take the settings that are not given from the newest run of --expname, or from the run begun last.",
+)
 @boolean_option(
     "--override",
     group="Run",
@@ -187,6 +192,13 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
     "Pictures at a time; the rest is accumulated.  [default: as many as fit into memory]",
     group="Training",
 )
+@boolean_option(
+    "--autotune",
+    group="Training",
+    rare=True,
+    default=False,
+    help="Choose --gamma, --g-lr, --d-lr and --ema-kimg by rule, from the pictures' size and --batch-size.",
+)
 @setting("gamma", float, "Weight of the R1 penalty.", group="Training", rare=False)
 @setting("g_lr", float, "Generator's learning rate.", group="Training")
 @setting("d_lr", float, "Discriminator's learning rate.", group="Training")
@@ -208,7 +220,8 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
 @setting("keep_samples", bool, "Keep the grids of all snapshots.", group="Logging")
 @setting("vis_num", int, "Pictures in a grid.", group="Logging")
 @setting("truncation_psi", float, "Truncation of the grids' latents.", group="Logging")
-@setting("metrics", str, "Scores at each snapshot, or none.", group="Logging")
+@setting("metrics", str, "Scores at each snapshot, or none: as ganformer eval has them.", group="Logging")
+@setting("metrics_every", int, "Scores at every so manieth snapshot, and at the last.", group="Logging")
 @setting("eval_images_num", int, "Pictures for the scores.", group="Logging")
 # ----- Device -----
 @gpus_option
@@ -221,12 +234,25 @@ def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, 
     rare=True,
     help="Train in so many processes of this machine's CPU.  [default: one; on GPUs one for each of --gpus]",
 )
-@setting("allow_tf32", bool, "TF32 on a GPU.", group="Device")
+@setting(
+    "precision",
+    click.Choice(settings.PRECISIONS),
+    "Of a GPU's multiplications; on a CPU tf32 is fp32. bf16, fp16 (a GPU's): image features of the four highest "
+    "resolutions take half the memory.",
+    group="Device",
+    rare=False,
+)
+@setting(
+    "checkpoint_activations",
+    bool,
+    "Compute features again in the backward pass instead of keeping them: less memory, more time, the same weights.",
+    group="Device",
+    rare=False,
+)
+@boolean_option("--allow-tf32", group="Device", rare=True, default=None, help="False is --precision fp32.")
 @setting("cuda_bench", bool, "Let cuDNN choose its algorithms by trying.", group="Device")
 # ----- The authors' options that come later, or say what happens anyway -----
 @ignored_option("--train", why="this command trains")
-@not_yet_option("--reload", help="Take the options of the run that goes on", issue="Robust training")
-@not_yet_option("--autotune", help="Choose settings by size", issue="Robust training")
 @not_yet_option("--merge-same", help="An option of k-GAN that is described nowhere")
 @click.pass_context
 def command(
@@ -235,7 +261,9 @@ def command(
     expname: str | None,
     result_dir: Path,
     restart: bool,
+    reload: bool,
     override: bool,
+    autotune: bool,
     dry_run: bool,
     as_json: bool,
     data_dir: Path,
@@ -249,38 +277,57 @@ def command(
     Without any option: on the built-in scenes, on whatever there is, ending with pictures within minutes. The same
     command again goes on with the run. Ctrl-C saves and stops.
     """
+    from ganformer_cli.cli.main import Failure
     from ganformer_cli.training import distributed
     from ganformer_cli.training.launcher import run_workers
+    from ganformer_cli.training.loop import check_batch
 
     baseline = baseline_name(ctx)
     options = chosen_settings(ctx, baseline)
+    if reload:
+        expname, before = reloaded(result_dir, expname)
+        options = {**before, **options}
     devices = pick_devices(gpus, training=True)
-    count = processes or len(devices)
-    if count > 1 and not distributed.asked_for() and not dry_run:
+    count = distributed.asked_for() or processes or len(devices)
+    if not distributed.asked_for():
         check_count(count, devices)
-        ctx.exit(run_workers(sys.argv[1:], count))
     device = distributed.own_device(devices, chosen=gpus is not None)
-    dataset = open_data(options, data_dir, on_cpu=device.type == "cpu")
-    config = resolve(options, dataset, baseline, data_dir, on_cpu=device.type == "cpu")
-    start = None
-    if config.train.pretrained_pkl is not None:
-        start = load_networks(find_model(config.train.pretrained_pkl, None, result_dir, offline=offline))
+    on_cpu = device.type == "cpu"
+    origin = find_start(options, offline=offline)
+    if origin is not None and options.get("init_from") is not None:
+        options = {**inherited(origin.config, options, baseline), **options}
+    dataset = open_data(options, data_dir, on_cpu=on_cpu)
+    config = resolve(options, dataset, baseline, data_dir, on_cpu=on_cpu, autotune=autotune)
+    if origin is not None and config.train.pretrained_pkl is not None:
         # What --ganformer-default stands for is no contradiction: the released CLEVR model differs from it.
-        config = start_from(start.config, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
+        config = start_from(origin, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
+    check_precision(config, devices)
+    check_batch(config, count)
     if dry_run:
         show_plan(config, dataset, device, as_json=as_json, measured=True)
         return
+    if count > 1 and not distributed.asked_for():
+        ctx.exit(run_workers(sys.argv[1:], count))
+    from ganformer_cli.metrics.registry import parse_metrics
     from ganformer_cli.training.run_folder import choose_run_folder
 
     name = expname or f"{dataset.name}-{(baseline or config.model.attention).lower()}"
-    with distributed.joined(device) as group:
-        # A second life under torchrun goes on with the run of the first.
-        again = restart and not distributed.restarted()
-        folder, resume = group.told(lambda: choose_run_folder(result_dir, name, restart=again))
-        result = launch(
-            config, dataset, folder, device,
-            resume=resume, override=override, quiet=as_json, start=start, group=group,
-        )  # fmt: skip
+    try:
+        with distributed.joined(device) as group:
+            # A second life under torchrun goes on with the run of the first.
+            again = restart and not distributed.restarted()
+            folder, resume = group.told(lambda: choose_run_folder(result_dir, name, restart=again))
+            scored = parse_metrics(config.train.metrics)
+            group.told(lambda: fetch_networks(scored, offline=offline))
+            result = launch(
+                config, dataset, folder, device,
+                resume=resume, override=override, quiet=as_json, origin=origin, group=group,
+            )  # fmt: skip
+    except GanformerError as error:
+        if not distributed.asked_for():
+            raise
+        Failure(ctx.command_path, str(error)).show()
+        end(1)
     if group.leads:
         report(result, as_json=as_json)
     if group.ranks > 1:
@@ -306,201 +353,6 @@ def check_count(count: int, devices: list[torch.device]) -> None:
         raise ConfigError(f"--processes {count}: choose at most 1024")
 
 
-def baseline_name(ctx: click.Context) -> str | None:
-    """The baseline that was asked for, as ``config.BASELINES`` spells it."""
-    asked: str | None = ctx.params.get("baseline")
-    if asked == "VQGAN":
-        raise NotYetError("--baseline VQGAN is not in this version yet; there are GAN, StyleGAN2, SAGAN and kGAN")
-    return "kGAN" if asked == "k-GAN" else asked
-
-
-def chosen_settings(ctx: click.Context, baseline: str | None) -> dict[str, Any]:
-    """The configuration fields that the user gave, and what --baseline, --ganformer-default and the like stand for."""
-    given = given_options(ctx)
-    options = {name: value for name, value in given.items() if name in MODEL_FIELDS | TRAIN_FIELDS}
-    implied: list[tuple[str, dict[str, Any], bool]] = [
-        ("--kmeans", {"attention": "kmeans"}, given.get("kmeans") is True),
-        ("--g-img2ltnt", {"attention": "duplex"}, given.get("g_img2ltnt") is True),
-        ("--transformer False", {"attention": "none"}, given.get("transformer") is False),
-        ("--ganformer-default", {"attention": "kmeans"}, given.get("ganformer_default") is True),
-    ]
-    if baseline is not None:
-        # What it means wins over nothing that the user says: a contradiction is a mistake.
-        meaning = {name: value for name, value in settings.BASELINES[baseline].items() if name != "g_img2img"}
-        implied.append((f"--baseline {baseline}", meaning, True))
-    for name, meaning, present in implied:
-        for setting_name, value in meaning.items() if present else ():
-            if options.setdefault(setting_name, value) != value:
-                said = settings.option_name(setting_name)
-                raise ConfigError(
-                    f"{name} means {said} {value} and contradicts {said} {options[setting_name]}; leave one of them out"
-                )
-    if given.get("transformer") is True and options.get("attention") == "none":
-        raise ConfigError(f"--transformer contradicts {baseline_said(baseline)}; leave one of them out")
-    if given.get("ganformer_default"):
-        options = {**settings.GANFORMER_DEFAULT, **options}
-    return options
-
-
-def baseline_said(baseline: str | None) -> str:
-    """How the user said that there be no attention."""
-    return "--attention none" if baseline is None else f"--baseline {baseline}"
-
-
-def open_data(options: dict[str, Any], data_dir: Path, *, on_cpu: bool) -> ImageDataset:
-    """The data set that the options name."""
-    from ganformer_cli.data import open_dataset
-
-    name = options.get("dataset", TrainConfig.dataset)
-    resolution = options.get("resolution")
-    if name == "scenes" and resolution is None:
-        resolution = SCENES_RESOLUTION_CPU if on_cpu else SCENES_RESOLUTION_GPU
-    return open_dataset(
-        name,
-        data_dir=data_dir,
-        resolution=resolution,
-        ratio=options.get("ratio"),
-        max_images=options.get("train_images_num"),
-    )
-
-
-def resolve(
-    options: dict[str, Any], dataset: ImageDataset, baseline: str | None, data_dir: Path, *, on_cpu: bool
-) -> RunConfig:
-    """The run's configuration: what was given, completed by presets."""
-    from ganformer_cli.data.catalogue import find_entry
-
-    entry = find_entry(dataset.name, data_dir)
-    given = {**options, "dataset": options.get("dataset", TrainConfig.dataset)}
-    given.update(resolution=dataset.resolution, ratio=dataset.ratio)
-    if baseline is not None and "g_img2img" in settings.BASELINES[baseline]:
-        # The paper's resolution, or that of smaller pictures.
-        given.setdefault("g_img2img", min(settings.BASELINES[baseline]["g_img2img"], dataset.resolution))
-    if given.get("labels"):
-        if dataset.label_dim == 0:
-            raise ConfigError(
-                f"--labels: --dataset {dataset.name} has no labels; leave the option out, or prepare the pictures with "
-                "a dataset.json that has them"
-            )
-        given["c_dim"] = dataset.label_dim
-    config = settings.resolve_run(given, dataset_preset=entry.preset if entry else {}, on_cpu=on_cpu)
-    if len(dataset) < config.train.batch_size:
-        raise ConfigError(
-            f"--dataset {dataset.name}: {len(dataset)} pictures are fewer than --batch-size "
-            f"{config.train.batch_size}; use a larger data set or a smaller batch"
-        )
-    return config
-
-
-def start_from(found: ModelConfig, config: RunConfig, given: dict[str, Any]) -> RunConfig:
-    """``config`` with the networks of a snapshot, whose settings win over presets and contradict nothing given.
-
-    Raises:
-        ConfigError: the user or the data set asked for other networks.
-    """
-    file = config.train.pretrained_pkl
-    if found.image_size != config.model.image_size:
-        height, width = config.model.image_size
-        raise ConfigError(
-            f"--pretrained-pkl {file} makes pictures of {found.image_size[1]}x{found.image_size[0]}, those of the data "
-            f"set are {width}x{height}; prepare it at that size"
-        )
-    if found.c_dim != config.model.c_dim:
-        raise ConfigError(
-            f"--pretrained-pkl {file} has {found.c_dim} classes, this run {config.model.c_dim}; "
-            f"{'give --labels and a data set that has them' if found.c_dim else 'leave out --labels'}"
-        )
-    for name in sorted(set(given) - {"resolution", "ratio"}):
-        was = getattr(found, name)
-        if given[name] != was:
-            said = settings.option_name(name)
-            raise ConfigError(f"{said} {given[name]}: the networks of --pretrained-pkl {file} have {was}; leave it out")
-    train = config.train
-    if not (found.style or found.has_components):
-        train = dataclasses.replace(train, style_mixing=0.0)
-    return RunConfig(model=found, train=train)
-
-
-def show_plan(
-    config: RunConfig, dataset: ImageDataset, device: torch.device, *, as_json: bool, measured: bool = False
-) -> None:
-    """Print what would be, or will be, trained; ``measured``: and what it takes, which takes some steps to find out."""
-    import torch
-
-    from ganformer_cli.models import Discriminator, Generator, parameter_count
-    from ganformer_cli.operators import native
-
-    with torch.device("meta"):
-        counts = {
-            "generator": parameter_count(Generator(config.model)),
-            "discriminator": parameter_count(Discriminator(config.model)),
-        }
-    operators = native.status(device.type)  # builds them where that is still to be done
-    if as_json:
-        side = "native" if operators.native else "reference"
-        plan = {"config": config.to_dict(), "parameters": counts, "device": str(device), "operators": side}
-        if measured:
-            plan["cost"] = dataclasses.asdict(cost_of(config, device))
-        click.echo(json.dumps(plan, indent=2))
-        return
-    model, train = config.model, config.train
-    height, width = model.image_size
-    grid = model.grid(model.resolution)
-    components = f", {model.components_num} components of {model.component_size}" if model.has_components else ""
-    kind = f"attention {model.attention}"
-    if not model.has_attention:
-        kind = "k-GAN" if model.kgan else f"no attention{', no style' * (not model.style)}"
-    if model.g_img2img:
-        components += f", self-attention at {model.g_img2img}"
-    if model.c_dim:
-        components += f", {model.c_dim} classes"
-    click.echo(f"data       {dataset.name}: {len(dataset)} pictures of {width}x{height} (width x height)")
-    if grid != (height, width):
-        click.echo(f"grid       {grid[1]}x{grid[0]}, the next larger one that 4·2^n gives, cropped to the picture")
-    click.echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")
-    click.echo(f"           generator, {counts['discriminator']:,} in the discriminator")
-    click.echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
-    said = "native" if operators.native else f"plain torch ({operators.reason}); see ganformer doctor"
-    click.echo(f"operators  {said}")
-    if measured:
-        found = cost_of(config, device)
-        free = "" if found.free_mib is None else f" of {found.free_mib / 1024:.3g} GiB free"
-        needed = "unknown" if found.memory_mib is None else f"about {found.memory_mib / 1024:.2g} GiB{free}"
-        click.echo(f"memory     {needed}, with {found.micro_batch} pictures at a time")
-        whole = duration(found.seconds_per_kimg * train.total_kimg)
-        click.echo(f"time       {found.seconds_per_kimg:.3g} s/kimg here, {whole} in all, beside grids and scores")
-        click.echo(
-            f"disk       about {found.disk_mib / 1024:.2g} GiB for {train.last_snapshots} snapshots and the state"
-        )
-
-
-def cost_of(config: RunConfig, device: torch.device) -> Cost:
-    """What a run takes here, tried.
-
-    Raises:
-        TrainingError: not even the smallest part of a batch fits into memory.
-    """
-    import torch
-
-    from ganformer_cli.training.fitting import cost, fit_micro_batch
-    from ganformer_cli.training.memory import is_out_of_memory
-    from ganformer_cli.training.players import Players
-
-    torch.manual_seed(config.train.seed)
-    players = Players(config, device)
-    if config.train.batch_gpu is None:
-        players.micro_batch = fit_micro_batch(players, lambda text: None)
-    try:
-        return cost(players)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"out of memory with {players.micro_batch} pictures at a time; choose a smaller --batch-gpu, a lower "
-            "--resolution, --channel-max or --channel-base, or free memory on the device"
-        ) from error
-
-
 def launch(
     config: RunConfig,
     dataset: ImageDataset,
@@ -510,11 +362,15 @@ def launch(
     resume: bool,
     override: bool,
     quiet: bool,
-    start: Networks | None = None,
+    origin: Origin | None,
     group: Group,
 ) -> RunResult:
-    """Train with a progress bar, from the networks ``start``; Ctrl-C and SIGTERM ask the loop to save and return."""
+    """Train with a progress bar, a new run with the weights of ``origin``.
+
+    Ctrl-C and SIGTERM ask the loop to save and return.
+    """
     from ganformer_cli.training import Callbacks, open_run
+    from ganformer_cli.training.starting import Start
 
     with Progress() as progress, stop_on_signals() as stop_requested:
         started = False
@@ -532,12 +388,12 @@ def launch(
         callbacks = Callbacks(should_stop=stop_requested)
         if group.leads:
             callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=stop_requested)
-        networks = None
-        if start is not None:
-            networks = {name: getattr(start, name) for name in ("ema", "generator", "discriminator")}
+        start = None
+        if origin is not None:
+            start = Start(origin.option, origin.networks, whole=config.train.pretrained_pkl is not None)
         run = open_run(
             config, dataset, folder,
-            device=device, resume=resume, callbacks=callbacks, start=networks, override=override,
+            device=device, resume=resume, callbacks=callbacks, start=start, override=override,
             group=group,
         )  # fmt: skip
         if group.leads and not quiet:
@@ -583,4 +439,6 @@ def report(result: RunResult, *, as_json: bool) -> None:
     click.echo(f"finished   {result.kimg:g} kimg in {duration(result.seconds)}")
     click.echo(f"pictures   {result.samples}")
     click.echo(f"model      {result.snapshot}")
+    if result.best is not None and result.best != result.snapshot:
+        click.echo(f"best       {result.best}")
     click.echo(f"more       ganformer generate --model {result.folder}")

@@ -26,7 +26,7 @@ from ganformer_cli.config.presets import (
     resolve_run,
     size_preset,
 )
-from ganformer_cli.config.train import D_LOSSES, G_LOSSES, RunConfig, TrainConfig
+from ganformer_cli.config.train import D_LOSSES, G_LOSSES, PRECISIONS, RunConfig, TrainConfig
 
 __all__ = [
     "ARCHITECTURES",
@@ -42,6 +42,7 @@ __all__ = [
     "NORMALIZATIONS",
     "POSITIONS",
     "POSITION_INITS",
+    "PRECISIONS",
     "TRAIN_FIELDS",
     "ModelConfig",
     "RunConfig",

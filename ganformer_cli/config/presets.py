@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ganformer_cli.config.base import option_name, require
-from ganformer_cli.config.model import ModelConfig
+from ganformer_cli.config.model import ModelConfig, image_size
 from ganformer_cli.config.train import RunConfig, TrainConfig
 
 MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig))
@@ -64,13 +64,27 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
     }
 
 
-def resolve_run(given: Mapping[str, Any], *, dataset_preset: Mapping[str, Any], on_cpu: bool) -> RunConfig:
+def autotune_preset(pixels: int, batch_size: int) -> dict[str, Any]:
+    """Settings by rule (Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data", appendix C).
+
+    Args:
+        pixels: of a picture, height times width.
+        batch_size: pictures a step.
+    """
+    rate = 0.0025 if pixels < 1024**2 else 0.002
+    return {"gamma": 0.0002 * pixels / batch_size, "g_lr": rate, "d_lr": rate, "ema_kimg": batch_size * 10 / 32}
+
+
+def resolve_run(
+    given: Mapping[str, Any], *, dataset_preset: Mapping[str, Any], on_cpu: bool, autotune: bool = False
+) -> RunConfig:
     """Complete what the user gave: presets fill only what was left out.
 
     Args:
         given: fields of ``ModelConfig`` and ``TrainConfig`` that the user chose, ``resolution`` among them.
         dataset_preset: settings that come with the data set.
         on_cpu: whether the run will be on a CPU; then small networks are the default whatever the data set.
+        autotune: take weights and rates by rule, ``autotune_preset``, before those of presets.
 
     Raises:
         ConfigError: an unknown field, or a contradiction.
@@ -84,6 +98,10 @@ def resolve_run(given: Mapping[str, Any], *, dataset_preset: Mapping[str, Any], 
         for name in COMPONENT_SETTINGS:
             preset.pop(name, None)
     values.update({**preset, **size} if on_cpu else {**size, **preset})
+    if autotune:
+        height, width = image_size(resolution, given.get("ratio", ModelConfig.ratio))
+        batch = given.get("batch_size", values.get("batch_size", TrainConfig.batch_size))
+        values.update(autotune_preset(height * width, batch))
     if attention == "none":
         if not given.get("kgan"):
             values["components_num"] = 0

@@ -12,6 +12,7 @@ from ganformer_cli.errors import ConfigError
 
 G_LOSSES = ("logistic_ns", "logistic", "hinge", "wgan")
 D_LOSSES = ("logistic", "hinge", "wgan")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,8 @@ class TrainConfig(JsonConfig):
 
     dataset: str = "scenes"
     train_images_num: int | None = None  # use the first so many pictures; None: all
-    pretrained_pkl: str | None = None  # the snapshot that the networks start from
+    pretrained_pkl: str | None = None  # the snapshot whose networks are trained on
+    init_from: str | None = None  # the snapshot from which weights are taken as far as they fit
     labels: bool = False  # class-conditional: train with the data set's labels
     mirror_augment: bool = False
     num_threads: int = 0  # processes that decode pictures; 0: none beside the main one
@@ -41,7 +43,8 @@ class TrainConfig(JsonConfig):
     component_dropout: float = 0.0
     ema_kimg: float = 10.0  # half-life of the averaged generator
     ema_rampup: float | None = 0.05  # the half-life is at most this share of the pictures shown; None: no ramp
-    allow_tf32: bool = True
+    precision: str = "tf32"  # of a GPU's multiplications; on a CPU tf32 is fp32. bf16, fp16: image features in half
+    checkpoint_activations: bool = False  # compute features again in the backward pass, and do not keep them
     cuda_bench: bool = True
     tick_kimg: float = 4.0  # a line in log.jsonl every so many kimg
     snapshot_kimg: float = 200.0
@@ -51,6 +54,7 @@ class TrainConfig(JsonConfig):
     vis_num: int = 32  # pictures in a grid
     truncation_psi: float = 0.75  # of the grids
     metrics: str = "swd,diversity"  # at each snapshot, comma-separated; "none" for none
+    metrics_every: int = 1  # snapshots between scores; the last one of a run always has them
     eval_images_num: int = 1024
 
     def __post_init__(self) -> None:
@@ -62,6 +66,7 @@ class TrainConfig(JsonConfig):
             ("d_reg_interval", 1, 10**6),
             ("last_snapshots", 1, 10**6),
             ("vis_num", 1, 1024),
+            ("metrics_every", 1, 10**6),
             ("eval_images_num", 2, 10**7),
             ("total_kimg", 0, 1e9),
             ("g_lr", 0, 1),
@@ -87,12 +92,16 @@ class TrainConfig(JsonConfig):
             self.train_images_num is None or self.train_images_num >= 1,
             f"--train-images-num {self.train_images_num}: choose at least 1",
         )
-        for name, choices in (("g_loss", G_LOSSES), ("d_loss", D_LOSSES)):
+        for name, choices in (("g_loss", G_LOSSES), ("d_loss", D_LOSSES), ("precision", PRECISIONS)):
             value = getattr(self, name)
             require(value in choices, f"{option_name(name)} {value}: choose one of {', '.join(choices)}")
         require(
             self.d_loss != "wgan" or self.gamma > 0,
             "--d-loss wgan with --gamma 0: nothing would bound the critic; give --gamma a value above 0",
+        )
+        require(
+            self.init_from is None or self.pretrained_pkl is None,
+            "--init-from and --pretrained-pkl each say what to start from; give one of them",
         )
         micro = self.micro_batch
         require(

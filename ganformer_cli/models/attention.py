@@ -521,9 +521,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, d, H, W]``, before and after."""
-        pixels = x.flatten(2).transpose(1, 2)
+        pixels = pixels_of(x.flatten(2), self.out)
         found = F.scaled_dot_product_attention(self.to_queries(pixels), self.to_keys(pixels), self.to_values(pixels))
-        return x + self.strength * self.out(found).transpose(1, 2).unflatten(2, x.shape[2:])
+        change = (self.strength * self.out(found)).to(x.dtype)
+        return x + change.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 ATTENTION_LAYERS: dict[str, type[BipartiteLayer]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models.attention import AttentionOptions, AttentionSizes, DuplexAttention
@@ -91,6 +92,7 @@ class DiscriminatorBlock(nn.Module):
 
     def __init__(self, resolution: int, config: ModelConfig) -> None:
         super().__init__()
+        self.dtype: torch.dtype | None = None  # of the features; None: that of the picture
         self.architecture = config.d_arch
         channels, out_channels = config.channels(resolution), config.channels(resolution // 2)
         self.fromrgb = self.skip = None
@@ -118,6 +120,7 @@ class DiscriminatorEpilogue(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.dtype: torch.dtype | None = None
         resolution = config.block_resolutions[0]
         channels = config.channels(resolution)
         height, width = config.grid(resolution)
@@ -145,6 +148,8 @@ class Discriminator(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        #: In training: compute each block's features again in the backward pass, and do not keep them.
+        self.checkpointing = False
         for resolution in config.block_resolutions[:0:-1]:
             self.add_module(f"b{resolution}", DiscriminatorBlock(resolution, config))
         self.b4 = DiscriminatorEpilogue(config)
@@ -167,10 +172,14 @@ class Discriminator(nn.Module):
             y = self.aggregators.start.expand(len(image), -1, -1)
         for resolution in reversed(self.config.block_resolutions):
             block = self.get_submodule(f"b{resolution}")
-            x = add_colours(x, image, block.fromrgb)  # type: ignore[arg-type]  # every block has it, or None
+            x = add_colours(x, image, block.fromrgb, block.dtype or image.dtype)  # type: ignore[arg-type]
             if self.aggregators is not None and y is not None:
                 x, y = self.aggregators.attend(resolution, x, y)
-            if block is not self.b4:
+            if block is self.b4:
+                break
+            if self.checkpointing and torch.is_grad_enabled():
+                x, image = checkpoint(block, x, image, use_reentrant=False)
+            else:
                 x, image = block(x, image)
         if self.aggregators is not None and y is not None:
             scores = self.aggregators.scores(y)
@@ -181,10 +190,12 @@ class Discriminator(nn.Module):
         return logits
 
 
-def add_colours(x: Tensor | None, image: Tensor, fromrgb: Conv2d | None) -> Tensor:
-    """Features plus the image's, where this block reads the image."""
+def add_colours(x: Tensor | None, image: Tensor, fromrgb: Conv2d | None, dtype: torch.dtype) -> Tensor:
+    """Features in ``dtype``, plus the image's, where this block reads the image."""
+    if x is not None:
+        x = x.to(dtype)
     if fromrgb is not None:
-        colours = fromrgb(image)
+        colours = fromrgb(image.to(dtype))
         x = colours if x is None else x + colours
     assert x is not None
     return x

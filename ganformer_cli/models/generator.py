@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models.attention import (
@@ -42,7 +44,7 @@ class Components(NamedTuple):
     mask: Tensor | None  # [B, m], True = dropped
     positions: Tensor | None  # [m, w]
     assignments: Tensor | None  # probabilities of the attention layer before, [B, heads, m, h, w]
-    maps: list[AttentionMap] | None  # filled when asked for
+    on_attention: Callable[[AttentionMap], None] | None  # called with each layer's map as it is made
 
 
 class SynthesisLayer(nn.Module):
@@ -79,6 +81,7 @@ class SynthesisLayer(nn.Module):
             self.noise_strength = nn.Parameter(torch.zeros([]))
             self.register_buffer("noise_const", torch.randn(self.grid))
         self.bias = nn.Parameter(torch.zeros(channels))
+        self.clamp: float | None = None  # of the result, times its gain
         self.noise_const: Tensor
 
     def forward(
@@ -106,7 +109,8 @@ class SynthesisLayer(nn.Module):
         elif self.noise_strength is not None and noise_mode == "random":
             noise = torch.randn(x.shape[0], 1, *self.grid, dtype=x.dtype, device=x.device)
         strength = None if noise is None else self.noise_strength
-        x = bias_act(x, self.bias, noise=noise, strength=strength, activation="lrelu", gain=gain)
+        clamp = None if self.clamp is None else self.clamp * gain
+        x = bias_act(x, self.bias, noise=noise, strength=strength, activation="lrelu", gain=gain, clamp=clamp)
         return x, components
 
     def attend(self, x: Tensor, source: Tensor, components: Components, name: str) -> tuple[Tensor, Components]:
@@ -130,13 +134,13 @@ class SynthesisLayer(nn.Module):
             components.positions,
             components.mask,
             assignments,
-            need_probabilities=iterative or components.maps is not None,
+            need_probabilities=iterative or components.on_attention is not None,
         )
         components = components._replace(y=result.y, source=source)
         if result.probabilities is not None:
             probabilities = result.probabilities.unflatten(3, self.grid)
-            if components.maps is not None:
-                components.maps.append(AttentionMap(name, probabilities))
+            if components.on_attention is not None:
+                components.on_attention(AttentionMap(name, probabilities))
             if iterative:
                 components = components._replace(assignments=probabilities)
         return result.x.unflatten(2, self.grid), components
@@ -166,6 +170,7 @@ class SynthesisBlock(nn.Module):
     def __init__(self, resolution: int, config: ModelConfig) -> None:
         super().__init__()
         self.resolution = resolution
+        self.dtype: torch.dtype | None = None  # of the features; None: that of the latents
         self.architecture = config.g_arch
         self.is_first = resolution == config.block_resolutions[0]
         self.is_last = resolution == config.resolution
@@ -209,7 +214,7 @@ class SynthesisBlock(nn.Module):
             noise_mode: as in ``Generator``.
 
         Returns:
-            Features, image and components.
+            Features, image and components; the image is of the latents' dtype.
         """
         prefix = f"b{self.resolution}"
         index = 0
@@ -219,6 +224,7 @@ class SynthesisBlock(nn.Module):
         elif self.stem is not None:
             x = self.stem(ws[:, -1, 0]).unflatten(1, (-1, *self.grid))
         assert x is not None
+        x = x.to(self.dtype or ws.dtype)
         if self.is_first:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.conv0 is not None:
@@ -243,7 +249,7 @@ class SynthesisBlock(nn.Module):
         if image is not None:
             image = upsample2d(image, self.kernel)
         if self.torgb is not None:
-            colours = self.torgb(x, ws[:, -1, index])
+            colours = self.torgb(x, ws[:, -1, index]).to(ws.dtype)
             image = colours if image is None else image + colours
         return x, image, components
 
@@ -257,6 +263,8 @@ class SynthesisNetwork(nn.Module):
         self.output_size = config.image_size
         for resolution in config.block_resolutions:
             self.add_module(f"b{resolution}", SynthesisBlock(resolution, config))
+        #: In training: compute each block's features again in the backward pass, and do not keep them.
+        self.checkpointing = False
         self.merge = None
         if config.kgan:
             self.merge_resolution = config.resolution if config.merge_layer == -1 else 2**config.merge_layer
@@ -278,14 +286,20 @@ class SynthesisNetwork(nn.Module):
         if self.merge is not None:
             ws = ws.flatten(0, 1)[:, None]
         for block in self.blocks():
-            x, image, components = block(x, image, ws[:, :, index:], components, noise_mode=noise_mode)
+            rest = ws[:, :, index:]
+            if self.checkpointing and torch.is_grad_enabled():
+                x, image, components = checkpoint(
+                    block, x, image, rest, components, noise_mode=noise_mode, use_reentrant=False
+                )
+            else:
+                x, image, components = block(x, image, rest, components, noise_mode=noise_mode)
             index += block.num_convs
             if self.merge is not None and block.resolution == self.merge_resolution:
                 x, image, weights = self.merge(x, image)
                 # From here on one picture, with the mean of the latents for its style.
                 ws = ws.unflatten(0, (-1, self.config.components_num)).mean(1)
-                if weights is not None and components.maps is not None:
-                    components.maps.append(AttentionMap("merge", weights[:, None]))
+                if weights is not None and components.on_attention is not None:
+                    components.on_attention(AttentionMap("merge", weights[:, None]))
         assert image is not None
         if self.config.tanh:
             image = image.tanh()
@@ -369,6 +383,7 @@ class Generator(nn.Module):
         noise_mode: NoiseMode = ...,
         return_attention: Literal[False] = ...,
         component_mask: Tensor | None = ...,
+        on_attention: Callable[[AttentionMap], None] | None = ...,
     ) -> Tensor: ...
 
     @overload
@@ -387,6 +402,7 @@ class Generator(nn.Module):
         noise_mode: NoiseMode = "random",
         return_attention: bool = False,
         component_mask: Tensor | None = None,
+        on_attention: Callable[[AttentionMap], None] | None = None,
     ) -> Tensor | tuple[Tensor, list[AttentionMap]]:
         """Pictures from latents.
 
@@ -395,16 +411,23 @@ class Generator(nn.Module):
             noise_mode: ``random`` (a new map each call), ``const`` (the stored map of each layer) or ``none``.
             return_attention: also return the map of every attention layer.
             component_mask: bool ``[B, m]``, True where a component is dropped, or None.
+            on_attention: without ``return_attention``: called with every attention layer's map as soon as it is made;
+                none is kept.
 
         Returns:
             float32 ``[B, 3, H, W]``, nominally in [-1, 1]; with ``return_attention`` a pair of it and the maps.
         """
-        maps: list[AttentionMap] | None = [] if return_attention else None
+        maps: list[AttentionMap] = []
         components = Components(
-            y=None, source=None, mask=component_mask, positions=self.pos, assignments=None, maps=maps
+            y=None,
+            source=None,
+            mask=component_mask,
+            positions=self.pos,
+            assignments=None,
+            on_attention=maps.append if return_attention else on_attention,
         )
         image = self.synthesis_network(ws, components, noise_mode=noise_mode)
-        return image if maps is None else (image, maps)
+        return (image, maps) if return_attention else image
 
     @overload
     def forward(

@@ -71,7 +71,8 @@ def resampling_conv(x: Tensor, weight: Tensor, kernel: Tensor, *, up: int = 1, d
 
     Args:
         x: ``[B, I, H, W]``.
-        weight: ``[O, I, k, k]`` in correlation order, k = 1 or 3; or one for each sample, ``[B, O, I, k, k]``.
+        weight: ``[O, I, k, k]`` in correlation order, k = 1 or 3; or one for each sample, ``[B, O, I, k, k]``. It is
+            brought to the dtype of ``x``.
         kernel: the resampling filter ``[4]``, of both axes.
         up: 1 or 2.
         down: 1 or 2.
@@ -80,6 +81,7 @@ def resampling_conv(x: Tensor, weight: Tensor, kernel: Tensor, *, up: int = 1, d
         ``[B, O, H·up/down, W·up/down]``.
     """
     size = weight.shape[-1]
+    weight = weight.to(x.dtype)
     if up == 2 and size == 3:
         x = conv2d(x, weight.transpose(-4, -3), stride=2, transposed=True)
         return upfirdn2d(x, kernel, padding=(1, 1), gain=4)
@@ -129,6 +131,7 @@ class Conv2d(nn.Module):
         super().__init__()
         self.up, self.down = up, down
         self.activation: Activation = activation
+        self.clamp: float | None = None  # of the result, times its gain
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.weight_gain = (in_channels * kernel_size**2) ** -0.5
@@ -142,7 +145,8 @@ class Conv2d(nn.Module):
             # A linear layer's gain costs nothing on the weight, and a pass over the image behind it.
             weight_gain, gain = weight_gain * gain, 1.0
         x = resampling_conv(x, self.weight * weight_gain, self.kernel, up=self.up, down=self.down)
-        return bias_act(x, self.bias, activation=self.activation, gain=gain)
+        clamp = None if self.clamp is None else self.clamp * gain
+        return bias_act(x, self.bias, activation=self.activation, gain=gain, clamp=clamp)
 
 
 class ModulatedConv2d(nn.Module):
@@ -184,16 +188,20 @@ class ModulatedConv2d(nn.Module):
         if self.affine is None:
             return resampling_conv(x, self.weight * self.weight_gain, self.kernel, up=self.up)
         # The gain goes with the style, which is smaller than the weight.
-        style = self.affine(w) * self.weight_gain
+        style = self.affine(w)
+        if x.dtype is torch.float16 and self.demodulate:
+            # Demodulation takes the style's size out again; a large one would leave float16's range before.
+            style = style / style.abs().amax(1, keepdim=True).clamp_min(1e-8)
+        style = style * self.weight_gain
         if self.modulates_weights(x):
             weight = self.weight * style[:, None, :, None, None]
             if self.demodulate:
                 weight = weight * (weight.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
             return resampling_conv(x, weight, self.kernel, up=self.up)
-        x = resampling_conv(x * style[:, :, None, None], self.weight, self.kernel, up=self.up)
+        x = resampling_conv(x * style.to(x.dtype)[:, :, None, None], self.weight, self.kernel, up=self.up)
         if self.demodulate:
             energy = self.weight.square().sum((2, 3))
-            x = x * (style.square() @ energy.t() + 1e-8).rsqrt()[:, :, None, None]
+            x = x * (style.square() @ energy.t() + 1e-8).rsqrt().to(x.dtype)[:, :, None, None]
         return x
 
     def modulates_weights(self, x: Tensor) -> bool:

@@ -49,9 +49,8 @@ class Bench:
         weight = (given.pl_weight or PL_WEIGHT) if path_length else 0.0
         train = replace(given, gamma=(given.gamma or 1.0) if r1 else 0.0, pl_weight=weight)
         self.players.config = replace(self.config, train=train)
-        with self.conditions.autocast():
-            self.players.step(self.batch, 0, Means())  # step 0 is one of those that regularise
-            self.players.average(given.batch_size)
+        self.players.step(self.batch, 0, Means())  # step 0 is one of those that regularise
+        self.players.average(given.batch_size)
 
     def build(self, run: Callable[[], None]) -> Workload:
         """The workload of a kind of step."""

@@ -100,12 +100,17 @@ class Group:
         dist.broadcast_object_list(box)
         return box[0]  # type: ignore[return-value]  # it is what the first process put there
 
+    def gather(self, value: Value) -> list[Value]:
+        """What all processes have, in the order of their ranks."""
+        if self.ranks == 1:
+            return [value]
+        everybody: list[Value | None] = [None] * self.ranks
+        dist.all_gather_object(everybody, value)
+        return everybody  # type: ignore[return-value]  # each has put its own there
+
     def same(self, value: str, what: str) -> None:
         """Raise ConfigError unless ``value`` is the same in all processes."""
-        if self.ranks == 1:
-            return
-        everybody: list[str | None] = [None] * self.ranks
-        dist.all_gather_object(everybody, value)
+        everybody = self.gather(value)
         for rank, other in enumerate(everybody):
             if other != everybody[0]:
                 raise ConfigError(f"{what} differ between the processes 0 and {rank} of this run; start all alike")
@@ -114,9 +119,10 @@ class Group:
 ALONE = Group()
 
 
-def asked_for() -> bool:
-    """Whether a launcher such as torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def asked_for() -> int:
+    """How many processes a launcher such as torchrun started, of which this is one; 0 where none did."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    return ranks if ranks > 1 else 0
 
 
 def join(device: torch.device) -> Group:

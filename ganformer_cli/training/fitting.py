@@ -129,13 +129,19 @@ def cost(players: Players) -> Cost:
         plain = min(plain, *(trial(players, size, regularised=False).seconds for _ in range(3)))
     worst = trial(players, size, regularised=True)
     regularisation = max(0.0, worst.seconds - plain) / _interval(config)
-    own = {name: _mib(module) for name, module in players.networks.items()}
     memory = None
     if worst.needed_mib is not None:
-        memory = sum(own.values()) + later_mib(players) + worst.needed_mib * micro / size
-    state = sum(own.values()) + 2 * (own["generator"] + own["discriminator"])
-    disk = config.train.last_snapshots * sum(own.values()) + KEPT * state
-    return Cost(micro, (plain + regularisation) / size * 1000, memory, free, disk)
+        own = sum(map(_mib, players.networks.values()))
+        memory = own + later_mib(players) + worst.needed_mib * micro / size
+    return Cost(micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(players)[1])
+
+
+def disk_mib(players: Players) -> tuple[float, float]:
+    """What a run needs of the disk to begin, a snapshot and a state, and what in all."""
+    own = {name: _mib(module) for name, module in players.networks.items()}
+    snapshot = sum(own.values())
+    state = snapshot + 2 * (own["generator"] + own["discriminator"])
+    return snapshot + state, players.config.train.last_snapshots * snapshot + KEPT * state
 
 
 def _mib(module: torch.nn.Module) -> float:

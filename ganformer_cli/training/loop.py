@@ -6,26 +6,30 @@ import contextlib
 import dataclasses
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ganformer_cli import __version__, checkpoints
 from ganformer_cli.config import ModelConfig, RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.data.stream import ImageStream
-from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError, TrainingError
-from ganformer_cli.metrics.evaluate import METRICS, evaluate
+from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
+from ganformer_cli.files import write_json
+from ganformer_cli.metrics.registry import parse_metrics
 from ganformer_cli.training import run_folder, state
 from ganformer_cli.training.distributed import ALONE, Group
-from ganformer_cli.training.fitting import fit_micro_batch
-from ganformer_cli.training.memory import gpu_memory_mib, process_memory_mib
+from ganformer_cli.training.fitting import disk_mib, fit_micro_batch
+from ganformer_cli.training.memory import MIB, gpu_memory_mib, process_memory_mib
 from ganformer_cli.training.players import Means, Players, micro_batches
 from ganformer_cli.training.samples import SampleGrids
+from ganformer_cli.training.scoring import Scoring
+from ganformer_cli.training.starting import Start
 from ganformer_cli.training.watch import CollapseWatch, all_finite
 
 #: Steps that may go wrong between two states before the run gives up.
@@ -57,6 +61,7 @@ class RunResult:
     samples: Path
     seconds: float  # of training, in all sittings
     scores: dict[str, float] = field(default_factory=dict)
+    best: Path | None = None  # the snapshot with the best score of the first metric
 
 
 def open_run(
@@ -67,7 +72,7 @@ def open_run(
     device: torch.device,
     resume: bool,
     callbacks: Callbacks | None = None,
-    start: Mapping[str, nn.Module | None] | None = None,
+    start: Start | None = None,
     override: bool = False,
     group: Group = ALONE,
 ) -> Trainer:
@@ -80,27 +85,31 @@ def open_run(
         device: where to compute.
         resume: go on from the newest state in ``folder``.
         callbacks: see ``Callbacks``.
-        start: networks ``ema``, ``generator`` and ``discriminator`` of the same configuration, to begin a run with.
+        start: the weights that a new run begins with; None: random ones.
         override: go on even where settings of training, or the pictures, are others than before.
         group: the processes that train together; all of them call this alike.
 
     Raises:
-        GanformerError: one of ``start`` is missing; ``folder`` cannot be written to, or holds another run.
+        GanformerError: ``start`` does not fit; ``folder`` cannot be written to, or holds another run.
     """
     callbacks = callbacks or Callbacks()
     check_batch(config, group.ranks)
-    metric_names(config.train.metrics)
+    parse_metrics(config.train.metrics)
     group.same(json.dumps(config.to_dict(), sort_keys=True), "the settings")
     group.same(dataset.fingerprint, "the pictures")
     trainer = Trainer(config, dataset, folder, device, callbacks, group)
 
     def begin() -> None:
+        goes_on = False
+        trainer.scoring.check()
         if resume:
             run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
-            trainer.restore(override=override)
-        elif start is not None:
-            trainer.players.start_from(start)
+            goes_on = trainer.restore(override=override)
+        check_disk(folder, trainer.players, callbacks.message)
+        record = None if start is None or goes_on else start.apply(trainer.players, callbacks.message)
         run_folder.create_run_folder(folder, config)
+        if record is not None:
+            write_json(folder / run_folder.TAKEN_FILE, record)
 
     group.told(begin)
     trainer.share_state()
@@ -108,6 +117,23 @@ def open_run(
         found = fit_micro_batch(trainer.players, callbacks.message)
         trainer.players.micro_batch = group.least(found, device)
     return trainer
+
+
+def check_disk(folder: Path, players: Players, message: Callable[[str], None]) -> None:
+    """Raise OutputError unless the disk of ``folder`` has room for a snapshot and a state; say where it gets tight."""
+    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(there).free / MIB
+    least, whole = disk_mib(players)
+    if free < least:
+        raise OutputError(
+            f"--result-dir {folder}: its disk has {free:.1f} MiB free, and a snapshot and a state of this run take "
+            f"{least:.1f}; free some space, or choose another folder"
+        )
+    if free < whole:
+        message(
+            f"warning: the disk of {folder} has {free:.0f} MiB free; this run will come to about {whole:.0f}. Keep fewer "
+            "snapshots with --last-snapshots, or free some space"
+        )
 
 
 def check_batch(config: RunConfig, ranks: int) -> None:
@@ -147,10 +173,11 @@ class Trainer:
         options = config.train
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = options.cuda_bench
-            torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
-            torch.backends.cudnn.allow_tf32 = options.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = options.precision != "fp32"
+            torch.backends.cudnn.allow_tf32 = options.precision != "fp32"
         torch.manual_seed(options.seed)
         self.players = Players(config, device, self.on_out_of_memory, group)
+        self.scoring = Scoring(options, dataset, folder, device, callbacks.message)
         self.counters = state.Counters()
         self.tick_kimg = 0.0  # where the current tick began
         self.setbacks = 0  # steps that went wrong since the last state
@@ -190,8 +217,10 @@ class Trainer:
             },
         )
         self.save_state()
+        best = self.scoring.best()
         for old in checkpoints.snapshots_of(self.folder)[: -self.config.train.last_snapshots]:
-            old.unlink(missing_ok=True)
+            if best is None or old != best[0]:
+                old.unlink(missing_ok=True)
         return path
 
     def save_state(self) -> None:
@@ -205,8 +234,8 @@ class Trainer:
             identity={"config": self.config.to_dict(), "dataset": self.dataset.fingerprint},
         )
 
-    def restore(self, *, override: bool = False) -> None:
-        """Go on from the newest whole state in the folder; begin at the beginning where there is none yet.
+    def restore(self, *, override: bool = False) -> bool:
+        """Go on from the newest whole state in the folder; whether there is one: a run may have just begun.
 
         Raises:
             SnapshotError: there are states, but none that can be used.
@@ -223,13 +252,14 @@ class Trainer:
                 continue
             self.check_identity(found, override=override)
             self.apply(found)
-            return
+            return True
         if paths:
             raise SnapshotError(
                 f"{self.folder / state.STATE_FOLDER}: none of the training states in it can be read; begin a new run "
                 "with --restart, from its newest snapshot with --restart --pretrained-pkl FILE"
             )
         self.callbacks.message(f"{self.folder} holds no training state yet; starting at the beginning")
+        return False
 
     def check_identity(self, found: state.State, *, override: bool) -> None:
         """Raise ConfigError unless a state belongs to this run."""
@@ -366,7 +396,9 @@ class Trainer:
                     self.group.told(self.save_state)
                     self.saved_at, self.setbacks = time.monotonic(), 0
         # Other machines need not see the folder.
-        newest, samples = self.group.told(lambda: (checkpoints.snapshots_of(self.folder)[-1], grids.newest()))
+        newest, samples, best = self.group.told(
+            lambda: (checkpoints.snapshots_of(self.folder)[-1], grids.newest(), self.scoring.best())
+        )
         return RunResult(
             folder=self.folder,
             kimg=self.kimg,
@@ -375,6 +407,7 @@ class Trainer:
             samples=samples,
             seconds=self.counters.seconds,
             scores=scores,
+            best=None if best is None else best[0],
         )
 
     def opening(self, total: int) -> str:
@@ -446,47 +479,10 @@ class Trainer:
     def _snapshot(self, grids: SampleGrids, *, score: bool) -> dict[str, float]:
         path = self.save()
         grids.save_fakes(self.players.ema, self.kimg)
-        names = metric_names(self.config.train.metrics)
-        if not score or not names:
+        last = self.counters.images_seen >= round(self.config.train.total_kimg * 1000)
+        if not score or not self.scoring.is_due(self.kimg, last=last):
             return {}
-        count = min(self.config.train.eval_images_num, len(self.dataset))
-        self.callbacks.message(f"scoring {count} pictures against as many real ones")
-        try:
-            record = evaluate(
-                self.players.ema,
-                self.dataset,
-                num_images=count,
-                seed=self.config.train.seed,
-                batch_size=self.config.train.batch_size,
-                metrics=names,
-                floor=False,
-            )
-        except GanformerError as error:
-            # A failing metric never ends training.
-            self.callbacks.message(f"warning: no scores at {self.kimg:g} kimg: {error}")
-            return {}
-        run_folder.append_record(
-            self.folder / run_folder.METRICS_FILE, {"snapshot": path.name, "kimg": self.kimg, **record}
-        )
-        scores = {name: float(record[name]) for name in names}
-        shown = ", ".join(f"{name} {value:.3g}" for name, value in scores.items())
-        self.callbacks.message(f"snapshot at {self.kimg:g} kimg: {shown}")
-        return scores
-
-
-def metric_names(metrics: str) -> list[str]:
-    """The names in ``--metrics``.
-
-    Raises:
-        ConfigError: there is no such metric.
-    """
-    names = [name.strip() for name in metrics.split(",") if name.strip() not in ("", "none")]
-    unknown = [name for name in names if name not in METRICS]
-    if unknown:
-        raise ConfigError(
-            f"--metrics {','.join(unknown)}: not in this version; there are {', '.join(METRICS)} and none"
-        )
-    return names
+        return self.scoring.score(self.players.ema, path, self.kimg)
 
 
 def rounded(value: float | None) -> float | None:

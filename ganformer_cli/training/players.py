@@ -9,20 +9,24 @@ from __future__ import annotations
 import copy
 import gc
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from ganformer_cli.config import RunConfig
-from ganformer_cli.errors import SnapshotError, TrainingError
+from ganformer_cli.errors import TrainingError
 from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.models.precision import use_half
 from ganformer_cli.training import losses
 from ganformer_cli.training.distributed import ALONE, GradientAverage, Group
 from ganformer_cli.training.ema import ema_decay, update_ema
 from ganformer_cli.training.memory import is_out_of_memory
 from ganformer_cli.training.state import ADAM_KEYS
+
+#: By --precision: the dtype of the image features in the blocks of the highest resolutions.
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Means:
@@ -86,6 +90,12 @@ class Players:
         self.generator = Generator(config.model).to(device)
         self.discriminator = Discriminator(config.model).to(device)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        # The averaged generator draws in float32: pictures and scores do not depend on how it was trained.
+        for network in (self.generator, self.discriminator):
+            if options.precision in HALF:
+                use_half(network, HALF[options.precision])
+        self.generator.synthesis_network.checkpointing = options.checkpoint_activations
+        self.discriminator.checkpointing = options.checkpoint_activations
         self.g_optimizer = adam(self.generator, options.g_lr, options.g_reg_interval)
         self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
         self.g_average = GradientAverage(self.generator.parameters(), group)
@@ -122,21 +132,6 @@ class Players:
     def parts(self) -> list[slice]:
         """The micro-batches of this process's share."""
         return [slice(start, start + self.micro_batch) for start in range(0, self.share, self.micro_batch)]
-
-    def start_from(self, networks: Mapping[str, nn.Module | None]) -> None:
-        """Take over the weights of ``ema``, ``generator`` and ``discriminator``.
-
-        Raises:
-            SnapshotError: one of them is missing.
-        """
-        for name, own in self.networks.items():
-            given = networks.get(name)
-            if given is None:
-                raise SnapshotError(
-                    f"--pretrained-pkl {self.config.train.pretrained_pkl}: holds no {name}, so nothing can train on "
-                    "from it; give a snapshot with all networks (not one of convert --ema-only)"
-                )
-            own.load_state_dict(given.state_dict())
 
     def share_state(self) -> None:
         """Let all processes have the first one's networks, optimisers and running mean."""
@@ -215,7 +210,7 @@ class Players:
             try:
                 gradients(found)
                 if not several:
-                    optimizer.step()
+                    self.move(optimizer)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -239,13 +234,20 @@ class Players:
             self.shrink(said or "in another process")
         if several:
             average.finish()
-            optimizer.step()
+            self.move(optimizer)
         optimizer.zero_grad(set_to_none=True)
         for name, values in found.values:
             means.add(name, values)
         self.generator.mapping_network.update_mean(self.group.average(torch.stack(found.w_means).mean(0)))
         if found.pl_means:
             self.pl_mean = self.group.average(torch.stack(found.pl_means).mean(0))
+
+    def move(self, optimizer: torch.optim.Optimizer) -> None:
+        """One step along the gradients; what overflowed in float16 counts as zero."""
+        if self.config.train.precision == "fp16":
+            for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+                parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        optimizer.step()
 
     def shrink(self, said: str) -> None:
         """Take smaller parts from now on.

@@ -15,6 +15,7 @@ CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"  # warnings: what went wrong, and when
+TAKEN_FILE = "init-from.json"  # what came from --init-from and what did not, tensor by tensor
 SAMPLE_FOLDER = "samples"
 
 #: Settings that a run may change when it goes on.
@@ -28,8 +29,9 @@ MAY_CHANGE = frozenset(
         "last_snapshots",
         "keep_samples",
         "metrics",
+        "metrics_every",
         "eval_images_num",
-        "allow_tf32",
+        "checkpoint_activations",
         "cuda_bench",
     }
 )

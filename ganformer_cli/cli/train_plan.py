@@ -1,0 +1,99 @@
+"""What ``ganformer train`` is about to do, and what that takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from ganformer_cli.cli.progress import duration
+from ganformer_cli.config import RunConfig
+from ganformer_cli.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ganformer_cli.data import ImageDataset
+    from ganformer_cli.training.fitting import Cost
+
+
+def show_plan(
+    config: RunConfig, dataset: ImageDataset, device: torch.device, *, as_json: bool, measured: bool = False
+) -> None:
+    """Print what would be, or will be, trained; ``measured``: and what it takes, which takes some steps to find out."""
+    import torch
+
+    from ganformer_cli.models import Discriminator, Generator, parameter_count
+    from ganformer_cli.operators import native
+
+    with torch.device("meta"):
+        counts = {
+            "generator": parameter_count(Generator(config.model)),
+            "discriminator": parameter_count(Discriminator(config.model)),
+        }
+    operators = native.status(device.type)  # builds them where that is still to be done
+    if as_json:
+        side = "native" if operators.native else "reference"
+        plan = {"config": config.to_dict(), "parameters": counts, "device": str(device), "operators": side}
+        if measured:
+            plan["cost"] = dataclasses.asdict(cost_of(config, device))
+        click.echo(json.dumps(plan, indent=2))
+        return
+    model, train = config.model, config.train
+    height, width = model.image_size
+    grid = model.grid(model.resolution)
+    components = f", {model.components_num} components of {model.component_size}" if model.has_components else ""
+    kind = f"attention {model.attention}"
+    if not model.has_attention:
+        kind = "k-GAN" if model.kgan else f"no attention{', no style' * (not model.style)}"
+    if model.g_img2img:
+        components += f", self-attention at {model.g_img2img}"
+    if model.c_dim:
+        components += f", {model.c_dim} classes"
+    click.echo(f"data       {dataset.name}: {len(dataset)} pictures of {width}x{height} (width x height)")
+    if grid != (height, width):
+        click.echo(f"grid       {grid[1]}x{grid[0]}, the next larger one that 4·2^n gives, cropped to the picture")
+    click.echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")
+    click.echo(f"           generator, {counts['discriminator']:,} in the discriminator")
+    click.echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
+    said = "native" if operators.native else f"plain torch ({operators.reason}); see ganformer doctor"
+    click.echo(f"operators  {said}")
+    if measured:
+        found = cost_of(config, device)
+        free = "" if found.free_mib is None else f" of {found.free_mib / 1024:.3g} GiB free"
+        needed = "unknown" if found.memory_mib is None else f"about {found.memory_mib / 1024:.2g} GiB{free}"
+        click.echo(f"memory     {needed}, with {found.micro_batch} pictures at a time")
+        whole = duration(found.seconds_per_kimg * train.total_kimg)
+        click.echo(f"time       {found.seconds_per_kimg:.3g} s/kimg here, {whole} in all, beside grids and scores")
+        click.echo(
+            f"disk       about {found.disk_mib / 1024:.2g} GiB for {train.last_snapshots} snapshots and the state"
+        )
+
+
+def cost_of(config: RunConfig, device: torch.device) -> Cost:
+    """What a run takes here, tried.
+
+    Raises:
+        TrainingError: not even the smallest part of a batch fits into memory.
+    """
+    import torch
+
+    from ganformer_cli.training.fitting import cost, fit_micro_batch
+    from ganformer_cli.training.memory import is_out_of_memory
+    from ganformer_cli.training.players import Players
+
+    torch.manual_seed(config.train.seed)
+    players = Players(config, device)
+    if config.train.batch_gpu is None:
+        players.micro_batch = fit_micro_batch(players, lambda text: None)
+    try:
+        return cost(players)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"out of memory with {players.micro_batch} pictures at a time; choose a smaller --batch-gpu, a lower "
+            "--resolution, --channel-max or --channel-base, or free memory on the device"
+        ) from error

@@ -1,0 +1,171 @@
+"""Half precision and recomputed activations: what they change, and what not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganformer_cli.config import RunConfig, resolve_run
+from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.models.generator import SynthesisLayer
+from ganformer_cli.models.layers import Conv2d
+from ganformer_cli.models.precision import CLAMP, use_half
+from ganformer_cli.training.players import Means, Players
+
+KINDS = [
+    {"attention": "simplex"},
+    {"attention": "kmeans"},
+    {"attention": "duplex"},
+    {"attention": "duplex", "d_transformer": True, "d_ltnt2img": True, "g_arch": "skip", "d_arch": "skip"},
+    {"attention": "none", "g_img2img": 16, "style": False, "latent_stem": True},
+    {"attention": "none", "kgan": True, "components_num": 2},
+]
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+
+
+@pytest.fixture
+def small(tiny: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which every part of a step is there: both regularisations in each."""
+    return {**tiny, "pl_weight": 2.0, "gamma": 1.0, "g_reg_interval": 1, "d_reg_interval": 1}
+
+
+def settings(small: dict[str, Any], **options: Any) -> RunConfig:
+    """Of a run; without components where there is no attention."""
+    given = {**small, **options}
+    if given.get("attention") == "none" and not given.get("kgan"):
+        del given["components_num"]
+    return resolve_run(given, dataset_preset={}, on_cpu=True)
+
+
+def trained(config: RunConfig, steps: int = 2) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The weights after some steps, and the means of what was logged."""
+    torch.manual_seed(5)
+    players = Players(config, torch.device("cpu"))
+    random = torch.Generator().manual_seed(6)
+    batch = (torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=random), torch.zeros(4, 0))
+    means = Means()
+    for number in range(steps):
+        players.step(batch, number, means)
+        players.average(4 * number + 4)
+    weights = {
+        f"{name}.{key}": value for name, net in players.networks.items() for key, value in net.state_dict().items()
+    }
+    return weights, means.read()
+
+
+@each_kind
+def test_recomputed_activations_give_the_very_same_weights(small: dict[str, Any], kind: dict[str, Any]) -> None:
+    plain, _ = trained(settings(small, **kind))
+    again, _ = trained(settings(small, **kind, checkpoint_activations=True))
+    assert all(torch.equal(again[name], value) for name, value in plain.items())
+
+
+def test_recomputed_activations_are_not_kept(small: dict[str, Any]) -> None:
+    """What a forward pass of both players keeps for the backward one."""
+
+    def kept(**options: Any) -> int:
+        players = Players(settings(small, **options), torch.device("cpu"))
+        storages: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            image = players.generator(torch.randn(16, *players.config.model.z_shape))
+            players.discriminator(image)
+        return sum(storages.values())
+
+    assert kept(checkpoint_activations=True) < 0.5 * kept()
+
+
+@each_kind
+def test_bfloat16_trains_nearly_the_same_weights_in_float32(small: dict[str, Any], kind: dict[str, Any]) -> None:
+    options = {**kind, **({"attention_dropout": 0.0} if kind["attention"] != "none" else {})}
+    plain, figures = trained(settings(small, **options))
+    half, half_figures = trained(settings(small, **options, precision="bf16"))
+    assert {value.dtype for value in half.values()} == {value.dtype for value in plain.values()}
+    assert any(not torch.equal(half[name], value) for name, value in plain.items())
+    for name, value in figures.items():
+        assert half_figures[name] == pytest.approx(value, rel=0.1, abs=0.05), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_only_features_of_the_highest_resolutions_are_halved(small: dict[str, Any], dtype: torch.dtype) -> None:
+    config = resolve_run({**small, "resolution": 128, "channel_base": 512}, dataset_preset={}, on_cpu=True).model
+    generator, discriminator = Generator(config).eval(), Discriminator(config).eval()
+    use_half(generator, dtype)
+    use_half(discriminator, dtype)
+    seen: dict[str, torch.dtype] = {}
+
+    def watch(name: str) -> Any:
+        return lambda module, args, out: seen.update({name: (out[0] if isinstance(out, tuple) else out).dtype})
+
+    for network in (generator, discriminator):
+        for name, module in network.named_modules():
+            if isinstance(module, SynthesisLayer | Conv2d):
+                module.register_forward_hook(watch(f"{type(network).__name__}.{name}"))
+    with torch.no_grad():
+        image = generator(torch.randn(4, *config.z_shape))
+        logits = discriminator(image)
+    assert image.dtype == logits.dtype == torch.float32
+    assert {parameter.dtype for net in (generator, discriminator) for parameter in net.parameters()} == {torch.float32}
+    halved = {f".b{resolution}." for resolution in (16, 32, 64, 128)}
+    for name, found in seen.items():
+        assert found == (dtype if any(part in f"{name}." for part in halved) else torch.float32), name
+    assert len({found for found in seen.values()}) == 2
+
+
+def test_no_style_takes_float16_out_of_its_range(small: dict[str, Any]) -> None:
+    """Styles ten thousand times as large leave the picture what it was, as demodulation divides by their size."""
+    config = settings(small, attention="none").model
+    torch.manual_seed(0)
+    generator = Generator(config).eval()
+    with torch.no_grad():
+        for layer in synthesis_layers(generator):
+            assert layer.conv.affine is not None
+            layer.conv.affine.weight.mul_(1e4)
+            assert layer.conv.affine.bias is not None
+            layer.conv.affine.bias.mul_(1e4)
+        z = torch.randn(4, *generator.z_shape)
+        truth = generator(z, noise_mode="const")
+        use_half(generator, torch.float16)
+        image = generator(z, noise_mode="const")
+    assert image.isfinite().all()
+    assert (image - truth).norm() < 0.02 * truth.norm()
+
+
+def test_activations_in_float16_are_clamped(small: dict[str, Any]) -> None:
+    generator = Generator(settings(small, attention="none").model).eval()
+    use_half(generator, torch.float16)
+    largest: list[float] = []
+    with torch.no_grad():
+        for layer in synthesis_layers(generator):
+            layer.bias.fill_(5e4)
+            layer.register_forward_hook(lambda module, args, out: largest.append(float(out[0].abs().max())))
+        image = generator(torch.randn(4, *generator.z_shape))
+    assert image.isfinite().all()
+    assert len(largest) == 7
+    assert all(value == pytest.approx(CLAMP, rel=0.3) for value in largest)
+
+
+def synthesis_layers(generator: nn.Module) -> Iterator[SynthesisLayer]:
+    """All of them, coarse to fine."""
+    return (module for module in generator.modules() if isinstance(module, SynthesisLayer))
+
+
+def test_gradients_that_overflow_in_float16_count_as_zero(small: dict[str, Any]) -> None:
+    players = Players(settings(small, precision="fp16"), torch.device("cpu"))
+    bias = players.generator.synthesis_network.get_submodule("b32").conv1.bias  # type: ignore[union-attr]
+    assert isinstance(bias, nn.Parameter)
+    before = bias.detach().clone()
+    bias.grad = torch.ones_like(bias)
+    bias.grad[0], bias.grad[1] = float("inf"), float("nan")
+    players.move(players.g_optimizer)
+    assert bias.isfinite().all()
+    assert torch.equal(bias[:2], before[:2])
+    assert (bias[2:] != before[2:]).all()
