@@ -117,6 +117,16 @@ STOPPED = 130
 @setting("ratio", float, "Height / width.", group="Data", rare=False)
 @setting("labels", bool, "Class-conditional: train with the data set's labels.", group="Data", rare=False)
 @setting("mirror_augment", bool, "Also show pictures mirrored.", group="Data", rare=False)
+@setting(
+    "augment",
+    click.Choice(settings.AUGMENTATIONS),
+    "Transform what the discriminator sees, for small data sets: ada finds out how often, fixed takes --augment-p.",
+    group="Data",
+    rare=False,
+)
+@setting("augment_p", float, "Probability of each transformation; with ada at the start.", group="Data")
+@setting("augment_target", float, "With ada: the mean sign of D's output for real pictures to aim at.", group="Data")
+@setting("augment_kimg", float, "With ada: kimg in which the probability can go from 0 to 1.", group="Data")
 @setting("train_images_num", int, "Use the first so many pictures only.", group="Data")
 @setting("num_threads", int, "Processes that decode pictures beside the main one.", group="Data")
 # ----- Model -----

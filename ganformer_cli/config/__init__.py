@@ -26,11 +26,12 @@ from ganformer_cli.config.presets import (
     resolve_run,
     size_preset,
 )
-from ganformer_cli.config.train import D_LOSSES, G_LOSSES, PRECISIONS, RunConfig, TrainConfig
+from ganformer_cli.config.train import AUGMENTATIONS, D_LOSSES, G_LOSSES, PRECISIONS, RunConfig, TrainConfig
 
 __all__ = [
     "ARCHITECTURES",
     "ATTENTION_KINDS",
+    "AUGMENTATIONS",
     "BASELINES",
     "D_LOSSES",
     "GANFORMER_DEFAULT",

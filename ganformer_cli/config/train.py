@@ -12,6 +12,7 @@ from ganformer_cli.errors import ConfigError
 
 G_LOSSES = ("logistic_ns", "logistic", "hinge", "wgan")
 D_LOSSES = ("logistic", "hinge", "wgan")
+AUGMENTATIONS = ("none", "ada", "fixed")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -25,6 +26,10 @@ class TrainConfig(JsonConfig):
     init_from: str | None = None  # the snapshot from which weights are taken as far as they fit
     labels: bool = False  # class-conditional: train with the data set's labels
     mirror_augment: bool = False
+    augment: str = "none"  # of what the discriminator sees: "ada", adaptively, or "fixed"
+    augment_p: float = 0.0  # probability of each transformation; with "ada" at the start
+    augment_target: float = 0.6  # with "ada": the mean sign of the discriminator's output for real pictures
+    augment_kimg: float = 500.0  # with "ada": p takes so long from 0 to 1
     num_threads: int = 0  # processes that decode pictures; 0: none beside the main one
     seed: int = 0
     total_kimg: float = 25000.0  # thousands of real pictures to show
@@ -92,13 +97,19 @@ class TrainConfig(JsonConfig):
             self.train_images_num is None or self.train_images_num >= 1,
             f"--train-images-num {self.train_images_num}: choose at least 1",
         )
-        for name, choices in (("g_loss", G_LOSSES), ("d_loss", D_LOSSES), ("precision", PRECISIONS)):
+        for name, choices in (
+            ("g_loss", G_LOSSES),
+            ("d_loss", D_LOSSES),
+            ("precision", PRECISIONS),
+            ("augment", AUGMENTATIONS),
+        ):
             value = getattr(self, name)
             require(value in choices, f"{option_name(name)} {value}: choose one of {', '.join(choices)}")
         require(
             self.d_loss != "wgan" or self.gamma > 0,
             "--d-loss wgan with --gamma 0: nothing would bound the critic; give --gamma a value above 0",
         )
+        self._check_augmentation()
         require(
             self.init_from is None or self.pretrained_pkl is None,
             "--init-from and --pretrained-pkl each say what to start from; give one of them",
@@ -107,6 +118,31 @@ class TrainConfig(JsonConfig):
         require(
             1 <= micro <= self.batch_size and self.batch_size % micro == 0,
             f"--batch-gpu {micro} does not divide --batch-size {self.batch_size}; choose a divisor",
+        )
+
+    def _check_augmentation(self) -> None:
+        require(0 <= self.augment_p <= 1, f"--augment-p {self.augment_p}: choose a probability from 0 to 1")
+        require(0 < self.augment_target < 1, f"--augment-target {self.augment_target}: choose between 0 and 1")
+        require(0 < self.augment_kimg <= 1e6, f"--augment-kimg {self.augment_kimg}: choose a number above 0")
+        for name, readers in (
+            ("augment_p", ("ada", "fixed")),
+            ("augment_target", ("ada",)),
+            ("augment_kimg", ("ada",)),
+        ):
+            value = getattr(self, name)
+            require(
+                self.augment in readers or value == getattr(TrainConfig, name),
+                f"{option_name(name)} {value} does nothing with --augment {self.augment}; leave it out or choose "
+                f"--augment {' or '.join(readers)}",
+            )
+        require(
+            self.augment != "fixed" or self.augment_p > 0,
+            "--augment fixed needs --augment-p, the probability of each transformation, above 0",
+        )
+        require(
+            self.augment != "ada" or self.d_loss != "wgan",
+            "--augment ada follows the sign of the discriminator's output, which says nothing with --d-loss wgan; "
+            "choose --augment fixed or another loss",
         )
 
     @property

@@ -131,8 +131,8 @@ def check_disk(folder: Path, players: Players, message: Callable[[str], None]) -
         )
     if free < whole:
         message(
-            f"warning: the disk of {folder} has {free:.0f} MiB free; this run will come to about {whole:.0f}. Keep fewer "
-            "snapshots with --last-snapshots, or free some space"
+            f"warning: the disk of {folder} has {free:.0f} MiB free; this run will come to about {whole:.0f}. Keep "
+            "fewer snapshots with --last-snapshots, or free some space"
         )
 
 
@@ -229,7 +229,7 @@ class Trainer:
             self.folder,
             networks=self.players.networks,
             optimizers=self.players.optimizers,
-            scalars={"pl_mean": self.players.pl_mean},
+            scalars=self.players.scalars,
             counters=dataclasses.replace(self.counters, micro_batch=self.players.micro_batch),
             identity={"config": self.config.to_dict(), "dataset": self.dataset.fingerprint},
         )
@@ -279,11 +279,11 @@ class Trainer:
 
     def apply(self, found: state.State) -> None:
         """Be what a state says."""
-        scalars = state.apply_state(found, networks=self.players.networks, optimizers=self.players.optimizers)
+        players = self.players
+        players.scalars = state.apply_state(found, networks=players.networks, optimizers=players.optimizers)
         self.counters = found.counters
         if found.counters.micro_batch in self.players.sizes():
             self.players.micro_batch = found.counters.micro_batch
-        self.players.pl_mean = scalars["pl_mean"].to(self.device)
         for name in (run_folder.LOG_FILE, run_folder.METRICS_FILE):
             run_folder.forget_records_after(self.folder / name, self.kimg)
 
@@ -454,6 +454,8 @@ class Trainer:
         if not self.group.leads:
             return
         figures = means.read()
+        if self.config.train.augment == "ada":
+            figures["augment_p"] = float(self.players.augmentation.p)
         spread = self.watch.diversity(self.players.generator)
         if spread is not None:
             figures["diversity"] = spread

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from ganformer_cli.errors import TrainingError
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.precision import use_half
 from ganformer_cli.training import losses
+from ganformer_cli.training.augment import Augmentation
 from ganformer_cli.training.distributed import ALONE, GradientAverage, Group
 from ganformer_cli.training.ema import ema_decay, update_ema
 from ganformer_cli.training.memory import is_out_of_memory
@@ -67,6 +68,11 @@ class Found:
         """Numbers for the log."""
         self.values.append((name, values.detach()))
 
+    def signs(self) -> Tensor:
+        """Sum and number of the discriminator's signs of real pictures."""
+        signs = torch.cat([values.flatten() for name, values in self.values if name == "sign_real"])
+        return torch.stack([signs.sum(), signs.new_tensor(len(signs))])
+
 
 class Players:
     """The networks and how they are trained.
@@ -102,6 +108,7 @@ class Players:
         self.d_average = GradientAverage(self.discriminator.parameters(), group)
         self.micro_batch = min(options.micro_batch, self.share)  # pictures that pass through the networks at a time
         self.pl_mean = torch.zeros([], device=device)  # running mean of path lengths
+        self.augmentation = Augmentation(options, device)
         self.wary = self.wary_steps
 
     @property
@@ -129,6 +136,21 @@ class Players:
         }
 
     @property
+    def scalars(self) -> dict[str, Tensor]:
+        """What else changes from step to step, by name."""
+        return {
+            "pl_mean": self.pl_mean,
+            "augment_p": self.augmentation.p,
+            "augment_signs": self.augmentation.signs,
+        }
+
+    @scalars.setter
+    def scalars(self, values: Mapping[str, Tensor]) -> None:
+        found = {name: value.to(self.device) for name, value in {**self.scalars, **values}.items()}
+        self.pl_mean = found["pl_mean"]
+        self.augmentation.p, self.augmentation.signs = found["augment_p"], found["augment_signs"]
+
+    @property
     def parts(self) -> list[slice]:
         """The micro-batches of this process's share."""
         return [slice(start, start + self.micro_batch) for start in range(0, self.share, self.micro_batch)]
@@ -146,7 +168,7 @@ class Players:
                         memory["step"] = torch.zeros([], device=parameter.device)
                         memory.update({key: torch.zeros_like(parameter) for key in ADAM_KEYS[1:]})
                     tensors += [memory[key] for key in ADAM_KEYS]
-        for tensor in [*tensors, self.pl_mean]:
+        for tensor in [*tensors, *self.scalars.values()]:
             self.group.share(tensor)
         self.micro_batch = self.group.told(lambda: self.micro_batch)
 
@@ -181,7 +203,8 @@ class Players:
         self.discriminator.requires_grad_(False)
         self.update(self.g_optimizer, self.g_average, generator_gradients, means)
         self.discriminator.requires_grad_(True)
-        self.update(self.d_optimizer, self.d_average, discriminator_gradients, means)
+        signs = self.update(self.d_optimizer, self.d_average, discriminator_gradients, means).signs()
+        self.augmentation.observe(self.group.total(signs), number)
         means.steps += 1
         self.wary = max(0, self.wary - 1)
 
@@ -200,7 +223,7 @@ class Players:
         average: GradientAverage,
         gradients: Callable[[Found], None],
         means: Means,
-    ) -> None:
+    ) -> Found:
         """One step of ``optimizer``; in smaller parts, with the same random numbers, where memory runs out."""
         several = self.group.ranks > 1
         while True:
@@ -241,6 +264,7 @@ class Players:
         self.generator.mapping_network.update_mean(self.group.average(torch.stack(found.w_means).mean(0)))
         if found.pl_means:
             self.pl_mean = self.group.average(torch.stack(found.pl_means).mean(0))
+        return found
 
     def move(self, optimizer: torch.optim.Optimizer) -> None:
         """One step along the gradients; what overflowed in float16 counts as zero."""
@@ -276,7 +300,8 @@ class Players:
         for part in self.seeded_parts(seed):
             last = part.stop == self.share
             fake = self.draw_fakes(c, part, found)
-            loss = losses.generator_loss(self.discriminator(fake, labels_of(c, part)), options.g_loss)
+            logits = self.discriminator(self.augmentation(fake), labels_of(c, part))
+            loss = losses.generator_loss(logits, options.g_loss)
             if last and not regularise:
                 found.completing()
             (loss / len(self.parts)).backward()
@@ -299,11 +324,11 @@ class Players:
         for part in self.seeded_parts(seed):
             # Not those of the generator's step: they are one step old, and training with them went visibly slower.
             with torch.no_grad():
-                fake = self.draw_fakes(c, part, found)
+                fake = self.augmentation(self.draw_fakes(c, part, found))
             fake_logits = self.discriminator(fake, labels_of(c, part))
             fake_loss = losses.fake_loss(fake_logits, options.d_loss)
             (fake_loss / len(self.parts)).backward()
-            shown = real[part].requires_grad_(regularise)
+            shown = self.augmentation(real[part]).requires_grad_(regularise)
             real_logits = self.discriminator(shown, labels_of(c, part))
             real_loss = losses.real_loss(real_logits, options.d_loss)
             total = real_loss
