@@ -52,6 +52,7 @@ setup(
             "setuptools>=77",  # a test builds the wheel, without a network
             "h5py>=3.8",  # sources of pictures that tests write and read
             "lmdb>=1.4",
+            "torch-fidelity==0.4.0",  # the metrics are compared with it; exact, since its numbers are what counts
         ],
         "dev": [  # exact, because what a linter finds changes with its version
             "mypy==2.4.1",

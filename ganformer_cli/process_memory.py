@@ -1,4 +1,4 @@
-"""Memory of this process and machine, as Linux tells it. Standard library only."""
+"""Memory of this process and machine, as Linux tells it, and how to tell that it ran out. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import contextlib
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "could not create a memory object",
+)
 
 
 def proc_mib(name: str, path: Path = _STATUS) -> float | None:
@@ -24,3 +32,12 @@ def reset_high_water() -> bool:
     except OSError:
         return False
     return True
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whichever device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    # On a CPU, and in libraries that torch calls, it is a RuntimeError like any other.
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)

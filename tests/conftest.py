@@ -146,6 +146,48 @@ def tiny_run(tiny_run_kept: Path, own_folder: Path) -> Path:
     return run
 
 
+@pytest.fixture
+def tiny_features(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Feature networks that are small and need no file: random projections of 8x8 pixels.
+
+    How many pictures each has seen is counted under its name.
+    """
+    import torch
+
+    from ganformer_cli.metrics import features
+
+    widths = {"pool": 12, "logits": 10, "fc2": 6, "cls": 5}
+    seen: dict[str, int] = {}
+
+    class Tiny(torch.nn.Module):
+        side = 8
+
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name, self.outputs = name, widths
+            random = torch.Generator().manual_seed(0)
+            self.weights = {key: torch.randn(192, width, generator=random) / 14 for key, width in widths.items()}
+
+        def scaled(self, pixels: torch.Tensor) -> torch.Tensor:
+            return pixels / 255
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {key: (x.flatten(1) @ weight.to(x.device)).relu() for key, weight in self.weights.items()}
+
+    class Counting(features.FeatureNetwork):
+        def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            seen[self.name] = seen.get(self.name, 0) + len(images)
+            return super().__call__(images)
+
+    def open_network(name: str, *, resize: Any = None, device: Any = "cpu", **_: Any) -> features.FeatureNetwork:
+        return Counting(
+            name, Tiny(name), weights_sha256="f" * 64, published=False, resize=resize or "tf1", device=device
+        )
+
+    monkeypatch.setattr(features, "open_network", open_network)
+    return seen
+
+
 @dataclass
 class Server:
     """A server whose ``answer`` a test chooses; it writes down what it was asked."""
@@ -251,3 +293,12 @@ def tiny() -> dict[str, Any]:
         "mapping_num_layers": 2,
         "batch_size": 4,
     }
+
+
+@pytest.fixture(scope="session")
+def inception_weights() -> dict[str, Any]:
+    """Random weights of the Inception network, with which it tells pictures apart."""
+    from ganformer_cli.metrics.benchmarks import random_weights
+    from ganformer_cli.metrics.inception import Inception
+
+    return random_weights(Inception.shapes())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,7 +69,7 @@ def test_another_data_set(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
     done = ganformer("eval", "--dataset", pictures, "--eval-images-num", "50", "--metrics", "diversity", "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["provenance"]["dataset"] == "fitting"
-    assert "has 6 pictures; comparing so many of each" in done.stderr
+    assert "has 6 pictures; comparing with so many" in done.stderr
 
 
 def test_a_file_outside_a_run_keeps_nothing(ganformer: Run, tiny_run: Path) -> None:
@@ -96,9 +98,33 @@ def test_the_authors_line(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
 @pytest.mark.parametrize(
     ("line", "status", "message"),
     [
-        ("--metrics fid,is,pr", 1, "--metrics fid is not in this version yet"),
-        ("--metrics swd,kid", 1, "available: swd, diversity"),
-        ("--metrics swdd", 2, "no metric 'swdd'; available: swd, diversity"),
+        ("--metrics fid,is,pr --offline", 1, "no fid,is,pr: the weights of the inception network are not here"),
+        ("--metrics fid,is,pr --offline", 1, "ganformer eval --fetch"),
+        ("--metrics fid,is,pr --offline", 1, "the metrics swd and diversity need none"),
+        ("--metrics swdd", 2, "swdd: there is no such metric; did you mean swd?"),
+        ("--metrics none", 2, "no metric is named"),
+        ("--metrics fid --weights cut.safetensors", 1, "cut.safetensors: not a readable file of weights"),
+        ("--metrics fid,swd --weights pt_inception-2015-12-05-6726825d.pth", 1, "where 6726825d0af5f729cebd5821db51"),
+        ("--metrics fid --weights nowhere.pth", 1, "--weights nowhere.pth: no such file"),
+        ("--metrics fid,pr --weights a.pth", 1, "need inception, vgg16; write for instance --weights inception=a.pth"),
+        ("--metrics fid --weights vgg16=a.pth", 1, "none of the metrics fid needs vgg16"),
+        ("--weights a.pth", 1, "need no feature network; leave it out"),
+        ("--metrics fid --weights a.pth --weights b.pth", 1, "give one file for each network"),
+        ("--images fitting", 2, "--images: what to compare with? give --dataset or --reals"),
+        ("--images fitting --model results/exp-000 --dataset scenes", 2, "--model a model; give one of them"),
+        ("--images fitting --all --dataset scenes", 2, "--all a model; give one of them"),
+        ("--images nowhere --dataset scenes", 1, "--images nowhere does not exist"),
+        (
+            "--images small --reals fitting",
+            1,
+            "has pictures of 32x32, --images small of 16x16: swd and diversity compare",
+        ),
+        ("--reals fitting --dataset scenes", 2, "give one of them"),
+        ("--class 0", 1, "--class 0: --dataset scenes has no labels"),
+        ("--fetch --offline", 2, "--fetch downloads, --offline forbids it"),
+        ("--compare results/exp-000 results/exp-000 --seed 1", 2, "--compare scores nothing; leave out --seed"),
+        ("--compare results/exp-000 results/exp-000", 1, "no scores there"),
+        ("--model cut.safetensors --all", 1, "--all: cut.safetensors lies in no run"),
         ("--dataset nowhere", 1, "--dataset nowhere"),
         ("--dataset small", 1, "--dataset small has pictures of 16x16, this model makes 32x32"),
         ("--model results/other", 1, "--model results/other: no such file or run folder"),
@@ -111,6 +137,7 @@ def test_the_authors_line(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
 def test_wrong_lines(ganformer: Run, tiny_run: Path, pictures: Path, line: str, status: int, message: str) -> None:
     whole = (tiny_run / "snapshots" / "network-snapshot-000002.safetensors").read_bytes()
     Path("cut.safetensors").write_bytes(whole[:-100])
+    Path("pt_inception-2015-12-05-6726825d.pth").write_bytes(whole)
     done = ganformer("eval", *line.split())
     assert message in done.stderr
     assert done.exit_code == status
@@ -136,3 +163,174 @@ def test_a_snapshot_that_does_not_say_its_data_set(ganformer: Run, tiny_run: Pat
     done = ganformer("eval", "--model", "bare.safetensors")
     assert done.exit_code == 1
     assert "--dataset is needed" in done.stderr
+
+
+# ----- Feature networks -----
+
+
+def test_scores_of_features(ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]) -> None:
+    line = "eval --eval-images-num 30 --metrics fid,kid,is,pr,dc,fd-dinov2"
+    done = ganformer(*line.split())
+    assert done.exit_code == 0, done.stderr
+    rows = [row.split() for row in done.stdout.splitlines()[1:]]
+    names = ["fid", "kid", "is", "precision", "recall", "density", "coverage", "fd_dinov2"]
+    assert [row[0] for row in rows] == names
+    assert "±" in done.stdout.splitlines()[2]
+    assert "biased upwards" in done.stderr
+    (record,) = [json.loads(row) for row in (tiny_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert record["provenance"]["metrics"]["pr"]["network"] == "vgg16"
+    tiny_features.clear()
+    again = ganformer(*line.split(), "--json", "--batch-size", "7")
+    assert {name: json.loads(again.stdout)[name] for name in names} == {name: record[name] for name in names}
+    assert tiny_features["inception"] == 30  # the reals' were kept
+
+
+def test_without_weights_the_others_are_scored_and_the_status_tells(ganformer: Run, tiny_run: Path) -> None:
+    done = ganformer("eval", "--metrics", "fid,diversity", "--offline", "--eval-images-num", "4")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[1].startswith("diversity ")
+    assert "no fid: the weights of the inception network are not here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_network_it_is_said_what_needs_no_weights(
+    ganformer: Run, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ganformer_cli.errors import DownloadError
+    from ganformer_cli.metrics import features
+
+    def open_network(name: str, **_: object) -> None:
+        raise DownloadError(f"cannot download {name}: no connection")
+
+    monkeypatch.setattr(features, "open_network", open_network)
+    done = ganformer("eval", "--metrics", "fid,pr")
+    assert (done.exit_code, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "no fid,pr: cannot download inception: no connection; cannot download vgg16: no connection" in line
+    assert line.endswith("swd and diversity need no weights")
+
+
+def test_a_metric_that_fails_leaves_the_others(ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]) -> None:
+    done = ganformer("eval", "--metrics", "is,diversity", "--eval-images-num", "4")
+    assert done.exit_code == 1
+    assert [row.split()[0] for row in done.stdout.splitlines()[1:]] == ["diversity"]
+    assert "error: no is: an Inception Score of 10 splits needs at least 10 pictures" in done.stderr
+
+
+def test_fetch_says_where_the_weights_are(ganformer: Run, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ganformer_cli.metrics import features
+
+    asked = []
+
+    def fetch_weights(name: str, *, offline: bool, progress: Callable[[int, int | None], None]) -> Path:
+        asked.append((name, offline))
+        progress(1 << 20, 2 << 20)
+        return Path("weights") / name
+
+    monkeypatch.setattr(features, "fetch_weights", fetch_weights)
+    done = ganformer("eval", "--fetch")
+    assert (done.exit_code, done.stdout.split()) == (0, ["inception", str(Path("weights/inception"))])
+    assert "weights of inception 1/2 MiB" in done.stderr
+    ganformer("eval", "--fetch", "--metrics", "pr,kid")
+    assert asked == [("inception", False), ("vgg16", False), ("inception", False)]
+    assert "no feature network is needed" in ganformer("eval", "--fetch", "--metrics", "swd").stdout
+
+
+# ----- Other things to score -----
+
+
+def test_every_snapshot_of_a_run(ganformer: Run, tiny_run: Path) -> None:
+    done = ganformer("eval", "--all", "--eval-images-num", "4")
+    assert done.exit_code == 0, done.stderr
+    title, heads, *rows, curve = done.stdout.splitlines()
+    assert title.startswith("2 snapshots against scenes")
+    assert heads.split() == ["kimg", "swd", "diversity"]
+    assert [row.split()[0] for row in rows] == ["1", "2"]
+    assert curve == f"curve {Path('results/exp-000/metrics.png')}"
+    with PIL.Image.open(tiny_run / "metrics.png") as picture:
+        assert len(picture.getcolors(1 << 16) or []) > 3
+    assert len((tiny_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    answers = json.loads(ganformer("eval", "--all", "--eval-images-num", "4", "--json").stdout)
+    one = json.loads(ganformer("eval", "--eval-images-num", "4", "--json").stdout)
+    assert answers[1] == one
+    assert answers[0]["kimg"] == 1
+
+
+def test_two_folders(ganformer: Run, pictures: Path) -> None:
+    line = ["eval", "--images", pictures, "--reals", pictures]
+    done = ganformer(*line)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "fitting against fitting: 6 images of each, seed 0"
+    answer = json.loads(ganformer(*line, "--json").stdout)
+    assert (answer["swd"], answer["diversity"], answer["images"]) == (0, 1, "fitting")
+    assert not list(Path().rglob("metrics.jsonl"))
+
+
+def test_what_generate_wrote_scores_as_the_model_does(
+    ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]
+) -> None:
+    for form in ("png", "npy"):
+        ganformer("generate", "--images-num", "16", "--format", form, "--output-dir", form, "--truncation-psi", "1")
+    how = ["--metrics", "fid", "--eval-images-num", "16", "--json"]
+    model = json.loads(ganformer("eval", *how).stdout)["fid"]
+    array = next(Path("npy").glob("*.npy"))
+    for images in ("png", array):
+        done = ganformer("eval", "--images", images, "--dataset", "scenes", *how)
+        # The data set is larger here than what the model was trained on: the reals are others, but not by much.
+        assert json.loads(done.stdout)["fid"] == pytest.approx(model, rel=0.5)
+
+
+# ----- Comparing -----
+
+
+def test_comparing_scores_names_every_difference(ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]) -> None:
+    shutil.copytree(tiny_run, "results/other-000")
+    for run, more in (("exp-000", []), ("other-000", ["--truncation-psi", "0.5", "--resize", "clean", "--seed", "3"])):
+        done = ganformer(
+            "eval", "--expname", run, "--metrics", "fid,swd", "--eval-images-num", "20" if more else "16", *more
+        )
+        assert done.exit_code == 0, done.stderr
+    done = ganformer("eval", "--compare", "results/exp-000", "results/other-000")
+    assert done.exit_code == 0, done.stderr
+    assert [row.split()[0] for row in done.stdout.splitlines()] == ["A", "B", "score", "fid", "swd"]
+    told = done.stderr.splitlines()
+    assert len(told) == 5
+    for text in ("truncation psi (1 and 0.5)", "seed (0 and 3)", "number of real pictures (16 and 20)"):
+        assert any(f"fid, swd: not comparable, another {text}" in line for line in told), text
+    assert any("fid: not comparable, another resize before the network (tf1 and clean)" in line for line in told)
+    answer = json.loads(ganformer("eval", "--compare", "results/exp-000", "results/other-000", "--json").stdout)
+    assert len(answer["differences"]["fid"]) == 5
+    assert len(answer["differences"]["swd"]) == 4
+
+
+def test_comparing_what_compares_says_nothing(ganformer: Run, tiny_run: Path) -> None:
+    for name in ("network-snapshot-000001.safetensors", "network-snapshot-000002.safetensors"):
+        done = ganformer("eval", "--model", tiny_run / "snapshots" / name, "--eval-images-num", "4", "--json")
+        Path(f"{name}.json").write_text(done.stdout, encoding="utf-8")
+    first = tiny_run / "snapshots" / "network-snapshot-000001.safetensors"
+    for side in (first, f"{first.name}.json"):
+        done = ganformer("eval", "--compare", side, tiny_run)
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert "+" in done.stdout or "-" in done.stdout
+    done = ganformer("eval", "--compare", tiny_run, "nowhere.json")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "nowhere.json: no scores there" in done.stderr
+
+
+# ----- Several processes -----
+
+
+def test_processes_come_to_the_scores_of_one(ganformer: Run, tiny_run: Path) -> None:
+    words = ["eval", "--eval-images-num", "64", "--json"]
+    alone = json.loads(ganformer(*words).stdout)
+    metrics = ["--metrics", "fid,swd,diversity", "--offline"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ganformer_cli", *words, *metrics, "--processes", "2"],
+        capture_output=True, text=True, encoding="utf-8", timeout=120, check=False,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == alone
+    assert len((tiny_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    # What could not be scored is told once, and the status says so, too.
+    assert done.returncode == 1
+    assert done.stderr.count("error: no fid: ") == 1
+    assert "Traceback" not in done.stderr

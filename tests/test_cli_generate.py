@@ -16,6 +16,7 @@ import torch
 from click.testing import Result
 
 from ganformer_cli.sampling import latents_from_seeds, load_generator, sample, to_uint8
+from ganformer_cli.visualization.encoding import read_about
 
 Run = Callable[..., Result]
 
@@ -85,8 +86,10 @@ def test_maps_lie_beside_the_same_pictures(ganformer: Run, tiny_run: Path) -> No
     assert names(Path("images")) == [f"seed000{k}{kind}" for k in range(2) for kind in kinds]
     for k in range(2):
         assert Path(f"images/seed000{k}.png").read_bytes() == Path(f"plain/seed000{k}.png").read_bytes()
-    layers = read(Path("images/seed0000-layer-maps.png"))
-    np.testing.assert_array_equal(layers[:, :32, :32], read(Path("images/seed0000.png")))
+        for kind in ("maps", "layer-maps"):
+            about = read_about(Path(f"images/seed000{k}-{kind}.png"))
+            assert about is not None
+            assert (about["seed"], about["figure"]) == (k, kind)
 
 
 def test_json_lists_what_was_written(ganformer: Run, tiny_run: Path) -> None:
@@ -118,7 +121,7 @@ def test_saved_latents_give_the_same_pictures(ganformer: Run, tiny_run: Path) ->
         ganformer("generate", "--latents", "seeds/latents.npy", "--batch-size", batch_size)
         assert names(Path("images")) == [f"image000{k}.png" for k in range(5)]
         for k in range(5):
-            assert Path(f"images/image000{k}.png").read_bytes() == Path(f"seeds/seed000{k}.png").read_bytes()
+            np.testing.assert_array_equal(read(Path(f"images/image000{k}.png")), read(Path(f"seeds/seed000{k}.png")))
 
 
 def test_latents_are_saved_in_the_order_of_the_seeds(ganformer: Run, tiny_run: Path) -> None:
@@ -171,7 +174,9 @@ def test_one_array_of_pictures_as_they_leave_the_network(ganformer: Run, tiny_ru
         line = f"generate --seeds 6,0-2 --format npy --maps --grid --json --batch-size {batch_size}"
         done = ganformer(*line.split())
         assert done.exit_code == 0, done.stderr
-        assert names(Path("images")) == ["grid.png", "images.npy"] + [f"seed000{k}-maps.png" for k in (0, 1, 2, 6)]
+        assert names(Path("images")) == ["grid.png", "images.json", "images.npy"] + [
+            f"seed000{k}-maps.png" for k in (0, 1, 2, 6)
+        ]
         images = np.load("images/images.npy")
         assert (images.dtype, images.shape) == (np.float32, (4, 3, 32, 32))
         answer = json.loads(done.stdout)
@@ -180,6 +185,7 @@ def test_one_array_of_pictures_as_they_leave_the_network(ganformer: Run, tiny_ru
             np.testing.assert_array_equal(picture, read(Path(f"png/seed{each['seed']:04d}.png")))
         for name in ("grid.png", "seed0006-maps.png"):
             assert Path("images", name).read_bytes() == Path("png", name).read_bytes()
+        assert json.loads(Path("images/images.json").read_text(encoding="utf-8"))["seeds"] == [6, 0, 1, 2]
 
 
 def test_an_array_is_there_whole_or_not_at_all(ganformer: Run, tiny_run: Path) -> None:
@@ -188,7 +194,8 @@ def test_an_array_is_there_whole_or_not_at_all(ganformer: Run, tiny_run: Path) -
     ws = np.zeros((5, 3, 8), np.float32)
     ws[4] = 3e38
     np.save("ws.npy", ws)
-    done = ganformer("generate", "--latents", "ws.npy", "--space", "w", "--format", "npy", "--batch-size", "1")
+    line = "generate --latents ws.npy --space w --format npy --batch-size 1 --overwrite"
+    done = ganformer(*line.split())
     assert done.exit_code == 1
     assert "row 4 of the latents has values that are not finite" in done.stderr
     assert names(Path("images")) == ["images.npy"]
@@ -259,7 +266,6 @@ def test_a_file_is_a_model_too(ganformer: Run, tiny_run: Path) -> None:
         ("--noise some", 2, "--noise"),
         ("--output-dir cut.safetensors", 2, "--output-dir"),
         ("--output-dir cut.safetensors/below", 1, "--output-dir"),
-        ("--vis-interpolations", 1, "--vis-interpolations is not in this version yet"),
         ("--latents nothing.npy", 2, "'--latents': File 'nothing.npy' does not exist"),
         ("--latents empty.safetensors", 1, "--latents empty.safetensors: not a readable .npy file"),
         ("--latents other.npy", 1, "other.npy: its shape is [2, 5, 8], this model wants [N, 3, 8] in space z"),
@@ -272,9 +278,21 @@ def test_a_file_is_a_model_too(ganformer: Run, tiny_run: Path) -> None:
         ("--space w", 2, "--space w says what --latents are"),
         ("--format npy --ratio 0.5", 2, "--ratio 0.5 with --format npy"),
         ("--format gif", 2, "--format"),
-        ("--vis-noise-var", 1, "--vis-noise-var is not in this version yet"),
-        ("--vis-style-mix", 1, "--vis-style-mix is not in this version yet"),
-        ("--interpolation-density 8", 1, "--interpolation-density 8 is not in this version yet"),
+        ("--truncation-psi 0,x", 2, "'x' is no number"),
+        ("--truncation-psi 0,1 --format npy", 2, "--truncation-psi with several numbers does not go with --format"),
+        ("--truncation-psi 0,1 --interpolate", 2, "--truncation-psi with several numbers does not go with --inter"),
+        ("--truncation-psi 0,1 --style-mix", 2, "--truncation-psi with several numbers does not go with mixtures"),
+        ("--component 1", 2, "--component 1 says which component to move; add --interpolate, --mix"),
+        ("--component 2 --interpolate", 1, "--component 2: this model has components 0 to 1"),
+        ("--component -1 --interpolate", 2, "--component"),
+        ("--film webp", 2, "--film says how to interpolate; add --interpolate"),
+        ("--loop", 2, "--loop says how to interpolate; add --interpolate"),
+        ("--interpolate --seeds 3", 1, "--interpolate: moves from one picture to the next, and there is only one"),
+        ("--interpolate --rich-num 1", 1, "there is only one; ask for two or more"),
+        ("--interpolate --interpolation-density 0", 2, "--interpolation-density"),
+        ("--interpolate --film avi", 2, "--film"),
+        ("--interpolate --fps 0", 2, "--fps"),
+        ("--interpolate --interpolation-density 9999 --rich-num 40 --images-num 40", 1, "are too much for one GIF"),
     ],
 )
 def test_wrong_lines(ganformer: Run, tiny_run: Path, line: str, status: int, message: str) -> None:
@@ -310,9 +328,12 @@ def test_maps_of_a_model_without_attention(ganformer: Run, tiny_run: Path) -> No
     expected = sample(load_generator(file), [1], truncation_psi=0.7, labels=[0.0, 1.0]).numpy()[0]
     np.testing.assert_array_equal(read(Path("images/seed0001.png")), expected)
     # Latents have the class that is asked for, or those of the first seeds.
-    for words in ((), ("--class", "0")):
-        ganformer("generate", "--model", file, "--images-num", "6", "--save-latents", *words)
-        done = ganformer("generate", "--model", file, "--latents", "images/latents.npy", *words)
+    for folder, *words in ((Path("own"),), (Path("first"), "--class", "0")):
+        words += ["--model", str(file), "--output-dir", str(folder)]
+        ganformer("generate", "--images-num", "6", "--save-latents", *words)
+        done = ganformer("generate", "--latents", folder / "latents.npy", *words)
         assert done.exit_code == 0, done.stderr
         for k in range(6):
-            assert Path(f"images/image000{k}.png").read_bytes() == Path(f"images/seed000{k}.png").read_bytes()
+            np.testing.assert_array_equal(
+                read(folder / f"image000{k}.png"), read(folder / f"seed000{k}.png"), err_msg=f"{words}"
+            )

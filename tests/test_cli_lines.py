@@ -116,13 +116,12 @@ WORKING = [
     ),
     (
         "generate --gpus 0 --vis --expname clevr-exp --dataset clevr --vis-layer-maps --images-num 2",
-        "images/seed0001-layer-maps.png",
+        "images-001/seed0001-layer-maps.png",  # images has pictures of another --ratio
     ),
 ]
 
 NOT_YET = [
     ("train --train --gpus 0 --baseline VQGAN --expname clevr-vqgan --dataset clevr", "--baseline VQGAN"),
-    ("eval --eval --gpus 0 --expname clevr-exp --dataset clevr --metrics fid,is,pr", "--metrics fid"),
 ]
 
 
@@ -213,7 +212,11 @@ WRONG = [
     ("generate --model results/clevr-exp-000 --seeds 5-2", "5-2", "2-5"),
     ("generate --model results/clevr-exp-000 --seeds 1 --images-num 2", "--images-num", "one of them"),
     ("generate --model results/clevr-exp-000 --output-dir a-file/images", "--output-dir a-file", "another folder"),
+    ("eval --eval --gpus 0 --expname clevr-exp --dataset clevr --metrics fid,is,pr --offline", "fid,is,pr", "--fetch"),
     ("eval --model results/clevr-exp-000 --dataset square", "square", ""),
+    ("compare --result-dir empty", "--result-dir empty", "another folder"),
+    ("compare pictures", "pictures: no run folder", "results/NAME-000"),
+    ("compare --plot scores.jpg", "--plot scores.jpg", ".png"),
     ("eval --model results/clevr-exp-000 --metrics beauty", "beauty", "swd"),
     ("eval --model cut-off.safetensors", "cut-off.safetensors", ""),
     ("build-ops --device cuda --cuda-arch hopper", "--cuda-arch: 'hopper'", "80,90"),

@@ -28,7 +28,7 @@ ARROWS = {
     "original_snapshots": {"downloads", "checkpoints", "models", "config"},
     "sampling": {"checkpoints", "models", "config"},
     "visualization": {"sampling", "data", "config"},
-    "metrics": {"sampling", "data", "config"},
+    "metrics": {"sampling", "data", "downloads", "config"},
     "training": {
         "models", "data", "metrics", "sampling", "visualization", "checkpoints", "original_snapshots", "config",
     },

@@ -98,9 +98,12 @@ def memory_cases() -> list[Case]:
 
 
 @pytest.fixture
-def importable(monkeypatch: pytest.MonkeyPatch, checkout: Path) -> None:
-    """A new process finds this file's functions."""
-    monkeypatch.syspath_prepend(checkout)
+def importable(monkeypatch: pytest.MonkeyPatch, checkout: Path, tmp_path: Path) -> None:
+    """A new process finds this file's functions, though other people's packages may install a ``tests``, too."""
+    package = tmp_path / "tests" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text(f"__path__ = [{str(checkout / 'tests')!r}]\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the worst moment")

@@ -82,7 +82,7 @@ def test_stored_psi_applies_to_tensorflow_models(ganformer: Run) -> None:
     np.save("z.npy", load_file(GOLDEN / "io-tf.safetensors")["z"].numpy())
     pictures = []
     for words in ((), ("--truncation-psi", "0.65"), ("--truncation-psi", "0.7")):
-        line = ("generate", "--model", TENSORFLOW, "--latents", "z.npy", "--format", "npy", *words)
+        line = ("generate", "--model", TENSORFLOW, "--latents", "z.npy", "--format", "npy", "--overwrite", *words)
         assert ganformer(*line).exit_code == 0
         pictures.append(np.load("images/images.npy"))
     assert np.array_equal(pictures[0], pictures[1])

@@ -16,9 +16,11 @@ from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.models import Generator
 from ganformer_cli.sampling import (
+    drawing,
     labels_from_seeds,
     latents_from_seeds,
     load_generator,
+    picture_mib,
     read_latents,
     sample,
     sample_attention,
@@ -102,19 +104,66 @@ def test_every_group_of_a_model_is_as_wide(
 ) -> None:
     """Small pictures four together, a seed always in the same place whatever its neighbours are; large ones alone."""
     if large:
-        monkeypatch.setattr(sampling, "_LARGE_ON_CPU", 32 * 32 - 1)
+        monkeypatch.setattr(drawing, "_LARGE_ON_CPU", 32 * 32 - 1)
     widths = set()
-    forward = Generator.forward
+    synthesis = Generator.synthesis
 
-    def watched(self: Generator, z: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        widths.add(len(z))
-        return forward(self, z, *rest, **options)
+    def watched(self: Generator, ws: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        widths.add(len(ws))
+        return synthesis(self, ws, *rest, **options)
 
-    monkeypatch.setattr(Generator, "forward", watched)
+    monkeypatch.setattr(Generator, "synthesis", watched)
     expected = drawn(model, range(12))
     for batch_size in (1, 2, 3, 16):
         assert_same(drawn(model, [8, 3, 11, 4, 0, 1, 2], batch_size=batch_size), expected)
     assert widths == {lanes}
+
+
+def runs_out(monkeypatch: pytest.MonkeyPatch, error: Exception, most: int) -> list[int]:
+    """From now on memory runs out where more than ``most`` groups are drawn at once; how many were, each time."""
+    asked: list[int] = []
+    each = drawing.one_thread_each
+
+    def limited(compute: Any, groups: Sequence[range], *, together: bool) -> Any:
+        asked.append(len(groups))
+        if len(groups) > most:
+            raise error
+        return each(compute, groups, together=together)
+
+    monkeypatch.setattr(drawing, "one_thread_each", limited)
+    return asked
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_where_memory_runs_out_fewer_are_drawn_at_once(
+    model: Generator, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    expected = drawn(model, range(21))
+    asked = runs_out(monkeypatch, error, most=1)
+    found = list(sample_images(model, range(21), batch_size=16))
+    assert [seed for seed, _ in found] == list(range(21))
+    assert_same(dict(found), expected)
+    assert asked == [4, 2, 1, 1, 1, 1, 1, 1]  # groups of four: 16, 8 and then 4 pictures at a time
+
+
+def test_where_memory_is_not_enough_for_one_picture(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs_out(monkeypatch, MemoryError(), most=0)
+    with pytest.raises(GanformerError, match=r"memory ran out while drawing the picture of seed 3 alone; .*--gpus"):
+        list(sample_images(model, [3, 4]))
+
+
+def test_other_errors_are_no_lack_of_memory(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = runs_out(monkeypatch, RuntimeError("shapes do not fit"), most=0)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        list(sample_images(model, range(9)))
+    assert len(asked) == 1
+
+
+def test_larger_pictures_take_more_memory() -> None:
+    sizes = [picture_mib(ModelConfig(resolution=resolution)) for resolution in (64, 256, 1024)]
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert 500 < sizes[2] < 2000
+    assert picture_mib(ModelConfig(resolution=256, ratio=0.5)) < sizes[1]
 
 
 def test_random_noise_is_a_seeds_own_and_leaves_the_global_stream_alone(model: Generator) -> None:
@@ -221,6 +270,27 @@ def test_latents_of_space_w_are_taken_as_they_are(changes: dict[str, Any]) -> No
     changed = ws.clone()
     changed[:, :, -1] += 1
     assert (drawn_from(model, changed, space="w")[0] != expected[0]).any()
+
+
+@pytest.mark.parametrize("noise_mode", ["const", "random"])
+def test_some_rows_are_drawn_as_among_all(noise_mode: str) -> None:
+    model = generator(c_dim=3)
+    latents = latents_from_seeds(model, range(9)).numpy()
+    options: dict[str, Any] = {"noise_mode": noise_mode, "raw": True}
+    every = {each.seed: each.image for each in sample_latents(model, latents, **options)}
+    some = list(sample_latents(model, latents, rows=[7, 2, 3], **options))
+    assert [each.seed for each in some] == [7, 2, 3]
+    for each in some:
+        np.testing.assert_array_equal(each.image, every[each.seed])
+
+
+def test_one_noise_for_all(model: Generator) -> None:
+    latents = latents_from_seeds(model, [5]).repeat(3, 1, 1)
+    own = drawn_from(model, latents, noise_mode="random")
+    shared = drawn_from(model, latents, noise_mode="random", noise_seed=5)
+    assert (own[0] != own[1]).any()
+    for row in range(3):
+        np.testing.assert_array_equal(shared[row], drawn(model, [5], noise_mode="random")[5])
 
 
 def test_given_latents_show_their_attention_too(model: Generator) -> None:

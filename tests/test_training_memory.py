@@ -17,7 +17,7 @@ from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.training import Callbacks, fitting, loop, open_run, state
 from ganformer_cli.training.fitting import Trial, fit_micro_batch
 from ganformer_cli.training.memory import Peak, free_memory_mib, is_out_of_memory
-from ganformer_cli.training.players import Players, micro_batches
+from ganformer_cli.training.players import Found, Players, micro_batches
 
 TINY: dict[str, Any] = {
     "resolution": 32,
@@ -79,10 +79,10 @@ def cut_smaller(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
     """Halve the parts before update ``update`` of a player, without any error."""
     whole, calls = Players.update, iter(range(10**9))
 
-    def call(self: Players, *given: Any) -> None:
+    def call(self: Players, *given: Any) -> Found:
         if next(calls) == update:
             self.micro_batch //= 2
-        whole(self, *given)
+        return whole(self, *given)
 
     monkeypatch.setattr(Players, "update", call)
 

@@ -117,7 +117,7 @@ def test_only_features_of_the_highest_resolutions_are_halved(small: dict[str, An
     halved = {f".b{resolution}." for resolution in (16, 32, 64, 128)}
     for name, found in seen.items():
         assert found == (dtype if any(part in f"{name}." for part in halved) else torch.float32), name
-    assert len({found for found in seen.values()}) == 2
+    assert len(set(seen.values())) == 2
 
 
 def test_no_style_takes_float16_out_of_its_range(small: dict[str, Any]) -> None:

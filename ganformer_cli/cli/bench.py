@@ -1,4 +1,4 @@
-"""``ganformer bench``: how fast the operators, the attention layer, the generator and training are on this machine."""
+"""``ganformer bench``: how fast pictures, scores, operators, the generator and training are on this machine."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 GROUPS = {
     "build": "",
     "data": "",
+    "metrics": "",
     "operators": "MiB: what a call adds",
     "layer": "MiB: what a call adds",
     "generator": "MiB: all of the process",
@@ -33,6 +34,7 @@ GROUPS = {
 #: A network that is small enough for a test.
 QUICK = {"components_num": 4, "latent_size": 32, "channel_base": 256, "channel_max": 16, "mapping_num_layers": 2}
 QUICK_PICTURES = {"pictures": 4, "side": 64, "resolution": 16, "reads": 8}
+QUICK_SCORING = {"pictures": 4, "side": 32, "repeats": 1}
 #: How long measuring memory takes, as a share of measuring times.
 MEMORY = 0.3
 COLUMNS = ("", "native ms", "images/s", "reference ms", "ratio", "native MiB", "reference MiB", "against")
@@ -244,8 +246,9 @@ def cases_of(
 def measure_all(plan: Plan) -> dict[str, Any]:
     """Everything of the plan, as JSON values."""
     from ganformer_cli.data.benchmarks import PictureSizes, measure_pictures
+    from ganformer_cli.metrics.benchmarks import ScoringSizes, measure_scoring
     from ganformer_cli.operators.benchmarks import load_times
-    from ganformer_cli.operators.measuring import first_line, measure
+    from ganformer_cli.operators.measuring import first_line, in_fresh_process, measure
 
     listed = {group: plan.cases[group]() for group in plan.cases}
     separate = plan.memory and not plan.conditions.on_cuda
@@ -254,9 +257,11 @@ def measure_all(plan: Plan) -> dict[str, Any]:
         parts["build"] = 30.0
     if "data" in plan.groups:
         parts["data"] = 60.0
+    if "metrics" in plan.groups:
+        parts["metrics"] = 120.0
     total = sum(parts.values())
     results: list[dict[str, Any]] = []
-    built = pictures = None
+    built = pictures = scoring = None
     with Progress() as progress:
         minutes = max(1, round(total / 60))
         if not plan.settings["quick"] and not plan.conditions.on_cuda:
@@ -278,6 +283,14 @@ def measure_all(plan: Plan) -> dict[str, Any]:
         if "data" in plan.groups:
             sizes = PictureSizes(**QUICK_PICTURES) if plan.settings["quick"] else PictureSizes()
             pictures = measure_pictures(sizes, lambda what: go_on(parts["data"] / 4, f"data: {what}"))
+        if "metrics" in plan.groups:
+            amounts = ScoringSizes(**QUICK_SCORING) if plan.settings["quick"] else ScoringSizes()
+            scoring = measure_scoring(
+                amounts,
+                plan.conditions.device,
+                partial(in_fresh_process, daemon=False) if plan.memory else lambda run: run(),
+                lambda share, what: go_on(parts["metrics"] * share, f"metrics: {what}"),
+            )
         for group, cases in listed.items():
             keep_memory(group)
             memories: dict[str, list[Memory | None]] = {}
@@ -303,6 +316,7 @@ def measure_all(plan: Plan) -> dict[str, Any]:
         "operators_reason": plan.without_native,
         "build_seconds": built,
         "data": pictures,
+        "metrics": scoring,
         "rows": results,
     }
 
@@ -400,6 +414,8 @@ def show(record: Mapping[str, Any]) -> None:
         click.echo(f"the native operators are built in {built['cold']:.1f} s and loaded in {built['warm']:.2f} s")
     if found := record["data"]:
         show_pictures(found)
+    if found := record["metrics"]:
+        show_scoring(found)
     for group, unit in GROUPS.items():
         rows = [row for row in record["rows"] if row["group"] == group]
         if rows:
@@ -419,6 +435,18 @@ def show_pictures(found: Mapping[str, Any]) -> None:
             f"read {found['resolution']} px, --compression {rate['compression']}: {number(rate['read'])} pictures/s in "
             f"one process, {number(rate['kib'])} KiB each (a fast GPU takes {found['needed']})"
         )
+
+
+def show_scoring(found: Mapping[str, Any]) -> None:
+    """How fast pictures become features, and how fast torch-fidelity makes them."""
+    ours, theirs = found["ours"], found["theirs"]
+
+    def said(side: Mapping[str, Any]) -> str:
+        peak = "" if side["peak_mib"] is None else f" with {side['peak_mib']:,.0f} MiB"
+        return f"{number(side['per_second'])} pictures/s{peak}"
+
+    rest = found["without_theirs"] or f"{found['ratio']:.2f}x torch-fidelity ({said(theirs)})"
+    click.echo(f"Inception features, {found['side']} px: {said(ours)}; {rest}")
 
 
 def cells(row: Mapping[str, Any], side: str) -> list[str]:

@@ -1,9 +1,8 @@
-"""``ganformer info``: what a model file holds, and where it comes from."""
+"""``ganformer info``: what a model file holds, and where it comes from; what a picture says of itself."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,11 +11,14 @@ import click
 
 from ganformer_cli.cli.model_choice import find_model, load_networks, model_options, run_of
 from ganformer_cli.cli.options import GroupedCommand, json_option
+from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 
 if TYPE_CHECKING:
     from ganformer_cli.config import ModelConfig
 
+#: Files that ``ganformer generate`` writes, and that say of themselves how they were made.
+PICTURES = frozenset({".png", ".jpg", ".webp", ".gif", ".mp4"})
 NETWORKS = ("ema", "generator", "discriminator")
 NOT_SAID = "not recorded"
 NO_LICENCE = "the licence of a model is that of whoever trained it, and of its data"
@@ -33,7 +35,7 @@ class ModelFile(NamedTuple):
 
 
 @click.command("info", cls=GroupedCommand)
-@click.argument("chosen", metavar="[RUN|FILE]", required=False)
+@click.argument("chosen", metavar="[RUN|FILE|PICTURE]", required=False)
 @model_options
 @json_option
 def command(
@@ -41,15 +43,22 @@ def command(
 ) -> None:
     """Show what a model is and where it comes from: networks, data set, training, scores, checksum.
 
-    RUN|FILE is a run folder, whose newest snapshot is taken, or a model file; --model says the same.
+    RUN|FILE is a run folder, whose newest snapshot is taken, or a model file; --model says the same. Of a PICTURE that
+    ganformer generate has made: which model, seed and settings made it.
 
     \b
       ganformer info                                    the run that saved last
       ganformer info results/faces-002
       ganformer info --json results/faces-002/snapshots/network-snapshot-005000.safetensors
+      ganformer info images/seed0007.png
     """
     if chosen is not None and model is not None:
         raise click.UsageError(f"{chosen} and --model {model} each name a model; give one of them")
+    if chosen is not None and Path(chosen).suffix.lower() in PICTURES:
+        picture = describe_picture(Path(chosen))
+        lines = [f"{name:<20}{_printable(str(value))}" for name, value in picture.items()]
+        click.echo(json.dumps(picture, indent=2) if as_json else "\n".join(lines))
+        return
     file = find_model(chosen if model is None else model, expname, result_dir, offline=offline)
     record = describe(file)
     click.echo(json.dumps(record, indent=2) if as_json else "\n".join(_lines(record)))
@@ -102,6 +111,25 @@ def describe(file: Path) -> dict[str, Any]:
     return {**record, "config": config.to_dict()}
 
 
+def describe_picture(file: Path) -> dict[str, Any]:
+    """What a picture or film says of itself.
+
+    Raises:
+        DataError: there is none, or it is not ganformer's.
+    """
+    from ganformer_cli.visualization.encoding import read_about
+
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; give a picture that ganformer generate has made, or a model")
+    about = read_about(file)
+    if not about:
+        raise DataError(
+            f"{file}: does not say how it was made: it is none of ganformer generate's, or another program has "
+            "rewritten it; give another"
+        )
+    return {"picture": str(file), **about}
+
+
 def _architecture(config: ModelConfig) -> str:
     """What kind of network it is, in a few words."""
     if config.has_attention:
@@ -129,37 +157,29 @@ def _parameters(config: ModelConfig, networks: tuple[str, ...]) -> dict[str, int
 
 
 def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
-    """The newest score of each metric that the run of a snapshot has kept for it: its value, and of what."""
+    """The newest score of each kind that the run of a snapshot has kept for it: its value, and of what."""
+    from ganformer_cli.metrics.records import is_number, read_records, scores_in
     from ganformer_cli.training.run_folder import METRICS_FILE
 
     run = run_of(file)
     if run is None or not (run / METRICS_FILE).is_file():
         return {}
     scores: dict[str, dict[str, Any]] = {}
-    for line in (run / METRICS_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line of a killed run may be half written
-        if not isinstance(record, dict) or record.get("snapshot") != file.name:
-            continue
+    for record in read_records(run / METRICS_FILE):
         said = record.get("provenance")
-        provenance = said if isinstance(said, dict) else {}
-        if provenance.get("snapshot_sha256", digest) != digest:
-            continue  # of another file that had this name
-        conditions = {
-            "images": provenance.get("num_fakes"),
-            "truncation_psi": provenance.get("truncation_psi"),
-            "dataset": provenance.get("dataset"),
-        }
-        for name, value in record.items():
-            if name != "kimg" and not name.endswith("_images") and _is_number(value):
-                scores[name] = {"value": value, **conditions}
+        provenance = said if isinstance(said, Mapping) else {}
+        if record.get("snapshot") != file.name or provenance.get("snapshot_sha256", digest) != digest:
+            continue  # of another file, which may have had this name
+        for name, score in scores_in(record).items():
+            conditions = {
+                "images": score.conditions.get("num_fakes"),
+                "truncation_psi": score.conditions.get("truncation_psi"),
+                "dataset": score.conditions.get("dataset"),
+            }
+            scores[name] = {"value": score.value, **conditions}
+            if is_number(record.get(f"{name}_floor")):
+                scores[f"{name}_floor"] = {"value": record[f"{name}_floor"], **conditions}
     return scores
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _lines(record: Mapping[str, Any]) -> list[str]:

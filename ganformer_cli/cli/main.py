@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "Train a model; the same command again resumes it.",
     "generate": "Make pictures with a trained model.",
     "eval": "Score a trained model against a data set.",
+    "compare": "Tabulate the scores that runs have kept.",
     "convert": "Write a snapshot, the authors' too, as one safe file.",
     "info": "Show what a model is and where it comes from.",
     "bench": "Measure speed and memory on this machine.",

@@ -1,8 +1,10 @@
-"""Scores of a generator against a data set, with everything that one needs to know before comparing them."""
+"""Scores of a generator, or of pictures, against real ones, with everything that one must know to compare them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,28 +13,47 @@ import torch
 
 from ganformer_cli import __version__
 from ganformer_cli.data.datasets import ImageDataset
-from ganformer_cli.errors import ConfigError, DataError
-from ganformer_cli.metrics import diversity, sliced_wasserstein
-from ganformer_cli.sampling import DEFAULT_BATCH, Generator, NoiseMode, sample_images
+from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.metrics import (
+    diversity,
+    frechet,
+    inception_score,
+    kernel_distance,
+    manifold,
+    path_length,
+    sliced_wasserstein,
+)
+from ganformer_cli.metrics.cache import Cache
+from ganformer_cli.metrics.collecting import Found, collect
+from ganformer_cli.metrics.opening import Networks
+from ganformer_cli.metrics.plan import (
+    DEFAULT_IMAGES,
+    Indices,
+    Notice,
+    Plan,
+    check_fit,
+    chosen_metrics,
+    make_plan,
+    order_of,
+    pictures_of,
+    warn_of_bias,
+)
+from ganformer_cli.metrics.processes import ALONE, Processes, together
+from ganformer_cli.metrics.reals import look_at_reals
+from ganformer_cli.metrics.registry import METRICS, Metric, version_of
+from ganformer_cli.metrics.sources import SEEDS_APART, Chosen, Drawn, Source, places_of
+from ganformer_cli.sampling import DEFAULT_BATCH, Generator, NoiseMode
 
-METRICS = ("swd", "diversity")
-MOST_IMAGES = 2048
-#: Distances of all pairs take time that grows with the square; so many pictures fix their mean to about a percent.
-_DIVERSITY_IMAGES = 1024
-#: Seeds of one evaluation are consecutive; evaluations of different ``seed`` share none.
-_SEEDS_APART = 2**32
+DEFAULT_METRICS = ("swd", "diversity")
 
-Images = npt.NDArray[np.uint8]
+#: Pairs of latents that a process takes at a time; a multiple of those that are drawn together.
+_PAIRS_TOGETHER = 64
+
 Progress = Callable[[str, int, int], None]
 
 
-def default_num_images(dataset: ImageDataset) -> int:
-    """2048, or as many as the data set has."""
-    return min(MOST_IMAGES, len(dataset))
-
-
 def evaluate(
-    generator: Generator,
+    fakes: Generator | ImageDataset,
     dataset: ImageDataset,
     *,
     num_images: int | None = None,
@@ -40,116 +61,282 @@ def evaluate(
     truncation_psi: float = 1.0,
     noise_mode: NoiseMode = "const",
     batch_size: int = DEFAULT_BATCH,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    class_index: int | None = None,
+    networks: Networks | None = None,
     floor: bool = False,
+    group: Processes = ALONE,
+    cache: Cache | None = None,
+    device: torch.device | None = None,
     progress: Progress | None = None,
+    notice: Notice | None = None,
 ) -> dict[str, Any]:
-    """Compare as many generated pictures as real ones.
+    """Compare generated pictures with real ones.
 
-    The same arguments give the same scores, bit for bit, whatever ``batch_size`` is.
+    The same arguments give the same scores, bit for bit, whatever ``batch_size`` is; on another number of processes
+    they are the same to 1e-6.
 
     Args:
-        generator: the model; its pictures must have the data set's size.
+        fakes: a model, whose pictures must have the data set's size; or pictures that somebody else generated.
         dataset: the reals; a random choice of them is used.
-        num_images: generated pictures, and as many reals; at most the data set's number. None: ``default_num_images``.
+        num_images: generated pictures, and as many reals, or all of a smaller data set. None: ``default_num_images``
+            of a model; all pictures on both sides where they are given.
         seed: chooses the reals and the generated pictures: seed 0 scores the pictures of seeds 0, 1, 2, ...
         truncation_psi: of the generated pictures; anything but 1 trades their diversity for quality.
         noise_mode: of the generated pictures.
-        batch_size: pictures fetched from the device at a time.
-        metrics: of ``METRICS``.
+        batch_size: pictures generated at a time.
+        metrics: of ``registry.METRICS``.
+        class_index: generate pictures of this class only, and compare with reals of it.
+        networks: those that the metrics need (``opening.open_networks``), on ``device``.
         floor: also measure the sliced Wasserstein distance between two sets of reals, which a perfect model would
             reach; it takes as long again.
+        group: the processes that evaluate together, all with the same arguments.
+        cache: where features of reals are kept.
+        device: where the networks are. None: where the model is, or the CPU.
         progress: called with a stage's name, how many of its parts are done, and how many there are.
+        notice: told what makes the scores less than they seem.
 
     Returns:
-        ``swd`` (mean over levels, times 1000), ``swd_levels`` (per level, finest first), with ``floor`` also
-        ``swd_floor`` and ``swd_floor_images`` (of how many reals on either side: fewer than ``num_images`` where the
-        data set is small, and then too high); ``diversity``; and ``provenance``: what two scores must share to be
-        comparable.
+        The scores by name (``registry.SCORES``), those that have one with their deviation (``kid_std``, ``is_std``);
+        ``swd_levels`` (per level, finest first), with ``floor`` also ``swd_floor`` and ``swd_floor_images`` (of how
+        many reals on either side: fewer where the data set is small, and then too high); ``failed``, with the reason
+        for each metric that could not be computed, where others could; and ``provenance``: what two scores must share
+        to be comparable.
 
     Raises:
-        ConfigError: an unknown metric, or an impossible number of pictures.
-        DataError: the data set does not fit the model.
+        ConfigError: an unknown metric, one whose network is missing, or an impossible number of pictures.
+        DataError: the data set does not fit the model, or a picture is unreadable.
+        GanformerError: none of the metrics could be computed.
     """
     report = progress or (lambda stage, done, total: None)
-    if unknown := [name for name in metrics if name not in METRICS]:
-        raise ConfigError(f"--metrics {','.join(unknown)}: unknown; there are {', '.join(METRICS)}")
-    check_fit(generator, dataset)
-    asked = default_num_images(dataset) if num_images is None else num_images
-    count = min(asked, len(dataset))
-    if count < 2:
-        raise ConfigError(f"--eval-images-num {asked}: scores compare sets and need at least 2 pictures of either kind")
+    tell = notice or (lambda text: None)
+    networks = networks or Networks()
+    chosen = chosen_metrics(metrics, fakes, networks, class_index)
+    check_fit(fakes, dataset, chosen, tell)
+    real_order = order_of(dataset, seed, class_index, "--dataset")
+    fake_order = None if isinstance(fakes, Generator) else order_of(fakes, seed, None, "--images")
+    plan = make_plan(chosen, num_images, dataset, real_order, fake_order, floor)
+    if device is None:
+        device = next(fakes.parameters()).device if isinstance(fakes, Generator) else torch.device("cpu")
+    warn_of_bias(plan, networks, tell)
 
-    order = np.random.default_rng(seed).permutation(len(dataset))
-    halves = min(count, len(dataset) // 2) if floor and "swd" in metrics else 0
-    reals = _reals(dataset, order[: max(count, 2 * halves)], report)
-    fakes = np.empty_like(reals[:count])
-    labels = np.stack([dataset.label(int(i)) for i in order[:count]]) if generator.config.c_dim else None
-    seeds = range(seed * _SEEDS_APART, seed * _SEEDS_APART + count)
-    drawn = sample_images(
-        generator, seeds, truncation_psi=truncation_psi, noise_mode=noise_mode, batch_size=batch_size, labels=labels
+    source: Source
+    if isinstance(fakes, Generator):
+        source = Drawn(
+            fakes,
+            plan.fakes,
+            first_seed=seed * SEEDS_APART,
+            truncation_psi=truncation_psi,
+            noise_mode=noise_mode,
+            batch_size=batch_size,
+            label=_labels(fakes, dataset, real_order, class_index, tell),
+        )
+    else:
+        assert fake_order is not None
+        source = Chosen(fakes, fake_order)
+    reals = look_at_reals(
+        Chosen(dataset, real_order),
+        plan,
+        networks.features,
+        selection={"seed": seed, "class": class_index},
+        cache=cache,
+        device=device,
+        group=group,
+        report=lambda done, total: report("reading reals", done, total) if total else None,
     )
-    report("drawing samples", 0, count)
-    for done, (_, image) in enumerate(drawn):
-        fakes[done] = image
-        report("drawing samples", done + 1, count)
+    fakes_stage = "drawing samples" if isinstance(fakes, Generator) else "reading pictures"
+    found = collect(
+        source,
+        networks.features,
+        count=plan.fakes,
+        moments=plan.wanted("moments", real=False),
+        rows=plan.wanted("rows", real=False),
+        pixels=plan.fake_pixels,
+        device=device,
+        group=group,
+        report=lambda done, total: report(fakes_stage, done, total) if total else None,
+    )
 
-    scores: dict[str, Any] = {}
-    steps = ("swd" in metrics) + (halves > 0) + ("diversity" in metrics)
-    report("comparing", 0, steps)
-    done = 0
-    if "swd" in metrics:
-        levels = sliced_wasserstein.sliced_wasserstein(reals[:count], fakes, seed=seed)
-        scores["swd"] = levels.pop("mean")
-        scores["swd_levels"] = levels
-        report("comparing", done := done + 1, steps)
-    if halves:
-        pair = reals[:halves], reals[halves : 2 * halves]
-        scores["swd_floor"] = sliced_wasserstein.sliced_wasserstein(*pair, seed=seed)["mean"]
-        scores["swd_floor_images"] = halves
-        report("comparing", done := done + 1, steps)
-    if "diversity" in metrics:
-        some = min(count, _DIVERSITY_IMAGES)
-        scores["diversity"] = diversity.diversity_ratio(fakes[:some], reals[:some])
-        report("comparing", done + 1, steps)
-    versions = {"swd": sliced_wasserstein.VERSION, "diversity": diversity.VERSION}
-    scores["provenance"] = {
-        "metrics": [versions[name] for name in metrics],
-        "num_reals": count,
-        "num_fakes": count,
-        "seed": seed,
-        "truncation_psi": truncation_psi,
-        "noise_mode": noise_mode,
-        "dataset": dataset.name,
-        "dataset_fingerprint": dataset.fingerprint,
-        "image_size": [dataset.height, dataset.width],
-        "device": next(generator.parameters()).device.type,
-        "precision": "float32",
-        "torch": torch.__version__,
-        "ganformer": __version__,
-    }
+    def compare() -> dict[str, Any]:
+        return _compare(plan, reals, found, seed, device, report)
+
+    scores = group.told(compare)
+    failed = scores["failed"]
+    for metric in chosen:
+        if metric.needs == "model":
+            assert isinstance(fakes, Generator)  # chosen_metrics has seen to it
+            try:
+                scores.update(_path_length(metric.name, plan, fakes, networks, seed, group, report))
+            except GanformerError as error:
+                failed[metric.name] = str(error)
+    if len(failed) == len(chosen):
+        raise GanformerError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    for name, reason in failed.items():
+        tell(f"no {name}: {reason}")
+    if not failed:
+        del scores["failed"]
+    provenance = _provenance(plan, fakes, dataset, networks, device) | {"seed": seed, "class": class_index}
+    if isinstance(fakes, Generator):
+        provenance |= {"truncation_psi": truncation_psi, "noise_mode": noise_mode}
+    return {**scores, "provenance": provenance}
+
+
+def _labels(
+    generator: Generator,
+    dataset: ImageDataset,
+    order: Indices,
+    class_index: int | None,
+    notice: Notice,
+) -> Callable[[int], npt.NDArray[np.float32]] | None:
+    """The label of the i-th generated picture: that of the i-th real one, so that both sets have the same mixture."""
+    classes = generator.config.c_dim
+    if not classes:
+        if class_index is not None:
+            raise ConfigError(f"--class {class_index}: this model knows no classes; leave the option out")
+        return None
+    some = {int(dataset.label(int(i)).argmax()) for i in order[:DEFAULT_IMAGES]}
+    if class_index is None and classes > 1 and len(some) == 1:
+        notice(f"all pictures of --dataset {dataset.name} that are compared are of class {some.pop()}, of {classes}")
+    return lambda i: dataset.label(int(order[i % len(order)]))
+
+
+# ----- Comparing -----
+
+
+def _compare(
+    plan: Plan, reals: Found, fakes: Found, seed: int, device: torch.device, report: Progress
+) -> dict[str, Any]:
+    """The scores of all metrics but those of the model itself; the reasons for those that failed under ``failed``."""
+    scores: dict[str, Any] = {"failed": {}}
+    some = [metric for metric in plan.metrics if metric.needs != "model"]
+    if some:
+        report("comparing", 0, len(some))
+    for number, metric in enumerate(some):
+        try:
+            found = _score(metric, plan, reals, fakes, seed, device)
+        except GanformerError as error:
+            scores["failed"][metric.name] = str(error)
+        else:
+            if all(math.isfinite(value) for value in found.values() if isinstance(value, float)):
+                scores.update(found)
+            else:
+                scores["failed"][metric.name] = "it came out as no finite number"
+        report("comparing", number + 1, len(some))
     return scores
 
 
-def check_fit(generator: Generator, dataset: ImageDataset) -> None:
-    """Raise ``DataError`` unless the data set's pictures and labels are such as the model makes and takes."""
-    height, width = generator.config.image_size
-    if (dataset.height, dataset.width) != (height, width):
-        raise DataError(
-            f"--dataset {dataset.name} has pictures of {dataset.width}x{dataset.height}, this model makes "
-            f"{width}x{height}; prepare the data set at that --resolution and --ratio"
-        )
-    if generator.config.c_dim not in (0, dataset.label_dim):
-        raise DataError(
-            f"--dataset {dataset.name} has labels of {dataset.label_dim} numbers, this model takes "
-            f"{generator.config.c_dim}; give the data set that it was trained on"
-        )
+def _score(metric: Metric, plan: Plan, reals: Found, fakes: Found, seed: int, device: torch.device) -> dict[str, Any]:
+    """The scores of one metric."""
+    name, features = metric.name, (metric.network or "", metric.output)
+    if metric.needs == "pixels":
+        assert reals.pixels is not None  # the plan asks for them
+        assert fakes.pixels is not None
+        if name == "diversity":
+            ratio = diversity.diversity_ratio(fakes.pixels[: plan.diversity], reals.pixels[: plan.diversity])
+            return {"diversity": ratio}
+        return _sliced(plan, reals.pixels, fakes.pixels, seed)
+    if metric.needs == "moments":
+        return {name: frechet.frechet_distance(reals.moments[features], fakes.moments[features])}
+    rows = fakes.rows[features]
+    if name == "is":
+        mean, deviation = inception_score.inception_score(rows, seed=seed)
+        return {"is": mean, "is_std": deviation}
+    if name == "kid":
+        mean, deviation = kernel_distance.kernel_distance(reals.rows[features], rows, seed=seed)
+        return {"kid": mean, "kid_std": deviation}
+    both = min(plan.reals, plan.fakes)
+    sets = reals.rows[features][:both], rows[:both]
+    if name == "pr":
+        precision, recall = manifold.precision_recall(*sets, device=device)
+        return {"precision": precision, "recall": recall}
+    density, coverage = manifold.density_coverage(*sets, device=device)
+    return {"density": density, "coverage": coverage}
 
 
-def _reals(dataset: ImageDataset, indices: npt.NDArray[np.int64], report: Progress) -> Images:
-    images = np.empty((len(indices), 3, dataset.height, dataset.width), np.uint8)
-    report("reading reals", 0, len(indices))
-    for done, index in enumerate(indices):
-        images[done] = dataset.image(int(index))
-        report("reading reals", done + 1, len(indices))
-    return images
+def _sliced(plan: Plan, reals: npt.NDArray[np.uint8], fakes: npt.NDArray[np.uint8], seed: int) -> dict[str, Any]:
+    levels = sliced_wasserstein.sliced_wasserstein(reals[: plan.swd], fakes[: plan.swd], seed=seed)
+    found: dict[str, Any] = {"swd": levels.pop("mean"), "swd_levels": levels}
+    if plan.halves:
+        pair = reals[: plan.halves], reals[plan.halves : 2 * plan.halves]
+        found["swd_floor"] = sliced_wasserstein.sliced_wasserstein(*pair, seed=seed)["mean"]
+        found["swd_floor_images"] = plan.halves
+    return found
+
+
+def _path_length(
+    name: str,
+    plan: Plan,
+    generator: Generator,
+    networks: Networks,
+    seed: int,
+    group: Processes,
+    report: Progress,
+) -> dict[str, Any]:
+    """A perceptual path length; each process takes a share of the pairs."""
+    assert networks.distance is not None  # chosen_metrics has seen to it
+    shares = [
+        [i for place in places_of(plan.pairs, _PAIRS_TOGETHER, rank, group.ranks) for i in place]
+        for rank in range(group.ranks)
+    ]
+    measure = partial(
+        path_length.path_lengths,
+        generator,
+        networks.distance,
+        shares[group.rank],
+        space="z" if "_z" in name else "w",
+        end=name.endswith("end"),
+        seed=seed,
+        progress=lambda done, total: report(METRICS[name].title, done, total),
+    )
+    own = together(group, measure)
+    lengths = np.empty(plan.pairs)
+    for share, found in zip(shares, group.gather(own), strict=True):
+        lengths[share] = found
+    mean, deviation = path_length.summary(lengths)
+    return {name: mean, f"{name}_std": deviation}
+
+
+# ----- Provenance -----
+
+
+def _provenance(
+    plan: Plan, fakes: Generator | ImageDataset, dataset: ImageDataset, networks: Networks, device: torch.device
+) -> dict[str, Any]:
+    """What was compared, and with what."""
+    reals, numbers = zip(*(pictures_of(metric, plan) for metric in plan.metrics), strict=True)
+    of_model = isinstance(fakes, Generator)
+    height, width = fakes.config.image_size if isinstance(fakes, Generator) else (fakes.height, fakes.width)
+    given = {} if isinstance(fakes, Generator) else {"images": fakes.name, "images_fingerprint": fakes.fingerprint}
+    return {
+        "metrics": {metric.name: _own_provenance(metric, plan, networks) for metric in plan.metrics},
+        "num_reals": max(reals),
+        "num_fakes": max(numbers),
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        "image_size": [dataset.height, dataset.width],
+        "fakes_size": [height, width],
+        **given,
+        "device": device.type,
+        "precision": _precision(device, of_model=of_model),
+        "torch": torch.__version__,
+        "ganformer": __version__,
+    }
+
+
+def _own_provenance(metric: Metric, plan: Plan, networks: Networks) -> dict[str, Any]:
+    reals, fakes = pictures_of(metric, plan)
+    own: dict[str, Any] = {"version": version_of(metric.name), "num_reals": reals, "num_fakes": fakes}
+    if metric.needs == "model":
+        assert networks.distance is not None  # chosen_metrics has seen to it
+        own |= {"network": networks.distance.name, "weights_sha256": networks.distance.weights_sha256}
+        own |= {"truncation_psi": 1.0}  # whatever the pictures of the other scores have
+    elif metric.network:
+        network = networks.features[metric.network]
+        own |= {"network": network.name, "weights_sha256": network.weights_sha256, "resize": network.resize}
+    return own
+
+
+def _precision(device: torch.device, *, of_model: bool) -> str:
+    """What features and pictures were computed in."""
+    tensor_floats = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "float32; the generator's convolutions in TF32" if of_model and tensor_floats else "float32"

@@ -367,15 +367,19 @@ def _process_memory(case: Case, side: Side) -> Memory | None:
     return None if before is None or peak is None else Memory(peak, peak - before)
 
 
-def in_fresh_process(function: Callable[[], Result]) -> Result:
+def in_fresh_process(function: Callable[[], Result], *, daemon: bool = True) -> Result:
     """What ``function`` returns in a new process of this program; both must be picklable.
+
+    Args:
+        function: what to call.
+        daemon: end it with this process, whatever happens; such a process cannot start others itself.
 
     Raises:
         GanformerError: it raised one, or the process ended without an answer.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, function), daemon=True)
+    process = context.Process(target=_answer, args=(sender, function), daemon=daemon)
     process.start()
     sender.close()
     try:

@@ -22,7 +22,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from ganformer_cli.errors import ConfigError, TrainingError
 
-#: How long a process waits for the others. Scores and grids are one process's work while the rest wait for it.
+#: How long a process waits for the others. Files, grids and the comparing of features are one process's work while the
+#: rest wait for it.
 PATIENCE = datetime.timedelta(hours=2)
 #: How long the processes of a run may take to start.
 MEETING = datetime.timedelta(minutes=10)

@@ -21,6 +21,7 @@ from ganformer_cli.data import ImageDataset
 from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
 from ganformer_cli.files import write_json
+from ganformer_cli.metrics.processes import together
 from ganformer_cli.metrics.registry import parse_metrics
 from ganformer_cli.training import run_folder, state
 from ganformer_cli.training.distributed import ALONE, Group
@@ -99,9 +100,10 @@ def open_run(
     group.same(dataset.fingerprint, "the pictures")
     trainer = Trainer(config, dataset, folder, device, callbacks, group)
 
+    together(group, trainer.scoring.check)
+
     def begin() -> None:
         goes_on = False
-        trainer.scoring.check()
         if resume:
             run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
             goes_on = trainer.restore(override=override)
@@ -177,7 +179,7 @@ class Trainer:
             torch.backends.cudnn.allow_tf32 = options.precision != "fp32"
         torch.manual_seed(options.seed)
         self.players = Players(config, device, self.on_out_of_memory, group)
-        self.scoring = Scoring(options, dataset, folder, device, callbacks.message)
+        self.scoring = Scoring(options, dataset, folder, device, callbacks.message, group)
         self.counters = state.Counters()
         self.tick_kimg = 0.0  # where the current tick began
         self.setbacks = 0  # steps that went wrong since the last state
@@ -473,18 +475,20 @@ class Trainer:
             self.tell("health", warning)
 
     def snapshot(self, grids: SampleGrids, *, score: bool) -> dict[str, float]:
-        """Save, draw the grids, and compute the scores if asked to; the first process does it, and the others wait."""
-        scores = self.group.told(lambda: self._snapshot(grids, score=score))
+        """Save and draw the grids, which the first process does; compute the scores if asked to, which all do."""
+
+        def write() -> Path:
+            path = self.save()
+            grids.save_fakes(self.players.ema, self.kimg)
+            return path
+
+        path = self.group.told(write)
+        last = self.counters.images_seen >= round(self.config.train.total_kimg * 1000)
+        scores = {}
+        if score and self.scoring.is_due(self.kimg, last=last):
+            scores = self.scoring.score(self.players.ema, path, self.kimg)
         self.saved_at, self.setbacks = time.monotonic(), 0
         return scores
-
-    def _snapshot(self, grids: SampleGrids, *, score: bool) -> dict[str, float]:
-        path = self.save()
-        grids.save_fakes(self.players.ema, self.kimg)
-        last = self.counters.images_seen >= round(self.config.train.total_kimg * 1000)
-        if not score or not self.scoring.is_due(self.kimg, last=last):
-            return {}
-        return self.scoring.score(self.players.ema, path, self.kimg)
 
 
 def rounded(value: float | None) -> float | None:

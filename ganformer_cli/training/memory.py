@@ -1,4 +1,4 @@
-"""How much memory there is, how much this process holds, and how to tell that it ran out."""
+"""How much memory there is, and how much this process holds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,10 @@ from pathlib import Path
 import torch
 
 from ganformer_cli.allocator import return_free_memory
+from ganformer_cli.process_memory import is_out_of_memory as is_out_of_memory
 from ganformer_cli.process_memory import proc_mib, reset_high_water
 
 MIB = 2**20
-
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "could not create a memory object",
-)
 
 
 def process_memory_mib() -> float | None:
@@ -34,15 +26,6 @@ def process_memory_mib() -> float | None:
         return None
     pages = int(statm.read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / MIB
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whichever device."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # On a CPU, and in libraries that torch calls, it is a RuntimeError like any other.
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
 
 
 def free_memory_mib(device: torch.device) -> float | None:

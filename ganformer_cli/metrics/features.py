@@ -1,0 +1,284 @@
+"""Feature networks: pictures to the numbers that metrics compare.
+
+A picture's features are the same in every batch. On a CPU pictures pass through a network in groups of one width, empty
+places filled up, each group in one thread and several groups at once; that is also the fastest way there. On a GPU a
+batch passes as it is, in float32 without TF32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ganformer_cli.downloads import ChecksumError, Progress, check_file
+from ganformer_cli.errors import ConfigError, SnapshotError
+from ganformer_cli.files import sha256_of
+from ganformer_cli.metrics.dino import DinoV2
+from ganformer_cli.metrics.inception import Inception
+from ganformer_cli.metrics.resizing import Resize, resized
+from ganformer_cli.metrics.vgg import Lpips, Vgg16
+from ganformer_cli.metrics.weights import CATALOGUE, Published, obtain, read_weights
+from ganformer_cli.sampling.threads import one_thread_each
+
+#: Pictures in a group on a CPU. Wider ones are no faster, and take more memory.
+GROUP = 4
+
+#: Each network, and the resize that its published scores are made with.
+NETWORKS: dict[str, tuple[type[Inception] | type[Vgg16] | type[DinoV2], Resize]] = {
+    "inception": (Inception, "tf1"),
+    "vgg16": (Vgg16, "tf1"),
+    "dinov2": (DinoV2, "clean"),
+}
+
+
+class Network(Protocol):
+    """What computes features: a module of torch's."""
+
+    side: int  # of the pictures that it takes
+    outputs: dict[str, int]
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Float pixels 0 .. 255 as it takes them."""
+
+    def __call__(self, x: Tensor) -> Any:
+        """Outputs by name, of scaled pictures ``[B, 3, side, side]``."""
+
+    def to(self, device: torch.device) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+
+class FeatureNetwork:
+    """A network with its weights, on a device.
+
+    Attributes:
+        name: of the network.
+        weights_sha256: of its file.
+        published: whether that is the file that scores elsewhere are made with.
+        resize: how pictures are brought to its size.
+        outputs: how many numbers each of its outputs has: ``{"pool": 2048, "logits": 1008}`` for inception (``logits``
+            without the last bias, as the Inception Score takes them), ``{"fc2": 4096}`` for vgg16, ``{"cls": 1024}``
+            for dinov2.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: Network,
+        *,
+        weights_sha256: str,
+        published: bool,
+        resize: Resize,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.name, self.weights_sha256, self.published, self.resize = name, weights_sha256, published, resize
+        self.device = torch.device(device)
+        self.outputs = dict(network.outputs)
+        self._network: Network = network.to(self.device).eval()
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Features by the name of the output, float32 ``[B, D]`` on the network's device.
+
+        Args:
+            images: uint8 ``[B, 3, H, W]`` of any size, on any device.
+        """
+        with exactly(self.device):
+            images = images.to(self.device)
+            if self.device.type != "cpu":
+                return self._features(images)
+            found = one_thread_each(self._group, images.split(GROUP))
+        return {name: torch.cat([each[name] for each in found]) for name in self.outputs} if found else self._none()
+
+    def _group(self, images: Tensor) -> dict[str, Tensor]:
+        """Features of at most ``GROUP`` pictures, computed as those of a whole group."""
+        with torch.inference_mode():
+            found = self._features(filled_up(images))
+        return {name: values[: len(images)] for name, values in found.items()}
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
+        network = self._network
+        features: dict[str, Tensor] = network(network.scaled(resized(images, network.side, self.resize)))
+        return features
+
+    def _none(self) -> dict[str, Tensor]:
+        return {name: torch.empty(0, width, device=self.device) for name, width in self.outputs.items()}
+
+
+class LearnedDistance:
+    """LPIPS on VGG16 with its weights, on a device.
+
+    Attributes:
+        name: ``lpips``.
+        weights_sha256: of VGG16's file and of its own, with a plus between.
+        published: whether these are the files that scores elsewhere are made with.
+    """
+
+    name = "lpips"
+
+    def __init__(
+        self, network: Lpips, *, weights_sha256: str, published: bool, device: str | torch.device = "cpu"
+    ) -> None:
+        self.weights_sha256, self.published = weights_sha256, published
+        self.device = torch.device(device)
+        self._network = network.to(self.device).eval()
+
+    def __call__(self, one: Tensor, other: Tensor) -> Tensor:
+        """Distances, float64 ``[B]`` on the CPU, of float32 pictures ``[B, 3, H, W]`` from 0 to 255.
+
+        Each pair by itself: the distance of neighbours on a path is a difference of nearly equal numbers, and hangs on
+        the last bits of what the network computes.
+        """
+        pairs = list(zip(one.to(self.device).split(1), other.to(self.device).split(1), strict=True))
+        with exactly(self.device):
+            found = one_thread_each(self._pair, pairs) if self.device.type == "cpu" else list(map(self._pair, pairs))
+        return torch.cat(found).cpu() if found else torch.zeros(0, dtype=torch.float64)
+
+    def _pair(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        with torch.inference_mode():
+            distance: Tensor = self._network(*pair)
+        return distance
+
+
+def open_network(
+    name: str,
+    *,
+    weights: Path | None = None,
+    resize: Resize | None = None,
+    device: str | torch.device = "cpu",
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> FeatureNetwork:
+    """A feature network, its weights downloaded unless they are there.
+
+    Args:
+        name: of ``NETWORKS``.
+        weights: a file, or a folder in which there is one of the published name; None: the published one in the cache.
+        resize: ``tf1`` or ``clean``; None: what the network's published scores are made with.
+        device: where to put it.
+        offline: download nothing.
+        progress: of a download, as ``downloads.fetch`` has it.
+
+    Raises:
+        ConfigError: there is no such network or resize.
+        DownloadError: the weights cannot be had, have another checksum, or are missing and ``offline``.
+        SnapshotError: the file is missing, damaged, or of another network.
+    """
+    if name not in NETWORKS:
+        raise ConfigError(f"feature network {name}: there are {', '.join(NETWORKS)}")
+    kind, usual = NETWORKS[name]
+    (file,) = _files(name, weights, offline=offline, progress=progress)
+    network = kind(read_weights(file.path, kind.shapes(), name))
+    return FeatureNetwork(
+        name,
+        network,
+        weights_sha256=file.sha256,
+        published=file.published,
+        resize=resize or usual,
+        device=device,
+    )
+
+
+def open_distance(
+    *,
+    weights: Path | None = None,
+    device: str | torch.device = "cpu",
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> LearnedDistance:
+    """LPIPS, which perceptual path lengths are measured with; its weights downloaded unless they are there.
+
+    Args:
+        weights: a folder with VGG16's and LPIPS' files under their published names; None: those in the cache.
+        device, offline, progress: as for ``open_network``.
+
+    Raises:
+        DownloadError, SnapshotError: as for ``open_network``.
+    """
+    trunk, own = _files("lpips", weights, offline=offline, progress=progress)
+    tensors = read_weights(trunk.path, Lpips.trunk_shapes(), "vgg16")
+    tensors |= read_weights(own.path, Lpips.own_shapes(), "lpips")
+    return LearnedDistance(
+        Lpips(tensors),
+        weights_sha256=f"{trunk.sha256}+{own.sha256}",
+        published=trunk.published and own.published,
+        device=device,
+    )
+
+
+def fetch_weights(name: str, *, offline: bool = False, progress: Progress | None = None) -> Path:
+    """Download the weights of a network of ``CATALOGUE`` unless they are there; where the last of its files lies.
+
+    Raises:
+        ConfigError: there is no such network.
+        DownloadError: they cannot be had, have another checksum, or are missing and ``offline``.
+        OutputError: the cache cannot be written to.
+    """
+    if name not in CATALOGUE:
+        raise ConfigError(f"feature network {name}: there are {', '.join(CATALOGUE)}")
+    return [obtain(file, name, offline=offline, progress=progress) for file in CATALOGUE[name]][-1]
+
+
+class _File(NamedTuple):
+    """A file of weights, and what is known of it."""
+
+    path: Path
+    sha256: str
+    published: bool
+
+
+def _files(name: str, weights: Path | None, *, offline: bool, progress: Progress | None) -> list[_File]:
+    """The files of a network, those that are published compared with their checksums."""
+    wanted = CATALOGUE[name]
+    if weights is None:
+        return [_File(obtain(file, name, offline=offline, progress=progress), file.sha256, True) for file in wanted]
+    if weights.is_dir():
+        return [_given(weights / file.name, file) for file in wanted]
+    if len(wanted) > 1:
+        raise ConfigError(
+            f"--weights {weights}: {name} has several files; give a folder with {' and '.join(f.name for f in wanted)}"
+        )
+    return [_given(weights, wanted[0])]
+
+
+def _given(path: Path, expected: Published) -> _File:
+    """A file that the user names; under the published name it must be the published one."""
+    if not path.is_file():
+        raise SnapshotError(f"--weights {path}: no such file; give weights, or a folder that has {expected.name}")
+    if path.name == expected.name:
+        try:
+            check_file(path, f"sha256:{expected.sha256}")
+        except ChecksumError as error:
+            size = path.stat().st_size
+            short = f", and is {size} bytes long instead of {expected.size}" if size != expected.size else ""
+            raise ChecksumError(f"--weights: {error}{short}; weights of your own want a name of their own") from error
+        return _File(path, expected.sha256, True)
+    found = sha256_of(path)
+    return _File(path, found, found == expected.sha256)
+
+
+def filled_up(images: Tensor) -> Tensor:
+    """At most ``GROUP`` pictures, followed by black ones to a whole group."""
+    if len(images) == GROUP:
+        return images
+    whole = images.new_zeros(GROUP, *images.shape[1:])
+    whole[: len(images)] = images
+    return whole
+
+
+@contextlib.contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """No gradients; on a GPU no TF32 and the same algorithm each time: features are compared to the last digits."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        if device.type == "cuda":
+            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+            stack.enter_context(flags)
+            before = torch.backends.cuda.matmul.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = False
+            stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", before)
+        yield

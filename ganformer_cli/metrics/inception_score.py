@@ -1,0 +1,51 @@
+"""Inception Score (Salimans et al. 2016, section 4): exp of the mean divergence KL(p(y|x) ‖ p(y)).
+
+p(y|x) is the softmax of a picture's logits, p(y) its mean over the pictures of a split; the score is the mean over
+splits. It needs no reals, and cannot see whether pictures are like them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ganformer_cli.errors import DataError
+from ganformer_cli.metrics.statistics import Doubles, Features, as_doubles
+
+VERSION = "is-1"
+SPLITS = 10
+
+
+def inception_score(logits: Features, *, splits: int = SPLITS, seed: int | None = 0) -> tuple[float, float]:
+    """Mean and standard deviation over splits.
+
+    Args:
+        logits: ``[N, classes]``, floating, N >= splits.
+        splits: how many parts the pictures are divided into.
+        seed: of the order in which they are divided; None leaves them as they come.
+
+    Raises:
+        DataError: no such array, too few rows, or values that are not finite.
+    """
+    rows = as_doubles(logits)
+    count = len(rows)
+    if count < splits:
+        raise DataError(f"an Inception Score of {splits} splits needs at least {splits} pictures, not {count}")
+    if seed is not None:
+        # numpy promises never to change this generator's numbers.
+        rows = rows[np.random.RandomState(seed).permutation(count)]
+    log_p = _log_softmax(rows)
+    scores = np.array([_score(log_p[i * count // splits : (i + 1) * count // splits]) for i in range(splits)])
+    return float(scores.mean()), float(scores.std())
+
+
+def _score(log_p: Doubles) -> float:
+    p = np.exp(log_p)
+    # A class that no picture has contributes nothing; its logarithm must not become infinite.
+    log_q = np.log(np.maximum(p.mean(0), np.finfo(np.float64).tiny))
+    return float(np.exp((p * (log_p - log_q)).sum(1).mean()))
+
+
+def _log_softmax(rows: Doubles) -> Doubles:
+    rest = rows - rows.max(1, keepdims=True)
+    result: Doubles = rest - np.log(np.exp(rest).sum(1, keepdims=True))
+    return result

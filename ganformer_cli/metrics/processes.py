@@ -1,0 +1,67 @@
+"""Several processes that evaluate together, as this room sees them; who they are, ``training.distributed`` knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from ganformer_cli.errors import GanformerError
+
+Value = TypeVar("Value")
+
+
+class Processes(Protocol):
+    """Processes that all run the same evaluation; each computes the features of its share of the pictures."""
+
+    @property
+    def rank(self) -> int:
+        """Which one this is."""
+
+    @property
+    def ranks(self) -> int:
+        """How many there are."""
+
+    def gather(self, value: Value) -> list[Value]:
+        """What all of them have, in the order of their ranks."""
+
+    def told(self, value: Callable[[], Value]) -> Value:
+        """What ``value`` gives in the first one, in all of them; an error there is one everywhere."""
+
+
+class Alone:
+    """One process."""
+
+    rank = 0
+    ranks = 1
+
+    def gather(self, value: Value) -> list[Value]:
+        return [value]
+
+    def told(self, value: Callable[[], Value]) -> Value:
+        return value()
+
+
+ALONE: Processes = Alone()
+
+
+def together(group: Processes, work: Callable[[], Value]) -> Value:
+    """``work`` of this process. Where it fails in one it fails in all: none then waits for another for ever.
+
+    Raises:
+        GanformerError: it failed in another process.
+        Exception: whatever it raised in this one.
+    """
+    if group.ranks == 1:
+        return work()
+    done: list[Value] = []
+    error: Exception | None = None
+    try:
+        done.append(work())
+    except Exception as raised:  # the others must learn of it
+        error = raised
+    reasons = group.gather(None if error is None else str(error) or type(error).__name__)
+    if error is not None:
+        raise error
+    if failed := [f"process {rank} failed: {reason}" for rank, reason in enumerate(reasons) if reason is not None]:
+        raise GanformerError("; ".join(failed))
+    return done[0]

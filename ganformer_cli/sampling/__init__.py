@@ -1,0 +1,55 @@
+"""Seeds to latents to pictures. A seed always gives the same picture: on every run, in every order, in every batch.
+
+That holds by construction, not by luck. Each seed has random numbers of its own. And since the libraries underneath
+choose another algorithm, hence another rounding, for another batch width or number of threads, both are fixed: pictures
+are computed in groups of one width for a model, a seed always in the same place of its group, empty places filled up;
+and on a CPU each group in one thread, several groups at once. That costs nothing: a group is as wide as pays there.
+
+Latents may be given instead: picture k of them has the place, the random noise and the class of seed k.
+
+Two kinds of processor, or two releases of torch, may still differ in a last bit.
+"""
+
+from __future__ import annotations
+
+from ganformer_cli.checkpoints import load_generator
+from ganformer_cli.models import AttentionMap, Generator, NoiseMode
+from ganformer_cli.sampling.drawing import (
+    DEFAULT_BATCH,
+    LANES,
+    MAP_SIZE,
+    Sample,
+    map_latents,
+    picture_mib,
+    sample,
+    sample_attention,
+    sample_images,
+    sample_latents,
+    sample_seeds,
+    to_uint8,
+)
+from ganformer_cli.sampling.latents import Space, labels_from_seeds, latents_from_seeds, read_latents, slerp
+
+__all__ = [
+    "DEFAULT_BATCH",
+    "LANES",
+    "MAP_SIZE",
+    "AttentionMap",
+    "Generator",
+    "NoiseMode",
+    "Sample",
+    "Space",
+    "labels_from_seeds",
+    "latents_from_seeds",
+    "load_generator",
+    "map_latents",
+    "picture_mib",
+    "read_latents",
+    "sample",
+    "sample_attention",
+    "sample_images",
+    "sample_latents",
+    "sample_seeds",
+    "slerp",
+    "to_uint8",
+]

@@ -1,0 +1,23 @@
+"""Several computations at once on a CPU, each of which comes out the same whatever the number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def one_thread_each(compute: Callable[[Item], Result], items: Sequence[Item], *, together: bool = True) -> list[Result]:
+    """``compute`` of each item, each within a single thread; as many ``together`` as torch uses threads."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads if together else 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(compute, items))
+    finally:
+        # Some of the libraries under torch keep one number for the whole process.
+        torch.set_num_threads(threads)

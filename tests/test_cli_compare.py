@@ -1,0 +1,184 @@
+"""``ganformer compare``: runs' scores as one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from click.testing import Result
+
+from ganformer_cli.config import BASELINES, resolve_run
+
+Run = Callable[..., Result]
+Maker = Callable[..., Path]
+
+FULL = {"num_fakes": 2048, "dataset": "scenes"}
+
+
+@pytest.fixture
+def make_run(own_folder: Path) -> Maker:
+    """Makes a run folder with settings and scores: ``make_run("duplex-seed0-000", [{"fid": 9}], seed=0)``."""
+
+    def make(name: str, scores: list[dict[str, Any]], provenance: dict[str, Any] = FULL, **options: Any) -> Path:
+        run = own_folder / "results" / name
+        (run / "snapshots").mkdir(parents=True)
+        config = resolve_run({"resolution": 32, **options}, dataset_preset={}, on_cpu=True)
+        (run / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+        lines = [
+            {"snapshot": f"network-snapshot-{kimg:06d}.safetensors", "kimg": kimg, "provenance": provenance, **values}
+            for kimg, values in enumerate(scores, 1)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run / "metrics.jsonl").write_text(text, encoding="utf-8")
+        return run
+
+    return make
+
+
+@pytest.fixture
+def runs(make_run: Maker) -> None:
+    """Two seeds of duplex, one each of simplex and of a plain GAN, all with three scores."""
+    make_run("duplex-seed0-000", [{"fid": 30.0, "is": 2.0, "precision": 0.5}, {"fid": 10.0, "is": 3.0}], seed=0)
+    make_run("duplex-seed1-000", [{"fid": 13.0, "is": 4.0, "precision": 0.7}], seed=1)
+    make_run("simplex-000", [{"fid": 20.0, "is": 2.5, "precision": 0.6}], attention="simplex")
+    make_run("plain-000", [{"fid": 40.0, "is": 5.0}], **BASELINES["GAN"], style_mixing=0.0)
+
+
+def lines_of(done: Result) -> list[list[str]]:
+    assert done.exit_code == 0, done.stderr
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_models_by_scores_in_the_papers_order(ganformer: Run, runs: None) -> None:
+    done = ganformer("compare")
+    title, heads, *rows = lines_of(done)
+    assert title == ["scenes"]
+    assert heads == ["model", "FID", "↓", "IS", "↑", "precision", "↑", "runs"]
+    assert rows == [
+        ["GAN", "40.00", "5.00", "-", "1"],
+        ["simplex", "20.00", "2.50", "0.600", "1"],
+        ["duplex", "11.50", "±", "2.12", "3.50", "±", "0.71", "0.700", "2"],
+    ]
+    # The run's newest snapshot speaks for it, and it has no precision.
+    assert "the runs of duplex on scenes are averaged at 1, 2 kimg" in done.stderr
+
+
+def test_columns_may_be_chosen(ganformer: Run, runs: None) -> None:
+    assert lines_of(ganformer("compare", "--metrics", "is,pr"))[1][:4] == ["model", "IS", "↑", "precision"]
+    refused = ganformer("compare", "--metrics", "kid")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "--metrics kid: no run has such scores" in refused.stderr
+
+
+def test_the_best_snapshot_may_speak_for_a_run(ganformer: Run, make_run: Maker) -> None:
+    make_run("a-000", [{"fid": 10.0, "is": 1.0}, {"fid": 8.0, "is": 9.0}, {"fid": 9.0, "is": 5.0}])
+    assert lines_of(ganformer("compare"))[2][1:3] == ["9.00", "5.00"]
+    assert lines_of(ganformer("compare", "--snapshot", "best"))[2][1:3] == ["8.00", "9.00"]
+    by_is = lines_of(ganformer("compare", "--snapshot", "best", "--metrics", "is"))
+    assert by_is[2][1] == "9.00"
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(ganformer: Run, make_run: Maker) -> None:
+    make_run("weak-000", [{"fid": 1.0}], gamma=1.0)
+    make_run("strong-000", [{"fid": 2.0}], gamma=10.0)
+    make_run("strong-001", [{"fid": 4.0}], gamma=10.0, seed=5)
+    assert lines_of(ganformer("compare"))[2:] == [
+        ["duplex", "(strong)", "3.00", "±", "1.41", "2"],
+        ["duplex", "(weak)", "1.00", "1"],
+    ]
+
+
+def test_rows_may_be_named(ganformer: Run, runs: None) -> None:
+    line = ["compare", "ours=results/duplex-seed0-000", "ours=results/simplex-000", "results/plain-000"]
+    assert [row[0] for row in lines_of(ganformer(*line))[2:]] == ["GAN", "ours"]
+
+
+def test_markdown_and_csv_and_json_say_the_same(ganformer: Run, runs: None) -> None:
+    markdown = ganformer("compare", "--format", "markdown").stdout.splitlines()
+    assert markdown[0] == "### scenes"
+    assert markdown[2] == "| model | FID ↓ | IS ↑ | precision ↑ | runs |"
+    assert markdown[-1] == "| duplex | **11.50 ± 2.12** | 3.50 ± 0.71 | **0.700** | 2 |"
+    rows = list(csv.DictReader(io.StringIO(ganformer("compare", "--format", "csv").stdout)))
+    assert (rows[-1]["model"], float(rows[-1]["fid"]), rows[-1]["runs"]) == ("duplex", 11.5, "2")
+    assert float(rows[-1]["fid_std"]) == statistics.stdev([10.0, 13.0])
+    assert (rows[0]["precision"], rows[0]["fid_std"]) == ("", "")
+    (table,) = json.loads(ganformer("compare", "--format", "json").stdout)
+    duplex = table["models"][-1]
+    assert duplex["scores"]["fid"] == {"mean": 11.5, "std": statistics.stdev([10.0, 13.0]), "runs": 2}
+    assert [run["fid"] for run in duplex["runs"]] == [10.0, 13.0]
+
+
+def test_a_table_for_each_data_set(ganformer: Run, make_run: Maker) -> None:
+    make_run("a-000", [{"fid": 1.0}])
+    make_run("b-000", [{"fid": 2.0}], {**FULL, "dataset": "faces"})
+    shown = ganformer("compare")
+    assert [row[0] for row in lines_of(shown) if len(row) == 1] == ["scenes", "faces"]
+    assert shown.stderr == ""
+
+
+def test_what_does_not_compare_is_told(ganformer: Run, make_run: Maker) -> None:
+    make_run("a-000", [{"fid": 1.0, "swd": 3.0}], {**FULL, "seed": 0, "metrics": {"fid": {"resize": "tf1"}}})
+    other = {**FULL, "seed": 1, "num_fakes": 1024, "metrics": {"fid": {"resize": "clean"}}}
+    make_run("b-000", [{"fid": 1.0, "swd": 3.0}], other, seed=1)
+    done = ganformer("compare")
+    assert done.exit_code == 0
+    told = done.stderr.splitlines()
+    assert len(told) == 2
+    assert "fid, swd: results/a-000 and results/b-000 do not compare" in told[1]
+    assert "number of generated pictures (2048 and 1024)" in told[1]
+    assert "fid: results/a-000 and results/b-000 do not compare, another resize before the network" in told[0]
+
+
+def test_files_are_written_whole_and_the_plot_shows_deviations(ganformer: Run, runs: None) -> None:
+    done = ganformer("compare", "--format", "csv", "--output", "out/table.csv", "--plot", "out/scores.png")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert Path("out/table.csv").read_text(encoding="utf-8").startswith("dataset,model,runs,fid,fid_std")
+    with PIL.Image.open("out/scores.png") as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    assert pixels.shape[1] == 3 * 420
+    ganformer("compare", "results/duplex-seed0-000", "results/simplex-000", "--plot", "alone.png")
+    with PIL.Image.open("alone.png") as opened:
+        alone = np.asarray(opened.convert("RGB"))
+    assert whiskers(pixels) > 0
+    assert whiskers(alone) == 0
+
+
+def whiskers(pixels: np.ndarray) -> int:
+    """Runs of 30 black pixels side by side: no letter has one."""
+    black = (pixels == 0).all(2)
+    windows = np.lib.stride_tricks.sliding_window_view(black, 30, axis=1)
+    return int(windows.all(2).sum())
+
+
+def test_runs_without_scores_are_named_and_left_out(ganformer: Run, make_run: Maker) -> None:
+    make_run("a-000", [{"fid": 1.0}])
+    make_run("b-000", [])
+    done = ganformer("compare")
+    assert len(lines_of(done)) == 3
+    assert "results/b-000: no scores yet; score it with ganformer eval" in done.stderr
+    alone = ganformer("compare", "results/b-000")
+    assert alone.exit_code == 1
+    assert "none of these runs has scores" in alone.stderr
+
+
+def test_settings_of_another_version_are_known_by_the_runs_name(ganformer: Run, make_run: Maker) -> None:
+    for number in (0, 1):
+        run = make_run(f"old-seed{number}-000", [{"fid": 1.0 + number}])
+        (run / "config.json").write_text('{"model": {"gone": 1}, "train": {}}', encoding="utf-8")
+    assert lines_of(ganformer("compare"))[2:] == [["old", "1.50", "±", "0.71", "2"]]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_are_called_as_they_are_asked_for(ganformer: Run, make_run: Maker, name: str) -> None:
+    mixing = {} if BASELINES[name]["style"] else {"style_mixing": 0.0}
+    components = {"components_num": 4} if name == "kGAN" else {}
+    make_run("some-000", [{"fid": 1.0}], **{**BASELINES[name], **mixing, **components})
+    assert lines_of(ganformer("compare"))[2][0] == name

@@ -1,0 +1,174 @@
+"""``ganformer generate --interpolate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import pytest
+import torch
+from click.testing import Result
+
+from ganformer_cli.checkpoints import save_snapshot
+from ganformer_cli.config import ModelConfig
+from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.sampling import latents_from_seeds, load_generator, map_latents, sample, sample_latents
+from ganformer_cli.visualization.encoding import read_about
+
+Run = Callable[..., Result]
+
+
+def frames(folder: Path) -> npt.NDArray[np.int16]:
+    """The PNG frames of a film, int16 ``[F, H, W, 3]``."""
+    pictures = []
+    for path in sorted(folder.iterdir()):
+        with PIL.Image.open(path) as image:
+            pictures.append(np.asarray(image).astype(np.int16))
+    return np.stack(pictures)
+
+
+def names(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+@pytest.mark.parametrize("space", ["w", "z"])
+def test_a_way_leads_from_picture_to_picture(ganformer: Run, tiny_run: Path, space: str) -> None:
+    line = (
+        f"generate --seeds 4,9,2 --interpolate --interpolate-in {space} --interpolation-density 4 --film frames --json"
+    )
+    done = ganformer(*line.split())
+    assert done.exit_code == 0, done.stderr
+    stem = "interpolation" if space == "w" else "interpolation-z"
+    answer = json.loads(done.stdout)["interpolation"]
+    assert (Path(answer["film"]), answer["frames"]) == (Path("images", stem), 9)
+    found = frames(Path("images", stem))
+    assert found.shape == (9, 32, 32, 3)
+    expected = sample(load_generator(tiny_run), [4, 9, 2], truncation_psi=0.7).permute(0, 2, 3, 1).numpy()
+    assert np.abs(found[[0, 4, 8]] - expected).max() <= 1  # mapped alone: the last bit may differ
+    assert all((one != other).any() for one, other in zip(found, found[1:], strict=False))
+    about = read_about(Path("images", stem, "frame00003.png"))
+    assert about is not None
+    assert (about["frame"], about["interpolated_in"], about["truncation_psi"]) == (3, space, 0.7)
+
+
+def test_the_ways_differ_between_the_ends_only(ganformer: Run, tiny_run: Path) -> None:
+    line = "generate --seeds 4,9 --interpolate --film frames --truncation-psi 1"
+    for space in ("w", "z"):
+        assert ganformer(*line.split(), "--interpolate-in", space).exit_code == 0
+    straight, circles = frames(Path("images/interpolation")), frames(Path("images/interpolation-z"))
+    assert np.abs(straight[[0, -1]] - circles[[0, -1]]).max() <= 1
+    assert (straight[4] != circles[4]).any()
+
+
+def test_one_component_moves_alone(ganformer: Run, tiny_run: Path) -> None:
+    line = "generate --seeds 4,9 --interpolate --component 1 --film frames --interpolation-density 3 --truncation-psi 1"
+    assert ganformer(*line.split()).exit_code == 0
+    model = load_generator(tiny_run)
+    ws = map_latents(model, latents_from_seeds(model, [4, 9]))
+    ws[1, [0, 2]] = ws[0, [0, 2]]
+    expected = np.stack([each.image.transpose(1, 2, 0) for each in sample_latents(model, ws, space="w")])
+    found = frames(Path("images/interpolation-component1"))
+    assert np.abs(found[[0, 3]] - expected).max() <= 1
+    assert (found[0] != found[3]).any()
+
+
+def test_a_loop_comes_back(ganformer: Run, tiny_run: Path) -> None:
+    line = "generate --seeds 4,9 --interpolate --loop --film frames --interpolation-density 3"
+    assert ganformer(*line.split()).exit_code == 0
+    found = frames(Path("images/interpolation"))
+    assert len(found) == 6
+    np.testing.assert_array_equal(found[1], found[5])  # there and back the same way
+    assert (found[0] != found[5]).any()
+
+
+@pytest.mark.parametrize("film", ["gif", "webp"])
+def test_films(ganformer: Run, tiny_run: Path, film: str) -> None:
+    line = f"generate --images-num 4 --vis-interpolations --vis-rich-num 3 --film {film} --fps 20 --ratio 0.5"
+    done = ganformer(*line.split())
+    assert done.exit_code == 0, done.stderr
+    assert str(Path(f"images/interpolation.{film}")) in done.stdout
+    with PIL.Image.open(f"images/interpolation.{film}") as opened:
+        assert (opened.n_frames, opened.size) == (17, (32, 16))  # type: ignore[attr-defined]
+    with PIL.Image.open("images/interpolation.png") as sheet:
+        # Two ways of eight steps and their end, pictures shown at three times their size, framed.
+        assert sheet.height == 2 * (3 * 16 + 4)
+        assert sheet.width > 9 * (3 * 32 + 4)
+
+
+def test_the_same_film_is_kept_and_another_one_stopped(ganformer: Run, tiny_run: Path) -> None:
+    line = ["generate", "--seeds", "1-3", "--interpolate", "--interpolation-density", "2"]
+    assert ganformer(*line).exit_code == 0
+    before = {path.name: path.stat().st_mtime_ns for path in Path("images").iterdir()}
+    assert ganformer(*line).exit_code == 0
+    for words, difference in ((["--loop"], "loop False instead of True"), (["--rich-num", "2"], "ends 3 instead of 2")):
+        done = ganformer(*line, *words, "--output-dir", "images")
+        assert done.exit_code == 1
+        assert f"interpolation.png: holds a picture that was made otherwise ({difference})" in done.stderr
+    done = ganformer(*line, "--fps", "3", "--output-dir", "images")
+    assert "interpolation.gif: holds a picture that was made otherwise (fps 12 instead of 3)" in done.stderr
+    assert {path.name: path.stat().st_mtime_ns for path in Path("images").iterdir()} == before
+    assert ganformer(*line, "--fps", "3", "--overwrite").exit_code == 0
+
+
+def test_a_shorter_film_leaves_no_frames_of_the_longer_one(ganformer: Run, tiny_run: Path) -> None:
+    line = "generate --seeds 1,2 --interpolate --film frames --overwrite --interpolation-density"
+    for density in (5, 3):
+        assert ganformer(*line.split(), density).exit_code == 0
+        assert names("images/interpolation") == [f"frame{k:05d}.png" for k in range(density + 1)]
+
+
+def test_random_noise_does_not_flicker(ganformer: Run, tiny_run: Path) -> None:
+    """All frames have one noise: where the latents do not move, nothing does."""
+    np.save("z.npy", np.repeat(np.random.default_rng(0).standard_normal((1, 3, 8), np.float32), 2, 0))
+    line = "generate --latents z.npy --interpolate --film frames --noise random --interpolation-density 2"
+    assert ganformer(*line.split()).exit_code == 0
+    found = frames(Path("images/interpolation"))
+    assert (found == found[0]).all()
+
+
+def test_between_latents_of_space_w(ganformer: Run, tiny_run: Path) -> None:
+    model = load_generator(tiny_run)
+    ws = map_latents(model, latents_from_seeds(model, [4, 9]))
+    np.save("ws.npy", ws.numpy())
+    line = "generate --latents ws.npy --space w --interpolate --film frames --interpolation-density 2"
+    done = ganformer(*line.split())
+    assert done.exit_code == 0, done.stderr
+    found = frames(Path("images/interpolation"))
+    (middle,) = sample_latents(model, ws.mean(0, keepdim=True), space="w")
+    assert np.abs(found[1] - middle.image.transpose(1, 2, 0)).max() <= 1
+    done = ganformer(*line.split(), "--interpolate-in", "z", "--output-dir", "other")
+    assert done.exit_code == 2
+    assert "--interpolate-in z with --space w: there is no way back to z" in done.stderr
+
+
+@pytest.mark.parametrize("space", ["w", "z"])
+def test_from_class_to_class(ganformer: Run, own_folder: Path, space: str) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(resolution=32, components_num=2, latent_size=16, channel_base=256, channel_max=8, c_dim=3)
+    networks = {"ema": Generator(config), "generator": Generator(config)}
+    file = own_folder / "labels.safetensors"
+    save_snapshot(file, config=config, discriminator=Discriminator(config), kimg=0, provenance={}, **networks)
+    line = f"generate --model {file.name} --seeds 0-4 --interpolate --interpolate-in {space} --film frames"
+    for words in ((), ("--class", "1", "--output-dir", "one")):
+        done = ganformer(*line.split(), "--interpolation-density", 2, *words)
+        assert done.exit_code == 0, done.stderr
+        folder = Path(words[-1] if words else "images")
+        found = frames(folder / ("interpolation" if space == "w" else "interpolation-z"))
+        labels = [0.0, 1.0, 0.0] if words else None
+        expected = sample(load_generator(file), range(5), truncation_psi=0.7, labels=labels)
+        assert np.abs(found[::2] - expected.permute(0, 2, 3, 1).numpy()).max() <= 1
+
+
+def test_mp4_without_ffmpeg_writes_nothing(ganformer: Run, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    done = ganformer("generate", "--interpolate", "--film", "mp4")
+    assert done.exit_code == 1
+    assert "--film mp4: needs the program ffmpeg" in done.stderr
+    assert "--film gif" in done.stderr
+    assert not Path("images").exists()

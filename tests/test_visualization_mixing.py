@@ -1,0 +1,203 @@
+"""Mixing styles and components, truncating one component, and what the noise varies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ganformer_cli.config import ModelConfig
+from ganformer_cli.errors import ConfigError
+from ganformer_cli.models import Generator
+from ganformer_cli.sampling import latents_from_seeds, map_latents, sample_images
+from ganformer_cli.visualization import mixing
+from ganformer_cli.visualization.noise import noise_sheet, noise_variation
+
+CONFIG = ModelConfig(resolution=32, components_num=4, latent_size=32, channel_base=256, channel_max=16)
+
+
+@pytest.fixture(scope="module")
+def model() -> Generator:
+    """Untrained, but for noise that shows and a mean that is not zero."""
+    torch.manual_seed(0)
+    generator = Generator(CONFIG).eval()
+    generator.mapping_network.w_avg.normal_()
+    for name, parameter in generator.named_parameters():
+        if name.endswith("noise_strength"):
+            parameter.data.fill_(0.2)
+    return generator
+
+
+@pytest.fixture(scope="module")
+def ws(model: Generator) -> torch.Tensor:
+    return map_latents(model, latents_from_seeds(model, range(3)))
+
+
+# ----- Latents -----
+
+
+def test_taking_a_component_takes_nothing_else(ws: torch.Tensor) -> None:
+    mixed = mixing.take_component(ws[0], ws[1], 2)
+    assert (mixed[2] == ws[1, 2]).all()
+    assert (mixed[[0, 1, 3, 4]] == ws[0, [0, 1, 3, 4]]).all()
+    assert not (ws[0, 2] == ws[1, 2]).all(), "the first picture's latents are as they were"
+
+
+def test_a_component_is_pulled_to_its_own_mean(model: Generator, ws: torch.Tensor) -> None:
+    assert (mixing.pull_component(model, ws[0], 1, 1.0) == ws[0]).all()
+    at_mean = mixing.pull_component(model, ws[0], 1, 0.0)
+    torch.testing.assert_close(at_mean[1], model.mapping_network.w_avg[1].expand(CONFIG.num_ws, -1))
+    assert (at_mean[[0, 2, 3, 4]] == ws[0, [0, 2, 3, 4]]).all()
+    beyond = mixing.pull_component(model, ws[0], 1, -1.0)
+    torch.testing.assert_close((beyond[1] + ws[0, 1]) / 2, at_mean[1])
+
+
+def test_pulling_every_latent_is_truncation(model: Generator, ws: torch.Tensor) -> None:
+    pulled = ws[0]
+    for k in range(5):
+        pulled = mixing.pull_component(model, pulled, k, 0.3)
+    torch.testing.assert_close(pulled, map_latents(model, latents_from_seeds(model, [0]), truncation_psi=0.3)[0])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_mean_may_be_shared_by_all(shared: bool) -> None:
+    config = ModelConfig.from_dict({**CONFIG.to_dict(), "w_avg_per_component": not shared})
+    generator = Generator(config).eval()
+    generator.mapping_network.w_avg.normal_()
+    at_mean = mixing.pull_component(generator, torch.zeros(5, config.num_ws, 8), 3, 0.0)
+    mean = generator.mapping_network.w_avg
+    torch.testing.assert_close(at_mean[3], (mean if shared else mean[3]).expand(config.num_ws, -1))
+
+
+def test_groups_of_layers_are_all_layers_in_order(model: Generator) -> None:
+    groups = mixing.layer_groups(model)
+    assert list(groups) == ["coarse", "middle", "fine"]
+    assert [i for layers in groups.values() for i in layers] == list(range(CONFIG.num_ws))
+    # Blocks 4 and 8 have three layers, 16 two; 32 has two, a last convolution, and the colours.
+    assert [len(layers) for layers in groups.values()] == [3, 2, 4]
+
+
+def test_two_blocks_are_two_groups() -> None:
+    config = ModelConfig.from_dict({**CONFIG.to_dict(), "resolution": 8})
+    assert mixing.layer_groups(Generator(config)) == {"coarse": range(1), "middle": range(1, 5)}
+
+
+def test_mixing_layers_takes_every_latent_of_these_and_no_other(ws: torch.Tensor) -> None:
+    mixed = mixing.mix_layers(ws[0], ws[1], range(3, 5))
+    assert (mixed[:, 3:5] == ws[1, :, 3:5]).all()
+    assert (mixed[:, :3] == ws[0, :, :3]).all()
+    assert (mixed[:, 5:] == ws[0, :, 5:]).all()
+
+
+@pytest.mark.parametrize("component", [-1, 5])
+def test_a_component_that_is_not_there(model: Generator, ws: torch.Tensor, component: int) -> None:
+    with pytest.raises(ConfigError, match=f"component {component}: .* latents 0 to 4"):
+        mixing.take_component(ws[0], ws[1], component)
+    with pytest.raises(ConfigError, match=f"component {component}: .* latents 0 to 4"):
+        mixing.pull_component(model, ws[0], component, 0.5)
+
+
+# ----- Pictures -----
+
+
+def test_the_difference_is_in_levels() -> None:
+    one, other = np.zeros((3, 2, 2), np.uint8), np.zeros((3, 2, 2), np.uint8)
+    other[:, 0, 1] = 30
+    other[0, 1, 1] = 90
+    np.testing.assert_allclose(mixing.difference(one, other), [[0, 30], [0, np.sqrt(90**2 / 3)]])
+    np.testing.assert_array_equal(mixing.difference(one, other), mixing.difference(other, one))
+
+
+def test_a_component_of_the_picture_itself_changes_nothing(model: Generator, ws: torch.Tensor) -> None:
+    for each in mixing.taken(model, ws[0], ws[0], range(4)):
+        assert each.difference.max() == 0
+
+
+def test_each_component_changes_the_picture(model: Generator, ws: torch.Tensor) -> None:
+    (before,) = mixing.draw(model, [ws[0]])
+    for mixtures in (
+        mixing.taken(model, ws[0], ws[1], range(4)),
+        mixing.removed(model, ws[0], range(4)),
+        mixing.truncated(model, ws[0], range(4), [0.0]),
+    ):
+        assert [each.component for each in mixtures] == [0, 1, 2, 3]
+        for each in mixtures:
+            assert each.difference.max() > 0
+            np.testing.assert_array_equal(each.difference, mixing.difference(before.image, each.changed[-1]))
+
+
+def test_the_drawn_picture_is_the_seeds(model: Generator, ws: torch.Tensor) -> None:
+    (expected,) = [image for _, image in sample_images(model, [0])]
+    (drawn,) = mixing.draw(model, [ws[0]])
+    assert np.abs(drawn.image.astype(int) - expected).max() <= 1
+
+
+def test_truncation_changes_more_the_farther_it_pulls(model: Generator, ws: torch.Tensor) -> None:
+    (found,) = mixing.truncated(model, ws[0], [2], [1.0, 0.5, 0.0, -1.0])
+    (before,) = mixing.draw(model, [ws[0]])
+    changes = [mixing.difference(before.image, image).mean() for image in found.changed]
+    assert changes[0] == 0
+    assert changes == sorted(changes)
+    assert changes[1] > 0
+
+
+# ----- Sheets -----
+
+
+def test_a_mixture_sheet_has_a_row_a_component(model: Generator, ws: torch.Tensor) -> None:
+    (before,) = mixing.draw(model, [ws[0]], attention=True)
+    mixtures = mixing.taken(model, ws[0], ws[1], range(4))
+    four = mixing.mixture_sheet(before, mixtures, ["taken"], "seed 0")
+    one = mixing.mixture_sheet(before, mixtures[:1], ["taken"], "seed 0")
+    assert four.shape[1] - one.shape[1] == 3 * 100
+    # Picture, mixture, difference, attention.
+    assert four.shape[2] >= 4 * 100
+
+
+def test_a_swap_sheet_shows_both_pictures(model: Generator, ws: torch.Tensor) -> None:
+    before = list(mixing.draw(model, [ws[0], ws[1]]))
+    both = mixing.taken(model, ws[0], ws[1], [0]), mixing.taken(model, ws[1], ws[0], [0])
+    sheet = mixing.swap_sheet((before[0], before[1]), both, ("seed 0", "seed 1"))
+    assert sheet.shape[2] >= 6 * 100
+
+
+def test_a_style_table_has_the_pictures_themselves_on_its_diagonal(model: Generator, ws: torch.Tensor) -> None:
+    sheet = mixing.style_table(model, list(ws[:2]), ["a", "b"], range(3))
+    top, left = sheet.shape[1] - 300, sheet.shape[2] - 300
+    cells = [
+        [sheet[:, top + 100 * i : top + 100 * i + 100, left + 100 * j :][:, :, :100] for j in range(3)]
+        for i in range(3)
+    ]
+    for k in (1, 2):
+        np.testing.assert_array_equal(cells[k][k], cells[0][k])
+        np.testing.assert_array_equal(cells[k][k], cells[k][0])
+    assert (cells[1][2] != cells[1][0]).any()
+    assert (cells[1][2] != cells[0][2]).any()
+
+
+# ----- Noise -----
+
+
+def test_noise_varies_the_picture_where_its_strength_lets_it(model: Generator, ws: torch.Tensor) -> None:
+    found = noise_variation(model, ws[0], repeats=4)
+    assert len(found.pictures) == 4
+    assert found.variation.shape == (32, 32)
+    assert found.variation.mean() > 0.5
+    expected = np.sqrt(np.stack(found.pictures).astype(float).var(0).mean(0))
+    np.testing.assert_allclose(found.variation, expected)
+    again = noise_variation(model, ws[0], repeats=4)
+    np.testing.assert_array_equal(found.variation, again.variation)
+
+
+def test_without_strength_noise_varies_nothing(ws: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    silent = Generator(CONFIG).eval()
+    found = noise_variation(silent, ws[0], repeats=3)
+    assert found.variation.max() == 0
+    for picture in found.pictures:
+        np.testing.assert_array_equal(picture, found.without)
+
+
+def test_a_noise_sheet_has_a_row_a_picture(model: Generator, ws: torch.Tensor) -> None:
+    found = [noise_variation(model, each, repeats=3) for each in ws[:2]]
+    assert noise_sheet(found, ["a", "b"]).shape[1] - noise_sheet(found[:1], ["a"]).shape[1] == 100
