@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ganformer_cli.cli.model_choice import batch_size_option, find_model, load_model, model_options, psi_option
+from ganformer_cli.cli.generate_drawing import MOST_IN_GRID, Drawing
+from ganformer_cli.cli.generate_figures import Figures, Numbers, check_figures, figure_options
+from ganformer_cli.cli.generate_interpolation import (
+    Interpolation,
+    Way,
+    check_interpolation,
+    interpolation_options,
+)
+from ganformer_cli.cli.generate_interpolation import check_line as check_interpolation_line
+from ganformer_cli.cli.generate_output import (
+    GRID_FILE,
+    IMAGES_FILE,
+    LATENTS_FILE,
+    MOST_IN_FOLDER,
+    TRUNCATION_FILE,
+    Kept,
+    Plan,
+)
+from ganformer_cli.cli.model_choice import find_model, load_model, model_options
 from ganformer_cli.cli.options import (
     SEEDS,
     GroupedCommand,
@@ -20,37 +37,23 @@ from ganformer_cli.cli.options import (
     gpus_option,
     ignored_option,
     json_option,
-    not_yet_option,
     option,
     pick_device,
+    warn,
 )
 from ganformer_cli.cli.progress import Progress
-from ganformer_cli.errors import ConfigError
-from ganformer_cli.files import atomic_open, ensure_writable_folder, write_bytes
+from ganformer_cli.errors import ConfigError, OutputError
+from ganformer_cli.files import ensure_writable_folder, sha256_of
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from ganformer_cli.sampling import Generator, Sample
+    from ganformer_cli.sampling import Generator
 
 DEFAULT_IMAGES = 32
-#: More than this many pictures in one grid are more than anyone looks at.
-MOST_IN_GRID = 1024
-JPEG_QUALITY = 95
-IMAGES_FILE = "images.npy"
-LATENTS_FILE = "latents.npy"
-
-
-class Wanted(NamedTuple):
-    """What is to be written."""
-
-    folder: Path
-    format: str  # png, jpg or npy
-    ratio: float | None
-    grid: bool
-    maps: bool
-    layer_maps: bool
-    alpha: float
+DEFAULT_FOLDER = "images"
+#: Pictures fetched from the device at a time, where memory allows; on a CPU at least enough for every core.
+DEFAULT_BATCH = 16
+#: Of the memory that is free, what drawing may take.
+SHARE_OF_MEMORY = 0.5
 
 
 @click.command("generate", cls=GroupedCommand)
@@ -80,10 +83,16 @@ class Wanted(NamedTuple):
     help="What --latents are: z, standard normal, or w, after the mapping network and taken as they are, without "
     "truncation; these may also be [N, m+1, L, w], one for each layer.",
 )
-@psi_option(
-    default=0.7,
+@option(
+    "--truncation-psi",
+    "psis",
+    type=Numbers(),
+    default=(0.7,),
+    show_default=False,
+    metavar="PSI[,PSI…]",
     group="Pictures",
-    help="Pull the latents towards their mean: 1 not at all (most varied), 0 entirely. 0.7 is the authors' choice.",
+    help="Pull the latents towards their mean: 1 not at all (most varied), 0 entirely. 0.7 is the authors' choice. "
+    f"Several, such as 0,0.5,1: every picture with each of them, and {TRUNCATION_FILE}, a column each.  [default: 0.7]",
 )
 @option(
     "--noise",
@@ -111,18 +120,26 @@ class Wanted(NamedTuple):
 @option(
     "--output-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    default="images",
+    default=DEFAULT_FOLDER,
     group="Output",
-    help="Where to; files of the same names there are replaced.",
+    help="Where to. Pictures that this command has made there before are kept, so that it goes on where it was cut "
+    f"off. A folder that holds other files is left alone; without --output-dir, {DEFAULT_FOLDER}-001 and so on is "
+    f"taken then. More than {MOST_IN_FOLDER} pictures go into numbered sub-folders.",
+)
+@boolean_option(
+    "--overwrite",
+    default=False,
+    group="Output",
+    help="Write into a folder that holds other files, and replace those of the same names.",
 )
 @option(
     "--format",
     "image_format",
-    type=click.Choice(["png", "jpg", "npy"]),
+    type=click.Choice(["png", "jpg", "webp", "npy"]),
     default="png",
     group="Output",
-    help=f"Of the pictures: PNG; JPEG of quality {JPEG_QUALITY} in full colour (4:4:4); or one file {IMAGES_FILE}, "
-    "float32 [N, 3, H, W] as they leave the network, about -1 to 1. Grids and maps are PNG always.",
+    help=f"Of the pictures: PNG; JPEG of quality 95 in full colour (4:4:4); lossless WebP; or one file {IMAGES_FILE}, "
+    "float32 [N, 3, H, W] as they leave the network, about -1 to 1. Sheets are PNG always.",
 )
 @boolean_option(
     "--save-latents",
@@ -139,36 +156,37 @@ class Wanted(NamedTuple):
     "grid",
     default=False,
     group="Output",
-    help=f"Also save grid.png with all pictures (the first {MOST_IN_GRID}).",
+    help=f"Also save {GRID_FILE} with all pictures (the first {MOST_IN_GRID}; fewer of large ones).",
 )
-@boolean_option(
-    "--maps",
-    "--vis-maps",
-    "maps",
-    default=False,
-    group="Output",
-    help="Also save seed…-maps.png: the picture, the regions of the last layer's attention (a colour a component) over "
-    "it, and each component's share.",
-)
-@boolean_option(
-    "--layer-maps",
-    "--vis-layer-maps",
-    "layer_maps",
-    default=False,
-    group="Output",
-    help="Also save seed…-layer-maps.png: the picture and the regions of every layer's attention.",
+@figure_options
+@option(
+    "--component",
+    type=click.IntRange(min=0),
+    metavar="K",
+    group="Components",
+    help="Interpolate, mix or truncate this component only.  [default: all]",
 )
 @option(
-    "--blending-alpha",
-    type=click.FloatRange(0, 1),
-    default=0.3,
-    group="Output",
-    rare=True,
-    help="The picture's share where regions lie over it; 0 shows plain colours.",
+    "--rich-num",
+    "--vis-rich-num",
+    "rich_num",
+    type=click.IntRange(min=1),
+    default=5,
+    metavar="N",
+    group="Components",
+    help="Interpolations, mixtures and the like are made of the first N pictures.",
 )
+@interpolation_options
 @json_option
 @gpus_option
-@batch_size_option(help="Pictures fetched from the device at a time. It never changes a picture.")
+@option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    group="Device",
+    help="Pictures fetched from the device at a time; halved when memory runs out. It never changes a picture. Left "
+    "out: as many as memory allows.",
+)
 @ignored_option("--vis", why="making pictures is what this command does")
 @ignored_option("--vis-images", why="pictures are always saved")
 @option(
@@ -187,11 +205,6 @@ class Wanted(NamedTuple):
     expose_value=False,
     help="Accepted: pictures and maps are made one by one in any case.",
 )
-@not_yet_option("--vis-interpolations", help="Move from one latent to another.", issue="Pictures")
-@not_yet_option("--interpolation-density", help="Steps between two latents.", issue="Pictures", metavar="N")
-@not_yet_option("--vis-noise-var", help="Show what the noise changes.", issue="Pictures")
-@not_yet_option("--vis-style-mix", help="Mix the latents of two pictures.", issue="Pictures")
-@not_yet_option("--vis-rich-num", help="Number of interpolations and mixtures.", issue="Pictures", metavar="N")
 def command(
     model: str | None,
     expname: str | None,
@@ -200,108 +213,183 @@ def command(
     images_num: int | None,
     latents: Path | None,
     space: Any,
-    truncation_psi: float,
+    psis: tuple[float, ...],
     noise: Any,
     class_index: int | None,
     ratio: float | None,
     output_dir: Path,
+    overwrite: bool,
     image_format: str,
     save_latents: bool,
     grid: bool,
-    maps: bool,
-    layer_maps: bool,
-    blending_alpha: float,
+    figures: Figures,
+    component: int | None,
+    rich_num: int,
+    interpolation: Interpolation,
     as_json: bool,
     gpus: tuple[int, ...] | None,
-    batch_size: int,
+    batch_size: int | None,
     offline: bool,
 ) -> None:
     """Make pictures with a trained model.
 
     A picture for each seed, named after it: `seed0007.png`; those of --latents are `image0000.png` and so on. The same
-    model and seed give the same picture, on every run and with every --batch-size.
+    model and seed give the same picture, on every run and with every --batch-size. Each says in its file which model,
+    seed and settings made it: ganformer info PICTURE.
 
     \b
       ganformer generate                                 the run that saved last
       ganformer generate --model results/faces-002 --seeds 0-63 --grid
       ganformer generate --expname faces --maps --images-num 8
+      ganformer generate --seeds 3,8,11 --interpolate --loop --film webp
       ganformer generate --images-num 4 --save-latents   and again, perhaps changed:
-      ganformer generate --latents images/latents.npy
+      ganformer generate --latents images/latents.npy --output-dir changed
     """
-    said_options = given_options(click.get_current_context())
-    _check_line(said_options)
+    given = given_options(click.get_current_context())
+    _check_line(given, figures)
+    check_interpolation_line(given, interpolation)
     file = find_model(model, expname, result_dir, offline=offline)
 
     import numpy as np
 
-    from ganformer_cli.sampling import LANES, latents_from_seeds, read_latents, sample_latents, sample_seeds
+    from ganformer_cli.sampling import read_latents
     from ganformer_cli.visualization import crop_to_ratio
 
     generator, header = load_model(file, pick_device(gpus))
     if space == "w":
-        truncation_psi = 1.0
-    elif "truncation_psi" not in said_options and isinstance(header.get("truncation_psi"), float):
-        truncation_psi = header["truncation_psi"]  # the model's own, as TensorFlow's networks have one
+        psis = (1.0,)
+    elif "psis" not in given and isinstance(header.get("truncation_psi"), float):
+        psis = (header["truncation_psi"],)  # the model's own, as TensorFlow's networks have one
+    psis = tuple(dict.fromkeys(psis))
     if image_format == "npy":
         generator.keep_whole()
-    options: dict[str, Any] = {
-        "truncation_psi": truncation_psi,
-        "noise_mode": noise,
-        "labels": _label(generator, class_index),
-        "attention": maps or layer_maps,
-        "raw": image_format == "npy",
-        # Few at a time where each brings its maps along.
-        "batch_size": LANES if maps or layer_maps else batch_size,
-    }
-    if options["attention"] and not generator.config.has_maps:
-        said = "--maps" if maps else "--layer-maps"
-        raise ConfigError(f"{said}: this model has no attention (--attention none), so it has no maps; leave it out")
+    label = _label(generator, class_index)
     if ratio is not None:
         crop_to_ratio(np.empty((3, *generator.config.image_size), np.uint8), ratio)  # complains before anything is done
-    rows: Iterable[npt.NDArray[Any]]
-    if latents is None:
-        chosen = range(images_num or DEFAULT_IMAGES) if seeds is None else seeds
-        shape: tuple[int, ...] = (len(chosen), *generator.z_shape)
-        rows = (latents_from_seeds(generator, [seed]).numpy()[0] for seed in chosen)
-        drawn = sample_seeds(generator, chosen, **options)
-    else:
-        given = read_latents(latents, generator, space)
-        shape, rows = given.shape, given
-        drawn = sample_latents(generator, given, space=space, **options)
-    ensure_writable_folder(output_dir, "--output-dir")
-    wanted = Wanted(output_dir, image_format, ratio, grid, maps, layer_maps, blending_alpha)
+    array = None if latents is None else read_latents(latents, generator, space)
+    numbers = seeds or range(len(array) if array is not None else images_num or DEFAULT_IMAGES)
+    check_figures(figures, generator.config, pictures=len(numbers), component=component)
+    ends = min(rich_num, len(numbers))
+    check_interpolation(interpolation, generator, ends)
+    settings: dict[str, Any] = {"model": sha256_of(file), "noise": noise, "class": class_index, "ratio": ratio}
+    if array is not None:
+        settings["space"] = space
+    batch = batch_size or _fitting_batch(generator)
+
+    def look_at(folder: Path, progress: Progress) -> Work:
+        plan = Plan(folder, image_format, numbers, psis, settings, array)
+        drawing = Drawing(generator, plan, label, noise, ratio, batch, figures, overwrite)
+        way = Way(interpolation, plan, ends, component) if interpolation.interpolate else None
+        if plan.in_folders:
+            progress.start(len(plan), "images", "looking for what is there")
+        kept = Kept(plan, drawing.beside, overwrite=overwrite, update=progress.update if plan.in_folders else None)
+        if figures.others:
+            for path, about in drawing.other_files(rich_num, component).items():
+                kept.holds(path, about)  # complains of others in their way
+        return Work(
+            plan,
+            drawing,
+            way,
+            kept,
+            sheets=drawing.missing_sheets(kept, grid=grid),
+            array_kept=drawing.array_is_kept(),
+            latents_kept=save_latents and drawing.check_latents_file(),
+            way_kept=way is not None and way.is_kept(kept),
+        )
+
     with Progress() as progress:
-        progress.start(shape[0], "images", "drawing")
-        written = _write(drawn, shape[0], "seed" if latents is None else "image", generator, wanted, progress.update)
+        found = _first_free(output_dir, lambda folder: look_at(folder, progress), search="output_dir" not in given)
+        plan, drawing, way, kept = found[:4]
+        output_dir = plan.folder
+        ensure_writable_folder(output_dir, "--output-dir")
+        if not found.array_kept or found.sheets or figures.of_each:
+            drawing.draw(kept, found.sheets, progress)
+        if way is not None and not found.way_kept:
+            progress.start(way.length, "frames", "interpolating")
+            way.draw(generator, label, noise=noise, ratio=ratio, batch_size=batch, update=progress.update)
+        others = drawing.draw_others(rich_num, component, header, progress) if figures.others else {}
+    if save_latents and not found.latents_kept:
+        drawing.save_latents()
+    written: dict[str, Any] = {"kept": len(plan) if found.array_kept else len(kept)}
+    if plan.in_folders:
+        written |= {"images_num": len(plan), "folders": [str(folder) for folder in plan.folders]}
+    else:
+        written["images"] = drawing.records()
+    written |= {name: str(path) for name, path in drawing.sheets(grid=grid).items()}
     if save_latents:
         written["latents"] = str(output_dir / LATENTS_FILE)
-        with _array_file(output_dir / LATENTS_FILE, shape) as append:
-            for row in rows:
-                append(row)
+    if way is not None:
+        written["interpolation"] = way.files
+    written |= others
     if as_json:
-        record = {"model": str(file), "truncation_psi": truncation_psi, "noise": noise}
+        psi = psis[0] if len(psis) == 1 else list(psis)
+        record = {"model": str(file), "model_sha256": settings["model"], "truncation_psi": psi, "noise": noise}
         if latents is not None:
             record |= {"given_latents": str(latents), "space": space}
         click.echo(json.dumps({**record, **written}, indent=2))
     else:
-        where = output_dir / IMAGES_FILE if image_format == "npy" else output_dir
-        extra = "".join(f", {written[name]}" for name in ("grid", "latents") if name in written)
-        click.echo(f"{shape[0]} picture{'s' * (shape[0] > 1)} of {file} in {where}{extra}")
+        click.echo(_summary(file, plan, written))
 
 
-def _check_line(given: dict[str, Any]) -> None:
+class Work(NamedTuple):
+    """What is to be made in a folder, and what of it is there already."""
+
+    plan: Plan
+    drawing: Drawing
+    way: Way | None
+    kept: Kept
+    sheets: dict[str, Path]  # to be made
+    array_kept: bool
+    latents_kept: bool
+    way_kept: bool
+
+
+def _first_free(folder: Path, look_at: Callable[[Path], Work], *, search: bool) -> Work:
+    """What is to be made in ``folder``, or, with ``search``, in the first of its numbered neighbours that is free.
+
+    Raises:
+        OutputError: something else is in the way.
+    """
+    try:
+        return look_at(folder)
+    except OutputError:
+        if not search:
+            raise
+    number = 0
+    while True:
+        number += 1
+        other = folder.with_name(f"{folder.name}-{number:03d}")
+        with contextlib.suppress(OutputError):
+            work = look_at(other)
+            warn(f"{folder} holds other files, so these go to {other}; say --output-dir to choose")
+            return work
+
+
+def _summary(file: Path, plan: Plan, written: dict[str, Any]) -> str:
+    """What was made, in a line."""
+    where = plan.folder / IMAGES_FILE if plan.format == "npy" else plan.folder
+    there = f", {written['kept']} of them there already" if written["kept"] else ""
+    names = [written[name] for name in ("grid", "truncation", "latents") if name in written]
+    if "interpolation" in written:
+        names.append(written["interpolation"]["film"])
+    extra = "".join(f", {name}" for name in names)
+    return f"{len(plan)} picture{'s' * (len(plan) > 1)} of {file} in {where}{there}{extra}"
+
+
+def _check_line(given: dict[str, Any], figures: Figures) -> None:
     """Refuse options that contradict each other, or that nothing would read."""
     sources = [name for name in ("seeds", "images_num", "latents") if given.get(name) is not None]
     if len(sources) > 1:
         said = " and ".join("--" + name.replace("_", "-") for name in sources)
         raise click.UsageError(f"{said} each say which pictures; give one of them")
+    psis = given.get("psis", (1.0,))
     if given.get("space") == "w":
         if "latents" not in given:
             raise click.UsageError("--space w says what --latents are; give --latents FILE.npy, or leave out --space")
-        psi = given.get("truncation_psi", 1.0)
-        if psi != 1:
+        if psis != (1.0,):
             raise click.UsageError(
-                f"--truncation-psi {psi:g} with --space w: such latents are taken as they are; leave out one"
+                f"--truncation-psi {','.join(f'{psi:g}' for psi in psis)} with --space w: such latents are taken as "
+                "they are; leave out one"
             )
         if given.get("class_index") is not None:
             raise click.UsageError(
@@ -313,84 +401,37 @@ def _check_line(given: dict[str, Any]) -> None:
             f"--ratio {given['ratio']:g} with --format npy: its pictures are as they leave the network, not cropped; "
             "leave out one"
         )
+    if len(psis) > 1:
+        asked = {
+            "--format npy": given.get("image_format") == "npy",
+            "--interpolate": given.get("interpolate"),
+            "mixtures and the like": figures.others,
+        }
+        for said, there in asked.items():
+            if there:
+                raise click.UsageError(
+                    f"--truncation-psi with several numbers does not go with {said}; give one number"
+                )
+    if given.get("component") is not None and not (given.get("interpolate") or figures.mix or figures.component_psi):
+        raise click.UsageError(
+            f"--component {given['component']} says which component to move; add --interpolate, --mix or "
+            "--component-psi, or leave it out"
+        )
 
 
-def _write(
-    drawn: Iterable[Sample],
-    count: int,
-    prefix: str,
-    generator: Generator,
-    wanted: Wanted,
-    update: Callable[[float], None],
-) -> dict[str, Any]:
-    """Save what is drawn, each picture under ``prefix`` and its number; the names of what was written."""
-    import numpy as np
+def _fitting_batch(generator: Generator) -> int:
+    """As many pictures as there is work for at once, if half of the free memory holds them."""
     import torch
 
-    from ganformer_cli.sampling import to_uint8
-    from ganformer_cli.visualization import component_sheet, crop_to_ratio, image_grid, layer_sheet, save_png
+    from ganformer_cli.sampling import LANES, picture_mib
+    from ganformer_cli.training.memory import free_memory_mib
 
-    folder = wanted.folder
-    images, kept = [], []
-    with contextlib.ExitStack() as stack:
-        append = None
-        if wanted.format == "npy":
-            shape = (count, 3, *generator.output_size)
-            append = stack.enter_context(_array_file(folder / IMAGES_FILE, shape))
-        for done, sample in enumerate(drawn):
-            stem = f"{prefix}{sample.seed:04d}"
-            file = folder / (f"{stem}.{wanted.format}" if append is None else IMAGES_FILE)
-            record: dict[str, Any] = {"seed" if prefix == "seed" else "row": sample.seed, "file": str(file)}
-            image = picture = sample.image
-            if append is not None:
-                append(sample.image)
-                image = picture = to_uint8(torch.from_numpy(sample.image)).numpy()
-            if wanted.ratio is not None:
-                picture = crop_to_ratio(image, wanted.ratio)
-            if wanted.format == "png":
-                save_png(file, picture)
-            elif wanted.format == "jpg":
-                _save_jpg(file, picture)
-            if wanted.maps:
-                record["maps"] = str(folder / f"{stem}-maps.png")
-                save_png(folder / f"{stem}-maps.png", component_sheet(image, sample.maps[-1], wanted.alpha))
-            if wanted.layer_maps:
-                record["layer_maps"] = str(folder / f"{stem}-layer-maps.png")
-                save_png(folder / f"{stem}-layer-maps.png", layer_sheet(image, sample.maps, wanted.alpha))
-            images.append(record)
-            if wanted.grid and done < MOST_IN_GRID:
-                kept.append(picture)
-            update(done + 1)
-    written: dict[str, Any] = {"images": images}
-    if wanted.grid:
-        written["grid"] = str(folder / "grid.png")
-        save_png(folder / "grid.png", image_grid(np.stack(kept)))
-    return written
-
-
-def _save_jpg(path: Path, image: npt.NDArray[Any]) -> None:
-    """Write uint8 ``[3, H, W]`` as a JPEG without chroma subsampling, whole or not at all."""
-    import PIL.Image
-
-    stream = io.BytesIO()
-    pixels = PIL.Image.fromarray(image.transpose(1, 2, 0).copy())
-    pixels.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
-    write_bytes(path, stream.getvalue())
-
-
-@contextlib.contextmanager
-def _array_file(path: Path, shape: Sequence[int]) -> Iterator[Callable[[npt.NDArray[Any]], None]]:
-    """A ``.npy`` file of float32 ``shape``, whole or not at all: gives a function that appends a part of it."""
-    import numpy as np
-
-    with atomic_open(path) as stream:
-        header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
-        np.lib.format.write_array_header_1_0(stream, header)
-
-        def append(part: npt.NDArray[Any]) -> None:
-            stream.write(part.astype("<f4").tobytes())
-
-        yield append
+    device = next(generator.parameters()).device
+    wanted = max(DEFAULT_BATCH, LANES * torch.get_num_threads() if device.type == "cpu" else 0)
+    free = free_memory_mib(device)
+    if free is None:
+        return wanted
+    return max(1, min(wanted, int(SHARE_OF_MEMORY * free / picture_mib(generator.config))))
 
 
 def _label(generator: Generator, class_index: int | None) -> list[float] | None:

@@ -318,6 +318,7 @@ def command(
         return
     if count > 1 and not distributed.asked_for():
         ctx.exit(run_workers(sys.argv[1:], count))
+    from ganformer_cli.metrics.processes import together
     from ganformer_cli.metrics.registry import parse_metrics
     from ganformer_cli.training.run_folder import choose_run_folder
 
@@ -328,7 +329,7 @@ def command(
             again = restart and not distributed.restarted()
             folder, resume = group.told(lambda: choose_run_folder(result_dir, name, restart=again))
             scored = parse_metrics(config.train.metrics)
-            group.told(lambda: fetch_networks(scored, offline=offline))
+            together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.leads))
             result = launch(
                 config, dataset, folder, device,
                 resume=resume, override=override, quiet=as_json, origin=origin, group=group,
@@ -441,7 +442,9 @@ def report(result: RunResult, *, as_json: bool) -> None:
     if as_json:
         paths = {"run": result.folder, "snapshot": result.snapshot, "samples": result.samples}
         places = {name: path.as_posix() for name, path in paths.items()}
-        click.echo(json.dumps({**places, "kimg": result.kimg, "finished": result.finished, "scores": result.scores}))
+        best = None if result.best is None else result.best.as_posix()
+        figures = {"kimg": result.kimg, "finished": result.finished, "scores": result.scores, "best": best}
+        click.echo(json.dumps({**places, **figures}))
         return
     if not result.finished:
         click.echo(f"stopped at {result.kimg:g} kimg; the same command goes on from here")

@@ -1,0 +1,79 @@
+"""Pictures side by side, cropped and framed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ganformer_cli.errors import ConfigError
+
+Images = npt.NDArray[np.uint8]
+
+#: Grey pixels between the cells of a sheet.
+GAP = 2
+#: RGB of what is no picture.
+GREY: Images = np.full(3, 128, np.uint8)
+
+
+def image_grid(images: Images, columns: int | None = None, *, gap: int = 0) -> Images:
+    """Pictures side by side, row by row.
+
+    Args:
+        images: uint8 ``[N, 3, H, W]``, N >= 1.
+        columns: pictures in a row; None makes the grid about square, without empty places where N allows.
+        gap: grey pixels between the pictures.
+
+    Returns:
+        uint8 ``[3, rows*(H+gap)-gap, columns*(W+gap)-gap]``; empty places are grey.
+
+    Raises:
+        ConfigError: no pictures, or no columns.
+    """
+    count, channels, height, width = images.shape
+    if count < 1:
+        raise ConfigError("a grid needs at least one picture")
+    if columns is None:
+        columns = grid_columns(count, height, width)
+    if columns < 1:
+        raise ConfigError(f"a grid of {columns} columns: give at least 1")
+    rows = math.ceil(count / columns)
+    cell_height, cell_width = height + gap, width + gap
+    grid = np.full((channels, rows * cell_height - gap, columns * cell_width - gap), GREY[0], np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * cell_height, index % columns * cell_width
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def grid_columns(count: int, height: int, width: int) -> int:
+    """A number of columns that makes ``count`` pictures about a square, full if that is possible."""
+    square = math.sqrt(count * height / width)
+    full = [columns for columns in range(1, count + 1) if count % columns == 0 and square <= columns <= 2 * square]
+    return full[0] if full else min(count, math.ceil(square))
+
+
+def crop_to_ratio(image: Images, ratio: float) -> Images:
+    """The largest part in the middle of ``[..., H, W]`` whose height / width is ``ratio``.
+
+    Raises:
+        ConfigError: a ratio that is not positive, or leaves less than a pixel.
+    """
+    height, width = image.shape[-2:]
+    if not (math.isfinite(ratio) and ratio > 0):
+        raise ConfigError(f"--ratio {ratio}: height / width must be a number above 0")
+    new_height, new_width = min(height, round(width * ratio)), min(width, round(height / ratio))
+    if new_height < 1 or new_width < 1:
+        raise ConfigError(f"--ratio {ratio} leaves nothing of a picture of {width}x{height}; choose one nearer to 1")
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    return image[..., top : top + new_height, left : left + new_width]
+
+
+def framed(image: Images, colour: Images) -> Images:
+    """uint8 ``[3, H, W]`` within a frame of ``GAP`` pixels of an RGB colour."""
+    height, width = image.shape[1:]
+    cell = np.empty((3, height + 2 * GAP, width + 2 * GAP), np.uint8)
+    cell[:] = colour[:, None, None]
+    cell[:, GAP:-GAP, GAP:-GAP] = image
+    return cell

@@ -1,0 +1,217 @@
+"""What becomes of a picture when some of its latents are another picture's, their mean, or not there.
+
+Everything happens in space w, after the mapping network, in which components attend to one another: there a component
+can be changed alone. ``ws`` are latents ``[m+1, L, w]`` of one picture, for each of L layers; the last is the global
+one (k-GAN has m, and none that is global).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ganformer_cli.errors import ConfigError
+from ganformer_cli.sampling import LANES, Generator, Sample, sample_latents
+from ganformer_cli.visualization.attention import upsampled
+from ganformer_cli.visualization.grids import Images
+from ganformer_cli.visualization.palette import component_colour, heat_colours
+from ganformer_cli.visualization.sheets import fitted, table
+
+Floats = npt.NDArray[np.float64]
+
+#: The layers in three groups: of the first, second and last third of the blocks.
+LAYER_GROUPS = ("coarse", "middle", "fine")
+
+
+# ----- Latents -----
+
+
+def take_component(ws: Tensor, other: Tensor, component: int) -> Tensor:
+    """``ws`` with one component of ``other``."""
+    _check_component(ws, component)
+    mixed = ws.clone()
+    mixed[component] = other[component]
+    return mixed
+
+
+def pull_component(generator: Generator, ws: Tensor, component: int, psi: float) -> Tensor:
+    """``ws`` with one component truncated: ``w_avg + psi·(w − w_avg)``; psi 0 is its mean, 1 changes nothing."""
+    _check_component(ws, component)
+    mean = generator.mapping_network.w_avg.detach().cpu().expand(len(ws), ws.shape[-1])[component]
+    pulled = ws.clone()
+    pulled[component] = torch.lerp(mean.expand_as(ws[component]), ws[component], psi)
+    return pulled
+
+
+def mix_layers(ws: Tensor, other: Tensor, layers: range) -> Tensor:
+    """``ws`` with the latents that some layers read from ``other`` (style mixing; StyleGAN, section 3.1)."""
+    mixed = ws.clone()
+    mixed[:, layers.start : layers.stop] = other[:, layers.start : layers.stop]
+    return mixed
+
+
+def layer_groups(generator: Generator) -> dict[str, range]:
+    """The layers of each of ``LAYER_GROUPS``; of fewer than three blocks, of the first groups."""
+    starts, index = {}, 0
+    for block in generator.synthesis_network.blocks():
+        starts[block.resolution] = index
+        index += block.num_convs
+    parts = np.array_split(list(starts), len(LAYER_GROUPS))
+    firsts = [starts[int(part[0])] for part in parts if len(part)]
+    ends = [*firsts[1:], generator.config.num_ws]
+    return {name: range(*edges) for name, edges in zip(LAYER_GROUPS, zip(firsts, ends, strict=True), strict=False)}
+
+
+def _check_component(ws: Tensor, component: int) -> None:
+    if not 0 <= component < len(ws):
+        raise ConfigError(f"component {component}: a picture of this model has latents 0 to {len(ws) - 1}")
+
+
+# ----- Pictures -----
+
+
+class Mixture(NamedTuple):
+    """One component's part in a change."""
+
+    component: int
+    changed: list[Images]  # the pictures afterwards, uint8 [3, H, W]
+    difference: Floats  # [H, W], of the last of them, see ``difference``
+
+
+def draw(
+    generator: Generator,
+    ws: Sequence[Tensor],
+    dropped: Sequence[int | None] | None = None,
+    *,
+    attention: bool = False,
+) -> Iterator[Sample]:
+    """Draw the pictures of ``ws`` one by one, with ``attention`` if the model has any; of each a component may be
+    dropped."""
+    mask = None
+    if dropped is not None:
+        mask = np.zeros((len(ws), generator.config.components_num), np.bool_)
+        for row, component in enumerate(dropped):
+            if component is not None:
+                mask[row, component] = True
+    attention = attention and generator.config.has_maps
+    options: dict[str, Any] = {"attention": True, "batch_size": LANES} if attention else {}
+    return sample_latents(generator, torch.stack(list(ws)), space="w", dropped=mask, **options)
+
+
+def difference(one: Images, other: Images) -> Floats:
+    """How far two pictures are apart in each place: root mean square over the colours, in 8-bit levels, ``[H, W]``."""
+    squares = np.square(one.astype(np.float64) - other.astype(np.float64))
+    return np.sqrt(squares.mean(0))
+
+
+def taken(generator: Generator, ws: Tensor, other: Tensor, components: Sequence[int]) -> list[Mixture]:
+    """Each component in turn from another picture."""
+    return _mixtures(generator, ws, components, [[take_component(ws, other, k)] for k in components])
+
+
+def truncated(generator: Generator, ws: Tensor, components: Sequence[int], psis: Sequence[float]) -> list[Mixture]:
+    """Each component in turn truncated with each psi; 0 moves it to its mean."""
+    changes = [[pull_component(generator, ws, k, psi) for psi in psis] for k in components]
+    return _mixtures(generator, ws, components, changes)
+
+
+def removed(generator: Generator, ws: Tensor, components: Sequence[int]) -> list[Mixture]:
+    """Each component in turn not there: no place attends to it."""
+    drawn = draw(generator, [ws] * (len(components) + 1), [None, *components])
+    before, *after = (sample.image for sample in drawn)
+    return [Mixture(k, [image], difference(before, image)) for k, image in zip(components, after, strict=True)]
+
+
+def _mixtures(
+    generator: Generator, ws: Tensor, components: Sequence[int], changes: Sequence[Sequence[Tensor]]
+) -> list[Mixture]:
+    drawn = draw(generator, [ws, *(each for row in changes for each in row)])
+    before = next(drawn).image
+    found = []
+    for component, row in zip(components, changes, strict=True):
+        after = [next(drawn).image for _ in row]
+        found.append(Mixture(component, after, difference(before, after[-1])))
+    return found
+
+
+# ----- Sheets -----
+
+
+def mixture_sheet(before: Sample, mixtures: Sequence[Mixture], columns: Sequence[str], name: str) -> Images:
+    """A row a component: the picture before, afterwards, the difference, and what attends to the component.
+
+    Args:
+        before: the picture, with its attention.
+        mixtures: of its components.
+        columns: captions of the pictures afterwards.
+        name: of the picture before.
+
+    Returns:
+        uint8 ``[3, height, width]``. All differences are on one scale; attention is as in ``component_sheet``.
+    """
+    image = fitted(before.image)
+    most = max(float(each.difference.max()) for each in mixtures)
+    shares = None
+    if before.maps:
+        shares = upsampled(before.maps[-1].probabilities[0], *image.shape[1:]).numpy()
+        shares = shares / max(float(shares.max()), 1e-8)
+    rows = []
+    for each in mixtures:
+        row = [image, *map(fitted, each.changed), fitted(heat_colours(each.difference, most))]
+        if shares is not None:
+            row.append(np.rint(image * shares[each.component]).astype(np.uint8))
+        rows.append(row)
+    captions = [name, *columns, f"difference 0-{most:.0f}", *(["attention"] if shares is not None else [])]
+    return table(
+        rows,
+        columns=captions,
+        rows=[str(each.component) for each in mixtures],
+        colours=[component_colour(each.component) for each in mixtures],
+    )
+
+
+def swap_sheet(
+    before: tuple[Sample, Sample], mixtures: tuple[Sequence[Mixture], Sequence[Mixture]], names: tuple[str, str]
+) -> Images:
+    """A row a component that two pictures have exchanged: each picture, what it has become, the difference.
+
+    Args:
+        before: the pictures.
+        mixtures: of the first with components of the second, and the other way round.
+        names: of the pictures.
+    """
+    most = max(float(each.difference.max()) for side in mixtures for each in side)
+    first, second = (fitted(sample.image) for sample in before)
+    rows = []
+    for one, other in zip(*mixtures, strict=True):
+        cells = [first, one.changed[-1], heat_colours(one.difference, most)]
+        cells += [second, other.changed[-1], heat_colours(other.difference, most)]
+        rows.append([cell if cell is first or cell is second else fitted(cell) for cell in cells])
+    captions = [names[0], f"of {names[1]}", f"difference 0-{most:.0f}"]
+    captions += [names[1], f"of {names[0]}", f"difference 0-{most:.0f}"]
+    return table(
+        rows,
+        columns=captions,
+        rows=[str(each.component) for each in mixtures[0]],
+        colours=[component_colour(each.component) for each in mixtures[0]],
+    )
+
+
+def style_table(generator: Generator, ws: Sequence[Tensor], names: Sequence[str], layers: range) -> Images:
+    """Pictures of ``ws`` above and at the left; each other place has the left one's latents, but ``layers`` from above.
+
+    Returns:
+        uint8 ``[3, height, width]``.
+    """
+    count = len(ws)
+    mixed = [mix_layers(left, above, layers) for left in ws for above in ws]
+    cells = [fitted(sample.image) for sample in draw(generator, [*ws, *mixed])]
+    own, rest = cells[:count], cells[count:]
+    rows: list[list[Images | None]] = [[None, *own]]
+    rows += [[own[i], *rest[i * count : (i + 1) * count]] for i in range(count)]
+    return table(rows, columns=["", *names], rows=["", *names])
