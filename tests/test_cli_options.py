@@ -236,6 +236,13 @@ def test_machine_without_gpu_warns_once_and_uses_the_cpu(
     assert said == ("", f"ganformer try: warning: --gpus {number}: torch finds no GPU here; using the CPU\n")
 
 
+def test_a_machine_without_gpus_does_not_train_for_several(gpus_found: Callable[[int], None]) -> None:
+    gpus_found(0)
+    with pytest.raises(ConfigError, match="--gpus 0,1: torch finds no GPU here"):
+        pick_devices((0, 1), training=True)
+    assert [str(device) for device in pick_devices((0,), training=True)] == ["cpu"]
+
+
 def test_gpu_that_is_not_there(gpus_found: Callable[[int], None]) -> None:
     gpus_found(2)
     with pytest.raises(ConfigError, match="--gpus 2: there is no GPU 2 here; the numbers that exist: 0 to 1"):

@@ -268,6 +268,18 @@ def test_cost() -> None:
     assert found.disk_mib > 10 * weights
 
 
+@pytest.mark.parametrize(("step", "picture"), [(0.1, 0.01), (0.0, 2.0)])
+def test_the_time_is_that_of_whole_steps(monkeypatch: pytest.MonkeyPatch, step: float, picture: float) -> None:
+    """What a step costs whatever its pictures is not counted for each few of them; regularised every third step."""
+
+    def trial(players: Players, micro_batch: int, *, regularised: bool) -> Trial:
+        return Trial(micro_batch, regularised, (1 + regularised) * (step + picture * micro_batch), 1.0)
+
+    monkeypatch.setattr(fitting, "trial", trial)
+    players = Players(settings(pl_weight=0.0), CPU)
+    assert fitting.cost(players).seconds_per_kimg == pytest.approx(1000 / 8 * (step + 8 * picture) * (1 + 1 / 3))
+
+
 def test_free_memory_and_its_peak() -> None:
     free = free_memory_mib(CPU)
     assert free is None or 1 < free < 1e9

@@ -275,9 +275,10 @@ gpus_option = option(
 def pick_devices(gpus: tuple[int, ...] | None, *, training: bool = False) -> list[torch.device]:
     """The devices for ``--gpus``; ``None`` (left out) means the first GPU if there is one.
 
-    On a machine without a GPU, asking for one warns and gives the CPU, so that a command line works everywhere. In
-    ``training`` a single number that is the number of GPUs here means all of them. For the CPU's sake the process is
-    told to keep the memory of freed tensors for the next ones, less of it in ``training``.
+    On a machine without a GPU, asking for one warns and gives the CPU, so that a command line works everywhere; who
+    asks for several to train on does not mean a CPU. In ``training`` a single number that is the number of GPUs here
+    means all of them. For the CPU's sake the process is told to keep the memory of freed tensors for the next ones,
+    less of it in ``training``.
 
     Raises:
         ConfigError: a GPU of that number is not there.
@@ -292,6 +293,8 @@ def pick_devices(gpus: tuple[int, ...] | None, *, training: bool = False) -> lis
         return [torch.device("cpu")]
     said = f"--gpus {','.join(map(str, gpus))}"
     if not found:
+        if training and len(gpus) > 1:
+            raise ConfigError(f"{said}: torch finds no GPU here, ganformer doctor may say why; --gpus none is the CPU")
         warn(f"{said}: torch finds no GPU here; using the CPU")
         return [torch.device("cpu")]
     if training and found > 1 and gpus == (found,):
