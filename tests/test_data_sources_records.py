@@ -160,9 +160,7 @@ def zip_of(folder: Path, method: int = zipfile.ZIP_DEFLATED) -> Path:
 
 @pytest.mark.parametrize("method", [None, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize(("resolution", "side"), [(None, 16), (16, 16), (8, 8), (5, 8), (4, 4), (2, 4), (256, 16)])
-def test_parts_in_order_of_one_resolution(
-    folder: Path, method: int | None, resolution: int | None, side: int
-) -> None:
+def test_parts_in_order_of_one_resolution(folder: Path, method: int | None, resolution: int | None, side: int) -> None:
     with open_source(folder if method is None else zip_of(folder, method), resolution=resolution) as source:
         assert (source.form, source.count(), source.others()) == ("tfrecords", 24, 1)
         for seed, item in enumerate(source.items()):

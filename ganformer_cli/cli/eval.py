@@ -30,6 +30,7 @@ from ganformer_cli.cli.options import (
     json_option,
     option,
     pick_devices,
+    processes_option,
     warn,
 )
 from ganformer_cli.cli.progress import Progress
@@ -167,15 +168,7 @@ class Metrics(click.ParamType):
 )
 @json_option
 @gpus_option
-@option(
-    "--processes",
-    type=click.IntRange(min=1),
-    default=None,
-    metavar="N",
-    group="Device",
-    rare=True,
-    help="Score in so many processes of this machine's CPU.  [default: one; on GPUs one for each of --gpus]",
-)
+@processes_option("Score")
 @batch_size_option(help="Pictures fetched from the device at a time. It never changes a score.")
 @boolean_option(
     "--keep-statistics",

@@ -272,6 +272,19 @@ gpus_option = option(
 )
 
 
+def processes_option(does: str) -> Callable[[F], F]:
+    """``--processes`` of a command that ``does`` its work in several, such as "Train"."""
+    return option(
+        "--processes",
+        type=click.IntRange(min=1),
+        default=None,
+        metavar="N",
+        group="Device",
+        rare=True,
+        help=f"{does} in so many processes of this machine's CPU.  [default: one; on GPUs one for each of --gpus]",
+    )
+
+
 def pick_devices(gpus: tuple[int, ...] | None, *, training: bool = False) -> list[torch.device]:
     """The devices for ``--gpus``; ``None`` (left out) means the first GPU if there is one.
 

@@ -26,6 +26,7 @@ from ganformer_cli.cli.options import (
     not_yet_option,
     option,
     pick_devices,
+    processes_option,
 )
 from ganformer_cli.cli.progress import Progress, duration
 from ganformer_cli.cli.train_plan import show_plan
@@ -235,15 +236,7 @@ STOPPED = 130
 @setting("eval_images_num", int, "Pictures for the scores.", group="Logging")
 # ----- Device -----
 @gpus_option
-@option(
-    "--processes",
-    type=click.IntRange(min=1),
-    default=None,
-    metavar="N",
-    group="Device",
-    rare=True,
-    help="Train in so many processes of this machine's CPU.  [default: one; on GPUs one for each of --gpus]",
-)
+@processes_option("Train")
 @setting(
     "precision",
     click.Choice(settings.PRECISIONS),

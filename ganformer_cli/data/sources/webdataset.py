@@ -72,9 +72,7 @@ class WebdatasetSource(Streamed):
                 yield item
                 number += 1
 
-    def _scan_shard(
-        self, before: str, path: Path, number: int, wanted: Callable[[int], bool]
-    ) -> Iterator[Item | None]:
+    def _scan_shard(self, before: str, path: Path, number: int, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         """The pictures of one shard, the first of which has this number. Damage ends it, and not those behind it."""
         sample: _Sample | None = None
         with TarReader(path) as reader:
