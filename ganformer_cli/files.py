@@ -15,10 +15,8 @@ from ganformer_cli.errors import OutputError
 
 
 @contextlib.contextmanager
-def atomic_open(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
+def atomic_open(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary neighbour of ``path`` for writing; publish it under ``path`` if the block succeeds.
-
-    Without ``sync`` the file is whole whatever becomes of this process, but not if the machine loses its power.
 
     Raises:
         OutputError: the folder cannot be written to, or the disk is full. Nothing is left under ``path``'s name
@@ -31,9 +29,8 @@ def atomic_open(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
         temporary = Path(name)
         with os.fdopen(handle, "wb") as stream:
             yield stream
-            if sync:
-                stream.flush()
-                os.fsync(stream.fileno())
+            stream.flush()
+            os.fsync(stream.fileno())
         # mkstemp makes the file private; a shared result folder wants the usual permissions.
         if os.name == "posix":
             umask = os.umask(0)
@@ -59,9 +56,9 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Write ``data`` to ``path``, whole or not at all; ``sync`` as for ``atomic_open``."""
-    with atomic_open(path, sync=sync) as stream:
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``, whole or not at all."""
+    with atomic_open(path) as stream:
         stream.write(data)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,3 +288,48 @@ def test_free_memory_and_its_peak() -> None:
     with Peak(CPU) as peak:
         torch.ones(64 << 18)  # 64 MiB
     assert peak.added_mib is None or 60 < peak.added_mib < 200
+
+
+IN_PIECES = """
+import json, sys
+from pathlib import Path
+from ganformer_cli.allocator import keep_large_blocks
+assert keep_large_blocks() or sys.exit("another C library than glibc")
+import torch
+from ganformer_cli.config import resolve_run
+from ganformer_cli.data import open_dataset
+from ganformer_cli.training import Callbacks, open_run
+
+stay = []
+
+def after_a_step(kimg, means):
+    if not stay:
+        large = []
+        for _ in range(100):  # 400 MiB, and what stays between them
+            large.append(torch.ones(4 << 18))
+            stay.append(torch.ones(256))
+
+config = resolve_run(json.loads(sys.argv[1]), dataset_preset={}, on_cpu=True)
+data = open_dataset("scenes", resolution=32, max_images=16)
+folder = Path(sys.argv[2])
+run = open_run(
+    config, data, folder, device=torch.device("cpu"), resume=False, callbacks=Callbacks(progress=after_a_step)
+)
+run.run()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_memory_that_steps_leave_in_pieces_is_given_back_at_each_tick(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_PIECES, json.dumps(TINY), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    if "another C library" in done.stderr:
+        pytest.skip("another C library than glibc")
+    assert done.returncode == 0, done.stderr
+    ticks = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    first, second = (tick["memory_mib"] for tick in ticks[:2])
+    assert second < first - 300

@@ -238,9 +238,7 @@ class Drawing:
             folder = self._folder(picture)
             draw_maps(self.figures, image, sample.maps, folder, picture.stem, about)
         if self.plan.format != "npy":
-            data = encode(self._cropped(image), self.plan.format, about)
-            # Not synced: it need survive this process only, and there may be a million.
-            write_bytes(picture.file, data, sync=False)
+            write_bytes(picture.file, encode(self._cropped(image), self.plan.format, about))
 
     def _folder(self, picture: Picture) -> Path:
         return picture.file.parent

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli import __version__, checkpoints
+from ganformer_cli.allocator import return_free_memory
 from ganformer_cli.config import ModelConfig, RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.data.stream import ImageStream
@@ -447,8 +448,11 @@ class Trainer:
         return before // every != self.counters.images_seen // every
 
     def end_tick(self, means: Means, seconds: float) -> None:
-        """Write one line to the log."""
+        """Write one line to the log, and give back what memory the steps have left in pieces."""
         self.counters.seconds += seconds
+        memory = process_memory_mib()
+        # Kept blocks are cut up from step to step: within a day the heap would be several times what a step needs.
+        return_free_memory()
         shown = self.kimg - self.tick_kimg
         tick, self.tick_kimg = self.counters.ticks, self.kimg
         self.counters.ticks += 1
@@ -467,7 +471,7 @@ class Trainer:
             "sec_per_kimg": round(seconds / shown, 4) if shown > 0 else None,
             "seconds": round(self.counters.seconds, 3),
             **{name: float(f"{value:.6g}") for name, value in figures.items()},
-            "memory_mib": rounded(process_memory_mib()),
+            "memory_mib": rounded(memory),
             "gpu_memory_mib": rounded(gpu_memory_mib(self.device)),
         }
         run_folder.append_record(self.folder / run_folder.LOG_FILE, record)
