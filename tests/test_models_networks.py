@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.models.attention import DuplexAttention
 from ganformer_cli.models.layers import Conv2d, FullyConnected, ModulatedConv2d, minibatch_std
 from ganformer_cli.models.merge import Merge
 from ganformer_cli.models.positions import ImagePositions, projected_coordinates, sinusoidal_positions
@@ -24,9 +25,9 @@ def config(**options: Any) -> ModelConfig:
 
 
 def noticeable(generator: Generator) -> Generator:
-    """Strengths (of noise, of self-attention) and biases start at zero; give them values so that they show."""
+    """Strengths (of noise, of self-attention), biases and the like start at zero; give them values so that they show."""
     for name, parameter in generator.named_parameters():
-        if name.endswith(("strength", "bias")):
+        if name.endswith(("strength", "bias", "gather_out.weight")):
             torch.nn.init.normal_(parameter)
     return generator.eval()
 
@@ -240,7 +241,7 @@ def test_components_are_interchangeable_in_the_mapping() -> None:
 def test_duplex_carries_its_components_from_layer_to_layer() -> None:
     """A change of the latents of the first attention layer alone is still felt by the last one."""
     torch.manual_seed(0)
-    generator = Generator(config(attention="duplex")).eval()
+    generator = noticeable(Generator(config(attention="duplex")))
     ws = generator.mapping(torch.randn(2, *generator.z_shape)).clone()
     seen: list[Tensor] = []
     last = generator.synthesis_network.blocks()[-1].conv1.attention
@@ -251,6 +252,24 @@ def test_duplex_carries_its_components_from_layer_to_layer() -> None:
     changed[:, :4, 0] += 0.1
     generator.synthesis(changed, "none")
     assert (seen[0] - seen[1]).abs().max() > 1e-4
+
+
+def test_duplex_begins_with_components_that_differ() -> None:
+    """What they gather is alike at first; it must not drown, layer by layer, what tells one component from another."""
+    torch.manual_seed(0)
+    model = Generator(config(attention="duplex", resolution=32)).eval().requires_grad_(False)
+    held: list[Tensor] = []
+    for layer in model.modules():
+        if isinstance(layer, DuplexAttention):
+            layer.register_forward_hook(lambda layer, given, result: held.append(result.y))
+    model(torch.randn(64, *model.z_shape))
+    assert len(held) == 7
+
+    def spread(y: Tensor) -> float:
+        """Share of the variance that the components of a picture do not have in common."""
+        return float((y - y.mean(1, keepdim=True)).square().mean() / (y - y.mean((0, 1))).square().mean())
+
+    assert spread(held[-1]) > 0.9 * spread(held[0]) > 0.5
 
 
 def test_style_false_ignores_the_global_latent() -> None:

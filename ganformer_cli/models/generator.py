@@ -16,6 +16,7 @@ from ganformer_cli.models.attention import (
     AttentionOptions,
     AttentionSizes,
     BipartiteLayer,
+    DuplexAttention,
     KMeansAttention,
     SelfAttention,
     SimplexAttention,
@@ -500,7 +501,12 @@ def attention_layer(channels: int, config: ModelConfig, *, is_first: bool) -> Bi
     sizes = AttentionSizes(channels, size, config.position_size, size, config.components_num)
     if config.attention == "kmeans":
         return KMeansAttention(sizes, attention_options(config), takes_over=not is_first)
-    return ATTENTION_LAYERS[config.attention](sizes, attention_options(config))
+    layer = ATTENTION_LAYERS[config.attention](sizes, attention_options(config))
+    if isinstance(layer, DuplexAttention):
+        # What all components of a picture gather is nearly the same at first. Added at full weight, layer after layer,
+        # it is soon all that they hold, and components that are alike cannot divide a picture among them.
+        nn.init.zeros_(layer.gather_out.weight)
+    return layer
 
 
 def enlarge(maps: Tensor, grid: tuple[int, int]) -> Tensor:
