@@ -25,7 +25,7 @@ def config(**options: Any) -> ModelConfig:
 
 
 def noticeable(generator: Generator) -> Generator:
-    """Strengths (of noise, of self-attention), biases and the like start at zero; give them values so that they show."""
+    """Strengths (of noise, of self-attention), biases and more start at zero; give them values so that they show."""
     for name, parameter in generator.named_parameters():
         if name.endswith(("strength", "bias", "gather_out.weight")):
             torch.nn.init.normal_(parameter)
