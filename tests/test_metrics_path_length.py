@@ -67,7 +67,8 @@ def test_it_is_the_squared_speed_along_the_way(space: str, end: bool, generator:
                 z = (((1 - t) * angle).sin() * first + (t * angle).sin() * last) / angle.sin()
                 return network(z, noise_mode="const")
 
-        speed = (picture(t + 1e-6) - picture(t - 1e-6)) / 2e-6
+        middle = t + 0.5e-4  # of the step that is measured: ways bend
+        speed = (picture(middle + 1e-6) - picture(middle - 1e-6)) / 2e-6
         # Pixels go from 0 to 255. Steps of 1e-4 in float32 leave three digits.
         expected = float((speed * 127.5).square().mean())
         assert found[number] == pytest.approx(expected, rel=0.02)
