@@ -107,9 +107,10 @@ def emulated(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
         run_all([[*words, str(source), "-o", f"{source.name}.o"] for source in sources], work)
         link = [compiler, "-shared", *(f"{source.name}.o" for source in sources), "-o", "made.so"]
         run_all([[*link, f"-L{includes.parent / 'lib'}", "-ltorch_cpu", "-lc10"]], work)
-        for old in folder.glob("*.so"):
+        for old in folder.glob("*-*.so"):
             old.unlink()
-        (work / "made.so").replace(folder / "made.so")
+        if work != folder:  # perhaps on another file system
+            shutil.copyfile(work / "made.so", folder / "made.so")
         (folder / "made.so").replace(library)
     operators = torch.library.Library("ganformer_cuda_on_cpu", "DEF")
     for schema in schemas():

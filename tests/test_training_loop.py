@@ -154,10 +154,10 @@ def test_style_mixing_takes_later_layers_from_another_latent() -> None:
     torch.manual_seed(0)
     generator = Generator(settings().model)
     z = torch.randn(2, *generator.z_shape)
-    plain = generator.mapping(z)
     mixed, _ = losses.mixed_latents(generator.eval(), z, None, 1.0)
     plain = generator.mapping(z)
-    same = [torch.equal(mixed[:, :, layer], plain[:, :, layer]) for layer in range(plain.shape[2])]
+    # Mixing maps twice as many latents at once, which may round otherwise.
+    same = [torch.allclose(mixed[:, :, layer], plain[:, :, layer], atol=1e-5) for layer in range(plain.shape[2])]
     cutoff = same.index(False)
     assert cutoff >= 1
     assert same == [True] * cutoff + [False] * (len(same) - cutoff)

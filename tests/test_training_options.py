@@ -204,7 +204,8 @@ def test_component_mixing_takes_the_last_components_from_another_latent() -> Non
     z = torch.randn(2, *generator.z_shape)
     plain = generator.mapping(z)
     mixed, _ = losses.mixed_latents(generator, z, None, 0.0, component_mixing=1.0)
-    same = [torch.equal(mixed[:, k], plain[:, k]) for k in range(5)]
+    # Mixing maps twice as many latents at once, which may round otherwise.
+    same = [torch.allclose(mixed[:, k], plain[:, k], atol=1e-5) for k in range(5)]
     cut = same.index(False)
     assert 1 <= cut <= 3
     assert same == [k < cut or k == 4 for k in range(5)]  # the global latent stays
