@@ -1,17 +1,37 @@
-"""Files that are either whole or not there: write beside, sync, rename. Standard library only."""
+"""Files that are either whole or not there: write beside, sync, rename; and JSON and TOML, read within limits.
+
+Standard library only, and tomli where Python has no tomllib.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import math
 import os
+import re
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ganformer_cli.errors import OutputError
+from ganformer_cli.errors import DataError, GanformerError, OutputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MIB = 1 << 20
+MAX_BYTES = 64 * MIB  # of a JSON file
+MAX_MEMORY = 512 * MIB  # of the values in it
+MAX_DEPTH = 64  # of lists and tables in one another
+MAX_INTEGER = 2**64  # whatever is counted, and random seeds, stay below it
+MAX_LINE = 4 * MIB  # of a file of lines
+MAX_LINES_BYTES = 256 * MIB  # of all its lines
+MAX_TOML_BYTES = MIB // 4
 
 
 @contextlib.contextmanager
@@ -64,7 +84,72 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+    write_bytes(path, _encoded(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
+
+
+def _encoded(text: str) -> bytes:
+    """JSON in UTF-8. File names may hold bytes that are no text (lone surrogates in Python): these are spelled out."""
+    return _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text).encode("utf-8")
+
+
+def append_json_line(path: Path, record: dict[str, Any]) -> None:
+    """Add one JSON object as a line to the file ``path``, and bring it to the disk.
+
+    If the last line there was cut short, by a kill or a full disk, it is cut off first: the new line would be lost
+    with it. NaN and infinity, which JSON does not have, become null.
+
+    Raises:
+        OutputError: it cannot be written to.
+    """
+    line = _encoded(json.dumps(_without_nan(record), ensure_ascii=False) + "\n")
+    try:
+        path.touch()
+        with path.open("r+b") as stream:
+            end = _end_of_whole_lines(stream)
+            stream.seek(end)
+            if end and not _ends_line(stream, end):
+                line = b"\n" + line
+            stream.truncate()
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space") from error
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return value
+
+
+def _ends_line(stream: IO[bytes], end: int) -> bool:
+    stream.seek(end - 1)
+    return stream.read(1) == b"\n"
+
+
+def _end_of_whole_lines(stream: IO[bytes]) -> int:
+    """The byte behind the last whole line; an object that only lacks its line break is whole."""
+    size = place = stream.seek(0, os.SEEK_END)
+    tail = b""
+    while place > 0 and b"\n" not in tail:
+        step = min(place, 1 << 16)
+        place -= step
+        stream.seek(place)
+        tail = stream.read(step) + tail
+    cut = tail.rfind(b"\n") + 1
+    rest = tail[cut:]
+    if not rest:
+        return size
+    try:
+        whole = len(rest) <= MAX_LINE and isinstance(parse_json(rest, "", finite=False), dict)
+    except GanformerError:
+        whole = False
+    return size if whole else place + cut
 
 
 def ensure_writable_folder(path: Path, option: str) -> None:
@@ -77,3 +162,262 @@ def ensure_writable_folder(path: Path, option: str) -> None:
         raise OutputError(
             f"{option} {path}: cannot be written to ({error.strerror or error}); choose another folder"
         ) from error
+
+
+# ----- JSON and TOML of other people, or damaged by a crash: within limits, and errors say the file and the line -----
+
+
+def read_json(
+    path: Path,
+    *,
+    kind: type[GanformerError] = DataError,
+    remedy: str = "",
+    max_bytes: int = MAX_BYTES,
+    max_memory: int = MAX_MEMORY,
+    max_depth: int = MAX_DEPTH,
+    finite: bool = True,
+) -> Any:
+    """What a JSON file holds; UTF-8, with or without a byte order mark. Its shape is the caller's to check.
+
+    Args:
+        path: the file.
+        kind: the error to raise.
+        remedy: what to do about it, for the end of the message.
+        max_bytes: of the file.
+        max_memory: about so many bytes of what is in it.
+        max_depth: of lists and objects in one another.
+        finite: refuse NaN and infinity, which Python writes though JSON does not have them.
+
+    Raises:
+        GanformerError: of ``kind``: the file cannot be read, is no JSON, or is beyond the limits.
+    """
+    data = _read(path, max_bytes, kind, remedy)
+    return parse_json(
+        data, str(path), kind=kind, remedy=remedy, max_memory=max_memory, max_depth=max_depth, finite=finite
+    )
+
+
+def read_json_lines(
+    path: Path,
+    *,
+    damaged: Callable[[GanformerError], None] | None = None,
+    kind: type[GanformerError] = DataError,
+    remedy: str = "",
+    max_bytes: int = MAX_LINES_BYTES,
+    max_memory: int = MAX_MEMORY,
+    finite: bool = True,
+) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a file that has a JSON object a line, each with the number of its line, from 1.
+
+    Empty lines are skipped.
+
+    Args:
+        damaged: is given the error of each line that is damaged, and the others are read; None raises the first.
+        kind, remedy, max_bytes, max_memory, finite: as for ``read_json``.
+
+    Raises:
+        GanformerError: of ``kind``: the file cannot be read or is too large; without ``damaged``, a line is damaged.
+    """
+    found = []
+    memory = 0
+    data = _read(path, max_bytes, kind, remedy)
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip(b" \t\r\xef\xbb\xbf"):
+            continue
+        memory += _memory(line)
+        if memory > max_memory:
+            raise _fault(kind, str(path), number, "holds more than a file of this kind can", remedy)
+        try:
+            if len(line) > MAX_LINE:
+                raise _fault(kind, str(path), number, f"is longer than {MAX_LINE >> 20} MiB", remedy)
+            value = parse_json(line, str(path), kind=kind, remedy=remedy, finite=finite, first_line=number)
+            if not isinstance(value, dict):
+                raise _fault(kind, str(path), number, "is not a JSON object", remedy)
+        except GanformerError as error:
+            if damaged is None:
+                raise
+            damaged(error)
+            continue
+        found.append((number, value))
+    return found
+
+
+def parse_json(
+    data: bytes | str,
+    where: str,
+    *,
+    kind: type[GanformerError] = DataError,
+    remedy: str = "",
+    max_memory: int = MAX_MEMORY,
+    max_depth: int = MAX_DEPTH,
+    finite: bool = True,
+    first_line: int = 1,
+) -> Any:
+    """What JSON text holds; ``where`` and the line begin the message of an error. Otherwise as ``read_json``.
+
+    Raises:
+        GanformerError: of ``kind``: it is no JSON, or is beyond the limits.
+    """
+
+    def fault(what: str, place: int) -> GanformerError:
+        return _fault(kind, where, first_line + text.count("\n", 0, place), what, remedy)
+
+    text = _decoded(data, where, kind, remedy, first_line) if isinstance(data, bytes) else data
+    if _memory(text) > max_memory and _memory(_JSON_STRING.sub('""', text)) + len(text) > max_memory:
+        raise _fault(kind, where, None, "holds more than a file of this kind can", remedy)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        if not text.strip():
+            raise _fault(kind, where, None, "is empty", remedy) from error
+        raise fault(f"is not JSON ({error.msg}, column {error.colno})", error.pos) from error
+    except (RecursionError, ValueError, MemoryError, OverflowError) as error:
+        # Nested too deeply, or a number of thousands of digits: where, is looked for in the text.
+        found = _first_violation(text, max_depth, finite)
+        what, place = found or (f"cannot be read ({type(error).__name__})", 0)
+        raise fault(what, place) from error
+    if _violation(value, max_depth, finite):
+        what, place = _first_violation(text, max_depth, finite) or ("holds what it cannot", 0)
+        raise fault(what, place)
+    return value
+
+
+def read_toml(
+    path: Path, *, kind: type[GanformerError] = DataError, remedy: str = "", max_bytes: int = MAX_TOML_BYTES
+) -> dict[str, Any]:
+    """What a TOML file holds; UTF-8, with or without a byte order mark. Its shape is the caller's to check.
+
+    Raises:
+        GanformerError: of ``kind``: the file cannot be read, is no TOML, or is beyond the limits of ``read_json``.
+    """
+    text = _decoded(_read(path, max_bytes, kind, remedy), str(path), kind, remedy, 1).replace("\r\n", "\n")
+    # Readers of TOML recurse into brackets, and take time that grows with the square of the dots in a key.
+    bare = _TOML_STRING.sub(lambda found: "\n" * found[0].count("\n"), text)
+    depth = 0
+    for number, line in enumerate(bare.split("\n"), 1):
+        if line.count(".") > _MAX_DOTS:
+            raise _fault(kind, str(path), number, "names tables in one another, too deeply", remedy)
+        for letter in line.partition("#")[0]:
+            depth += (letter in "[{") - (letter in "]}")
+            if depth > MAX_DEPTH:
+                raise _fault(kind, str(path), number, f"is nested more than {MAX_DEPTH} deep", remedy)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        said = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
+        last = text.count("\n") + 1  # what has no line is the end of the file
+        what = f"is not TOML ({said[1]}, column {said[3]})" if said else f"is not TOML ({error})"
+        raise _fault(kind, str(path), int(said[2]) if said else last, what, remedy) from error
+    except (RecursionError, ValueError, MemoryError, OverflowError) as error:
+        long_line = _line_of_long_number(text)
+        what = f"cannot be read ({type(error).__name__})" if long_line is None else "has a number that is too large"
+        raise _fault(kind, str(path), long_line, what, remedy) from error
+    if violation := _violation(values, MAX_DEPTH, finite=True):
+        raise _fault(kind, str(path), None, violation, remedy)
+    return values
+
+
+_JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+_JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]|-?Infinity|NaN|-?\d[\d.eE+-]*', re.DOTALL)
+_TOML_STRING = re.compile(
+    r'"""[^"\\]*(?:(?:\\.|""?(?!"))[^"\\]*)*(?:"""|\Z)|\'\'\'.*?(?:\'\'\'|\Z)'
+    r'|"[^"\\\n]*(?:\\.[^"\\\n]*)*(?:"|$)|\'[^\'\n]*(?:\'|$)|#[^\n]*',
+    re.DOTALL | re.MULTILINE,
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_DIGITS = 400  # more than any number of 64 bits has, exponents written out
+_LONG_NUMBER = re.compile(rf"\d[\d_]{{{_MAX_DIGITS}}}")
+_MAX_DOTS = 256
+
+
+def _read(path: Path, max_bytes: int, kind: type[GanformerError], remedy: str) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(max_bytes + 1)
+    except (OSError, ValueError) as error:  # the latter: a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise _fault(kind, str(path), None, f"cannot be read ({reason})", remedy) from error
+    except MemoryError as error:
+        raise _fault(kind, str(path), None, "does not fit into memory", remedy) from error
+    if len(data) > max_bytes:
+        raise _fault(kind, str(path), None, f"is larger than {max_bytes / MIB:g} MiB", remedy)
+    return data
+
+
+def _decoded(data: bytes, where: str, kind: type[GanformerError], remedy: str, first_line: int) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _fault(kind, where, None, "is UTF-16, not UTF-8; save it as UTF-8", remedy)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = first_line + data.count(b"\n", 0, error.start)
+        what = f"is not UTF-8 (byte {error.start} is 0x{data[error.start]:02x})"
+        raise _fault(kind, where, line, what, remedy) from error
+
+
+def _fault(kind: type[GanformerError], where: str, line: int | None, what: str, remedy: str) -> GanformerError:
+    return kind(f"{where}{'' if line is None else f', line {line}'}: {what}{remedy and f'; {remedy}'}")
+
+
+def _memory(text: bytes | str) -> int:
+    """About the bytes that Python needs for the values in JSON text, at most; strings' own letters not counted."""
+    if isinstance(text, bytes):
+        commas, lists, tables, quotes = (text.count(sign) for sign in (b",", b"[", b"{", b'"'))
+    else:
+        commas, lists, tables, quotes = (text.count(sign) for sign in ',[{"')
+    return 32 * commas + 88 * lists + 232 * tables + 30 * quotes
+
+
+def _violation(value: Any, max_depth: int, finite: bool) -> str | None:
+    """What is beyond the limits anywhere in a value, in words; None if nothing is."""
+    level, depth = [value], 0
+    while level:
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                if not item.isascii() and _SURROGATE.search(item):
+                    return "has half of a surrogate pair in a string"
+            elif isinstance(item, int):
+                if abs(item) > MAX_INTEGER:
+                    return "has a number that is too large"
+            elif isinstance(item, float):
+                if finite and not math.isfinite(item):
+                    return "has a number that is not finite"
+            elif isinstance(item, dict):
+                below.extend(item)
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+        level, depth = below, depth + 1
+        if depth >= max_depth and any(isinstance(item, (dict, list)) for item in level):
+            return f"is nested more than {max_depth} deep"
+    return None
+
+
+def _first_violation(text: str, max_depth: int, finite: bool) -> tuple[str, int] | None:
+    """What is beyond the limits first in JSON text, in words, and where."""
+    depth = 0
+    for match in _JSON_TOKEN.finditer(text):
+        token, what = match[0], None
+        if token in ("[", "{"):
+            depth += 1
+            if depth > max_depth:
+                what = f"is nested more than {max_depth} deep"
+        elif token in ("]", "}"):
+            depth -= 1
+        elif token.startswith('"'):
+            with contextlib.suppress(ValueError):
+                what = _violation(json.loads(token), max_depth, finite)
+        elif len(token) > _MAX_DIGITS:
+            what = "has a number that is too large"
+        else:
+            with contextlib.suppress(ValueError):
+                what = _violation(json.loads(token), max_depth, finite)
+        if what is not None:
+            return what, match.start()
+    return None
+
+
+def _line_of_long_number(text: str) -> int | None:
+    match = _LONG_NUMBER.search(text)
+    return None if match is None else text.count("\n", 0, match.start()) + 1
