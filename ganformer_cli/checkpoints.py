@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, SnapshotError
-from ganformer_cli.files import write_bytes
+from ganformer_cli.files import check_regular, why_no_file, write_bytes
 from ganformer_cli.models import Discriminator, Generator
 
 Network = TypeVar("Network", Generator, Discriminator)
@@ -57,8 +57,9 @@ def resolve_model(path: str | Path, option: str = "--model") -> Path:
                 f"{option} {path}: no snapshot in {path / SNAPSHOT_FOLDER}; give a run folder or a file"
             )
         return found[-1]
-    if not path.is_file():
-        raise SnapshotError(f"{option} {path}: no such file or run folder; give one, for example results/NAME-000")
+    if why := why_no_file(path):
+        why = ": no such file or run folder" if why == "does not exist" else f" {why}"
+        raise SnapshotError(f"{option} {path}{why}; give one, for example results/NAME-000")
     return path
 
 
@@ -80,6 +81,7 @@ def read_header(path: Path) -> dict[str, Any]:
         SnapshotError: the file is damaged, or not one of ours.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
@@ -122,6 +124,7 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         SnapshotError: the file is damaged.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  # not a dict
             return {name[len(prefix) :]: file.get_tensor(name) for name in names}
@@ -136,6 +139,7 @@ def read_shapes(path: Path, prefix: str = "") -> dict[str, tuple[int, ...]]:
         SnapshotError: the file is damaged.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  # not a dict
             return {name[len(prefix) :]: tuple(file.get_slice(name).get_shape()) for name in names}

@@ -6,11 +6,13 @@ Standard library only, and tomli where Python has no tomllib.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,6 +34,84 @@ MAX_INTEGER = 2**64  # whatever is counted, and random seeds, stay below it
 MAX_LINE = 4 * MIB  # of a file of lines
 MAX_LINES_BYTES = 256 * MIB  # of all its lines
 MAX_TOML_BYTES = MIB // 4
+
+_FILE_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+# ----- Reading -----
+
+
+class NotRegularError(OSError):
+    """The path leads to a named pipe, a socket, a device or a folder, where a regular file is needed.
+
+    An ``OSError`` whose ``strerror`` says so, so that whoever reports unreadable files reports this, too.
+    """
+
+
+def _require_regular(path: Path, state: os.stat_result) -> os.stat_result:
+    if not stat.S_ISREG(state.st_mode):
+        kind = _FILE_KINDS.get(stat.S_IFMT(state.st_mode), "something special")
+        number = errno.EISDIR if stat.S_ISDIR(state.st_mode) else errno.EINVAL
+        raise NotRegularError(number, f"it is {kind}, not a regular file", str(path))
+    return state
+
+
+def check_regular(path: Path) -> os.stat_result:
+    """Look at ``path``, through links, before anything opens it: opening a named pipe waits for ever.
+
+    For libraries that open a path by themselves; else :func:`open_regular`.
+
+    Raises:
+        NotRegularError: it is a named pipe, a socket, a device or a folder.
+        OSError: there is nothing, or it may not be looked at.
+    """
+    return _require_regular(path, os.stat(path))
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open the regular file ``path`` for reading bytes; never waits, whatever lies there.
+
+    Raises:
+        NotRegularError: it is a named pipe, a socket, a device or a folder.
+        OSError: it cannot be opened.
+    """
+    check_regular(path)
+    # What lies there may have been exchanged since: not waiting, and a second look, cover that.
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags)
+    try:
+        _require_regular(path, os.fstat(descriptor))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of the regular file ``path``; raises as :func:`open_regular` does."""
+    with open_regular(path) as stream:
+        return stream.read()
+
+
+def why_no_file(path: Path) -> str:
+    """Why ``path`` is no regular file, as the end of a sentence: ``does not exist``; empty if it is one."""
+    try:
+        check_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except NotRegularError as error:
+        return str(error.strerror).removeprefix("it ")
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    return ""
+
+
+# ----- Writing -----
 
 
 @contextlib.contextmanager
@@ -70,7 +150,7 @@ def atomic_open(path: Path) -> Iterator[IO[bytes]]:
 def sha256_of(path: Path) -> str:
     """The sha256 of a file, hexadecimal; it is read piece by piece."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -332,7 +412,7 @@ _MAX_DOTS = 256
 
 def _read(path: Path, max_bytes: int, kind: type[GanformerError], remedy: str) -> bytes:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # the latter: a name with a zero byte
         reason = getattr(error, "strerror", None) or error

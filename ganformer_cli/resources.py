@@ -26,10 +26,10 @@ def resource_folder(name: str) -> Path:
 def cache_folder() -> Path:
     """Where downloads and built operators are kept: ``GANFORMER_CACHE`` if set, else the system's folder for caches.
 
-    May not exist yet.
+    Absolute, since compilers run in folders of their own. May not exist yet.
     """
     if chosen := os.environ.get("GANFORMER_CACHE"):
-        return Path(chosen).expanduser()
+        return Path(chosen).expanduser().absolute()
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA", "")
         return (Path(local) if local else Path.home() / "AppData" / "Local") / "ganformer" / "Cache"

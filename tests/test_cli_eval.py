@@ -105,7 +105,7 @@ def test_the_authors_line(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
         ("--metrics none", 2, "no metric is named"),
         ("--metrics fid --weights cut.safetensors", 1, "cut.safetensors: not a readable file of weights"),
         ("--metrics fid,swd --weights pt_inception-2015-12-05-6726825d.pth", 1, "where 6726825d0af5f729cebd5821db51"),
-        ("--metrics fid --weights nowhere.pth", 1, "--weights nowhere.pth: no such file"),
+        ("--metrics fid --weights nowhere.pth", 1, "--weights nowhere.pth does not exist"),
         ("--metrics fid,pr --weights a.pth", 1, "need inception, vgg16; write for instance --weights inception=a.pth"),
         ("--metrics fid --weights vgg16=a.pth", 1, "none of the metrics fid needs vgg16"),
         ("--weights a.pth", 1, "need no feature network; leave it out"),

@@ -483,7 +483,7 @@ def test_a_folder_of_a_catalogue_name_is_a_folder(ganformer: Run, photos: Path) 
         ("photos --name scenes", 1, "built-in"),
         ("--verify x", 1, "--verify x: neither a data set in datasets nor a folder"),
         ("--verify photos", 1, "photos holds no prepared data set"),
-        ("ffhq --from-file x.zip", 1, "--from-file x.zip: there is no such file"),
+        ("ffhq --from-file x.zip", 1, "--from-file x.zip does not exist"),
         ("ffhq --from-file photos", 1, "ganformer prepare photos --name ffhq"),
         ("ffhq --source 2", 1, "--source 2: ffhq has 1"),
         ("ffhq --name a/b", 1, "--name 'a/b'"),

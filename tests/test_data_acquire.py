@@ -291,7 +291,7 @@ def test_another_file_than_the_catalogue_knows(source: Sources) -> None:
         assert words in str(caught.value)
     assert names(acquire_file(entry, path, check=False)) == ["x.png"]
     assert names(acquire_file(entry_of(DownloadSource("zip of pictures", url="http://x/y")), path)) == ["x.png"]
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="does not exist"):
         acquire_file(entry, Path("missing.zip"))
     with pytest.raises(DataError, match=r"it is a folder; prepare it with: ganformer prepare \. --name mine"):
         acquire_file(entry, Path("."))

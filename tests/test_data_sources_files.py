@@ -211,7 +211,7 @@ def test_files_that_cannot_be_read_are_items_with_a_reason(folder: Path, monkeyp
         stream.truncate((1 << 30) + 1)
     with open_source(folder) as source:
         errors = {item.name: item.error for item in source.items() if item.data is None}
-    assert errors.pop("pipe.png", "not a file") == "not a file"
+    assert "named pipe" in errors.pop("pipe.png", "a named pipe")
     assert errors == {"broken.png": "no such file or directory", "huge.png": "a file of 1024 MiB"}
 
 

@@ -270,7 +270,7 @@ def test_unknown_names() -> None:
 def test_the_learned_distance_wants_two_files(own_folder: Path) -> None:
     with pytest.raises(ConfigError, match=f"folder with {VGG16.name} and {LPIPS.name}"):
         open_distance(weights=own_folder / "vgg.pth")
-    with pytest.raises(SnapshotError, match=f"no such file.*{VGG16.name}"):
+    with pytest.raises(SnapshotError, match=f"does not exist.*{VGG16.name}"):
         open_distance(weights=own_folder)
     with pytest.raises(DownloadError, match="weights of the lpips network are not here"):
         open_distance(offline=True)

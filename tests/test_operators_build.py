@@ -216,6 +216,23 @@ def test_folders_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
     assert build_folders() == [tmp_path / "cache" / "operators"]
 
 
+@pytest.mark.parametrize("variable", ["GANFORMER_CACHE", "GANFORMER_OPS_FOLDER"])
+def test_a_relative_folder_is_built_into(
+    workshop: Workshop, variable: str, monkeypatch: pytest.MonkeyPatch, own_folder: Path
+) -> None:
+    monkeypatch.setenv(variable, "near/by")
+    made = obtain(workshop.recipe(), workshop.tools)
+    assert made.path.is_absolute()
+    assert made.path.is_file()
+    assert own_folder / "near" / "by" in made.path.parents
+
+
+def test_building_ahead_into_a_relative_folder(workshop: Workshop, own_folder: Path) -> None:
+    made = build_ahead(workshop.recipe(), workshop.tools(), Path("near/by"))
+    assert made.path.parent == own_folder / "near" / "by"
+    assert workshop.obtain(folders=[Path("near/by")]).path == made.path
+
+
 # ----- Which CPUs and GPUs -----
 
 

@@ -148,6 +148,8 @@ def test_a_folder_without_sources_has_no_recipe(tmp_path: Path) -> None:
         ("g++: error: unrecognized command-line option '-std=c++17'", "too old"),
         ("g++: fatal error: Killed signal terminated program cc1plus", "memory"),
         ("/usr/bin/ld: final link failed: No space left on device", "make room"),
+        ("Fatal error: can't create ops/x.building-1/x.o: No such file or directory", "GANFORMER_CACHE"),
+        ("/usr/bin/ld: cannot open output file x/library.so: Permission denied", "GANFORMER_CACHE"),
         ("/usr/bin/ld: cannot find -ltorch_cpu: No such file or directory", "torch"),
         ("/usr/include/crt/host_config.h:143:2: error: #error -- unsupported GNU version! gcc versions", "NVCC_CCBIN"),
         ("nvcc fatal   : Unsupported gpu architecture 'compute_200'", "CUDA toolkit"),

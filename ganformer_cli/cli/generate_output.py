@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ganformer_cli.errors import OutputError
-from ganformer_cli.files import atomic_open
+from ganformer_cli.files import atomic_open, check_regular
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -273,6 +273,7 @@ def holds_array(path: Path, shape: Sequence[int], rows: Iterable[npt.NDArray[Any
     import numpy as np
 
     try:
+        check_regular(path)
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False

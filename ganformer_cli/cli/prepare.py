@@ -222,7 +222,7 @@ def _jobs(given: list[str], wanted: tuple[str, ...], name: str | None, data_dir:
         path, entry = Path(word), None
         if word.startswith("--"):
             entry = load_catalogue()[word[2:]]
-        elif path.suffix.lower() == ".toml" and path.is_file():
+        elif path.suffix.lower() == ".toml" and path.exists() and not path.is_dir():
             entry = read_entry(path)
         elif form != "tfds" and not path.exists():
             entry = find_entry(word, data_dir)

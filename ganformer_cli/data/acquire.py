@@ -23,7 +23,7 @@ from ganformer_cli.data.sources.base import spread
 from ganformer_cli.data.sources.zips import ZipSource
 from ganformer_cli.downloads import DRIVE, ChecksumError, check_file, checked_note, digest_file, fetch, fetch_drive
 from ganformer_cli.errors import DataError, DownloadError, OutputError
-from ganformer_cli.files import ensure_writable_folder
+from ganformer_cli.files import ensure_writable_folder, why_no_file
 
 DOWNLOADS = ".downloads"
 GIB = 1 << 30
@@ -172,8 +172,8 @@ def acquire_file(
         raise DataError(
             f"--from-file {path}: it is a folder; prepare it with: ganformer prepare {path} --name {entry.name}"
         )
-    if not path.is_file():
-        raise DataError(f"--from-file {path}: there is no such file; give the archive of {entry.name}")
+    if why := why_no_file(path):
+        raise DataError(f"--from-file {path} {why}; give the archive of {entry.name}")
     source = _recognised(entry, path, progress) if check else None
     if source is not None:
         return Acquired(path, source.opened_as, source, downloaded=False)

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, TrainConfig
 from ganformer_cli.downloads import drive_address, split_checksum
 from ganformer_cli.errors import ConfigError, DataError
+from ganformer_cli.files import read_regular
 from ganformer_cli.resources import resource_folder
 
 if sys.version_info >= (3, 11):
@@ -139,7 +140,7 @@ def read_entry(path: Path) -> CatalogueEntry:
         DataError: the file is not TOML, or has a wrong or missing key.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_regular(path).decode("utf-8"))
         _check(values, _ENTRY, "", needed=("title", "licence", "ratio"))
         sources = values.get("source", [])
         for number, source in enumerate(sources, 1):

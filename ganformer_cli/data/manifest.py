@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.errors import DataError
+from ganformer_cli.files import read_regular
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "ganformer-dataset/2"
@@ -56,10 +57,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         DataError: there is one, but it is damaged, was edited, or is of another version.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_regular(path))
         form = manifest["format"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(f"{path} is not the manifest of a prepared data set ({error!r}); prepare it again") from error

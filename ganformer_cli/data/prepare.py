@@ -164,13 +164,16 @@ def choose_resolution(source: Source, ratio: float) -> int:
     Raises:
         DataError: none of them can be read.
     """
-    longest = []
+    longest, why = [], ""
     for item in source.samples(_MEASURED):
-        with contextlib.suppress(UnusableError):
+        try:
             size = _size(item)
-            longest.append(max(crop_size(size, image_size(MAX_RESOLUTION, ratio))))
+        except UnusableError as error:
+            why = why or f"{item.name}: {error}"
+            continue
+        longest.append(max(crop_size(size, image_size(MAX_RESOLUTION, ratio))))
     if not longest:
-        raise DataError(f"{source.path}: none of its {source.count()} pictures can be read; are they complete?")
+        raise DataError(f"{source.path}: none of its {source.count()} pictures can be read ({why}); are they complete?")
     longest.sort()
     reach = longest[int(len(longest) * (1 - _REACHED_BY))]
     least, largest = CHOSEN

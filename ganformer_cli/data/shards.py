@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ganformer_cli.data.manifest import LABELS, picture_name
+from ganformer_cli.files import open_regular
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -142,7 +143,7 @@ def read_directory(path: Path) -> Iterator[tuple[str, int, int, int]]:
         OSError: it cannot be read.
         zipfile.BadZipFile: it is no such zip.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         behind = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, behind - _END64.size - _LOCATOR64.size - _END.size))
         tail = stream.read()
@@ -181,7 +182,7 @@ class Journal:
         if not self.path.is_file():
             return
         end = 0
-        with self.path.open("rb") as stream:
+        with open_regular(self.path) as stream:
             for line in stream:
                 mark, _, text = line.rstrip(b"\n").partition(b" ")
                 if not line.endswith(b"\n") or mark != _mark(text):

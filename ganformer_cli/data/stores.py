@@ -26,6 +26,7 @@ from PIL import Image
 from ganformer_cli.data.manifest import LABELS, MANIFEST, picture_name
 from ganformer_cli.data.shards import read_directory
 from ganformer_cli.errors import DataError
+from ganformer_cli.files import check_regular, open_regular, read_regular, why_no_file
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -143,13 +144,13 @@ class FolderStore(Store):
         super().__init__(path, sorted(names), others)
 
     def read(self, index: int) -> bytes:
-        path = self.path / self.names[index]
-        _check_size(path.stat().st_size)
-        return path.read_bytes()
+        with open_regular(self.path / self.names[index]) as stream:
+            _check_size(os.fstat(stream.fileno()).st_size)
+            return stream.read()
 
     def labels_file(self) -> bytes | None:
         path = self.path / LABELS
-        return path.read_bytes() if path.is_file() else None
+        return read_regular(path) if path.exists() else None
 
     def size(self) -> int:
         return sum((self.path / name).stat().st_size for name in self.names)
@@ -191,6 +192,7 @@ class ZipStore(Store):
         """The zip, opened by this very process: a file position must not be shared with another."""
         with self._lock:
             if self._zip is None or self._process != os.getpid():
+                check_regular(self.path)
                 self._zip = zipfile.ZipFile(self.path)
                 self._process = os.getpid()
             return self._zip
@@ -262,7 +264,7 @@ class ShardStore(Store):
             if self._process != os.getpid():  # a file position must not be shared with another process
                 self._streams, self._process = {}, os.getpid()
             if shard not in self._streams:
-                self._streams[shard] = self._files[shard].open("rb")
+                self._streams[shard] = open_regular(self._files[shard])
             stream = self._streams[shard]
             stream.seek(at)
             header = stream.read(_LOCAL_HEADER)
@@ -281,6 +283,7 @@ class ShardStore(Store):
         """One file for all zips."""
         labels: list[Any] = []
         for file in self._files:
+            check_regular(file)
             with zipfile.ZipFile(file) as archive:
                 labels += json.loads(archive.read(LABELS))["labels"] or []
         return json.dumps({"labels": labels}).encode()
@@ -343,10 +346,10 @@ def open_store(path: Path) -> Store:
     try:
         if path.is_dir():
             store = FolderStore(path)
-        elif path.is_file():
-            store = _open_zip(path)
+        elif why := why_no_file(path):
+            raise DataError(f"{path} {why}; give the path of a folder or a zip of pictures")
         else:
-            raise DataError(f"{path} does not exist; give the path of a folder or a zip of pictures")
+            store = _open_zip(path)
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     if not store.names:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ganformer_cli.errors import DownloadError, OutputError
-from ganformer_cli.files import sha256_of, write_json
+from ganformer_cli.files import open_regular, sha256_of, write_json
 
 CHECKSUMS = "checksums.json"
 DIGITS = {"md5": 32, "sha256": 64}  # kinds of checksums, and their hexadecimal digits
@@ -57,7 +57,7 @@ class Digest:
             self._restart()
         if self.done == offset:
             return
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             stream.seek(self.done)
             while self.done < offset:
                 block = stream.read(min(BLOCK, offset - self.done))
@@ -77,7 +77,7 @@ class Digest:
 def digest_file(path: Path, kind: str, progress: Progress | None = None) -> str:
     """The ``"md5"`` or ``"sha256"`` of ``path``, hexadecimal."""
     digest, total, done = hashlib.new(kind, usedforsecurity=False), path.stat().st_size, 0
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(BLOCK):
             digest.update(block)
             done += len(block)

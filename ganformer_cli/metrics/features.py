@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ganformer_cli.downloads import ChecksumError, Progress, check_file
 from ganformer_cli.errors import ConfigError, SnapshotError
-from ganformer_cli.files import sha256_of
+from ganformer_cli.files import sha256_of, why_no_file
 from ganformer_cli.metrics.dino import DinoV2
 from ganformer_cli.metrics.inception import Inception
 from ganformer_cli.metrics.resizing import Resize, resized
@@ -247,8 +247,8 @@ def _files(name: str, weights: Path | None, *, offline: bool, progress: Progress
 
 def _given(path: Path, expected: Published) -> _File:
     """A file that the user names; under the published name it must be the published one."""
-    if not path.is_file():
-        raise SnapshotError(f"--weights {path}: no such file; give weights, or a folder that has {expected.name}")
+    if why := why_no_file(path):
+        raise SnapshotError(f"--weights {path} {why}; give weights, or a folder that has {expected.name}")
     if path.name == expected.name:
         try:
             check_file(path, f"sha256:{expected.sha256}")

@@ -17,7 +17,7 @@ from ganformer_cli.data.datasets import ImageDataset, PreparedDataset
 from ganformer_cli.data.manifest import MANIFEST
 from ganformer_cli.data.stores import open_store
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import sha256_of
+from ganformer_cli.files import check_regular, sha256_of
 from ganformer_cli.sampling import Generator, NoiseMode, sample_images
 
 Images = npt.NDArray[np.uint8]
@@ -127,6 +127,7 @@ class ArrayPictures(ImageDataset):
 
     def __init__(self, path: Path) -> None:
         try:
+            check_regular(path)
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
             digest = sha256_of(path)
         except (OSError, ValueError, EOFError) as error:
@@ -158,7 +159,7 @@ def open_pictures(path: Path, option: str) -> ImageDataset:
         DataError: there are none; the message begins with ``option``.
     """
     try:
-        return ArrayPictures(path) if path.suffix.lower() == ".npy" and path.is_file() else PreparedDataset(path)
+        return ArrayPictures(path) if path.suffix.lower() == ".npy" and not path.is_dir() else PreparedDataset(path)
     except DataError as error:
         raise DataError(f"{option} {error}") from error
 

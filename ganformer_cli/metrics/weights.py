@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ganformer_cli.downloads import Progress, fetch
 from ganformer_cli.errors import DownloadError, SnapshotError
+from ganformer_cli.files import check_regular
 from ganformer_cli.resources import cache_folder
 
 Shape = tuple[int, ...]
@@ -126,6 +127,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file by name."""
     again = "it is truncated or damaged, or no such file: download it again, or give another one with --weights"
     try:
+        check_regular(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         values = torch.load(path, map_location="cpu", weights_only=True)

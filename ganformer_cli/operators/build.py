@@ -89,7 +89,7 @@ def operators_folder() -> Path:
 def build_folders() -> list[Path]:
     """Where builds are looked for and put, best first: ``GANFORMER_OPS_FOLDER`` if it is set, then the cache."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    return [*([Path(chosen).expanduser()] if chosen else []), operators_folder()]
+    return [*([Path(chosen).expanduser().absolute()] if chosen else []), operators_folder()]
 
 
 def platform_tag() -> str:
@@ -240,7 +240,7 @@ def obtain(
         NoCompilerError: nothing is there, and nothing to build with.
         BuildError: the compiler fails, or nothing at all can be written to.
     """
-    folders = build_folders() if folders is None else folders
+    folders = build_folders() if folders is None else [folder.absolute() for folder in folders]
     if build := find_build(recipe, folders, but=but):
         return build
     try:
@@ -274,7 +274,7 @@ def build_ahead(
         BuildError: the compiler fails.
         OutputError: the folder cannot be written to.
     """
-    name = _name(recipe, tools)
+    name, folder = _name(recipe, tools), folder.absolute()
     with _locked(folder, name, say):
         build = None if force else read_build(folder / f"{name}.json")
         if build is None:

@@ -254,7 +254,7 @@ def stand_in_job(tools: Tools, work: Path) -> Job | None:
 
 
 def compile_library(recipe: Recipe, tools: Tools, work: Path) -> Path:
-    """Compile all sources side by side and link them: the library's file, in ``work``.
+    """Compile all sources side by side and link them: the library's file, in ``work``, an absolute path.
 
     Raises:
         BuildError: with the first error line of the compiler.
@@ -337,7 +337,8 @@ class _Processes:
 
 
 _TELLING = re.compile(
-    r"\berror\b|\bfatal\b|\b(?:C|D|LNK)\d{4}\b|undefined reference|undefined symbol|cannot find|no space left",
+    r"\berror\b|\bfatal\b|\b(?:C|D|LNK)\d{4}\b|undefined reference|undefined symbol|cannot find"
+    r"|cannot open|can't create|no space left",
     re.IGNORECASE,
 )
 
@@ -360,6 +361,10 @@ _STANDARD = (
 #: What a compiler's line shows, and what to do about it. The first that fits is said.
 _REMEDIES = (
     (r"no space left|C1085|LNK1180", "make room on the disk"),
+    (
+        r"can't create|(?:cannot|unable to) open output file|read-only file system",
+        "the compiler cannot write where it builds: choose another folder with GANFORMER_CACHE, or with --output-dir",
+    ),
     (r"out of memory|killed|cannot allocate|C1060|C1076", "close other programs, or build where more memory is"),
     (
         r"unsupported (?:gnu|clang|microsoft visual studio) version",

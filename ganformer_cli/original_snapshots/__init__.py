@@ -14,7 +14,7 @@ from ganformer_cli import checkpoints
 from ganformer_cli.checkpoints import check_fit
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
-from ganformer_cli.files import sha256_of
+from ganformer_cli.files import open_regular, sha256_of
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.original_snapshots import pytorch, tensorflow
 from ganformer_cli.original_snapshots.catalogue import PREFIX, fetch_snapshot, published_ratio
@@ -45,7 +45,7 @@ def is_original(path: Path) -> bool:
     if path.suffix in (".pkl", ".pickle"):
         return True
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(1) == b"\x80"
     except OSError:
         return False

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ganformer_cli.downloads import DRIVE, fetch_drive
 from ganformer_cli.errors import SnapshotError
+from ganformer_cli.files import open_regular
 from ganformer_cli.original_snapshots.pickles import check_start
 from ganformer_cli.resources import cache_folder
 
@@ -80,5 +81,5 @@ def fetch_snapshot(
 
 def check_snapshot(path: Path) -> None:
     """Raise SnapshotError unless ``path`` begins as a pickle does."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         check_start(path, file.read(512))

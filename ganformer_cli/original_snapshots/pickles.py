@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.errors import GanformerError, SnapshotError
+from ganformer_cli.files import open_regular
 
 #: Opcodes that no snapshot needs: objects by other people's numbers, by registries, out of band.
 _REFUSED_OPCODES = frozenset(
@@ -258,7 +259,7 @@ def read_pickle(path: Path) -> Any:
         SnapshotError: it is no such pickle, is damaged, or names anything else. Nothing in it has run.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(512)
             check_start(path, start)
             file.seek(0)

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 
-from ganformer_cli.files import write_bytes
+from ganformer_cli.files import open_regular, read_regular, write_bytes
 from ganformer_cli.visualization.grids import Images
 
 JPEG_QUALITY = 95
@@ -70,7 +70,7 @@ def read_about(path: Path) -> dict[str, Any] | None:
     Of pictures only the head is read.
     """
     try:
-        text = _film_text(path.read_bytes()) if path.suffix == ".mp4" else _picture_text(path)
+        text = _film_text(read_regular(path)) if path.suffix == ".mp4" else _picture_text(path)
         about = json.loads(text) if text is not None else None
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         return None
@@ -78,7 +78,7 @@ def read_about(path: Path) -> dict[str, Any] | None:
 
 
 def _picture_text(path: Path) -> str | None:
-    with PIL.Image.open(path) as image:
+    with open_regular(path) as stream, PIL.Image.open(stream) as image:
         if image.format == "PNG":
             found = image.info.get(NAME)
         elif image.format == "GIF":

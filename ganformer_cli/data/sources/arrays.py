@@ -28,6 +28,7 @@ from ganformer_cli.data.sources.base import (
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import array_labels, choose_labels
 from ganformer_cli.errors import DataError
+from ganformer_cli.files import check_regular, open_regular
 
 CHANNELS = (1, 3, 4)
 PICTURE_NAMES = ("images", "data", "x")  # what an array of pictures is called where there are several
@@ -160,7 +161,7 @@ class NpySource(Arrayed, Numbered):
             DataError: it is cut short, or does not hold pictures, or the labels cannot be used.
         """
         self.path, self._name = path, path.name
-        self._stream = path.open("rb")
+        self._stream = open_regular(path)
         try:
             self._layout, rows_apart = read_header(self._stream, str(path))
             self._start = self._stream.tell()
@@ -208,6 +209,7 @@ class NpzSource(Arrayed, Streamed):
             DataError: it holds no array of pictures, or the labels cannot be used.
         """
         self.path = path
+        check_regular(path)
         self._zip = zipfile.ZipFile(path)
         try:
             self._arrays = {name.removesuffix(".npy"): name for name in self._zip.namelist() if name.endswith(".npy")}

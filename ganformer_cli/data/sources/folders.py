@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ganformer_cli.data.sources.base import (
 )
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.errors import DataError
+from ganformer_cli.files import open_regular, read_regular
 
 
 class FolderSource(Streamed):
@@ -41,7 +41,7 @@ class FolderSource(Streamed):
 
     def _own_labels(self) -> Labels | None:
         try:
-            return dataset_json((self.path / DATASET_JSON).read_bytes(), self.path)
+            return dataset_json(read_regular(self.path / DATASET_JSON), self.path)
         except FileNotFoundError:
             return None
 
@@ -134,12 +134,11 @@ def read_file(path: Path) -> bytes:
     Raises:
         OSError, ValueError: it cannot be read, or is no picture's file.
     """
-    state = path.stat()
-    if not stat.S_ISREG(state.st_mode):  # reading a pipe would wait for ever
-        raise ValueError("not a file")
-    if state.st_size > LARGEST_FILE:
-        raise ValueError(too_large(state.st_size))
-    return path.read_bytes()
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > LARGEST_FILE:
+            raise ValueError(too_large(size))
+        return stream.read()
 
 
 def file_state(path: Path) -> str:

@@ -12,6 +12,7 @@ from ganformer_cli.data.sources.arrays import LABEL_NAMES, PICTURE_NAMES, Arraye
 from ganformer_cli.data.sources.base import Item, Labels, Numbered, library, reason
 from ganformer_cli.data.sources.labels import array_labels, choose_labels
 from ganformer_cli.errors import DataError
+from ganformer_cli.files import check_regular
 
 # Bytes that are read at once, at most: picture by picture, a chunk of the file would be unpacked again and again.
 _BLOCK = 64 << 20
@@ -30,6 +31,7 @@ class Hdf5Source(Arrayed, Numbered):
         self.path = path
         h5py = library("h5py", path, '"ganformer[hdf5]"')
         try:
+            check_regular(path)
             self._file: Any = h5py.File(path, "r")
         except Exception as error:
             raise DataError(f"{path} is damaged or cut short ({reason(error)}); get it again") from error

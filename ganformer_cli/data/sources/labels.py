@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ganformer_cli.data.sources.base import BROKEN, DATASET_JSON, Label, Labels, reason
 from ganformer_cli.errors import DataError
+from ganformer_cli.files import check_regular
 
 MOST_CLASSES = 1 << 20  # a larger class number is no class
 _DIGEST = 16  # bytes kept of each name: two names share them once in 10**25 data sets of 3 million pictures
@@ -218,6 +219,7 @@ def read_labels(path: Path) -> Labels:
     if suffix not in {".npy", ".csv", ".json"}:
         raise DataError(f'{where}: neither "folders" nor "none" nor a .npy, .csv or .json file; choose one of these')
     try:
+        check_regular(path)
         if suffix == ".npy":
             return NumberedLabels(np.load(path, mmap_mode="r", allow_pickle=False), where)
         if suffix == ".csv":

@@ -17,7 +17,7 @@ from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.zips import PASSWORD
 from ganformer_cli.errors import DataError, OutputError
-from ganformer_cli.files import write_json
+from ganformer_cli.files import check_regular, read_regular, write_json
 
 DATA = "data.mdb"
 _MAGIC = bytes.fromhex("dec0efbe")
@@ -67,6 +67,7 @@ class LmdbSource(Streamed):
         if self._env is not None:
             self._env.close()
         self._opened += 1
+        check_regular(self._data)
         try:
             return self._lmdb.open(
                 str(self._data), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1
@@ -169,9 +170,10 @@ class Unpacked:
     def _unpack(self, archive: Path, member: str) -> None:
         stamp = self.folder / "unpacked.json"
         wanted = {"archive": file_state(archive), "member": member}
-        if stamp.is_file() and self.data.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == wanted:
+        if stamp.is_file() and self.data.is_file() and json.loads(read_regular(stamp)) == wanted:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
+        check_regular(archive)
         with zipfile.ZipFile(archive) as opened:
             info = opened.getinfo(member)
             if info.flag_bits & 1:

@@ -22,6 +22,7 @@ from ganformer_cli.data.sources.tfrecords import FolderShelf, TfrecordsSource, Z
 from ganformer_cli.data.sources.webdataset import WebdatasetSource, label_kind_of
 from ganformer_cli.data.sources.zips import ZipIndex, ZipSource
 from ganformer_cli.errors import ConfigError, DataError
+from ganformer_cli.files import open_regular, read_regular, why_no_file
 
 _START = 4096  # bytes of a file that are looked at; HDF5 may begin after a block of the user's own
 _LOOKED_AT = 10_000  # files of a folder or zip that are looked at, at most, to see what it mostly holds
@@ -89,8 +90,8 @@ def _refuse_empty(source: Source, form: str | None) -> None:
 def _open(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
     if path.is_dir():
         return _open_folder(path, form, labels, resolution)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; give the path of a folder, an archive or an array of pictures")
+    if why := why_no_file(path):
+        raise DataError(f"{path} {why}; give the path of a folder, an archive or an array of pictures")
     found = _kind_of_file(path)
     if found == "zip":
         return _open_zip(path, form, labels, resolution)
@@ -183,7 +184,7 @@ def _kind_of_file(path: Path) -> str:
     Raises:
         DataError: nothing that is known.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         start = stream.read(_START)
     for magic, kind in _MAGIC.items():
         if any(start.startswith(magic, at) for at in ((0, 512, 1024, 2048) if kind == "hdf5" else (0,))):
@@ -211,7 +212,7 @@ def _kind_of_file(path: Path) -> str:
 def _prepared_zips(path: Path) -> list[Path]:
     """The zips of a data set that ``ganformer prepare`` made; none if it did not."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(read_regular(path / "manifest.json"))
         if not str(manifest["format"]).startswith("ganformer-dataset/"):
             return []
     except (OSError, ValueError, TypeError, KeyError):

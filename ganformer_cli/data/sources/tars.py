@@ -29,6 +29,7 @@ from ganformer_cli.data.sources.base import (
 )
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
+from ganformer_cli.files import open_regular
 
 _BLOCK = 512
 _LONGEST_HEADER = 1 << 20  # of a name; more is damage
@@ -295,11 +296,11 @@ def is_tar(path: Path) -> bool:
 
 def _open(path: Path) -> tuple[IO[bytes], bool]:
     """The bytes of a tar, and whether they are compressed."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         start = stream.read(8)
     kind = next((kind for magic, kind in COMPRESSED.items() if start.startswith(magic)), "")
     if not kind:
-        return path.open("rb"), False
+        return open_regular(path), False
     openers: dict[str, Callable[[Path], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open, "zst": _open_zst}
     return openers[kind](path), True
 
@@ -309,7 +310,7 @@ def _open_zst(path: Path) -> IO[bytes]:
         own: Any = importlib.import_module("compression.zstd").open(path, "rb")
     except ImportError:
         unpacker = library("zstandard", path, "zstandard").ZstdDecompressor(max_window_size=1 << 31)
-        own = unpacker.stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
+        own = unpacker.stream_reader(open_regular(path), read_across_frames=True, closefd=True)
     return io.BufferedReader(own)
 
 

@@ -34,6 +34,7 @@ from ganformer_cli.data.sources.records import RecordReader, picture_of
 from ganformer_cli.data.sources.tars import BrokenArchiveError
 from ganformer_cli.data.sources.zips import PASSWORD
 from ganformer_cli.errors import DataError
+from ganformer_cli.files import check_regular, open_regular
 
 _NAME = re.compile(
     r"(?P<base>.*?)(?:-r(?P<level>\d\d))?(?P<suffix>\.tfrecords?)?"
@@ -108,7 +109,7 @@ class FolderShelf(Shelf):
         return [self._only, *(name for name in beside if (self._folder / name).is_file())]
 
     def open(self, name: str) -> IO[bytes]:
-        return (self._folder / name).open("rb")
+        return open_regular(self._folder / name)
 
     def size(self, name: str) -> int:
         return (self._folder / name).stat().st_size
@@ -124,6 +125,7 @@ class ZipShelf(Shelf):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_regular(path)
         self._zip = zipfile.ZipFile(path)
 
     def names(self) -> list[str]:

@@ -29,6 +29,7 @@ from ganformer_cli.data.sources.base import (
 )
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.errors import DataError
+from ganformer_cli.files import open_regular
 
 PASSWORD = "password-protected"
 
@@ -53,7 +54,7 @@ class ZipIndex:
             zipfile.BadZipFile: it is no zip, or damaged.
         """
         self.path = path
-        self._stream = path.open("rb")
+        self._stream = open_regular(path)
         try:
             self._read_directory()
         except (struct.error, EOFError, IndexError) as error:
