@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import tarfile
@@ -82,6 +83,24 @@ def test_skipped_pictures_are_counted_by_reason(ganformer: Run, photos: Path) ->
     assert "skipped 11:\n  10 not a picture of a known format: broken.png, x0.png, x1.png and 7 more\n" in result.stdout
     assert "\n  1 too small" in result.stdout
     assert f"all are listed in {Path('datasets/my photos/manifest.json')}\n" in result.stdout
+
+
+def test_labels_in_the_summary(ganformer: Run, photos: Path) -> None:
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    labels = [[name.replace(".png", ".jpg"), 3 * (i % 2)] for i, name in enumerate(names)]
+    (photos / "dataset.json").write_text(json.dumps({"labels": [*labels, ["gone.jpg", 1]]}), encoding="utf-8")
+    result = ganformer("prepare", "my photos", "--resolution", "32", "--name", "set")
+    assert result.exit_code == 0, result.stderr
+    assert "labels:     4 classes (0 " in result.stdout
+    assert "warning: 2 of 4 classes have no picture and will never be drawn: 1, 2\n" in result.stderr
+    for note in ("4 labels matched by another extension: ", "1 label of no image in .*gone.jpg\n"):
+        assert re.search(f"\nnote: +{note}", result.stdout), result.stdout
+    assert result.stdout.endswith("next: ganformer train --dataset set --labels\n")
+    strict = ganformer("prepare", "my photos", "--resolution", "32", "--name", "strict", "--strict")
+    assert strict.exit_code == 1
+    assert "gone.jpg" in strict.stderr
+    assert len(strict.stderr.splitlines()) == 1
+    assert not Path("datasets/strict").exists()
 
 
 def test_the_summary(ganformer: Run, photos: Path) -> None:

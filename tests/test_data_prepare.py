@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data import open_dataset
 from ganformer_cli.data.prepare import check_name, choose_resolution, prepare
 from ganformer_cli.data.sources import open_source
@@ -311,6 +312,39 @@ def test_a_picture_without_a_label_is_skipped_and_named(source: Path) -> None:
 def test_null_means_no_labels(source: Path) -> None:
     assert prepare(labelled(source, None), "set", resolution=16).manifest["labels"] is None
     assert open_dataset("set").label_dim == 0
+
+
+def test_names_of_classes_are_kept_also_when_it_is_prepared_again(source: Path) -> None:
+    labelled(source, [[f"part {i % 2}/picture-{i}.png", ("cat", "dog", "ant")[i // 2]] for i in range(6)])
+    expected = {"kind": "classes", "size": 3, "pictures": {"0": 2, "1": 2, "2": 2}, "names": ["ant", "cat", "dog"]}
+    assert prepare(source, "set", resolution=16, shards_num=2).manifest["labels"] == expected
+    assert prepare(Path("datasets/set"), "again", resolution=16).manifest["labels"] == expected
+    assert [int(open_dataset("again").label(n).argmax()) for n in range(6)] == [(1, 2, 0)[i // 2] for i in IN_ORDER]
+
+
+def test_labels_of_no_image_are_an_error_where_asked(source: Path) -> None:
+    pairs = [[f"part {i % 2}/picture-{i}.png", i] for i in range(6)]
+    labelled(source, [*pairs, ["gone.png", 1]])
+    with pytest.raises(DataError, match=r"1 label of no image in .*dataset\.json: gone\.png; .*--strict"):
+        prepare(source, "set", resolution=16, strict=True)
+    assert not Path("datasets").exists()
+    prepared = prepare(source, "set", resolution=16)
+    assert [note.partition(" in ")[0] for note in prepared.notes] == ["1 label of no image"]
+    assert prepared.manifest["label_notes"] == prepared.notes
+    with pytest.raises(DataError, match="1 label of no image"):
+        prepare(source, "set", resolution=16, strict=True)  # the second time as well
+    labelled(source, pairs)
+    again = prepare(source, "set", resolution=16, strict=True)
+    assert again.unchanged
+    assert not again.notes
+
+
+@pytest.mark.parametrize("label", [MAX_LABELS, [0.5] * (MAX_LABELS + 1)])
+def test_more_labels_than_a_network_takes_are_refused_before_anything_is_made(source: Path, label: object) -> None:
+    labelled(source, [[f"part {i % 2}/picture-{i}.png", label] for i in range(6)])
+    with pytest.raises(DataError, match=rf"{MAX_LABELS + 1}.* a network takes at most {MAX_LABELS}; .*--labels none"):
+        prepare(source, "set", resolution=16)
+    assert not Path("datasets").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data import open_dataset, tally
 from ganformer_cli.data.conversion import difference_hash
 from ganformer_cli.data.duplicates import near, repeated
@@ -173,6 +174,13 @@ def test_names_of_classes_and_classes_without_pictures() -> None:
     assert manifest["skipped"]["first"] == [{"file": "3", "reason": "no label"}]
     dataset = open_dataset("set")
     assert dataset.label(1).tolist() == [0, 0, 1, 0]
+
+
+def test_more_classes_than_a_network_takes_leave_nothing_behind() -> None:
+    items = [Item(str(i), noise(i), label) for i, label in enumerate((0, MAX_LABELS))]
+    with pytest.raises(DataError, match=f"1: class {MAX_LABELS} makes {MAX_LABELS + 1} classes, and a network"):
+        prepare(Memory(items, "classes"), "set", resolution=16, workers=1)
+    assert not Path("datasets").exists()
 
 
 def test_labels_are_part_of_the_fingerprint() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -82,7 +83,17 @@ def test_vectors_and_no_labels_in_dataset_json(tmp_path: Path, form: str) -> Non
         (b'{"labels": [["a.png", 1], ["b.png", -1]]}', r"dataset\.json, label 1: the label of b\.png is -1, not a"),
         (b'{"labels": [["a.png", 1048576]]}', r"dataset\.json, label 0: the label of a\.png is 1048576, not"),
         (b'{"labels": [["a.png", true]]}', r"the label of a\.png is True, not"),
-        (b'{"labels": [["a.png", "cat"]]}', r"the label of a\.png is 'cat', not"),
+        (b'{"labels": [["a.png", 1], ["b.png", "cat"]]}', r"the label of b\.png is 'cat', not a class as those before"),
+        (b'{"labels": [["a.png", "cat"], ["b.png", 1]]}', r"the label of b\.png is 1, not a name as those before"),
+        (b'{"labels": [["a.png", ""]]}', r"the label of a\.png is '', not"),
+        (b'{"labels": [["a.png", null]]}', r"the label of a\.png is None, not"),
+        (b'{"labels": [["a.png", [1, 1e39]]]}', r"the label of a\.png is \[1, 1e\+39\], not"),
+        (b'{"labels": [["a.png", [1, 1' + b"0" * 400 + b"]]]}", r"the label of a\.png is \[1, 10"),
+        (b'{"labels": [["a.png", 1], ["b.png", -2.0]]}', r"label 1: the label of b\.png is -2\.0, not a class"),
+        (b'{"labels": [["a.png", [1, "b"]]]}', r"the label of a\.png is \[1, 'b'\], not"),
+        (b'{"labels": [[3, 1]]}', r"dataset\.json, label 0 is not \[name, label\]"),
+        (b'{"labels": {"a.png": 1, "a.png": 2}}', r"dataset\.json is not .*'a\.png' stands there twice"),
+        (b'{"labels": [["a.png", 1]]}', r"none of its 1 labels .* for example a\.png, and there is cat/0\.png"),
         (b'{"labels": [["a.png", [1, NaN]]]}', r"the label of a\.png is \[1, nan\], not"),
         (b'{"labels": [["a.png", []]]}', r"the label of a\.png is \[\], not"),
         (b'{"labels": [["a.png", 1], ["b.png", [1]]]}', r"label 1: the label of b\.png is a vector of 1 where those"),
@@ -96,6 +107,199 @@ def test_a_damaged_dataset_json_is_named(tmp_path: Path, form: str, content: byt
         open_source(path)
     assert str(path) in str(raised.value)
     assert labels_of(path, "none")[0] is None
+
+
+# ---- How labels are written ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "kind", "expected", "names"),
+    [
+        ([0.0, 1.0, 2.0, 1.0], "classes", [0, 1, 2, 1], None),
+        ([0, 1.0, 2, 1.0], "classes", [0, 1, 2, 1], None),
+        ([[2], [0], [2], [1]], "classes", [2, 0, 2, 1], None),
+        ([[2.0], [0.0], [2.0], [1.0]], "classes", [2, 0, 2, 1], None),
+        (["2", "0", " 2 ", "1"], "classes", [2, 0, 2, 1], None),
+        (["2.0", "0.0", "2.0", "1.0"], "classes", [2, 0, 2, 1], None),
+        (["dog", "cat", "dog", "ant"], "classes", [2, 1, 2, 0], ["ant", "cat", "dog"]),
+        ([["dog"], ["cat"], ["dog"], ["ant"]], "classes", [2, 1, 2, 0], ["ant", "cat", "dog"]),
+        ([[0, 0, 1], [1, 0, 0], [0, 0, 1], [1, 0, 0]], "classes", [2, 0, 2, 0], None),
+        ([[0, 1, 1], [1, 0, 0], [0, 0, 1], [1, 0, 0]], "vectors", [(0, 1, 1), (1, 0, 0), (0, 0, 1), (1, 0, 0)], None),
+        ([0.5, 1.0, 0.0, 1.0], "vectors", [(0.5,), (1,), (0,), (1,)], None),
+        ([[0.5], [1], [0], [1]], "vectors", [(0.5,), (1,), (0,), (1,)], None),
+    ],
+)
+@pytest.mark.parametrize("where", ["dataset.json", "json", "csv", "npy"])
+def test_a_column_of_classes_however_it_is_written(
+    tmp_path: Path, where: str, written: list[Any], kind: str, expected: list[Any], names: list[str] | None
+) -> None:
+    path, option = tmp_path / "set", None
+    pairs = list(zip(NAMES, written, strict=True))
+    if where == "dataset.json":
+        make(path, "zip", NAMES, {"dataset.json": json.dumps({"labels": pairs}).encode()})
+    else:
+        make(path, "zip", NAMES)
+        option = str(tmp_path / f"labels.{where}")
+        if where == "json":
+            Path(option).write_text(json.dumps(dict(pairs)), encoding="utf-8")
+        elif where == "npy":
+            np.save(option, np.array(written))
+        else:
+            cells = [f'{name},"{label}"'.replace("'", '""') for name, label in pairs]
+            Path(option).write_text("\n".join(["file,label", *cells]), encoding="utf-8")
+    with open_source(path, labels=option) as source:
+        assert source.label_kind == kind
+        assert [item.label for item in source.items()] == expected
+        assert source.class_names == names
+        if isinstance(written[0], list) and len(written[0]) == 3 and kind == "classes":
+            assert source.class_count == 3  # the second has no image, and is there all the same
+            assert "one-hot" in source.label_notes[0]
+
+
+def test_the_header_of_one_hot_columns_names_the_classes(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("image,dog,cat\ncat/0.png,0,1\ndog/0.png,1,0\n", encoding="utf-8")
+    with open_source(make(tmp_path / "set", "zip", NAMES), labels=str(tmp_path / "labels.csv")) as source:
+        assert (source.label_kind, source.class_names) == ("classes", ["dog", "cat"])
+        assert [item.label for item in source.items()] == [1, None, 0, None]
+
+
+@pytest.mark.parametrize("header", ["", "file,label\n", "Name , kind\n"])
+def test_text_in_a_csv_is_classes_with_or_without_a_header(tmp_path: Path, header: str) -> None:
+    (tmp_path / "labels.csv").write_text(header + "cat/0,cat\ncat/1,cat\ndog/0,dog\ndog/x/1,dog", encoding="utf-8")
+    with open_source(make(tmp_path / "set", "zip", NAMES), labels=str(tmp_path / "labels.csv")) as source:
+        assert source.class_names == ["cat", "dog"]
+        assert [item.label for item in source.items()] == [0, 0, 1, 1]
+        assert not source.label_faults
+
+
+# ---- Where dataset.json lies, and how it spells names ----------------------------------------------------------------
+
+
+def listing(names: list[str], form: str = "utf-8") -> bytes:
+    return json.dumps({"labels": [[name, i] for i, name in enumerate(names)]}, ensure_ascii=False).encode(form)
+
+
+@every_form
+@pytest.mark.parametrize("below", ["", "top/", "top/set 1/"])
+@pytest.mark.parametrize("named", ["", "top/", "other/", "/", "./", "C:\\data\\"])
+def test_dataset_json_lies_at_the_top_or_in_the_folder_around_all_images(
+    tmp_path: Path, form: str, below: str, named: str
+) -> None:
+    names = [below + name for name in NAMES]
+    files = {f"{below}dataset.json": listing([named + name for name in NAMES]), "__MACOSX/dataset.json": b"{"}
+    path = make(tmp_path / "set", form, names, files)
+    with open_source(path) as source:
+        assert [item.label for item in source.items()] == [0, 1, 2, 3]
+        assert source.others() == 0
+        assert not source.label_faults
+        alike = named in ("", "./", "/") or named == below
+        assert bool(source.label_notes) == (not alike), source.label_notes
+
+
+@every_form
+def test_a_listing_at_the_top_may_leave_the_top_folder_out(tmp_path: Path, form: str) -> None:
+    path = make(tmp_path / "set", form, [f"top/{name}" for name in NAMES], {"dataset.json": listing(NAMES)})
+    with open_source(path) as source:
+        assert [item.label for item in source.items()] == [0, 1, 2, 3]
+        assert "4 labels matched by other folders before the name: cat/0.png" in source.label_notes[0]
+        assert "top/cat/0.png" in source.label_notes[0]
+
+
+@every_form
+def test_a_dataset_json_beside_some_images_is_not_used_and_said(tmp_path: Path, form: str) -> None:
+    path = make(tmp_path / "set", form, NAMES, {"cat/dataset.json": listing(["0.png", "1.png"])})
+    with open_source(path) as source:
+        assert source.label_kind is None
+        assert source.others() == 1
+        assert "cat/dataset.json is not used" in source.label_notes[0]
+
+
+@every_form
+def test_two_dataset_jsons_around_all_images_are_an_error(tmp_path: Path, form: str) -> None:
+    names = [f"a/b/{name}" for name in NAMES]
+    path = make(tmp_path / "set", form, names, {"a/dataset.json": listing(NAMES), "a/b/dataset.json": listing(NAMES)})
+    with pytest.raises(DataError, match=r"a/b/dataset\.json and a/dataset\.json both hold labels; .*--labels FILE"):
+        open_source(path)
+
+
+@every_form
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be-sig", "utf-32"])
+def test_byte_order_marks(tmp_path: Path, form: str, encoding: str) -> None:
+    data = b"\xfe\xff" + listing(NAMES, "utf-16-be") if encoding == "utf-16-be-sig" else listing(NAMES, encoding)
+    with open_source(make(tmp_path / "set", form, NAMES, {"dataset.json": data})) as source:
+        assert [item.label for item in source.items()] == [0, 1, 2, 3]
+        said = "".join(source.label_notes)
+        assert (encoding[:6].upper() in said) == (encoding != "utf-8-sig")
+
+
+@every_form
+@pytest.mark.parametrize(
+    ("there", "named", "rule"),
+    [
+        (["Å/é.png", "Å/ö.png"], ["A\u030a/e\u0301.png", "A\u030a/o\u0308.png"], "another form of Unicode"),
+        (["A\u030a/e\u0301.png", "A\u030a/o\u0308.png"], ["Å/é.png", "Å/ö.png"], "another form of Unicode"),
+        (["a/0.png", "a/1.png"], ["a/0.jpg", "a/1.JPEG"], "another extension"),
+        (["a/0.png", "a/1.png"], ["a/0", "a/1"], "another extension"),
+        (["a/0.v2.png", "a/1.v2.png"], ["a/0.v2.webp", "a/1.v2.webp"], "another extension"),
+        (["A/0.PNG", "A/1.PNG"], ["a/0.png", "a/1.png"], "upper and lower case|another extension"),
+        (["a/0.png", "a/1.png"], ["X\\a\\0.jpg", "X\\a\\1.jpg"], "another extension and other folders"),
+        (["x/a/0.png", "x/a/1.png"], ["A\\0.jpg", "A\\1.jpg"], "another extension and case and other folders"),
+    ],
+)
+def test_names_that_are_spelt_otherwise(
+    tmp_path: Path, form: str, there: list[str], named: list[str], rule: str
+) -> None:
+    with open_source(make(tmp_path / "set", form, there, {"dataset.json": listing(named)})) as source:
+        assert [item.label for item in source.items()] == [0, 1]
+        assert re.search(f"^2 labels matched by ({rule})", source.label_notes[0]), source.label_notes
+        assert not source.label_faults
+
+
+@every_form
+@pytest.mark.parametrize(
+    ("there", "named", "message"),
+    [
+        (["a/0.png", "b/0.png"], ["0.png"], r"0\.png fits both images a/0\.png and b/0\.png \(other folders"),
+        (["0.png", "1.png"], ["a/0.png", "b/0.png"], r"a/0\.png and b/0\.png both fit the image 0\.png"),
+        (["0.png", "0.webp"], ["0.jpg"], r"0\.jpg fits both images 0\.png and 0\.webp \(another extension"),
+        (["A.png", "b.png"], ["a.jpg", "a.webp"], r"a\.jpg and a\.webp both fit the image A\.png"),
+    ],
+)
+def test_what_fits_two_ways_is_an_error(
+    tmp_path: Path, form: str, there: list[str], named: list[str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as raised:
+        open_source(make(tmp_path / "set", form, there, {"dataset.json": listing(named)}))
+    assert "dataset.json" in str(raised.value)
+
+
+@every_form
+def test_exact_names_go_before_looser_ones(tmp_path: Path, form: str) -> None:
+    there = ["0.png", "0.webp", "a/0.png", "A/0.PNG"]
+    with open_source(make(tmp_path / "set", form, there, {"dataset.json": listing(there[:3])})) as source:
+        assert {item.name: item.label for item in source.items()} == {
+            "0.png": 0, "0.webp": 1, "a/0.png": 2, "A/0.PNG": None,
+        }  # fmt: skip
+
+
+@every_form
+def test_what_is_left_over_on_either_side_is_counted_and_named(tmp_path: Path, form: str) -> None:
+    data = listing(["cat/0.png", "gone.png", "lost.png"])
+    with open_source(make(tmp_path / "set", form, NAMES, {"dataset.json": data})) as source:
+        assert [item.label for item in source.items()] == [0, None, None, None]
+        assert re.search(r"3 images without a label in .*, which names for example gone\.png: cat/1\.png",
+                         "\n".join(source.label_notes))  # fmt: skip
+        (fault,) = source.label_faults
+        assert re.search(r"2 labels of no image in .*dataset\.json: gone\.png and others", fault)
+
+
+@every_form
+@pytest.mark.parametrize("content", [b'{"labels": null}', b'{"labels": []}', b"{}"])
+def test_no_labels_are_said(tmp_path: Path, form: str, content: bytes) -> None:
+    with open_source(make(tmp_path / "set", form, NAMES, {"dataset.json": content})) as source:
+        assert source.label_kind is None
+        assert "dataset.json" in source.label_notes[0]
+        assert "without labels" in source.label_notes[0]
 
 
 @every_form
@@ -154,9 +358,11 @@ def test_labels_by_number(tmp_path: Path, form: str, values: Any, kind: str, exp
         (np.arange(5), "5 labels for the 4 pictures of"),
         (np.array([0, 1, -1, 2]), "label 2 is -1, not a class"),
         (np.array([0, 1, 1 << 20, 2]), "label 2 is 1048576, not a class"),
-        (np.array([0.0, 1.0, 2.0, 3.0]), r"labels of float64 \[4\]; save classes as whole numbers"),
+        (np.array([0.0, 1.0, -2.0, 3.0]), r"label 2 is -2\.0, not a class"),
+        (np.array([0.0, 1.0, np.nan, 3.0]), r"label 2 is nan, not a class"),
+        (np.full((4, 2), 1e39), "label 0 is .*, not"),
         (np.full((4, 2), np.inf), "label 0 is .*, not"),
-        (np.array(["a", "b", "c", "d"]), "labels of <U1"),
+        (np.array(["a", "b", "", "d"]), "the label of picture 2 is '', not"),
         (np.zeros((4, 2, 2)), r"labels of float64 \[4, 2, 2\]"),
         (np.zeros((4, 0)), r"labels of float64 \[4, 0\]"),
         (np.array([{}], object), r"labels\.npy cannot be read"),
@@ -193,7 +399,7 @@ def test_labels_of_a_csv(tmp_path: Path, text: str, kind: str, expected: list[An
         ("a.png,1\nb.png,1,2\n", r"line 2: the label of b\.png is a vector of 2 where those before are a class"),
         ("a.png,1\nb.png,0.5\n", r"line 2: the label of b\.png is a vector of 1 where those before are a class"),
         ("a.png,1\nb.png,2\na.png,3\n", r"line 3: another label for the picture of line 1"),
-        ("a.png,nan\n", r"line 1: the label of a\.png is \[nan\], not"),
+        ("a.png,nan\n", r"line 1: the label of a\.png is nan, not"),
         ("name,label\n", r"labels\.csv holds no labels"),
         ("", r"labels\.csv holds no labels"),
         ("\udcff", r"labels\.csv cannot be read"),

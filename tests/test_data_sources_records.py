@@ -196,12 +196,13 @@ def test_stylegans_labels(folder: Path, zipped: bool) -> None:
     with (folder / "set-rxx.labels").open("wb") as stream:
         np.save(stream, vectors)
     with open_source(zip_of(folder) if zipped else folder) as source:
-        assert (source.label_kind, source.others()) == ("vectors", 1)
-        assert [item.label for item in source.items(20)] == [tuple(row) for row in vectors[20:].tolist()]
+        assert (source.label_kind, source.class_count, source.others()) == ("classes", 24, 1)
+        assert [item.label for item in source.items(20)] == [20, 21, 22, 23]
+        assert "one-hot" in source.label_notes[0]
     if not zipped:
         with open_source(folder / "set-r03.tfrecords") as source:
-            assert source.label_kind == "vectors"
-            assert next(source.items()).label == tuple(vectors[0].tolist())
+            assert source.label_kind == "classes"
+            assert next(source.items()).label == 0
         with open_source(folder, labels="none") as source:
             assert source.label_kind is None
 

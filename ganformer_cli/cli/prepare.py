@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option, option
-from ganformer_cli.cli.prepare_report import list_catalogue, quoted, report_verified, summarise
+from ganformer_cli.cli.prepare_report import (
+    list_catalogue,
+    quoted,
+    report_verified,
+    summarise,
+    warn_of_empty_classes,
+)
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.errors import ConfigError, DataError, GanformerError
 
@@ -321,6 +327,7 @@ def _run(job: Job, settings: Settings) -> dict[str, Any]:
             progress.close()
             progress.message(f"{job.name}: what is done is kept; the same command goes on from there")
             raise
+    warn_of_empty_classes(prepared.manifest)
     if not settings.as_json:
         summarise(prepared, settings.data_dir, kept)
     return {
@@ -352,7 +359,7 @@ def _found(job: Known, settings: Settings, options: dict[str, Any]) -> Prepared 
             f"{target} was made with --shards-num {len(manifest['shards'])}, not {options['shards_num']}; add "
             "--overwrite to make it anew"
         )
-    return Prepared(target, manifest, unchanged=True)
+    return Prepared(target, manifest, unchanged=True, notes=manifest.get("label_notes", ()))
 
 
 def _prepared(

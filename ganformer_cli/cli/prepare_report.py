@@ -38,7 +38,26 @@ def summarise(prepared: Prepared, data_dir: Path, kept_download: tuple[Path, int
         path, held = kept_download
         click.echo(f"the download is kept: {path} ({held / GB:.1f} GB); remove it if you need the space")
     where = "" if data_dir == Path("datasets") else f" --data-dir {quoted(str(data_dir))}"
-    click.echo(f"next: ganformer train --dataset {quoted(manifest['name'])}{where}")
+    labelled = " --labels" if manifest["labels"] else ""
+    click.echo(f"next: ganformer train --dataset {quoted(manifest['name'])}{where}{labelled}")
+
+
+def warn_of_empty_classes(manifest: Mapping[str, Any]) -> None:
+    """Say which classes have no picture."""
+    labels = manifest["labels"]
+    if not labels or labels["kind"] != "classes":
+        return
+    names, counts = labels.get("names"), labels["pictures"]
+    empty = [number for number in range(labels["size"]) if not counts.get(str(number))]
+    if not empty:
+        return
+    shown = ", ".join(names[number] if names else str(number) for number in empty[:CLASSES])
+    more = f" and {len(empty) - CLASSES} more" if len(empty) > CLASSES else ""
+    one = len(empty) == 1
+    warn(
+        f"{len(empty)} of {labels['size']} classes {'has' if one else 'have'} no picture and will never be drawn: "
+        f"{shown}{more}"
+    )
 
 
 def _lines(prepared: Prepared) -> Iterable[tuple[str, str]]:
@@ -54,6 +73,8 @@ def _lines(prepared: Prepared) -> Iterable[tuple[str, str]]:
         yield "channels", ", ".join(f"{mode} {count}" for mode, count in sources["modes"].items())
     if manifest["labels"]:
         yield "labels", _labels(manifest["labels"])
+    for note in prepared.notes:
+        yield "note", note
     if (duplicates := _duplicates(manifest["duplicates"])) is not None:
         yield "duplicates", duplicates
     shards = manifest["shards"]

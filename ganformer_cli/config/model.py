@@ -23,6 +23,8 @@ MAX_RESOLUTION = 4096
 #: A file that asks for more than this is damaged or hostile.
 MAX_CHANNELS = 8192
 MAX_LATENT = 65536
+#: Classes, or numbers of a label.
+MAX_LABELS = MAX_LATENT
 MAX_LAYERS = 64
 
 
@@ -45,7 +47,7 @@ class ModelConfig(JsonConfig):
 
     resolution: int = 256  # longer side of the pictures, pixels
     ratio: float = 1.0  # height / width of the pictures
-    c_dim: int = 0  # number of classes; 0: no labels
+    c_dim: int = 0  # numbers of a label: classes, or those of a vector; 0: no labels
     attention: str = "duplex"
     components_num: int = 16  # m; 0 without attention
     latent_size: int = 512  # of all components together; without attention, of the one latent
@@ -205,7 +207,7 @@ class ModelConfig(JsonConfig):
             f"--ratio {self.ratio}: height / width must lie between 0.125 and 8",
         )
         for name, low, high in (
-            ("c_dim", 0, MAX_LATENT),
+            ("c_dim", 0, MAX_LABELS),
             ("latent_size", 1, MAX_LATENT),
             ("channel_base", 1, MAX_CHANNELS * MAX_RESOLUTION),
             ("channel_max", 1, MAX_CHANNELS),

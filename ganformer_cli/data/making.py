@@ -43,6 +43,7 @@ class Plan:
     shards: int
     label_kind: str | None
     class_names: list[str] | None
+    class_count: int | None
     begun_with: dict[str, Any]  # source and settings: work begun with others is not taken up
 
 
@@ -57,7 +58,7 @@ class Making:
 
     def _begin(self) -> None:
         plan = self._plan
-        self.tally = Tally(plan.height, plan.width, plan.label_kind, plan.class_names)
+        self.tally = Tally(plan.height, plan.width, plan.label_kind, plan.class_names, plan.class_count)
         self.committed = 0  # pictures of the source
         self._shards: list[dict[str, Any]] = []  # the finished ones, as the manifest has them
         self._writer: ShardWriter | None = None  # None behind the last shard

@@ -13,7 +13,7 @@ import errno
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -38,7 +38,7 @@ from ganformer_cli.data.pictures import (
     shown_size,
 )
 from ganformer_cli.data.sources import Item, Source, open_source
-from ganformer_cli.data.tally import Tally, source_fingerprint
+from ganformer_cli.data.tally import Tally, UnusableLabelsError, check_label_width, source_fingerprint
 from ganformer_cli.data.verify import verify
 from ganformer_cli.errors import ConfigError, DataError, OutputError
 from ganformer_cli.files import ensure_writable_folder, sha256_of
@@ -71,6 +71,7 @@ class Prepared:
     manifest: dict[str, Any]
     unchanged: bool  # it was there already, from the same source with the same settings
     resumed: int = 0  # pictures of the source that an interrupted run had done
+    notes: Sequence[str] = ()  # what the user should know of how the source was read
 
 
 def prepare(
@@ -127,6 +128,8 @@ def prepare(
         warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; we decide about both
         if isinstance(source, Path):
             source = stack.enter_context(open_source(source, form=form, labels=labels, resolution=resolution))
+        _check_labels(source, strict)
+        notes = [_printable(text) for text in (*source.label_notes, *source.label_faults)]
         chosen = choose_resolution(source, ratio) if resolution is None else resolution
         height, width = image_size(chosen, ratio)
         settings = {
@@ -148,14 +151,16 @@ def prepare(
         if made_before is not None:
             if strict and made_before["skipped"]["count"]:
                 _refuse_skipped(source, made_before["skipped"]["first"][0])
-            return Prepared(target, made_before, unchanged=True)
+            return Prepared(target, made_before, unchanged=True, notes=notes)
         with _making(target, plan) as making:
             resumed = making.committed
             look = Look(height, width, color, compression == "png", source.label_kind is not None)
             _convert(making, source, look, max_images, strict, workers, progress)
             head = {"format": MANIFEST_FORMAT, "name": name, "tool": _TOOL, **settings}
+            if notes:
+                head["label_notes"] = notes
             manifest = making.finish({**head, "source": _describe(source, making.tally)}, near_duplicates)
-    return Prepared(target, manifest, unchanged=False, resumed=resumed)
+    return Prepared(target, manifest, unchanged=False, resumed=resumed, notes=notes)
 
 
 def choose_resolution(source: Source, ratio: float) -> int:
@@ -222,6 +227,14 @@ def check_settings(
     return red, green, blue
 
 
+def _check_labels(source: Source, strict: bool) -> None:
+    """Raise DataError if no network takes these labels; with ``strict`` also if some of them are of no image."""
+    if source.label_width is not None and source.label_kind is not None:
+        check_label_width(source.label_kind, source.label_width, str(source.path))
+    if strict and source.label_faults:
+        raise DataError(f"{source.label_faults[0]}; correct the labels, or leave --strict out")
+
+
 def _size(item: Item) -> tuple[int, int]:
     """Height and width of a picture as it is meant to be seen.
 
@@ -247,8 +260,9 @@ def _plan(
         "labels": [labels, source.label_kind, source.class_names], "source": source.fingerprint(),
     }  # fmt: skip
     return Plan(
-        settings["height"], settings["width"], pictures, shards, source.label_kind, source.class_names, begun_with
-    )
+        settings["height"], settings["width"], pictures, shards, source.label_kind, source.class_names,
+        source.class_count, begun_with,
+    )  # fmt: skip
 
 
 def _describe(source: Source, tally: Tally) -> dict[str, Any]:
@@ -412,7 +426,7 @@ def _making(target: Path, plan: Plan) -> Iterator[Making]:
                 put_in_place(part, target)
             except BaseException as error:
                 making.close()
-                if isinstance(error, _WorthlessError) or not making.committed:
+                if isinstance(error, (_WorthlessError, UnusableLabelsError)) or not making.committed:
                     abandon(part)
                 raise
     finally:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data.conversion import Outcome, outcome_digest
 from ganformer_cli.data.duplicates import near, repeated
 from ganformer_cli.data.manifest import picture_name
@@ -32,15 +33,38 @@ _AT_ONCE = 1000  # labels turned into text
 Outcomes = Callable[[], Iterator[Outcome]]
 
 
+class UnusableLabelsError(DataError):
+    """Labels that nothing can be made of: there is nothing to go on with."""
+
+
+def check_label_width(kind: str, width: int, where: str) -> None:
+    """Raise UnusableLabelsError if no network takes so many classes, or numbers of a vector; ``where`` names them."""
+    if width <= MAX_LABELS:
+        return
+    said = f"class {width - 1} makes {width} classes" if kind == "classes" else f"its label has {width} numbers"
+    raise UnusableLabelsError(
+        f"{where}: {said}, and a network takes at most {MAX_LABELS}; number the classes from 0 without gaps, or name "
+        "them, in a file for --labels FILE, or prepare without labels: --labels none"
+    )
+
+
 class Tally:
     """Counts outcomes in the order of the source.
 
     Args:
         label_kind: None, ``classes`` or ``vectors``.
         class_names: what class i is called, if classes have names.
+        class_count: how many there are, if that is known beyond the largest class that a picture has.
     """
 
-    def __init__(self, height: int, width: int, label_kind: str | None, class_names: list[str] | None) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        label_kind: str | None,
+        class_names: list[str] | None,
+        class_count: int | None = None,
+    ) -> None:
         self.considered = 0
         self.kept = 0
         self.skipped: list[dict[str, str]] = []  # the first ones
@@ -51,6 +75,7 @@ class Tally:
         self._largest: tuple[int, int] | None = None
         self._kind = label_kind
         self._names = class_names
+        self._class_count = class_count or 0
         self._classes: Counter[int] = Counter()
         self._vector = 0  # numbers in a label
         self._labels: array[int] | array[float] = array("q" if label_kind == "classes" else "d")  # of this shard
@@ -67,7 +92,7 @@ class Tally:
         """Count the next picture of the source.
 
         Raises:
-            DataError: its label has another length than the others'.
+            UnusableLabelsError: its label has another length than the others', or is beyond what networks take.
         """
         self.considered += 1
         self.source.update(outcome_digest(outcome))
@@ -97,12 +122,14 @@ class Tally:
 
     def _take_label(self, outcome: Outcome) -> None:
         if self._kind == "classes":
+            check_label_width("classes", outcome.label + 1, outcome.name)
             self._classes[outcome.label] += 1
             self._labels.append(outcome.label)
             return
         self._vector = self._vector or len(outcome.label)
+        check_label_width("vectors", self._vector, outcome.name)
         if len(outcome.label) != self._vector:
-            raise DataError(
+            raise UnusableLabelsError(
                 f"{outcome.name}: its label has {len(outcome.label)} numbers where others have {self._vector}; mend it"
             )
         self._labels.extend(outcome.label)
@@ -147,7 +174,7 @@ class Tally:
         if self._kind == "vectors":
             return {"kind": "vectors", "size": self._vector}
         names = self._names
-        size = max(self._classes) + 1 if names is None else len(names)
+        size = max(self._class_count, max(self._classes) + 1) if names is None else len(names)
         described: dict[str, Any] = {"kind": "classes", "size": size}
         described["pictures"] = {str(label): self._classes[label] for label in sorted(self._classes)}
         return described if names is None else {**described, "names": names}

@@ -9,7 +9,7 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -51,8 +51,12 @@ class Item:
 class Labels(Protocol):
     """The labels of a source, by a picture's number or its name."""
 
-    kind: str  # "classes" or "vectors"
+    kind: str | None  # "classes" or "vectors"; None: there are none after all
     class_names: list[str] | None
+    class_count: int | None  # where it is known beyond the largest class that a picture has
+    width: int  # classes, or numbers of a vector
+    notes: list[str]  # what the user should know of how they were read
+    faults: list[str]  # what is wrong with them, and no obstacle unless it is to be (--strict)
 
     def of(self, number: int, name: str) -> Label | None:
         """The label of picture ``number``, called ``name``; None where it has none."""
@@ -67,7 +71,11 @@ class Source(abc.ABC):
     path: Path
     form: str  # "folder", "zip", "tar", "npy", "npz", "hdf5", "lmdb", "tfrecords", "webdataset", "tfds"
     label_kind: str | None = None  # None, "classes" or "vectors". An item of a labelled source may still have none
-    class_names: list[str] | None = None  # of --labels folders: sorted; label i is class_names[i]
+    class_names: list[str] | None = None  # sorted; label i is class_names[i]
+    class_count: int | None = None  # where it is known beyond the largest class that a picture has
+    label_width: int | None = None  # classes, or numbers of a vector, as far as is known beforehand
+    label_notes: Sequence[str] = ()  # what the user should know of how the labels were read
+    label_faults: Sequence[str] = ()  # what is wrong with them, and an error under --strict
 
     @abc.abstractmethod
     def count(self) -> int:
@@ -106,9 +114,11 @@ class Labelled(Source):
 
     def use(self, labels: Labels | None) -> None:
         """Give the pictures these labels."""
-        self._labels = labels
-        self.label_kind = None if labels is None else labels.kind
-        self.class_names = None if labels is None else labels.class_names
+        self._labels = None if labels is None or labels.kind is None else labels
+        if labels is not None:
+            self.label_kind, self.class_names, self.class_count = labels.kind, labels.class_names, labels.class_count
+            self.label_width = labels.width
+            self.label_notes, self.label_faults = labels.notes, labels.faults
 
     def _label(self, number: int, name: str) -> Label | None:
         return None if self._labels is None else self._labels.of(number, name)

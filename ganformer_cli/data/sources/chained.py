@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ganformer_cli.data.sources.base import Item, Source, spread
 
+_NOTES = 4  # of the parts, that are kept
+
 
 class ChainedSource(Source):
     """The pictures of one source after those of the other. They are closed with it."""
@@ -20,6 +22,10 @@ class ChainedSource(Source):
         self._parts = parts
         self._ends = list(accumulate(part.count() for part in parts))
         self.label_kind = next((part.label_kind for part in parts if part.label_kind is not None), None)
+        self.label_width = max((part.label_width or 0 for part in parts), default=0) or None
+        alike = [part for part in parts if part.label_kind == self.label_kind]  # a part without images has no labels
+        self.label_notes = [note for part in alike for note in part.label_notes][:_NOTES]
+        self.label_faults = [fault for part in alike for fault in part.label_faults][:_NOTES]
 
     def count(self) -> int:
         return self._ends[-1]

@@ -19,7 +19,7 @@ from ganformer_cli.data.sources.base import (
     shown,
     too_large,
 )
-from ganformer_cli.data.sources.labels import choose_labels, dataset_json
+from ganformer_cli.data.sources.labels import LabelsFinder, Unlabelled, choose_labels, dataset_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular, read_regular
 
@@ -37,31 +37,47 @@ class FolderSource(Streamed):
         self.path = path
         self._suffixes = suffixes
         self._others: int | None = None
+        self._dataset_json: str | None = None  # where it lies
         self.use(choose_labels(labels, path, own=self._own_labels, names=self._names, count=self.count))
 
     def _own_labels(self) -> Labels | None:
-        try:
-            return dataset_json(read_regular(self.path / DATASET_JSON), self.path)
-        except FileNotFoundError:
+        finder = LabelsFinder()
+        if (self.path / DATASET_JSON).exists():
+            finder.see_file(DATASET_JSON)
+        else:
+            self._look_through(finder)
+        self._dataset_json = finder.find(self.path)
+        if (note := finder.note(self._dataset_json)) is not None:
+            return Unlabelled(f"{self.path}: {note}")
+        if self._dataset_json is None:
             return None
+        return dataset_json(read_regular(self.path / self._dataset_json), self.path, self._dataset_json)
 
     def _names(self) -> Iterator[str]:
         return (name for name in walk(self.path) if is_picture(name, self._suffixes))
 
     def count(self) -> int:
         if self._count is None:
-            pictures = others = 0
-            for name in walk(self.path):
-                if is_picture(name, self._suffixes):
-                    pictures += 1
-                elif name != DATASET_JSON:
-                    others += 1
-            self._count, self._others = pictures, others
-        return self._count
+            self._look_through()
+        return self._count or 0
 
     def others(self) -> int:
         self.count()
-        return self._others or 0
+        return (self._others or 0) - (self._dataset_json not in (None, DATASET_JSON))
+
+    def _look_through(self, finder: LabelsFinder | None = None) -> None:
+        """Count what there is; ``finder`` sees all names."""
+        pictures = others = 0
+        for name in walk(self.path):
+            if is_picture(name, self._suffixes):
+                pictures += 1
+                if finder is not None:
+                    finder.see_image(name)
+            elif name != DATASET_JSON:
+                others += 1
+                if finder is not None:
+                    finder.see_file(name)
+        self._count, self._others = pictures, others
 
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         for number, name in enumerate(self._names()):

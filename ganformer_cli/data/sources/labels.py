@@ -2,58 +2,82 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
-import math
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.sources.base import BROKEN, DATASET_JSON, Label, Labels, reason
+from ganformer_cli.data.sources.base import BROKEN, DATASET_JSON, Label, Labels, reason, shown
+from ganformer_cli.data.sources.label_names import match_loosely, plain
+from ganformer_cli.data.sources.label_values import (
+    LARGEST,
+    MOST_CLASSES,
+    ONE_HOT,
+    WANTED,
+    LabelValues,
+    ValueReader,
+    meaning_of,
+)
+from ganformer_cli.data.stores import readable_suffixes
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import check_regular
 
-MOST_CLASSES = 1 << 20  # a larger class number is no class
 _DIGEST = 16  # bytes kept of each name: two names share them once in 10**25 data sets of 3 million pictures
-_WANTED = f"a class (a whole number from 0, below {MOST_CLASSES}) or a vector of finite numbers"
+_BOMS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+_JSON_FORM = '{"labels": [[name, label], ...]}'
+#: What the first column of a table of labels is called, where it has a header.
+_NAME_HEADERS = {
+    "name", "names", "file", "files", "filename", "file_name", "filenames", "file_names", "path", "filepath", "image",
+    "images", "image_id", "image_name", "image_path", "img", "img_name", "id", "key", "picture", "",
+}  # fmt: skip
+
+Rows = Callable[[], Iterable[tuple[int, str, Any]]]
+
+
+class Unlabelled:
+    """No labels, and why."""
+
+    kind = None
+    class_names: list[str] | None = None
+    class_count: int | None = None
+    width = 0
+
+    def __init__(self, note: str) -> None:
+        self.notes, self.faults = [note], list[str]()
+
+    def of(self, number: int, name: str) -> Label | None:
+        return None
+
+    def fingerprint(self) -> str:
+        return ""
 
 
 class NumberedLabels:
     """One label a picture, in the order of the pictures."""
 
-    class_names: list[str] | None = None
-
     def __init__(self, values: npt.NDArray[Any], where: str) -> None:
         """
         Args:
-            values: whole numbers [N] or [N, 1], which are classes, or numbers [N, K], which are vectors.
+            values: of each of N pictures a whole number or a text, which are classes, or several numbers: [N], [N, 1]
+                or [N, K].
             where: how messages name them.
 
         Raises:
             DataError: they are something else.
         """
-        if values.ndim == 2 and values.shape[1] == 1 and values.dtype.kind in "iu":
-            values = values[:, 0]
-        if values.ndim == 1 and values.dtype.kind in "iu":
-            self.kind = "classes"
-            wrong = np.flatnonzero((values < 0) | (values >= MOST_CLASSES))
-        elif values.ndim == 2 and values.shape[1] and values.dtype.kind in "iuf":
-            self.kind = "vectors"
-            wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        else:
-            raise DataError(
-                f"{where}: labels of {values.dtype} {list(values.shape)}; save classes as whole numbers [N], "
-                f"vectors as numbers [N, K]"
-            )
-        if len(wrong):
-            raise DataError(f"{where}: label {int(wrong[0])} is {values[wrong[0]]}, not {_WANTED}; mend it")
-        self._values = values
+        found = _meaning_of_array(values, where)
+        self.kind, self.class_names, self.class_count = found.kind, found.class_names, found.class_count
+        self.width = found.width
+        self.notes, self.faults = [f"{where}: {found.note}"] if found.note else [], list[str]()
+        self._values = found.values
 
     def __len__(self) -> int:
         return len(self._values)
@@ -61,8 +85,7 @@ class NumberedLabels:
     def of(self, number: int, name: str) -> Label | None:
         if number >= len(self._values):
             return None
-        value = self._values[number]
-        return int(value) if self.kind == "classes" else tuple(float(x) for x in value)
+        return _label(self._values[number])
 
     def fingerprint(self) -> str:
         return hashlib.sha256(np.ascontiguousarray(self._values).data).hexdigest()
@@ -71,62 +94,139 @@ class NumberedLabels:
 class NamedLabels:
     """Labels by picture name, in a few bytes each: what is kept of a name is a digest."""
 
-    class_names: list[str] | None = None
-
-    def __init__(self, rows: Iterable[tuple[int, str, Any]], where: str, unit: str) -> None:
+    def __init__(self, rows: Rows, where: str, unit: str, *, base: str = "") -> None:
         """
         Args:
-            rows: place, name and label of each picture; a label is a number, or a list of numbers.
+            rows: place, name and label of each picture, from the first on at every call; a label is as written.
             where: how messages name the file.
             unit: what a place counts: "line" or "label".
+            base: the folder that the file lies in, with a slash behind it: names may begin there.
 
         Raises:
             DataError: a label is neither a class nor a vector, they are mixed, or a name has two.
         """
-        digests, values, places = bytearray(), array("d"), array("q")
-        width = -1  # of a vector; 0 for classes
-        for place, name, label in rows:
-            at = f"{where}, {unit} {place}"
-            numbers = label if isinstance(label, list) else [label]
-            if not numbers or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
-                raise DataError(f"{at}: the label of {name} is {label!r}, not {_WANTED}; mend it")
-            is_class = type(label) is int
-            if is_class and not 0 <= numbers[0] < MOST_CLASSES:
-                raise DataError(f"{at}: the label of {name} is {label!r}, not {_WANTED}; mend it")
-            length = 0 if is_class else len(numbers)
-            if width not in (-1, length):
-                kinds = [f"a vector of {n}" if n else "a class" for n in (length, width)]
-                raise DataError(f"{at}: the label of {name} is {kinds[0]} where those before are {kinds[1]}; mend it")
-            width = length
+        self._rows, self._where, self._base = rows, where, base
+        self.notes: list[str] = []
+        self.faults: list[str] = []
+        digests, places, reader = bytearray(), array("q"), ValueReader()
+        self.example = ""  # a name
+        for place, name, label in rows():
+            reader.add(f"{where}, {unit} {place}", shown(name), label)
+            self.example = self.example or shown(name)
             digests += _digest(name)
-            values.extend(float(x) for x in numbers)
             places.append(place)
         if not places:
             raise DataError(f"{where} holds no labels; fill it, or choose --labels none")
-        self.kind = "vectors" if width else "classes"
+        found = reader.finish()
+        self.kind, self.class_names, self.class_count = found.kind, found.class_names, found.class_count
+        self.width = found.width
+        if found.note:
+            self.notes.append(f"{where}: {found.note}")
         keys: npt.NDArray[np.bytes_] = np.frombuffer(bytes(digests), f"S{_DIGEST}")
         order = np.argsort(keys, kind="stable")
-        self._keys = keys[order]
-        self._values = np.frombuffer(values, np.float64).reshape(len(places), max(1, width))[order]
-        twice = np.flatnonzero(
-            (self._keys[1:] == self._keys[:-1]) & (self._values[1:] != self._values[:-1]).any(axis=1)
-        )
+        keys, values = keys[order], found.values[order]
+        same = keys[1:] == keys[:-1]
+        differs = values[1:] != values[:-1]
+        twice = np.flatnonzero(same & (differs if values.ndim == 1 else differs.any(axis=1)))
         if len(twice):
             lines = sorted(places[int(order[twice[0] + i])] for i in (0, 1))
             raise DataError(f"{where}, {unit} {lines[1]}: another label for the picture of {unit} {lines[0]}; mend it")
+        first = np.concatenate(([True], ~same))
+        self._keys, self._values = keys[first], values[first]
+        self._numbers: npt.NDArray[np.int64] = order[first]  # of the rows
 
     def of(self, number: int, name: str) -> Label | None:
-        key = np.bytes_(_digest(name))
-        at = int(np.searchsorted(self._keys, key))
-        if at == len(self._keys) or self._keys[at] != key:
-            return None
-        value = self._values[at]
-        return int(value[0]) if self.kind == "classes" else tuple(float(x) for x in value)
+        name = plain(name)
+        for text in (name[len(self._base) :] if self._base and name.startswith(self._base) else None, name):
+            if text is None:
+                continue
+            key = np.bytes_(_digest(text))
+            at = int(np.searchsorted(self._keys, key))
+            if at < len(self._keys) and self._keys[at] == key:
+                return _label(self._values[at])
+        return None
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self._keys.tobytes())
         digest.update(self._values.tobytes())
         return digest.hexdigest()
+
+    def match(self, images: Callable[[], Iterable[str]], source: Path) -> None:
+        """Find the labels of images whose names are spelt otherwise, and note what is left over.
+
+        Args:
+            images: their names, at every call.
+            source: how messages name what they lie in.
+
+        Raises:
+            DataError: no image has a label, or it cannot be told which.
+        """
+        used = np.zeros(len(self._keys), np.bool_)
+        unmatched: list[str] = []
+        count = 0
+        for names in _blocks(images()):
+            count += len(names)
+            rows = self._places(names)
+            used[rows[rows >= 0]] = True
+            unmatched += [names[i] for i in np.flatnonzero(rows < 0)]
+        if not count or (not unmatched and used.all()):
+            return
+        numbers = np.full(int(self._numbers.max()) + 1, -1, np.int64)
+        numbers[self._numbers[~used]] = np.flatnonzero(~used)
+        left = [
+            (int(numbers[i]), name)
+            for i, (_, name, _) in enumerate(self._rows())
+            if i < len(numbers) and numbers[i] >= 0
+        ]
+        if unmatched and left:
+            found = match_loosely(unmatched, left, lambda row: _label(self._values[row]), self._where, self._base)
+            if not found.rows and not used.any():
+                raise DataError(
+                    f"{self._where}: none of its {len(used)} labels is of one of the {count} images of {source}: "
+                    f"it names for example {shown(left[0][1])}, and there is {shown(unmatched[0])}; correct the names, "
+                    "or choose --labels none"
+                )
+            self._adopt(found.rows)
+            used[list(found.rows.values())] = True
+            unmatched = [name for name in unmatched if plain(name) not in found.rows]
+            left = [(row, name) for row, name in left if not used[row]]
+            for rule, (number, image, label) in found.rules.items():
+                self.notes.append(
+                    f"{_counted(number, 'label')} matched by {rule}: {shown(label)} in {self._where} is {shown(image)}"
+                )
+        if unmatched:
+            named = f", which names for example {shown(left[0][1]) if left else self.example}"
+            self.notes.append(
+                f"{_counted(len(unmatched), 'image')} without a label in {self._where}{named}: "
+                f"{shown(unmatched[0])}{' and others' if len(unmatched) > 1 else ''}"
+            )
+        if left:
+            self.faults.append(
+                f"{_counted(len(left), 'label')} of no image in {self._where}: "
+                f"{shown(left[0][1])}{' and others' if len(left) > 1 else ''}"
+            )
+
+    def _places(self, names: list[str]) -> npt.NDArray[np.int64]:
+        """The row of each name, -1 where there is none."""
+        rows = self._find([plain(name) for name in names])
+        if self._base:
+            below = [name[len(self._base) :] if name.startswith(self._base) else name for name in map(plain, names)]
+            relative = self._find(below)
+            rows = np.where(relative >= 0, relative, rows)
+        return rows
+
+    def _find(self, names: list[str]) -> npt.NDArray[np.int64]:
+        keys = np.frombuffer(b"".join(map(_digest, names)), f"S{_DIGEST}")
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[at] == keys, at, -1).astype(np.int64)
+
+    def _adopt(self, rows: dict[str, int]) -> None:
+        """Let these images have the labels of these rows."""
+        keys = np.frombuffer(b"".join(map(_digest, rows)), f"S{_DIGEST}")
+        keys = np.concatenate((self._keys, keys))
+        values = np.concatenate((self._values, self._values[list(rows.values())]))
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._values = keys[order], values[order]
 
 
 class FolderLabels:
@@ -142,20 +242,69 @@ class FolderLabels:
         Raises:
             DataError: no picture lies in a folder.
         """
-        folders = {tuple(_plain(name).split("/")[:-1]) for name in names}
+        folders = {tuple(plain(name).split("/")[:-1]) for name in names}
         around = len(os.path.commonprefix(list(folders)))
         self._depth = max(0, min(around, min(map(len, folders), default=0) - 1))
         self.class_names: list[str] | None = sorted({folder[self._depth] for folder in folders if folder})
         if not self.class_names:
             raise DataError(f"--labels folders: no picture of {source} lies in a folder; leave the option out")
+        self.width = len(self.class_names)
+        self.class_count: int | None = self.width
+        self.notes, self.faults = list[str](), list[str]()
         self._numbers = {name: i for i, name in enumerate(self.class_names)}
 
     def of(self, number: int, name: str) -> Label | None:
-        parts = _plain(name).split("/")[:-1]
+        parts = plain(name).split("/")[:-1]
         return self._numbers[parts[self._depth]] if parts else None
 
     def fingerprint(self) -> str:
         return "folders"
+
+
+class LabelsFinder:
+    """Finds the ``dataset.json`` of a folder or archive while its names are gone through.
+
+    It lies at the top, or in a folder that all images lie in.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[str] = []
+        self._around: list[str] | None = None  # folders that all images lie in
+
+    def see_image(self, name: str) -> None:
+        """An image's name, with forward slashes."""
+        if self._around is None:
+            self._around = name.split("/")[:-1]
+        elif self._around:
+            self._around = os.path.commonprefix([self._around, name.split("/")[:-1]])
+
+    def see_file(self, name: str) -> None:
+        """The name of something else."""
+        if name.rpartition("/")[2] == DATASET_JSON:
+            self._files.append(name)
+
+    def find(self, source: Path) -> str | None:
+        """Its name.
+
+        Raises:
+            DataError: there are several.
+        """
+        if DATASET_JSON in self._files:
+            return DATASET_JSON
+        around = "".join(f"{folder}/" for folder in self._around or [])
+        found = sorted({name for name in self._files if around.startswith(name.removesuffix(DATASET_JSON))})
+        if len(found) > 1:
+            raise DataError(f"{source}: {found[0]} and {found[1]} both hold labels; say which with --labels FILE")
+        return found[0] if found else None
+
+    def note(self, used: str | None) -> str | None:
+        """What to say where there is one that is not used."""
+        if used is not None or not self._files:
+            return None
+        return (
+            f"{self._files[0]} is not used, because there are images outside of its folder; prepare that folder by "
+            "itself, or name the file with --labels"
+        )
 
 
 def choose_labels(
@@ -176,20 +325,23 @@ def choose_labels(
     Raises:
         DataError: they are not to be had, or damaged.
     """
-    if option is None:
-        return own() if own is not None else None
     if option == "none":
         return None
     if option == "folders":
         if names is None:
             raise DataError(f"--labels folders: the pictures of {source} lie in no folders; leave the option out")
         return FolderLabels(names(), source)
-    labels = read_labels(Path(option))
-    if isinstance(labels, NumberedLabels) and len(labels) != count():
-        raise DataError(
-            f"--labels {option}: {len(labels)} labels for the {count()} pictures of {source}; "
-            f"one each is needed, in the order of the pictures"
-        )
+    if option is None:
+        labels = own() if own is not None else None
+    else:
+        labels = read_labels(Path(option))
+        if isinstance(labels, NumberedLabels) and len(labels) != count():
+            raise DataError(
+                f"--labels {option}: {len(labels)} labels for the {count()} pictures of {source}; "
+                f"one each is needed, in the order of the pictures"
+            )
+    if isinstance(labels, NamedLabels) and names is not None:
+        labels.match(names, source)
     return labels
 
 
@@ -223,81 +375,204 @@ def read_labels(path: Path) -> Labels:
         if suffix == ".npy":
             return NumberedLabels(np.load(path, mmap_mode="r", allow_pickle=False), where)
         if suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as stream:
-                return NamedLabels(_csv_rows(stream, where), where, "line")
+            return _csv_labels(path, where)
         labels = json_labels(path.read_bytes(), where)
     except (*BROKEN, csv.Error) as error:
         raise DataError(f"{where} cannot be read ({reason(error)}); give another file") from error
-    if labels is None:
+    if labels.kind is None:
         raise DataError(f"{where} holds no labels; fill it, or choose --labels none")
     return labels
 
 
-def json_labels(data: bytes, where: str) -> Labels | None:
+def json_labels(data: bytes, where: str, *, base: str = "") -> Labels:
     """Labels in StyleGAN's form, ``{"labels": [[name, label], ...]}`` or ``{"labels": null}``, or ``{name: label}``.
+
+    Args:
+        base: the folder that the file lies in; see :class:`NamedLabels`.
 
     Raises:
         DataError: it is something else.
     """
-    wanted = '{"labels": [[name, label], ...]}'
+    encoding, note = _encoding_of(data[:4])
     try:
-        content = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not {wanted} ({reason(error)}); mend it, or choose --labels none") from error
+        content = json.loads(data.decode(encoding), object_pairs_hook=_unique)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise DataError(f"{where} is not {_JSON_FORM} ({reason(error)}); mend it, or choose --labels none") from error
     if not isinstance(content, dict):
-        raise DataError(f"{where} is not {wanted}; mend it, or choose --labels none")
+        raise DataError(f"{where} is not {_JSON_FORM}; mend it, or choose --labels none")
     pairs = content.get("labels") if "labels" in content else content
-    if not pairs:
-        return None
+    if pairs is None:
+        return Unlabelled(f'{where} says "labels": null; taken as without labels')
     if isinstance(pairs, dict):
         pairs = list(pairs.items())
     if not isinstance(pairs, list):
-        raise DataError(f"{where} is not {wanted}; mend it, or choose --labels none")
-    rows = []
+        raise DataError(f"{where} is not {_JSON_FORM}; mend it, or choose --labels none")
+    if not pairs:
+        return Unlabelled(f"{where} lists no labels; taken as without labels")
     for place, pair in enumerate(pairs):
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
             raise DataError(f"{where}, label {place} is not [name, label]; mend it, or choose --labels none")
-        rows.append((place, str(pair[0]), pair[1]))
-    return NamedLabels(rows, where, "label")
+    labels = NamedLabels(
+        lambda: ((place, name, label) for place, (name, label) in enumerate(pairs)), where, "label", base=base
+    )
+    if note:
+        labels.notes.insert(0, f"{where} {note}")
+    return labels
 
 
-def dataset_json(data: bytes | None, source: Path) -> Labels | None:
-    """The labels of a ``dataset.json`` that lies at the top of ``source``, if it does."""
-    return None if data is None else json_labels(data, f"{source}: {DATASET_JSON}")
+def dataset_json(data: bytes | None, source: Path, name: str = DATASET_JSON) -> Labels | None:
+    """The labels of the ``dataset.json`` that lies at ``name`` in ``source``, if it does."""
+    base = plain(name).removesuffix(DATASET_JSON)
+    return None if data is None else json_labels(data, f"{source}: {name}", base=base)
 
 
-def _csv_rows(stream: Iterable[str], where: str) -> Iterator[tuple[int, str, Any]]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no name may stand twice with different values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for name, value in pairs:
+            if found[name] != value:
+                raise ValueError(f"{name!r} stands there twice")
+    return found
+
+
+def _encoding_of(start: bytes) -> tuple[str, str]:
+    """How a text file is encoded, by its first four bytes, and what to say of that."""
+    for mark, encoding in _BOMS:
+        if start.startswith(mark):
+            return encoding, f"is {encoding.upper()}, and read as that; UTF-8 is usual"
+    return "utf-8-sig", ""
+
+
+def _csv_labels(path: Path, where: str) -> NamedLabels:
+    with path.open("rb") as stream:
+        encoding, note = _encoding_of(stream.read(4))
+    header: list[str] = []
+
+    def rows() -> Iterator[tuple[int, str, Any]]:
+        with path.open(encoding=encoding, newline="") as text:
+            yield from _csv_rows(text, where, header)
+
+    labels = NamedLabels(rows, where, "line")
+    names = [name.strip() for name in header[1:]]
+    one_hot = any(note.endswith(ONE_HOT) for note in labels.notes)
+    if one_hot and len(names) == labels.class_count == len(set(names)) and all(names):
+        labels.class_names = names
+    if note:
+        labels.notes.insert(0, f"{where} {note}")
+    return labels
+
+
+def _csv_rows(stream: IO[str], where: str, header: list[str]) -> Iterator[tuple[int, str, Any]]:
+    """Line, name and label of each row; a header goes to ``header``."""
     reader = csv.reader(stream)
-    header = True  # may still come
-    for row in reader:
-        if not row:
-            continue
-        line = reader.line_num
-        if len(row) < 2:
-            raise DataError(f"{where}, line {line}: not name,label; mend it")
-        try:
-            numbers = [float(x) for x in row[1:]]
-        except ValueError:
-            if not header:
-                given = ",".join(row[1:])
-                raise DataError(f"{where}, line {line}: the label of {row[0]} is {given!r}, not {_WANTED}") from None
-            header = False
-            continue
-        header = False
-        try:
-            yield line, row[0], int(row[1]) if len(row) == 2 else numbers
-        except ValueError:
-            yield line, row[0], numbers
+    rows = ((reader.line_num, row) for row in reader if row)
+    first = next(rows, None)
+    if first is None:
+        return
+    second = next(rows, None)
+    header[:] = first[1] if _is_header(first[1], None if second is None else second[1]) else []
+    for line, row in (each for each in (None if header else first, second) if each is not None):
+        yield line, row[0], _csv_label(row, where, line)
+    for line, row in rows:
+        yield line, row[0], _csv_label(row, where, line)
 
 
-def _plain(name: str) -> str:
-    name = name.replace("\\", "/")
-    while name.startswith("./"):
-        name = name[2:]
-    return name
+def _csv_label(row: list[str], where: str, line: int) -> Any:
+    if len(row) < 2:
+        other = next((f"; it seems to be separated by {sign!r}" for sign in ";\t|" if sign in row[0]), "")
+        raise DataError(f"{where}, line {line}: not name,label{other}; mend it")
+    if len(row) == 2:
+        return row[1]
+    try:
+        return [float(x) for x in row[1:]]
+    except ValueError:
+        given = ",".join(row[1:])
+        raise DataError(f"{where}, line {line}: the label of {row[0]} is {given!r}, not {WANTED}") from None
+
+
+def _is_header(first: list[str], second: list[str] | None) -> bool:
+    """Whether the first row names the columns."""
+    if os.path.splitext(first[0])[1].lower() in readable_suffixes():
+        return False
+    if len(first) < 2:
+        return False
+    if first[0].strip().lower() in _NAME_HEADERS:
+        return True
+    if second is not None and os.path.splitext(second[0])[1].lower() in readable_suffixes():
+        return True
+    return not _are_numbers(first[1:]) and second is not None and _are_numbers(second[1:])
+
+
+def _are_numbers(cells: list[str]) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool([float(cell.strip("[] ")) for cell in cells])
+    return False
+
+
+def _meaning_of_array(values: npt.NDArray[Any], where: str) -> LabelValues:
+    """Classes or vectors, as an array [N], [N, 1] or [N, K] holds them.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    if not isinstance(values, np.ndarray):
+        raise DataError(f"{where}: an archive of arrays; save the one array of labels with numpy.save")
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim == 2 and values.shape[1] == 1 and values.dtype.kind in "OSU" and len(values):
+        return _names_in_array(values[:, 0], where)
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8)
+    if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "iuf":
+        raise DataError(
+            f"{where}: labels of {values.dtype} {list(values.shape)}; save classes as whole numbers [N], "
+            f"vectors as numbers [N, K]"
+        )
+    with np.errstate(invalid="ignore"):
+        wrong = np.flatnonzero(~(np.abs(values.astype(np.float64)) <= LARGEST).all(axis=1))
+    if not len(wrong) and values.shape[1] == 1:
+        whole = values.dtype.kind != "f" or bool((values == np.floor(values)).all())
+        wrong = np.flatnonzero(((values < 0) | (values >= MOST_CLASSES))[:, 0]) if whole else wrong
+    if len(wrong):
+        value = values[wrong[0]]
+        said = value[0] if len(value) == 1 else value
+        raise DataError(f"{where}: label {int(wrong[0])} is {said}, not {WANTED}; mend it")
+    return meaning_of(values)
+
+
+def _names_in_array(values: npt.NDArray[Any], where: str) -> LabelValues:
+    reader = ValueReader()
+    for number, value in enumerate(values.tolist()):
+        if isinstance(value, bytes):
+            try:
+                value = value.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where}: label {number} is {value!r}, no text in UTF-8; mend it") from error
+        reader.add(where, f"picture {number}", value)
+    return reader.finish()
+
+
+def _label(value: Any) -> Label:
+    return tuple(float(x) for x in value) if np.ndim(value) else int(value)
+
+
+def _blocks(names: Iterable[str], size: int = 4096) -> Iterator[list[str]]:
+    block: list[str] = []
+    for name in names:
+        block.append(name)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _digest(name: str) -> bytes:
-    digest = hashlib.blake2b(_plain(name).encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
+    digest = hashlib.blake2b(plain(name).encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
     # numpy takes zero bytes at the end of a text for padding: there must be none.
     return digest[:-1] + bytes([digest[-1] | 1])

@@ -9,6 +9,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from ganformer_cli.data.manifest import read_manifest
 from ganformer_cli.data.sources.arrays import NpySource, NpzSource
 from ganformer_cli.data.sources.base import BROKEN, DAMAGED, FORMS, Source, is_picture, reason, wanted_suffixes
 from ganformer_cli.data.sources.chained import ChainedSource
@@ -115,7 +116,10 @@ def _open(path: Path, form: str | None, labels: str | None, resolution: int | No
 def _open_folder(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
     prepared = _prepared_zips(path) if form in (None, "zip") else []
     if prepared:
-        return _open_prepared(path, prepared, labels)
+        source = _open_prepared(path, prepared, labels)
+        if labels is None and source.label_kind == "classes":
+            source.class_names, source.class_count = _prepared_classes(path)
+        return source
     if form in (None, "lmdb"):
         near = (name for name in islice(walk(path), _LOOKED_AT) if name.count("/") < 2)
         database = next((name for name in near if name.rpartition("/")[2] == DATA), None)
@@ -218,6 +222,13 @@ def _prepared_zips(path: Path) -> list[Path]:
     except (OSError, ValueError, TypeError, KeyError):
         return []
     return sorted(path.glob("images*.zip"))
+
+
+def _prepared_classes(path: Path) -> tuple[list[str] | None, int | None]:
+    """Names and number of the classes of a data set that ``ganformer prepare`` made."""
+    manifest = read_manifest(path)
+    labels = (manifest or {}).get("labels") or {}
+    return labels.get("names"), labels.get("size")
 
 
 def _open_prepared(path: Path, zips: list[Path], labels: str | None) -> Source:

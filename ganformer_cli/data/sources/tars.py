@@ -19,6 +19,7 @@ from ganformer_cli.data.sources.base import (
     DATASET_JSON,
     LARGEST_FILE,
     Item,
+    Labels,
     Streamed,
     is_hidden,
     is_picture,
@@ -28,7 +29,7 @@ from ganformer_cli.data.sources.base import (
     too_large,
 )
 from ganformer_cli.data.sources.folders import file_state
-from ganformer_cli.data.sources.labels import choose_labels, dataset_json
+from ganformer_cli.data.sources.labels import LabelsFinder, Unlabelled, choose_labels, dataset_json
 from ganformer_cli.files import open_regular
 
 _BLOCK = 512
@@ -197,18 +198,20 @@ class TarSource(Streamed):
         self.path = path
         self._suffixes = suffixes
         self._others = 0
-        self._dataset_json: bytes | None = None
+        self._finder = LabelsFinder()
+        self._dataset_jsons: dict[str, bytes] = {}
         self._look_through()
-        self.use(
-            choose_labels(
-                labels,
-                path,
-                own=lambda: dataset_json(self._dataset_json, path),
-                names=self._names,
-                count=self.count,
-            )
-        )
-        self._dataset_json = None
+        self.use(choose_labels(labels, path, own=self._own_labels, names=self._names, count=self.count))
+        self._dataset_jsons.clear()
+
+    def _own_labels(self) -> Labels | None:
+        name = self._finder.find(self.path)
+        if (note := self._finder.note(name)) is not None:
+            return Unlabelled(f"{self.path}: {note}")
+        if name is None:
+            return None
+        self._others -= name != DATASET_JSON
+        return dataset_json(self._dataset_jsons.get(name), self.path, name)
 
     def _look_through(self) -> None:
         """Count what there is, and find the labels, in one pass."""
@@ -220,13 +223,23 @@ class TarSource(Streamed):
                 while (member := reader.next()) is not None:
                     inside = self._is_picture(member)
                     count += inside
-                    if member.name == DATASET_JSON and not member.problem and member.size <= LARGEST_FILE:
-                        self._dataset_json = reader.read()
-                    elif not inside and not is_hidden(member.name):
-                        others += 1
+                    if inside:
+                        self._finder.see_image(member.name)
+                    elif not is_hidden(member.name):
+                        others += member.name != DATASET_JSON or bool(member.problem)
+                        self._look_at_labels(member, reader)
             except BrokenArchiveError as error:
                 count += not (error.inside and inside)
         self._count, self._others = count, others
+
+    def _look_at_labels(self, member: Member, reader: TarReader) -> None:
+        """Keep a ``dataset.json``; of those in folders, a few that are not too large together."""
+        if member.name.rpartition("/")[2] != DATASET_JSON or member.problem or member.size > LARGEST_FILE:
+            return
+        kept = sum(map(len, self._dataset_jsons.values()))
+        if member.name == DATASET_JSON or kept + member.size <= LARGEST_FILE // 4:
+            self._dataset_jsons[member.name] = reader.read()
+            self._finder.see_file(member.name)
 
     def _is_picture(self, member: Member) -> bool:
         return is_picture(member.name, self._suffixes) and not is_hidden(member.name)

@@ -12,7 +12,8 @@ import numpy as np
 
 from ganformer_cli.data.sources.arrays import CHANNELS
 from ganformer_cli.data.sources.base import Item, Label, Labelled, library, reason
-from ganformer_cli.data.sources.labels import MOST_CLASSES, choose_labels
+from ganformer_cli.data.sources.label_values import MOST_CLASSES
+from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.errors import DataError
 
 

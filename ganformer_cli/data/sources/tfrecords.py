@@ -29,7 +29,8 @@ from ganformer_cli.data.sources.base import (
     too_large,
 )
 from ganformer_cli.data.sources.folders import file_state, walk
-from ganformer_cli.data.sources.labels import MOST_CLASSES, NumberedLabels, choose_labels
+from ganformer_cli.data.sources.label_values import MOST_CLASSES
+from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
 from ganformer_cli.data.sources.records import RecordReader, picture_of
 from ganformer_cli.data.sources.tars import BrokenArchiveError
 from ganformer_cli.data.sources.zips import PASSWORD

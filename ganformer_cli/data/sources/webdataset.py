@@ -20,7 +20,8 @@ from ganformer_cli.data.sources.base import (
     too_large,
 )
 from ganformer_cli.data.sources.folders import file_state
-from ganformer_cli.data.sources.labels import MOST_CLASSES, choose_labels
+from ganformer_cli.data.sources.label_values import MOST_CLASSES
+from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.tars import BrokenArchiveError, Member, TarReader
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})

@@ -27,7 +27,7 @@ from ganformer_cli.data.sources.base import (
     shown,
     too_large,
 )
-from ganformer_cli.data.sources.labels import choose_labels, dataset_json
+from ganformer_cli.data.sources.labels import LabelsFinder, Unlabelled, choose_labels, dataset_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
 
@@ -208,27 +208,35 @@ class ZipSource(Numbered):
         self._index = index
         pictures = array("Q")
         self._others = 0
-        self._dataset_json: int | None = None
+        self._finder = LabelsFinder()
+        jsons: dict[str, int] = {}
         for number, name in enumerate(index.names()):
             if is_picture(name, suffixes):
                 pictures.append(number)
-            elif name == DATASET_JSON:
-                self._dataset_json = number
+                self._finder.see_image(name)
             else:
-                self._others += 1
+                if name.rpartition("/")[2] == DATASET_JSON:
+                    self._finder.see_file(name)
+                    jsons[name] = number
+                self._others += name != DATASET_JSON
+        self._dataset_jsons = jsons
         self._numbers = np.frombuffer(pictures, np.uint64)
         if pictures and all(index.is_encrypted(number) for number in pictures):
             raise DataError(f"{self.path} is {PASSWORD}; unpack it with its password, and give the folder")
         self.use(choose_labels(labels, self.path, own=self._own_labels, names=self.names, count=self.count))
 
     def _own_labels(self) -> Labels | None:
-        if self._dataset_json is None:
+        name = self._finder.find(self.path)
+        if (note := self._finder.note(name)) is not None:
+            return Unlabelled(f"{self.path}: {note}")
+        if name is None:
             return None
+        self._others -= name != DATASET_JSON
         try:
-            data = self._index.read(self._dataset_json)
+            data = self._index.read(self._dataset_jsons[name])
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.path}: {DATASET_JSON} cannot be read ({reason(error)}); get it again") from error
-        return dataset_json(data, self.path)
+            raise DataError(f"{self.path}: {name} cannot be read ({reason(error)}); get it again") from error
+        return dataset_json(data, self.path, name)
 
     def names(self) -> Iterator[str]:
         """The names of the pictures in order, as they stand in the zip."""
