@@ -28,10 +28,11 @@ from ganformer_cli.data.sources.label_values import (
 )
 from ganformer_cli.data.stores import readable_suffixes
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import check_regular
+from ganformer_cli.files import check_regular, parse_json
 
 _DIGEST = 16  # bytes kept of each name: two names share them once in 10**25 data sets of 3 million pictures
 _BOMS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+_JSON_MEMORY = 2 << 30  # bytes; three million labels take a third of that
 _JSON_FORM = '{"labels": [[name, label], ...]}'
 #: What the first column of a table of labels is called, where it has a header.
 _NAME_HEADERS = {
@@ -395,9 +396,13 @@ def json_labels(data: bytes, where: str, *, base: str = "") -> Labels:
     """
     encoding, note = _encoding_of(data[:4])
     try:
-        content = json.loads(data.decode(encoding), object_pairs_hook=_unique)
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise DataError(f"{where} is not {_JSON_FORM} ({reason(error)}); mend it, or choose --labels none") from error
+        text = data.decode(encoding)
+        content = parse_json(text, "", max_memory=_JSON_MEMORY, finite=False)
+        if isinstance(content, dict) and not isinstance(content.get("labels"), list):
+            json.loads(text, object_pairs_hook=_unique)
+    except (DataError, ValueError, MemoryError) as error:
+        why = reason(error).lstrip(":, ")
+        raise DataError(f"{where} is not {_JSON_FORM} ({why}); mend it, or choose --labels none") from error
     if not isinstance(content, dict):
         raise DataError(f"{where} is not {_JSON_FORM}; mend it, or choose --labels none")
     pairs = content.get("labels") if "labels" in content else content
