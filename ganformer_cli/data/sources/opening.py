@@ -118,7 +118,10 @@ def _open_folder(path: Path, form: str | None, labels: str | None, resolution: i
     if prepared:
         source = _open_prepared(path, prepared, labels)
         if labels is None and source.label_kind == "classes":
-            source.class_names, source.class_count = _prepared_classes(path)
+            try:
+                source.class_names, source.class_count = _prepared_classes(path)
+            except DataError as error:
+                source.label_notes = [*source.label_notes, f"classes have no names: {error}"]
         return source
     if form in (None, "lmdb"):
         near = (name for name in islice(walk(path), _LOOKED_AT) if name.count("/") < 2)
