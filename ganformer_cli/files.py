@@ -20,6 +20,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ganformer_cli.errors import DataError, GanformerError, OutputError
+from ganformer_cli.system_errors import Warn as Warn
+from ganformer_cli.system_errors import advice as advice
+from ganformer_cli.system_errors import insist as insist
+from ganformer_cli.system_errors import is_in_use as is_in_use
+from ganformer_cli.system_errors import quietly as quietly
+from ganformer_cli.system_errors import reason_and_remedy as reason_and_remedy
+from ganformer_cli.system_errors import remove as remove
+from ganformer_cli.system_errors import replace as replace
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -136,15 +144,13 @@ def atomic_open(path: Path) -> Iterator[IO[bytes]]:
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; choose a writable place with space"
-        ) from error
+        raise OutputError(f"cannot write {path}: {advice(error)}") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            remove(temporary, warn=quietly)
 
 
 def sha256_of(path: Path) -> str:
@@ -182,19 +188,22 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
         OutputError: it cannot be written to.
     """
     line = _encoded(json.dumps(_without_nan(record), ensure_ascii=False) + "\n")
-    try:
+
+    def write() -> None:
         path.touch()
         with path.open("r+b") as stream:
             end = _end_of_whole_lines(stream)
             stream.seek(end)
-            if end and not _ends_line(stream, end):
-                line = b"\n" + line
+            missing = b"\n" if end and not _ends_line(stream, end) else b""
             stream.truncate()
-            stream.write(line)
+            stream.write(missing + line)
             stream.flush()
             os.fsync(stream.fileno())
+
+    try:
+        insist(write)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space") from error
+        raise OutputError(f"cannot write {path}: {advice(error)}") from error
 
 
 def _without_nan(value: Any) -> Any:
@@ -239,9 +248,7 @@ def ensure_writable_folder(path: Path, option: str) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise OutputError(
-            f"{option} {path}: cannot be written to ({error.strerror or error}); choose another folder"
-        ) from error
+        raise OutputError(f"{option} {path}: cannot be written to: {advice(error)}") from error
 
 
 # ----- JSON and TOML of other people, or damaged by a crash: within limits, and errors say the file and the line -----

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import torch
 
-from ganformer_cli import checkpoints
+from ganformer_cli import checkpoints, system_errors
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import ImageDataset, open_dataset
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
 from ganformer_cli.training import Callbacks, RunResult, open_run, state
 from ganformer_cli.training.loop import Trainer
+from ganformer_cli.training.run_folder import append_record
 from ganformer_cli.training.watch import DIVERSITY, PATIENCE, SIGN_REAL, CollapseWatch, all_finite
 
 STEPS = 10
@@ -203,6 +204,56 @@ def test_a_full_disk_ends_the_run_and_costs_no_state(tmp_path: Path, monkeypatch
             train(folder, save_minutes=1e-6)
     assert train(folder, resume=True).finished
     assert everything(folder) == everything(tmp_path / "whole")
+
+
+def in_use() -> PermissionError:
+    """What Windows raises for a file that another program has open."""
+    error = PermissionError(13, "The process cannot access the file")
+    error.winerror = 32  # type: ignore[attr-defined]  # elsewhere there is none
+    return error
+
+
+def test_old_files_that_another_program_holds_cost_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink, told, folder = os.unlink, [], tmp_path / "run"
+    options: dict[str, Any] = {"keep_samples": False, "last_snapshots": 1}
+
+    def refuse(path: Any, *rest: Any, **options: Any) -> None:
+        if os.fspath(path).endswith(("000000.safetensors", "000004.safetensors", ".png")):
+            raise in_use()
+        unlink(path, *rest, **options)
+
+    monkeypatch.setattr(system_errors, "WAITS", ())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        assert train(folder, stop=6, told=told, save_minutes=1e-6, **options).kimg < 0.04
+    warnings = [text for text in told if text.startswith("warning: cannot delete")]
+    assert len(warnings) == len(set(warnings)) >= 2
+    assert all("another program has it open" in text for text in warnings)
+    events = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in events] == ["tidying"] * len(warnings)
+    assert train(folder, resume=True, **options).finished
+    assert len(state.states_of(folder)) == state.KEPT
+    assert len(checkpoints.snapshots_of(folder)) == 1
+
+
+def test_lines_for_a_log_that_another_program_holds_are_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, told = tmp_path / "log.jsonl", []
+
+    def refuse(*_: object, **__: object) -> None:
+        raise in_use()
+
+    monkeypatch.setattr(system_errors, "WAITS", ())
+    append_record(path, {"tick": 0}, told.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        append_record(path, {"tick": 1}, told.append)
+        with pytest.raises(OutputError, match="another program has it open"):
+            append_record(tmp_path / "metrics.jsonl", {})
+    assert len(told) == 1
+    append_record(path, {"tick": 2}, told.append)
+    assert [json.loads(line)["tick"] for line in path.read_text(encoding="utf-8").splitlines()] == [0, 1, 2]
 
 
 def test_state_and_configuration_must_agree(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from ganformer_cli.cli.generate_output import (
 from ganformer_cli.cli.generate_sheets import draw_figures, draw_maps, sources_of
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.errors import OutputError
-from ganformer_cli.files import write_json
+from ganformer_cli.files import remove, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +104,7 @@ class Drawing:
         with contextlib.ExitStack() as stack:
             append = None
             if plan.format == "npy":
-                (plan.folder / ROWS_FILE).unlink(missing_ok=True)  # of an array that is to be replaced
+                remove(plan.folder / ROWS_FILE)  # of an array that is to be replaced
                 shape = (len(plan), 3, *self.generator.output_size)
                 append = stack.enter_context(array_file(plan.folder / IMAGES_FILE, shape))
             writer = stack.enter_context(Writer())

@@ -14,6 +14,7 @@ import click
 from ganformer_cli.cli.generate_output import Kept, Plan
 from ganformer_cli.cli.options import boolean_option, option
 from ganformer_cli.errors import ConfigError
+from ganformer_cli.files import remove
 
 if TYPE_CHECKING:
     import numpy as np
@@ -224,7 +225,7 @@ class Way:
                 save_png(self._frame(index), image, self._frame_about(index))
             # Of a longer film that is to be replaced: players take every frame that they find.
             for surplus in set(self.frames.glob("frame*.png")) - {self._frame(index) for index in range(self.length)}:
-                surplus.unlink()
+                remove(surplus)
         numbers = [*self.numbers, self.numbers[0]]
         names = [f"{first} to {second}" for first, second in zip(numbers, numbers[1:], strict=False)]
         save_png(self.sheet, table(rows, rows=names[: len(rows)]), self.about)

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ganformer_cli.cli.options import warn
 from ganformer_cli.errors import OutputError
-from ganformer_cli.files import atomic_open, check_regular
+from ganformer_cli.files import atomic_open, check_regular, remove
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -174,7 +175,7 @@ class Kept:
         names = {path.name for path, _ in files}
         for name, part in self._parts:
             if name in names:  # half written by a command that was killed
-                (self._folder / part).unlink(missing_ok=True)
+                remove(self._folder / part, warn=warn)
         # All are looked at, so that whatever is in the way is found before anything is drawn.
         there = [path.name in self._names and self.holds(path, said) for path, said in files]
         return all(there)

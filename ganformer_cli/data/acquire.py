@@ -23,7 +23,7 @@ from ganformer_cli.data.sources.base import spread
 from ganformer_cli.data.sources.zips import ZipSource
 from ganformer_cli.downloads import DRIVE, ChecksumError, check_file, checked_note, digest_file, fetch, fetch_drive
 from ganformer_cli.errors import DataError, DownloadError, OutputError
-from ganformer_cli.files import ensure_writable_folder, why_no_file
+from ganformer_cli.files import ensure_writable_folder, quietly, remove, why_no_file
 
 DOWNLOADS = ".downloads"
 GIB = 1 << 30
@@ -64,8 +64,7 @@ class Acquired:
         if keep_download:
             return self.path.stat().st_size
         for path in (self.path, checked_note(self.path), self.path.with_name(f"{self.path.name}.lock")):
-            with contextlib.suppress(OSError):
-                path.unlink()
+            remove(path, warn=quietly)
         for folder in (self.path.parent, self.path.parent.parent):
             with contextlib.suppress(OSError):  # something else is in it
                 folder.rmdir()

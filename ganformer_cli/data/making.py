@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ganformer_cli.data.shards import Journal, ShardWriter
 from ganformer_cli.data.stores import ShardStore
 from ganformer_cli.data.tally import Tally
 from ganformer_cli.errors import OutputError
+from ganformer_cli.files import quietly, remove, replace
 
 SET, OLD, JOURNAL, LOCK = "set", "old", "journal.jsonl", "lock"
 _COMMIT_PICTURES = 256
@@ -108,7 +108,7 @@ class Making:
         self._advance_to(self._plan.shards)
         folder = self._folder / SET
         for name in (SKIPPED, DUPLICATES):  # of an interruption
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
         if self.tally.skipped_count > len(self.tally.skipped):
             self._write_skipped(folder / SKIPPED)
         duplicates = self.tally.duplicates(self._outcomes, near_duplicates)
@@ -244,23 +244,14 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if os.listdir(folder) in ([LOCK], []):
-            (folder / LOCK).unlink(missing_ok=True)
+        if os.listdir(folder) in ([LOCK], []) and remove(folder / LOCK, warn=quietly):
             folder.rmdir()
-
-
-def remove(path: Path) -> None:
-    """Remove a folder or a file, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def restore_old(folder: Path, target: Path) -> None:
     """Put the data set that was to be replaced back, if the one that replaces it did not get to its place."""
     if (folder / OLD).exists() and not target.exists():
-        os.replace(folder / OLD, target)
+        replace(folder / OLD, target)
 
 
 def settle(folder: Path, target: Path) -> None:
@@ -275,27 +266,25 @@ def put_in_place(folder: Path, target: Path) -> None:
     """Let the finished data set take its place, and remove the rest of the folder.
 
     Raises:
-        OSError: it cannot; what was there before is there still.
+        OutputError: it cannot; what was there before is there still.
     """
     remove(folder / OLD)  # left by a process that was killed when all was done
     try:
         if target.exists():
-            os.replace(target, folder / OLD)
-        os.replace(folder / SET, target)
+            replace(target, folder / OLD)
+        replace(folder / SET, target)
     except BaseException:
         restore_old(folder, target)
         raise
     abandon(folder)
-    with contextlib.suppress(OSError):
-        remove(folder / OLD)
+    remove(folder / OLD, warn=quietly)  # the next run removes it
 
 
 def abandon(folder: Path) -> None:
     """Remove what was made."""
     # The journal goes last: without it nobody would know what the rest is.
     for name in (SET, JOURNAL):
-        with contextlib.suppress(OSError):  # the next run removes it
-            remove(folder / name)
+        remove(folder / name, warn=quietly)  # the next run removes it
 
 
 def _outcome(values: list[Any]) -> Outcome:

@@ -41,7 +41,7 @@ from ganformer_cli.data.sources import Item, Source, open_source
 from ganformer_cli.data.tally import Tally, UnusableLabelsError, check_label_width, source_fingerprint
 from ganformer_cli.data.verify import verify
 from ganformer_cli.errors import ConfigError, DataError, OutputError
-from ganformer_cli.files import ensure_writable_folder, sha256_of
+from ganformer_cli.files import ensure_writable_folder, reason_and_remedy, sha256_of
 
 __all__ = ["COMPRESSIONS", "Prepared", "check_name", "check_settings", "choose_resolution", "prepare", "verify"]
 
@@ -441,9 +441,9 @@ def _telling_of(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason, remedy = reason_and_remedy(error)
         full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows knows no quota
-        advice = "free some space" if full else "mend that"
+        first = "free some space" if full else "mend that"
         raise OutputError(
-            f"cannot write {target}: {error.strerror or error}; {advice} and run the same again: it goes on where it "
-            f"was, or choose another place"
+            f"cannot write {target}: {reason}; {first} and run the same again: it goes on where it was. Or {remedy}"
         ) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ganformer_cli.errors import DownloadError, OutputError
-from ganformer_cli.files import open_regular, sha256_of, write_json
+from ganformer_cli.files import open_regular, reason_and_remedy, sha256_of, write_json
 
 CHECKSUMS = "checksums.json"
 DIGITS = {"md5": 32, "sha256": 64}  # kinds of checksums, and their hexadecimal digits
@@ -182,7 +182,7 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except (OSError, NotImplementedError) as error:  # the second: a file system without locks
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_and_remedy(error)[0] if isinstance(error, OSError) else error
         raise OutputError(f"cannot lock {lock_path}: {reason}; choose a writable folder on a local disk") from error
     try:
         yield

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from ganformer_cli.downloads.checksums import ChecksumError, Digest, Progress, check_file, locked, note_checked
 from ganformer_cli.downloads.pages import SNIFFED, looks_like_page, read_page
 from ganformer_cli.errors import DownloadError, OutputError
-from ganformer_cli.files import write_json
+from ganformer_cli.files import advice, quietly, remove, replace, write_json
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -107,8 +107,8 @@ class Job:
     def discard(self) -> None:
         """Forget what has come so far; the part first, so that no note ever speaks of another part."""
         with self.disk():
-            self.part.unlink(missing_ok=True)
-            self.note.unlink(missing_ok=True)
+            remove(self.part)
+            remove(self.note)
 
     @contextlib.contextmanager
     def disk(self) -> Iterator[None]:
@@ -117,8 +117,8 @@ class Job:
             yield
         except OSError as error:
             raise OutputError(
-                f"cannot write {error.filename or self.part}: {error.strerror or error}; see that the folder is "
-                "writable and the disk has space, then run the same again: the download goes on where it stopped"
+                f"cannot write {error.filename or self.part}: {advice(error)}. Run the same again: the download goes "
+                "on where it stopped"
             ) from error
 
 
@@ -148,8 +148,7 @@ def obtain(
             try:
                 check(job.destination)
             except Exception:
-                with contextlib.suppress(OSError):
-                    job.destination.unlink()
+                remove(job.destination, warn=quietly)
                 raise
     return True
 
@@ -176,8 +175,8 @@ def _transfer(job: Job, ask: Ask) -> None:
             time.sleep(WAITS[failures - 1])
     fits = digest is None or digest.fits
     with job.disk():
-        os.replace(job.part, job.destination if fits else job.bad)
-        job.note.unlink(missing_ok=True)
+        replace(job.part, job.destination if fits else job.bad)
+        remove(job.note, warn=quietly)
     if digest is not None and not fits:
         raise ChecksumError(
             f"{job.destination.name} of {job.address} has the {digest.kind} {digest.found}, where {digest.expected} is "

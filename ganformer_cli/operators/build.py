@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.errors import OutputError
-from ganformer_cli.files import sha256_of, write_json
+from ganformer_cli.files import insist, quietly, reason_and_remedy, remove, sha256_of, write_json
 from ganformer_cli.operators.compiling import (
     CAPABILITIES,
     BuildError,
@@ -335,7 +335,7 @@ def _locked(folder: Path, name: str, say: Say) -> Iterator[None]:
 
 
 def _unwritable(folder: Path, error: Exception) -> OutputError:
-    reason = getattr(error, "strerror", None) or error
+    reason = reason_and_remedy(error)[0] if isinstance(error, OSError) else error
     remedy = "set GANFORMER_CACHE to a folder on a local disk with space"
     return OutputError(f"cannot write to {folder} ({reason}): {remedy}")
 
@@ -347,7 +347,7 @@ def _make(recipe: Recipe, tools: Tools, folder: Path, *, ahead: bool, say: Say) 
         known = known_architectures(tools.nvcc)
         recipe = replace(recipe, capability=cuda_capability(within(recipe.architectures, known)))
     for left_over in folder.glob(f"{name}.building-*"):  # of one that was killed, since we hold its lock
-        shutil.rmtree(left_over, ignore_errors=True)
+        remove(left_over, warn=quietly)
     try:
         work = Path(tempfile.mkdtemp(prefix=f"{name}.building-", dir=folder))
     except OSError as error:
@@ -359,7 +359,7 @@ def _make(recipe: Recipe, tools: Tools, folder: Path, *, ahead: bool, say: Say) 
         made = compile_library(recipe, tools, work)
         return _publish(made, folder, name, _note(recipe, tools, time.monotonic() - start, ahead=ahead))
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        remove(work, warn=quietly)
 
 
 def _note(recipe: Recipe, tools: Tools, seconds: float, *, ahead: bool) -> dict[str, Any]:
@@ -392,12 +392,11 @@ def _publish(made: Path, folder: Path, name: str, note: Mapping[str, Any]) -> Bu
     try:
         with made.open("rb+") as stream:
             os.fsync(stream.fileno())
-        os.replace(made, path)
+        insist(lambda: os.replace(made, path))
     except OSError as error:
         raise _unwritable(folder, error) from error
     write_json(folder / f"{name}.json", note)
     for old in folder.glob(f"{name}-*{library_suffix()}"):
         if old != path:
-            with contextlib.suppress(OSError):
-                old.unlink()
+            remove(old, warn=quietly)  # a process that has it loaded keeps it, on Windows
     return Build(path, note, fresh=True)

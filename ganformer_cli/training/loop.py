@@ -21,7 +21,7 @@ from ganformer_cli.config import ModelConfig, RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
-from ganformer_cli.files import write_json
+from ganformer_cli.files import remove, write_json
 from ganformer_cli.metrics.processes import together
 from ganformer_cli.metrics.registry import parse_metrics
 from ganformer_cli.training import run_folder, state
@@ -183,6 +183,7 @@ class Trainer:
         self.scoring = Scoring(options, dataset, folder, device, callbacks.message, group)
         self.counters = state.Counters()
         self.tick_kimg = 0.0  # where the current tick began
+        self.tidying: set[str] = set()  # what was said of files that could not be deleted
         self.setbacks = 0  # steps that went wrong since the last state
         self.saved_at = time.monotonic()
         self.watch = CollapseWatch(dataset, judged_by_sign=options.d_loss != "wgan")
@@ -223,7 +224,7 @@ class Trainer:
         best = self.scoring.best()
         for old in checkpoints.snapshots_of(self.folder)[: -self.config.train.last_snapshots]:
             if best is None or old != best[0]:
-                old.unlink(missing_ok=True)
+                remove(old, warn=self.tidying_failed)
         return path
 
     def save_state(self) -> None:
@@ -235,6 +236,7 @@ class Trainer:
             scalars=self.players.scalars,
             counters=dataclasses.replace(self.counters, micro_batch=self.players.micro_batch),
             identity={"config": self.config.to_dict(), "dataset": self.dataset.fingerprint},
+            warn=self.tidying_failed,
         )
 
     def restore(self, *, override: bool = False) -> bool:
@@ -302,7 +304,13 @@ class Trainer:
             return
         self.callbacks.message(f"warning: {text}")
         record = {"kimg": self.kimg, "event": event, "text": text}
-        run_folder.append_record(self.folder / run_folder.EVENTS_FILE, record)
+        run_folder.append_record(self.folder / run_folder.EVENTS_FILE, record, self.scoring.tell_once)
+
+    def tidying_failed(self, text: str) -> None:
+        """An old file is still there, of which the next save makes another try; said once."""
+        if text not in self.tidying:
+            self.tidying.add(text)
+            self.tell("tidying", text)
 
     # ----- When a step goes wrong -----
 
@@ -363,7 +371,7 @@ class Trainer:
         options = self.config.train
         total = round(options.total_kimg * 1000)
         self.callbacks.message(self.opening(total))
-        grids = SampleGrids(self.folder, self.config, self.dataset)
+        grids = SampleGrids(self.folder, self.config, self.dataset, self.tidying_failed)
         scores: dict[str, float] = {}
         if self.counters.images_seen == 0:
             self.group.told(grids.save_reals)
@@ -474,7 +482,7 @@ class Trainer:
             "memory_mib": rounded(memory),
             "gpu_memory_mib": rounded(gpu_memory_mib(self.device)),
         }
-        run_folder.append_record(self.folder / run_folder.LOG_FILE, record)
+        run_folder.append_record(self.folder / run_folder.LOG_FILE, record, self.scoring.tell_once)
         for warning in self.watch.warnings(figures, self.kimg):
             self.tell("health", warning)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import ConfigError, OutputError
-from ganformer_cli.files import ensure_writable_folder, write_bytes, write_json
+from ganformer_cli.files import Warn, append_json_line, ensure_writable_folder, is_in_use, write_bytes, write_json
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
@@ -129,17 +129,32 @@ def check_same_run(folder: Path, old: RunConfig, new: RunConfig, *, override: bo
         )
 
 
-def append_record(path: Path, record: dict[str, Any]) -> None:
+#: Records for files that another program had open; the next one brings them along.
+_waiting: dict[Path, list[dict[str, Any]]] = {}
+
+
+def append_record(path: Path, record: dict[str, Any], warn: Warn | None = None) -> None:
     """Add one JSON object as a line to the file ``path``.
+
+    Args:
+        path: the file.
+        record: the object.
+        warn: told that another program holds the file, so that the line waits for the next one. None: that is an
+            error, too.
 
     Raises:
         OutputError: it cannot be written to.
     """
+    waiting = [*_waiting.pop(path, []), record]
     try:
-        with path.open("a", encoding="utf-8", newline="\n") as stream:
-            stream.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space") from error
+        while waiting:
+            append_json_line(path, waiting[0])
+            waiting.pop(0)
+    except OutputError as error:
+        if warn is None or not (isinstance(error.__cause__, OSError) and is_in_use(error.__cause__)):
+            raise
+        _waiting[path] = waiting
+        warn(f"{error}. Its newest line is written with the next one")
 
 
 def forget_records_after(path: Path, kimg: float) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
+from ganformer_cli.files import Warn, remove
 from ganformer_cli.models import AttentionMap, Generator
 from ganformer_cli.sampling import sample_attention, sample_images
 from ganformer_cli.training.run_folder import SAMPLE_FOLDER
@@ -25,11 +26,12 @@ class SampleGrids:
         folder: the run folder.
         config: of the run.
         dataset: the real pictures.
+        warn: told of an old grid that cannot be deleted.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, dataset: ImageDataset) -> None:
+    def __init__(self, folder: Path, config: RunConfig, dataset: ImageDataset, warn: Warn) -> None:
         self.folder = folder / SAMPLE_FOLDER
-        self.config, self.dataset = config, dataset
+        self.config, self.dataset, self.warn = config, dataset, warn
 
     def save_reals(self) -> None:
         """``reals.png``: evenly spaced pictures of the data set."""
@@ -46,7 +48,7 @@ class SampleGrids:
         """
         if not self.config.train.keep_samples:
             for old in [*self.folder.glob("fakes-*.png"), *self.folder.glob("attention-*.png")]:
-                old.unlink(missing_ok=True)
+                remove(old, warn=self.warn)
         psi = self.config.train.truncation_psi
         drawn = sample_images(generator, range(self.config.train.vis_num), truncation_psi=psi)
         pictures = np.stack([picture for _, picture in drawn])

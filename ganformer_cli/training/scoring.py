@@ -104,7 +104,7 @@ class Scoring:
     def _write(self, record: dict[str, Any], snapshot: Path, kimg: float) -> None:
         record["provenance"]["snapshot_sha256"] = sha256_of(snapshot)
         whole = {"snapshot": snapshot.name, "kimg": kimg, "by": _TRAINING, **record}
-        append_record(self.folder / METRICS_FILE, whole)
+        append_record(self.folder / METRICS_FILE, whole, self.tell_once)
 
     def _evaluate(self, generator: Generator, count: int) -> dict[str, Any]:
         opening = partial(open_networks, self.metrics, weights={}, resize=None, device=self.device, offline=True)

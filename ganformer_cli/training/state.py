@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ganformer_cli import checkpoints
 from ganformer_cli.errors import SnapshotError
+from ganformer_cli.files import Warn, remove
 
 STATE_FOLDER = "state"
 KEPT = 2  # states
@@ -73,6 +74,7 @@ def save_state(
     scalars: Mapping[str, Tensor],
     counters: Counters,
     identity: Mapping[str, Any],
+    warn: Warn,
 ) -> Path:
     """Write the state of a run to its folder, whole or not at all, and remove all but the newest two.
 
@@ -83,6 +85,7 @@ def save_state(
         scalars: further tensors.
         counters: where the run stands.
         identity: JSON values that say which run it is, to be compared when it goes on.
+        warn: told of an old state that cannot be deleted.
 
     Raises:
         OutputError: the place cannot be written to; the states that are there stay.
@@ -97,7 +100,7 @@ def save_state(
     header = {"counters": asdict(counters), "identity": dict(identity), "sha256": digest(tensors)}
     checkpoints.save_tensors(path, tensors, header)
     for old in states_of(run)[:-KEPT]:
-        old.unlink(missing_ok=True)
+        remove(old, warn=warn)
     return path
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 
 from ganformer_cli.errors import ConfigError, OutputError
-from ganformer_cli.files import atomic_open
+from ganformer_cli.files import advice, atomic_open, replace
 from ganformer_cli.visualization.encoding import NAME, description, exif
 from ganformer_cli.visualization.grids import Images
 
@@ -106,11 +106,9 @@ def _save_mp4(path: Path, frames: Iterable[Images], per_second: float, about: Ma
             said = _feed([*words, str(made)], itertools.chain([first], waiting))
             if said is not None:
                 raise OutputError(f"{path}: ffmpeg failed ({said}); say --film gif, --film webp or --film frames")
-            made.replace(path)
+            replace(made, path)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; choose a writable place with space"
-        ) from error
+        raise OutputError(f"cannot write {path}: {advice(error)}") from error
 
 
 def _feed(words: Sequence[str], frames: Iterable[Images]) -> str | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,7 +15,7 @@ from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.zips import PASSWORD
 from ganformer_cli.errors import DataError, OutputError
-from ganformer_cli.files import check_regular, read_regular, write_json
+from ganformer_cli.files import advice, check_regular, quietly, read_regular, remove, write_json
 
 DATA = "data.mdb"
 _MAGIC = bytes.fromhex("dec0efbe")
@@ -155,16 +153,14 @@ class Unpacked:
 
     def remove(self) -> None:
         """Remove what was unpacked."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder, warn=quietly)
         self._lock.release()
-        with contextlib.suppress(OSError):  # another process may have taken it meanwhile
-            os.unlink(self._lock.lock_file)
+        remove(Path(self._lock.lock_file), warn=quietly)  # another process may have taken it meanwhile
 
     @staticmethod
     def _no_room(archive: Path, error: OSError) -> OutputError:
         return OutputError(
-            f"{archive} cannot be unpacked beside itself ({error.strerror or error}); make room there, or unpack it "
-            f"by hand and give the folder"
+            f"{archive} cannot be unpacked beside itself: {advice(error)}. Or unpack it by hand and give the folder"
         )
 
     def _unpack(self, archive: Path, member: str) -> None:
@@ -172,7 +168,7 @@ class Unpacked:
         wanted = {"archive": file_state(archive), "member": member}
         if stamp.is_file() and self.data.is_file() and json.loads(read_regular(stamp)) == wanted:
             return
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
         check_regular(archive)
         with zipfile.ZipFile(archive) as opened:
             info = opened.getinfo(member)

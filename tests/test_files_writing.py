@@ -1,0 +1,123 @@
+"""Files that other programs hold, and places that cannot be written to."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ganformer_cli import files, system_errors
+from ganformer_cli.errors import OutputError
+
+
+def held(code: int) -> PermissionError:
+    """What Windows raises for a file that another program has open."""
+    error = PermissionError(errno.EACCES, "The process cannot access the file", "some-file")
+    error.winerror = code  # type: ignore[attr-defined]  # elsewhere there is none
+    return error
+
+
+@pytest.fixture
+def holder(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int, int], list[str]]:
+    """``holder("replace", 2, 32)``: os.replace fails twice with WinError 32; the calls so far are in the list."""
+    monkeypatch.setattr(system_errors, "WAITS", (0.0,) * 3)
+
+    def hold(name: str, times: int, code: int) -> list[str]:
+        real, calls = getattr(os, name), []
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls.append(name)
+            if len(calls) <= times:
+                raise held(code)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(os, name, call)
+        return calls
+
+    return hold
+
+
+@pytest.mark.parametrize("code", [5, 32, 33, 1224])
+def test_what_is_held_for_a_moment_is_written_all_the_same(
+    holder: Callable[[str, int, int], list[str]], code: int
+) -> None:
+    calls = holder("replace", 3, code)
+    files.write_bytes(Path("a"), b"new")
+    assert Path("a").read_bytes() == b"new"
+    assert len(calls) == 4
+
+
+def test_what_stays_held_is_an_error_that_names_the_holder(holder: Callable[[str, int, int], list[str]]) -> None:
+    Path("a").write_bytes(b"old")
+    holder("replace", 99, 32)
+    with pytest.raises(OutputError, match=r"cannot write a: another program has it open \(a virus scanner.*close"):
+        files.write_bytes(Path("a"), b"new")
+    assert {path.name: path.read_bytes() for path in Path().iterdir()} == {"a": b"old"}
+
+
+def test_access_denied_may_have_two_reasons(holder: Callable[[str, int, int], list[str]]) -> None:
+    holder("replace", 99, 5)
+    with pytest.raises(OutputError, match="another program has it open .*, or you may not write there; close"):
+        files.write_bytes(Path("a"), b"new")
+
+
+def test_removing_waits_then_warns_or_raises(holder: Callable[[str, int, int], list[str]]) -> None:
+    Path("a").write_bytes(b"")
+    Path("b").write_bytes(b"")
+    calls = holder("unlink", 10, 32)
+    said: list[str] = []
+    assert not files.remove(Path("a"), warn=said.append)
+    assert len(said) == 1
+    assert "cannot delete" in said[0]
+    assert "another program" in said[0]
+    with pytest.raises(OutputError, match="cannot delete .*another program"):
+        files.remove(Path("a"))
+    assert len(calls) == 8
+    assert files.remove(Path("b"), warn=said.append)
+    assert not Path("b").exists()
+    assert len(said) == 1
+
+
+def test_removing_takes_folders_and_what_is_not_there() -> None:
+    Path("folder/deep").mkdir(parents=True)
+    Path("folder/deep/file").write_bytes(b"")
+    assert files.remove(Path("folder"))
+    assert files.remove(Path("folder"))
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("EROFS", "Read-only file system; .*mounted for reading only"),
+        ("EACCES", "Permission denied; choose a folder that you may write to"),
+        ("EPERM", "Operation not permitted; it is protected"),
+        ("ENOSPC", "No space left on device; free some space"),
+        ("EDQUOT", "quota exceeded; free some space"),
+        ("EMFILE", "Too many open files; .*ulimit -n"),
+        ("ENAMETOOLONG", "File name too long; choose a shorter name"),
+    ],
+)
+def test_each_error_is_named_for_what_it_is(monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
+    code = getattr(errno, name, None)
+    if code is None:
+        pytest.skip(f"this system has no {name}")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(OutputError, match=f"cannot write there.a: .*{words}"):
+        files.write_bytes(Path("there/a"), b"")
+    with pytest.raises(OutputError, match=f"--output-dir there: .*{words}"):
+        files.ensure_writable_folder(Path("there"), "--output-dir")
+
+
+def test_a_name_that_is_too_long_says_so() -> None:
+    with pytest.raises(OutputError, match="choose a shorter name"):
+        files.write_bytes(Path("x" * 300), b"")
