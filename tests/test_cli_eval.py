@@ -277,6 +277,7 @@ def test_what_generate_wrote_scores_as_the_model_does(
     for images in ("png", array):
         done = ganformer("eval", "--images", images, "--dataset", "scenes", *how)
         # The data set is larger here than what the model was trained on: the reals are others, but not by much.
+        assert done.exit_code == 0, done.stderr
         assert json.loads(done.stdout)["fid"] == pytest.approx(model, rel=0.5)
 
 

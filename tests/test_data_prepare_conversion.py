@@ -13,10 +13,11 @@ import pytest
 
 from ganformer_cli.data import conversion
 from ganformer_cli.data.conversion import Look, convert, convert_all, default_workers
+from ganformer_cli.data.pictures import Decoding
 from ganformer_cli.data.sources import Item
 from ganformer_cli.errors import OutputError
 
-LOOK = Look(8, 8, (255, 255, 255), packed=True, labelled=False)
+LOOK = Look(8, 8, Decoding(), packed=True, labelled=False)
 
 
 def pictures(count: int, side: int = 8) -> Iterator[Item]:

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ganformer_cli.data.datasets import PreparedDataset
+from ganformer_cli.data.prepare import prepare
 from ganformer_cli.data.sources import Source, open_source
 from ganformer_cli.data.sources import lmdbs as lmdb_room
 from ganformer_cli.errors import DataError, OutputError
@@ -92,30 +94,41 @@ def test_no_channels(tmp_path: Path, form: str) -> None:
 
 
 @every_form
-@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8"])
-def test_numbers_from_0_to_1_are_rounded(tmp_path: Path, form: str, dtype: str) -> None:
-    exact = pictures(5, 8, 8, 3)
-    check(open_source(FORMS[form](tmp_path / "file", (exact / 255).astype(dtype))) if form != "hdf5" else
-          open_source(save_hdf5(tmp_path / "file", (exact / 255).astype(dtype), "images")), exact)  # fmt: skip
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", "<u2", ">u2"])
+def test_other_numbers_are_handed_over_as_they_are(tmp_path: Path, form: str, dtype: str) -> None:
+    wide = (pictures(5, 8, 8, 3) / 255).astype(dtype) if "f" in dtype else pictures(5, 8, 8, 3).astype(dtype) * 257
+    path = tmp_path / "file"
+    with open_source(save_hdf5(path, wide, "images") if form == "hdf5" else FORMS[form](path, wide)) as source:
+        rows = [item.data for item in source.items()]
+    assert all(isinstance(row, np.ndarray) and row.dtype.isnative for row in rows)
+    assert np.array_equal(np.stack(rows), wide)  # type: ignore[arg-type]
 
 
 @every_form
-def test_other_numbers_are_refused(tmp_path: Path, form: str) -> None:
-    def save(array: Array) -> Path:
+def test_types_without_a_meaning_are_refused(tmp_path: Path, form: str) -> None:
+    for wrong in (pictures(2, 8, 8, 3).astype(np.int64), pictures(2, 8, 8, 3) > 9, np.zeros((2, 8, 8, 3), np.uint32)):
         path = tmp_path / "file"
-        return save_hdf5(path, array, "images") if form == "hdf5" else FORMS[form](path, array)
+        with pytest.raises(DataError, match="file.*uint8, uint16, or floating point from 0 to 1"):
+            open_source(save_hdf5(path, wrong, "images") if form == "hdf5" else FORMS[form](path, wrong))
 
-    for wrong in (pictures(2, 8, 8, 3).astype(np.int64), pictures(2, 8, 8, 3) > 9, np.zeros((2, 8, 8, 3), np.uint16)):
-        with pytest.raises(DataError, match="file.*uint8, or floating point from 0 to 1"):
-            open_source(save(wrong))
+
+def test_prepare_rounds_them(tmp_path: Path) -> None:
+    exact = pictures(5, 8, 8, 3)
+    for name, array in (("f4", (exact / 255).astype(np.float32)), ("u2", exact.astype(np.uint16) * 257)):
+        made = prepare(save_npy(tmp_path / name, array), name, data_dir=tmp_path / "made", resolution=8, workers=1)
+        dataset = PreparedDataset(made.folder)
+        assert all(np.array_equal(dataset.image(i).transpose(1, 2, 0), exact[i]) for i in range(5))
+
+
+def test_numbers_out_of_range(tmp_path: Path) -> None:
+    far = save_npy(tmp_path / "far", np.full((2, 8, 8, 3), [0, 100, 255], np.float32))
     with pytest.raises(DataError, match="has values from 0 to 255, where 0 to 1 is wanted; scale"):
-        open_source(save(np.full((2, 8, 8, 3), [0, 100, 255], np.float32)))
+        prepare(far, "far", data_dir=tmp_path / "made", workers=1)
     some = np.zeros((4, 8, 8, 3), np.float32)
     some[1, 0, 0, 0], some[2, 0, 0, 0] = 2, np.nan
-    with open_source(save(some)) as source:
-        assert [item.error.partition(",")[0] for item in source.items()] == [
-            "", "values from 0 to 2", "values from nan to nan", "",
-        ]  # fmt: skip
+    made = prepare(save_npy(tmp_path / "some", some), "some", data_dir=tmp_path / "made", workers=1)
+    reasons = [skipped["reason"].partition(",")[0] for skipped in made.manifest["skipped"]["first"]]
+    assert reasons == ["values from 0 to 2", "values from nan to nan"]
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (0, 8, 8, 3), (2, 0, 8, 3), (8, 8, 3), (2, 8, 8, 2), (1, 2, 8, 8, 3), ()])

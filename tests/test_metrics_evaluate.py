@@ -306,8 +306,8 @@ def test_arrays_that_hold_no_pictures(tmp_path: Path, scenes: ImageDataset) -> N
     np.save(tmp_path / "nan.npy", broken)
     with pytest.raises(DataError, match="picture 2 holds numbers that are not finite"):
         evaluate(open_pictures(tmp_path / "nan.npy", "--images"), scenes, metrics=["diversity"])
-    np.save(tmp_path / "flat.npy", np.zeros((4, 32, 32, 3), np.uint8))
-    with pytest.raises(DataError, match=r"--images .*flat.npy: uint8 \[4, 32, 32, 3\]; an array of pictures is"):
+    np.save(tmp_path / "flat.npy", np.zeros((4, 32, 32, 5), np.uint8))
+    with pytest.raises(DataError, match=r"--images .*flat.npy: uint8 \[4, 32, 32, 5\]; pictures are uint8, uint16"):
         open_pictures(tmp_path / "flat.npy", "--images")
     np.save(tmp_path / "objects.npy", np.array([{}], object))
     with pytest.raises(DataError, match="objects.npy: not a numpy array"):

@@ -254,10 +254,15 @@ class Evaluation:
         """Score what the options mean; returns what could not be, and why, as one line."""
         images = reals = None
         if self.options["images"] is not None:
+            from ganformer_cli.data.catalogue import SCENES
             from ganformer_cli.metrics.sources import open_pictures
 
-            images = open_pictures(self.options["images"], "--images")
-            reals = self.open_reals({}, images.resolution, images.height / images.width)
+            if self.options["dataset"] == SCENES:  # drawn in the size of the images
+                images = open_pictures(self.options["images"], "--images", notice=self.notice)
+                reals = self.open_reals({}, images.resolution, images.height / images.width)
+            else:
+                reals = self.open_reals({}, 0, 1.0)
+                images = open_pictures(self.options["images"], "--images", like=reals, notice=self.notice)
             files: list[Path] = []
         else:
             chosen = self.options["model"], self.options["expname"], self.options["result_dir"]
@@ -302,7 +307,7 @@ class Evaluation:
         if self.options["reals"] is not None:
             from ganformer_cli.metrics.sources import open_pictures
 
-            return open_pictures(self.options["reals"], "--reals")
+            return open_pictures(self.options["reals"], "--reals", notice=self.notice)
         name, limit, fingerprint = self.options["dataset"], None, None
         if name is None:
             trained_on = header.get("dataset")

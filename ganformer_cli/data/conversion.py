@@ -23,7 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ganformer_cli.data.pictures import Color, UnusableError, fit, from_pixels, open_picture, shown_size
+from ganformer_cli.data.pictures import (
+    Decoding,
+    UnusableError,
+    fit,
+    from_pixels,
+    open_picture,
+    shown_size,
+)
 from ganformer_cli.data.sources import Item
 from ganformer_cli.errors import OutputError
 
@@ -44,7 +51,7 @@ class Look:
 
     height: int
     width: int
-    background: Color
+    decoding: Decoding
     packed: bool  # whether the PNGs are compressed
     labelled: bool  # whether a picture without a label is skipped
 
@@ -75,11 +82,15 @@ def convert(item: Item, look: Look) -> Converted:
     if look.labelled and item.label is None:
         return outcome._replace(reason=NO_LABEL), b""
     try:
-        image = open_picture(item.data) if isinstance(item.data, bytes) else from_pixels(item.data)
+        decoding = look.decoding
+        if isinstance(item.data, bytes):
+            image = open_picture(item.data)
+        else:
+            image = from_pixels(item.data, decoding.value_range)
         with image:
             height, width = shown_size(image)
             outcome = outcome._replace(mode=image.mode, size=(width, height))
-            fitted = fit(image, look.height, look.width, look.background)
+            fitted = fit(image, look.height, look.width, decoding.background, decoding.value_range)
     except UnusableError as error:
         return outcome._replace(reason=str(error)), b""
     pixels = fitted.tobytes()
@@ -217,8 +228,13 @@ def _file_digest(item: Item) -> str:
         return ""
     if isinstance(item.data, bytes):
         return hashlib.sha256(item.data).hexdigest()
-    shape = f"{'x'.join(map(str, item.data.shape))}\n".encode()
-    return hashlib.sha256(shape + np.ascontiguousarray(item.data).tobytes()).hexdigest()
+    pixels = item.data
+    shape = "x".join(map(str, pixels.shape))
+    if pixels.dtype.kind == "f" and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
+        pixels = np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)  # known by what they were always made into
+    elif pixels.dtype != np.uint8:
+        shape += f" {pixels.dtype.name}"
+    return hashlib.sha256(f"{shape}\n".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
 def _packed(image: Image.Image) -> bytes:

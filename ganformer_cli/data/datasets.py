@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import difflib
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy.typing as npt
 
 from ganformer_cli.config import ModelConfig, image_size
 from ganformer_cli.data.catalogue import SCENES, find_entry
-from ganformer_cli.data.manifest import MANIFEST, read_manifest
+from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
+from ganformer_cli.data.pictures import Decoding, is_large_enough
 from ganformer_cli.data.scenes import Scene, compose
 from ganformer_cli.data.scenes_render import render, render_mask
 from ganformer_cli.data.stores import ShardStore, open_store, read_labels
@@ -48,6 +50,8 @@ class ImageDataset(abc.ABC):
         self._cached: npt.NDArray[np.bool_] | None = None
 
     label_dim = 0  # width of a label; 0 without labels
+    decoding = Decoding()  # how its files are, or were, decoded
+    notes: Sequence[str] = ()  # what the user should know of how it is read, a sentence each
 
     def __len__(self) -> int:
         return self._count
@@ -118,11 +122,22 @@ class SceneDataset(ImageDataset):
 class PreparedDataset(ImageDataset):
     """Pictures of one size on disk: what ``ganformer prepare`` made, or a zip or folder in StyleGAN's layout."""
 
-    def __init__(self, path: Path, *, name: str | None = None, max_images: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        max_images: int | None = None,
+        decoding: Decoding | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         """
         Args:
             path: a folder with a manifest, or a zip or a folder of pictures.
             max_images: use the first so many only.
+            decoding: of pictures that are not prepared.
+            size: (height, width) to crop and shrink the pictures to, as ``prepare`` does, where all are large enough;
+                else, and with None, they must have one size, and keep it.
 
         Raises:
             DataError: there is nothing there, or it does not hold pictures of one size.
@@ -131,10 +146,16 @@ class PreparedDataset(ImageDataset):
         self._store = open_store(path) if manifest is None else ShardStore(path, manifest["shards"])
         try:
             if manifest is None:
-                height, width = self._store.common_size()
+                if decoding is not None:
+                    self.decode(decoding)
+                height, width = self._conform(size) or self._store.common_size()
                 ratio, fingerprint = height / width, self._store.fingerprint()
             else:
+                self.decoding = decoding_of(manifest)
                 height, width, ratio = manifest["height"], manifest["width"], manifest["ratio"]
+                if size not in (None, (height, width)) and self._conform(size, {(height, width): 0}):
+                    height, width = self._store.fitted or (height, width)
+                    ratio = height / width
                 fingerprint = manifest["fingerprint"]
             labels = read_labels(self._store)
         except DataError:
@@ -149,11 +170,43 @@ class PreparedDataset(ImageDataset):
             name or (whole.name if path.is_dir() else whole.stem), height, width, ratio, count, fingerprint
         )
         self.path = path
+        self.is_prepared = manifest is not None
         self._labels = None if labels is None else np.asarray(labels)  # int64 [count] or float64 [count, label_dim]
         if manifest is not None and manifest["labels"]:
             self.label_dim = manifest["labels"]["size"]  # there may be classes without a picture
         elif self._labels is not None:
             self.label_dim = int(self._labels.max()) + 1 if self._labels.ndim == 1 else self._labels.shape[1]
+
+    def decode(self, decoding: Decoding) -> None:
+        """Decode files that are not prepared this way from now on; to be said before the first is read."""
+        self.decoding = self._store.decoding = decoding
+
+    def _conform(
+        self, size: tuple[int, int] | None, sizes: Mapping[tuple[int, int], int] | None = None
+    ) -> tuple[int, int] | None:
+        """Let the pictures be cropped and shrunk to ``size``, if those that are looked at are large enough.
+
+        Args:
+            sizes: theirs, as far as is known; None looks at some.
+
+        Returns:
+            ``size``; None if they keep their own.
+
+        Raises:
+            DataError: they have several sizes, not all of them large enough.
+        """
+        if size is None:
+            return None
+        sizes = self._store.sizes() if sizes is None else sizes
+        small = [own for own in sizes if not is_large_enough(own, size)]
+        if small and len(sizes) > 1:
+            raise self._store.several(sizes)
+        if small:
+            return None
+        if others := [own for own in sizes if own != size]:
+            self.notes = [*self.notes, conformed_text(others, size)]
+        self._store.fitted = size
+        return size
 
     def label(self, index: int) -> Floats:
         if self._labels is None:
@@ -172,6 +225,15 @@ class PreparedDataset(ImageDataset):
                 f"{self.width}x{self.height}; make them one size with: ganformer prepare {self.path}"
             )
         return picture
+
+
+def conformed_text(sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> str:
+    """A sentence that images of these (height, width) are brought to ``size``."""
+    (height, width), *more = sizes
+    return (
+        f"images of {width}x{height} px{' and other sizes' if more else ''} are cropped to the middle and shrunk to "
+        f"{size[1]}x{size[0]} px, as ganformer prepare does"
+    )
 
 
 def prepared_names(data_dir: Path) -> list[str]:

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ganformer_cli.data.pictures import Decoding
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import read_regular
 
@@ -74,6 +75,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if checksum(manifest) != manifest["checksum"]:
         raise DataError(f"{path} was edited: it does not have its own checksum; prepare it again")
     return dict(manifest)
+
+
+def decoding_of(manifest: dict[str, Any]) -> Decoding:
+    """How the pictures of a prepared data set were decoded."""
+    digits, value_range = manifest.get("background"), manifest.get("value_range")
+    known: dict[str, Any] = {}
+    if isinstance(digits, str) and re.fullmatch(r"#[0-9a-f]{6}", digits):
+        known["background"] = tuple(bytes.fromhex(digits[1:]))
+    if isinstance(value_range, list) and len(value_range) == 2:
+        known["value_range"] = (float(value_range[0]), float(value_range[1]))
+    return Decoding(**known)
 
 
 def _is_shard(shard: Any) -> bool:

@@ -1,21 +1,37 @@
-"""One picture of any kind, turned into an upright RGB picture of a wanted size."""
+"""How an image of any kind becomes an upright RGB image, cropped and shrunk to a wanted size.
+
+Everything that opens images decodes them here: ``prepare``, the folders and zips that ``train`` and ``eval`` read, and
+arrays. So the same file has the same pixels whatever reads it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ganformer_cli.data.stores import readable_formats
+from ganformer_cli.data.image_formats import readable_formats
 
 MOST_PIXELS = 90_000_000  # a picture that unpacks to more is refused: 270 MB, and a small file can claim it
 
 TOO_SMALL = "too small"  # how that reason begins
 
 Color = tuple[int, int, int]
+ValueRange = tuple[float, float]
+WHITE: Color = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What a file does not say of itself."""
+
+    background: Color = WHITE  # under transparent parts
+    value_range: ValueRange | None = None  # of more than 8 bits: what becomes 0 and 255; None: 0 to 65535, or 0 to 1
 
 
 class UnusableError(Exception):
@@ -45,19 +61,64 @@ def open_picture(data: bytes) -> Image.Image:
     return image
 
 
-def from_pixels(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """A picture that a source holds as numbers, uint8 [height, width, 1, 3 or 4]: grey, RGB, RGB and transparency.
+def decode(data: bytes, decoding: Decoding, size: tuple[int, int] | None = None) -> Image.Image:
+    """The first frame of an image file: upright, RGB.
+
+    Args:
+        data: the file.
+        decoding: what it does not say of itself.
+        size: (height, width) to crop and shrink it to, see :func:`fit`; None keeps its own.
 
     Raises:
-        UnusableError: they have another type or shape, or are too many.
+        UnusableError: it is no image, damaged, too large to unpack, too small, or has no meaning in RGB.
     """
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
-        raise UnusableError(f"an array {pixels.dtype} {list(pixels.shape)}, not uint8 [height, width, 1, 3 or 4]")
+    with open_picture(data) as image:
+        height, width = shown_size(image) if size is None else size
+        return fit(image, height, width, decoding.background, decoding.value_range)
+
+
+def decode_array(
+    pixels: npt.NDArray[Any], decoding: Decoding, size: tuple[int, int] | None = None
+) -> Image.Image:  # fmt: skip
+    """The same of an array, see :func:`from_pixels`.
+
+    Raises:
+        UnusableError: it is no image.
+    """
+    image = from_pixels(pixels, decoding.value_range)
+    height, width = (image.height, image.width) if size is None else size
+    return fit(image, height, width, decoding.background)
+
+
+def from_pixels(pixels: npt.NDArray[Any], value_range: ValueRange | None = None) -> Image.Image:
+    """An image that a source holds as numbers, [height, width, 1, 3 or 4]: grey, RGB, RGB and transparency.
+
+    uint8 is taken as it is, uint16 becomes ``round(value / 257)``, floating point from 0 to 1 ``round(value * 255)``;
+    of both, ``value_range`` says what becomes 0 and 255 instead.
+
+    Raises:
+        UnusableError: they have another type or shape, lie outside the range, or are too many.
+    """
+    kind = pixels.dtype.kind
+    known = pixels.dtype == np.uint8 or kind == "f" or (kind == "u" and pixels.dtype.itemsize == 2)
+    if not known or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise UnusableError(
+            f"an array {pixels.dtype} {list(pixels.shape)}, not [height, width, 1, 3 or 4] of uint8, uint16 or "
+            "floating point"
+        )
     height, width, channels = pixels.shape
     if height * width > MOST_PIXELS:
         raise UnusableError(_too_many_pixels(f"{width}x{height} px, "))
     if min(height, width) < 1:
         raise UnusableError("it has no pixels")
+    if pixels.dtype != np.uint8:
+        if kind == "f" and value_range is None:
+            low, high = float(pixels.min()), float(pixels.max())
+            if not (low >= 0 and high <= 1):  # so written, nan fails too
+                raise UnusableError(f"values from {low:g} to {high:g}, where 0 to 1 is wanted")
+            pixels = np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
+        else:
+            pixels = _as_8_bits(pixels, value_range)
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if channels == 1 else pixels))
 
 
@@ -78,7 +139,15 @@ def crop_size(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]
     return max(1, round(width * tall / wide)), width
 
 
-def fit(image: Image.Image, height: int, width: int, background: Color) -> Image.Image:
+def is_large_enough(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
+    """Whether a picture of ``size`` (height, width) can be cropped and shrunk to ``wanted``: nothing is enlarged."""
+    tall, wide = crop_size(size, wanted)
+    return tall >= wanted[0] and wide >= wanted[1]
+
+
+def fit(
+    image: Image.Image, height: int, width: int, background: Color, value_range: ValueRange | None = None
+) -> Image.Image:
     """Turn a picture upright, crop its middle to the proportions of ``height`` by ``width``, and shrink it to them.
 
     A picture that has this size already keeps its pixels. Otherwise the filter is Lanczos, in 8 bits.
@@ -90,44 +159,47 @@ def fit(image: Image.Image, height: int, width: int, background: Color) -> Image
         UnusableError: the picture is damaged, too small, or of a kind that has no meaning in RGB.
     """
     try:
+        raw_mode = file_mode(image)
         image.load()
         _turn_upright(image)
     except Exception as error:  # a damaged file can break a decoder in any way
         raise UnusableError(f"damaged: {_words(error)}") from error
     tall, wide = crop_size((image.height, image.width), (height, width))
-    if tall < height or wide < width:
+    if not is_large_enough((image.height, image.width), (height, width)):
         raise UnusableError(f"{TOO_SMALL}: {image.width}x{image.height} px where {width}x{height} are needed")
     left, top = (image.width - wide) // 2, (image.height - tall) // 2
     if (tall, wide) != (image.height, image.width):  # of a large picture every copy takes time
         image = image.crop((left, top, left + wide, top + tall))
-    image = to_rgb(image, background)
+    image = to_rgb(image, background, value_range, raw_mode)
     fits = image.size == (width, height)  # a copy has nothing to do with the file any more
     image = image.copy() if fits else image.resize((width, height), Image.Resampling.LANCZOS)
     image.info = {}
     return image
 
 
-def to_rgb(image: Image.Image, background: Color) -> Image.Image:
-    """A picture of any mode as RGB.
+def to_rgb(
+    image: Image.Image, background: Color, value_range: ValueRange | None = None, raw_mode: str = ""
+) -> Image.Image:
+    """An image of any mode as RGB.
 
-    Transparent parts show ``background``. 16-bit grey becomes ``round(value / 257)``. Colour profiles are not applied.
+    Transparent parts show ``background``. 16-bit grey becomes ``round(value / 257)``; of 16-bit colour Pillow reads the
+    high byte. Colour profiles are not applied.
+
+    Args:
+        background: under transparent parts.
+        value_range: of grey with more than 8 bits, what becomes 0 and 255.
+        raw_mode: how the file held its pixels, see :func:`file_mode`.
 
     Raises:
         UnusableError: numbers without a known range, or colours that Pillow cannot convert.
     """
-    if image.mode.startswith("I"):  # 16 bits, which some formats deliver as 32
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise UnusableError("32-bit numbers, whose range is not known; convert it to 8 or 16 bits")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        values = np.asarray(image)
-        if not (values.min() >= 0 and values.max() <= 1):  # so written, nan fails too
-            raise UnusableError("floating-point numbers outside 0 to 1; convert it to 8 or 16 bits")
-        image = Image.fromarray(np.floor(values * 255 + 0.5).astype(np.uint8))
+    if value_range is not None and is_deep_color(image, raw_mode):
+        raise UnusableError("16-bit colour, of which only the high bytes are read: --value-range cannot be applied")
+    if image.mode.startswith(("I", "F")):
+        image = _grey_as_8_bits(image, value_range)
     try:
         if image.has_transparency_data:
-            straight = image.convert("LA") if image.mode == "La" else image
+            straight = image.convert("LA") if image.mode == "La" else _with_8_bit_key(image, raw_mode)
             canvas = Image.new("RGBA", image.size, (*background, 255))
             canvas.alpha_composite(straight.convert("RGBA"))
             image = canvas
@@ -136,6 +208,79 @@ def to_rgb(image: Image.Image, background: Color) -> Image.Image:
         raise UnusableError(f"mode {image.mode}: {_words(error)}") from error
 
 
+def file_mode(image: Image.Image) -> str:
+    """How the file of an image that is not loaded yet holds its pixels, in Pillow's words, such as ``RGB;16B``.
+
+    Empty where it is not said, or the pixels are loaded: then it is forgotten.
+    """
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def is_deep_color(image: Image.Image, raw_mode: str) -> bool:
+    """Whether the file has 16-bit colour, of which the image has the upper 8 bits only."""
+    return ";16" in raw_mode and image.mode in ("RGB", "RGBA", "RGBX", "CMYK")
+
+
+def _grey_as_8_bits(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
+    """Mode L of whole numbers with more than 8 bits (modes I and I;16), or of floating point (mode F)."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        # so written, nan fails too
+        if value_range is None and not (values.min() >= 0 and values.max() <= 1):
+            raise UnusableError(
+                "floating-point numbers outside 0 to 1; say what they mean with --value-range LOW,HIGH, or convert it "
+                "to 8 or 16 bits"
+            )
+        grey = np.floor(values * 255 + 0.5).astype(np.uint8) if value_range is None else _as_8_bits(values, value_range)
+    else:
+        if value_range is None and (values.min() < 0 or values.max() > 65535):
+            raise UnusableError(
+                "32-bit numbers, whose range is not known; say it with --value-range LOW,HIGH, or convert it to 8 or "
+                "16 bits"
+            )
+        grey = _as_8_bits(values, value_range)
+    key = image.info.get("transparency")
+    if not isinstance(key, int):
+        return Image.fromarray(grey)
+    # A PNG of 16-bit grey may name one value that is transparent; in 8 bits its neighbours would be, too.
+    return Image.fromarray(np.stack([grey, np.where(values == key, 0, 255).astype(np.uint8)], axis=2), "LA")
+
+
+def _as_8_bits(values: npt.NDArray[Any], value_range: ValueRange | None) -> npt.NDArray[np.uint8]:
+    """Numbers with more than 8 bits brought from ``value_range``, or else from 0 to 65535, to 0 to 255, rounded.
+
+    Raises:
+        UnusableError: some lie outside the range.
+    """
+    if value_range is None:
+        return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
+    (low, high), least, most = value_range, float(values.min()), float(values.max())
+    if not (low <= least and most <= high):
+        raise UnusableError(f"values from {least:g} to {most:g}, outside --value-range {low:g},{high:g}")
+    return np.floor((values.astype(np.float64) - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
+
+
+def _with_8_bit_key(image: Image.Image, raw_mode: str) -> Image.Image:
+    """The image with its transparent colour, if it names one, written as its pixels are.
+
+    A PNG gives that colour in its own number of bits, Pillow the pixels in 8.
+    """
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and is_deep_color(image, raw_mode):
+        key = tuple(part >> 8 for part in key)
+    elif isinstance(key, int) and raw_mode in _STEPS:
+        key *= _STEPS[raw_mode]
+    else:
+        return image
+    image = image.copy()
+    image.info["transparency"] = key
+    return image
+
+
+_STEPS = {"L;2": 85, "L;4": 17}  # between the greys of 2 and 4 bits, in 8
 _ORIENTATION = 0x0112  # the EXIF tag
 
 

@@ -31,6 +31,7 @@ from ganformer_cli.data.manifest import MANIFEST_FORMAT, belongs, read_manifest
 from ganformer_cli.data.pictures import (
     TOO_SMALL,
     Color,
+    Decoding,
     UnusableError,
     crop_size,
     from_pixels,
@@ -123,6 +124,7 @@ def prepare(
         OutputError: the target cannot be written.
     """
     color = check_settings(name, resolution, ratio, background, max_images, shards_num, compression, workers)
+    decoding = Decoding(color)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; we decide about both
@@ -130,6 +132,7 @@ def prepare(
             source = stack.enter_context(open_source(source, form=form, labels=labels, resolution=resolution))
         _check_labels(source, strict)
         notes = [_printable(text) for text in (*source.label_notes, *source.label_faults)]
+        _check_numbers(source, decoding)
         chosen = choose_resolution(source, ratio) if resolution is None else resolution
         height, width = image_size(chosen, ratio)
         settings = {
@@ -154,7 +157,7 @@ def prepare(
             return Prepared(target, made_before, unchanged=True, notes=notes)
         with _making(target, plan) as making:
             resumed = making.committed
-            look = Look(height, width, color, compression == "png", source.label_kind is not None)
+            look = Look(height, width, decoding, compression == "png", source.label_kind is not None)
             _convert(making, source, look, max_images, strict, workers, progress)
             head = {"format": MANIFEST_FORMAT, "name": name, "tool": _TOOL, **settings}
             if notes:
@@ -235,6 +238,22 @@ def _check_labels(source: Source, strict: bool) -> None:
         raise DataError(f"{source.label_faults[0]}; correct the labels, or leave --strict out")
 
 
+def _check_numbers(source: Source, decoding: Decoding) -> None:
+    """Refuse at once an array whose numbers mean something else: some rows of it may happen to look right.
+
+    Raises:
+        DataError: it is one.
+    """
+    first = next(iter(source.samples(1)), None)
+    if first is None or first.data is None or isinstance(first.data, bytes):
+        return
+    try:
+        from_pixels(first.data, decoding.value_range)
+    except UnusableError as error:
+        if str(error).startswith("values"):
+            raise DataError(f"{source.path}: {first.name} has {error}; scale the array, or save it as uint8") from None
+
+
 def _size(item: Item) -> tuple[int, int]:
     """Height and width of a picture as it is meant to be seen.
 
@@ -243,7 +262,9 @@ def _size(item: Item) -> tuple[int, int]:
     """
     if item.data is None:
         raise UnusableError(item.error)
-    with open_picture(item.data) if isinstance(item.data, bytes) else from_pixels(item.data) as image:
+    if not isinstance(item.data, bytes):
+        return item.data.shape[0], item.data.shape[1]
+    with open_picture(item.data) as image:
         return shown_size(image)
 
 

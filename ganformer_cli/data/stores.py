@@ -7,53 +7,39 @@ from __future__ import annotations
 
 import abc
 import hashlib
-import io
 import json
 import os
 import threading
 import zipfile
 import zlib
 from array import array
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, overload
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.data.manifest import LABELS, MANIFEST, picture_name
+from ganformer_cli.data.pictures import Decoding, UnusableError, decode, open_picture, shown_size
 from ganformer_cli.data.shards import read_directory
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import check_regular, open_regular, read_regular, why_no_file
 
 Bytes = npt.NDArray[np.uint8]
 
-# Formats that Pillow hands to other programs or libraries, or cannot read by itself.
-_REFUSED = {"EPS", "WMF", "HDF5", "BUFR", "GRIB", "MPEG"}
 _LARGEST_FILE = 1 << 30  # bytes of one picture's file; more is a mistake or an attack
 _MOST_CLASSES = 1 << 20  # a larger class number is no class
 _LOCAL_HEADER = 30  # bytes of it before a zip entry's name
 _LOOKED_AT = 64  # pictures whose size is looked at when a set without a manifest is opened
 
 
-@cache
-def readable_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are read."""
-    Image.init()
-    return tuple(sorted(set(Image.OPEN) - _REFUSED))
-
-
-@cache
-def readable_suffixes() -> frozenset[str]:
-    """File suffixes of those formats: lower case, with the dot."""
-    formats = readable_formats()
-    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in formats)
-
-
 class Store(abc.ABC):
     """Pictures in the order of their names. Safe for threads, and to send to a process."""
+
+    decoding = Decoding()
+    fitted: tuple[int, int] | None = None  # (height, width) to crop and shrink each to; None keeps its own
 
     def __init__(self, path: Path, names: Sequence[str], others: int) -> None:
         self.path = path
@@ -94,11 +80,33 @@ class Store(abc.ABC):
             DataError: it cannot be read.
         """
         try:
-            with Image.open(io.BytesIO(self.read(index)), formats=readable_formats()) as image:
-                pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-        except Exception as error:  # a damaged file can break a decoder in any way
-            raise DataError(f"{self.where(index)} cannot be read ({error}); prepare the data set again") from error
+            pixels = np.asarray(decode(self.read(index), self.decoding, self.fitted))
+        except UnusableError as error:
+            raise DataError(f"{self.where(index)} cannot be read ({error}); {self._remedy}") from error
+        except Exception as error:  # a damaged archive can break its reader in any way
+            raise DataError(f"{self.where(index)} cannot be read ({error}); {self._remedy}") from error
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    _remedy = "mend or remove it, or make a data set of the readable ones with: ganformer prepare"
+
+    def sizes(self) -> dict[tuple[int, int], int]:
+        """Height and width of some of the pictures as they are meant to be seen, each with the first that has it.
+
+        Raises:
+            DataError: one cannot be read.
+        """
+        found: dict[tuple[int, int], int] = {}
+        for index in self._some():
+            try:
+                with open_picture(self.read(index)) as image:
+                    found.setdefault(shown_size(image), index)
+            except Exception as error:
+                raise DataError(f"{self.where(index)} cannot be read ({error}); {self._remedy}") from error
+        return found
+
+    def _some(self) -> list[int]:
+        count = len(self.names)
+        return sorted({i * (count - 1) // max(1, _LOOKED_AT - 1) for i in range(_LOOKED_AT)})
 
     def common_size(self) -> tuple[int, int]:
         """Height and width that the pictures share, as far as a look at some of them shows.
@@ -106,17 +114,20 @@ class Store(abc.ABC):
         Raises:
             DataError: they differ, or one cannot be read.
         """
-        count = len(self.names)
         sizes: dict[tuple[int, int], int] = {}
-        for index in sorted({i * (count - 1) // max(1, _LOOKED_AT - 1) for i in range(_LOOKED_AT)}):
+        for index in self._some():
             sizes.setdefault(self.picture(index).shape[1:], index)
         if len(sizes) > 1:
-            (first, a), (second, b) = list(sizes.items())[:2]
-            raise DataError(
-                f"{self.path} has pictures of several sizes ({self.names[a]}: {first[1]}x{first[0]}, {self.names[b]}: "
-                f"{second[1]}x{second[0]}); make a data set of them with: ganformer prepare {self.path}"
-            )
+            raise self.several(sizes)
         return next(iter(sizes))
+
+    def several(self, sizes: Mapping[tuple[int, int], int]) -> DataError:
+        """The error that the pictures have several sizes."""
+        (first, a), (second, b) = list(sizes.items())[:2]
+        return DataError(
+            f"{self.path} has pictures of several sizes ({self.names[a]}: {first[1]}x{first[0]}, {self.names[b]}: "
+            f"{second[1]}x{second[0]}); make a data set of them with: ganformer prepare {self.path}"
+        )
 
 
 class FolderStore(Store):
@@ -227,6 +238,8 @@ class ShardStore(Store):
     Of each picture three numbers are kept, which lie in one block of memory for all: millions of pictures cost little,
     here and in every process that this is sent to.
     """
+
+    _remedy = "prepare the data set again"
 
     def __init__(self, path: Path, shards: list[dict[str, Any]]) -> None:
         """

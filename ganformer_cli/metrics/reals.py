@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ganformer_cli.metrics.features import FeatureNetwork
 
 #: Raise it when something else is computed under the same description.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def look_at_reals(
@@ -60,6 +60,7 @@ def look_at_reals(
                 "pictures": content,
                 "count": plan.reals,
                 "of": len(source.indices),
+                "decoding": repr(source.dataset.decoding),
                 **selection,
                 "network": wanted,
                 "weights_sha256": network.weights_sha256,

@@ -9,12 +9,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.datasets import ImageDataset, PreparedDataset
+from ganformer_cli.data.datasets import ImageDataset, PreparedDataset, conformed_text
 from ganformer_cli.data.manifest import MANIFEST
+from ganformer_cli.data.pictures import Decoding, UnusableError, decode_array, is_large_enough
+from ganformer_cli.data.sources.arrays import layout_of
 from ganformer_cli.data.stores import open_store
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import check_regular, sha256_of
@@ -28,6 +31,12 @@ SEEDS_APART = 2**32
 #: Pictures whose seeds and labels are held at a time, at least.
 _TOGETHER = 1024
 _MOST_READERS = 8
+#: Bytes of an array that are looked at together to find the range of its values.
+_SCANNED = 64 << 20
+#: Values farther from 0 than this are no images of -1 to 1, however far a generator may overshoot.
+_FARTHEST = 100.0
+#: A share of values beyond -1 to 1 that is worth a word.
+_CLIPPED = 0.05
 
 
 class Source(ABC):
@@ -116,52 +125,113 @@ class Drawn(Source):
 
 
 class ArrayPictures(ImageDataset):
-    """Pictures in a ``.npy`` file, as ``ganformer generate --format npy`` writes them.
+    """Images in a ``.npy`` file: what ``ganformer prepare`` reads, or what ``ganformer generate --format npy`` writes.
+
+    Floating point is from -1 to 1 where any value of the array is negative, and else from 0 to 1, as for ``prepare``.
 
     Args:
-        path: of an array [N, 3, height, width], uint8, or floating point nominally in [-1, 1].
+        path: of an array [N, H, W, C], [N, C, H, W] or [N, H, W] of uint8, uint16 or floating point.
+        decoding: background of transparent parts, and the range of the values where they lie in it.
+        size: (height, width) to crop and shrink them to, if they are large enough.
 
     Raises:
         DataError: it is no such array.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, decoding: Decoding | None = None, size: tuple[int, int] | None = None
+    ) -> None:  # fmt: skip
         try:
             check_regular(path)
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
             digest = sha256_of(path)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: not a numpy array that can be read ({error})") from error
-        known = isinstance(rows, np.ndarray) and (rows.dtype == np.uint8 or rows.dtype.kind == "f")
-        if not known or rows.ndim != 4 or rows.shape[1] != 3 or 0 in rows.shape:
-            shape = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, np.ndarray) else "something else"
-            raise DataError(
-                f"{path}: {shape}; an array of pictures is [N, 3, height, width], uint8 or floating point from -1 to 1"
-            )
-        count, _, height, width = rows.shape
-        super().__init__(path.stem, height, width, height / width, count, digest)
+        if not isinstance(rows, np.ndarray):
+            raise DataError(f"{path}: something else than one array; save the images with numpy.save")
+        self._layout = layout_of(rows.shape, rows.dtype, str(path))
+        if not len(rows):
+            raise DataError(f"{path}: the array is empty; it needs at least one image")
+        height, width = own = self._layout.image_size
+        self._size = size if size is not None and is_large_enough(own, size) else None
+        notes: list[str] = []
+        if self._size not in (None, own):
+            height, width = self._size or own
+            notes = [conformed_text([own], (height, width))]
+        super().__init__(path.stem, height, width, height / width, len(rows), digest)
+        self.decoding, self.notes = decoding or Decoding(), notes
         self.path, self._rows = path, rows
         self.cache_bytes = 0  # it lies in memory as it is
+        self._value_range = self._find_range()
+
+    def _find_range(self) -> tuple[float, float] | None:
+        """What becomes 0 and 255; None: what is usual for the type."""
+        given = self.decoding.value_range
+        if self._rows.dtype.kind != "f":
+            return given if self._rows.dtype != np.uint8 else None
+        low, high, beyond = np.inf, -np.inf, 0
+        some = max(1, _SCANNED // max(1, self._layout.row_bytes))
+        for start in range(0, len(self._rows), some):
+            block = self._rows[start : start + some]
+            low = min(low, float(np.fmin.reduce(block, axis=None)))
+            high = max(high, float(np.fmax.reduce(block, axis=None)))
+            beyond += int(np.count_nonzero(np.abs(block) > 1))
+        if given is not None and given[0] <= low and high <= given[1]:
+            return given
+        if low < 0 and max(-low, high) <= _FARTHEST:
+            if beyond > _CLIPPED * self._rows.size:
+                self.notes.append(
+                    f"{beyond / self._rows.size:.0%} of the values lie outside -1 to 1 ({low:g} to {high:g}) and are "
+                    "clipped; scale the array if it means something else"
+                )
+            return -1.0, 1.0
+        if low < 0 or high > 1:
+            raise DataError(
+                f"{self.path}: values from {low:g} to {high:g}; floating-point images are from -1 to 1, or from 0 to "
+                "1: scale the array, or save it as uint8"
+            )
+        return None
 
     def _load(self, index: int) -> Images:
-        row = self._rows[index]
-        if row.dtype != np.uint8:
-            if not np.isfinite(row).all():
-                raise DataError(f"{self.path}: picture {index} holds numbers that are not finite (NaN or infinite)")
-            row = np.clip(np.rint((row.astype(np.float32) + 1) * 127.5), 0, 255)
-        return np.ascontiguousarray(row, np.uint8)
+        row = self._layout.pixels(self._rows[index])
+        if row.dtype.kind == "f" and not np.isfinite(row).all():
+            raise DataError(f"{self.path}: picture {index} holds numbers that are not finite (NaN or infinite)")
+        if row.dtype.kind == "f" and self._value_range == (-1.0, 1.0):
+            row = np.clip(np.rint((row.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+        try:
+            image = decode_array(row, Decoding(self.decoding.background, self._value_range), self._size)
+        except UnusableError as error:
+            raise DataError(f"{self.path}: picture {index}: {error}") from error
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def open_pictures(path: Path, option: str) -> ImageDataset:
-    """Pictures of one size: a folder, a zip, a prepared data set, or a ``.npy`` array.
+def open_pictures(
+    path: Path, option: str, *, like: ImageDataset | None = None, notice: Callable[[str], None] = lambda text: None
+) -> ImageDataset:
+    """Images of one size: a folder, a zip, a prepared data set, or a ``.npy`` array.
+
+    Args:
+        path: where they are.
+        option: that names them.
+        like: what they are to be compared with: they are decoded as its images were, and cropped and shrunk to its size
+            where they are larger.
+        notice: told what was done to them, and what of the place is not read.
 
     Raises:
         DataError: there are none; the message begins with ``option``.
     """
+    how: dict[str, Any] = {} if like is None else {"decoding": like.decoding, "size": (like.height, like.width)}
+    opened: ArrayPictures | PreparedDataset
     try:
-        return ArrayPictures(path) if path.suffix.lower() == ".npy" and not path.is_dir() else PreparedDataset(path)
+        is_array = path.suffix.lower() == ".npy" and not path.is_dir()
+        opened = ArrayPictures(path, **how) if is_array else PreparedDataset(path, **how)
     except DataError as error:
         raise DataError(f"{option} {error}") from error
+    for note in opened.notes:
+        notice(f"{option} {path}: {note}")
+    if isinstance(like, PreparedDataset) and not like.is_prepared and opened.decoding != like.decoding:
+        like.decode(opened.decoding)
+    return opened
 
 
 def content_of(dataset: ImageDataset, indices: npt.NDArray[np.int64]) -> str:

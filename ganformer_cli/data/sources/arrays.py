@@ -33,7 +33,9 @@ from ganformer_cli.files import check_regular, open_regular
 CHANNELS = (1, 3, 4)
 PICTURE_NAMES = ("images", "data", "x")  # what an array of pictures is called where there are several
 LABEL_NAMES = ("labels", "y", "label")
-_WANTED = "uint8, or floating point from 0 to 1, of shape [N, H, W, C], [N, C, H, W] or [N, H, W] with C in 1, 3, 4"
+_WANTED = (
+    "uint8, uint16, or floating point from 0 to 1, of shape [N, H, W, C], [N, C, H, W] or [N, H, W] with C in 1, 3, 4"
+)
 
 
 @dataclass(frozen=True)
@@ -52,22 +54,19 @@ class Layout:
     def row_bytes(self) -> int:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
-    def pixels(self, row: npt.NDArray[Any]) -> Pixels:
-        """Picture [H, W, C] of one row.
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of a picture."""
+        place = 2 if self.channels_first else 1
+        return self.shape[place], self.shape[place + 1]
 
-        Raises:
-            ValueError: numbers with a point that are not between 0 and 1.
-        """
-        if row.dtype.kind == "f":
-            low, high = float(row.min()), float(row.max())
-            if not (low >= 0 and high <= 1):
-                raise ValueError(f"values from {low:g} to {high:g}, where 0 to 1 is wanted")
-            row = np.rint(row.astype(np.float64) * 255)
+    def pixels(self, row: npt.NDArray[Any]) -> Pixels:
+        """Picture [H, W, C] of one row, in its own type and this machine's byte order."""
         if row.ndim == 2:
             row = row[..., None]
         elif self.channels_first:
             row = row.transpose(1, 2, 0)
-        return np.ascontiguousarray(row, np.uint8)
+        return np.ascontiguousarray(row, row.dtype.newbyteorder("="))
 
 
 def layout_of(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Layout:
@@ -80,7 +79,7 @@ def layout_of(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Layou
     first = len(shape) == 4 and shape[1] in CHANNELS
     if first and last:  # of tiny pictures; they are square more often than not
         first = shape[2] == shape[3] and shape[1] != shape[2]
-    good_type = dtype == np.uint8 or dtype.kind == "f"
+    good_type = dtype.kind == "f" or (dtype.kind == "u" and dtype.itemsize <= 2)
     if not (last or first or len(shape) == 3) or not good_type:
         raise DataError(f"{where}: {dtype} {list(shape)}; pictures are {_WANTED}: convert it")
     if len(shape) == 3 and shape[2] in CHANNELS:
@@ -133,17 +132,7 @@ class Arrayed(Labelled):
     def item_of(self, number: int, row: npt.NDArray[Any]) -> Item:
         """Picture ``number``, whose row has been read."""
         name = f"{self._name}[{number}]"
-        label = self._label(number, name)
-        try:
-            return Item(name, self._layout.pixels(row), label)
-        except ValueError as error:
-            return Item(name, None, label, reason(error))
-
-    def check_first(self, first: Callable[[int], Item]) -> None:
-        """Refuse at once an array whose numbers mean something else."""
-        item = first(0) if self.count() else None
-        if item is not None and item.error.startswith("values"):
-            raise DataError(f"{self.path}: {item.name} has {item.error}; scale the array, or save it as uint8")
+        return Item(name, self._layout.pixels(row), self._label(number, name))
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
@@ -173,7 +162,6 @@ class NpySource(Arrayed, Numbered):
                 )
             # Rows are read, not mapped: mapped pages would count as this process's memory.
             self._mapped = np.load(path, mmap_mode="r", allow_pickle=False) if rows_apart else None
-            self.check_first(self.item)
             self.use(choose_labels(labels, path, count=self.count))
         except BaseException:
             self._stream.close()
@@ -214,7 +202,6 @@ class NpzSource(Arrayed, Streamed):
         try:
             self._arrays = {name.removesuffix(".npy"): name for name in self._zip.namelist() if name.endswith(".npy")}
             self._name, self._layout = self._choose()
-            self.check_first(lambda _: next(self.items()))
             self.use(choose_labels(labels, path, own=self._own_labels, count=self.count))
         except BaseException:
             self._zip.close()

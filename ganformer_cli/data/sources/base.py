@@ -15,13 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.stores import readable_suffixes
+from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.errors import DataError
 
-Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[Any]  # uint8, uint16 or floating point; see pictures.from_pixels
 Label = int | tuple[float, ...]
 
 FORMS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")  # what --format names

@@ -39,7 +39,6 @@ class Hdf5Source(Arrayed, Numbered):
             self._data = self._choose(h5py)
             self._name = self._data.name.lstrip("/")
             self._layout = layout_of(self._data.shape, self._data.dtype, f"{path}: dataset {self._name}")
-            self.check_first(self.item)
             self.use(choose_labels(labels, path, own=self._own_labels, count=self.count))
         except DataError:
             self._file.close()
@@ -52,7 +51,7 @@ class Hdf5Source(Arrayed, Numbered):
         found: list[Any] = []
         self._file.visititems(lambda _, node: found.append(node) if isinstance(node, h5py.Dataset) else None)
         named = [node for name in PICTURE_NAMES for node in found if node.name.rpartition("/")[2] == name]
-        typical = [node for node in found if node.dtype == np.uint8 and node.ndim in (3, 4)]
+        typical = [node for node in found if node.dtype in (np.uint8, np.uint16) and node.ndim in (3, 4)]
         for node in [*(node for node in named if node.ndim in (3, 4)), *typical]:
             return node
         names = ", ".join(f"{node.name} {node.dtype} {list(node.shape or ())}" for node in found[:5])

@@ -71,7 +71,7 @@ class TfdsSource(Labelled):
         if self._in_set and np.ndim(row["label"]) == 0 and 0 <= int(row["label"]) < MOST_CLASSES:
             label = int(row["label"])
         picture = np.asarray(row["image"])
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in CHANNELS:
+        if picture.dtype not in (np.uint8, np.uint16) or picture.ndim != 3 or picture.shape[2] not in CHANNELS:
             return Item(name, None, label, f"{picture.dtype} {list(picture.shape)} is no picture")
         return Item(name, np.ascontiguousarray(picture), label)
 
