@@ -15,15 +15,18 @@ import random
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import stress_harness as harness
-import stress_inputs
-import stress_options
-import stress_servers
-import stress_signals
-from stress_harness import Report
+# Run as a script; whatever else is installed under the name `tests` is not meant.
+_package = types.ModuleType("tests")
+_package.__path__ = [str(Path(__file__).resolve().parent)]
+sys.modules["tests"] = _package
+
+from tests import stress_harness as harness  # noqa: E402
+from tests import stress_inputs, stress_options, stress_servers, stress_signals  # noqa: E402
+from tests.stress_harness import Report  # noqa: E402
 
 #: Cases that a whole campaign has at least.
 LEAST = {"signals": 300, "files": 1000, "pickles": 300, "sources": 100, "servers": 50, "options": 2000}

@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import stress_harness as harness
-from fuzz_original_snapshots import GOLDEN, mutilate
-from stress_harness import Report, Sandbox
-from stress_signals import RUN, TRAIN, Trained, images
+from tests import stress_harness as harness
+from tests.fuzz_original_snapshots import GOLDEN, mutilate
+from tests.stress_harness import Report, Sandbox
+from tests.stress_signals import RUN, TRAIN, Trained, images
 
 MODEL_LINE = ("generate", "--model", "FILE", "--seeds", "0", "--output-dir", "out", "--gpus", "none")
 HUGE = "1" + "0" * 400
@@ -343,7 +343,7 @@ def _repeated_storage(count: int) -> bytes:
 
 def _persistent(source: random.Random, touch: str) -> bytes:
     """The call that persistent objects are rebuilt with, with states of every wrong type."""
-    odd = [
+    odd: list[Any] = [
         None,
         5,
         "text",

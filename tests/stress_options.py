@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import stress_harness as harness
-from stress_harness import Report, Sandbox
-from stress_signals import RUN, Trained, images
+from tests import stress_harness as harness
+from tests.stress_harness import Report, Sandbox
+from tests.stress_signals import RUN, Trained, images
 
 _WORDS = (
     "nan inf -inf 1e39 -1e39 1e308 1e-320 0 -0 -1 -0.0 0.5 00 1e3 1_000 0x10 ١٢ ½ "

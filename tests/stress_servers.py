@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import stress_harness as harness
-from stress_harness import Report, Sandbox
-from stress_inputs import _png, _zip
+from tests import stress_harness as harness
+from tests.stress_harness import Report, Sandbox
+from tests.stress_inputs import _png, _zip
 
 #: Bytes that one connection is sent at most, and seconds that it is kept.
 MOST_BYTES, MOST_SECONDS = 1 << 29, 40.0

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import stress_harness as harness
-from stress_harness import Report, Sandbox
+from tests import stress_harness as harness
+from tests.stress_harness import Report, Sandbox
 
 #: A run of twenty steps with snapshots, grids, scores and states.
 TRAIN = shlex.split(
@@ -329,8 +329,7 @@ def killed_between_state_and_scores(root: Path, source: random.Random, report: R
         sandbox = Sandbox(root, "between")
         with harness.started(sandbox, TRAIN) as leader:
             if count < 0:  # when the last state is there, wherever its grid and scores are
-                states = sandbox.cwd / RUN / "state"
-                harness.until(lambda states=states: (states / "training-state-000000080.safetensors").exists(), 60)  # type: ignore[misc]
+                harness.until((sandbox.cwd / RUN / "state" / "training-state-000000080.safetensors").exists, 60)
                 _send(leader, signal.SIGKILL)
                 harness.wait(leader, sandbox, 10)
             else:
@@ -392,12 +391,11 @@ def outputs_that_are_not_files(root: Path, source: random.Random, report: Report
             what = f"{' '.join(line)} onto a {kind}"
             report.cases["serious"] += 1
             report.check("serious", what, outcome)
-            kept = {
-                "device": target.is_char_device,
-                "link": target.is_symlink,
-                "file": lambda target=target: target.read_bytes() == harness.CANARY,
-            }[kind]
-            if not kept():
+            if kind == "file":
+                kept = target.read_bytes() == harness.CANARY
+            else:
+                kept = target.is_char_device() if kind == "device" else target.is_symlink()
+            if not kept:
                 report.fault("lost", "serious", f"{what}: replaced")
             target.unlink(missing_ok=True)
             sandbox.check(report, "serious", what)
