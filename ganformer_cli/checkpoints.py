@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, SnapshotError
-from ganformer_cli.files import check_regular, why_no_file, write_bytes
+from ganformer_cli.files import check_regular, parse_json, why_no_file, write_bytes
 from ganformer_cli.models import Discriminator, Generator
 
 Network = TypeVar("Network", Generator, Discriminator)
@@ -89,9 +89,10 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{path}: not a readable safetensors file ({error}); it may be truncated: copy or download it again"
         ) from error
     try:
-        header = json.loads(metadata[METADATA_KEY])
-    except (KeyError, ValueError) as error:
+        text = metadata[METADATA_KEY]
+    except KeyError as error:
         raise SnapshotError(f"{path}: holds no ganformer configuration; give a file that ganformer wrote") from error
+    header = parse_json(text, f"{path}: its header", kind=SnapshotError, remedy="give another snapshot")
     if not isinstance(header, dict) or not isinstance(header.get("format"), int):
         raise SnapshotError(f"{path}: its ganformer header is damaged; give another snapshot")
     if header["format"] > FORMAT_VERSION:

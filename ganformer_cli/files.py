@@ -37,6 +37,7 @@ else:
 MIB = 1 << 20
 MAX_BYTES = 64 * MIB  # of a JSON file
 MAX_MEMORY = 512 * MIB  # of the values in it
+MAX_LABELS_MEMORY = 2 << 30  # of labels: 10 million classes, or 70,000 vectors of 900 numbers
 MAX_DEPTH = 64  # of lists and tables in one another
 MAX_INTEGER = 2**64  # whatever is counted, and random seeds, stay below it
 MAX_LINE = 4 * MIB  # of a file of lines
@@ -400,7 +401,8 @@ def read_toml(
         what = f"cannot be read ({type(error).__name__})" if long_line is None else "has a number that is too large"
         raise _fault(kind, str(path), long_line, what, remedy) from error
     if violation := _violation(values, MAX_DEPTH, finite=True):
-        raise _fault(kind, str(path), None, violation, remedy)
+        match = _ODD_NUMBER.search(bare)
+        raise _fault(kind, str(path), match and bare.count("\n", 0, match.start()) + 1, violation, remedy)
     return values
 
 
@@ -414,6 +416,7 @@ _TOML_STRING = re.compile(
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 400  # more than any number of 64 bits has, exponents written out
 _LONG_NUMBER = re.compile(rf"\d[\d_]{{{_MAX_DIGITS}}}")
+_ODD_NUMBER = re.compile(r"(?<![\w.-])[+-]?(?:inf|nan)(?!\w)|0[xob][\da-fA-F_]{17,}|\d[\d_]{19,}|\de\+?\d{3,}")
 _MAX_DOTS = 256
 
 

@@ -157,7 +157,10 @@ def test_a_picture_of_another_size_found_late(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "not the manifest"),
+        ("{", "manifest.json, line 1: is not JSON"),
+        ("[" * 5000, "manifest.json, line 1: is nested"),
+        ('{"format": ' + "9" * 5000, "manifest.json, line 1: has a number that is too large"),
+        ('{"format": null}', "not the manifest"),
         ("[]", "not the manifest"),
         ('{"format": "ganformer-dataset/99"}', "this version reads"),
         ('{"format": "ganformer-dataset/1"}', "this version reads"),

@@ -24,8 +24,8 @@ from ganformer_cli.cli.generate_output import (
 )
 from ganformer_cli.cli.generate_sheets import draw_figures, draw_maps, sources_of
 from ganformer_cli.cli.progress import Progress
-from ganformer_cli.errors import OutputError
-from ganformer_cli.files import remove, write_json
+from ganformer_cli.errors import GanformerError, OutputError
+from ganformer_cli.files import read_json, remove, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,15 +78,13 @@ class Drawing:
         Raises:
             OutputError: another one is in its way.
         """
-        import json
-
         from ganformer_cli.visualization.encoding import taken
 
         file, rows = self.plan.folder / IMAGES_FILE, self.plan.folder / ROWS_FILE
         if self.plan.format != "npy" or not file.exists():
             return False
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads(rows.read_text(encoding="utf-8")) == self._rows():
+        with contextlib.suppress(GanformerError):
+            if read_json(rows) == self._rows():
                 return True
         if not self.overwrite:
             raise OutputError(taken(file, f"holds other pictures than these (see {ROWS_FILE})"))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,16 +14,13 @@ from urllib.parse import unquote, urlsplit
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, TrainConfig
 from ganformer_cli.downloads import drive_address, split_checksum
 from ganformer_cli.errors import ConfigError, DataError
-from ganformer_cli.files import read_regular
+from ganformer_cli.files import read_toml
 from ganformer_cli.resources import resource_folder
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from ganformer_cli.text import printable
 
 SCENES = "scenes"  # the built-in set's name
 GB = 10**9
+MAX_BYTES = 10**15  # of a download: a petabyte
 # What a download is: how the catalogue calls it, how it is read, and the suffix of the file.
 FORMS = {
     "zip of pictures": ("zip", ".zip"),
@@ -140,7 +135,7 @@ def read_entry(path: Path) -> CatalogueEntry:
         DataError: the file is not TOML, or has a wrong or missing key.
     """
     try:
-        values = tomllib.loads(read_regular(path).decode("utf-8"))
+        values = read_toml(path)
         _check(values, _ENTRY, "", needed=("title", "licence", "ratio"))
         sources = values.get("source", [])
         for number, source in enumerate(sources, 1):
@@ -149,9 +144,8 @@ def read_entry(path: Path) -> CatalogueEntry:
         values["ratio"] = float(values["ratio"])
         entry = CatalogueEntry(name=path.stem, **values)
         _check_preset(entry)
-    except (OSError, ValueError, ConfigError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be used as a catalogue entry: {reason}") from error
+    except (ValueError, ConfigError) as error:
+        raise DataError(f"{path} cannot be used as a catalogue entry: {error}") from error
     return entry
 
 
@@ -162,12 +156,12 @@ def _line(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and "\n" not in value and len(value) <= 500
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+def _number(most: float) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= most
 
 
-def _whole(value: Any) -> bool:
-    return _number(value) and isinstance(value, int)
+def _whole(most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 0 < value <= most
 
 
 def _address(value: Any) -> bool:
@@ -188,9 +182,9 @@ _ENTRY: _Rules = {
     "title": (_line, "a line of text"),
     "licence": (_line, 'a line of text, such as "CC BY 4.0"'),
     "homepage": (_address, "an address that begins with http:// or https://"),
-    "ratio": (_number, "height / width, a number above 0"),
-    "resolution": (_whole, "a whole number of pixels"),
-    "images": (_whole, "a whole number of pictures"),
+    "ratio": (_number(1000), "height / width, a number above 0"),
+    "resolution": (_whole(1 << 16), f"a whole number of pixels, at most {1 << 16}"),
+    "images": (_whole(10**10), "a whole number of pictures, at most 10^10"),
     "source": (lambda value: isinstance(value, list), "written as [[source]]"),
     "preset": (lambda value: isinstance(value, dict), "written as [preset]"),
 }
@@ -200,8 +194,8 @@ _SOURCE: _Rules = {
     "drive": (lambda value: isinstance(value, str) and bool(_ID.fullmatch(value)), "the id of a file of Google Drive"),
     "md5": (lambda value: _is_checksum("md5", value), "32 hexadecimal digits"),
     "sha256": (lambda value: _is_checksum("sha256", value), "64 hexadecimal digits"),
-    "gigabytes": (_number, "a number above 0"),
-    "bytes": (_whole, "a whole number above 0"),
+    "gigabytes": (_number(MAX_BYTES / GB), f"a number above 0, at most {MAX_BYTES // GB:,}"),
+    "bytes": (_whole(MAX_BYTES), f"a whole number above 0, at most {MAX_BYTES:,}"),
     "folder": (_inside, "a folder inside the archive, such as CLEVR_v1.0/images"),
 }
 
@@ -219,10 +213,10 @@ def _check(values: Mapping[str, Any], rules: _Rules, where: str, *, needed: tupl
         if key not in rules:
             near = difflib.get_close_matches(key, rules, n=1)
             advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(rules)}"
-            raise _Wrong(f"{where}{key} is no key of it; {advice}")
+            raise _Wrong(f"{where}{printable(key, limit=80)} is no key of it; {advice}")
         fits, meant = rules[key]
         if not fits(value):
-            raise _Wrong(f"{where}{key} = {value!r} must be {meant}")
+            raise _Wrong(f"{where}{key} = {printable(repr(value), limit=80)} must be {meant}")
     for key in needed:
         if key not in values:
             raise _Wrong(f"{where}{key} is missing: {rules[key][1]}")
@@ -244,7 +238,7 @@ def _check_preset(entry: CatalogueEntry) -> None:
         if key not in MODEL_FIELDS | TRAIN_FIELDS:
             near = difflib.get_close_matches(key.replace("-", "_"), sorted(MODEL_FIELDS | TRAIN_FIELDS), n=1)
             advice = f"; did you mean {near[0]}?" if near else "; it is no option of ganformer train"
-            raise _Wrong(f"preset: {key} is unknown{advice}")
+            raise _Wrong(f"preset: {printable(key, limit=80)} is unknown{advice}")
     model = {"ratio": entry.ratio, **({} if entry.resolution is None else {"resolution": entry.resolution})}
     ModelConfig.from_dict({**model, **_part(entry.preset, MODEL_FIELDS)}, "preset")
     TrainConfig.from_dict(_part(entry.preset, TRAIN_FIELDS), "preset")

@@ -13,7 +13,8 @@ from typing import Any
 
 from ganformer_cli.data.pictures import Decoding
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import read_regular
+from ganformer_cli.files import read_json
+from ganformer_cli.text import printable
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "ganformer-dataset/2"
@@ -60,13 +61,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    try:
-        manifest = json.loads(read_regular(path))
-        form = manifest["format"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(f"{path} is not the manifest of a prepared data set ({error!r}); prepare it again") from error
+    manifest = read_json(path, remedy="prepare it again")
+    if not isinstance(manifest, dict) or not isinstance(form := manifest.get("format"), str):
+        raise DataError(f"{path} is not the manifest of a prepared data set (it has no format); prepare it again")
     if form != MANIFEST_FORMAT:
-        raise DataError(f"{path} has format {form!r}, this version reads {MANIFEST_FORMAT!r}; prepare it again")
+        found = printable(form, limit=80)
+        raise DataError(f"{path} has format {found!r}, this version reads {MANIFEST_FORMAT!r}; prepare it again")
     wrong = [key for key, kind in _KINDS.items() if not isinstance(manifest.get(key), kind)]
     if not wrong and not (manifest["shards"] and all(_is_shard(shard) for shard in manifest["shards"])):
         wrong = ["shards"]

@@ -25,7 +25,7 @@ from ganformer_cli.data.manifest import LABELS, MANIFEST, picture_name
 from ganformer_cli.data.pictures import Decoding, UnusableError, decode, open_picture, shown_size
 from ganformer_cli.data.shards import read_directory
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import check_regular, open_regular, read_regular, why_no_file
+from ganformer_cli.files import MAX_LABELS_MEMORY, check_regular, open_regular, parse_json, read_regular, why_no_file
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -298,7 +298,7 @@ class ShardStore(Store):
         for file in self._files:
             check_regular(file)
             with zipfile.ZipFile(file) as archive:
-                labels += json.loads(archive.read(LABELS))["labels"] or []
+                labels += _pairs(archive.read(LABELS), f"{file}: {LABELS}")
         return json.dumps({"labels": labels}).encode()
 
     def size(self) -> int:
@@ -395,7 +395,7 @@ def read_labels(store: Store) -> list[int] | list[list[float]] | None:
         data = store.labels_file()
         if data is None:
             return None
-        pairs = json.loads(data.decode("utf-8"))["labels"]
+        pairs = _pairs(data, where)
         if not pairs:
             return None
         by_name = {str(name).replace("\\", "/"): label for name, label in pairs}
@@ -412,6 +412,15 @@ def read_labels(store: Store) -> list[int] | list[list[float]] | None:
     if len(lengths) == 1 and 0 not in lengths and numbers:
         return [[float(x) for x in label] for label in labels]
     raise DataError(f"{where}: labels must be classes from 0, or vectors of numbers of one length; mend or remove it")
+
+
+def _pairs(data: bytes, where: str) -> list[Any]:
+    """What stands under ``labels`` in a ``dataset.json``; empty where it is null."""
+    content = parse_json(data, where, remedy="mend or remove it", max_memory=MAX_LABELS_MEMORY)
+    pairs = content["labels"]
+    if not isinstance(pairs, (list, type(None))):
+        raise TypeError("labels are no list")
+    return pairs or []
 
 
 def _check_size(size: int) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ganformer_cli.errors import DownloadError, OutputError
-from ganformer_cli.files import open_regular, reason_and_remedy, sha256_of, write_json
+from ganformer_cli.files import open_regular, read_json, reason_and_remedy, sha256_of, write_json
 
 CHECKSUMS = "checksums.json"
 DIGITS = {"md5": 32, "sha256": 64}  # kinds of checksums, and their hexadecimal digits
@@ -126,8 +125,8 @@ def _note(path: Path, checksum: str) -> dict[str, object]:
 
 def _read_note(path: Path) -> object:
     try:
-        return json.loads(checked_note(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(checked_note(path), kind=DownloadError)
+    except DownloadError:
         return None
 
 
@@ -160,12 +159,9 @@ def remember_checksum(path: Path) -> str:
 
 def _read_checksums(book: Path) -> dict[str, str]:
     """The sums noted in ``book`` by the name of the file; none if there is no book."""
-    try:
-        known = json.loads(book.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not book.exists():
         return {}
-    except (OSError, ValueError) as error:
-        raise DownloadError(f"cannot read {book}: {error}; delete it, and the sums are noted anew") from error
+    known = read_json(book, kind=DownloadError, remedy="delete it, and the sums are noted anew")
     if not isinstance(known, dict) or not all(isinstance(value, str) for value in known.values()):
         raise DownloadError(f"{book}: not a table of checksums; delete it, and the sums are noted anew")
     return known

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import re
 import shutil
@@ -18,8 +17,8 @@ from urllib.parse import urlsplit
 
 from ganformer_cli.downloads.checksums import ChecksumError, Digest, Progress, check_file, locked, note_checked
 from ganformer_cli.downloads.pages import SNIFFED, looks_like_page, read_page
-from ganformer_cli.errors import DownloadError, OutputError
-from ganformer_cli.files import advice, quietly, remove, replace, write_json
+from ganformer_cli.errors import DownloadError, GanformerError, OutputError
+from ganformer_cli.files import advice, quietly, read_json, remove, replace, write_json
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -350,8 +349,8 @@ def _describe(job: Job, response: Response, total: int | None) -> dict[str, Any]
 def _resumable(job: Job) -> tuple[int, dict[str, Any]]:
     """The byte from which to ask, and the note about the part; 0 to start anew."""
     try:
-        note = json.loads(job.note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        note = read_json(job.note)
+    except GanformerError:
         return 0, {}
     if not isinstance(note, dict) or note.get("source") != job.address:
         return 0, {}

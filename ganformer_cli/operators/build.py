@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ganformer_cli.errors import OutputError
-from ganformer_cli.files import insist, quietly, reason_and_remedy, remove, sha256_of, write_json
+from ganformer_cli.errors import GanformerError, OutputError
+from ganformer_cli.files import insist, quietly, read_json, reason_and_remedy, remove, sha256_of, write_json
 from ganformer_cli.operators.compiling import (
     CAPABILITIES,
     BuildError,
@@ -101,11 +101,11 @@ def read_build(note_file: Path) -> Build | None:
     """The build of a note, if its library is whole."""
     for _ in range(2):  # between reading the note and the library, another process may have published anew
         try:
-            note = json.loads(note_file.read_text(encoding="utf-8"))
+            note = read_json(note_file)
             path = note_file.with_name(note["file"])
             if sha256_of(path) == note["sha256"]:
                 return Build(path, note)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (GanformerError, OSError, ValueError, KeyError, TypeError):
             continue
     return None
 

@@ -6,7 +6,6 @@ environment variables, which the installation's own ``vcvarsall.bat`` sets: it i
 
 from __future__ import annotations
 
-import json
 import ntpath
 import os
 import re
@@ -15,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ganformer_cli.errors import GanformerError
+from ganformer_cli.files import parse_json
 from ganformer_cli.operators.toolchain import Compiler, Runner, decoded
 
 #: By the platform of the Python that will load the library: as vcvarsall says it, and the component that must be there.
@@ -88,8 +89,8 @@ def _told_by_vswhere(environment: Mapping[str, str], run: Runner, component: str
         if status == 0:
             break
     try:
-        records = json.loads(decoded(said).lstrip("\ufeff"))
-    except ValueError:
+        records = parse_json(decoded(said).lstrip("\ufeff"), str(vswhere))
+    except GanformerError:
         return
     for record in records if isinstance(records, list) else []:
         if isinstance(record, dict) and isinstance(record.get("installationPath"), str):

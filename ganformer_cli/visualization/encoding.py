@@ -16,7 +16,8 @@ import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 
-from ganformer_cli.files import open_regular, read_regular, write_bytes
+from ganformer_cli.errors import GanformerError
+from ganformer_cli.files import open_regular, parse_json, read_regular, write_bytes
 from ganformer_cli.visualization.grids import Images
 
 JPEG_QUALITY = 95
@@ -71,8 +72,8 @@ def read_about(path: Path) -> dict[str, Any] | None:
     """
     try:
         text = _film_text(read_regular(path)) if path.suffix == ".mp4" else _picture_text(path)
-        about = json.loads(text) if text is not None else None
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        about = parse_json(text, str(path)) if text is not None else None
+    except (GanformerError, OSError, ValueError, SyntaxError, RecursionError, PIL.Image.DecompressionBombError):
         return None
     return about if isinstance(about, dict) else None
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.zips import PASSWORD
 from ganformer_cli.errors import DataError, OutputError
-from ganformer_cli.files import advice, check_regular, quietly, read_regular, remove, write_json
+from ganformer_cli.files import advice, check_regular, quietly, read_json, remove, write_json
 
 DATA = "data.mdb"
 _MAGIC = bytes.fromhex("dec0efbe")
@@ -166,8 +166,9 @@ class Unpacked:
     def _unpack(self, archive: Path, member: str) -> None:
         stamp = self.folder / "unpacked.json"
         wanted = {"archive": file_state(archive), "member": member}
-        if stamp.is_file() and self.data.is_file() and json.loads(read_regular(stamp)) == wanted:
-            return
+        with contextlib.suppress(DataError):  # a damaged stamp: unpack anew
+            if stamp.is_file() and self.data.is_file() and read_json(stamp) == wanted:
+                return
         remove(self.folder)
         check_regular(archive)
         with zipfile.ZipFile(archive) as opened:

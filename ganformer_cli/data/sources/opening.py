@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,7 +22,7 @@ from ganformer_cli.data.sources.tfrecords import FolderShelf, TfrecordsSource, Z
 from ganformer_cli.data.sources.webdataset import WebdatasetSource, label_kind_of
 from ganformer_cli.data.sources.zips import ZipIndex, ZipSource
 from ganformer_cli.errors import ConfigError, DataError
-from ganformer_cli.files import open_regular, read_regular, why_no_file
+from ganformer_cli.files import open_regular, read_json, why_no_file
 
 _START = 4096  # bytes of a file that are looked at; HDF5 may begin after a block of the user's own
 _LOOKED_AT = 10_000  # files of a folder or zip that are looked at, at most, to see what it mostly holds
@@ -219,10 +218,10 @@ def _kind_of_file(path: Path) -> str:
 def _prepared_zips(path: Path) -> list[Path]:
     """The zips of a data set that ``ganformer prepare`` made; none if it did not."""
     try:
-        manifest = json.loads(read_regular(path / "manifest.json"))
+        manifest = read_json(path / "manifest.json")
         if not str(manifest["format"]).startswith("ganformer-dataset/"):
             return []
-    except (OSError, ValueError, TypeError, KeyError):
+    except (DataError, TypeError, KeyError):
         return []
     return sorted(path.glob("images*.zip"))
 

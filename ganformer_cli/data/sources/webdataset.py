@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,8 @@ from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.label_values import MOST_CLASSES
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.tars import BrokenArchiveError, Member, TarReader
+from ganformer_cli.errors import DataError
+from ganformer_cli.files import parse_json
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
 LABELS = frozenset({"cls", "json"})
@@ -178,8 +179,8 @@ def _split(name: str) -> tuple[str, str]:
 def _label(extension: str, data: bytes) -> Label | None:
     """A class or a vector; None if it is neither."""
     try:
-        value: Any = int(data) if extension == "cls" else json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
+        value: Any = int(data) if extension == "cls" else parse_json(data, "label")
+    except (ValueError, DataError):
         return None
     if isinstance(value, dict):
         value = value.get("label", value.get("class"))
