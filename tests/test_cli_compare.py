@@ -111,9 +111,20 @@ def test_markdown_and_csv_and_json_say_the_same(ganformer: Run, runs: None) -> N
     assert float(rows[-1]["fid_std"]) == statistics.stdev([10.0, 13.0])
     assert (rows[0]["precision"], rows[0]["fid_std"]) == ("", "")
     (table,) = json.loads(ganformer("compare", "--format", "json").stdout)
+    assert json.loads(ganformer("compare", "--json").stdout) == [table]
     duplex = table["models"][-1]
     assert duplex["scores"]["fid"] == {"mean": 11.5, "std": statistics.stdev([10.0, 13.0]), "runs": 2}
     assert [run["fid"] for run in duplex["runs"]] == [10.0, 13.0]
+
+
+def test_json_is_a_format_of_its_own(ganformer: Run, runs: None) -> None:
+    whole = ganformer("compare", "--json").stdout
+    for line in ("--json True", "--format json --json", "--json --format json"):
+        assert ganformer("compare", *line.split()).stdout == whole
+    assert ganformer("compare", "--json", "False").stdout == ganformer("compare").stdout
+    refused = ganformer("compare", "--json", "--format", "csv")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--json and --format csv each say how the table is written" in refused.stderr
 
 
 def test_a_table_for_each_data_set(ganformer: Run, make_run: Maker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ganformer_cli.cli import options
+from ganformer_cli.cli.main import COMMANDS
 from ganformer_cli.cli.options import (
     SEEDS,
     GroupedCommand,
@@ -268,3 +270,28 @@ def test_the_number_of_gpus_means_all_of_them_in_training(gpus_found: Callable[[
 def test_warnings_need_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     options.warn("look out")
     assert capsys.readouterr().err == "ganformer: warning: look out\n"
+
+
+# ----- JSON -----
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_json_is_a_boolean_like_others_in_every_command(name: str) -> None:
+    """``--json``, ``--json True`` and ``--json False``, none of which takes the word behind it."""
+    chosen = importlib.import_module(f"ganformer_cli.cli.{name.replace('-', '_')}").command
+    known = [parameter for parameter in chosen.params if "--json" in parameter.opts]
+    assert len(known) == 1
+    for words, value in (([], False), (["--json"], True), (["--json", "True"], True), (["--json", "False"], False)):
+        joined = options.join_booleans([*words, "--other"], known)
+        with click.Context(chosen) as ctx:
+            parser = click.Command(name, params=known, context_settings={"ignore_unknown_options": True})
+            assert parser.make_context(name, joined[:-1], parent=ctx).params == {"as_json": value}
+        assert joined[-1] == "--other"
+
+
+def test_json_may_be_said_no_to() -> None:
+    doctor = importlib.import_module("ganformer_cli.cli.doctor").command
+    plain = CliRunner().invoke(doctor, ["--json", "False"])
+    assert plain.exit_code == 0
+    assert not plain.stdout.startswith("{")
+    assert CliRunner().invoke(doctor, ["--json", "True"]).stdout.startswith("{")

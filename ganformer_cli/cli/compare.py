@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ganformer_cli.cli.eval_report import table
-from ganformer_cli.cli.options import GroupedCommand, option, warn
+from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option, warn
 from ganformer_cli.config import BASELINES, ModelConfig, RunConfig
 from ganformer_cli.errors import ConfigError, DataError, SnapshotError
 from ganformer_cli.files import write_bytes
@@ -70,7 +70,11 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
     group="Table",
     help="Also draw it: bars, and whiskers for the deviation between runs.",
 )
+@json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     runs: tuple[str, ...],
     result_dir: Path,
     snapshot: str,
@@ -78,6 +82,7 @@ def command(
     form: str,
     output: Path | None,
     plot: Path | None,
+    as_json: bool,
 ) -> None:
     """Tabulate the scores that runs have kept: models by scores, as in the paper, a table for each data set.
 
@@ -93,6 +98,10 @@ def command(
     from ganformer_cli.metrics import tabulate
     from ganformer_cli.metrics.registry import parse_metrics, scores_of
 
+    if as_json and form != "json":
+        if "form" in given_options(ctx):
+            raise click.UsageError(f"--json and --format {form} each say how the table is written; give one of them")
+        form = "json"
     if plot is not None and plot.suffix.lower() != ".png":
         raise click.UsageError(f"--plot {plot}: a PNG is drawn; give a name that ends in .png")
     columns = None if metrics is None else [s.name for name in parse_metrics(metrics) for s in scores_of(name)]

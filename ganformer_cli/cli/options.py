@@ -331,6 +331,6 @@ def pick_device(gpus: tuple[int, ...] | None) -> torch.device:
     return devices[0]
 
 
-json_option = option(
-    "--json", "as_json", is_flag=True, group="Output", help="Print one JSON object on stdout, for programs."
+json_option = boolean_option(
+    "--json", "as_json", default=False, group="Output", help="Print the answer as JSON on stdout, for programs."
 )

@@ -243,7 +243,7 @@ def _score(metric: Metric, plan: Plan, reals: Found, fakes: Found, seed: int, de
         return {"is": mean, "is_std": deviation}
     if name == "kid":
         mean, deviation = kernel_distance.kernel_distance(reals.rows[features], rows, seed=seed)
-        return {"kid": mean, "kid_std": deviation}
+        return {"kid": mean} if deviation is None else {"kid": mean, "kid_std": deviation}
     both = min(plan.reals, plan.fakes)
     sets = reals.rows[features][:both], rows[:both]
     if name == "pr":
