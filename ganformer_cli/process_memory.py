@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -13,6 +14,10 @@ _OUT_OF_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "could not create a memory object",
+    "could not create a primitive",  # oneDNN, whose scratchpad does not fit
+    "bad_alloc",
+    "bad allocation",  # the same on Windows
+    "can't start new thread",  # its stack does not fit
 )
 
 
@@ -38,6 +43,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whichever device."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return True
+    if isinstance(error, OSError):  # of a mapped file, for instance
+        return error.errno == errno.ENOMEM
     # On a CPU, and in libraries that torch calls, it is a RuntimeError like any other.
     said = str(error)
     return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)

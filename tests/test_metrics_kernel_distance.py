@@ -82,9 +82,7 @@ def spread(
     ("reals", "fakes"),
     [(20, 20), (40, 40), (44, 44), (44, 40), (76, 76), (120, 24), (24, 120)],
 )
-def test_the_deviation_is_that_of_the_value_where_subsets_share_most_rows(
-    reals: int, fakes: int, shift: float
-) -> None:
+def test_the_deviation_is_that_of_the_value_where_subsets_share_most_rows(reals: int, fakes: int, shift: float) -> None:
     true, told = spread(reals, fakes, 40, shift)
     assert true > 1e-3
     assert true / 1.5 < np.mean(told) < 1.5 * true

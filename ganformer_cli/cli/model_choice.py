@@ -76,7 +76,7 @@ def psi_option(*, default: float, group: str, help: str) -> Callable[[F], F]:
 
 def batch_size_option(*, help: str) -> Callable[[F], F]:
     """``--batch-size``."""
-    return option("--batch-size", type=click.IntRange(min=1), default=16, group="Device", help=help)
+    return option("--batch-size", type=click.IntRange(min=1), default=None, group="Device", help=help)
 
 
 class Model(NamedTuple):

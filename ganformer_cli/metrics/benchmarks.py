@@ -120,7 +120,6 @@ def score_ours(folder: Path, weights: Path, device: str) -> Scored:
         {"inception": network},
         count=len(dataset),
         rows=[wanted],
-        device=torch.device(device),
         group=ALONE,
     )
     score, _ = inception_score(found.rows[wanted], splits=_SPLITS, seed=_SEED)

@@ -55,7 +55,6 @@ def collect(
     moments: Sequence[Wanted] = (),
     rows: Sequence[Wanted] = (),
     pixels: int = 0,
-    device: torch.device,
     group: Processes,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Found:
@@ -63,12 +62,11 @@ def collect(
 
     Args:
         source: the pictures.
-        networks: by name, on ``device``.
+        networks: by name.
         count: of how many, from the first on, features are wanted.
         moments: features of which mean and covariance are wanted.
         rows: features that are wanted as they are.
         pixels: how many pictures are wanted as they are.
-        device: where the networks are.
         group: the processes.
         report: told how many of this process's pictures have been looked at, and of how many.
 
@@ -97,7 +95,7 @@ def collect(
                 some = range(place.start, min(place.stop, count))
                 features = {}
                 if some and names:
-                    batch = torch.from_numpy(pictures[: len(some)]).to(device, non_blocking=True)
+                    batch = torch.from_numpy(pictures[: len(some)])
                     features = {name: networks[name](batch) for name in sorted(names)}
                 if waiting is not None:
                     waiting.result()

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.errors import DataError
+from ganformer_cli.metrics.blocks import BlockSize
 
 VERSION = "diversity-1"
 
@@ -37,7 +38,13 @@ def mean_pairwise_distance(images: Images) -> float:
         raise DataError(f"diversity compares pairs and needs at least 2 pictures, not {count}")
     flat = images.reshape(count, -1)
     values = flat.shape[1]
-    block = max(1, _BLOCK_BYTES // (values * 8))
+    block = BlockSize(max(1, min(count, _BLOCK_BYTES // (values * 8))), "measuring distances of images")
+    return block.run(lambda size: _sum_of_distances(flat, size)) / (count * (count - 1) / 2)
+
+
+def _sum_of_distances(flat: npt.NDArray[np.uint8], block: int) -> float:
+    """Over all pairs of rows, ``block`` rows at a time."""
+    count, values = flat.shape
     total = 0.0
     for start in range(0, count, block):
         rows = flat[start : start + block].astype(np.float64)
@@ -49,7 +56,7 @@ def mean_pairwise_distance(images: Images) -> float:
             squares = row_squares[:, None] + column_squares - 2 * (rows @ columns.T)
             distances = np.sqrt(squares / values)
             total += float(np.triu(distances, 1).sum() if other == start else distances.sum())
-    return total / (count * (count - 1) / 2)
+    return total
 
 
 def diversity_ratio(fakes: Images, reals: Images) -> float:

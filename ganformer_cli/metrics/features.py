@@ -3,6 +3,9 @@
 A picture's features are the same in every batch. On a CPU pictures pass through a network in groups of one width, empty
 places filled up, each group in one thread and several groups at once; that is also the fastest way there. On a GPU a
 batch passes as it is, in float32 without TF32.
+
+Where memory runs out, fewer images pass at a time. On a CPU these are fewer groups at once, which changes no bit, and
+only then smaller groups; those, and smaller batches on a GPU, change features by float32's rounding at most.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from torch import Tensor
 from ganformer_cli.downloads import ChecksumError, Progress, check_file
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.files import sha256_of, why_no_file
+from ganformer_cli.metrics.blocks import BlockSize
 from ganformer_cli.metrics.dino import DinoV2
 from ganformer_cli.metrics.inception import Inception
 from ganformer_cli.metrics.resizing import Resize, resized
@@ -64,6 +68,7 @@ class FeatureNetwork:
         outputs: how many numbers each of its outputs has: ``{"pool": 2048, "logits": 1008}`` for inception (``logits``
             without the last bias, as the Inception Score takes them), ``{"fc2": 4096}`` for vgg16, ``{"cls": 1024}``
             for dinov2.
+        batch_size: images that pass at a time, at most; None: as many as are given. On a CPU not fewer than a group.
     """
 
     def __init__(
@@ -79,6 +84,8 @@ class FeatureNetwork:
         self.name, self.weights_sha256, self.published, self.resize = name, weights_sha256, published, resize
         self.device = torch.device(device)
         self.outputs = dict(network.outputs)
+        self.batch_size: int | None = None
+        self._fitting: BlockSize | None = None
         self._network: Network = network.to(self.device).eval()
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
@@ -87,26 +94,41 @@ class FeatureNetwork:
         Args:
             images: uint8 ``[B, 3, H, W]`` of any size, on any device.
         """
+        if not len(images):
+            return {name: torch.empty(0, width, device=self.device) for name, width in self.outputs.items()}
+        on_cpu = self.device.type == "cpu"
+        most = GROUP * torch.get_num_threads() if on_cpu else len(images)
+        if self.batch_size is not None:
+            most = min(most, max(self.batch_size, GROUP if on_cpu else 1))
+        fitting = self._fitting
+        if fitting is None or fitting.size > most:
+            fitting = BlockSize(most, f"computing the features of a single image in {self.name}")
         with exactly(self.device):
-            images = images.to(self.device)
-            if self.device.type != "cpu":
-                return self._features(images)
-            found = one_thread_each(self._group, images.split(GROUP))
-        return {name: torch.cat([each[name] for each in found]) for name in self.outputs} if found else self._none()
+            found = fitting.run(lambda size: (self._in_groups if on_cpu else self._in_batches)(images, size))
+        # Kept only where memory ran out: a last, smaller batch says nothing of what fits.
+        if fitting.size < most:
+            self._fitting = fitting
+        return {name: torch.cat([each[name] for each in found]) for name in self.outputs}
 
-    def _group(self, images: Tensor) -> dict[str, Tensor]:
-        """Features of at most ``GROUP`` pictures, computed as those of a whole group."""
-        with torch.inference_mode():
-            found = self._features(filled_up(images))
-        return {name: values[: len(images)] for name, values in found.items()}
+    def _in_groups(self, images: Tensor, size: int) -> list[dict[str, Tensor]]:
+        """Features of groups, ``size`` images at a time."""
+        width = min(GROUP, size)
+
+        def group(some: Tensor) -> dict[str, Tensor]:
+            with torch.inference_mode():
+                found = self._features(filled_up(some, width))
+            return {name: values[: len(some)] for name, values in found.items()}
+
+        return one_thread_each(group, images.to(self.device).split(width), at_most=size // width)
+
+    def _in_batches(self, images: Tensor, size: int) -> list[dict[str, Tensor]]:
+        """Features of batches of ``size`` images."""
+        return [self._features(some.to(self.device, non_blocking=True)) for some in images.split(size)]
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         network = self._network
         features: dict[str, Tensor] = network(network.scaled(resized(images, network.side, self.resize)))
         return features
-
-    def _none(self) -> dict[str, Tensor]:
-        return {name: torch.empty(0, width, device=self.device) for name, width in self.outputs.items()}
 
 
 class LearnedDistance:
@@ -126,6 +148,7 @@ class LearnedDistance:
         self.weights_sha256, self.published = weights_sha256, published
         self.device = torch.device(device)
         self._network = network.to(self.device).eval()
+        self._at_once: BlockSize | None = None
 
     def __call__(self, one: Tensor, other: Tensor) -> Tensor:
         """Distances, float64 ``[B]`` on the CPU, of float32 pictures ``[B, 3, H, W]`` from 0 to 255.
@@ -133,15 +156,22 @@ class LearnedDistance:
         Each pair by itself: the distance of neighbours on a path is a difference of nearly equal numbers, and hangs on
         the last bits of what the network computes.
         """
-        pairs = list(zip(one.to(self.device).split(1), other.to(self.device).split(1), strict=True))
+        pairs = list(zip(one.split(1), other.split(1), strict=True))
+        on_cpu = self.device.type == "cpu"
+        if self._at_once is None:
+            at_once = torch.get_num_threads() if on_cpu else 1
+            self._at_once = BlockSize(at_once, "measuring the distance of a single pair of images")
         with exactly(self.device):
-            found = one_thread_each(self._pair, pairs) if self.device.type == "cpu" else list(map(self._pair, pairs))
-        return torch.cat(found).cpu() if found else torch.zeros(0, dtype=torch.float64)
+            if on_cpu:
+                found = self._at_once.run(lambda size: one_thread_each(self._pair, pairs, at_most=size))
+            else:
+                found = self._at_once.run(lambda size: list(map(self._pair, pairs)))
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
     def _pair(self, pair: tuple[Tensor, Tensor]) -> Tensor:
         with torch.inference_mode():
-            distance: Tensor = self._network(*pair)
-        return distance
+            distance: Tensor = self._network(*(each.to(self.device) for each in pair))
+        return distance.cpu()
 
 
 def open_network(
@@ -261,11 +291,11 @@ def _given(path: Path, expected: Published) -> _File:
     return _File(path, found, found == expected.sha256)
 
 
-def filled_up(images: Tensor) -> Tensor:
-    """At most ``GROUP`` pictures, followed by black ones to a whole group."""
-    if len(images) == GROUP:
+def filled_up(images: Tensor, width: int = GROUP) -> Tensor:
+    """At most ``width`` images, followed by black ones to a whole group."""
+    if len(images) == width:
         return images
-    whole = images.new_zeros(GROUP, *images.shape[1:])
+    whole = images.new_zeros(width, *images.shape[1:])
     whole[: len(images)] = images
     return whole
 

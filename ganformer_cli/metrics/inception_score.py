@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from ganformer_cli.errors import DataError
-from ganformer_cli.metrics.statistics import Doubles, Features, as_doubles
+from ganformer_cli.metrics.statistics import Doubles, Features, as_rows, check_finite
 
 VERSION = "is-1"
 SPLITS = 10
+_ROWS = 4096
 
 
 def inception_score(logits: Features, *, splits: int = SPLITS, seed: int | None = 0) -> tuple[float, float]:
@@ -26,15 +27,17 @@ def inception_score(logits: Features, *, splits: int = SPLITS, seed: int | None 
     Raises:
         DataError: no such array, too few rows, or values that are not finite.
     """
-    rows = as_doubles(logits)
+    rows = as_rows(logits)
     count = len(rows)
     if count < splits:
         raise DataError(f"an Inception Score of {splits} splits needs at least {splits} pictures, not {count}")
-    if seed is not None:
-        # numpy promises never to change this generator's numbers.
-        rows = rows[np.random.RandomState(seed).permutation(count)]
-    log_p = _log_softmax(rows)
-    scores = np.array([_score(log_p[i * count // splits : (i + 1) * count // splits]) for i in range(splits)])
+    for start in range(0, count, _ROWS):
+        check_finite(rows[start : start + _ROWS], start)
+    # numpy promises never to change this generator's numbers.
+    order = np.arange(count) if seed is None else np.random.RandomState(seed).permutation(count)
+    # One split at a time: all rows in float64, and what is made of them, would take gigabytes.
+    parts = (order[i * count // splits : (i + 1) * count // splits] for i in range(splits))
+    scores = np.array([_score(_log_softmax(rows[part].astype(np.float64))) for part in parts])
     return float(scores.mean()), float(scores.std())
 
 

@@ -9,9 +9,9 @@ on the number of images.
 
 The deviation says how sure the value is. Of many images it is that over the subsets, as papers print it: the one of an
 estimate from 1000 images. Subsets that share most of their images, or are the whole set, tell nothing of that; the
-standard deviation of the value is then estimated from Hoeffding's decomposition (1948) of the estimate into uncorrelated
-parts, whose variances have unbiased estimates (as in Sutherland & Deka 2019, "Unbiased estimators for the variance of
-MMD estimators").
+standard deviation of the value is then estimated from Hoeffding's decomposition (1948) of the estimate into
+uncorrelated parts, whose variances have unbiased estimates (as in Sutherland & Deka 2019, "Unbiased estimators for the
+variance of MMD estimators").
 """
 
 from __future__ import annotations

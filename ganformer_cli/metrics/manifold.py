@@ -15,7 +15,7 @@ a part in 10⁹ do, too. So nothing hangs on the order in which products are sum
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.errors import DataError
+from ganformer_cli.metrics.blocks import BlockSize
 from ganformer_cli.metrics.statistics import Features, as_rows, check_finite, check_same_width
 
 VERSION_PRECISION = "pr-1"
@@ -53,7 +54,10 @@ def precision_recall(
     Raises:
         DataError: no such arrays, too few rows, or values that are not finite.
     """
-    sets = _Sets(reals, fakes, k, device)
+    return _in_blocks(lambda size: _precision_recall(_Sets(reals, fakes, k, device, size), k), reals)
+
+
+def _precision_recall(sets: _Sets, k: int) -> tuple[float, float]:
     real_radii, fake_radii = (sets.radii(rows, k) * (1 + _EDGE) for rows in (sets.reals, sets.fakes))
     precise = torch.zeros(len(sets.fakes), dtype=torch.bool, device=sets.device)
     recalled = torch.zeros(len(sets.reals), dtype=torch.bool, device=sets.device)
@@ -67,7 +71,17 @@ def density_coverage(
     reals: Features, fakes: Features, *, k: int = NEIGHBOURS_DENSITY, device: str | torch.device = "cpu"
 ) -> tuple[float, float]:
     """Density and coverage; arguments and errors as for ``precision_recall``, but that any number of fakes will do."""
-    sets = _Sets(reals, fakes, k, device, both=False)
+    return _in_blocks(lambda size: _density_coverage(_Sets(reals, fakes, k, device, size, both=False), k), reals)
+
+
+def _in_blocks(compute: Callable[[int], tuple[float, float]], features: Features) -> tuple[float, float]:
+    """``compute`` with as many rows in a block as fit."""
+    width = features.shape[1] if features.ndim == 2 else 1
+    rows = max(1, min(_MOST_ROWS, _BLOCK_BYTES // (8 * max(1, width))))
+    return BlockSize(rows, "measuring distances of features").run(compute)
+
+
+def _density_coverage(sets: _Sets, k: int) -> tuple[float, float]:
     radii = sets.radii(sets.reals, k) * (1 - _EDGE)
     balls = 0
     covered = torch.zeros(len(sets.reals), dtype=torch.bool, device=sets.device)
@@ -82,15 +96,27 @@ class _Sets:
     """Both sets of features, block by block on a device, moved to where their numbers are small."""
 
     def __init__(
-        self, reals: Features, fakes: Features, k: int, device: str | torch.device, *, both: bool = True
+        self,
+        reals: Features,
+        fakes: Features,
+        k: int,
+        device: str | torch.device,
+        size: int,
+        *,
+        both: bool = True,
     ) -> None:
+        """
+        Args:
+            size: rows in a block.
+            both: whether balls around the fakes are wanted, too.
+        """
         self.reals, self.fakes, self.device = as_rows(reals), as_rows(fakes), torch.device(device)
         check_same_width(self.reals, self.fakes)
         for name, rows, least in (("reals", self.reals, k + 1), ("fakes", self.fakes, k + 1 if both else 1)):
             if len(rows) < least:
                 raise DataError(f"balls that reach to neighbour {k} need at least {least} {name}, not {len(rows)}")
         width = self.reals.shape[1]
-        self.size = max(1, min(_MOST_ROWS, _BLOCK_BYTES // (8 * max(1, width))))
+        self.size = size
         # Distances do not change if all is moved, and around 0 less is lost to rounding.
         self.centre = torch.zeros(width, dtype=torch.float64, device=self.device)
         total = torch.zeros_like(self.centre)

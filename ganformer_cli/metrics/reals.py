@@ -41,7 +41,8 @@ def look_at_reals(
         networks: the feature networks by name, on ``device``.
         selection: how they were chosen; part of what the cache's entries are known by.
         cache: where features are kept, if anywhere.
-        device, group, report: as for ``collect``.
+        device: where the networks are.
+        group, report: as for ``collect``.
 
     Raises:
         DataError: a picture cannot be read.
@@ -78,7 +79,6 @@ def look_at_reals(
         moments=[each for each in moments if each not in kept.moments],
         rows=[each for each in rows if each not in kept.rows],
         pixels=plan.real_pixels,
-        device=device,
         group=group,
         report=report,
     )

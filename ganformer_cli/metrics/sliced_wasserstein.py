@@ -32,6 +32,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.errors import DataError
+from ganformer_cli.metrics.blocks import BlockSize
+from ganformer_cli.metrics.collecting import scratch
 
 VERSION = "swd-1"
 COARSEST = 16
@@ -111,7 +113,11 @@ def descriptors(images: Images, level: int, *, seed: int) -> Floats:
     positions = np.random.default_rng([seed, level]).integers(
         (height - PATCH + 1) * across, size=(len(images), PATCHES_PER_IMAGE)
     )
-    patches = np.empty((len(images), PATCHES_PER_IMAGE, 3, PATCH, PATCH), np.float32)
+    shape = (len(images), PATCHES_PER_IMAGE, 3, PATCH, PATCH)
+    try:
+        patches: Floats = np.empty(shape, np.float32)
+    except MemoryError:
+        patches = scratch(shape, np.float32)
     chunk = max(1, _CHUNK_BYTES // images[0].size // 4)
     for start in range(0, len(images), chunk):
         part = slice(start, start + chunk)
@@ -183,8 +189,13 @@ def _mean_sorted_difference(first: Floats, second: Floats, directions: Floats) -
     # threads, so neither does the result.
     chunk = max(1, _CHUNK_BYTES // len(first) // 8)
     chunks = [directions[start : start + chunk] for start in range(0, len(directions), chunk)]
-    with ThreadPoolExecutor(min(len(chunks), os.cpu_count() or 1, _MOST_THREADS)) as pool:
-        return float(np.concatenate(list(pool.map(distances, chunks))).mean())
+
+    def mean(threads: int) -> float:
+        with ThreadPoolExecutor(threads) as pool:
+            return float(np.concatenate(list(pool.map(distances, chunks))).mean())
+
+    threads = BlockSize(min(len(chunks), os.cpu_count() or 1, _MOST_THREADS), "sorting projections of patches")
+    return threads.run(mean)
 
 
 def _blur(images: Floats, gain: float) -> Floats:

@@ -12,11 +12,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def one_thread_each(compute: Callable[[Item], Result], items: Sequence[Item], *, together: bool = True) -> list[Result]:
-    """``compute`` of each item, each within a single thread; as many ``together`` as torch uses threads."""
+def one_thread_each(
+    compute: Callable[[Item], Result], items: Sequence[Item], *, together: bool = True, at_most: int | None = None
+) -> list[Result]:
+    """``compute`` of each item, each within a single thread; as many ``together`` as torch uses threads.
+
+    ``at_most`` may say that fewer are, where memory is short.
+    """
     threads = torch.get_num_threads()
+    workers = threads if together else 1
+    workers = min(workers, at_most or workers)
     try:
-        with ThreadPoolExecutor(threads if together else 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(compute, items))
     finally:
         # Some of the libraries under torch keep one number for the whole process.
