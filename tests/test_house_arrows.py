@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ganformer_cli"
 # The standard library, and one another.
-LEAVES = {"allocator", "errors", "files", "process_memory", "resources", "system_errors", "text"}
+LEAVES = {"allocator", "errors", "files", "process_memory", "resources", "stop_signals", "system_errors", "text"}
 
 # Besides itself and the leaves, what each room may import. A new room needs a line here: think where it belongs.
 ARROWS = {
@@ -20,6 +20,7 @@ ARROWS = {
     "files": set(),
     "process_memory": set(),
     "resources": set(),
+    "stop_signals": set(),
     "system_errors": set(),
     "text": set(),
     "config": set(),

@@ -1,6 +1,7 @@
 """The program ``ganformer``: finds the command, runs it, and turns errors into one line and a status.
 
-Statuses: 0 done; 1 something that the message names went wrong; 2 the command line is wrong; 130 interrupted.
+Statuses: 0 done; 1 something that the message names went wrong; 2 the command line is wrong; 130 interrupted;
+128 and its number: ended by another signal.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import click
 
 from ganformer_cli import __version__
 from ganformer_cli.errors import GanformerError
+from ganformer_cli.stop_signals import StopSignal, as_interrupts
 
 # The help of the program comes from here, so that reading it imports no command.
 COMMANDS = {
@@ -64,6 +66,10 @@ def one_line_errors(command: Callable[[], str]) -> Iterator[None]:
         raise Failure(command(), error.format_message()) from error
     except GanformerError as error:
         raise Failure(command(), str(error)) from error
+    except StopSignal as error:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            click.echo(f"\n{command()}: ended by {error.number.name}", err=True)
+        raise click.exceptions.Exit(error.status) from None
     except KeyboardInterrupt:
         click.echo(f"\n{command()}: interrupted", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
@@ -107,7 +113,10 @@ class Program(click.Group):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with one_line_errors(lambda: " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))):
+        with (
+            one_line_errors(lambda: " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))),
+            as_interrupts(),
+        ):
             return super().invoke(ctx)
 
 

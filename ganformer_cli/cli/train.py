@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -44,6 +41,7 @@ from ganformer_cli.cli.train_settings import (
 )
 from ganformer_cli.config import MODEL_FIELDS, RunConfig
 from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.stop_signals import stop_requested
 
 if TYPE_CHECKING:
     import torch
@@ -371,12 +369,12 @@ def launch(
 ) -> RunResult:
     """Train with a progress bar, a new run with the weights of ``origin``.
 
-    Ctrl-C and SIGTERM ask the loop to save and return.
+    Ctrl-C, SIGTERM and the like ask the loop to save and return; see ``stop_signals``.
     """
     from ganformer_cli.training import Callbacks, open_run
     from ganformer_cli.training.starting import Start
 
-    with Progress() as progress, stop_on_signals() as stop_requested:
+    with Progress() as progress, stop_requested(say_stopping) as should_stop:
         started = False
 
         def on_progress(kimg: float, means: Means) -> None:
@@ -389,9 +387,9 @@ def launch(
             shown = {name: values[key] for name, key in (("G", "loss_g"), ("D", "loss_d")) if key in values}
             progress.update(kimg, **shown)
 
-        callbacks = Callbacks(should_stop=stop_requested)
+        callbacks = Callbacks(should_stop=should_stop)
         if group.leads:
-            callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=stop_requested)
+            callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=should_stop)
         start = None
         if origin is not None:
             start = Start(origin.option, origin.networks, whole=config.train.pretrained_pkl is not None)
@@ -405,29 +403,9 @@ def launch(
         return run.run()
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Within the block the first signal to stop only sets what the yielded function tells; a second one acts.
-
-    SIGINT is Ctrl-C, SIGTERM a shutdown, and SIGUSR1 how Slurm can announce that a job's time ends (--signal=USR1@120).
-    """
-    stop = False
-    before: dict[signal.Signals, Any] = {}
-
-    def request(number: int, frame: object) -> None:
-        nonlocal stop
-        stop = True
-        signal.signal(number, before[signal.Signals(number)])
-        click.echo("\nfinishing the step and saving; once more to stop at once", err=True)
-
-    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
-    for number in numbers:
-        before[number] = signal.signal(number, request)
-    try:
-        yield lambda: stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def say_stopping() -> None:
+    """What the first request to stop is answered with."""
+    click.echo("\nfinishing the step and saving; once more to stop at once", err=True)
 
 
 def report(result: RunResult, *, as_json: bool) -> None:

@@ -33,6 +33,7 @@ from ganformer_cli.data.pictures import (
 )
 from ganformer_cli.data.sources import Item
 from ganformer_cli.errors import OutputError
+from ganformer_cli.stop_signals import leave_to_parent
 
 NO_LABEL = "no label"
 
@@ -189,8 +190,7 @@ def _chunks(items: Iterator[Item], look: Look) -> Iterator[list[Item]]:
 
 def _begin() -> None:
     """How a worker process begins."""
-    # Ctrl-C reaches every process of the terminal; the first one decides, and ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_to_parent()
     warnings.simplefilter("ignore")  # of Pillow, about large pictures and odd metadata; we decide about both
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import signal
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ganformer_cli.data.datasets import ImageDataset
 from ganformer_cli.errors import ConfigError
+from ganformer_cli.stop_signals import leave_to_parent
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -174,5 +174,4 @@ class _Starts(Sampler[int]):
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the trainer decides, and ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_to_parent()

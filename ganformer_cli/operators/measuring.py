@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.operators import native
 from ganformer_cli.operators.native import Side
 from ganformer_cli.process_memory import proc_mib, reset_high_water
+from ganformer_cli.stop_signals import leave_to_parent
 
 #: Seconds of measuring a case, after which half of the repeats will do.
 LONG = 30.0
@@ -407,8 +407,7 @@ def first_line(error: Exception) -> str:
 
 
 def _answer(sender: Connection, function: Callable[[], Any]) -> None:
-    # Ctrl-C reaches both processes: the first one answers it, and ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_to_parent()
     try:
         sender.send((True, function()))
     except (GanformerError, RuntimeError) as error:  # the latter are torch's: not enough memory, for one

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+
+from ganformer_cli.stop_signals import handled, signals_named
 
 #: Seconds that the others get to end by themselves when one has ended with an error, and to end when told to.
 GRACE = 20.0
@@ -75,20 +76,14 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 @contextlib.contextmanager
 def _passing_signals(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Within the block this process outlives signals to stop: its workers save, and then it ends, too."""
-    before = {}
 
     def pass_on(number: int, frame: object) -> None:
-        # Ctrl-C has reached the workers already: the terminal sends it to all. Twice would be "at once".
-        if number != signal.SIGINT:
+        # Ctrl-C, and Ctrl-Break on Windows, have reached the workers already: the terminal sends it to all. Twice would
+        # be "at once". SIGHUP may have come to this process alone, and twice it changes nothing.
+        if number not in signals_named("SIGINT", "SIGBREAK"):
             for worker in workers:
                 if worker.poll() is None:
                     worker.send_signal(number)
 
-    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
-    for number in numbers:
-        before[number] = signal.signal(number, pass_on)
-    try:
+    with handled(pass_on, "SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK"):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
