@@ -44,6 +44,7 @@ setup(
         'tomli>=2.0; python_version < "3.11"',  # reads datasets/*.toml; newer Pythons have tomllib
     ],
     extras_require={
+        "heif": ["pillow-heif>=0.18"],  # reads HEIC and HEIF, as phones write them
         "hdf5": ["h5py>=3.8"],  # reads pictures in HDF5 files
         "lmdb": ["lmdb>=1.4"],  # reads LSUN's databases
         "test": [

@@ -65,6 +65,7 @@ def test_options(ganformer: Run, photos: Path) -> None:
     assert answer == {
         **json.loads(Path("data/set/manifest.json").read_text(encoding="utf-8")),
         "folder": str(Path("data/set")),
+        "not_read": {},
         "unchanged": False,
         "resumed": 0,
     }

@@ -328,6 +328,8 @@ class Evaluation:
         dataset = open_dataset(
             name, data_dir=self.options["data_dir"], max_images=limit if isinstance(limit, int) else None, **size
         )
+        for note in dataset.notes:
+            self.notice(f"--dataset {name}: {note}")
         if fingerprint is not None and fingerprint != dataset.fingerprint:
             self.notice(
                 f"the data set {name} has changed since this model was trained; the scores are for what is there now"

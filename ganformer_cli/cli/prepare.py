@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option, option
+from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option, option, warn
 from ganformer_cli.cli.prepare_report import (
     list_catalogue,
     quoted,
@@ -328,11 +328,16 @@ def _run(job: Job, settings: Settings) -> dict[str, Any]:
             progress.message(f"{job.name}: what is done is kept; the same command goes on from there")
             raise
     warn_of_empty_classes(prepared.manifest)
+    if settings.as_json and prepared.not_read:
+        from ganformer_cli.data.file_kinds import count_text, describe
+
+        warn(f"{job.name}: {count_text(prepared.not_read)}: {describe(prepared.not_read)}")
     if not settings.as_json:
         summarise(prepared, settings.data_dir, kept)
     return {
         **prepared.manifest,
         "folder": str(prepared.folder),
+        "not_read": dict(prepared.not_read),
         "unchanged": prepared.unchanged,
         "resumed": prepared.resumed,
     }

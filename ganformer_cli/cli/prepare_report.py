@@ -25,12 +25,15 @@ _COLUMNS = ("name", "title", "pictures", "GB", "ratio", "licence")
 
 def summarise(prepared: Prepared, data_dir: Path, kept_download: tuple[Path, int] | None) -> None:
     """Say what was made; ``kept_download`` is an archive and its size."""
+    from ganformer_cli.data.file_kinds import count_text
+
     manifest = prepared.manifest
     size = f"{manifest['width']}x{manifest['height']}"
     bytes_ = sum(shard["bytes"] for shard in manifest["shards"])
     written = f"{bytes_ / 1e6:.1f} MB" if bytes_ >= 1e6 else f"{bytes_ / 1e3:.0f} kB"
     state = "unchanged, made before from the same pictures" if prepared.unchanged else written
-    click.echo(f"{prepared.folder}: {manifest['count']} pictures of {size} px ({state})")
+    missing = f"; {count_text(prepared.not_read)}" if prepared.not_read else ""
+    click.echo(f"{prepared.folder}: {manifest['count']} pictures of {size} px ({state}){missing}")
     for name, text in _lines(prepared):
         click.echo(f"{name + ':':<12}{text}")
     _summarise_skipped(prepared)
@@ -61,14 +64,24 @@ def warn_of_empty_classes(manifest: Mapping[str, Any]) -> None:
 
 
 def _lines(prepared: Prepared) -> Iterable[tuple[str, str]]:
+    from ganformer_cli.data.file_kinds import describe
+
     manifest = prepared.manifest
     if prepared.resumed and not prepared.unchanged:
         yield "resumed", f"{prepared.resumed} pictures were done before"
-    yield "kept", f"{manifest['count']} of {manifest['source']['considered']} that were looked at"
+    considered, not_read = manifest["source"]["considered"], sum(prepared.not_read.values())
+    if not_read:
+        files = f"{considered + not_read} files: {considered} looked at, {not_read} not read"
+        yield "kept", f"{manifest['count']} of {files}"
+        yield "not read", describe(prepared.not_read)
+    else:
+        yield "kept", f"{manifest['count']} of {considered} that were looked at"
     sources = manifest["sources"]
     if sources["smallest"] and sources["largest"]:
         small, large = ("x".join(map(str, sources[key])) for key in ("smallest", "largest"))
         yield "sizes", small if small == large else f"{small} to {large}"
+    if sources.get("several_frames"):
+        yield "animated", f"{sources['several_frames']} with several frames or pages, of which the first is taken"
     if sources["modes"]:
         yield "channels", ", ".join(f"{mode} {count}" for mode, count in sources["modes"].items())
     if manifest["labels"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganformer_cli import config as settings
-from ganformer_cli.cli.options import boolean_option, given_options, option
+from ganformer_cli.cli.options import boolean_option, given_options, option, warn
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, RunConfig, TrainConfig
 from ganformer_cli.errors import ConfigError, NotYetError
 
@@ -106,13 +107,16 @@ def open_data(options: dict[str, Any], data_dir: Path, *, on_cpu: bool) -> Image
     resolution = options.get("resolution")
     if name == "scenes" and resolution is None:
         resolution = SCENES_RESOLUTION_CPU if on_cpu else SCENES_RESOLUTION_GPU
-    return open_dataset(
+    dataset = open_dataset(
         name,
         data_dir=data_dir,
         resolution=resolution,
         ratio=options.get("ratio"),
         max_images=options.get("train_images_num"),
     )
+    for note in dataset.notes if os.environ.get("RANK", "0") == "0" else ():  # once, of several processes
+        warn(f"--dataset {name}: {note}")
+    return dataset
 
 
 def resolve(

@@ -28,6 +28,7 @@ from ganformer_cli.data.pictures import (
     UnusableError,
     fit,
     from_pixels,
+    has_several_frames,
     open_picture,
     shown_size,
 )
@@ -70,6 +71,7 @@ class Outcome(NamedTuple):
     hash: int = 0  # 64 bits that similar pictures share, but for a few
     bytes: int = 0  # of the PNG
     crc: int = 0
+    several_frames: bool = False  # of which the first is taken
 
 
 Converted = tuple[Outcome, bytes]  # with the PNG; empty if it is skipped
@@ -92,6 +94,7 @@ def convert(item: Item, look: Look) -> Converted:
             height, width = shown_size(image)
             outcome = outcome._replace(mode=image.mode, size=(width, height))
             fitted = fit(image, look.height, look.width, decoding.background, decoding.value_range)
+            outcome = outcome._replace(several_frames=has_several_frames(image))
     except UnusableError as error:
         return outcome._replace(reason=str(error)), b""
     pixels = fitted.tobytes()

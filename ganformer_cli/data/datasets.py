@@ -158,6 +158,10 @@ class PreparedDataset(ImageDataset):
                     ratio = height / width
                 fingerprint = manifest["fingerprint"]
             labels = read_labels(self._store)
+            notes = self._store.leftover.notes()
+            if self._store.several_frames:
+                notes.append("of images with several frames or pages the first is taken")
+            self.notes = [*notes, *self.notes]
         except DataError:
             self._store.close()
             raise

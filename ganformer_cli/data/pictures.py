@@ -131,6 +131,16 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
+def has_several_frames(image: Image.Image) -> bool:
+    """Whether an image is animated, or has several pages: the first is taken. It may be loaded already."""
+    if image.format not in _SEQUENCES:
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a damaged file can break a decoder in any way
+        return False
+
+
 def crop_size(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of the largest part of a picture of ``size`` that has the proportions of ``wanted``."""
     (height, width), (tall, wide) = size, wanted
@@ -281,6 +291,8 @@ def _with_8_bit_key(image: Image.Image, raw_mode: str) -> Image.Image:
 
 
 _STEPS = {"L;2": 85, "L;4": 17}  # between the greys of 2 and 4 bits, in 8
+# Formats whose further images are frames or pages, and not layers, sizes, or what cameras add.
+_SEQUENCES = {"GIF", "PNG", "WEBP", "AVIF", "TIFF", "FLI", "HEIF"}
 _ORIENTATION = 0x0112  # the EXIF tag
 
 

@@ -13,8 +13,8 @@ import errno
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ganformer_cli import __version__
 from ganformer_cli.config import MAX_RESOLUTION, ModelConfig, image_size
 from ganformer_cli.data.catalogue import SCENES
 from ganformer_cli.data.conversion import Look, convert_all, source_digest
+from ganformer_cli.data.file_kinds import count_text, describe, sheets_text
 from ganformer_cli.data.making import Making, Plan, abandon, locked, put_in_place, settle
 from ganformer_cli.data.manifest import MANIFEST_FORMAT, belongs, read_manifest
 from ganformer_cli.data.pictures import (
@@ -73,6 +74,7 @@ class Prepared:
     unchanged: bool  # it was there already, from the same source with the same settings
     resumed: int = 0  # pictures of the source that an interrupted run had done
     notes: Sequence[str] = ()  # what the user should know of how the source was read
+    not_read: Mapping[str, int] = field(default_factory=dict)  # files of the source, by suffix, that cannot be read
 
 
 def prepare(
@@ -131,7 +133,14 @@ def prepare(
         if isinstance(source, Path):
             source = stack.enter_context(open_source(source, form=form, labels=labels, resolution=resolution))
         _check_labels(source, strict)
+        not_read = _not_read(source)
+        if strict and not_read:
+            raise DataError(
+                f"{source.path}: {count_text(not_read)}: {describe(not_read)}; remove them, or leave --strict out"
+            )
         notes = [_printable(text) for text in (*source.label_notes, *source.label_faults)]
+        sheets = source.leftover().sheets
+        told = [*notes, *([sheets_text(sheets)] if sheets else [])]
         _check_numbers(source, decoding)
         chosen = choose_resolution(source, ratio) if resolution is None else resolution
         height, width = image_size(chosen, ratio)
@@ -154,7 +163,7 @@ def prepare(
         if made_before is not None:
             if strict and made_before["skipped"]["count"]:
                 _refuse_skipped(source, made_before["skipped"]["first"][0])
-            return Prepared(target, made_before, unchanged=True, notes=notes)
+            return Prepared(target, made_before, unchanged=True, notes=told, not_read=not_read)
         with _making(target, plan) as making:
             resumed = making.committed
             look = Look(height, width, decoding, compression == "png", source.label_kind is not None)
@@ -163,7 +172,7 @@ def prepare(
             if notes:
                 head["label_notes"] = notes
             manifest = making.finish({**head, "source": _describe(source, making.tally)}, near_duplicates)
-    return Prepared(target, manifest, unchanged=False, resumed=resumed, notes=notes)
+    return Prepared(target, manifest, unchanged=False, resumed=resumed, notes=told, not_read=not_read)
 
 
 def choose_resolution(source: Source, ratio: float) -> int:
@@ -286,6 +295,11 @@ def _plan(
     )  # fmt: skip
 
 
+def _not_read(source: Source) -> dict[str, int]:
+    """The files of the source that are no images and that nobody expects beside images, by their suffix."""
+    return dict(sorted(source.leftover().unread.items()))
+
+
 def _describe(source: Source, tally: Tally) -> dict[str, Any]:
     """What the manifest says of the source."""
     return {
@@ -294,6 +308,7 @@ def _describe(source: Source, tally: Tally) -> dict[str, Any]:
         "pictures": source.count(),
         "considered": tally.considered,
         "other_files": source.others(),
+        "not_read": _not_read(source),
         "fingerprint": source_fingerprint(tally.source, source.count()),
     }
 

@@ -8,21 +8,30 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
+import lzma
 import os
 import threading
 import zipfile
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.image_formats import readable_suffixes
+from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection, describe, start_of
 from ganformer_cli.data.manifest import LABELS, MANIFEST, picture_name
-from ganformer_cli.data.pictures import Decoding, UnusableError, decode, open_picture, shown_size
+from ganformer_cli.data.pictures import (
+    Decoding,
+    UnusableError,
+    decode,
+    has_several_frames,
+    open_picture,
+    shown_size,
+)
 from ganformer_cli.data.shards import read_directory
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import MAX_LABELS_MEMORY, check_regular, open_regular, parse_json, read_regular, why_no_file
@@ -41,10 +50,12 @@ class Store(abc.ABC):
     decoding = Decoding()
     fitted: tuple[int, int] | None = None  # (height, width) to crop and shrink each to; None keeps its own
 
-    def __init__(self, path: Path, names: Sequence[str], others: int) -> None:
+    def __init__(self, path: Path, names: Sequence[str], others: int, leftover: Leftover | None = None) -> None:
         self.path = path
         self.names = names  # relative, with forward slashes
         self.others = others  # how many files beside them are not pictures
+        self.leftover = leftover or Leftover()  # those of them that nobody expects there
+        self.several_frames = False  # whether some of those that were looked at are animations or have several pages
 
     @abc.abstractmethod
     def read(self, index: int) -> bytes:
@@ -100,6 +111,7 @@ class Store(abc.ABC):
             try:
                 with open_picture(self.read(index)) as image:
                     found.setdefault(shown_size(image), index)
+                    self.several_frames = self.several_frames or has_several_frames(image)
             except Exception as error:
                 raise DataError(f"{self.where(index)} cannot be read ({error}); {self._remedy}") from error
         return found
@@ -114,8 +126,8 @@ class Store(abc.ABC):
         Raises:
             DataError: they differ, or one cannot be read.
         """
-        sizes: dict[tuple[int, int], int] = {}
-        for index in self._some():
+        sizes = self.sizes()
+        for index in self._some():  # decoded, so that a damaged one is found before training
             sizes.setdefault(self.picture(index).shape[1:], index)
         if len(sizes) > 1:
             raise self.several(sizes)
@@ -135,7 +147,7 @@ class FolderStore(Store):
 
     def __init__(self, path: Path) -> None:
         names: list[str] = []
-        others = 0
+        others, leftover, selection = 0, Leftover(), Selection()
         seen: set[tuple[int, int]] = set()
         for folder, folders, files in os.walk(path, followlinks=True, onerror=_raise):
             state = os.stat(folder)
@@ -148,11 +160,13 @@ class FolderStore(Store):
             for name in files:
                 if _hidden(name):
                     continue
-                if _is_picture(name):
+                kind = selection.kind(name, partial(start_of, Path(folder) / name))
+                if kind is Kind.IMAGE:
                     names.append((below / name).as_posix())
                 elif name != LABELS:
                     others += 1
-        super().__init__(path, sorted(names), others)
+                    leftover.add(name, kind)
+        super().__init__(path, sorted(names), others, leftover)
 
     def read(self, index: int) -> bytes:
         with open_regular(self.path / self.names[index]) as stream:
@@ -187,11 +201,24 @@ class ZipStore(Store):
             if not info.is_dir() and not any(_hidden(part) for part in info.filename.split("/"))
         ]
         # Two entries may share a name; both count, in the order in which they lie.
-        chosen = [info for info in visible if _is_picture(info.filename)]
+        selection, leftover, chosen = Selection(), Leftover(), []
+        for info in visible:
+            kind = selection.kind(info.filename, partial(self._start, info))
+            leftover.add(info.filename, kind)
+            if kind is Kind.IMAGE:
+                chosen.append(info)
         self._infos = sorted(chosen, key=lambda info: (info.filename, info.header_offset))
         self._labels = next((info for info in visible if info.filename == LABELS), None)
         others = len(visible) - len(chosen) - (self._labels is not None)
-        super().__init__(path, [info.filename for info in self._infos], others)
+        super().__init__(path, [info.filename for info in self._infos], others, leftover)
+
+    def _start(self, info: zipfile.ZipInfo) -> bytes:
+        """The first bytes of a file; none where it cannot be read."""
+        try:
+            with self._archive().open(info) as stream:
+                return stream.read(START)
+        except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
+            return b""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lock": None, "_zip": None}
@@ -367,6 +394,7 @@ def open_store(path: Path) -> Store:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     if not store.names:
         found = f"; the {store.others} files in it are something else" if store.others else ", it is empty"
+        found += f" ({describe(store.leftover.unread)})" if store.leftover.unread else ""
         store.close()
         raise DataError(f"{path} holds no pictures{found}")
     return store
@@ -431,10 +459,6 @@ def _check_size(size: int) -> None:
 def _hidden(name: str) -> bool:
     """What systems leave behind: ``.DS_Store``, ``._a.png``, ``__MACOSX``."""
     return (name.startswith(".") and name not in {".", ".."}) or name == "__MACOSX"
-
-
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in readable_suffixes()
 
 
 def _raise(error: OSError) -> None:

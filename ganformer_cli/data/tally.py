@@ -70,6 +70,7 @@ class Tally:
         self.skipped: list[dict[str, str]] = []  # the first ones
         self._reasons: Counter[str] = Counter()
         self._modes: Counter[str] = Counter()
+        self._several_frames = 0
         self._sides: Counter[int] = Counter()  # shorter ones, by their number of bits
         self._smallest: tuple[int, int] | None = None
         self._largest: tuple[int, int] | None = None
@@ -114,6 +115,7 @@ class Tally:
     def _measure(self, outcome: Outcome) -> None:
         width, height = size = outcome.size
         self._modes[outcome.mode] += 1
+        self._several_frames += outcome.several_frames
         self._sides[min(size).bit_length()] += 1
         if self._smallest is None or width * height < self._smallest[0] * self._smallest[1]:
             self._smallest = size
@@ -161,6 +163,7 @@ class Tally:
                 "first": self.skipped,
             },
             "sources": {
+                "several_frames": self._several_frames,
                 "modes": {mode: self._modes[mode] for mode in sorted(self._modes)},
                 "smallest": self._smallest and list(self._smallest),
                 "largest": self._largest and list(self._largest),

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 
+from ganformer_cli.data.file_kinds import Leftover, Selection
 from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.errors import DataError
 
@@ -83,6 +84,10 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def others(self) -> int:
         """Files beside them that are no pictures, hidden ones not counted."""
+
+    def leftover(self) -> Leftover:
+        """Of these others, those that nobody expects beside images, by their suffix."""
+        return Leftover()
 
     @abc.abstractmethod
     def items(self, start: int = 0) -> Iterator[Item]:
@@ -170,13 +175,14 @@ def spread(count: int, most: int) -> list[int]:
     return [number * count // most for number in range(most)]
 
 
-def is_picture(name: str, suffixes: frozenset[str]) -> bool:
-    return os.path.splitext(name)[1].lower() in suffixes
+def has_image_suffix(name: str) -> bool:
+    """Whether a file is called as an image is."""
+    return os.path.splitext(name)[1].lower() in readable_suffixes()
 
 
-def wanted_suffixes(form: str | None) -> frozenset[str]:
-    """The suffixes of pictures, lower case with the dot: all that are read, or those of ``png`` or ``jpg``."""
-    return {"png": frozenset({".png"}), "jpg": frozenset({".jpg", ".jpeg"})}.get(form or "", readable_suffixes())
+def wanted_images(form: str | None) -> Selection:
+    """Which files are images: all that can be read, or those called as ``png`` or ``jpg`` are."""
+    return Selection({"png": frozenset({".png"}), "jpg": frozenset({".jpg", ".jpeg"})}.get(form or ""))
 
 
 def is_hidden(name: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import accumulate, groupby
 from pathlib import Path
 
+from ganformer_cli.data.file_kinds import Leftover
 from ganformer_cli.data.sources.base import Item, Source, spread
 
 _NOTES = 4  # of the parts, that are kept
@@ -32,6 +33,9 @@ class ChainedSource(Source):
 
     def others(self) -> int:
         return sum(part.others() for part in self._parts)
+
+    def leftover(self) -> Leftover:
+        return Leftover.sum(part.leftover() for part in self._parts)
 
     def items(self, start: int = 0) -> Iterator[Item]:
         for part, end in zip(self._parts, self._ends, strict=True):

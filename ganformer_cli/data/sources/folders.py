@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ganformer_cli.data.file_kinds import Kind, Leftover, Selection, start_of
 from ganformer_cli.data.sources.base import (
     DATASET_JSON,
     LARGEST_FILE,
@@ -14,7 +15,6 @@ from ganformer_cli.data.sources.base import (
     Labels,
     Streamed,
     is_hidden,
-    is_picture,
     reason,
     shown,
     too_large,
@@ -29,14 +29,15 @@ class FolderSource(Streamed):
 
     form = "folder"
 
-    def __init__(self, path: Path, suffixes: frozenset[str], labels: str | None) -> None:
+    def __init__(self, path: Path, selection: Selection, labels: str | None) -> None:
         """
         Raises:
             DataError: a folder cannot be read, or the labels cannot be used.
         """
         self.path = path
-        self._suffixes = suffixes
+        self._selection = selection
         self._others: int | None = None
+        self._leftover = Leftover()
         self._dataset_json: str | None = None  # where it lies
         self.use(choose_labels(labels, path, own=self._own_labels, names=self._names, count=self.count))
 
@@ -54,7 +55,10 @@ class FolderSource(Streamed):
         return dataset_json(read_regular(self.path / self._dataset_json), self.path, self._dataset_json)
 
     def _names(self) -> Iterator[str]:
-        return (name for name in walk(self.path) if is_picture(name, self._suffixes))
+        return (name for name in walk(self.path) if self._kind(name) is Kind.IMAGE)
+
+    def _kind(self, name: str) -> Kind:
+        return self._selection.kind(name, lambda: start_of(self.path / name))
 
     def count(self) -> int:
         if self._count is None:
@@ -65,16 +69,22 @@ class FolderSource(Streamed):
         self.count()
         return (self._others or 0) - (self._dataset_json not in (None, DATASET_JSON))
 
+    def leftover(self) -> Leftover:
+        self.count()
+        return self._leftover
+
     def _look_through(self, finder: LabelsFinder | None = None) -> None:
         """Count what there is; ``finder`` sees all names."""
         pictures = others = 0
+        self._leftover = Leftover()
         for name in walk(self.path):
-            if is_picture(name, self._suffixes):
+            if (kind := self._kind(name)) is Kind.IMAGE:
                 pictures += 1
                 if finder is not None:
                     finder.see_image(name)
             elif name != DATASET_JSON:
                 others += 1
+                self._leftover.add(name, kind)
                 if finder is not None:
                     finder.see_file(name)
         self._count, self._others = pictures, others

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ganformer_cli.data.stores import readable_suffixes
+from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.errors import DataError
 
 #: Suffixes of images that this program may be unable to read, but that labels may name.

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.data.sources.base import BROKEN, DATASET_JSON, Label, Labels, reason, shown
 from ganformer_cli.data.sources.label_names import match_loosely, plain
 from ganformer_cli.data.sources.label_values import (
@@ -26,7 +27,6 @@ from ganformer_cli.data.sources.label_values import (
     ValueReader,
     meaning_of,
 )
-from ganformer_cli.data.stores import readable_suffixes
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import check_regular, parse_json
 

@@ -8,9 +8,10 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from ganformer_cli.data.file_kinds import describe
 from ganformer_cli.data.manifest import read_manifest
 from ganformer_cli.data.sources.arrays import NpySource, NpzSource
-from ganformer_cli.data.sources.base import BROKEN, DAMAGED, FORMS, Source, is_picture, reason, wanted_suffixes
+from ganformer_cli.data.sources.base import BROKEN, DAMAGED, FORMS, Source, has_image_suffix, reason, wanted_images
 from ganformer_cli.data.sources.chained import ChainedSource
 from ganformer_cli.data.sources.folders import FolderSource, walk
 from ganformer_cli.data.sources.hdf5 import Hdf5Source
@@ -81,7 +82,9 @@ def _refuse_empty(source: Source, form: str | None) -> None:
     if first is None:
         ending = {"png": " ending in .png", "jpg": " ending in .jpg or .jpeg"}.get(form or "", "")
         others = source.others()
+        unread = source.leftover().unread
         found = f"the {others} files in it are something else" if others else "it is empty"
+        found += f" ({describe(unread)})" if unread else ""
         raise DataError(f"{source.path} holds no pictures{ending}; {found}")
     if first.data is None and first.error.startswith(DAMAGED) and source.count() == 1:
         raise DataError(f"{source.path}: {first.error}; get it again")
@@ -97,10 +100,10 @@ def _open(path: Path, form: str | None, labels: str | None, resolution: int | No
         return _open_zip(path, form, labels, resolution)
     if found == "tar":
         if form == "webdataset" or (form is None and label_kind_of(path) is not None):
-            return WebdatasetSource(path, [], 0, labels)
+            return WebdatasetSource(path, [], [], labels)
         if form not in (None, "tar", "png", "jpg"):
             raise _misfit(path, form, found)
-        return TarSource(path, wanted_suffixes(form), labels)
+        return TarSource(path, wanted_images(form), labels)
     if form not in (None, found):
         raise _misfit(path, form, found)
     if found == "npy":
@@ -135,10 +138,10 @@ def _open_folder(path: Path, form: str | None, labels: str | None, resolution: i
         shards = [name for name in names if name.lower().endswith(_TAR_SUFFIXES)]
         if not shards:
             raise DataError(f"{path} holds no tars; leave --format out, or give the folder that they lie in")
-        return WebdatasetSource(path, shards, len(names) - len(shards), labels)
+        return WebdatasetSource(path, shards, sorted({*names} - {*shards}), labels)
     if form not in (None, "png", "jpg"):
         raise _misfit(path, form, "folder")
-    return FolderSource(path, wanted_suffixes(form), labels)
+    return FolderSource(path, wanted_images(form), labels)
 
 
 def _open_zip(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
@@ -150,7 +153,7 @@ def _open_zip(path: Path, form: str | None, labels: str | None, resolution: int 
             found = "npy"
         forced = "zip" if form in ("png", "jpg") else form or found
         if forced == "zip":
-            return ZipSource(index, wanted_suffixes(form), labels)
+            return ZipSource(index, wanted_images(form), labels)
     except BaseException:
         index.close()
         raise
@@ -173,10 +176,9 @@ def _misfit(path: Path, form: str | None, found: str) -> DataError:
 
 def _kind_of_content(names: Iterable[str]) -> str | None:
     """What most of these files are: "tfrecords" or "webdataset"; None for pictures, and what is something else."""
-    suffixes = wanted_suffixes(None)
     pictures = records = tars = 0
     for name in islice(names, _LOOKED_AT):
-        pictures += is_picture(name, suffixes)
+        pictures += has_image_suffix(name)
         records += part_of(name.rpartition("/")[2]) is not None
         tars += name.lower().endswith(_TAR_SUFFIXES)
     if max(records, tars) <= pictures:  # a preview beside the data is no picture of the source

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection
 from ganformer_cli.data.sources.base import (
     DAMAGED,
     DATASET_JSON,
@@ -22,7 +23,6 @@ from ganformer_cli.data.sources.base import (
     Labels,
     Streamed,
     is_hidden,
-    is_picture,
     library,
     reason,
     shown,
@@ -73,6 +73,7 @@ class TarReader:
         self._end = None if self.is_compressed else path.stat().st_size
         self._left = 0  # bytes of the present file that were not read yet
         self._padding = 0  # bytes behind it
+        self._peeked = b""  # bytes of it that were read ahead
 
     def close(self) -> None:
         self._stream.close()
@@ -119,9 +120,20 @@ class TarReader:
         """
         if self._end is not None and self._stream.tell() + self._left > self._end:
             raise BrokenArchiveError("it is cut short", inside=True)
-        data = self._read(self._left, inside=True)
-        self._left = 0
+        data = self._peeked + self._read(self._left, inside=True)
+        self._left, self._peeked = 0, b""
         return data
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes of the file that :meth:`next` gave, at most ``size``; :meth:`read` still gives them all.
+
+        Raises:
+            BrokenArchiveError: it is damaged or cut short.
+        """
+        if not self._peeked:
+            self._peeked = self._read(min(size, self._left), inside=True)
+            self._left -= len(self._peeked)
+        return self._peeked[:size]
 
     def starts_well(self) -> bool:
         """Whether an entry comes next; asked before the first one is read."""
@@ -171,6 +183,7 @@ class TarReader:
                 self._left -= len(self._read(min(self._left, _PIECE), inside=True))
             self._read(self._padding, inside=False)
         self._left = self._padding = 0
+        self._peeked = b""
 
     def _read(self, size: int, *, inside: bool) -> bytes:
         try:
@@ -189,15 +202,16 @@ class TarSource(Streamed):
 
     form = "tar"
 
-    def __init__(self, path: Path, suffixes: frozenset[str], labels: str | None) -> None:
+    def __init__(self, path: Path, selection: Selection, labels: str | None) -> None:
         """
         Raises:
             OSError: it cannot be opened.
             DataError: the labels cannot be used, or a library is missing.
         """
         self.path = path
-        self._suffixes = suffixes
+        self._selection = selection
         self._others = 0
+        self._leftover = Leftover()
         self._finder = LabelsFinder()
         self._dataset_jsons: dict[str, bytes] = {}
         self._look_through()
@@ -221,12 +235,14 @@ class TarSource(Streamed):
             try:
                 inside = False  # a picture
                 while (member := reader.next()) is not None:
-                    inside = self._is_picture(member)
+                    kind = self._kind(reader, member)
+                    inside = kind is Kind.IMAGE
                     count += inside
                     if inside:
                         self._finder.see_image(member.name)
                     elif not is_hidden(member.name):
                         others += member.name != DATASET_JSON or bool(member.problem)
+                        self._leftover.add(member.name, kind)
                         self._look_at_labels(member, reader)
             except BrokenArchiveError as error:
                 count += not (error.inside and inside)
@@ -241,17 +257,22 @@ class TarSource(Streamed):
             self._dataset_jsons[member.name] = reader.read()
             self._finder.see_file(member.name)
 
-    def _is_picture(self, member: Member) -> bool:
-        return is_picture(member.name, self._suffixes) and not is_hidden(member.name)
+    def _kind(self, reader: TarReader, member: Member) -> Kind:
+        if is_hidden(member.name):
+            return Kind.COMPANION
+        return self._selection.kind(member.name, lambda: b"" if member.problem else reader.peek(START))
 
     def _names(self) -> Iterator[str]:
         with TarReader(self.path) as reader:
             try:
                 while (member := reader.next()) is not None:
-                    if self._is_picture(member):
+                    if self._kind(reader, member) is Kind.IMAGE:
                         yield member.name
             except BrokenArchiveError:
                 return
+
+    def leftover(self) -> Leftover:
+        return self._leftover
 
     def others(self) -> int:
         return self._others
@@ -262,7 +283,7 @@ class TarSource(Streamed):
         with TarReader(self.path) as reader:
             try:
                 while (member := reader.next()) is not None:
-                    inside = self._is_picture(member)
+                    inside = self._kind(reader, member) is Kind.IMAGE
                     if not inside:
                         continue
                     if wanted(number):

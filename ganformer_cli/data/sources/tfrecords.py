@@ -15,6 +15,7 @@ from typing import IO
 
 import numpy as np
 
+from ganformer_cli.data.file_kinds import Leftover
 from ganformer_cli.data.sources.base import (
     BROKEN,
     DAMAGED,
@@ -172,9 +173,13 @@ class TfrecordsSource(Streamed):
         labels_files = [name for name in names if name.endswith(".labels")]
         self._files = [name for name in names if not name.endswith(".labels")]
         self._others = 0
+        self._leftover = Leftover()
         if len(self._files) > 1:
             parts = [part for name in self._files if (part := part_of(name)) is not None]
             self._others = len(self._files) - len(parts)
+            for name in self._files:
+                if part_of(name) is None:
+                    self._leftover.add_beside(name)
             self._files = [part.name for part in _chosen(parts, self.path, resolution)]
         self._in_records = False
         own = partial(self._own_labels, labels_files)
@@ -207,6 +212,9 @@ class TfrecordsSource(Streamed):
 
     def others(self) -> int:
         return self._others
+
+    def leftover(self) -> Leftover:
+        return self._leftover
 
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         return self._scan(wanted, with_classes=self._in_records)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ganformer_cli.data.file_kinds import Leftover
+from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.data.sources.base import (
     DAMAGED,
     LARGEST_FILE,
@@ -25,7 +27,6 @@ from ganformer_cli.data.sources.tars import BrokenArchiveError, Member, TarReade
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import parse_json
 
-PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
 LABELS = frozenset({"cls", "json"})
 _LOOKED_AT = 256  # files that are looked at to see what a shard holds
 _SHARDS_LOOKED_AT = 8
@@ -37,12 +38,12 @@ class WebdatasetSource(Streamed):
 
     form = "webdataset"
 
-    def __init__(self, path: Path, shards: list[str], beside: int, labels: str | None) -> None:
+    def __init__(self, path: Path, shards: list[str], beside: list[str], labels: str | None) -> None:
         """
         Args:
             path: a tar, or the folder of the shards.
             shards: names in the folder; none where ``path`` is a tar.
-            beside: how many other files lie there.
+            beside: what else lies there.
 
         Raises:
             OSError: a shard cannot be read.
@@ -50,7 +51,9 @@ class WebdatasetSource(Streamed):
         """
         self.path = path
         self._shards = shards
-        self._beside = self._others = beside
+        self._beside = beside
+        self._others = len(beside)
+        self._leftover = Leftover()
         self._kind: str | None = None  # of the labels that lie in the shards
         with TarReader(self._paths()[0][1]) as reader:
             self.passing_is_cheap = not reader.is_compressed
@@ -67,8 +70,15 @@ class WebdatasetSource(Streamed):
         self.count()
         return self._others
 
+    def leftover(self) -> Leftover:
+        self.others()
+        return self._leftover
+
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
-        number, self._others = 0, self._beside
+        number, self._others = 0, len(self._beside)
+        self._leftover = Leftover()
+        for name in self._beside:
+            self._leftover.add_beside(name)
         for before, path in self._paths():
             for item in self._scan_shard(before, path, number, wanted):
                 yield item
@@ -87,13 +97,15 @@ class WebdatasetSource(Streamed):
                         if sample is not None and sample.picture is not None:
                             yield self._item(sample, before, number)
                             number += 1
+                        self._count_without_image(sample)
                         sample = _Sample(key, wanted(number))
-                    if extension in PICTURES and sample.picture is None:
+                    if is_image_extension(extension) and sample.picture is None:
                         sample.take(member, reader)
                     elif extension in LABELS:
                         sample.take_label(extension, member, reader)
                     else:
                         self._others += 1
+                        sample.others.append(member.name)
             except BrokenArchiveError as error:
                 if sample is not None and sample.picture is not None:
                     if error.inside:  # what was broken is part of this sample
@@ -107,6 +119,12 @@ class WebdatasetSource(Streamed):
                 return
         if sample is not None and sample.picture is not None:
             yield self._item(sample, before, number)
+        self._count_without_image(sample)
+
+    def _count_without_image(self, sample: _Sample | None) -> None:
+        """What a sample without an image holds instead; beside an image it is an expected part of the sample."""
+        for name in sample.others if sample is not None and sample.picture is None else ():
+            self._leftover.add_beside(name)
 
     def _item(self, sample: _Sample, before: str, number: int) -> Item | None:
         if not sample.wanted or sample.picture is None:
@@ -134,6 +152,7 @@ class _Sample:
         self.data: bytes | None = None
         self.error = ""
         self.label: Label | None = None
+        self.others: list[str] = []  # names of what is neither image nor label
 
     def take(self, member: Member, reader: TarReader) -> None:
         self.picture = member.name
@@ -158,7 +177,7 @@ def label_kind_of(path: Path) -> str | None:
                 if member is None:
                     break
                 key, extension = _split(member.name)
-                if extension in PICTURES:
+                if is_image_extension(extension):
                     pictures.add(key)
                 elif extension in LABELS and not member.problem and member.size <= _LARGEST_LABEL:
                     kind = _kind(_label(extension, reader.read()))
@@ -167,6 +186,11 @@ def label_kind_of(path: Path) -> str | None:
         except BrokenArchiveError:
             pass
     return next((kind for key, kind in kinds.items() if key in pictures), None)
+
+
+def is_image_extension(extension: str) -> bool:
+    """Whether files of this extension (without the dot) are a sample's image."""
+    return f".{extension}" in readable_suffixes()
 
 
 def _split(name: str) -> tuple[str, str]:

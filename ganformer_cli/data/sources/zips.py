@@ -10,11 +10,13 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection
 from ganformer_cli.data.sources.base import (
     DATASET_JSON,
     LARGEST_FILE,
@@ -22,7 +24,6 @@ from ganformer_cli.data.sources.base import (
     Labels,
     Numbered,
     is_hidden,
-    is_picture,
     reason,
     shown,
     too_large,
@@ -96,20 +97,40 @@ class ZipIndex:
             raise ValueError(PASSWORD)
         if max(size, packed) > LARGEST_FILE:
             raise ValueError(too_large(max(size, packed)))
+        self._seek_data(row)
+        data = _unpack(self._stream.read(packed), method, size)
+        if len(data) != size or zlib.crc32(data) != self._sums[row]:
+            raise ValueError("damaged in the zip: its checksum is wrong")
+        return data
+
+    def start(self, number: int) -> bytes:
+        """The first :data:`START` bytes of file ``number``; none where it cannot be read."""
+        row = int(self._order[number])
+        if self._flags[row] & _ENCRYPTED:
+            return b""
+        try:
+            self._seek_data(row)
+            packed = self._stream.read(min(self._packed[row], 4 * START))
+            return _unpack(packed, self._methods[row], START)[:START]
+        except (OSError, ValueError):
+            return b""
+
+    def fingerprint(self) -> str:
+        """sha256 of the directory: names, sizes and checksums of the files."""
+        return self._fingerprint
+
+    def _seek_data(self, row: int) -> None:
+        """Go to the first byte of a file's data.
+
+        Raises:
+            ValueError: there is no file there.
+        """
         self._stream.seek(self._offsets[row])
         header = self._stream.read(_LOCAL.size)
         if len(header) < _LOCAL.size or not header.startswith(b"PK\3\4"):
             raise ValueError("damaged in the zip: it is not where the directory says")
         *_, name_length, extra_length = _LOCAL.unpack(header)
         self._stream.seek(name_length + extra_length, 1)
-        data = _unpack(self._stream.read(packed), method, size)
-        if len(data) != size or zlib.crc32(data) != self._sums[row]:
-            raise ValueError("damaged in the zip: its checksum is wrong")
-        return data
-
-    def fingerprint(self) -> str:
-        """sha256 of the directory: names, sizes and checksums of the files."""
-        return self._fingerprint
 
     def _name(self, row: int) -> str:
         return self._blob[self._starts[row] : self._starts[row + 1]].decode("utf-8", "surrogatepass")
@@ -199,7 +220,7 @@ class ZipSource(Numbered):
 
     form = "zip"
 
-    def __init__(self, index: ZipIndex, suffixes: frozenset[str], labels: str | None) -> None:
+    def __init__(self, index: ZipIndex, selection: Selection, labels: str | None) -> None:
         """
         Raises:
             DataError: all pictures are protected by a password, or the labels cannot be used.
@@ -208,10 +229,11 @@ class ZipSource(Numbered):
         self._index = index
         pictures = array("Q")
         self._others = 0
+        self._leftover = Leftover()
         self._finder = LabelsFinder()
         jsons: dict[str, int] = {}
         for number, name in enumerate(index.names()):
-            if is_picture(name, suffixes):
+            if (kind := selection.kind(name, partial(index.start, number))) is Kind.IMAGE:
                 pictures.append(number)
                 self._finder.see_image(name)
             else:
@@ -219,6 +241,7 @@ class ZipSource(Numbered):
                     self._finder.see_file(name)
                     jsons[name] = number
                 self._others += name != DATASET_JSON
+                self._leftover.add(name, kind)
         self._dataset_jsons = jsons
         self._numbers = np.frombuffer(pictures, np.uint64)
         if pictures and all(index.is_encrypted(number) for number in pictures):
@@ -247,6 +270,9 @@ class ZipSource(Numbered):
 
     def others(self) -> int:
         return self._others
+
+    def leftover(self) -> Leftover:
+        return self._leftover
 
     def item(self, number: int) -> Item:
         place = int(self._numbers[number])
