@@ -171,12 +171,21 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, whole or not at all."""
-    write_bytes(path, _encoded(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
+    write_bytes(path, (json_text(value, indent=2) + "\n").encode("utf-8"))
 
 
-def _encoded(text: str) -> bytes:
-    """JSON in UTF-8. File names may hold bytes that are no text (lone surrogates in Python): these are spelled out."""
-    return _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text).encode("utf-8")
+def json_text(value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON that is UTF-8 text and harmless on a terminal.
+
+    Names of files may hold bytes that are no text, which are lone surrogates in Python; these are spelled out.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return visible_json(_SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text))
+
+
+def visible_json(text: str) -> str:
+    """JSON text with escapes for what a terminal would obey or hide; the values stay the same."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
@@ -188,7 +197,7 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written to.
     """
-    line = _encoded(json.dumps(_without_nan(record), ensure_ascii=False) + "\n")
+    line = (json_text(_without_nan(record)) + "\n").encode("utf-8")
 
     def write() -> None:
         path.touch()
@@ -414,6 +423,8 @@ _TOML_STRING = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# Control characters beyond ASCII's (those JSON escapes by itself), separators of lines, marks of direction, half pairs.
+_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 _MAX_DIGITS = 400  # more than any number of 64 bits has, exponents written out
 _LONG_NUMBER = re.compile(rf"\d[\d_]{{{_MAX_DIGITS}}}")
 _ODD_NUMBER = re.compile(r"(?<![\w.-])[+-]?(?:inf|nan)(?!\w)|0[xob][\da-fA-F_]{17,}|\d[\d_]{19,}|\de\+?\d{3,}")

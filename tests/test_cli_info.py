@@ -128,7 +128,7 @@ def test_a_converted_file(ganformer: Run, tiny_run: Path) -> None:
     assert shown["networks"] == "ema"
     assert shown["source"] == "bedrooms.pkl (tensorflow), sha256 abc"
     assert shown["truncation"] == "psi 0.7"
-    assert shown["licence"] == "CC BY-NC 4.0  [2Jnothing"
+    assert shown["licence"] == r"CC BY-NC 4.0\n\x1b[2Jnothing"
     assert shown["ganformer"] == "0.1.0"
     assert (shown["training"], shown["data set"]) == ("not recorded", "not recorded")
     assert "discriminator" not in shown["parameters"]

@@ -14,6 +14,7 @@ import click
 
 from ganformer_cli import __version__
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, given_options, json_option, option, warn
+from ganformer_cli.cli.output import cell, echo, echo_json
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.errors import ConfigError, GanformerError
 
@@ -179,7 +180,7 @@ def command(
     if output is not None:
         output.write_text(text + "\n", encoding="utf-8")
     if as_json:
-        click.echo(text)
+        echo_json(record)
     else:
         show(record)
     failed = [row for row in record["rows"] if "error" in row]
@@ -407,11 +408,11 @@ def rounded(value: float) -> float:
 
 def show(record: Mapping[str, Any]) -> None:
     """The record as tables on stdout: drawn on a terminal, plain elsewhere."""
-    click.echo(f"{record['device_name']}, {record['threads']} threads, torch {record['torch']}, {record['precision']}")
+    echo(f"{record['device_name']}, {record['threads']} threads, torch {record['torch']}, {record['precision']}")
     if record["operators_reason"]:
-        click.echo(f"no native operators: {record['operators_reason']}")
+        echo(f"no native operators: {record['operators_reason']}")
     if built := record["build_seconds"]:
-        click.echo(f"the native operators are built in {built['cold']:.1f} s and loaded in {built['warm']:.2f} s")
+        echo(f"the native operators are built in {built['cold']:.1f} s and loaded in {built['warm']:.2f} s")
     if found := record["data"]:
         show_pictures(found)
     if found := record["metrics"]:
@@ -426,12 +427,12 @@ def show_pictures(found: Mapping[str, Any]) -> None:
     """How fast pictures are prepared and read."""
     size = f"{found['side']} to {found['resolution']} px"
     for rate in found["preparing"]:
-        click.echo(
+        echo(
             f"prepare {rate['form']}, {size}: {number(rate['prepared'])} pictures/s in {rate['processes']} processes, "
             f"{rate['prepared'] / rate['loop']:.2f}x a loop of Pillow in one ({number(rate['loop'])})"
         )
     for rate in found["reading"]:
-        click.echo(
+        echo(
             f"read {found['resolution']} px, --compression {rate['compression']}: {number(rate['read'])} pictures/s in "
             f"one process, {number(rate['kib'])} KiB each (a fast GPU takes {found['needed']})"
         )
@@ -446,7 +447,7 @@ def show_scoring(found: Mapping[str, Any]) -> None:
         return f"{number(side['per_second'])} pictures/s{peak}"
 
     rest = found["without_theirs"] or f"{found['ratio']:.2f}x torch-fidelity ({said(theirs)})"
-    click.echo(f"Inception features, {found['side']} px: {said(ours)}; {rest}")
+    echo(f"Inception features, {found['side']} px: {said(ours)}; {rest}")
 
 
 def cells(row: Mapping[str, Any], side: str) -> list[str]:
@@ -498,14 +499,15 @@ def show_table(title: str, rows: Sequence[Sequence[str]]) -> None:
         for index, name in enumerate(COLUMNS):
             table.add_column(name, justify="left" if index in (0, len(COLUMNS) - 1) else "right")
         for row in rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(cell(text)) for text in row))
         Console().print(table)
         return
     widths = [max(len(row[index]) for row in (COLUMNS, *rows)) for index in range(len(COLUMNS))]
-    click.echo(f"\n{title}")
+    echo()
+    echo(title)
     for row in (COLUMNS, *rows):
         left, *middle, right = (
-            cell.ljust(width) if index in (0, len(COLUMNS) - 1) else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+            text.ljust(width) if index in (0, len(COLUMNS) - 1) else text.rjust(width)
+            for index, (text, width) in enumerate(zip(row, widths, strict=True))
         )
-        click.echo("  ".join([left, *middle, right]).rstrip())
+        echo("  ".join([left, *middle, right]).rstrip())

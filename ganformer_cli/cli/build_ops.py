@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ganformer_cli.cli.options import GroupedCommand, json_option, option
+from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.files import ensure_writable_folder
 
@@ -102,13 +102,13 @@ def command(
         try:
             built.append(build.build_ahead(recipe, tools, folder, force=force, say=_say))
         except BuildError as error:
-            click.echo(error.output, err=True, nl=not error.output.endswith("\n"))
+            echo(error.output.rstrip("\n"), err=True, lines=True)
             raise
     _show(built, folder, as_json=as_json)
 
 
 def _say(text: str) -> None:
-    click.echo(f"ganformer build-ops: {text}", err=True)
+    echo(f"ganformer build-ops: {text}", err=True)
 
 
 def _show(built: list[Build], folder: Path, *, as_json: bool) -> None:
@@ -117,11 +117,11 @@ def _show(built: list[Build], folder: Path, *, as_json: bool) -> None:
         for build in built
     ]
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), "libraries": records}, indent=2))
+        echo_json({"folder": str(folder), "libraries": records})
         return
     for build, record in zip(built, records, strict=True):
         how = f"built in {record['seconds']:.1f} s" if build.fresh else "was there"
-        click.echo(
+        echo(
             f"{record['library']:<5} {build.capability}, {build.compiler}: {how}, {record['bytes'] / 1e6:.2f} MB, "
             f"{record['path']}"
         )

@@ -14,6 +14,7 @@ import click
 
 from ganformer_cli.cli.eval_report import table
 from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option, warn
+from ganformer_cli.cli.output import echo
 from ganformer_cli.config import BASELINES, ModelConfig, RunConfig
 from ganformer_cli.errors import ConfigError, DataError, SnapshotError
 from ganformer_cli.files import write_bytes
@@ -120,7 +121,7 @@ def command(
         "json": lambda: tabulate.as_json(tables),
     }[form]()
     if output is None:
-        click.echo(written)
+        echo(written, lines=True)
     else:
         write_bytes(output, (written + "\n").encode("utf-8"))
     if plot is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ import click
 from ganformer_cli import __version__
 from ganformer_cli.cli.model_choice import MIB, find_model, load_networks, offline_option
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option
+from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.errors import OutputError
 
 
@@ -56,7 +56,7 @@ def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: 
         provenance={"version": __version__, **provenance},
     )
     if as_json:
-        click.echo(json.dumps({"model": str(out), "source": str(file), "bytes": out.stat().st_size}))
+        echo_json({"model": str(out), "source": str(file), "bytes": out.stat().st_size}, indent=None)
         return
-    click.echo(f"{out} ({out.stat().st_size / MIB:.1f} MiB) from {file}")
-    click.echo(f"more       ganformer generate --model {out}")
+    echo(f"{out} ({out.stat().st_size / MIB:.1f} MiB) from {file}")
+    echo(f"more       ganformer generate --model {out}")

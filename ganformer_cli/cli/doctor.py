@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import platform
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import click
 
 from ganformer_cli import __version__
 from ganformer_cli.cli.options import GroupedCommand, json_option
+from ganformer_cli.cli.output import Rendered, cell, echo, echo_json
 
 #: How a row is marked, and coloured on a terminal.
 MARKS = {"good": ("ok", "green"), "note": ("--", "yellow"), "bad": ("!!", "red")}
@@ -31,9 +31,9 @@ def command(as_json: bool) -> None:
     rows = list(_rows())
     blocked = any(row["blocks"] for row in rows)
     if as_json:
-        click.echo(json.dumps({"version": __version__, "can_train": not blocked, "checks": rows}, indent=2))
+        echo_json({"version": __version__, "can_train": not blocked, "checks": rows})
     else:
-        click.echo(_table(rows), nl=False)
+        echo(_table(rows), nl=False, lines=True)
     if blocked:
         raise click.exceptions.Exit(1)
 
@@ -63,9 +63,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
         width = max(len(row["name"]) for row in rows)
         lines = []
         for row in rows:
-            lines.append(f"{MARKS[row['state']][0]}  {row['name']:<{width}}  {row['found']}")
+            lines.append(f"{MARKS[row['state']][0]}  {row['name']:<{width}}  {cell(row['found'])}")
             if row["remedy"]:
-                lines.append(f"    {'':<{width}}  -> {row['remedy']}")
+                lines.append(f"    {'':<{width}}  -> {cell(row['remedy'])}")
         return "\n".join(lines) + "\n"
     from rich import box
     from rich.console import Console
@@ -76,11 +76,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
     table.columns[1].no_wrap = True
     for row in rows:
         mark, colour = MARKS[row["state"]]
-        found = Text(row["found"])  # a Text, because paths may hold square brackets
+        found = Text(cell(row["found"]))  # a Text, because paths may hold square brackets
         if row["remedy"]:
-            found.append(f"\n-> {row['remedy']}", style="bold")
+            found.append(f"\n-> {cell(row['remedy'])}", style="bold")
         table.add_row(Text(mark, style=colour), Text(row["name"]), found)
     console = Console(file=sys.stdout)
     with console.capture() as capture:
         console.print(table)
-    return capture.get()
+    return Rendered(capture.get())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from ganformer_cli.cli.options import (
     processes_option,
     warn,
 )
+from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.errors import ConfigError, GanformerError, OutputError, SnapshotError
 from ganformer_cli.files import sha256_of
@@ -204,7 +204,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         answer, warnings = compare_records(*options["compare"], as_json=options["as_json"])
         for warning in warnings:
             warn(warning)
-        click.echo(answer)
+        echo(answer, lines=True)
         return
     if options["fetch"]:
         fetch(options["metrics"] if "metrics" in given_options(ctx) else FETCHED, offline=options["offline"])
@@ -225,7 +225,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         left_out = Evaluation(options, device, group, given=given_options(ctx)).run()
     if group.ranks > 1:
         if left_out and group.leads:
-            click.echo(f"{ctx.command_path}: error: {left_out}", err=True)
+            echo(f"{ctx.command_path}: error: {left_out}", err=True)
         end(1 if left_out else 0)
     if left_out:
         raise GanformerError(left_out)
@@ -298,8 +298,10 @@ class Evaluation:
     def tell(self, text: str, value: Any) -> None:
         """The answer, on stdout, once."""
         if self.group.leads:
-            as_json = self.options["as_json"]
-            click.echo(json.dumps(value, indent=2) if as_json else text, nl=as_json)
+            if self.options["as_json"]:
+                echo_json(value)
+            else:
+                echo(text, nl=False, lines=True)
 
     def notice(self, text: str) -> None:
         """A warning, once."""
@@ -416,9 +418,9 @@ def fetch(metrics: Sequence[str], *, offline: bool) -> None:
         raise click.UsageError("--fetch downloads, --offline forbids it; leave one of them out")
     files = fetch_networks(metrics, offline=False)
     if not files:
-        click.echo(f"{','.join(metrics)}: no feature network is needed")
+        echo(f"{','.join(metrics)}: no feature network is needed")
     for name, path in files.items():
-        click.echo(f"{name:<12}{path}")
+        echo(f"{name:<12}{path}")
 
 
 @contextmanager

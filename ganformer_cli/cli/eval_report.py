@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganformer_cli.cli.options import warn
+from ganformer_cli.cli.output import Rendered, cell
 from ganformer_cli.errors import DataError, OutputError
+from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
     from ganformer_cli.metrics.records import Scored
@@ -71,12 +73,14 @@ def table(columns: Row, rows: Sequence[Row], title: str, *, widths: Sequence[int
         title: the first line.
         widths: of the columns that have one, where it is plain.
     """
+    title = printable(title, limit=4000, lines=True)
+    rows = [tuple(map(cell, row)) for row in rows]
     if not sys.stdout.isatty():
         lines = [title]
         for first, *others in rows:
             cells = [f"{first:<{widths[0]}}"]
-            for number, cell in enumerate(others, 1):
-                cells.append(f"{cell:>{widths[number]}}" if number < len(widths) else f"  {cell}")
+            for number, text in enumerate(others, 1):
+                cells.append(f"{text:>{widths[number]}}" if number < len(widths) else f"  {text}")
             lines.append("".join(cells).rstrip())
         return "\n".join(lines) + "\n"
     from rich import box
@@ -88,11 +92,11 @@ def table(columns: Row, rows: Sequence[Row], title: str, *, widths: Sequence[int
     for column in made.columns[1 : len(widths)]:
         column.justify = "right"
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
+        made.add_row(*map(Text, row))
     console = Console(file=sys.stdout)
     with console.capture() as capture:
         console.print(made)
-    return capture.get()
+    return Rendered(capture.get())
 
 
 def curve_text(records: Sequence[Mapping[str, Any]], curve: Path | None) -> str:
@@ -113,7 +117,7 @@ def curve_text(records: Sequence[Mapping[str, Any]], curve: Path | None) -> str:
     widths = [max(len(str(cell)) for cell in column) + 2 for column in zip(heads, *rows, strict=True)]
     plain = [] if sys.stdout.isatty() else [heads]
     text = table(heads, [*plain, *rows], title, widths=widths)
-    return text if curve is None else f"{text}curve {curve}\n"
+    return text if curve is None else type(text)(f"{text}curve {cell(curve)}\n")
 
 
 def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
@@ -173,7 +177,8 @@ def compare_records(one: Path, other: Path, *, as_json: bool) -> tuple[str, list
         return json.dumps(value, indent=2), told
     heads = ("score", "A", "B", "B - A")
     plain = [] if sys.stdout.isatty() else [heads]
-    return table(heads, [*plain, *rows], f"A {one}\nB {other}", widths=(12, 12, 12, 12)).rstrip("\n"), told
+    text = table(heads, [*plain, *rows], f"A {cell(one)}\nB {cell(other)}", widths=(12, 12, 12, 12))
+    return type(text)(text.rstrip("\n")), told
 
 
 def scores_at(path: Path) -> dict[str, Scored]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +40,7 @@ from ganformer_cli.cli.options import (
     pick_device,
     warn,
 )
+from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.files import ensure_writable_folder, sha256_of
@@ -326,9 +326,9 @@ def command(
         record = {"model": str(file), "model_sha256": settings["model"], "truncation_psi": psi, "noise": noise}
         if latents is not None:
             record |= {"given_latents": str(latents), "space": space}
-        click.echo(json.dumps({**record, **written}, indent=2))
+        echo_json({**record, **written})
     else:
-        click.echo(_summary(file, plan, written))
+        echo(_summary(file, plan, written))
 
 
 class Work(NamedTuple):

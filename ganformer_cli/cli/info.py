@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +10,7 @@ import click
 
 from ganformer_cli.cli.model_choice import find_model, load_networks, model_options, run_of
 from ganformer_cli.cli.options import GroupedCommand, json_option
+from ganformer_cli.cli.output import cell, echo, echo_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 
@@ -56,12 +56,18 @@ def command(
         raise click.UsageError(f"{chosen} and --model {model} each name a model; give one of them")
     if chosen is not None and Path(chosen).suffix.lower() in PICTURES:
         picture = describe_picture(Path(chosen))
-        lines = [f"{name:<20}{_printable(str(value))}" for name, value in picture.items()]
-        click.echo(json.dumps(picture, indent=2) if as_json else "\n".join(lines))
+        lines = [f"{name:<20}{cell(value)}" for name, value in picture.items()]
+        if as_json:
+            echo_json(picture)
+        else:
+            echo("\n".join(lines), lines=True)
         return
     file = find_model(chosen if model is None else model, expname, result_dir, offline=offline)
     record = describe(file)
-    click.echo(json.dumps(record, indent=2) if as_json else "\n".join(_lines(record)))
+    if as_json:
+        echo_json(record)
+    else:
+        echo("\n".join(_lines(record)), lines=True)
 
 
 def read_model(file: Path) -> ModelFile:
@@ -208,7 +214,7 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
     if "source" in record:
         rows.append(("source", _source(record["source"])))
     rows.append(("licence", str(record["licence"] or NO_LICENCE)))
-    return [f"{name:<14}{_printable(value)}" for name, value in rows]
+    return [f"{name:<14}{cell(value)}" for name, value in rows]
 
 
 def _dataset(dataset: Any) -> str:
@@ -243,8 +249,3 @@ def _score_lines(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _said(value: Any) -> str:
     """Whole numbers without a point."""
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _printable(text: str) -> str:
-    """On one line, without what a terminal would take for a command: headers are other people's text."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -16,8 +16,10 @@ from typing import IO, Any
 import click
 
 from ganformer_cli import __version__
+from ganformer_cli.cli.output import echo
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.stop_signals import StopSignal, as_interrupts
+from ganformer_cli.text import printable
 
 # The help of the program comes from here, so that reading it imports no command.
 COMMANDS = {
@@ -33,6 +35,7 @@ COMMANDS = {
     "build-ops": "Build the native operators ahead of time.",
 }
 
+LONGEST = 4000  # letters of a message
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -40,10 +43,10 @@ class Failure(click.ClickException):
     """Something went wrong while the command ran: one line on stderr, status 1."""
 
     def __init__(self, command: str, message: str) -> None:
-        super().__init__(f"{command}: error: {' '.join(message.splitlines())}")
+        super().__init__(f"{command}: error: {' '.join(printable(message, limit=LONGEST, lines=True).splitlines())}")
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(self.format_message(), file=file, err=file is None)
+        echo(self.format_message(), file=file, err=file is None)
 
 
 class WrongLine(Failure):
@@ -68,10 +71,10 @@ def one_line_errors(command: Callable[[], str]) -> Iterator[None]:
         raise Failure(command(), str(error)) from error
     except StopSignal as error:
         with contextlib.suppress(OSError):  # the terminal may be gone
-            click.echo(f"\n{command()}: ended by {error.number.name}", err=True)
+            echo(f"\n{command()}: ended by {error.number.name}", err=True, lines=True)
         raise click.exceptions.Exit(error.status) from None
     except KeyboardInterrupt:
-        click.echo(f"\n{command()}: interrupted", err=True)
+        echo(f"\n{command()}: interrupted", err=True, lines=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         raise  # the reader has gone, for instance `| head`: click leaves quietly

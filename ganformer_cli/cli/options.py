@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from ganformer_cli.allocator import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
+from ganformer_cli.cli.output import echo
 from ganformer_cli.errors import ConfigError, NotYetError
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def warn(message: str) -> None:
     warned = ctx.meta.setdefault(WARNED, set()) if ctx else set()
     if message not in warned:
         warned.add(message)
-        click.echo(f"{ctx.command_path if ctx else 'ganformer'}: warning: {message}", err=True)
+        echo(f"{ctx.command_path if ctx else 'ganformer'}: warning: {message}", err=True)
 
 
 # ----- Seeds -----

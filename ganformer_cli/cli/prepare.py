@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option, option, warn
+from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.prepare_report import (
     list_catalogue,
     quoted,
@@ -154,7 +154,7 @@ def command(
     if len(jobs) == 1:
         answer = _run(jobs[0], settings)
         if as_json:
-            click.echo(json.dumps(answer, ensure_ascii=False))
+            echo_json(answer, indent=None, ascii=False)
         return
     answers, errors = [], []
     for job in jobs:
@@ -165,9 +165,9 @@ def command(
             answers.append({"name": job.name, "error": message})
             errors.append(f"{ctx.command_path}: error: {job.name}: {message}")
     if as_json:
-        click.echo(json.dumps(answers, ensure_ascii=False))
+        echo_json(answers, indent=None, ascii=False)
     for line in errors:
-        click.echo(line, err=True)
+        echo(line, err=True)
     if errors:
         ctx.exit(1)
 

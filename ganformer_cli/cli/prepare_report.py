@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from ganformer_cli.cli.options import warn
+from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,16 +31,16 @@ def summarise(prepared: Prepared, data_dir: Path, kept_download: tuple[Path, int
     written = f"{bytes_ / 1e6:.1f} MB" if bytes_ >= 1e6 else f"{bytes_ / 1e3:.0f} kB"
     state = "unchanged, made before from the same pictures" if prepared.unchanged else written
     missing = f"; {count_text(prepared.not_read)}" if prepared.not_read else ""
-    click.echo(f"{prepared.folder}: {manifest['count']} pictures of {size} px ({state}){missing}")
+    echo(f"{prepared.folder}: {manifest['count']} pictures of {size} px ({state}){missing}")
     for name, text in _lines(prepared):
-        click.echo(f"{name + ':':<12}{text}")
+        echo(f"{name + ':':<12}{text}")
     _summarise_skipped(prepared)
     if kept_download is not None:
         path, held = kept_download
-        click.echo(f"the download is kept: {path} ({held / GB:.1f} GB); remove it if you need the space")
+        echo(f"the download is kept: {path} ({held / GB:.1f} GB); remove it if you need the space")
     where = "" if data_dir == Path("datasets") else f" --data-dir {quoted(str(data_dir))}"
     labelled = " --labels" if manifest["labels"] else ""
-    click.echo(f"next: ganformer train --dataset {quoted(manifest['name'])}{where}{labelled}")
+    echo(f"next: ganformer train --dataset {quoted(manifest['name'])}{where}{labelled}")
 
 
 def warn_of_empty_classes(manifest: Mapping[str, Any]) -> None:
@@ -124,18 +122,18 @@ def _summarise_skipped(prepared: Prepared) -> None:
     skipped = prepared.manifest["skipped"]
     if not skipped["count"]:
         return
-    click.echo(f"skipped {skipped['count']}:")
+    echo(f"skipped {skipped['count']}:")
     reasons = sorted(skipped["reasons"].items(), key=lambda one: -one[1])
     for reason, count in reasons[:REASONS]:
         files = [item["file"] for item in skipped["first"] if item["reason"].partition(":")[0] == reason]
         files = files[:EXAMPLES]
         more = f" and {count - len(files)} more" if files and count > len(files) else ""
-        click.echo(f"  {count} {reason}{': ' if files else ''}{', '.join(files)}{more}")
+        echo(f"  {count} {reason}{': ' if files else ''}{', '.join(files)}{more}")
     if len(reasons) > REASONS:
-        click.echo(f"  {sum(count for _, count in reasons[REASONS:])} for other reasons")
+        echo(f"  {sum(count for _, count in reasons[REASONS:])} for other reasons")
     if skipped["count"] > EXAMPLES:
         listed = "manifest.json" if skipped["count"] <= len(skipped["first"]) else "skipped.jsonl"
-        click.echo(f"  all are listed in {prepared.folder / listed}")
+        echo(f"  all are listed in {prepared.folder / listed}")
 
 
 def list_catalogue(data_dir: Path, *, as_json: bool) -> None:
@@ -149,7 +147,7 @@ def list_catalogue(data_dir: Path, *, as_json: bool) -> None:
         except DataError as error:
             warn(str(error))
     if as_json:
-        click.echo(json.dumps([_described(entry) for entry in entries], ensure_ascii=False))
+        echo_json([_described(entry) for entry in entries], indent=None, ascii=False)
         return
     rows = [_COLUMNS, *map(_row, entries)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
@@ -158,7 +156,7 @@ def list_catalogue(data_dir: Path, *, as_json: bool) -> None:
             cell.rjust(width) if name in {"pictures", "GB", "ratio"} else cell.ljust(width)
             for name, cell, width in zip(_COLUMNS, row, widths, strict=True)
         )
-        click.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())
 
 
 def _row(entry: CatalogueEntry) -> tuple[str, ...]:
@@ -197,13 +195,13 @@ def report_verified(found: dict[str, Any], *, as_json: bool) -> None:
         DataError: something is wrong with it.
     """
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        echo_json(found, indent=None, ascii=False)
     elif found["ok"]:
         shards = "1 shard" if found["shards"] == 1 else f"{found['shards']} shards"
-        click.echo(f"{found['folder']}: whole, {found['pictures']} pictures in {shards}")
+        echo(f"{found['folder']}: whole, {found['pictures']} pictures in {shards}")
     else:
         for problem in found["problems"]:
-            click.echo(problem)
+            echo(problem)
     if not found["ok"]:
         count = len(found["problems"])
         raise DataError(

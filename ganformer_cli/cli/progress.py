@@ -11,7 +11,8 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-import click
+from ganformer_cli.cli.output import LONGEST_LINE, cell, echo
+from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -47,13 +48,13 @@ class Progress:
         ``rate`` is the unit of the speed and how many of them one ``unit`` is: ``("images/s", 1000)`` for kimg.
         """
         self.close()
-        self._total, self._unit, self._description = total, unit, description
+        self._total, self._unit, self._description = total, unit, cell(description)
         self._rate_unit, self._rate_scale = rate or (f"{unit}/s", 1.0)
         self._history = deque([(time.monotonic(), done)])
         self._written_at, self._written = -self._seconds_between_lines, ""
         self._bar = self._make_bar()
         if self._bar is not None:
-            self._task = self._bar.add_task(description, total=total, details="")
+            self._task = self._bar.add_task(self._description, total=total, details="")
             self._bar.update(self._task, completed=done)
             self._bar.start()
 
@@ -75,9 +76,9 @@ class Progress:
     def message(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(printable(text, limit=LONGEST_LINE), markup=False, highlight=False)
         else:
-            click.echo(text, file=self._stream)
+            echo(text, file=self._stream)
 
     def close(self) -> None:
         """End the piece of work: the last state stays on the screen."""
@@ -98,7 +99,7 @@ class Progress:
 
     def _write_line(self) -> None:
         if self._line != self._written:
-            click.echo(self._line, file=self._stream)
+            echo(self._line, file=self._stream)
             self._written = self._line
 
     def _make_bar(self) -> Bar | None:
@@ -124,7 +125,7 @@ class Progress:
         parts = [f"{_short(done)}/{_short(self._total)} {self._unit}"]
         if rate > 0:
             parts.append(f"{_short(rate * self._rate_scale)} {self._rate_unit}")
-        parts += [f"{name} {_short(value)}" for name, value in fields.items()]
+        parts += [f"{name} {cell(_short(value))}" for name, value in fields.items()]
         if rate > 0 and done < self._total:
             parts.append(f"{duration((self._total - done) / rate)} left")
         return "  ".join(parts)

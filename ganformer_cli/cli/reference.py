@@ -14,6 +14,7 @@ import click
 from ganformer_cli import __version__
 from ganformer_cli.cli.main import COMMANDS, program
 from ganformer_cli.cli.options import GroupedCommand
+from ganformer_cli.cli.output import echo
 from ganformer_cli.files import write_bytes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
@@ -81,7 +82,7 @@ def _escaped(text: str) -> str:
 
 def main() -> None:
     write_bytes(PAGE, reference().encode("utf-8"))
-    click.echo(f"wrote {PAGE} for version {__version__}")
+    echo(f"wrote {PAGE} for version {__version__}")
 
 
 if __name__ == "__main__":

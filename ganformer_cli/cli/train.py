@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from ganformer_cli.cli.options import (
     pick_devices,
     processes_option,
 )
+from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import Progress, duration
 from ganformer_cli.cli.train_plan import show_plan
 from ganformer_cli.cli.train_settings import (
@@ -405,7 +405,7 @@ def launch(
 
 def say_stopping() -> None:
     """What the first request to stop is answered with."""
-    click.echo("\nfinishing the step and saving; once more to stop at once", err=True)
+    echo("\nfinishing the step and saving; once more to stop at once", err=True, lines=True)
 
 
 def report(result: RunResult, *, as_json: bool) -> None:
@@ -415,14 +415,14 @@ def report(result: RunResult, *, as_json: bool) -> None:
         places = {name: path.as_posix() for name, path in paths.items()}
         best = None if result.best is None else result.best.as_posix()
         figures = {"kimg": result.kimg, "finished": result.finished, "scores": result.scores, "best": best}
-        click.echo(json.dumps({**places, **figures}))
+        echo_json({**places, **figures}, indent=None)
         return
     if not result.finished:
-        click.echo(f"stopped at {result.kimg:g} kimg; the same command goes on from here")
+        echo(f"stopped at {result.kimg:g} kimg; the same command goes on from here")
         return
-    click.echo(f"finished   {result.kimg:g} kimg in {duration(result.seconds)}")
-    click.echo(f"pictures   {result.samples}")
-    click.echo(f"model      {result.snapshot}")
+    echo(f"finished   {result.kimg:g} kimg in {duration(result.seconds)}")
+    echo(f"pictures   {result.samples}")
+    echo(f"model      {result.snapshot}")
     if result.best is not None and result.best != result.snapshot:
-        click.echo(f"best       {result.best}")
-    click.echo(f"more       ganformer generate --model {result.folder}")
+        echo(f"best       {result.best}")
+    echo(f"more       ganformer generate --model {result.folder}")

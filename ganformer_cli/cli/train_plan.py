@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING
 
-import click
-
+from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import duration
 from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import TrainingError
@@ -39,7 +37,7 @@ def show_plan(
         plan = {"config": config.to_dict(), "parameters": counts, "device": str(device), "operators": side}
         if measured:
             plan["cost"] = dataclasses.asdict(cost_of(config, device))
-        click.echo(json.dumps(plan, indent=2))
+        echo_json(plan)
         return
     model, train = config.model, config.train
     height, width = model.image_size
@@ -52,24 +50,22 @@ def show_plan(
         components += f", self-attention at {model.g_img2img}"
     if model.c_dim:
         components += f", {model.c_dim} classes"
-    click.echo(f"data       {dataset.name}: {len(dataset)} pictures of {width}x{height} (width x height)")
+    echo(f"data       {dataset.name}: {len(dataset)} pictures of {width}x{height} (width x height)")
     if grid != (height, width):
-        click.echo(f"grid       {grid[1]}x{grid[0]}, the next larger one that 4·2^n gives, cropped to the picture")
-    click.echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")
-    click.echo(f"           generator, {counts['discriminator']:,} in the discriminator")
-    click.echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
+        echo(f"grid       {grid[1]}x{grid[0]}, the next larger one that 4·2^n gives, cropped to the picture")
+    echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")
+    echo(f"           generator, {counts['discriminator']:,} in the discriminator")
+    echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
     said = "native" if operators.native else f"plain torch ({operators.reason}); see ganformer doctor"
-    click.echo(f"operators  {said}")
+    echo(f"operators  {said}")
     if measured:
         found = cost_of(config, device)
         free = "" if found.free_mib is None else f" of {found.free_mib / 1024:.3g} GiB free"
         needed = "unknown" if found.memory_mib is None else f"about {found.memory_mib / 1024:.2g} GiB{free}"
-        click.echo(f"memory     {needed}, with {found.micro_batch} pictures at a time")
+        echo(f"memory     {needed}, with {found.micro_batch} pictures at a time")
         whole = duration(found.seconds_per_kimg * train.total_kimg)
-        click.echo(f"time       {found.seconds_per_kimg:.3g} s/kimg here, {whole} in all, beside grids and scores")
-        click.echo(
-            f"disk       about {found.disk_mib / 1024:.2g} GiB for {train.last_snapshots} snapshots and the state"
-        )
+        echo(f"time       {found.seconds_per_kimg:.3g} s/kimg here, {whole} in all, beside grids and scores")
+        echo(f"disk       about {found.disk_mib / 1024:.2g} GiB for {train.last_snapshots} snapshots and the state")
 
 
 def cost_of(config: RunConfig, device: torch.device) -> Cost:

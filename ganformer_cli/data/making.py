@@ -23,7 +23,7 @@ from ganformer_cli.data.shards import Journal, ShardWriter
 from ganformer_cli.data.stores import ShardStore
 from ganformer_cli.data.tally import Tally
 from ganformer_cli.errors import OutputError
-from ganformer_cli.files import quietly, remove, replace
+from ganformer_cli.files import json_text, quietly, remove, replace
 
 SET, OLD, JOURNAL, LOCK = "set", "old", "journal.jsonl", "lock"
 _COMMIT_PICTURES = 256
@@ -121,6 +121,7 @@ class Making:
             "shards": self._shards,
             "duplicates": duplicates.summary(),
         }
+        manifest = json.loads(json_text(manifest))  # as it can be written: names of files may be no text
         manifest["checksum"] = checksum(manifest)
         _write_json(folder / MANIFEST, manifest)
         return manifest
@@ -130,7 +131,7 @@ class Making:
             for outcome in self._outcomes():
                 if outcome.reason:
                     line = {"file": outcome.name, "reason": outcome.reason}
-                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    stream.write(json_text(line) + "\n")
             _to_disk(stream)
 
     def close(self) -> None:
@@ -296,7 +297,7 @@ def _outcome(values: list[Any]) -> Outcome:
 def _write_json(path: Path, value: Any) -> None:
     # Not atomic by itself: the folder takes its place as a whole.
     with path.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        stream.write(json_text(value, indent=2) + "\n")
         _to_disk(stream)
 
 

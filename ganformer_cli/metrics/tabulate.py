@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ganformer_cli.metrics.records import Scored, differences, newest_scores, scored_snapshots
 from ganformer_cli.metrics.registry import SCORES, is_better
+from ganformer_cli.text import printable
 
 #: Where the values are the best ones.
 Which = Literal["newest", "best"]
@@ -170,8 +171,8 @@ def as_markdown(tables: Sequence[Table]) -> str:
     lines = []
     for table in tables:
         heads, rows = as_rows(table, mark="**")
-        lines += [f"### {table.dataset}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        lines += [f"### {printable(table.dataset)}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        lines += ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
         lines.append("")
     return "\n".join(lines).rstrip("\n")
 
