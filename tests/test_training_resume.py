@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ import torch
 
 from ganformer_cli import checkpoints, system_errors
 from ganformer_cli.config import RunConfig, resolve_run
-from ganformer_cli.data import ImageDataset, open_dataset
+from ganformer_cli.data import ImageDataset, open_dataset, readers
+from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
 from ganformer_cli.training import Callbacks, RunResult, open_run, state
 from ganformer_cli.training.loop import Trainer
@@ -129,6 +131,34 @@ def test_ten_kills_at_random_moments_lose_no_run(tmp_path: Path) -> None:
         kills += 1
     assert train(folder, attention="duplex", save_minutes=1e-6, resume=True).finished
     assert everything(folder) == everything(expected)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process")
+def test_a_stop_saves_though_the_process_that_reads_images_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[str, str]
+) -> None:
+    attention, expected = undisturbed
+    train(tmp_path / "run", attention=attention, stop=3)
+    start, hung = ImageStream._start_workers, False
+
+    def start_and_hang(self: ImageStream) -> readers.Readers:
+        nonlocal hung
+        started = start(self)
+        for pid in started.pids:
+            os.kill(pid, signal.SIGSTOP)
+        hung = True
+        return started
+
+    with monkeypatch.context() as patch:
+        patch.setattr(readers, "STOP_GRACE", 0.1)
+        patch.setattr(ImageStream, "_start_workers", start_and_hang)
+        callbacks = Callbacks(should_stop=lambda: hung)
+        config = settings(attention=attention, num_threads=1)
+        stopped = open_run(config, data(), tmp_path / "run", device=CPU, resume=True, callbacks=callbacks).run()
+    assert hung
+    assert (stopped.finished, stopped.kimg) == (False, 0.012)
+    assert train(tmp_path / "run", resume=True, attention=attention).finished
+    assert everything(tmp_path / "run") == expected
 
 
 def newest_change(folder: Path) -> float:

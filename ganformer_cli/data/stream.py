@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
 from types import TracebackType
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ganformer_cli.data.batches import ImageBatches
+from ganformer_cli.data.batches import Order as Order
 from ganformer_cli.data.datasets import ImageDataset
+from ganformer_cli.data.readers import Readers
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.stop_signals import leave_to_parent
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-_AHEAD = 4  # batches that each worker prepares beforehand
-
-
-class Order:
-    """Which picture comes at which position.
-
-    Every epoch is a fresh permutation of all pictures. With ``mirror`` half of them, chosen anew for every two epochs,
-    are mirrored in the first of the two and the other half in the second: so two epochs show each picture both ways.
-    """
-
-    def __init__(self, count: int, seed: int, mirror: bool) -> None:
-        self._count = count
-        self._seed = seed & 0xFFFFFFFFFFFFFFFF
-        self._mirror = mirror
-        self._epoch = -1
-        self._indices: npt.NDArray[np.int64] = np.empty(0, np.int64)
-        self._flips: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
-
-    def __getitem__(self, position: int) -> tuple[int, bool]:
-        """(index of the picture, whether it is mirrored) at ``position``, counted from 0."""
-        epoch, at = divmod(position, self._count)
-        if epoch != self._epoch:
-            # The raw bit stream is what numpy promises to keep; its permutation() it may change.
-            self._indices = np.argsort(self._bits(epoch, 0), kind="stable")
-            self._flips = (self._bits(epoch // 2, 1) & np.uint64(1)).astype(np.bool_) ^ bool(epoch & 1)
-            self._epoch = epoch
-        index = int(self._indices[at])
-        return index, self._mirror and bool(self._flips[index])
-
-    def _bits(self, *key: int) -> npt.NDArray[np.uint64]:
-        return np.random.PCG64(np.random.SeedSequence((self._seed, *key))).random_raw(self._count)
 
 
 class ImageStream:
@@ -69,7 +36,9 @@ class ImageStream:
         rank: number of this process among those that share the stream.
         ranks: how many they are.
         workers: processes that read ahead; 0 reads in this one. They start by spawning, on every system: a script
-            that uses them needs the usual ``if __name__ == "__main__":``.
+            that uses them needs the usual ``if __name__ == "__main__":``. One that dies or hangs is replaced.
+        warn: given a line when a worker is lost, or images come very slowly.
+        should_stop: whether the run is to stop, asked while a batch is waited for.
     """
 
     def __init__(
@@ -83,6 +52,8 @@ class ImageStream:
         rank: int = 0,
         ranks: int = 1,
         workers: int = 0,
+        warn: Callable[[str], None] = lambda text: None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         least = {"batch size": 1, "position": 0, "rank": 0, "ranks": 1, "workers": 0}
         given = {"batch size": batch_size, "position": position, "rank": rank, "ranks": ranks, "workers": workers}
@@ -97,22 +68,39 @@ class ImageStream:
         self._offset = rank * batch_size
         self._step = ranks * batch_size
         self._workers = workers
-        self._batches = _Batches(dataset, Order(len(dataset), seed, mirror), batch_size)
-        self._ahead: Iterator[Batch] | None = None
+        self._warn, self._should_stop = warn, should_stop
+        self._batches = ImageBatches(dataset, Order(len(dataset), seed, mirror), batch_size)
+        self.readers: Readers | None = None
 
     def __iter__(self) -> ImageStream:
         return self
 
     def __next__(self) -> Batch:
-        if self._workers and self._ahead is None:
-            self._ahead = self._start_workers()
-        batch = self._batches[self.position + self._offset] if self._ahead is None else next(self._ahead)
+        """The next batch.
+
+        Raises:
+            StoppedWaiting: ``should_stop`` said so while the workers bring nothing. The same batch comes next.
+            DataError: an image cannot be read.
+        """
+        if self._workers and self.readers is None:
+            self.readers = self._start_workers()
+        source = self._batches if self.readers is None else self.readers
+        images, labels = source.read(self.position + self._offset)
         self.position += self._step
-        return batch
+        return torch.from_numpy(images), torch.from_numpy(labels)
+
+    def next_without_workers(self) -> Batch:
+        """The next batch, read in this process; the workers are stopped."""
+        self.close()
+        images, labels = self._batches.read(self.position + self._offset)
+        self.position += self._step
+        return torch.from_numpy(images), torch.from_numpy(labels)
 
     def close(self) -> None:
         """Stop the workers. The next batch, if any, starts new ones."""
-        self._ahead = None
+        if self.readers is not None:
+            self.readers.close()
+            self.readers = None
 
     def __enter__(self) -> ImageStream:
         return self
@@ -122,56 +110,15 @@ class ImageStream:
     ) -> None:
         self.close()
 
-    def _start_workers(self) -> Iterator[Batch]:
+    def _start_workers(self) -> Readers:
         batches = copy.copy(self._batches)
         batches.dataset = copy.copy(self.dataset)
         batches.dataset.cache_bytes //= self._workers  # each has a memory of its own
-        loader: DataLoader[Batch] = DataLoader(
+        return Readers(
             batches,
-            batch_size=None,
-            sampler=_Starts(self.position + self._offset, self._step),
-            num_workers=self._workers,
-            prefetch_factor=_AHEAD,
-            multiprocessing_context="spawn",
-            worker_init_fn=_leave_interrupts_to_parent,
-            generator=torch.Generator(),  # or it would draw from, and so disturb, torch's global one
+            first=self.position + self._offset,
+            step=self._step,
+            count=self._workers,
+            warn=self._warn,
+            should_stop=self._should_stop,
         )
-        return iter(loader)
-
-
-class _Batches(Dataset[Batch]):
-    """The batch that begins at a position."""
-
-    def __init__(self, dataset: ImageDataset, order: Order, batch_size: int) -> None:
-        self.dataset = dataset
-        self._order = order
-        self._batch_size = batch_size
-
-    def __getitem__(self, position: int) -> Batch:
-        data = self.dataset
-        images = np.empty((self._batch_size, 3, data.height, data.width), np.uint8)
-        labels = np.empty((self._batch_size, data.label_dim), np.float32)
-        for i in range(self._batch_size):
-            index, flip = self._order[position + i]
-            image = data.image(index)
-            images[i] = image[:, :, ::-1] if flip else image
-            labels[i] = data.label(index)
-        return torch.from_numpy(images), torch.from_numpy(labels)
-
-
-class _Starts(Sampler[int]):
-    """Positions of the batches, for ever."""
-
-    def __init__(self, position: int, step: int) -> None:
-        self._position = position
-        self._step = step
-
-    def __iter__(self) -> Iterator[int]:
-        position = self._position
-        while True:
-            yield position
-            position += self._step
-
-
-def _leave_interrupts_to_parent(worker: int) -> None:
-    leave_to_parent()

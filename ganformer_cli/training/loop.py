@@ -19,6 +19,7 @@ from ganformer_cli import __version__, checkpoints
 from ganformer_cli.allocator import return_free_memory
 from ganformer_cli.config import ModelConfig, RunConfig
 from ganformer_cli.data import ImageDataset
+from ganformer_cli.data.readers import StoppedWaiting
 from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
 from ganformer_cli.files import remove, write_json
@@ -381,14 +382,16 @@ class Trainer:
         with self.open_stream() as stream:
             while self.counters.images_seen < total and not stopped:
                 before = self.counters.images_seen
-                self.train_step(next(stream), means)
+                batch = self.next_batch(stream)
+                if batch is not None:
+                    self.train_step(batch, means)
                 last = self.counters.images_seen >= total
                 ticks, snaps = (
                     last or self.crossed(before, every) for every in (options.tick_kimg, options.snapshot_kimg)
                 )
                 saves = False
                 # On a GPU a look waits for the step, and so does what all processes must agree on.
-                if ticks or snaps or self.device.type == "cpu" or means.steps % LOOK_EVERY == 0:
+                if batch is None or ticks or snaps or self.device.type == "cpu" or means.steps % LOOK_EVERY == 0:
                     stopped, saves, unsound = self.agree(means, snaps=snaps)
                     if unsound:
                         self.roll_back(means)
@@ -397,7 +400,7 @@ class Trainer:
                         means, tick_start = Means(), time.perf_counter()
                         continue
                 self.callbacks.progress(self.kimg, means)
-                if ticks or stopped:
+                if ticks or (stopped and means.steps):
                     self.end_tick(means, time.perf_counter() - tick_start)
                     means, tick_start = Means(), time.perf_counter()
                 if snaps or stopped:
@@ -444,7 +447,17 @@ class Trainer:
             mirror=options.mirror_augment,
             position=self.position,
             workers=options.num_threads,
+            warn=lambda text: self.tell("readers", text),
+            should_stop=self.callbacks.should_stop,
         )
+
+    def next_batch(self, stream: ImageStream) -> tuple[Tensor, Tensor] | None:
+        """The next real images; None where the run is to stop and they do not come."""
+        try:
+            return next(stream)
+        except StoppedWaiting:
+            # The other processes of the run wait for this one's share of the step.
+            return None if self.group.ranks == 1 else stream.next_without_workers()
 
     def save_is_due(self) -> bool:
         """Whether the newest state is so old that losing what followed would hurt."""
