@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.files import check_regular, parse_json, why_no_file, write_bytes
-from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.models import Discriminator, Generator, LabelDistribution
+from ganformer_cli.models.labels import HEADER as LABELS_HEADER
 
 Network = TypeVar("Network", Generator, Discriminator)
 
@@ -194,7 +195,7 @@ def save_snapshot(
     Args:
         path: the file.
         config: of the networks.
-        ema: the averaged generator, the one to sample from.
+        ema: the averaged generator, the one to sample from; the labels that it knows are kept, too.
         generator: the generator being trained, or None to leave it out.
         discriminator: its adversary, or None to leave it out.
         kimg: thousands of real images shown so far; None where nobody knows.
@@ -206,7 +207,12 @@ def save_snapshot(
         if module is not None
         for key, value in module.state_dict().items()
     }
-    save_tensors(path, tensors, {"config": config.to_dict(), "kimg": kimg, **provenance})
+    header: dict[str, Any] = {"config": config.to_dict(), "kimg": kimg, **provenance}
+    labels = ema.label_distribution
+    if labels is not None:
+        tensors |= labels.tensors()
+        header[LABELS_HEADER] = labels.header()
+    save_tensors(path, tensors, header)
 
 
 def load_networks(path: Path, networks: Mapping[str, nn.Module]) -> None:
@@ -241,7 +247,25 @@ def _load_network(path: Path, name: str, kind: type[Network], config: ModelConfi
         check_fit(kind(config), read_shapes(path, f"{name}."), f"{path} ({name})")
     network = kind(config)
     network.load_state_dict(read_tensors(path, f"{name}."))
+    if isinstance(network, Generator):
+        network.label_distribution = read_label_distribution(path, config)
     return network.eval().requires_grad_(False)
+
+
+def read_label_distribution(path: Path, config: ModelConfig) -> LabelDistribution | None:
+    """The labels that a model file keeps; None where it keeps none.
+
+    Raises:
+        SnapshotError: they are damaged.
+    """
+    tensors, header = read_tensors(path, "labels."), read_header(path).get(LABELS_HEADER)
+    if not tensors and header is None:
+        return None
+    try:
+        named = {f"labels.{name}": tensor for name, tensor in tensors.items()}
+        return LabelDistribution.from_file(named, header, config.c_dim)
+    except ValueError as error:
+        raise SnapshotError(f"{path}: the labels that it keeps are damaged ({error}); give another snapshot") from error
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu", which: str = "ema") -> Generator:

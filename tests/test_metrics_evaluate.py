@@ -29,7 +29,7 @@ from ganformer_cli.metrics.registry import parse_metrics, scores_of
 from ganformer_cli.metrics.sliced_wasserstein import sliced_wasserstein
 from ganformer_cli.metrics.sources import open_pictures
 from ganformer_cli.metrics.statistics import GaussianStatistics
-from ganformer_cli.models import Generator
+from ganformer_cli.models import Generator, LabelDistribution
 from ganformer_cli.sampling import sample
 
 WITH_FEATURES = ("fid", "kid", "is", "pr", "dc", "fd_dinov2")
@@ -203,6 +203,20 @@ def test_samples_have_the_labels_of_the_reals_they_are_compared_with() -> None:
     reals = np.stack([dataset.image(int(i)) for i in chosen])
     scores = evaluate(model, dataset, num_images=40, metrics=["diversity"])
     assert scores["diversity"] == diversity_ratio(fakes[:30], reals)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (LabelDistribution.of(np.eye(3)[:2] / 2, 3), "has classes for labels, this model takes vectors"),
+        (LabelDistribution.of(np.array([0, 1]), 3, ["a", "b", "c"]), "calls a class x that is b to this model"),
+    ],
+)
+def test_labels_of_another_meaning_are_refused(kept: LabelDistribution, message: str) -> None:
+    model, dataset = generator(c_dim=3), Labelled()
+    model.label_distribution, dataset.class_names = kept, ["a", "x", "c"]
+    with pytest.raises(DataError, match=message):
+        evaluate(model, dataset, num_images=4, metrics=["diversity"])
 
 
 def test_one_class_is_compared_with_its_own_reals() -> None:

@@ -12,6 +12,7 @@ import click
 
 from ganformer_cli.cli.eval_networks import fetch_networks, fetching
 from ganformer_cli.cli.eval_report import compare_records, curve_text, draw_curve, score_text
+from ganformer_cli.cli.label_choice import class_number, class_option
 from ganformer_cli.cli.model_choice import (
     batch_size_option,
     find_model,
@@ -100,14 +101,7 @@ class Metrics(click.ParamType):
     group="Data",
     help="The folder of the prepared data sets.",
 )
-@option(
-    "--class",
-    "class_index",
-    type=click.IntRange(min=0),
-    metavar="N",
-    group="Data",
-    help="Only this class, of both kinds of pictures.",
-)
+@class_option(group="Data", help="Only this class, of both kinds of pictures.")
 @option(
     "--metrics",
     type=Metrics(),
@@ -367,6 +361,13 @@ class Evaluation:
         self.notice(said)
         self.left_out[said] = None
 
+    def class_index(self, reals: ImageDataset) -> int | None:
+        """The class of ``--class``, by its number."""
+        chosen: int | str | None = self.options["class_index"]
+        if chosen is None or reals.label_kind != "classes":
+            return chosen if not isinstance(chosen, str) else 0  # `evaluate` says that there are no classes
+        return class_number(chosen, reals.label_dim, reals.class_names, f"--dataset {reals.name}")
+
     def score(self, fakes: Any, reals: ImageDataset) -> dict[str, Any]:
         """The scores of a generator or of pictures."""
         from ganformer_cli.metrics.cache import Cache
@@ -387,7 +388,7 @@ class Evaluation:
                 truncation_psi=options["truncation_psi"],
                 batch_size=options["batch_size"],
                 metrics=self.metrics,
-                class_index=options["class_index"],
+                class_index=self.class_index(reals),
                 networks=self.networks,
                 floor=True,
                 group=self.group,

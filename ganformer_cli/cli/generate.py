@@ -27,6 +27,7 @@ from ganformer_cli.cli.generate_output import (
     Kept,
     Plan,
 )
+from ganformer_cli.cli.label_choice import chosen_label, class_option, label_option
 from ganformer_cli.cli.model_choice import find_model, load_model, model_options
 from ganformer_cli.cli.options import (
     SEEDS,
@@ -42,7 +43,7 @@ from ganformer_cli.cli.options import (
 )
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import Progress
-from ganformer_cli.errors import ConfigError, OutputError
+from ganformer_cli.errors import OutputError
 from ganformer_cli.files import ensure_writable_folder, sha256_of
 
 if TYPE_CHECKING:
@@ -101,14 +102,15 @@ SHARE_OF_MEMORY = 0.5
     group="Pictures",
     help="The model's fixed noise, noise of each seed's own, or none. Row k of --latents counts as seed k.",
 )
-@option(
-    "--class",
-    "class_index",
-    type=click.IntRange(min=0),
-    metavar="N",
+@class_option(
     group="Pictures",
-    help="For a model trained with labels: draw class N. Left out: each seed draws one; row k of --latents has that of "
-    "seed k.",
+    help="For a model trained on classes: draw this one. Left out: each seed draws one, as likely as it is frequent in "
+    "the data that the model was trained on; row k of --latents has that of seed k.",
+)
+@label_option(
+    group="Pictures",
+    help="For a model trained on vectors (attributes): draw with this one, as many numbers as its labels have. Left "
+    "out: each seed draws one of those of the data, as --class.",
 )
 @option(
     "--ratio",
@@ -215,7 +217,8 @@ def command(
     space: Any,
     psis: tuple[float, ...],
     noise: Any,
-    class_index: int | None,
+    class_index: int | str | None,
+    label: tuple[float, ...] | None,
     ratio: float | None,
     output_dir: Path,
     overwrite: bool,
@@ -263,7 +266,7 @@ def command(
     psis = tuple(dict.fromkeys(psis))
     if image_format == "npy":
         generator.keep_whole()
-    label = _label(generator, class_index)
+    chosen = chosen_label(generator, class_index, label, drawn=space == "z")
     if ratio is not None:
         crop_to_ratio(np.empty((3, *generator.config.image_size), np.uint8), ratio)  # complains before anything is done
     array = None if latents is None else read_latents(latents, generator, space)
@@ -271,14 +274,14 @@ def command(
     check_figures(figures, generator.config, pictures=len(numbers), component=component)
     ends = min(rich_num, len(numbers))
     check_interpolation(interpolation, generator, ends)
-    settings: dict[str, Any] = {"model": sha256_of(file), "noise": noise, "class": class_index, "ratio": ratio}
+    settings: dict[str, Any] = {"model": sha256_of(file), "noise": noise, **chosen.about, "ratio": ratio}
     if array is not None:
         settings["space"] = space
     batch = batch_size or _fitting_batch(generator)
 
     def look_at(folder: Path, progress: Progress) -> Work:
         plan = Plan(folder, image_format, numbers, psis, settings, array)
-        drawing = Drawing(generator, plan, label, noise, ratio, batch, figures, overwrite)
+        drawing = Drawing(generator, plan, chosen.numbers, noise, ratio, batch, figures, overwrite)
         way = Way(interpolation, plan, ends, component) if interpolation.interpolate else None
         if plan.in_folders:
             progress.start(len(plan), "images", "looking for what is there")
@@ -306,7 +309,7 @@ def command(
             drawing.draw(kept, found.sheets, progress)
         if way is not None and not found.way_kept:
             progress.start(way.length, "frames", "interpolating")
-            way.draw(generator, label, noise=noise, ratio=ratio, batch_size=batch, update=progress.update)
+            way.draw(generator, chosen.numbers, noise=noise, ratio=ratio, batch_size=batch, update=progress.update)
         others = drawing.draw_others(rich_num, component, header, progress) if figures.others else {}
     if save_latents and not found.latents_kept:
         drawing.save_latents()
@@ -391,11 +394,14 @@ def _check_line(given: dict[str, Any], figures: Figures) -> None:
                 f"--truncation-psi {','.join(f'{psi:g}' for psi in psis)} with --space w: such latents are taken as "
                 "they are; leave out one"
             )
-        if given.get("class_index") is not None:
-            raise click.UsageError(
-                f"--class {given['class_index']} with --space w: a class acts before, in the mapping network; "
-                "leave out one"
-            )
+        for said, name in (("--class", "class_index"), ("--label", "label")):
+            if given.get(name) is not None:
+                value = given[name] if name == "class_index" else ",".join(f"{number:g}" for number in given[name])
+                raise click.UsageError(
+                    f"{said} {value} with --space w: a label acts before, in the mapping network; leave out one"
+                )
+    if given.get("class_index") is not None and given.get("label") is not None:
+        raise click.UsageError("--class and --label each say which label to draw with; give one of them")
     if given.get("image_format") == "npy" and given.get("ratio") is not None:
         raise click.UsageError(
             f"--ratio {given['ratio']:g} with --format npy: its pictures are as they leave the network, not cropped; "
@@ -432,14 +438,3 @@ def _fitting_batch(generator: Generator) -> int:
     if free is None:
         return wanted
     return max(1, min(wanted, int(SHARE_OF_MEMORY * free / picture_mib(generator.config))))
-
-
-def _label(generator: Generator, class_index: int | None) -> list[float] | None:
-    """The one-hot label of ``--class``, or None."""
-    if class_index is None:
-        return None
-    classes = generator.config.c_dim
-    if class_index >= classes:
-        has = f"its classes are 0 to {classes - 1}" if classes else "it was trained without labels"
-        raise ConfigError(f"--class {class_index}: this model has no such class; {has}")
-    return [float(index == class_index) for index in range(classes)]

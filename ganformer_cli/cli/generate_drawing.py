@@ -46,7 +46,7 @@ class Drawing:
 
     generator: Generator
     plan: Plan
-    label: list[float] | None  # one-hot, of all; None draws each seed's own
+    label: list[float] | None  # of all; None draws each seed's own
     noise: NoiseMode
     ratio: float | None
     batch_size: int

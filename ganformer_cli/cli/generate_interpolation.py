@@ -196,7 +196,7 @@ class Way:
         batch_size: int,
         update: Callable[[int], None],
     ) -> None:
-        """Draw and write film and sheet; ``label`` is the one-hot class of all, or None for each seed's own."""
+        """Draw and write film and sheet; ``label`` is that of all, or None for each seed's own."""
         from ganformer_cli.visualization import crop_to_ratio, save_png
         from ganformer_cli.visualization.animation import save_film
         from ganformer_cli.visualization.sheets import fitted, table
@@ -275,6 +275,6 @@ class Way:
         if self.options.interpolate_in == "w":
             return "w", map_latents(generator, ends, labels=labels, truncation_psi=self.psi), None
         if self.component is not None:
-            # One component alone cannot change the class: it stays that of the first picture.
+            # One component alone cannot change the label: it stays that of the first picture.
             labels = labels[:1].expand(len(labels), -1)
         return "z", ends, labels if generator.config.c_dim else None

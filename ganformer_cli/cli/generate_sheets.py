@@ -93,7 +93,7 @@ def sources_of(
         latents: given ones, one for each of ``seeds``, or None.
         space: of given latents, ``z`` or ``w``.
         truncation_psi: of the pictures.
-        labels: one-hot, of all pictures, or None.
+        labels: of all pictures, or None.
     """
     import numpy as np
     import torch

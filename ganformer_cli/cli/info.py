@@ -16,7 +16,10 @@ from ganformer_cli.files import sha256_of
 
 if TYPE_CHECKING:
     from ganformer_cli.config import ModelConfig
+    from ganformer_cli.models import LabelDistribution
 
+#: So many classes are shown one by one.
+CLASSES = 20
 #: Files that ``ganformer generate`` writes, and that say of themselves how they were made.
 PICTURES = frozenset({".png", ".jpg", ".webp", ".gif", ".mp4"})
 NETWORKS = ("ema", "generator", "discriminator")
@@ -32,6 +35,7 @@ class ModelFile(NamedTuple):
     header: Mapping[str, Any]
     config: ModelConfig
     networks: tuple[str, ...]  # of NETWORKS
+    labels: LabelDistribution | None
 
 
 @click.command("info", cls=GroupedCommand)
@@ -76,21 +80,22 @@ def read_model(file: Path) -> ModelFile:
     Raises:
         SnapshotError: the file is damaged, or no model.
     """
-    from ganformer_cli.checkpoints import read_config, read_header, read_shapes
+    from ganformer_cli.checkpoints import read_config, read_header, read_label_distribution, read_shapes
     from ganformer_cli.original_snapshots import is_original
 
     if is_original(file):
         found = load_networks(file)
         present = tuple(name for name in NETWORKS if getattr(found, name) is not None)
-        return ModelFile(found.header, found.config, present)
+        return ModelFile(found.header, found.config, present, found.ema.label_distribution)
     header = read_header(file)
     inside = {name.partition(".")[0] for name in read_shapes(file)}
-    return ModelFile(header, read_config(file), tuple(name for name in NETWORKS if name in inside))
+    config, present = read_config(file), tuple(name for name in NETWORKS if name in inside)
+    return ModelFile(header, config, present, read_label_distribution(file, config))
 
 
 def describe(file: Path) -> dict[str, Any]:
     """Everything that is known of a model file, as JSON values; None where it does not say."""
-    header, config, networks = read_model(file)
+    header, config, networks, labels = read_model(file)
     height, width = config.image_size
     digest = sha256_of(file)
     record: dict[str, Any] = {
@@ -105,7 +110,7 @@ def describe(file: Path) -> dict[str, Any]:
         "attention": config.attention,
         "components": config.components_num,
         "component_size": config.component_size if config.has_components else None,
-        "classes": config.c_dim,
+        **_labels(labels, config),
         "parameters": _parameters(config, networks),
         "kimg": header.get("kimg"),
         "dataset": header.get("dataset"),
@@ -134,6 +139,33 @@ def describe_picture(file: Path) -> dict[str, Any]:
             "rewritten it; give another"
         )
     return {"picture": str(file), **about}
+
+
+def _labels(kept: LabelDistribution | None, config: ModelConfig) -> dict[str, Any]:
+    """How many classes a model has, and what it has kept of the labels of its data."""
+    if kept is None:
+        return {"classes": config.c_dim, "labels": None}
+    counts = kept.counts.tolist()
+    if kept.vectors is None:
+        names = None if kept.names is None else list(kept.names)
+        return {"classes": config.c_dim, "labels": {"kind": "classes", "images": counts, "names": names}}
+    about = {"kind": "vectors", "size": config.c_dim, "distinct": kept.distinct, "kept": len(counts)}
+    return {"classes": 0, "labels": about}
+
+
+def _label_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    labels, classes = record["labels"], record["classes"]
+    lines = [("classes", str(classes or "none"))]
+    if labels is None:
+        return [*lines, ("labels", f"{NOT_SAID}; classes are taken to be equally likely")] if classes else lines
+    if labels["kind"] == "vectors":
+        some = "" if labels["kept"] == labels["distinct"] else f", {labels['kept']} of them kept in the model"
+        said = f"vectors of {labels['size']} numbers, {labels['distinct']} different ones in the data{some}"
+    else:
+        names = labels["names"] or range(classes)
+        shown = [f"{name} {count}" for name, count in zip(names, labels["images"], strict=True)][:CLASSES]
+        said = f"images of each class: {', '.join(shown)}{', …' * (classes > CLASSES)}"
+    return [*lines, ("labels", said)]
 
 
 def _architecture(config: ModelConfig) -> str:
@@ -202,7 +234,7 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
         ("components", components),
         ("pictures", f"{width}x{height} (width x height)"),
         ("resolution", f"{record['resolution']}, ratio {record['ratio']:g}"),
-        ("classes", str(record["classes"] or "none")),
+        *_label_lines(record),
         ("parameters", ", ".join(f"{count:,} in the {name}" for name, count in record["parameters"].items()) or "none"),
         ("training", NOT_SAID if record["kimg"] is None else f"{_said(record['kimg'])} kimg"),
         ("data set", _dataset(record["dataset"])),

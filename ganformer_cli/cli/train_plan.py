@@ -49,8 +49,10 @@ def show_plan(
     if model.g_img2img:
         components += f", self-attention at {model.g_img2img}"
     if model.c_dim:
-        components += f", {model.c_dim} classes"
-    echo(f"data       {dataset.name}: {len(dataset)} pictures of {width}x{height} (width x height)")
+        labels = f"labels of {model.c_dim} numbers" if dataset.label_kind == "vectors" else f"{model.c_dim} classes"
+        components += f", {labels}"
+    unused = "; its labels are not used (see --labels)" if dataset.label_dim and not model.c_dim else ""
+    echo(f"data       {dataset.name}: {len(dataset)} pictures of {width}x{height} (width x height){unused}")
     if grid != (height, width):
         echo(f"grid       {grid[1]}x{grid[0]}, the next larger one that 4·2^n gives, cropped to the picture")
     echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")

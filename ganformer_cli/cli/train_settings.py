@@ -143,6 +143,11 @@ def resolve(
                 f"--labels: --dataset {dataset.name} has no labels; leave the option out, or prepare the pictures with "
                 "a dataset.json that has them"
             )
+        if dataset.label_dim > settings.MAX_LABELS:
+            raise ConfigError(
+                f"--labels: --dataset {dataset.name} has labels of {dataset.label_dim} numbers, a network takes at "
+                f"most {settings.MAX_LABELS}; leave the option out, or prepare the pictures with fewer classes"
+            )
         given["c_dim"] = dataset.label_dim
     preset = entry.preset if entry else {}
     config = settings.resolve_run(given, dataset_preset=preset, on_cpu=on_cpu, autotune=autotune)
@@ -212,8 +217,8 @@ def start_from(origin: Origin, config: RunConfig, given: dict[str, Any]) -> RunC
     if found.c_dim != config.model.c_dim:
         labels = "give --labels and a data set that has them" if found.c_dim else "leave out --labels"
         raise ConfigError(
-            f"{file} has {found.c_dim} classes, this run {config.model.c_dim}; {labels}, or take the weights that fit "
-            "with --init-from"
+            f"{file} has labels of {found.c_dim} numbers, this run of {config.model.c_dim}; {labels}, or take the "
+            "weights that fit with --init-from"
         )
     for name in sorted(set(given) - {"resolution", "ratio"}):
         was = getattr(found, name)

@@ -18,6 +18,7 @@ from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
 from ganformer_cli.data.pictures import Decoding, is_large_enough
 from ganformer_cli.data.scenes import Scene, compose
 from ganformer_cli.data.scenes_render import render, render_mask
+from ganformer_cli.data.sources.label_values import is_one_hot
 from ganformer_cli.data.stores import ShardStore, open_store, read_labels
 from ganformer_cli.errors import DataError
 
@@ -52,6 +53,7 @@ class ImageDataset(abc.ABC):
     label_dim = 0  # width of a label; 0 without labels
     decoding = Decoding()  # how its files are, or were, decoded
     notes: Sequence[str] = ()  # what the user should know of how it is read, a sentence each
+    class_names: list[str] | None = None  # of classes that have names
 
     def __len__(self) -> int:
         return self._count
@@ -82,6 +84,19 @@ class ImageDataset(abc.ABC):
     def label(self, index: int) -> Floats:
         """Label of picture ``index``: float32 [label_dim], one-hot for a class; empty without labels."""
         return np.zeros(self.label_dim, np.float32)
+
+    def labels(self) -> npt.NDArray[Any] | None:
+        """Of all pictures: classes, int64 [N], or vectors, float [N, label_dim]; None without labels."""
+        if self.label_dim == 0:
+            return None
+        rows = np.stack([self.label(index) for index in range(len(self))])
+        return rows.argmax(axis=1) if is_one_hot(rows) else rows
+
+    @property
+    def label_kind(self) -> str | None:
+        """``classes``, ``vectors``, or None without labels."""
+        labels = self.labels()
+        return None if labels is None else "classes" if labels.ndim == 1 else "vectors"
 
     @abc.abstractmethod
     def _load(self, index: int) -> Bytes:
@@ -178,6 +193,7 @@ class PreparedDataset(ImageDataset):
         self._labels = None if labels is None else np.asarray(labels)  # int64 [count] or float64 [count, label_dim]
         if manifest is not None and manifest["labels"]:
             self.label_dim = manifest["labels"]["size"]  # there may be classes without a picture
+            self.class_names = manifest["labels"].get("names")
         elif self._labels is not None:
             self.label_dim = int(self._labels.max()) + 1 if self._labels.ndim == 1 else self._labels.shape[1]
 
@@ -211,6 +227,8 @@ class PreparedDataset(ImageDataset):
             self.notes = [*self.notes, conformed_text(others, size)]
         self._store.fitted = size
         return size
+    def labels(self) -> npt.NDArray[Any] | None:
+        return None if self._labels is None else self._labels[: len(self)]
 
     def label(self, index: int) -> Floats:
         if self._labels is None:

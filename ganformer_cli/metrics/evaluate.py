@@ -193,12 +193,19 @@ def _labels(
     class_index: int | None,
     notice: Notice,
 ) -> Callable[[int], npt.NDArray[np.float32]] | None:
-    """The label of the i-th generated picture: that of the i-th real one, so that both sets have the same mixture."""
+    """The label of the i-th generated picture: that of the i-th real one, so that both sets have the same mixture.
+
+    None: the generator draws them, from those that it has kept of its own data.
+    """
     classes = generator.config.c_dim
     if not classes:
         if class_index is not None:
             raise ConfigError(f"--class {class_index}: this model knows no classes; leave the option out")
         return None
+    if dataset.label_dim == 0:
+        return None
+    if dataset.label_kind == "vectors":
+        return lambda i: dataset.label(int(order[i % len(order)]))
     some = {int(dataset.label(int(i)).argmax()) for i in order[:DEFAULT_IMAGES]}
     if class_index is None and classes > 1 and len(some) == 1:
         notice(f"all pictures of --dataset {dataset.name} that are compared are of class {some.pop()}, of {classes}")

@@ -15,6 +15,7 @@ from ganformer_cli.metrics.collecting import Wanted
 from ganformer_cli.metrics.opening import Networks
 from ganformer_cli.metrics.registry import METRICS, Metric, networks_of
 from ganformer_cli.sampling import Generator
+from ganformer_cli.text import printable
 
 DEFAULT_IMAGES = 2048
 #: Descriptors of the sliced Wasserstein distance take 75 kB of memory a picture.
@@ -105,11 +106,7 @@ def check_fit(
             raise DataError(
                 f"{sizes}, this model makes {width}x{height}; prepare the data set at that --resolution and --ratio"
             )
-        if fakes.config.c_dim not in (0, dataset.label_dim):
-            raise DataError(
-                f"--dataset {dataset.name} has labels of {dataset.label_dim} numbers, this model takes "
-                f"{fakes.config.c_dim}; give the data set that it was trained on"
-            )
+        _check_labels(fakes, dataset, notice)
         return
     if (dataset.height, dataset.width) == (fakes.height, fakes.width):
         return
@@ -126,6 +123,34 @@ def check_fit(
     )
 
 
+def _check_labels(generator: Generator, dataset: ImageDataset, notice: Notice) -> None:
+    """Raise ``DataError`` unless the model can be given the labels of the data set, or has kept some of its own."""
+    size, kept = generator.config.c_dim, generator.label_distribution
+    if size == 0:
+        return
+    if dataset.label_dim == 0 and kept is not None:
+        notice(
+            f"--dataset {dataset.name} has no labels; those of the generated pictures are drawn from the labels that "
+            "the model was trained on"
+        )
+        return
+    whose = "give the data set that it was trained on"
+    if dataset.label_dim != size:
+        raise DataError(
+            f"--dataset {dataset.name} has labels of {dataset.label_dim} numbers, this model takes {size}; {whose}"
+        )
+    if kept is not None and kept.kind != dataset.label_kind:
+        raise DataError(
+            f"--dataset {dataset.name} has {dataset.label_kind} for labels, this model takes {kept.kind}; {whose}"
+        )
+    names = None if kept is None else kept.names
+    if names is not None and dataset.class_names is not None and list(names) != dataset.class_names:
+        one, other = next((a, b) for a, b in zip(names, dataset.class_names, strict=False) if a != b)
+        raise DataError(
+            f"--dataset {dataset.name} calls a class {printable(other)} that is {printable(one)} to this model; {whose}"
+        )
+
+
 def order_of(dataset: ImageDataset, seed: int, class_index: int | None, option: str) -> Indices:
     """The pictures that may be used, in the order in which they are taken.
 
@@ -136,6 +161,11 @@ def order_of(dataset: ImageDataset, seed: int, class_index: int | None, option: 
     if class_index is not None:
         if dataset.label_dim == 0:
             raise DataError(f"--class {class_index}: {option} {dataset.name} has no labels; leave the option out")
+        if dataset.label_kind == "vectors":
+            raise DataError(
+                f"--class {class_index}: {option} {dataset.name} has no classes, its labels are vectors of "
+                f"{dataset.label_dim} numbers; leave the option out"
+            )
         if class_index >= dataset.label_dim:
             raise DataError(
                 f"--class {class_index}: {option} {dataset.name} has the classes 0 to {dataset.label_dim - 1}"

@@ -21,6 +21,7 @@ from ganformer_cli.models.attention import (
     SelfAttention,
     SimplexAttention,
 )
+from ganformer_cli.models.labels import LabelDistribution
 from ganformer_cli.models.layers import RESIDUAL_GAIN, Conv2d, FullyConnected, ModulatedConv2d, upsample2d
 from ganformer_cli.models.mapping import MappingNetwork
 from ganformer_cli.models.merge import Merge
@@ -317,6 +318,8 @@ class Generator(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        #: Of the data that it was trained on; None where nobody has kept it.
+        self.label_distribution: LabelDistribution | None = None
         self.pos = None
         if config.reads_component_positions:
             self.pos = nn.Parameter(
@@ -357,7 +360,7 @@ class Generator(nn.Module):
 
         Args:
             z: float32 ``[B, m+1, w]``, standard normal.
-            c: float32 ``[B, c_dim]``, or None for a model without classes.
+            c: float32 ``[B, c_dim]``, or None for a model without labels.
             truncation_psi: 1 leaves the latents alone, 0 gives the mean picture.
 
         Returns:

@@ -5,7 +5,7 @@ choose another algorithm, hence another rounding, for another batch width or num
 are computed in groups of one width for a model, a seed always in the same place of its group, empty places filled up;
 and on a CPU each group in one thread, several groups at once. That costs nothing: a group is as wide as pays there.
 
-Latents may be given instead: picture k of them has the place, the random noise and the class of seed k.
+Latents may be given instead: picture k of them has the place, the random noise and the label of seed k.
 
 Two kinds of processor, or two releases of torch, may still differ in a last bit.
 """

@@ -97,7 +97,7 @@ def sample_images(
         noise_mode: ``const`` (the model's stored noise), ``none``, or ``random`` (another one for each seed).
         batch_size: how many are computed before they are fetched from the device; halved when memory runs out; never
             changes a picture.
-        labels: float ``[c_dim]`` for all or ``[N, c_dim]``; None draws a class for each seed (``labels_from_seeds``).
+        labels: float ``[c_dim]`` for all or ``[N, c_dim]``; None draws one for each seed (``labels_from_seeds``).
 
     Yields:
         The seed and its picture, uint8 ``[3, H, W]``.
@@ -173,7 +173,7 @@ def sample_latents(
     attention: bool = False,
     raw: bool = False,
 ) -> Iterator[Sample]:
-    """As ``sample_seeds``, of given latents: the k-th picture's random noise and class are those of seed k.
+    """As ``sample_seeds``, of given latents: the k-th picture's random noise and label are those of seed k.
 
     Args:
         generator: the model.
@@ -225,7 +225,7 @@ def map_latents(
     Args:
         generator: the model.
         z: standard normal latents.
-        labels: float ``[c_dim]`` for all or ``[N, c_dim]``; None gives row k the class of seed k.
+        labels: float ``[c_dim]`` for all or ``[N, c_dim]``; None gives row k the label of seed k.
         truncation_psi: as for ``sample_images``.
     """
     device = next(generator.parameters()).device

@@ -81,17 +81,26 @@ def latents_from_seeds(generator: Generator, seeds: Sequence[int]) -> Tensor:
 
 
 def labels_from_seeds(generator: Generator, seeds: Sequence[int]) -> Tensor:
-    """One-hot labels, float32 ``[N, c_dim]`` on the CPU: a class for each seed, all equally likely."""
-    classes = generator.config.c_dim
-    if classes == 0:
-        return torch.zeros(len(seeds), 0)
+    """Labels, float32 ``[N, c_dim]`` on the CPU: row i depends on seed i alone.
+
+    Each is a label of the data that the model was trained on, as likely as it is frequent there. Of a model that has
+    not kept them it is a one-hot class, all equally likely.
+    """
+    classes, kept = generator.config.c_dim, generator.label_distribution
+    if classes == 0 or len(seeds) == 0:
+        return torch.zeros(len(seeds), classes)
     # The seed's own stream gives the latents first: they are the same with and without labels.
-    labels = torch.zeros(len(seeds), classes)
-    for label, seed in zip(labels, seeds, strict=True):
+    drawn: list[float] = []
+    for seed in seeds:
         random = random_of(seed)
         torch.randn(generator.z_shape, generator=random)
-        label[torch.randint(classes, (), generator=random)] = 1
-    return labels
+        if kept is None:
+            drawn.append(float(torch.randint(classes, (), generator=random)))
+        else:
+            drawn.append(float(torch.rand((), dtype=torch.float64, generator=random)))
+    if kept is not None:
+        return kept.draw(drawn)
+    return torch.nn.functional.one_hot(torch.tensor(drawn).long(), classes).float()
 
 
 def random_of(seed: int) -> torch.Generator:

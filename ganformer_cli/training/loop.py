@@ -25,6 +25,7 @@ from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, Traini
 from ganformer_cli.files import remove, write_json
 from ganformer_cli.metrics.processes import together
 from ganformer_cli.metrics.registry import parse_metrics
+from ganformer_cli.models import LabelDistribution
 from ganformer_cli.training import run_folder, state
 from ganformer_cli.training.distributed import ALONE, Group
 from ganformer_cli.training.fitting import disk_mib, fit_micro_batch
@@ -181,6 +182,7 @@ class Trainer:
             torch.backends.cudnn.allow_tf32 = options.precision != "fp32"
         torch.manual_seed(options.seed)
         self.players = Players(config, device, self.on_out_of_memory, group)
+        self.keep_labels()
         self.scoring = Scoring(options, dataset, folder, device, callbacks.message, group)
         self.counters = state.Counters()
         self.tick_kimg = 0.0  # where the current tick began
@@ -188,6 +190,19 @@ class Trainer:
         self.setbacks = 0  # steps that went wrong since the last state
         self.saved_at = time.monotonic()
         self.watch = CollapseWatch(dataset, judged_by_sign=options.d_loss != "wgan")
+
+    def keep_labels(self) -> None:
+        """Let the generators know the labels of the data, which they draw from and snapshots keep."""
+        labels = self.dataset.labels() if self.config.model.c_dim > 0 else None
+        if labels is None:
+            return
+        kept = LabelDistribution.of(labels, self.config.model.c_dim, self.dataset.class_names)
+        self.players.generator.label_distribution = self.players.ema.label_distribution = kept
+        if kept.vectors is not None and not kept.is_whole and self.group.leads:
+            self.callbacks.message(
+                f"--labels: the data have {kept.distinct} different labels; {len(kept.vectors)} of a random choice of "
+                "the images are kept in the model, and drawn by ganformer generate"
+            )
 
     @property
     def kimg(self) -> float:

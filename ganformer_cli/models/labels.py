@@ -1,0 +1,132 @@
+"""The labels that a model was trained with: kept in its file, so that it draws what it has learnt and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+#: Numbers of the vectors that are kept, at most: 4 MiB of float32.
+MOST_NUMBERS = 1 << 20
+_LEAST_ROWS = 64
+_SEED = 0x1ABE15  # of the choice of vectors that are kept; the same for everybody
+#: Names of the tensors in a snapshot, and of the entry in its header.
+COUNTS, VECTORS, HEADER = "labels.counts", "labels.vectors", "labels"
+
+
+@dataclass(frozen=True)
+class LabelDistribution:
+    """How often each label stands in the data that a model was trained on.
+
+    Args:
+        counts: int64 ``[K]``, on the CPU: images of label k, some above 0.
+        vectors: float32 ``[K, c_dim]``: label k; None where label k is class k of ``K = c_dim``.
+        names: of the classes, where they have some.
+        distinct: different vectors in the data; more than K where only a random choice of the images' is kept.
+    """
+
+    counts: Tensor
+    vectors: Tensor | None = None
+    names: tuple[str, ...] | None = None
+    distinct: int = 0
+
+    @classmethod
+    def of(cls, labels: npt.NDArray[Any], size: int, names: Sequence[str] | None = None) -> LabelDistribution:
+        """Those of all images of a data set.
+
+        Args:
+            labels: classes, int ``[N]``, or vectors, float ``[N, size]``.
+            size: classes, or numbers of a vector.
+            names: of the classes.
+        """
+        if labels.ndim == 1:
+            counts = np.bincount(labels, minlength=size).astype(np.int64)
+            return cls(torch.from_numpy(counts), names=None if names is None else tuple(names))
+        rows = labels.astype(np.float32) + 0.0  # -0 is 0
+        vectors, counts = _distinct(rows)
+        most = max(_LEAST_ROWS, MOST_NUMBERS // size)
+        distinct = len(vectors)
+        if distinct > most:
+            # Of images, not of vectors: what is frequent stays frequent. Raw bits are what numpy promises to keep.
+            order = np.argsort(np.random.PCG64(_SEED).random_raw(len(rows)), kind="stable")
+            vectors, counts = _distinct(rows[np.sort(order[:most])])
+        return cls(torch.from_numpy(counts), torch.from_numpy(vectors), distinct=distinct)
+
+    @property
+    def kind(self) -> str:
+        """``classes`` or ``vectors``."""
+        return "classes" if self.vectors is None else "vectors"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every label of the data is kept."""
+        return self.vectors is None or len(self.vectors) == self.distinct
+
+    def draw(self, uniform: Sequence[float]) -> Tensor:
+        """Labels, each as likely as it is frequent, float32 ``[N, c_dim]``.
+
+        Args:
+            uniform: random numbers from 0 to below 1, one for each.
+        """
+        ends = self.counts.cumsum(0)
+        places = [min(int(u * int(ends[-1])), int(ends[-1]) - 1) for u in uniform]
+        rows = torch.searchsorted(ends, torch.tensor(places, dtype=torch.int64), right=True)
+        if self.vectors is not None:
+            return self.vectors[rows]
+        return torch.nn.functional.one_hot(rows, len(self.counts)).float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a snapshot holds of it beside ``header``."""
+        return {COUNTS: self.counts, **({} if self.vectors is None else {VECTORS: self.vectors})}
+
+    def header(self) -> dict[str, Any]:
+        """What a snapshot's header says of it."""
+        said: dict[str, Any] = {"kind": self.kind}
+        if self.vectors is not None:
+            said["distinct"] = self.distinct
+        return said if self.names is None else {**said, "names": list(self.names)}
+
+    @classmethod
+    def from_file(cls, tensors: Mapping[str, Tensor], header: Any, size: int) -> LabelDistribution:
+        """From ``tensors`` and ``header`` of a snapshot whose labels have ``size`` numbers.
+
+        Raises:
+            ValueError: they do not fit; the message says how.
+        """
+        counts, vectors = tensors.get(COUNTS), tensors.get(VECTORS)
+        if not isinstance(header, Mapping) or counts is None:
+            raise ValueError("they are there in part")
+        if counts.dtype != torch.int64 or counts.ndim != 1 or not len(counts) or bool((counts < 0).any()):
+            raise ValueError("their frequencies are no counts")
+        # The sum in Python's integers, which have no end.
+        if not 0 < sum(counts.tolist()) < 2**53:
+            raise ValueError("their frequencies add up to nothing that can be")
+        names, distinct = header.get("names"), header.get("distinct", 0)
+        if vectors is None and len(counts) != size:
+            raise ValueError(f"{len(counts)} classes in a network for {size}")
+        if vectors is not None:
+            if vectors.dtype != torch.float32 or vectors.shape != (len(counts), size):
+                raise ValueError(f"vectors {list(vectors.shape)} in a network for labels of {size} numbers")
+            if not bool(vectors.isfinite().all()):
+                raise ValueError("a vector has numbers that are not finite")
+            if type(distinct) is not int or distinct < len(vectors):
+                raise ValueError("the number of vectors is wrong")
+        if names is not None and not (
+            vectors is None and isinstance(names, list) and len(names) == size and all(type(n) is str for n in names)
+        ):
+            raise ValueError("the names of the classes do not fit")
+        return cls(counts, vectors, None if names is None else tuple(names), distinct)
+
+
+def _distinct(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """The different rows, and how often each is there."""
+    rows = np.ascontiguousarray(rows)
+    whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
+    _, first, counts = np.unique(whole, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    return rows[first[order]], counts[order].astype(np.int64)
