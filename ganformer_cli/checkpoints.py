@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, SnapshotError
+from ganformer_cli.file_kinds import is_truncated_safetensors, kind_of_file
 from ganformer_cli.files import check_regular, parse_json, why_no_file, write_bytes
 from ganformer_cli.models import Discriminator, Generator, LabelDistribution
 from ganformer_cli.models.labels import HEADER as LABELS_HEADER
+from ganformer_cli.text import printable
 
 Network = TypeVar("Network", Generator, Discriminator)
 
@@ -86,13 +88,14 @@ def read_header(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
+        raise SnapshotError(f"{path}: {_why_unreadable(path, error)}") from error
+    if METADATA_KEY not in metadata:
+        some = printable(", ".join(sorted(read_shapes(path))[:3]) or "none", limit=200)
         raise SnapshotError(
-            f"{path}: not a readable safetensors file ({error}); it may be truncated: copy or download it again"
-        ) from error
-    try:
-        text = metadata[METADATA_KEY]
-    except KeyError as error:
-        raise SnapshotError(f"{path}: holds no ganformer configuration; give a file that ganformer wrote") from error
+            f"{path}: holds no ganformer configuration: a safetensors file of another program, with tensors such as "
+            f"{some}; give one that ganformer wrote"
+        )
+    text = metadata[METADATA_KEY]
     header = parse_json(text, f"{path}: its header", kind=SnapshotError, remedy="give another snapshot")
     if not isinstance(header, dict) or not isinstance(header.get("format"), int):
         raise SnapshotError(f"{path}: its ganformer header is damaged; give another snapshot")
@@ -102,6 +105,18 @@ def read_header(path: Path) -> dict[str, Any]:
             "install the newer version"
         )
     return header
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """Why a file is no safetensors file, and what it is instead."""
+    kind = kind_of_file(path)
+    if kind is not None:
+        return f"not a model of ganformer's but {kind}. Give a .safetensors file or a snapshot of the authors' (.pkl)"
+    if is_truncated_safetensors(path):
+        return f"not a readable safetensors file, truncated ({error}): copy or download it again"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror}); check the path"
+    return f"not a readable safetensors file ({error}); it is damaged, or something else"
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -104,7 +104,7 @@ def test_not_ours(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="no ganformer configuration"):
         checkpoints.load_generator(path)
     (tmp_path / "b.safetensors").write_text("<html>quota exceeded</html>", encoding="utf-8")
-    with pytest.raises(SnapshotError, match="not a readable safetensors file"):
+    with pytest.raises(SnapshotError, match="a web page"):
         checkpoints.load_generator(tmp_path / "b.safetensors")
 
 

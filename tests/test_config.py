@@ -62,9 +62,7 @@ WRONG_MODELS: list[tuple[dict[str, Any], list[str]]] = [
     ({"ratio": 0.0}, ["--ratio"]),
     ({"ratio": float("nan")}, ["--ratio"]),
     ({"num_heads": 3}, ["--num-heads 3", "512", "--channel-max"]),
-    ({"g_start_res": 9}, ["--g-start-res 9", "--g-end-res 8"]),
     ({"kmeans_iters": 2}, ["--kmeans-iters 2", "--attention kmeans"]),
-    ({"mapping_num_layers": 3}, ["--mapping-num-layers 3", "--mapping-resnet"]),
     ({"pos_dim": 6}, ["--pos-dim 6", "multiple of 4"]),
     ({"channel_max": 10**9}, ["--channel-max 1000000000"]),
     ({"channel_base": 16}, ["--channel-base 16"]),
@@ -75,8 +73,7 @@ WRONG_MODELS: list[tuple[dict[str, Any], list[str]]] = [
     ({"pos_type": "trainable", "pos_dim": 7}, ["--pos-dim 7", "--pos-type trainable"]),
     ({"pos_directions_num": 3}, ["--pos-dim 32", "--pos-directions-num 3"]),
     ({"pos_type": "trainable", "pos_directions_num": 4}, ["--pos-directions-num 4", "--pos-type trainable"]),
-    ({"use_pos": False, "pos_type": "linear"}, ["--pos-type linear", "--use-pos False"]),
-    ({"use_pos": False, "pos_init": "normal"}, ["--pos-init normal", "--use-pos False"]),
+    ({"use_pos": False, "pos_init": "normal"}, ["--pos-init normal", "no position is trained"]),
     (
         {"attention": "kmeans", "mapping_ltnt2ltnt": False, "pos_init": "normal"},
         ["--pos-init normal", "--mapping-ltnt2ltnt False"],
@@ -84,7 +81,6 @@ WRONG_MODELS: list[tuple[dict[str, Any], list[str]]] = [
     ({"iterative": True}, ["--iterative True", "--attention duplex"]),
     ({"attention": "kmeans", "iterative": True, "g_end_res": 3}, ["--iterative", "--g-end-res 3"]),
     ({"d_ltnt2img": True}, ["--d-ltnt2img True", "--d-transformer"]),
-    ({"d_transformer": True, "d_start_res": 9}, ["--d-start-res 9", "--d-end-res 8"]),
     (
         {
             "d_transformer": True,
@@ -197,8 +193,47 @@ def test_presets_fill_only_what_was_left_out() -> None:
 
 
 def test_ganformer_default_is_the_released_layer() -> None:
-    run = resolve_run({"resolution": 256, **GANFORMER_DEFAULT}, dataset_preset={}, on_cpu=False)
+    run = resolve_run({"resolution": 256}, dataset_preset={}, on_cpu=False, defaults=GANFORMER_DEFAULT)
     assert (run.model.attention, run.model.integration, run.model.normalize) == ("kmeans", "mul", "layer")
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_a_data_set_s_preset_is_more_particular_than_ganformer_default(on_cpu: bool) -> None:
+    """The authors' CLEVR network has neither the style nor the attention of components in the mapping."""
+    preset = {"components_num": 8, "latent_size": 128, "mapping_ltnt2ltnt": False, "style": False}
+    run = resolve_run({"resolution": 64}, dataset_preset=preset, on_cpu=on_cpu, defaults=GANFORMER_DEFAULT)
+    assert (run.model.attention, run.model.style, run.model.mapping_ltnt2ltnt) == ("kmeans", False, False)
+    given = {"resolution": 64, "style": True}
+    assert resolve_run(given, dataset_preset=preset, on_cpu=on_cpu, defaults=GANFORMER_DEFAULT).model.style
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"g_start_res": 9}, ["--g-start-res 9", "--g-end-res 8"]),
+        ({"d_transformer": True, "d_start_res": 9}, ["--d-start-res 9", "--d-end-res 8"]),
+    ],
+)
+def test_a_new_run_attends_somewhere(options: dict[str, Any], words: list[str]) -> None:
+    """The authors' networks need not: those are only read."""
+    given = {"resolution": 64, **options}
+    with pytest.raises(ConfigError) as error:
+        resolve_run(given, dataset_preset={}, on_cpu=False)
+    assert all(word in str(error.value) for word in words)
+    assert not ModelConfig(resolution=32, g_start_res=7).has_maps
+
+
+def test_use_pos_of_an_earlier_version_keeps_its_meaning() -> None:
+    """It took away the image's positions, too, and its files do not say so."""
+    earlier = ModelConfig(use_pos=False).to_dict()
+    for name in ("image_positions", "cropped_positions", "mapping_ltnt_gate"):
+        del earlier[name]
+    found = ModelConfig.from_dict(earlier)
+    assert not found.image_positions
+    assert ModelConfig.from_dict(found.to_dict()) == found
+    assert ModelConfig(use_pos=False).image_positions
+    assert ModelConfig.from_dict(ModelConfig(use_pos=False).to_dict()).image_positions
+    assert ModelConfig.from_dict({**earlier, "use_pos": True}).image_positions
 
 
 def test_without_attention_there_are_no_components() -> None:

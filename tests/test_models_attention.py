@@ -129,10 +129,10 @@ CASES = [
         for integration, normalization in itertools.product(("add", "mul", "both"), ("layer", "instance", "none"))
     ),
     *(case("kmeans", f"{heads}-iters{n}", heads, kmeans_iters=n) for heads in (1, 2, 4) for n in (2, 3)),
-    *(case(kind, "without-positions", use_pos=False) for kind in ATTENTION_LAYERS),
-    case("kmeans", "without-positions-iters2", use_pos=False, kmeans_iters=2),
+    *(case(kind, "without-positions", image_positions=False, component_positions=False) for kind in ATTENTION_LAYERS),
+    case("kmeans", "without-positions-iters2", image_positions=False, component_positions=False, kmeans_iters=2),
     *(case(kind, "gates", image_gate=True, latent_gate=True) for kind in ATTENTION_LAYERS),
-    case("simplex", "gate-without-positions", image_gate=True, use_pos=False),
+    case("simplex", "gate-without-positions", image_gate=True, image_positions=False, component_positions=False),
 ]
 
 
@@ -272,7 +272,8 @@ def test_dropout_keeps_the_mean_and_drops_cells_and_whole_components(kind: str) 
         dropout=0.5,
         integration="add",
         normalization="none",
-        use_pos=False,
+        image_positions=False,
+        component_positions=False,
         image_gate=kind == "image-gate",
     )
     layer = SimplexAttention(AttentionSizes(size, components, P, components, components), options)

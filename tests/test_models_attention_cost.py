@@ -35,7 +35,7 @@ def cost(
     if per_pixel is not None:
         layer.per_pixel = per_pixel
     x, y = torch.randn(BATCH, d, n, requires_grad=True), torch.randn(BATCH, m, W, requires_grad=True)
-    positions = torch.randn(n, P) if layer.options.use_pos else None
+    positions = torch.randn(n, P) if layer.options.image_positions else None
     counter = FlopCounterMode(display=False)
     with native.use("reference"), counter:
         result = layer(x, y, positions, torch.randn(m, W))
@@ -101,7 +101,8 @@ def test_the_cheaper_form_is_chosen(integration: str) -> None:
             options: dict[str, Any] = {
                 "heads": heads,
                 "integration": integration,
-                "use_pos": False,
+                "image_positions": False,
+                "component_positions": False,
                 "per_pixel": per_pixel,
             }
             slopes.append(cost("simplex", 60, m, d, **options) - cost("simplex", 20, m, d, **options))

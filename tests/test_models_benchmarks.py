@@ -23,7 +23,7 @@ from ganformer_cli.operators.measuring import Conditions, Timing
         {"integration": "mul"},
         {"integration": "both", "heads": 2},
         {"integration": "add", "heads": 4, "normalization": "instance"},
-        {"integration": "both", "normalization": "none", "use_pos": False},
+        {"integration": "both", "normalization": "none", "image_positions": False, "component_positions": False},
         {"integration": "mul", "heads": 2, "kmeans_iters": 3, "weight_per_iter": True},
     ],
     ids=str,

@@ -29,6 +29,8 @@ from ganformer_cli.original_snapshots.catalogue import PUBLISHED, fetch_snapshot
 from ganformer_cli.original_snapshots.pickles import read_pickle
 
 GOLDEN = Path(__file__).parent / "golden" / "duplex-kmeans"
+#: Networks of the authors' in settings that their tensors do not show: a snapshot each, and what it computes.
+OTHERS = sorted(path for path in (GOLDEN.parent / "snapshots").iterdir() if path.is_dir())
 PYTORCH = GOLDEN / "network-snapshot-000000.pkl"
 TENSORFLOW = GOLDEN / "network-snapshot-tf.pkl"
 
@@ -75,6 +77,24 @@ def test_from_snapshot_to_numbers_on_the_command_line(
     drawn = torch.from_numpy(np.load("images/images.npy"))
     assert drawn.dtype == torch.float32
     assert relative(drawn, given[name]) < 1e-5
+
+
+@pytest.mark.parametrize("folder", OTHERS, ids=lambda path: path.name)
+def test_settings_that_tensors_do_not_show(ganformer: Run, folder: Path) -> None:
+    """Style, positions, gates, dropout, depth and layers are read from what the file says."""
+    given = load_file(folder / "io.safetensors")
+    np.save("z.npy", given["z"].numpy())
+    converted = ganformer("convert", folder / "network-snapshot-000000.pkl", "out.safetensors")
+    assert converted.exit_code == 0, converted.output
+    assert "left out" not in converted.output
+    line = ("generate", "--model", "out.safetensors", "--latents", "z.npy", "--noise", "const", "--format", "npy")
+    for psi, name in (("1", "img"), ("0.7", "img_psi07")):
+        assert ganformer(*line, "--truncation-psi", psi, "--overwrite").exit_code == 0
+        assert relative(torch.from_numpy(np.load("images/images.npy")), given[name]) < 1e-5
+
+
+def test_there_are_ten_of_them() -> None:
+    assert len(OTHERS) == 10
 
 
 def test_stored_psi_applies_to_tensorflow_models(ganformer: Run) -> None:
@@ -230,7 +250,9 @@ def test_a_plain_mapping_network_has_eight_layers_not_nine(monkeypatch: pytest.M
             for kind in ("weight", "bias")
         }
 
-    snapshot = changed_tensorflow(monkeypatch, options={"mapping_resnet": False}, mapping=plain)
+    snapshot = changed_tensorflow(
+        monkeypatch, options={"mapping_resnet": False, "mapping_ltnt2ltnt": False}, mapping=plain
+    )
     assert snapshot.config.mapping_num_layers == 7
     assert snapshot.ema.mapping_network.mlp is not None
     # Its layers by hand: Dense0 … Dense7, each component normalised over its own numbers.
@@ -361,23 +383,27 @@ OPCODE_BOMBS = {
 }
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "truncated": (lambda: PYTORCH.read_bytes()[:-2000], "truncated or damaged"),
-    "truncated tensorflow": (lambda: TENSORFLOW.read_bytes()[:100_000], "truncated or damaged"),
+    "truncated": (lambda: PYTORCH.read_bytes()[:-2000], "it is truncated"),
+    "truncated tensorflow": (lambda: TENSORFLOW.read_bytes()[:100_000], "it is truncated"),
     "a web page": (lambda: b"<!DOCTYPE html><title>Google Drive - Quota exceeded</title>", "a web page"),
     "a zip": (lambda: b"PK\x03\x04" + bytes(100), "zip"),
     "text": (lambda: b"hello there", "not a pickle"),
     "another pickle": (lambda: pickle.dumps({"a": 1}), "no snapshot of the GANsformer's"),
     "StyleGAN2-ADA": (lambda: pickle.dumps({"G": None, "D": None, "G_ema": None}), "StyleGAN2-ADA"),
-    "StyleGAN2 of PyTorch": (lambda: changed(PYTORCH, b"\x01k\x94", b"\x01j\x94"), "another network"),
-    "StyleGAN2 of TensorFlow": (lambda: changed(TENSORFLOW, b"G_GANformer", b"G_mainstyle"), "G_mainstyle"),
-    "an old version": (
-        lambda: changed(TENSORFLOW, b"\x8c\x07version\x94K\x04", b"\x8c\x07version\x94K\x02"),
-        "version 2",
-    ),
+    "StyleGAN2 of PyTorch": (lambda: changed(PYTORCH, b"\x01k\x94", b"\x01j\x94"), "StyleGAN2-ADA"),
     # A tensor of [4, 8] that says it were [2, 8].
     "shapes that do not fit": (lambda: changed(PYTORCH, b"K\x04K\x08\x86", b"K\x02K\x08\x86"), "of another shape"),
     **{name: (lambda data=data: data, "evil.pkl") for name, data in OPCODE_BOMBS.items()},  # type: ignore[misc]
 }
+
+
+def test_our_files_are_not_taken_for_pickles(own_folder: Path) -> None:
+    """They begin with the length of their header, which may begin with the byte that every pickle begins with."""
+    path = own_folder / "a.model"
+    for length in (0x80, 0x280, 0x10280):
+        path.write_bytes(struct.pack("<Q", length) + b'{"__metadata__": {}}'.ljust(length))
+        assert not original_snapshots.is_original(path)
+    assert original_snapshots.is_original(PYTORCH)
 
 
 def test_a_tensor_takes_no_state_from_a_pickle() -> None:

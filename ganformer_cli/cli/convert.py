@@ -55,8 +55,14 @@ def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: 
         kimg=found.header.get("kimg"),
         provenance={"version": __version__, **provenance},
     )
+    left_out: dict[str, str] = {} if ema_only else found.header.get("left_out", {})
     if as_json:
-        echo_json({"model": str(out), "source": str(file), "bytes": out.stat().st_size}, indent=None)
+        record = {"model": str(out), "source": str(file), "bytes": out.stat().st_size, "left_out": left_out}
+        echo_json({**record, "notes": list(found.notes)}, indent=None)
         return
     echo(f"{out} ({out.stat().st_size / MIB:.1f} MiB) from {file}")
+    for name, why in left_out.items():
+        echo(f"left out   {name}: {why}")
+    for note in found.notes:
+        echo(f"note       {note}")
     echo(f"more       ganformer generate --model {out}")

@@ -118,7 +118,7 @@ def describe(file: Path) -> dict[str, Any]:
         "version": header.get("version"),
         "licence": header.get("licence"),
     }
-    record |= {name: header[name] for name in ("source", "truncation_psi") if name in header}
+    record |= {name: header[name] for name in ("source", "truncation_psi", "training", "left_out") if name in header}
     return {**record, "config": config.to_dict()}
 
 
@@ -243,6 +243,11 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
     ]
     if "truncation_psi" in record:
         rows.append(("truncation", f"psi {_said(record['truncation_psi'])}"))
+    if isinstance(record.get("training"), Mapping):
+        said = ", ".join(f"{name.replace('_', ' ')} {_said(value)}" for name, value in record["training"].items())
+        rows.append(("trained with", said))
+    if isinstance(record.get("left_out"), Mapping):
+        rows += [("left out", f"{name}: {why}") for name, why in record["left_out"].items()]
     if "source" in record:
         rows.append(("source", _source(record["source"])))
     rows.append(("licence", str(record["licence"] or NO_LICENCE)))

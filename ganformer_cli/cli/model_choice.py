@@ -95,6 +95,7 @@ class Networks(NamedTuple):
     generator: Generator | None
     discriminator: Discriminator | None
     header: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what a user should know of a file of the authors'
 
 
 def find_model(model: str | None, expname: str | None, result_dir: Path, *, offline: bool = False) -> Path:
@@ -164,6 +165,8 @@ class Origin(NamedTuple):
     config: ModelConfig
     #: Reads ``ema``, ``generator`` and ``discriminator``; None for those that it has not.
     networks: Callable[[], Mapping[str, nn.Module | None]]
+    #: What the file says of itself.
+    header: Mapping[str, Any]
 
 
 def find_origin(option: str, model: str, *, offline: bool) -> Origin:
@@ -173,7 +176,7 @@ def find_origin(option: str, model: str, *, offline: bool) -> Origin:
         SnapshotError: there is none, or it is damaged, of another architecture, or not to be trusted.
         DownloadError: it cannot be had.
     """
-    from ganformer_cli.checkpoints import read_config, resolve_model
+    from ganformer_cli.checkpoints import read_config, read_header, resolve_model
     from ganformer_cli.original_snapshots import is_original
 
     file = download_snapshot(model, offline=offline) if model.startswith(GDRIVE) else resolve_model(model, option)
@@ -183,7 +186,9 @@ def find_origin(option: str, model: str, *, offline: bool) -> Origin:
         found = read or load_networks(file)
         return {name: getattr(found, name) for name in ("ema", "generator", "discriminator")}
 
-    return Origin(f"{option} {model}", read_config(file) if read is None else read.config, networks)
+    if read is not None:
+        return Origin(f"{option} {model}", read.config, networks, read.header)
+    return Origin(f"{option} {model}", read_config(file), networks, read_header(file))
 
 
 def load_networks(file: Path) -> Networks:
@@ -197,7 +202,7 @@ def load_networks(file: Path) -> Networks:
 
     if is_original(file):
         found = load_original(file)
-        return Networks(found.config, found.ema, found.generator, found.discriminator, found.header)
+        return Networks(found.config, found.ema, found.generator, found.discriminator, found.header, found.notes)
     header = read_header(file)
     ema, generator, discriminator = load_available(file)
     return Networks(ema.config, ema, generator, discriminator, header)

@@ -28,6 +28,7 @@ from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import Progress, duration
 from ganformer_cli.cli.train_plan import show_plan
 from ganformer_cli.cli.train_settings import (
+    as_begun,
     baseline_name,
     check_precision,
     chosen_settings,
@@ -178,7 +179,7 @@ STOPPED = 130
 @setting("g_ltnt2ltnt", bool, "Components attend to each other in the generator too.", group="Attention")
 @setting("img_gate", bool, "Gate of the image positions.", group="Attention")
 @setting("ltnt_gate", bool, "Gate of the components.", group="Attention")
-@setting("use_pos", bool, "Positional embeddings.", group="Attention")
+@setting("use_pos", bool, "Positions of the components; the image always has positions.", group="Attention")
 @setting("pos_type", click.Choice(settings.POSITIONS), "Kind of image positions.", group="Attention")
 @setting("pos_dim", int, "Width of an image position.  [default: of a component]", group="Attention")
 @setting("pos_directions_num", int, "Directions of sinus and linear positions.", group="Attention")
@@ -285,9 +286,11 @@ def command(
 
     baseline = baseline_name(ctx)
     options = chosen_settings(ctx, baseline)
+    # What the data set's preset says is more particular: the authors' CLEVR network is not quite the default one.
+    defaults = settings.GANFORMER_DEFAULT if ctx.params.get("ganformer_default") else {}
     if reload:
         expname, before = reloaded(result_dir, expname)
-        options = {**before, **options}
+        options, defaults = {**before, **defaults, **options}, {}
     devices = pick_devices(gpus, training=True)
     count = distributed.asked_for() or processes or len(devices)
     if not distributed.asked_for():
@@ -298,7 +301,7 @@ def command(
     if origin is not None and options.get("init_from") is not None:
         options = {**inherited(origin.config, options, baseline), **options}
     dataset = open_data(options, data_dir, on_cpu=on_cpu)
-    config = resolve(options, dataset, baseline, data_dir, on_cpu=on_cpu, autotune=autotune)
+    config = resolve(options, dataset, baseline, data_dir, on_cpu=on_cpu, autotune=autotune, defaults=defaults)
     if origin is not None and config.train.pretrained_pkl is not None:
         # What --ganformer-default stands for is no contradiction: the released CLEVR model differs from it.
         config = start_from(origin, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
@@ -319,6 +322,8 @@ def command(
             # A second life under torchrun goes on with the run of the first.
             again = restart and not distributed.restarted()
             folder, resume = group.told(lambda: choose_run_folder(result_dir, name, restart=again))
+            if resume:
+                config = as_begun(config, folder)
             scored = parse_metrics(config.train.metrics)
             together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.leads))
             result = launch(
@@ -392,7 +397,9 @@ def launch(
             callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=should_stop)
         start = None
         if origin is not None:
-            start = Start(origin.option, origin.networks, whole=config.train.pretrained_pkl is not None)
+            left_out = origin.header.get("left_out") or {}
+            whole = config.train.pretrained_pkl is not None
+            start = Start(origin.option, origin.networks, whole=whole, left_out=left_out)
         run = open_run(
             config, dataset, folder,
             device=device, resume=resume, callbacks=callbacks, start=start, override=override,

@@ -89,8 +89,6 @@ def chosen_settings(ctx: click.Context, baseline: str | None) -> dict[str, Any]:
         raise ConfigError("--allow-tf32 contradicts --precision fp32; leave one of them out")
     if given.get("transformer") is True and options.get("attention") == "none":
         raise ConfigError(f"--transformer contradicts {baseline_said(baseline)}; leave one of them out")
-    if given.get("ganformer_default"):
-        options = {**settings.GANFORMER_DEFAULT, **options}
     return options
 
 
@@ -127,6 +125,7 @@ def resolve(
     *,
     on_cpu: bool,
     autotune: bool = False,
+    defaults: dict[str, Any] | None = None,
 ) -> RunConfig:
     """The run's configuration: what was given, completed by presets."""
     from ganformer_cli.data.catalogue import find_entry
@@ -150,7 +149,7 @@ def resolve(
             )
         given["c_dim"] = dataset.label_dim
     preset = entry.preset if entry else {}
-    config = settings.resolve_run(given, dataset_preset=preset, on_cpu=on_cpu, autotune=autotune)
+    config = settings.resolve_run(given, dataset_preset=preset, on_cpu=on_cpu, autotune=autotune, defaults=defaults)
     if len(dataset) < config.train.batch_size:
         raise ConfigError(
             f"--dataset {dataset.name}: {len(dataset)} pictures are fewer than --batch-size "
@@ -201,6 +200,16 @@ def reloaded(result_dir: Path, expname: str | None) -> tuple[str, dict[str, Any]
     return run.name.rpartition("-")[0] or run.name, {**config.model.to_dict(), **config.train.to_dict()}
 
 
+def as_begun(config: RunConfig, folder: Path) -> RunConfig:
+    """``config`` for going on with the run in ``folder``: what an earlier version began keeps the meaning it had."""
+    from ganformer_cli.training.run_folder import read_run_config
+
+    begun = read_run_config(folder).model
+    if begun.image_positions or config.model.use_pos:
+        return config
+    return RunConfig(model=dataclasses.replace(config.model, image_positions=False), train=config.train)
+
+
 def start_from(origin: Origin, config: RunConfig, given: dict[str, Any]) -> RunConfig:
     """``config`` with the networks of --pretrained-pkl, whose settings win over presets and contradict nothing given.
 
@@ -231,7 +240,17 @@ def start_from(origin: Origin, config: RunConfig, given: dict[str, Any]) -> RunC
     train = config.train
     if not (found.style or found.has_components):
         train = dataclasses.replace(train, style_mixing=0.0)
+    rate = dropout_of(origin)
+    if rate is not None and "component_dropout" not in given_options(click.get_current_context()):
+        train = dataclasses.replace(train, component_dropout=rate)
     return RunConfig(model=found, train=train)
+
+
+def dropout_of(origin: Origin) -> float | None:
+    """The rate at which components were dropped when a snapshot of the authors' was trained, or None."""
+    said = origin.header.get("training")
+    rate = said.get("component_dropout") if isinstance(said, dict) else None
+    return float(rate) if isinstance(rate, int | float) and 0 < rate < 1 and origin.config.has_attention else None
 
 
 def check_precision(config: RunConfig, devices: list[torch.device]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ganformer_cli.config.base import JsonConfig, option_name, require
 
@@ -78,7 +80,7 @@ class ModelConfig(JsonConfig):
     img_gate: bool = False
     ltnt_gate: bool = False
     attention_dropout: float = 0.12
-    use_pos: bool = True
+    use_pos: bool = True  # components have positions; the image always has
     pos_type: str = "sinus"  # of image positions
     pos_dim: int | None = None  # width of an image position; None: the width of a component
     pos_directions_num: int = 2  # of sinus and linear
@@ -95,7 +97,10 @@ class ModelConfig(JsonConfig):
     d_ltnt2img: bool = False  # ... and the picture to them
     d_start_res: int = 0
     d_end_res: int = 8
-    # What only networks converted from the authors' files have; no options of training.
+    # What only networks of earlier versions, or converted from the authors' files, have; no options of training.
+    image_positions: bool = True  # False: what use_pos False meant earlier, no positions of the image either
+    cropped_positions: bool = False  # image positions are those of the square grid, cropped in the middle
+    mapping_ltnt_gate: bool = False  # the components' attention to each other in the mapping is gated, both ways
     square_grid: bool = False  # the networks compute a square, whatever the ratio, and crop it
     conv_last: bool = True  # the generator's last convolution before torgb
     latent_norm: str = "together"  # components of z are normalised together; or "each" by itself, the global one not
@@ -144,7 +149,7 @@ class ModelConfig(JsonConfig):
             (self.has_attention, attention, "an --attention other than none", _ATTENTION_ONLY),
             (self.attention == "kmeans", attention, "--attention kmeans", ("kmeans_iters", "iterative")),
             (self.kmeans_iters > 1, "--kmeans-iters 1", "--kmeans-iters 2", ("kmeans_weight_per_iter",)),
-            (self.use_pos, "--use-pos False", "--use-pos True", _POSITIONS_ONLY),
+            (self.image_positions, "--use-pos False", "--use-pos True", _POSITIONS_ONLY),
             (
                 self.pos_type in ("sinus", "linear"),
                 f"--pos-type {self.pos_type}",
@@ -225,12 +230,6 @@ class ModelConfig(JsonConfig):
                 1 <= self.mapping_dim <= MAX_LATENT,
                 f"--mapping-dim {self.mapping_dim}: choose a number from 1 to {MAX_LATENT}",
             )
-        if self.mapping_resnet:
-            require(
-                self.mapping_num_layers % 2 == 0,
-                f"--mapping-num-layers {self.mapping_num_layers}: --mapping-resnet builds blocks of two layers; "
-                "choose an even number, or --mapping-resnet False",
-            )
 
     def _check_components(self) -> None:
         components, latent = self.components_num, self.latent_size
@@ -248,17 +247,11 @@ class ModelConfig(JsonConfig):
             f"--attention-dropout {self.attention_dropout}: choose a rate from 0 to below 1",
         )
         require(1 <= self.kmeans_iters <= 64, f"--kmeans-iters {self.kmeans_iters}: choose a number from 1 to 64")
-        for start, end, found in (
-            ("g_start_res", "g_end_res", self.attention_resolutions),
-            ("d_start_res", "d_end_res", self.d_attention_resolutions or not self.d_transformer),
-        ):
-            require(
-                bool(found),
-                f"{option_name(start)} {getattr(self, start)} and {option_name(end)} {getattr(self, end)} leave no "
-                f"resolution for attention: 2^start ≤ r < 2^end must hold for one of 4 … {self.resolution}",
-            )
+        for name in ("g_start_res", "g_end_res", "d_start_res", "d_end_res"):
+            value = getattr(self, name)
+            require(0 <= value <= 64, f"{option_name(name)} {value}: choose a number from 0 to 64")
         require(
-            not self.iterative or max(self.attention_resolutions) > START_SIZE,
+            not self.iterative or max(self.attention_resolutions, default=START_SIZE) > START_SIZE,
             f"--iterative does nothing with --g-end-res {self.g_end_res}: only one layer attends, and it has nothing "
             "to take over; leave it out, or raise --g-end-res",
         )
@@ -278,7 +271,11 @@ class ModelConfig(JsonConfig):
                 f"--num-heads {self.num_heads} does not divide the {width} numbers of a component, which attend to "
                 "each other; change --num-heads or --latent-size, or leave out --mapping-ltnt2ltnt and --g-ltnt2ltnt",
             )
-        if self.use_pos:
+        require(
+            self.image_positions or not self.use_pos,
+            "--use-pos True: components have positions only where the image has; leave out one",
+        )
+        if self.image_positions:
             self._check_positions()
 
     def _check_positions(self) -> None:
@@ -314,6 +311,27 @@ class ModelConfig(JsonConfig):
             )
         require(self.style, "--baseline kGAN with --style False: its latents act through the style; leave out one")
 
+    def check_attention_acts(self) -> None:
+        """Raise ConfigError where attention is asked for and no layer has it: networks of the authors' may be like
+        that, new ones should not."""
+        for start, end, asked, found in (
+            ("g_start_res", "g_end_res", self.has_attention, self.attention_resolutions),
+            ("d_start_res", "d_end_res", self.d_transformer, self.d_attention_resolutions),
+        ):
+            require(
+                bool(found) or not asked,
+                f"{option_name(start)} {getattr(self, start)} and {option_name(end)} {getattr(self, end)} leave no "
+                f"resolution for attention: 2^start ≤ r < 2^end must hold for one of 4 … {self.resolution}",
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "configuration") -> ModelConfig:
+        """See ``JsonConfig.from_dict``; a configuration of an earlier version keeps its meaning."""
+        if values.get("use_pos") is False and "image_positions" not in values:
+            # It took away the image's positions, too.
+            values = {**values, "image_positions": False}
+        return super().from_dict(values, where)
+
     @property
     def has_attention(self) -> bool:
         """Whether components attend to the image."""
@@ -327,7 +345,7 @@ class ModelConfig(JsonConfig):
     @property
     def has_maps(self) -> bool:
         """Whether the generator can tell which component a pixel comes from."""
-        return self.has_attention or (self.kgan and self.merge_type in ("softmax", "leaves"))
+        return bool(self.attention_resolutions) or (self.kgan and self.merge_type in ("softmax", "leaves"))
 
     @property
     def reads_component_positions(self) -> bool:
@@ -335,7 +353,8 @@ class ModelConfig(JsonConfig):
         if not (self.has_attention and self.use_pos):
             return False
         in_mapping = self.mapping_ltnt2ltnt and self.mapping_num_layers > 0
-        return self.attention != "kmeans" or in_mapping or self.g_ltnt2ltnt or self.ltnt_gate
+        in_layers = self.attention != "kmeans" or self.g_ltnt2ltnt or self.ltnt_gate
+        return in_mapping or (in_layers and bool(self.attention_resolutions))
 
     @property
     def reads_global_latent(self) -> bool:

@@ -76,7 +76,12 @@ def autotune_preset(pixels: int, batch_size: int) -> dict[str, Any]:
 
 
 def resolve_run(
-    given: Mapping[str, Any], *, dataset_preset: Mapping[str, Any], on_cpu: bool, autotune: bool = False
+    given: Mapping[str, Any],
+    *,
+    dataset_preset: Mapping[str, Any],
+    on_cpu: bool,
+    autotune: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Complete what the user gave: presets fill only what was left out.
 
@@ -85,14 +90,16 @@ def resolve_run(
         dataset_preset: settings that come with the data set.
         on_cpu: whether the run will be on a CPU; then small networks are the default whatever the data set.
         autotune: take weights and rates by rule, ``autotune_preset``, before those of presets.
+        defaults: instead of the fields' own, what ``dataset_preset`` may still change: ``GANFORMER_DEFAULT``.
 
     Raises:
         ConfigError: an unknown field, or a contradiction.
     """
     resolution = given.get("resolution", ModelConfig.resolution)
-    attention = given.get("attention", ModelConfig.attention)
+    defaults = defaults or {}
+    attention = given.get("attention", defaults.get("attention", ModelConfig.attention))
     # The released networks' layer goes with their integration; simplex and duplex with the paper's.
-    values: dict[str, Any] = {"integration": "mul" if attention == "kmeans" else "both"}
+    values: dict[str, Any] = {"integration": "mul" if attention == "kmeans" else "both", **defaults}
     preset, size = dict(dataset_preset), size_preset(resolution, on_cpu)
     if attention == "none":
         for name in COMPONENT_SETTINGS:
@@ -110,7 +117,10 @@ def resolve_run(
     values.update(given)
     unknown = sorted(set(values) - MODEL_FIELDS - TRAIN_FIELDS)
     require(not unknown, f"unknown setting {', '.join(map(option_name, unknown))}")
+    model = ModelConfig(**{k: v for k, v in values.items() if k in MODEL_FIELDS})
+    if values.get("pretrained_pkl") is None:
+        model.check_attention_acts()
     return RunConfig(
-        model=ModelConfig(**{k: v for k, v in values.items() if k in MODEL_FIELDS}),
+        model=model,
         train=TrainConfig(**{k: v for k, v in values.items() if k in TRAIN_FIELDS}),
     )

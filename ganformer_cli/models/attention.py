@@ -48,7 +48,8 @@ class AttentionOptions:
     heads: int = 1
     integration: Integration = "mul"
     normalization: Normalization = "layer"
-    use_pos: bool = True
+    image_positions: bool = True
+    component_positions: bool = True
     kmeans_iters: int = 1
     weight_per_iter: bool = False  # k-means: the channel weights are not the same in every iteration
     iterative: bool = False  # k-means: start from the assignments of the layer before
@@ -155,7 +156,7 @@ class BipartiteLayer(nn.Module):
         outputs = 2 * features if options.integration == "both" else features
         self.per_pixel = is_cheaper_per_pixel(features, sizes.components, options.heads, outputs)
         self.to_queries = FullyConnected(features, features)
-        self.from_pos_map = FullyConnected(sizes.position, features) if options.use_pos else None
+        self.from_pos_map = FullyConnected(sizes.position, features) if options.image_positions else None
         self.image_gate = self.image_gate_pos = self.latent_gate = self.latent_gate_pos = None
         if not options.updates_image:
             return
@@ -163,11 +164,11 @@ class BipartiteLayer(nn.Module):
         self.modulation = FullyConnected(features, outputs)
         if options.image_gate:
             self.image_gate = FullyConnected(features, options.heads)
-            if options.use_pos:
+            if options.image_positions:
                 self.image_gate_pos = FullyConnected(sizes.position, options.heads)
         if options.latent_gate:
             self.latent_gate = FullyConnected(sizes.component, options.heads)
-            if options.use_pos:
+            if options.component_positions:
                 self.latent_gate_pos = FullyConnected(sizes.component_position, options.heads)
 
     def forward(
@@ -343,7 +344,7 @@ class SimplexAttention(BipartiteLayer):
         features = sizes.features
         self.to_keys = FullyConnected(sizes.component, features, bias=False)
         self.to_pos_map = None
-        if options.use_pos:
+        if options.component_positions:
             self.to_pos_map = FullyConnected(sizes.component_position, features, bias=False)
 
     def compare(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
@@ -463,8 +464,9 @@ class DuplexAttention(BipartiteLayer):
         self.gather_queries = FullyConnected(sizes.component, features)
         self.gather_keys = FullyConnected(features, features, bias=False)
         self.gather_query_pos = self.gather_key_pos = None
-        if options.use_pos:
+        if options.component_positions:
             self.gather_query_pos = FullyConnected(sizes.component_position, features, bias=False)
+        if options.image_positions:
             self.gather_key_pos = FullyConnected(sizes.position, features, bias=False)
         self.gather_out = FullyConnected(features, sizes.component)
         self.layer_norm = nn.LayerNorm(sizes.component, eps=1e-5)

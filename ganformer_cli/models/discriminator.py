@@ -34,13 +34,14 @@ class AggregatorAttention(nn.Module):
             heads=config.num_heads,
             integration=config.integration,  # type: ignore[arg-type]  # checked by ModelConfig
             normalization=config.normalize,  # type: ignore[arg-type]
-            use_pos=config.use_pos,
+            image_positions=config.image_positions,
+            component_positions=config.use_pos,
             updates_image=config.d_ltnt2img,
             dropout=config.attention_dropout,
         )
         sizes = AttentionSizes(channels, size, config.position_size, size, config.components_num)
         self.attention = DuplexAttention(sizes, options)
-        self.image_positions = ImagePositions(config.grid(resolution), config) if config.use_pos else None
+        self.image_positions = ImagePositions(config.grid(resolution), config) if config.image_positions else None
 
     def forward(self, x: Tensor, y: Tensor, component_positions: Tensor | None) -> tuple[Tensor, Tensor]:
         """``x [B, C, H, W]``, ``y [B, m, w]``, ``component_positions [m, w]`` → new ``x`` and ``y``."""

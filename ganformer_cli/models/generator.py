@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, overload
 
 import torch
@@ -76,7 +76,7 @@ class SynthesisLayer(nn.Module):
             if config.g_ltnt2ltnt:
                 sizes = AttentionSizes(size, size, size, size, config.components_num)
                 self.self_attention = SimplexAttention(sizes, self_attention_options(config))
-            if config.use_pos:
+            if config.image_positions:
                 self.image_positions = ImagePositions(self.grid, config)
         self.noise_strength = None
         if config.local_noise:
@@ -335,7 +335,7 @@ class Generator(nn.Module):
             resnet=config.mapping_resnet,
             shared=config.mapping_shared,
             normalize_each=config.latent_norm == "each",
-            self_attention=self_attention_options(config) if attends else None,
+            self_attention=self_attention_options(config, gated=config.mapping_ltnt_gate) if attends else None,
             use_global=config.reads_global_latent,
             mean_per_component=config.w_avg_per_component,
         )
@@ -350,6 +350,13 @@ class Generator(nn.Module):
     def output_size(self) -> tuple[int, int]:
         """Height and width of the pictures that ``synthesis`` gives."""
         return self.synthesis_network.output_size
+
+    def image_positions(self) -> Iterator[tuple[str, ImagePositions]]:
+        """The image positions of each attention layer, under its name (``b16.conv0``)."""
+        for block in self.synthesis_network.blocks():
+            for name, layer in (("conv0", block.conv0), ("conv1", block.conv1)):
+                if layer is not None and layer.image_positions is not None:
+                    yield f"b{block.resolution}.{name}", layer.image_positions
 
     def keep_whole(self) -> None:
         """Give pictures before the crop from now on, where the grid is larger than the picture."""
@@ -477,7 +484,8 @@ def attention_options(config: ModelConfig) -> AttentionOptions:
         heads=config.num_heads,
         integration=config.integration,  # type: ignore[arg-type]  # checked by ModelConfig
         normalization=config.normalize,  # type: ignore[arg-type]
-        use_pos=config.use_pos,
+        image_positions=config.image_positions,
+        component_positions=config.use_pos,
         kmeans_iters=config.kmeans_iters,
         iterative=config.iterative,
         weight_per_iter=config.kmeans_weight_per_iter,
@@ -487,13 +495,16 @@ def attention_options(config: ModelConfig) -> AttentionOptions:
     )
 
 
-def self_attention_options(config: ModelConfig) -> AttentionOptions:
+def self_attention_options(config: ModelConfig, *, gated: bool = False) -> AttentionOptions:
     """Options of the components' attention to each other."""
     return AttentionOptions(
         heads=config.num_heads,
         integration="add",
         normalization="none",
-        use_pos=config.use_pos,
+        image_positions=config.use_pos,  # from components to components: both have the components' positions
+        component_positions=config.use_pos,
+        image_gate=gated,
+        latent_gate=gated,
         dropout=config.attention_dropout,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ class MLP(nn.Module):
     Args:
         in_features: width of the input.
         out_features: width w of the output, and of the components' positions.
-        depth: number of hidden layers; two make one residual block.
+        depth: number of hidden layers; two make one residual block, an odd one left over makes one of its own.
         hidden: width of the hidden layers.
         resnet: residual blocks instead of plain layers.
         attention: options of the components' self-attention before each block or layer, or None.
@@ -64,7 +66,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.resnet = resnet
-        self.steps = depth // 2 if resnet else depth
+        self.steps = math.ceil(depth / 2) if resnet else depth
         self.attends = attention is not None
         width = in_features
         for i in range(self.steps):

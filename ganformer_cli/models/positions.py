@@ -50,6 +50,12 @@ def initial_positions(*shape: int, init: str) -> Tensor:
     return torch.rand(shape) if init == "uniform" else torch.randn(shape)
 
 
+def middle(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The middle ``grid`` = (height, width) of positions ``[H, W, p]``."""
+    top, left = (positions.shape[0] - grid[0]) // 2, (positions.shape[1] - grid[1]) // 2
+    return positions[top : top + grid[0], left : left + grid[1]]
+
+
 class ImagePositions(nn.Module):
     """Positions of one layer's grid, ``[n, p]``, row by row.
 
@@ -58,7 +64,7 @@ class ImagePositions(nn.Module):
 
     Args:
         grid: height and width.
-        config: ``pos_type``, ``pos_directions_num``, ``pos_init`` and the width p.
+        config: ``pos_type``, ``pos_directions_num``, ``pos_init``, ``cropped_positions`` and the width p.
     """
 
     def __init__(self, grid: tuple[int, int], config: ModelConfig) -> None:
@@ -66,11 +72,14 @@ class ImagePositions(nn.Module):
         self.grid = height, width = grid
         self.kind = config.pos_type
         size, directions, init = config.position_size, config.pos_directions_num, config.pos_init
+        # Rows and columns of the grid that the coordinates are those of.
+        rows, columns = (max(grid), max(grid)) if config.cropped_positions else grid
         if self.kind == "sinus":
-            fixed = sinusoidal_positions(height, width, size, directions).flatten(0, 1)
+            fixed = middle(sinusoidal_positions(rows, columns, size, directions), grid).flatten(0, 1)
             self.register_buffer("fixed", fixed, persistent=False)
         elif self.kind == "linear":
-            self.register_buffer("fixed", projected_coordinates(height, width, directions), persistent=False)
+            fixed = middle(projected_coordinates(rows, columns, directions), grid)
+            self.register_buffer("fixed", fixed, persistent=False)
             self.vectors = nn.Parameter(initial_positions(directions, size // directions, init=init))
         elif self.kind == "trainable":
             self.rows = nn.Parameter(initial_positions(height, size // 2, init=init))

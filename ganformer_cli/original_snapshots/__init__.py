@@ -5,28 +5,26 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from ganformer_cli import checkpoints
-from ganformer_cli.checkpoints import check_fit
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
 from ganformer_cli.files import open_regular, sha256_of
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.original_snapshots import pytorch, tensorflow
+from ganformer_cli.original_snapshots.accounting import Found, Tensors, account
 from ganformer_cli.original_snapshots.catalogue import PREFIX, fetch_snapshot, published_ratio
-from ganformer_cli.original_snapshots.pickles import read_pickle
+from ganformer_cli.original_snapshots.other_models import name_of_pickle, name_of_tree
+from ganformer_cli.original_snapshots.pickles import PersistentObject, read_pickle
 
 __all__ = ["PREFIX", "OriginalSnapshot", "fetch_snapshot", "is_original", "load_generator", "load_original"]
 
-LICENCE = "that of the authors of the GANsformer (Hudson & Zitnick, 2021): see github.com/dorarad/gansformer"
+Network = TypeVar("Network", Generator, Discriminator)
 
-#: What the files hold beside our tensors: constants, and parameters that no output depends on.
-_WITHOUT_EFFECT = re.compile(r"(.*\.)?(resample_kernel|grid_pos)|.*\.(to_keys|to_pos_map)\.bias")
-_UNUSED_BY_K_MEANS = re.compile(r"synthesis_network\..*\.attention\.(to_keys|to_pos_map)\.weight")
+LICENCE = "that of the authors of the GANsformer (Hudson & Zitnick, 2021): see github.com/dorarad/gansformer"
 
 
 @dataclass(frozen=True)
@@ -37,70 +35,115 @@ class OriginalSnapshot:
     ema: Generator
     generator: Generator | None
     discriminator: Discriminator | None
-    header: dict[str, Any]  # what our files say of themselves: kimg, source, truncation_psi, dataset, licence
+    #: What our files say of themselves: kimg, source, truncation_psi, dataset, training, licence, left_out.
+    header: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what a user should know
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The networks that could not be read, and why."""
+        found: dict[str, str] = self.header.get("left_out", {})
+        return found
 
 
 def is_original(path: Path) -> bool:
-    """Whether to read ``path`` as a snapshot of the authors': by its name, or because it begins as a pickle does."""
+    """Whether to read ``path`` as a snapshot of the authors': by its name, or because it begins as a pickle does.
+
+    A safetensors file begins with the length of its header, whose first byte may be any.
+    """
     if path.suffix in (".pkl", ".pickle"):
         return True
     try:
         with open_regular(path) as file:
-            return file.read(1) == b"\x80"
+            head = file.read(9)
     except OSError:
         return False
+    return head[:1] == b"\x80" and not (head[5:8] == bytes(3) and head[8:] == b"{")
 
 
 def load_original(path: Path) -> OriginalSnapshot:
     """Open a PyTorch or TensorFlow snapshot of the authors'.
 
+    The averaged generator has to be whole. The other two networks are left out where they are missing or others than
+    ours can be; ``left_out`` says why.
+
     Raises:
         SnapshotError: it is none, is damaged, names anything that no snapshot needs, or does not fit our networks.
     """
-    tree = read_pickle(path)
+    try:
+        tree = read_pickle(path)
+    except SnapshotError as error:
+        other = name_of_pickle(path)
+        if other is None:
+            raise
+        raise SnapshotError(f"{error} (it looks like {other})") from error
     forms: dict[str, Any] = {"pytorch": pytorch, "tensorflow": tensorflow}
     form = next((name for name, module in forms.items() if module.is_snapshot(tree)), None)
     if form is None:
-        raise SnapshotError(f"{path}: a pickle, but no snapshot of the GANsformer's; give another file{_guess(tree)}")
+        raise SnapshotError(f"{path}: {_what_it_is(tree)}; give one of the GANsformer's")
     try:
-        settings, tensors, about = forms[form].read(tree, str(path))
+        found = forms[form].read(tree, str(path))
         ratio = published_ratio(path)
-        if settings["ratio"] == 1 and ratio is not None and ratio != 1:
+        if found.settings["ratio"] == 1 and ratio is not None and ratio != 1:
             # The file does not say what its pictures are cropped to; the authors' list of snapshots does.
-            settings.update(ratio=ratio, square_grid=True)
-        config = ModelConfig(**settings)
-        tensors = {name: without_surplus(name, values, config) for name, values in tensors.items()}
+            found.settings.update(ratio=ratio, square_grid=True)
+        config = ModelConfig(**found.settings)
     except ConfigError as error:
         raise SnapshotError(f"{path}: describes networks that cannot be built: {error}") from error
     except GanformerError:
         raise
     except Exception as error:
-        # Settings of the wrong kind, anywhere in what was read.
+        # Whatever else damaged settings provoke.
         raise SnapshotError(
             f"{path}: its settings are damaged ({type(error).__name__}: {error}); download it again"
         ) from error
-    # First without memory: settings may describe networks far larger than the tensors.
-    with torch.device("meta"):
-        empty = {"ema": Generator(config), "generator": Generator(config), "discriminator": Discriminator(config)}
-    for name, values in tensors.items():
-        check_fit(empty[name], {key: tuple(value.shape) for key, value in values.items()}, f"{path} ({name})")
-    networks: dict[str, Any] = {
-        "ema": Generator(config),
-        "generator": Generator(config) if "generator" in tensors else None,
-        "discriminator": Discriminator(config) if "discriminator" in tensors else None,
-    }
-    for name, network in networks.items():
-        if network is not None:
-            network.load_state_dict(tensors[name])
-            network.eval().requires_grad_(False)
+    ema = _filled(Generator, "ema", found, config, f"{path} (Gs)")
+    check_positions(ema, found.tensors["ema"], f"{path} (Gs)")
+    others: dict[str, Any] = {}
+    for name, kind in (("generator", Generator), ("discriminator", Discriminator)):
+        try:
+            others[name] = _filled(kind, name, found, config, name) if name in found.tensors else None
+        except SnapshotError as error:
+            others[name], found.left_out[name] = None, str(error)
     kimg = re.search(r"network-snapshot-(\d+)", path.name)
     header = {
         "kimg": float(kimg[1]) if kimg else None,
         "source": {"format": form, "file": path.name, "sha256": sha256_of(path)},
         "licence": LICENCE,
-        **about,
+        **found.about,
     }
-    return OriginalSnapshot(config=config, header=header, **networks)
+    if found.left_out:
+        header["left_out"] = found.left_out
+    return OriginalSnapshot(config=config, ema=ema, header=header, notes=tuple(found.notes), **others)
+
+
+def _filled(kind: type[Network], name: str, found: Found, config: ModelConfig, where: str) -> Network:
+    """A network of ours with the tensors of the file's, every one of them accounted for."""
+    # First without memory: settings may describe networks far larger than the tensors.
+    with torch.device("meta"):
+        tensors = account(kind(config), found.tensors[name], config, where, of_generator=kind is Generator)
+    network = kind(config)
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
+
+
+def check_positions(generator: Generator, tensors: Tensors, where: str) -> None:
+    """Compare the image positions that a file holds, ready made, with those that our network computes.
+
+    Raises:
+        SnapshotError: they are others, so that the network computes something else.
+    """
+    for layer, positions in generator.image_positions():
+        given = tensors.get(f"synthesis_network.{layer}.grid_pos")
+        if given is None:
+            continue
+        value = given.value.flatten(0, -2).float()
+        own = positions()
+        if value.shape != own.shape or not torch.allclose(value, own, atol=1e-4):
+            raise SnapshotError(
+                f"{where}: its image positions {given.name} are not those that its settings describe (pos_type "
+                f"{generator.config.pos_type}); it is refused"
+            )
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
@@ -122,19 +165,9 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     return load_original(Path(path)).ema.to(device)
 
 
-def without_surplus(network: str, tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The tensors of a network without what no output depends on."""
-    return {
-        name: value
-        for name, value in tensors.items()
-        if not _WITHOUT_EFFECT.fullmatch(name)
-        and not (config.attention == "kmeans" and _UNUSED_BY_K_MEANS.fullmatch(name))
-        # Positions that nothing reads: in a discriminator, and with k-means where components do not attend.
-        and not (name == "pos" and (network == "discriminator" or not config.reads_component_positions))
-    }
-
-
-def _guess(tree: Any) -> str:
-    if isinstance(tree, dict) and "G_ema" in tree:
-        return " (this looks like one of StyleGAN2-ADA's or StyleGAN3's)"
-    return ""
+def _what_it_is(tree: Any) -> str:
+    """What a pickle that is no snapshot of the GANsformer's holds."""
+    if isinstance(tree, dict) and isinstance(tree.get("G"), PersistentObject) and "k" in tree["G"].state:
+        return "a snapshot of the GANsformer's without Gs, the averaged generator that pictures are made with"
+    other = name_of_tree(tree)
+    return "a pickle, but no snapshot of the GANsformer's" if other is None else f"not the GANsformer's but {other}"

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.errors import GanformerError, SnapshotError
+from ganformer_cli.file_kinds import kind_of_file
 from ganformer_cli.files import open_regular
 
 #: Opcodes that no snapshot needs: objects by other people's numbers, by registries, out of band.
@@ -272,23 +273,33 @@ def read_pickle(path: Path) -> Any:
         raise SnapshotError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     except Exception as error:
         # Whatever a mutilated file provokes: it is damaged.
+        what = "truncated" if ends_too_early(path) else "damaged"
         raise SnapshotError(
-            f"{path}: not a snapshot that can be read ({type(error).__name__}: {error}); it may be truncated or "
-            "damaged: download it again"
+            f"{path}: not a snapshot that can be read ({type(error).__name__}: {error}); it is {what}: download "
+            "it again"
         ) from error
+
+
+#: How pickletools says that the file ended within an instruction, or without the last one.
+_ENDED = ("exhausted", "remain", "not enough data", "no newline found")
+
+
+def ends_too_early(path: Path) -> bool:
+    """Whether the file ends before the program of the pickle in it does."""
+    try:
+        with open_regular(path) as file:
+            for _ in pickletools.genops(file):
+                pass
+    except Exception as error:
+        return any(words in str(error) for words in _ENDED)
+    return False
 
 
 def check_start(path: Path, start: bytes) -> None:
     """Name what people often have instead of a snapshot."""
-    if start.lstrip()[:1] == b"<":
-        raise SnapshotError(
-            f"{path}: a web page, not a snapshot: the download gave a warning or an error page. Open the link in a "
-            "browser, download the file by hand and give its path"
-        )
-    if start[:2] == b"PK":
-        raise SnapshotError(
-            f"{path}: a zip archive (torch.save writes such), not a snapshot of the authors'; give the .pkl file"
-        )
+    kind = kind_of_file(path)
+    if kind is not None:
+        raise SnapshotError(f"{path}: not a pickle but {kind}. Give a snapshot (.pkl) or a .safetensors file")
     if start[:1] != b"\x80":
         raise SnapshotError(f"{path}: not a pickle; give a snapshot (.pkl) or a .safetensors file")
 

@@ -1,4 +1,8 @@
-"""The authors' PyTorch snapshots: a dictionary of persistent objects, to our configuration and tensors."""
+"""The authors' PyTorch snapshots: a dictionary of persistent objects, to our configuration and tensors.
+
+Settings come from the arguments that the networks were made with. Where these are silent, what a module remembers of
+them counts, and where that is silent, too, what the tensors show.
+"""
 
 from __future__ import annotations
 
@@ -8,133 +12,356 @@ from typing import Any
 
 from torch import Tensor
 
+from ganformer_cli.config import ARCHITECTURES, NORMALIZATIONS, POSITIONS, ModelConfig
+from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT, MAX_LAYERS, MAX_RESOLUTION
 from ganformer_cli.errors import SnapshotError
+from ganformer_cli.original_snapshots.accounting import Found, Tensors
+from ganformer_cli.original_snapshots.arguments import Arguments
 from ganformer_cli.original_snapshots.pickles import PersistentObject, module_tensors
 
-Tensors = dict[str, Tensor]
+#: Arguments that no picture depends on: names and numbers of training, and what follows from the others.
+_WITHOUT_EFFECT = frozenset(
+    (
+        *("class_name", "component_mixing", "style_mixing", "w_avg_beta", "num_ws", "num_broadcast", "tanh"),
+        *("fused_modconv", "pos_init"),
+    )
+)
+#: Arguments of which one value can be read: what they are where nobody says otherwise.
+_FIXED: dict[str, Any] = {
+    **{"img_channels": 3, "act": "lrelu", "lrmul": 0.01, "kernel_size": 3},
+    **{"resample_kernel": [1, 3, 3, 1], "use_noise": True, "parametric": True},
+}
+#: What a discriminator without attention has and does not read.
+_UNREAD_BY_DISCRIMINATOR = frozenset(
+    (
+        *("components_num", "latent_size", "use_pos", "num_heads", "start_res", "end_res", "integration", "norm"),
+        *("pos_dim", "pos_type", "pos_init", "pos_directions_num", "attention_dropout", "class_name", "mapping_kwargs"),
+    )
+)
 
 
 def our_name(name: str) -> str:
     """The name in our networks of a tensor of the authors' generator or discriminator."""
     name = name.replace("biasAct.bias", "bias").replace("transformer.", "attention.")
     name = re.sub(r"\.conv([01])\.(att_weight|centroids)$", r".conv\1.attention.\2", name)
+    name = re.sub(r"\.from_gate_attention\.gate(_pos)?\.", r".image_gate\1.", name)
+    name = re.sub(r"\.to_gate_attention\.gate(_pos)?\.", r".latent_gate\1.", name)
     if name.startswith("synthesis."):
         name = re.sub(r"(conv[01]|torgb)\.(weight|affine)", r"\1.conv.\2", name)
     return re.sub(r"^(mapping|synthesis)\.", r"\1_network.", name)
 
 
 def is_snapshot(tree: Any) -> bool:
-    """Whether ``tree`` has the form of a PyTorch snapshot."""
-    return isinstance(tree, dict) and isinstance(tree.get("Gs"), PersistentObject)
+    """Whether ``tree`` has the form of a PyTorch snapshot of the GANsformer's."""
+    if not isinstance(tree, dict) or not isinstance(tree.get("Gs"), PersistentObject):
+        return False
+    generator = tree["Gs"]
+    return _dictionary(generator.state.get("_init_kwargs")).get("k", generator.state.get("k")) is not None
 
 
-def read(tree: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Tensors], dict[str, Any]]:
-    """Settings of ``ModelConfig``, the tensors of ``ema``, ``generator`` and ``discriminator``, and what else is known.
+def read(tree: Mapping[str, Any], where: str) -> Found:
+    """What the file holds.
 
     Raises:
-        SnapshotError: it is another network's snapshot, or describes what our networks cannot do.
+        SnapshotError: its generator is damaged, or one that our networks cannot be.
     """
-    networks = {"ema": tree["Gs"], "generator": tree.get("G"), "discriminator": tree.get("D")}
-    modules = {name: module for name, module in networks.items() if isinstance(module, PersistentObject)}
-    tensors = {
-        name: {our_name(key): value for key, value in module_tensors(module)} for name, module in modules.items()
-    }
-    generator = modules["ema"]
-    arguments = _arguments(generator)
-    if "k" not in arguments:
-        raise SnapshotError(
-            f"{where}: a snapshot of another network ({generator.class_name} without components, StyleGAN2 perhaps); "
-            "give one of the GANsformer's"
-        )
-    options = {**_arguments(generator, "mapping_kwargs"), **_arguments(generator, "synthesis_kwargs")}
-    mapping = _arguments(generator, "mapping_kwargs")
-    discriminator = _arguments(modules["discriminator"]) if "discriminator" in modules else {}
-    dataset = tree.get("dataset_args") if isinstance(tree.get("dataset_args"), dict) else {}
-    settings = _settings(arguments, options, mapping, discriminator, tensors["ema"], where)
-    ratio = float((dataset or {}).get("ratio") or discriminator.get("crop_ratio") or 1.0)
+    ema = tree["Gs"]
+    found = _generator_settings(ema, where)
+    settings = found.settings
+    found.tensors["ema"] = _generator_tensors(ema, settings, f"{where} (Gs)")
+    try:
+        generator = _module(tree, "G")
+        if _generator_settings(generator, where).settings != settings:
+            raise SnapshotError("G and Gs are of different settings")
+        found.tensors["generator"] = _generator_tensors(generator, settings, "G")
+    except SnapshotError as error:
+        found.left_out["generator"] = str(error)
+    crop_ratio = None
+    try:
+        discriminator = _module(tree, "D")
+        more, crop_ratio = _discriminator_settings(discriminator, settings)
+        found.tensors["discriminator"] = _tensors(discriminator, "D")
+        settings.update(more)
+    except SnapshotError as error:
+        found.left_out["discriminator"] = str(error)
+    dataset = Arguments(where, "dataset_args", tree.get("dataset_args"))
+    ratio = dataset.number("ratio", default=crop_ratio or 1.0, low=1 / 8, high=8)
     settings.update(ratio=ratio, square_grid=ratio != 1)
-    path = (dataset or {}).get("path")
-    about = {"dataset": {"name": re.split(r"[\\/]", path)[-1]}} if isinstance(path, str) and path else {}
-    return settings, tensors, about
+    path = dataset.get("path")
+    if isinstance(path, str) and path:
+        found.about["dataset"] = {"name": re.split(r"[\\/]", path)[-1]}
+    return found
 
 
-def _arguments(module: PersistentObject, part: str | None = None) -> dict[str, Any]:
-    found = module.state.get("_init_kwargs")
-    if isinstance(found, dict) and part is not None:
-        found = found.get(part)
-    return found if isinstance(found, dict) else {}
+def _module(tree: Mapping[str, Any], name: str) -> PersistentObject:
+    module = tree.get(name)
+    if not isinstance(module, PersistentObject):
+        raise SnapshotError(f"the file holds no {name}" if module is None else f"{name} is no network")
+    return module
 
 
-def _settings(
-    arguments: Mapping[str, Any],
-    options: Mapping[str, Any],
-    mapping: Mapping[str, Any],
-    discriminator: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    where: str,
-) -> dict[str, Any]:
-    """``ModelConfig``'s fields: from the arguments, and where they are silent from the tensors."""
-    names = "\n".join(tensors)
+def _dictionary(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _child(module: PersistentObject | None, *path: str) -> PersistentObject | None:
+    """A module within ``module``."""
+    for name in path:
+        found = _dictionary(module.state.get("_modules")).get(name) if module else None
+        module = found if isinstance(found, PersistentObject) else None
+    return module
+
+
+def _remembered(module: PersistentObject | None, *names: str) -> dict[str, Any]:
+    """What a module remembers of its arguments, as attributes."""
+    return {name: module.state[name] for name in names if name in module.state} if module else {}
+
+
+def _init_kwargs(module: PersistentObject | None) -> dict[str, Any]:
+    return _dictionary(module.state.get("_init_kwargs")) if module else {}
+
+
+def _tensors(module: PersistentObject, where: str) -> Tensors:
+    """All tensors of a module and those within it, by our names.
+
+    Raises:
+        SnapshotError: two have the same one, or there are tensors where no network has any.
+    """
+    tensors = Tensors()
+    try:
+        for name, value in module_tensors(module):
+            tensors.put(our_name(name), name, value)
+    except ValueError as error:
+        raise SnapshotError(f"{where}: {error}; the file is damaged") from error
+    stray = next(_strays(module), None)
+    if stray is not None:
+        raise SnapshotError(f"{where}: holds a tensor in a place that is not known here, {stray}; it is refused")
+    return tensors
+
+
+def _strays(module: PersistentObject) -> Any:
+    """Names of tensors that are neither parameters nor buffers."""
+    waiting = [("", module)]
+    for prefix, current in waiting:
+        yield from (f"{prefix}{name}" for name, value in current.state.items() if isinstance(value, Tensor))
+        for name, child in _dictionary(current.state.get("_modules")).items():
+            if isinstance(child, PersistentObject):
+                waiting.append((f"{prefix}{name}.", child))
+
+
+def _generator_tensors(module: PersistentObject, settings: Mapping[str, Any], where: str) -> Tensors:
+    """A generator's tensors, trained positions and a shared mapping network among them."""
+    tensors = _tensors(module, where)
+    kind = settings.get("pos_type")
+    ours = {"linear": ["vectors"], "trainable": ["rows", "columns"], "trainable2d": ["cells"]}.get(str(kind), [])
+    for number, part in enumerate(ours):
+        for place in [
+            name for name in tensors if re.fullmatch(rf"synthesis_network\.b\d+\.conv[01]\.pos{number}", name)
+        ]:
+            name, value = tensors.pop(place)
+            if part == "cells" and value.ndim == 3:
+                value = value.flatten(0, 1)
+            tensors.put(f"{place.rpartition('.')[0]}.image_positions.{part}", name, value)
+    if settings.get("mapping_shared"):
+        # The global latent's network may be there a second time: it is the components'.
+        for name in [name for name in tensors if name.startswith("mapping_network.global_mlp.")]:
+            same = tensors.get(name.replace("global_mlp", "mlp"))
+            if same is not None and same.value.equal(tensors[name].value):
+                del tensors[name]
+    return tensors
+
+
+def _generator_settings(generator: PersistentObject, where: str) -> Found:
+    """What a generator's arguments say."""
+    names = "\n".join(name for name, _ in module_tensors(generator))
 
     def has(pattern: str) -> bool:
         return re.search(pattern, names, re.MULTILINE) is not None
 
-    for option, fine in (("iterative", False), ("component_dropout", 0.0), ("latent_stem", False)):
-        if (arguments.get(option) or options.get(option) or fine) != fine:
-            raise SnapshotError(f"{where}: made with {option}, which the authors' own code cannot run either")
-    components = int(arguments["k"]) - 1
-    size = int(arguments.get("w_dim") or arguments.get("z_dim") or 0)
-    if not has(r"^synthesis_network\..*\.attention\."):
-        components_num, attention = 0, "none"
-    else:
-        components_num, attention = components, "kmeans" if has(r"\.centroids$") else "simplex"
-    settings: dict[str, Any] = {
-        "resolution": int(arguments.get("img_resolution") or 0),
-        "c_dim": int(arguments.get("c_dim") or 0),
-        "attention": attention,
-        "components_num": components_num,
-        "latent_size": size * max(components_num, 1),
-        "channel_base": int(options.get("channel_base") or 32768),
-        "channel_max": int(options.get("channel_max") or 512),
-        "mapping_num_layers": int(mapping.get("num_layers") or 8),
-        "mapping_dim": mapping.get("layer_dim"),
-        "mapping_resnet": has(r"^mapping_network\..*\.fc0\."),
-        "w_avg_per_component": False,
-        "g_arch": "skip" if has(r"\.b4\.torgb\.") else "resnet" if has(r"\.skip\.weight$") else "orig",
-        "style": has(r"^synthesis_network\..*\.affine\."),
-        "local_noise": has(r"\.noise_strength$"),
-        "conv_last": has(r"\.conv_last\."),
-        "d_arch": str(discriminator.get("architecture") or "resnet"),
-        "mbstd_group_size": int(_group_size(discriminator)),
-    }
-    if attention == "none":
-        return settings
-    use_pos = "pos" in tensors
-    settings.update(
-        mapping_ltnt2ltnt=has(r"^mapping_network\.mlp\.sa0\."),
-        num_heads=int(options.get("num_heads") or 1),
-        integration=str(options.get("integration") or "add"),
-        normalize=str(options.get("norm") or "none"),
-        g_start_res=int(options.get("start_res") or 0),
-        g_end_res=int(options.get("end_res", 8)),
-        img_gate=bool(options.get("img_gate")),
-        ltnt_gate=bool(options.get("ltnt_gate")),
-        use_pos=use_pos,
+    kwargs = _init_kwargs(generator)
+    attributes = ("z_dim", "c_dim", "w_dim", "k", "img_resolution", "img_channels", "component_dropout")
+    top = Arguments(where, "", kwargs, _remembered(generator, *attributes))
+    network, layer = _child(generator, "mapping"), _child(generator, "synthesis", "b4", "conv1")
+    mapping = Arguments(
+        where,
+        "mapping_kwargs",
+        kwargs.get("mapping_kwargs"),
+        _init_kwargs(network),
+        _remembered(network, "num_layers", "use_pos", "transformer", "normalize_global"),
     )
-    if attention == "kmeans":
-        settings["kmeans_iters"] = int(options.get("kmeans_iters") or 1)
-    if use_pos:
-        settings.update(
-            pos_type=str(options.get("pos_type") or "sinus"),
-            pos_init=str(options.get("pos_init") or "uniform"),
-            pos_dim=options.get("pos_dim"),
+    attention = _child(layer, "transformer")
+    synthesis = Arguments(
+        where,
+        "synthesis_kwargs",
+        kwargs.get("synthesis_kwargs"),
+        _init_kwargs(_child(generator, "synthesis")),
+        _remembered(layer, "style", "local_noise", "use_pos"),
+        _remembered(attention, "num_heads", "norm", "integration", "kmeans", "kmeans_iters", "pos_dim"),
+    )
+    for name in ("mapping_kwargs", "synthesis_kwargs"):
+        if top.get(name) is not None and not isinstance(top.get(name), dict):
+            raise SnapshotError(f"{where}: its {name} are no settings with names; the file is damaged")
+    # A latent's width is one number there; two would need layers between that no network of theirs has.
+    size = top.integer("w_dim", "z_dim", default=0, low=1, high=MAX_LATENT)
+    if top.integer("z_dim", default=size, low=1, high=MAX_LATENT) != size:
+        raise SnapshotError(f"{where}: its z_dim and w_dim differ, which cannot be read; it is refused")
+    for arguments in (top, synthesis, mapping):
+        arguments.refuse("iterative", "which the authors' own code cannot run")
+        arguments.refuse("latent_stem", "which the authors' own code cannot run")
+    transformer = synthesis.flag("transformer", default=has(r"^synthesis\..*\.transformer\."))
+    in_mapping = mapping.flag("transformer", default=transformer)
+    components = top.integer("k", default=1, low=1, high=MAX_LATENT) - 1
+    if transformer != (components > 0) or (in_mapping and not transformer):
+        raise SnapshotError(
+            f"{where}: made with k = {components + 1} latents and transformer = {transformer} (in the mapping "
+            f"{in_mapping}), which contradict each other; it is refused"
         )
-        if settings["pos_type"] in ("sinus", "linear"):
-            settings["pos_directions_num"] = int(options.get("pos_directions_num") or 2)
+    if transformer and not in_mapping:
+        raise SnapshotError(f"{where}: made with mapping_kwargs.transformer False, which cannot be read; it is refused")
+    kmeans = synthesis.flag("kmeans", default=has(r"\.centroids$"))
+    # As said, or, where nobody says, as the tensors show.
+    shown = "skip" if has(r"\.b4\.torgb\.") else "resnet" if has(r"\.skip\.weight$") else "orig"
+    settings: dict[str, Any] = {
+        "resolution": top.integer("img_resolution", default=0, low=8, high=MAX_RESOLUTION),
+        "c_dim": top.integer("c_dim", default=0, low=0, high=MAX_LATENT),
+        "attention": ("kmeans" if kmeans else "simplex") if transformer else "none",
+        "components_num": components,
+        "latent_size": size * max(components, 1),
+        "channel_base": synthesis.integer("channel_base", default=32768, low=1, high=MAX_CHANNELS * MAX_RESOLUTION),
+        "channel_max": synthesis.integer("channel_max", default=512, low=1, high=MAX_CHANNELS),
+        "mapping_num_layers": mapping.integer("num_layers", default=8, low=0, high=MAX_LAYERS),
+        "mapping_dim": mapping.optional_integer("layer_dim", low=1, high=MAX_LATENT),
+        "mapping_resnet": mapping.flag("resnet", default=has(r"^mapping\..*\.fc0\.")),
+        "w_avg_per_component": False,
+        "g_arch": synthesis.choice("architecture", default=shown, choices=ARCHITECTURES),
+        "style": synthesis.flag("style", default=True),
+        "local_noise": synthesis.flag("local_noise", default=has(r"\.noise_strength$")),
+        # No argument says so.
+        "conv_last": has(r"\.conv_last\.weight$"),
+    }
+    if settings["mapping_dim"] == size:
+        settings["mapping_dim"] = None
+    about: dict[str, Any] = {}
+    if transformer:
+        settings |= _attention_settings(mapping, synthesis, kmeans, size, where)
+        settings |= _mapping_settings(mapping, network, settings, has, where)
+    else:
+        # Read, so that they are known: without components nothing reads them.
+        for name in (*_OF_ATTENTION, "shared", "ltnt2ltnt"):
+            synthesis.get(name)
+            mapping.get(name)
+    if not mapping.flag("normalize_global", default=True):
+        raise SnapshotError(f"{where}: made with normalize_global False, which cannot be read; it is refused")
+    dropout = top.number("component_dropout", default=0.0, low=0, high=1)
+    if dropout:
+        # It acts in training only.
+        about["training"] = {"component_dropout": dropout}
+    found = Found(settings, {}, about)
+    rate = settings.get("attention_dropout")
+    other = mapping.number("attention_dropout", default=rate or 0.0, low=0, high=0.999)
+    if rate is not None and rate != other:
+        # One number serves both here.
+        found.notes.append(f"trains on with attention dropout {rate:g} in the mapping network too, which had {other:g}")
+    for arguments in (top, mapping, synthesis):
+        arguments.check_the_rest(_WITHOUT_EFFECT, _FIXED)
+    return found
+
+
+_OF_ATTENTION = (
+    *("use_pos", "num_heads", "start_res", "end_res", "norm", "integration", "kmeans", "kmeans_iters", "pos_dim"),
+    *("pos_type", "pos_init", "pos_directions_num", "img_gate", "ltnt_gate", "attention_dropout", "iterative"),
+)
+
+
+def _attention_settings(
+    mapping: Arguments, synthesis: Arguments, kmeans: bool, size: int, where: str
+) -> dict[str, Any]:
+    """What only networks with attention have."""
+    integration = synthesis.choice("integration", default="add", choices=("mul", "add", "both"))
+    if integration == "both":
+        raise SnapshotError(
+            f"{where}: made with synthesis_kwargs.integration both, which the authors' PyTorch code does not compute "
+            "as it is meant; how is not known here, so it is refused"
+        )
+    settings: dict[str, Any] = {
+        "num_heads": synthesis.integer("num_heads", default=1, low=1, high=MAX_CHANNELS),
+        "integration": integration,
+        "normalize": synthesis.choice("norm", default="none", choices=NORMALIZATIONS),
+        "g_start_res": synthesis.integer("start_res", default=0, low=0, high=64),
+        "g_end_res": synthesis.integer("end_res", default=8, low=0, high=64),
+        "img_gate": synthesis.flag("img_gate", default=False),
+        "ltnt_gate": synthesis.flag("ltnt_gate", default=False),
+        "use_pos": synthesis.flag("use_pos", default=False),
+        "attention_dropout": synthesis.number(
+            "attention_dropout", default=ModelConfig.attention_dropout, low=0, high=0.999
+        ),
+        "pos_type": synthesis.choice("pos_type", default="sinus", choices=POSITIONS),
+        "pos_dim": synthesis.optional_integer("pos_dim", low=1, high=MAX_LATENT),
+    }
+    iterations = synthesis.integer("kmeans_iters", default=1, low=1, high=64)
+    directions = synthesis.integer("pos_directions_num", default=2, low=1, high=64)
+    if settings["pos_dim"] == size:
+        settings["pos_dim"] = None
+    if kmeans:
+        settings["kmeans_iters"] = iterations
+    if settings["pos_type"] in ("sinus", "linear"):
+        settings["pos_directions_num"] = directions
+    for name in ("num_heads", "use_pos"):
+        said = mapping.get(name)
+        if said is not None and said != settings[name]:
+            raise SnapshotError(
+                f"{where}: made with {name} {settings[name]} in synthesis_kwargs and {said} in mapping_kwargs, which "
+                "cannot be read; it is refused"
+            )
     return settings
 
 
-def _group_size(discriminator: Mapping[str, Any]) -> int:
-    epilogue = discriminator.get("epilogue_kwargs")
-    found = epilogue.get("mbstd_group_size") if isinstance(epilogue, dict) else None
-    return int(found or 4)
+def _mapping_settings(
+    mapping: Arguments, network: PersistentObject | None, settings: Mapping[str, Any], has: Any, where: str
+) -> dict[str, Any]:
+    """Of the mapping network of a generator with components."""
+    attends = mapping.flag("ltnt2ltnt", default=has(r"^mapping\.mlp\.sa0\."))
+    shared = mapping.flag("shared", default=False)
+    found: dict[str, Any] = {
+        "mapping_ltnt2ltnt": attends,
+        "mapping_shared": shared and settings["style"],
+        "mapping_ltnt_gate": mapping.flag("ltnt_gate", default=False) and attends,
+    }
+    length = _init_kwargs(_child(network, "mlp")).get("from_len")
+    if attends and length not in (None, settings["components_num"]):
+        raise SnapshotError(
+            f"{where}: its mapping network lets {length!r} latents attend to each other, not its "
+            f"{settings['components_num']} components, which cannot be read; it is refused"
+        )
+    return found
+
+
+def _discriminator_settings(
+    discriminator: PersistentObject, generator: Mapping[str, Any]
+) -> tuple[dict[str, Any], float | None]:
+    """The discriminator's fields of ``ModelConfig``, and the ratio that it pads pictures for.
+
+    Raises:
+        SnapshotError: it is of other settings than the generator, or cannot be read.
+    """
+    kwargs = _init_kwargs(discriminator)
+    arguments = Arguments("D", "", kwargs, _remembered(discriminator, "c_dim", "img_resolution", "crop_ratio"))
+    epilogue = Arguments("D", "epilogue_kwargs", arguments.get("epilogue_kwargs"))
+    for name, high, same in (
+        ("img_resolution", MAX_RESOLUTION, "resolution"),
+        ("c_dim", MAX_LATENT, "c_dim"),
+        ("channel_base", MAX_CHANNELS * MAX_RESOLUTION, "channel_base"),
+        ("channel_max", MAX_CHANNELS, "channel_max"),
+    ):
+        default = {"channel_base": 32768, "channel_max": 512}.get(same, generator[same])
+        if arguments.integer(name, default=default, low=0, high=high) != generator[same]:
+            raise SnapshotError(f"D has another {name} than G, and the two are trained with one here")
+    arguments.refuse("transformer", "attention in the discriminator, which cannot be read")
+    settings = {
+        "d_arch": arguments.choice("architecture", default="resnet", choices=ARCHITECTURES),
+        "mbstd_group_size": epilogue.integer("mbstd_group_size", default=4, low=1, high=1024),
+    }
+    ratio = arguments.number("crop_ratio", default=0.0, low=0, high=8)
+    arguments.check_the_rest(_UNREAD_BY_DISCRIMINATOR, _FIXED)
+    epilogue.check_the_rest((), {"mbstd_num_channels": 1, **_FIXED})
+    return settings, ratio or None

@@ -7,7 +7,7 @@ weight for each iteration of k-means, no last convolution in some, fewer layers 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ganformer_cli.config import (
+    ARCHITECTURES,
+    INTEGRATIONS,
+    MAX_RESOLUTION,
+    NORMALIZATIONS,
+    POSITIONS,
+    ModelConfig,
+    start_grid,
+)
+from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT, MAX_LAYERS, START_SIZE
 from ganformer_cli.errors import SnapshotError
+from ganformer_cli.original_snapshots.accounting import Found, Tensors
+from ganformer_cli.original_snapshots.arguments import Arguments
 from ganformer_cli.original_snapshots.pickles import Network
 
-Tensors = dict[str, Tensor]
 Array = npt.NDArray[Any]
 
 #: The only version that the GANsformer's networks were saved in.
@@ -29,6 +40,35 @@ _ATTENTION = {
     **{"from_pos": "from_pos_map", "to_pos": "to_pos_map"},
     **{"n_cont": "image_gate", "n_pos": "image_gate_pos", "e_cont": "latent_gate", "e_pos": "latent_gate_pos"},
 }
+#: Arguments that only the GANsformer's networks have; NVIDIA's StyleGAN2 has none of them.
+_OF_GANSFORMER = ("components_num", "transformer", "mapping_resnet", "mapping_ltnt2ltnt", "kmeans", "local_noise")
+#: Arguments that no picture depends on: those of training, exact variants, and how trained numbers began.
+_WITHOUT_EFFECT = frozenset(
+    (
+        *("fused_modconv", "style_mixing", "component_mixing", "dlatent_avg_beta", "w_avg_beta", "pos_init"),
+        *("dlatent_broadcast", "num_ws", "merge_layer", "merge_type", "merge_same", "randomize_noise", "func_name"),
+        *("dtype", "crop_ratio"),
+    )
+)
+#: Arguments of which one value can be read: what they are where nobody says otherwise.
+_FIXED: dict[str, Any] = {
+    **{
+        "num_channels": 3,
+        "nonlinearity": "lrelu",
+        "mapping_nonlinearity": "lrelu",
+        "mapping_lrmul": 0.01,
+        "resample_kernel": [1, 3, 3, 1],
+    },
+    **{"fmap_decay": 1.0, "fmap_min": 1, "normalize_latents": True},
+}
+_OF_ATTENTION = (
+    *("use_pos", "num_heads", "start_res", "end_res", "norm", "integration", "kmeans", "kmeans_iters", "pos_dim"),
+    *("pos_type", "pos_init", "pos_directions_num", "img_gate", "ltnt_gate", "attention_dropout", "iterative"),
+    *("mapping_ltnt2ltnt", "mapping_shared"),
+)
+#: What a discriminator without attention has and does not read.
+_UNREAD_BY_DISCRIMINATOR = frozenset((*_OF_ATTENTION, *_WITHOUT_EFFECT, *("components_num", "latent_size", "a_dim")))
+_MAX_BASE = MAX_CHANNELS * MAX_RESOLUTION
 _CONVOLUTIONS = {
     **{"Conv0_up": "conv0.conv", "Conv1": "conv1.conv", "Conv": "conv1.conv", "ToRGB": "torgb.conv"},
     **{"ToRGB/extraLayer": "conv_last", "Skip": "skip"},
@@ -36,35 +76,44 @@ _CONVOLUTIONS = {
 
 
 def is_snapshot(tree: Any) -> bool:
-    """Whether ``tree`` has the form of a TensorFlow snapshot."""
-    return isinstance(tree, tuple) and len(tree) == 3 and all(isinstance(part, Network) for part in tree)
+    """Whether ``tree`` has the form of a TensorFlow snapshot of the GANsformer's."""
+    if not isinstance(tree, tuple) or len(tree) != 3 or not isinstance(tree[2], Network):
+        return False
+    given = tree[2].state.get("static_kwargs")
+    return isinstance(given, dict) and any(given.get(name) is not None for name in _OF_GANSFORMER)
 
 
-def read(tree: tuple[Network, ...], where: str) -> tuple[dict[str, Any], dict[str, Tensors], dict[str, Any]]:
-    """Settings of ``ModelConfig``, the tensors of ``generator``, ``discriminator`` and ``ema``, and what else is known.
+def read(tree: tuple[Any, ...], where: str) -> Found:
+    """What the file holds.
 
     Raises:
-        SnapshotError: it is another network's snapshot, too old, or describes what our networks cannot do.
+        SnapshotError: its generator is damaged, too old, or one that our networks cannot be.
     """
-    parts = dict(zip(("generator", "discriminator", "ema"), tree, strict=True))
-    for network in tree:
-        version = network.state.get("version")
-        if version != VERSION:
-            raise SnapshotError(
-                f"{where}: a TensorFlow network of version {version!r}, and only {VERSION} can be read; load it with "
-                "the code that wrote it and save it anew"
-            )
-        name = str(network.state.get("build_func_name"))
-        if "GANformer" not in name:
-            raise SnapshotError(f"{where}: a snapshot of another network ({name}); give one of the GANsformer's")
-    given = _kwargs(parts["ema"])
-    variables = {name: _variables(network) for name, network in parts.items()}
-    settings, about = _settings(given, _kwargs(parts["discriminator"]), variables, where)
-    tensors = {
-        name: _discriminator(values) if name == "discriminator" else _generator(values, settings)
-        for name, values in variables.items()
-    }
-    return settings, tensors, about
+    ema = tree[2]
+    found = _generator_settings(ema, where)
+    settings = found.settings
+    found.tensors["ema"] = _generator(_variables(ema, f"{where} (Gs)"), settings, f"{where} (Gs)")
+    try:
+        generator = _network(tree[0], "G")
+        if _generator_settings(generator, "G").settings != settings:
+            raise SnapshotError("G and Gs are of different settings")
+        found.tensors["generator"] = _generator(_variables(generator, "G"), settings, "G")
+    except SnapshotError as error:
+        found.left_out["generator"] = str(error)
+    try:
+        discriminator = _network(tree[1], "D")
+        more = _discriminator_settings(discriminator, settings)
+        found.tensors["discriminator"] = _discriminator(_variables(discriminator, "D"))
+        settings.update(more)
+    except SnapshotError as error:
+        found.left_out["discriminator"] = str(error)
+    return found
+
+
+def _network(value: object, name: str) -> Network:
+    if not isinstance(value, Network):
+        raise SnapshotError(f"the file holds no {name}" if value is None else f"{name} is no network")
+    return value
 
 
 def _kwargs(network: Network) -> dict[str, Any]:
@@ -72,109 +121,173 @@ def _kwargs(network: Network) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _variables(network: Network, prefix: str = "") -> dict[str, Array]:
-    """All arrays of a network, those of its components under ``mapping/`` and ``synthesis/``."""
+def _variables(network: Network, where: str, prefix: str = "") -> dict[str, Array]:
+    """All arrays of a network, those of its components under ``mapping/`` and ``synthesis/``.
+
+    Raises:
+        SnapshotError: one is something else, or comes twice.
+    """
+    version = network.state.get("version")
+    if version != VERSION:
+        raise SnapshotError(
+            f"{where}: a TensorFlow network of version {version!r}, and only {VERSION} can be read; load it with the "
+            "code that wrote it and save it anew"
+        )
     found: dict[str, Array] = {}
-    for variable in network.state.get("variables") or []:
-        name, value = variable
-        if isinstance(value, np.ndarray | float | int):
-            found[f"{prefix}{name}"] = np.asarray(value)
+    variables = network.state.get("variables") or []
+    if not isinstance(variables, list | tuple):
+        raise SnapshotError(f"{where}: its variables are no list; the file is damaged")
+    for variable in variables:
+        name, value = variable if isinstance(variable, list | tuple) and len(variable) == 2 else (None, None)
+        if not isinstance(name, str) or not isinstance(value, np.ndarray | float | int) or f"{prefix}{name}" in found:
+            raise SnapshotError(
+                f"{where}: its variable {prefix}{name} is no array, or comes twice; the file is damaged"
+            )
+        found[f"{prefix}{name}"] = np.asarray(value)
     components = network.state.get("components")
     for name, component in components.items() if isinstance(components, dict) else ():
         if isinstance(component, Network) and not prefix:
-            found.update(_variables(component, f"{name}/"))
+            found.update(_variables(component, where, f"{name}/"))
     return found
 
 
-def _settings(
-    given: Mapping[str, Any],
-    discriminator: Mapping[str, Any],
-    variables: Mapping[str, Mapping[str, Array]],
-    where: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    def first(*names: str, default: Any) -> Any:
-        return next((given[name] for name in names if given.get(name) is not None), default)
-
-    ema = variables["ema"]
+def _generator_settings(generator: Network, where: str) -> Found:
+    """What a generator's arguments say, and what only its variables can say."""
+    given = Arguments(where, "static_kwargs", _kwargs(generator))
+    variables = _variables(generator, where)
 
     def has(pattern: str) -> bool:
-        return any(re.search(pattern, name) for name in ema)
+        return any(re.search(pattern, name) for name in variables)
 
     for option in ("component_dropout", "latent_stem", "img2img", "ltnt2ltnt", "img2ltnt", "iterative"):
-        if given.get(option):
-            raise SnapshotError(f"{where}: made with {option} {given[option]}, which acts differently there; refused")
-    if given.get("merge_layer", -1) not in (-1, None) or given.get("merge"):
+        given.refuse(option, "which acts differently there")
+    if given.get("merge_layer") not in (-1, None) or given.get("merge"):
         raise SnapshotError(f"{where}: a k-GAN of the TensorFlow version, which cannot be read")
-    const = ema.get("synthesis/4x4/Const/const")
-    if const is None or const.ndim != 4:
+    const = variables.get("synthesis/4x4/Const/const")
+    if const is None or const.ndim != 4 or 0 in const.shape:
         raise SnapshotError(f"{where}: no trained first grid (4x4/Const/const): not a generator that can be read")
     height, width = const.shape[2:]
-    resolution = int(first("resolution", default=0))
-    attends = has(r"^synthesis/.*/AttLayer_l2n/")
-    components = int(first("components_num", default=1)) if attends else 0
-    layers = int(first("mapping_num_layers", "mapping_layersnum", default=8))
-    resnet = has(r"^mapping/.*Dense0_0/")
+    transformer = given.flag("transformer", default=has(r"^synthesis/.*/AttLayer_l2n/"))
+    components = given.integer("components_num", default=1, low=1, high=MAX_LATENT)
+    if components > 1 and not transformer:
+        raise SnapshotError(
+            f"{where}: made with components_num {components} and transformer False, a k-GAN perhaps, which cannot be "
+            "read"
+        )
+    size = given.integer("w_dim", "dlatent_size", "z_dim", "latent_size", default=512, low=1, high=MAX_LATENT)
+    if given.integer("z_dim", "latent_size", default=size, low=1, high=MAX_LATENT) != size:
+        raise SnapshotError(f"{where}: its z and w are of different widths, which cannot be read; it is refused")
+    kmeans = given.flag("kmeans", default=has(r"/toasgn_init$"))
+    depth = given.integer("mapping_num_layers", "mapping_layersnum", default=8, low=1, high=MAX_LAYERS)
+    resnet = given.flag("mapping_resnet", default=has(r"^mapping/.*Dense0_0/"))
+    if resnet:
+        # An odd layer left over has a block of its own, or none: only the variables can tell.
+        blocks = sum(1 for name in variables if re.fullmatch(r"mapping/Dense\d+_0/weight", name))
+        depth = depth - 1 if blocks == depth // 2 else depth
+    ratio = height / width
+    crop = given.number("crop_ratio", default=ratio, low=1 / 8, high=8)
+    square = height == width
+    if square or start_grid(crop) == (height, width):
+        ratio = crop
     settings: dict[str, Any] = {
-        "resolution": resolution,
-        "ratio": height / width,
-        "c_dim": int(first("c_dim", "label_size", default=0)),
-        "latent_size": int(first("w_dim", "dlatent_size", "z_dim", "latent_size", default=512)) * max(components, 1),
-        "components_num": components,
+        "resolution": given.integer("resolution", default=0, low=8, high=MAX_RESOLUTION),
+        "ratio": ratio,
+        "square_grid": square and ratio != 1,
+        "c_dim": given.integer("c_dim", "label_size", default=0, low=0, high=MAX_LATENT),
+        "attention": ("kmeans" if kmeans else "simplex") if transformer else "none",
+        "components_num": components if transformer else 0,
+        "latent_size": size * components,
         # PyTorch's base is twice TensorFlow's.
-        "channel_base": 2 * int(first("channel_base", "fmap_base", default=16384)),
-        "channel_max": int(first("channel_max", "fmap_max", default=512)),
-        "mapping_resnet": resnet,
+        "channel_base": 2 * given.integer("channel_base", "fmap_base", default=16384, low=1, high=_MAX_BASE),
+        "channel_max": given.integer("channel_max", "fmap_max", default=512, low=1, high=MAX_CHANNELS),
         # Plain mapping networks have as many layers as they say, the last one included.
-        "mapping_num_layers": layers if resnet else layers - 1,
+        "mapping_num_layers": depth if resnet else depth - 1,
+        "mapping_dim": given.optional_integer("mapping_dim", "mapping_fmaps", low=1, high=MAX_LATENT),
+        "mapping_resnet": resnet,
         "w_avg_per_component": False,
         "latent_norm": "each",
-        "g_arch": str(first("architecture", default="skip")),
-        "d_arch": str(discriminator.get("architecture") or "resnet"),
-        "style": has(r"/mod_weight$"),
-        "local_noise": has(r"/noise_strength$"),
-        "tanh": bool(first("tanh", default=False)),
-        "conv_last": has(r"/extraLayer/"),
-        "mbstd_group_size": int(discriminator.get("mbstd_group_size") or 4),
+        "g_arch": given.choice("architecture", default="skip", choices=ARCHITECTURES),
+        "style": given.flag("style", default=True),
+        "local_noise": given.flag("local_noise", default=has(r"/noise_strength$")),
+        "tanh": given.flag("tanh", default=False),
+        # No argument says so: it depends on attention and resolution.
+        "conv_last": has(r"/extraLayer/weight$"),
     }
-    cutoff = given.get("truncation_cutoff")
+    if settings["mapping_dim"] == size or settings["mapping_num_layers"] == 0:
+        settings["mapping_dim"] = None
+    cutoff = given.optional_integer("truncation_cutoff", low=0, high=1024)
     if cutoff is not None:
         # A convolution reads the latent one place further on there.
-        settings["truncation_cutoff"] = max(0, int(cutoff) - 1)
-    settings["attention"] = "none"
-    if attends:
-        _attention_settings(settings, first, has)
+        settings["truncation_cutoff"] = max(0, cutoff - 1)
+    if transformer:
+        settings |= _attention_settings(given, kmeans, size, has)
+        # Of a rectangle.
+        settings["cropped_positions"] = not square
     about: dict[str, Any] = {}
     if given.get("truncation_psi") is not None:
-        about["truncation_psi"] = float(given["truncation_psi"])
-    return settings, about
+        about["truncation_psi"] = given.number("truncation_psi", default=1.0, low=-100, high=100)
+    for name in () if transformer else _OF_ATTENTION:
+        given.get(name)  # without components nothing reads it
+    given.check_the_rest(_WITHOUT_EFFECT, _FIXED)
+    return Found(settings, {}, about)
 
 
-def _attention_settings(settings: dict[str, Any], first: Any, has: Any) -> None:
+def _attention_settings(given: Arguments, kmeans: bool, size: int, has: Any) -> dict[str, Any]:
     """What only networks with attention have."""
-    iterations = int(first("kmeans_iters", default=1))
-    kmeans = has(r"/toasgn_init$")
-    settings.update(
-        attention="kmeans" if kmeans else "simplex",
-        mapping_ltnt2ltnt=has(r"^mapping/AttLayer_0/"),
-        num_heads=int(first("num_heads", default=1)),
-        integration=str(first("integration", default="add")),
-        normalize=str(first("norm", default="none")),
-        g_start_res=int(first("start_res", default=0)),
-        g_end_res=int(first("end_res", default=8)),
-        img_gate=has(r"/weight_n_cont$"),
-        ltnt_gate=has(r"/weight_e_cont$"),
-        use_pos=has(r"^ltnt_emb/emb$"),
-    )
+    attends = given.flag("mapping_ltnt2ltnt", default=has(r"^mapping/AttLayer_0/"))
+    settings: dict[str, Any] = {
+        "mapping_ltnt2ltnt": attends,
+        "mapping_shared": given.flag("mapping_shared", default=False),
+        "num_heads": given.integer("num_heads", default=1, low=1, high=MAX_CHANNELS),
+        "integration": given.choice("integration", default="add", choices=INTEGRATIONS),
+        "normalize": given.choice("norm", default="none", choices=NORMALIZATIONS),
+        "g_start_res": given.integer("start_res", default=0, low=0, high=64),
+        "g_end_res": given.integer("end_res", default=8, low=0, high=64),
+        "img_gate": given.flag("img_gate", default=False),
+        "ltnt_gate": given.flag("ltnt_gate", default=False),
+        # Whether the gate is in the mapping as well, no argument says.
+        "mapping_ltnt_gate": attends and has(r"^mapping/AttLayer_0/weight_e_cont$"),
+        "use_pos": given.flag("use_pos", default=has(r"^ltnt_emb/emb$")),
+        "attention_dropout": given.number(
+            "attention_dropout", default=ModelConfig.attention_dropout, low=0, high=0.999
+        ),
+        "pos_type": given.choice("pos_type", default="sinus", choices=POSITIONS),
+        "pos_dim": given.optional_integer("pos_dim", low=1, high=MAX_LATENT),
+    }
+    if settings["pos_dim"] == size:
+        settings["pos_dim"] = None
+    iterations = given.integer("kmeans_iters", default=1, low=1, high=64)
     if kmeans:
         settings.update(kmeans_iters=iterations, kmeans_weight_per_iter=iterations > 1)
-    if settings["use_pos"]:
-        settings.update(
-            pos_type=str(first("pos_type", default="sinus")),
-            pos_init=str(first("pos_init", default="uniform")),
-            pos_dim=first("pos_dim", default=None),
-        )
-        if settings["pos_type"] in ("sinus", "linear"):
-            settings["pos_directions_num"] = int(first("pos_directions_num", default=2))
+    directions = given.integer("pos_directions_num", default=2, low=1, high=64)
+    if settings["pos_type"] in ("sinus", "linear"):
+        settings["pos_directions_num"] = directions
+    return settings
+
+
+def _discriminator_settings(discriminator: Network, generator: Mapping[str, Any]) -> dict[str, Any]:
+    """The discriminator's fields of ``ModelConfig``.
+
+    Raises:
+        SnapshotError: it is of other settings than the generator, or cannot be read.
+    """
+    given = Arguments("D", "static_kwargs", _kwargs(discriminator))
+    for names, default, factor, same in (
+        (("resolution",), generator["resolution"], 1, "resolution"),
+        (("c_dim", "label_size"), 0, 1, "c_dim"),
+        (("channel_base", "fmap_base"), 16384, 2, "channel_base"),
+        (("channel_max", "fmap_max"), 512, 1, "channel_max"),
+    ):
+        if factor * given.integer(*names, default=default, low=0, high=_MAX_BASE) != generator[same]:
+            raise SnapshotError(f"D has another {names[0]} than G, and the two are trained with one here")
+    for name in ("transformer", "img2img", "img2ltnt", "ltnt2img", "ltnt2ltnt"):
+        given.refuse(name, "attention in the discriminator, which cannot be read")
+    settings = {
+        "d_arch": given.choice("architecture", default="resnet", choices=ARCHITECTURES),
+        "mbstd_group_size": given.integer("mbstd_group_size", default=4, low=1, high=1024),
+    }
+    given.check_the_rest(_UNREAD_BY_DISCRIMINATOR, {"mbstd_num_features": 1, **_FIXED})
+    return settings
 
 
 def _tensor(value: Array) -> Tensor:
@@ -187,125 +300,164 @@ def _convolution(value: Array, *, flip: bool) -> Tensor:
     return _tensor(value.transpose(3, 2, 0, 1))
 
 
-def _generator(variables: Mapping[str, Array], settings: Mapping[str, Any]) -> Tensors:
-    """A generator's tensors under our names; what is not one of ours keeps its own and is refused later."""
-    tensors: Tensors = {}
+def _generator(variables: Mapping[str, Array], settings: Mapping[str, Any], where: str) -> Tensors:
+    """A generator's tensors under our names.
+
+    Raises:
+        SnapshotError: a variable has a shape that none of its kind has.
+    """
+    tensors = Tensors()
     for name, value in variables.items():
-        if name == "ltnt_emb/emb":
-            tensors["pos"] = _tensor(value)
-        elif name == "dlatent_avg":
-            tensors["mapping_network.w_avg"] = _tensor(value)
-        elif name.startswith("mapping/"):
-            _mapping(tensors, name.removeprefix("mapping/"), value, settings)
-        elif name.startswith("synthesis/"):
-            _synthesis(tensors, name.removeprefix("synthesis/"), value, settings)
+        try:
+            for ours, tensor in _generator_part(name, value, settings):
+                tensors.put(ours, name, tensor)
+        except (ValueError, IndexError) as error:
+            raise SnapshotError(f"{where}: its variable {name} {list(value.shape)} is damaged ({error})") from error
     if settings["attention"] == "kmeans":
         _stack_weights(tensors, int(settings["kmeans_iters"]))
     return tensors
 
 
-def _mapping(tensors: Tensors, name: str, value: Array, settings: Mapping[str, Any]) -> None:
-    part = "global_mlp" if name.startswith("global/") or settings["attention"] == "none" else "mlp"
-    name = name.removeprefix("global/")
-    last = settings["mapping_num_layers"] // 2 - 1 if settings["mapping_resnet"] else settings["mapping_num_layers"]
-    if match := re.fullmatch(r"AttLayer_(\d+)/(weight|bias)_(\w+)", name):
-        if match[3] in _ATTENTION:
-            tensors |= _attention(f"mapping_network.{part}.sa{match[1]}", match[2], match[3], value)
-    elif match := re.fullmatch(r"Dense(\d+)(?:_([01]))?/(weight|bias)", name):
-        block, layer, kind = int(match[1]), match[2], match[3]
-        where = f"l{block}.fc{layer}" if layer else "out_layer" if block == last else f"l{block}"
-        tensors[f"mapping_network.{part}.{where}.{kind}"] = _tensor(value.T if kind == "weight" else value)
+Parts = Iterator[tuple[str, Tensor]]
+
+
+def _generator_part(name: str, value: Array, settings: Mapping[str, Any]) -> Parts:
+    """What a variable becomes; what is not known keeps its name, and is refused later."""
+    if name == "ltnt_emb/emb":
+        yield "pos", _tensor(value)
+    elif name == "dlatent_avg":
+        yield "mapping_network.w_avg", _tensor(value)
+    elif name.startswith("mapping/"):
+        yield _mapping(name, value, settings)
+    elif name.startswith("synthesis/"):
+        yield from _synthesis(name, value, settings)
     else:
-        tensors[f"mapping/{name}"] = _tensor(value)
+        yield name, _tensor(value)
 
 
-def _synthesis(tensors: Tensors, name: str, value: Array, settings: Mapping[str, Any]) -> None:
+def _mapping(name: str, value: Array, settings: Mapping[str, Any]) -> tuple[str, Tensor]:
+    short = name.removeprefix("mapping/")
+    part = "global_mlp" if short.startswith("global/") or settings["attention"] == "none" else "mlp"
+    short = short.removeprefix("global/")
+    last = settings["mapping_num_layers"]
+    if match := re.fullmatch(r"AttLayer_(\d+)/(weight|bias)_(\w+)", short):
+        if match[3] in _ATTENTION:
+            return _attention(f"mapping_network.{part}.sa{match[1]}", match[2], match[3], value)
+    elif match := re.fullmatch(r"Dense(\d+)(?:_([01]))?/(weight|bias)", short):
+        block, layer, kind = int(match[1]), match[2], match[3]
+        # A residual network's only layer without a second number is its last one.
+        is_last = settings["mapping_resnet"] or block == last
+        where = f"l{block}.fc{layer}" if layer else "out_layer" if is_last else f"l{block}"
+        return f"mapping_network.{part}.{where}.{kind}", _tensor(value.T if kind == "weight" else value)
+    return name, _tensor(value)
+
+
+def _synthesis(name: str, value: Array, settings: Mapping[str, Any]) -> Parts:
+    short = name.removeprefix("synthesis/")
     resolution = int(settings["resolution"])
-    if match := re.fullmatch(r"noise(\d+)", name):
+    if match := re.fullmatch(r"noise(\d{1,3})", short):
         # Layer 2·log₂r − 5 + i; there is one more, at twice the resolution, which nothing reads.
         number = int(match[1]) + 5
         size = 2 ** (number // 2)
-        if size <= resolution and settings["local_noise"]:
-            tensors[f"synthesis_network.b{size}.conv{number % 2}.noise_const"] = _tensor(value[0, 0])
+        if value.ndim != 4 or value.shape[:2] != (1, 1):
+            raise ValueError("a map of noise is [1, 1, H, W]")
+        if number != 2 * resolution.bit_length():
+            yield f"synthesis_network.b{size}.conv{number % 2}.noise_const", _tensor(value[0, 0])
         return
-    if match := re.fullmatch(r"pos_emb(\d+)", name):
+    if (match := re.fullmatch(r"pos_emb(\d{1,2})", short)) and settings.get("pos_type") == "trainable2d":
+        cells = _cells(value, 2 ** int(match[1]), settings)
         for conv in ("conv0", "conv1") if int(match[1]) > 2 else ("conv1",):
-            place = f"synthesis_network.b{2 ** int(match[1])}.{conv}.image_positions.cells"
-            tensors[place] = _tensor(value.reshape(-1, value.shape[-1]))
+            yield f"synthesis_network.b{2 ** int(match[1])}.{conv}.image_positions.cells", cells
         return
-    match = re.fullmatch(r"(\d+)x\d+/(.+)/(\w+)", name)
+    match = re.fullmatch(r"(\d+)x\d+/(.+)/(\w+)", short)
     if match is None:
-        tensors[f"synthesis/{name}"] = _tensor(value)
+        yield name, _tensor(value)
         return
     block, layer, kind = f"synthesis_network.b{match[1]}", str(match[2]), str(match[3])
+    conv, is_attention, rest = layer.partition("/AttLayer_l2n")
     if (layer, kind) == ("Const", "const"):
-        tensors[f"{block}.const"] = _tensor(value[0])
-    elif "/AttLayer_l2n" in layer:
-        conv, _, rest = layer.partition("/AttLayer_l2n")
-        _bipartite(tensors, f"{block}.{_CONVOLUTIONS[conv].removesuffix('.conv')}.attention", rest, kind, value)
+        yield f"{block}.const", _tensor(value[0])
+    elif is_attention and conv in _CONVOLUTIONS:
+        place = f"{block}.{_CONVOLUTIONS[conv].removesuffix('.conv')}.attention"
+        yield _bipartite(place, rest, kind, value)
     elif layer in _CONVOLUTIONS:
-        _convolution_part(tensors, f"{block}.{_CONVOLUTIONS[layer]}", layer, kind, value)
+        yield _convolution_part(f"{block}.{_CONVOLUTIONS[layer]}", layer, kind, value)
     else:
-        tensors[f"synthesis/{name}"] = _tensor(value)
+        yield name, _tensor(value)
 
 
-def _convolution_part(tensors: Tensors, place: str, layer: str, kind: str, value: Array) -> None:
+def _cells(value: Array, size: int, settings: Mapping[str, Any]) -> Tensor:
+    """Trained positions of a grid of ``size``, those of a rectangle in the middle of the square: ``[n, p]``."""
+    flat = value.reshape(-1, value.shape[-1])
+    if not settings["cropped_positions"] or len(flat) != size * size:
+        return _tensor(flat)
+    height, width = (side * size // START_SIZE for side in start_grid(settings["ratio"]))
+    top, left = (size - height) // 2, (size - width) // 2
+    square = flat.reshape(size, size, -1)
+    return _tensor(square[top : top + height, left : left + width].reshape(height * width, -1))
+
+
+def _convolution_part(place: str, layer: str, kind: str, value: Array) -> tuple[str, Tensor]:
     """One of a convolution's variables."""
+    outer = place.removesuffix(".conv")
     if kind == "weight":
-        tensors[f"{place}.weight"] = _convolution(value, flip=layer in ("Conv0_up", "Skip"))
-    elif kind == "mod_weight":
-        tensors[f"{place}.affine.weight"] = _tensor(value.T)
-    elif kind == "mod_bias":
-        tensors[f"{place}.affine.bias"] = _tensor(value + 1)
-    elif kind == "bias":
-        tensors[f"{place.removesuffix('.conv')}.bias"] = _tensor(value)
-    elif kind == "noise_strength":
-        tensors[f"{place.removesuffix('.conv')}.noise_strength"] = _tensor(value).reshape([])
-    else:
-        tensors[f"{place}.{kind}"] = _tensor(value)
+        return f"{place}.weight", _convolution(value, flip=layer in ("Conv0_up", "Skip"))
+    if kind == "mod_weight":
+        return f"{place}.affine.weight", _tensor(value.T)
+    if kind == "mod_bias":
+        return f"{place}.affine.bias", _tensor(value + 1)
+    if kind == "bias":
+        return f"{outer}.bias", _tensor(value)
+    if kind == "noise_strength":
+        return f"{outer}.noise_strength", _tensor(value).reshape([])
+    return f"{place}.{kind}", _tensor(value)
 
 
-def _bipartite(tensors: Tensors, place: str, rest: str, kind: str, value: Array) -> None:
+def _bipartite(place: str, rest: str, kind: str, value: Array) -> tuple[str, Tensor]:
     """One of an attention layer's variables."""
-    if kind == "toasgn_init":
-        tensors[f"{place}.centroids"] = _tensor(value)
-    elif kind == "st_weights":
-        tensors[f"{place}.att_weight{rest.replace('/iter_', '.')}"] = _tensor(value)
-    elif (match := re.fullmatch(r"(weight|bias)_(\w+)", kind)) and match[2] in _ATTENTION:
-        tensors |= _attention(place, match[1], match[2], value)
-    else:
-        tensors[f"{place}.{kind}"] = _tensor(value)
+    if kind == "toasgn_init" and not rest:
+        return f"{place}.centroids", _tensor(value)
+    if kind == "st_weights":
+        return f"{place}.att_weight{rest.replace('/iter_', '.')}", _tensor(value)
+    if (match := re.fullmatch(r"(weight|bias)_(\w+)", kind)) and match[2] in _ATTENTION and not rest:
+        return _attention(place, match[1], match[2], value)
+    return f"{place}{rest}.{kind}", _tensor(value)
 
 
-def _attention(place: str, kind: str, what: str, value: Array) -> Tensors:
-    return {f"{place}.{_ATTENTION[what]}.{kind}": _tensor(value.T if kind == "weight" else value)}
+def _attention(place: str, kind: str, what: str, value: Array) -> tuple[str, Tensor]:
+    return f"{place}.{_ATTENTION[what]}.{kind}", _tensor(value.T if kind == "weight" else value)
 
 
 def _stack_weights(tensors: Tensors, iterations: int) -> None:
     """``att_weight.0``, ``att_weight.1``, … to one ``att_weight``."""
-    for name in [name for name in tensors if name.endswith(".att_weight.0")]:
-        whole = name.removesuffix(".0")
-        weights = [tensors.pop(f"{whole}.{i}") for i in range(iterations) if f"{whole}.{i}" in tensors]
-        tensors[whole] = weights[0] if iterations == 1 else torch.stack(weights)
+    for first in [name for name in tensors if name.endswith(".att_weight.0")]:
+        whole = first.removesuffix(".0")
+        parts = [tensors[f"{whole}.{i}"] for i in range(iterations) if f"{whole}.{i}" in tensors]
+        if len(parts) == iterations and len({part.value.shape for part in parts}) == 1:
+            for i in range(iterations):
+                del tensors[f"{whole}.{i}"]
+            values = [part.value for part in parts]
+            tensors.put(whole, parts[0].name, values[0] if iterations == 1 else torch.stack(values))
 
 
 def _discriminator(variables: Mapping[str, Array]) -> Tensors:
     names = {"FromRGB": "fromrgb", "Conv0": "conv0", "Conv1_down": "conv1", "Skip": "skip", "Conv": "conv"}
-    tensors: Tensors = {}
+    tensors = Tensors()
     for name, value in variables.items():
         if name == "ltnt_emb/emb":
-            continue  # nothing reads it
+            tensors.put("pos", name, _tensor(value))
+            continue
         if match := re.fullmatch(r"(\d+)x\d+/(\w+)/(weight|bias)", name):
             place = "fc" if match[2] == "Dense0" else names.get(match[2], match[2])
             place = f"b{match[1]}.{place}"
         elif match := re.fullmatch(r"()(Output)/(weight|bias)", name):
             place = "b4.out"
         else:
-            tensors[name] = _tensor(value)
+            tensors.put(name, name, _tensor(value))
             continue
         weight = match[3] == "weight"
         if weight and value.ndim == 4:
-            tensors[f"{place}.weight"] = _convolution(value, flip=False)
+            tensors.put(f"{place}.weight", name, _convolution(value, flip=False))
         else:
-            tensors[f"{place}.{match[3]}"] = _tensor(value.T if weight else value)
+            tensors.put(f"{place}.{match[3]}", name, _tensor(value.T if weight else value))
     return tensors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ class Start:
     option: str  # that named it, with its value
     networks: Callable[[], Networks]  # reads them, when they are needed
     whole: bool  # every tensor, or what fits
+    left_out: Mapping[str, str] = field(default_factory=dict)  # networks that the snapshot was read without, and why
 
     def apply(self, players: Players, message: Callable[[str], None]) -> dict[str, Any] | None:
         """Give ``players`` the weights; where not all have to fit, say what did, and return it for a file.
@@ -57,15 +58,17 @@ class Start:
             SnapshotError: a network is missing, or nothing fits.
         """
         if self.whole:
-            take_all(players, self.networks(), self.option)
+            take_all(players, self.networks(), self.option, self.left_out)
             return None
+        for name, why in self.left_out.items():
+            message(f"{self.option}: without its {name}: {why}")
         found = take_what_fits(players, self.networks(), self.option)
         for name, taken in found.items():
             message(f"{self.option}: {name}: {taken.said()}")
         return {"from": self.option, "networks": {name: dataclasses.asdict(taken) for name, taken in found.items()}}
 
 
-def take_all(players: Players, given: Networks, option: str) -> None:
+def take_all(players: Players, given: Networks, option: str, left_out: Mapping[str, str] | None = None) -> None:
     """Take over all weights of networks of the same configuration.
 
     Raises:
@@ -74,9 +77,11 @@ def take_all(players: Players, given: Networks, option: str) -> None:
     for name, own in players.networks.items():
         network = given.get(name)
         if network is None:
+            why = (left_out or {}).get(name)
+            reason = f" that can be read ({why})" if why else ""
             raise SnapshotError(
-                f"{option}: holds no {name}, so nothing can train on from it; give a snapshot with all networks (not "
-                "one of convert --ema-only), or take what there is with --init-from"
+                f"{option}: holds no {name}{reason}, so nothing can train on from it; give a snapshot with all "
+                "networks (not one of convert --ema-only), or take what there is with --init-from"
             )
         own.load_state_dict(network.state_dict())
 
