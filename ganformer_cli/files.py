@@ -22,6 +22,7 @@ from typing import IO, Any
 from ganformer_cli.errors import DataError, GanformerError, OutputError
 from ganformer_cli.system_errors import Warn as Warn
 from ganformer_cli.system_errors import advice as advice
+from ganformer_cli.system_errors import check_replaceable as check_replaceable
 from ganformer_cli.system_errors import insist as insist
 from ganformer_cli.system_errors import is_in_use as is_in_use
 from ganformer_cli.system_errors import quietly as quietly
@@ -127,12 +128,17 @@ def why_no_file(path: Path) -> str:
 def atomic_open(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary neighbour of ``path`` for writing; publish it under ``path`` if the block succeeds.
 
+    A symbolic link is followed: the file that it leads to is replaced.
+
     Raises:
-        OutputError: the folder cannot be written to, or the disk is full. Nothing is left under ``path``'s name
-            that was not there before.
+        OutputError: the folder cannot be written to, the disk is full, or something lies there that is no regular
+            file. Nothing is left under ``path``'s name that was not there before.
     """
     temporary: Path | None = None
     try:
+        if path.is_symlink():
+            path = Path(os.path.realpath(path))
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         temporary = Path(name)

@@ -90,12 +90,29 @@ def insist(action: Callable[[], Value]) -> Value:
     return action()
 
 
+def check_replaceable(path: Path) -> None:
+    """Look at what lies at ``path`` before something takes its place.
+
+    Raises:
+        OutputError: it is a device, a pipe or a socket, which must not go.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return  # nothing there; if it cannot be written to, that will be said
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise OutputError(f"cannot write {path}: it is {kind}; choose another name")
+
+
 def replace(source: Path, target: Path) -> None:
     """Let ``source`` take the place and the name of ``target``, at once.
 
     Raises:
         OutputError: it cannot; both are as they were.
     """
+    check_replaceable(target)
     try:
         insist(lambda: os.replace(source, target))
     except OSError as error:

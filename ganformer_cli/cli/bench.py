@@ -17,6 +17,7 @@ from ganformer_cli.cli.options import GroupedCommand, boolean_option, given_opti
 from ganformer_cli.cli.output import cell, echo, echo_json
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.outputs import check_output, write_output
 
 if TYPE_CHECKING:
     from ganformer_cli.config import RunConfig
@@ -117,8 +118,9 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
     default=None,
     metavar="FILE",
     group="Output",
-    help="Write the JSON object to a file as well.",
+    help="Write the JSON object to a file as well. One that is there is replaced with --overwrite only.",
 )
+@boolean_option("--overwrite", default=False, group="Output", help="Replace the file of --output.")
 def command(
     groups: tuple[str, ...],
     preset: str,
@@ -133,6 +135,7 @@ def command(
     memory: bool,
     as_json: bool,
     output: Path | None,
+    overwrite: bool,
 ) -> None:
     """Measure speed and memory: native operators, plain torch, and what neither can avoid.
 
@@ -169,6 +172,8 @@ def command(
     settings["attention"] = config.model.attention
     if output is not None and not output.parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it, or choose another file")
+    if output is not None:
+        check_output(output, "--output", overwrite=overwrite)
     keep_memory()
     with conditions.apply():
         missing = native_missing(conditions)
@@ -178,7 +183,7 @@ def command(
         record = measure_all(plan)
     text = json.dumps(record, indent=2)
     if output is not None:
-        output.write_text(text + "\n", encoding="utf-8")
+        write_output(output, (text + "\n").encode("utf-8"), "--output", overwrite=overwrite)
     if as_json:
         echo_json(record)
     else:

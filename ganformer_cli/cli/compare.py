@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import click
 
 from ganformer_cli.cli.eval_report import table
-from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option, warn
+from ganformer_cli.cli.options import GroupedCommand, boolean_option, given_options, json_option, option, warn
 from ganformer_cli.cli.output import echo
 from ganformer_cli.config import BASELINES, ModelConfig, RunConfig
 from ganformer_cli.errors import ConfigError, DataError, SnapshotError
-from ganformer_cli.files import write_bytes
+from ganformer_cli.outputs import check_output, write_output
 
 if TYPE_CHECKING:
     from ganformer_cli.metrics.tabulate import Run, Table
@@ -62,7 +62,7 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     group="Table",
-    help="Write the table here instead of printing it.",
+    help="Write the table here instead of printing it. A file that is there is replaced with --overwrite only.",
 )
 @option(
     "--plot",
@@ -71,6 +71,7 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
     group="Table",
     help="Also draw it: bars, and whiskers for the deviation between runs.",
 )
+@boolean_option("--overwrite", default=False, group="Table", help="Replace the files of --output and --plot.")
 @json_option
 @click.pass_context
 def command(
@@ -83,6 +84,7 @@ def command(
     form: str,
     output: Path | None,
     plot: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Tabulate the scores that runs have kept: models by scores, as in the paper, a table for each data set.
@@ -105,6 +107,9 @@ def command(
         form = "json"
     if plot is not None and plot.suffix.lower() != ".png":
         raise click.UsageError(f"--plot {plot}: a PNG is drawn; give a name that ends in .png")
+    for path, name in ((output, "--output"), (plot, "--plot")):
+        if path is not None:
+            check_output(path, name, overwrite=overwrite)
     columns = None if metrics is None else [s.name for name in parse_metrics(metrics) for s in scores_of(name)]
     found = read_runs(runs, result_dir, snapshot, columns)
     tables = tabulate.tabulate(found, columns, ORDER)
@@ -123,9 +128,9 @@ def command(
     if output is None:
         echo(written, lines=True)
     else:
-        write_bytes(output, (written + "\n").encode("utf-8"))
+        write_output(output, (written + "\n").encode("utf-8", "backslashreplace"), "--output", overwrite=overwrite)
     if plot is not None:
-        draw(tables, plot)
+        draw(tables, plot, overwrite=overwrite)
 
 
 def read_runs(names: Sequence[str], result_dir: Path, snapshot: str, columns: Sequence[str] | None) -> list[Run]:
@@ -240,11 +245,11 @@ def as_text(tables: Sequence[Table]) -> str:
     return "\n\n".join(parts)
 
 
-def draw(tables: Sequence[Table], path: Path) -> None:
+def draw(tables: Sequence[Table], path: Path, *, overwrite: bool) -> None:
     """A panel for each data set and score."""
     from ganformer_cli.metrics.registry import SCORES
-    from ganformer_cli.visualization import save_png
     from ganformer_cli.visualization.charts import Bar, Bars, bar_charts
+    from ganformer_cli.visualization.encoding import encode
 
     panels = []
     for each in tables:
@@ -254,4 +259,4 @@ def draw(tables: Sequence[Table], path: Path) -> None:
                 cell = row.cells.get(name)
                 bars.append(Bar(row.model, None) if cell is None else Bar(row.model, cell.mean, cell.deviation))
             panels.append(Bars(f"{SCORES[name].title}, {each.dataset}", bars))
-    save_png(path, bar_charts(panels))
+    write_output(path, encode(bar_charts(panels), "png"), "--plot", overwrite=overwrite)

@@ -11,6 +11,7 @@ from ganformer_cli.cli.model_choice import MIB, find_model, load_networks, offli
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.errors import OutputError
+from ganformer_cli.outputs import check_output
 
 
 @click.command("convert", cls=GroupedCommand)
@@ -38,9 +39,9 @@ def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: 
     """
     if out.suffix != ".safetensors":
         raise OutputError(f"{out}: the name of the file must end in .safetensors; change it")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: is there already; give another name, or --overwrite")
+    check_output(out, "", overwrite=overwrite)
     file = find_model(snapshot, None, Path(), offline=offline)
+    check_output(out, "", overwrite=overwrite, inputs=[file])
 
     from ganformer_cli.checkpoints import save_snapshot
 

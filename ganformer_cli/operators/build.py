@@ -25,7 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.errors import GanformerError, OutputError
-from ganformer_cli.files import insist, quietly, read_json, reason_and_remedy, remove, sha256_of, write_json
+from ganformer_cli.files import (
+    check_replaceable,
+    insist,
+    quietly,
+    read_json,
+    reason_and_remedy,
+    remove,
+    sha256_of,
+    write_json,
+)
 from ganformer_cli.operators.compiling import (
     CAPABILITIES,
     BuildError,
@@ -392,6 +401,7 @@ def _publish(made: Path, folder: Path, name: str, note: Mapping[str, Any]) -> Bu
     try:
         with made.open("rb+") as stream:
             os.fsync(stream.fileno())
+        check_replaceable(path)
         insist(lambda: os.replace(made, path))
     except OSError as error:
         raise _unwritable(folder, error) from error

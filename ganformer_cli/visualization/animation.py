@@ -106,7 +106,7 @@ def _save_mp4(path: Path, frames: Iterable[Images], per_second: float, about: Ma
             said = _feed([*words, str(made)], itertools.chain([first], waiting))
             if said is not None:
                 raise OutputError(f"{path}: ffmpeg failed ({said}); say --film gif, --film webp or --film frames")
-            replace(made, path)
+            replace(made, path.resolve())
     except OSError as error:
         raise OutputError(f"cannot write {path}: {advice(error)}") from error
 
