@@ -13,12 +13,12 @@ from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_optio
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.prepare_report import (
     list_catalogue,
-    quoted,
     report_verified,
     summarise,
     warn_of_empty_classes,
 )
 from ganformer_cli.cli.progress import Progress
+from ganformer_cli.config.names import check_name, quoted, same_name, valid_name
 from ganformer_cli.errors import ConfigError, DataError, GanformerError
 
 if TYPE_CHECKING:
@@ -223,6 +223,7 @@ def _jobs(given: list[str], wanted: tuple[str, ...], name: str | None, data_dir:
     """
     from ganformer_cli.data.catalogue import SCENES, find_entry, load_catalogue, read_entry
 
+    name = None if name is None else check_name("--name", name)
     jobs: list[Job] = []
     for word in [*given, *(f"--{flag}" for flag in wanted)]:
         path, entry = Path(word), None
@@ -261,13 +262,18 @@ def _jobs(given: list[str], wanted: tuple[str, ...], name: str | None, data_dir:
 
 
 def _called(path: Path) -> str:
-    """The name of the data set that is made of ``path``."""
+    """The name of the data set that is made of ``path``: its own, as far as that can be a name everywhere."""
+    own = path.stem
     if path.is_dir():
-        return path.resolve().name
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.stem
+        own = path.resolve().name
+    else:
+        for suffix in SUFFIXES:
+            if path.name.lower().endswith(suffix):
+                own = path.name[: -len(suffix)]
+    called = valid_name(own)
+    if not same_name(called, own):
+        warn(f"{path}: the data set is called {quoted(called)}, which works on every system; --name chooses another")
+    return called
 
 
 def _check_together(

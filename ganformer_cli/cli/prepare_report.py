@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ganformer_cli.cli.options import warn
 from ganformer_cli.cli.output import echo, echo_json
+from ganformer_cli.config.names import quoted
 from ganformer_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -208,8 +209,3 @@ def report_verified(found: dict[str, Any], *, as_json: bool) -> None:
             f"--verify {found['folder']}: {'a problem was' if count == 1 else f'{count} problems were'} found; prepare "
             "it again with --overwrite, or get it again"
         )
-
-
-def quoted(word: str) -> str:
-    """As bash, cmd and PowerShell all read it."""
-    return f'"{word}"' if " " in word else word

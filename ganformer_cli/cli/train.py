@@ -41,6 +41,7 @@ from ganformer_cli.cli.train_settings import (
     start_from,
 )
 from ganformer_cli.config import MODEL_FIELDS, RunConfig
+from ganformer_cli.config.names import check_name, valid_name
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.stop_signals import stop_requested
 
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 #: Status of a run that was asked to stop.
 STOPPED = 130
+
+_SPARE = 12  # characters of a run's name behind that of its data set
 
 
 @click.command("train", cls=GroupedCommand)
@@ -284,6 +287,8 @@ def command(
     from ganformer_cli.training.launcher import run_workers
     from ganformer_cli.training.loop import check_batch
 
+    if expname is not None:
+        expname = check_name("--expname", expname)
     baseline = baseline_name(ctx)
     options = chosen_settings(ctx, baseline)
     # What the data set's preset says is more particular: the authors' CLEVR network is not quite the default one.
@@ -316,7 +321,7 @@ def command(
     from ganformer_cli.metrics.registry import parse_metrics
     from ganformer_cli.training.run_folder import choose_run_folder
 
-    name = expname or f"{dataset.name}-{(baseline or config.model.attention).lower()}"
+    name = expname or f"{valid_name(dataset.name, spare=_SPARE)}-{(baseline or config.model.attention).lower()}"
     try:
         with distributed.joined(device) as group:
             # A second life under torchrun goes on with the run of the first.

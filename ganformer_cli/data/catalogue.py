@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, TrainConfig
+from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, TrainConfig, names
 from ganformer_cli.downloads import drive_address, split_checksum
 from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.files import read_toml
@@ -118,9 +119,11 @@ def find_entry(name: str, data_dir: Path) -> CatalogueEntry | None:
         DataError: the user's own cannot be used.
     """
     shipped = load_catalogue().get(name)
-    if shipped is None and _PLAIN.fullmatch(name) and (data_dir / f"{name}.toml").is_file():
-        return read_entry(data_dir / f"{name}.toml")
-    return shipped
+    if shipped is not None or names.what_is_wrong(unicodedata.normalize("NFC", name)):
+        return shipped
+    forms = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+    paths = (data_dir / f"{form}.toml" for form in forms)
+    return next((read_entry(path) for path in paths if path.is_file()), None)
 
 
 def own_entries(data_dir: Path) -> list[Path]:
@@ -142,7 +145,7 @@ def read_entry(path: Path) -> CatalogueEntry:
             _check_source(source, f"source {number}: " if len(sources) > 1 else "source: ")
         values["source"] = tuple(DownloadSource(**source) for source in sources)
         values["ratio"] = float(values["ratio"])
-        entry = CatalogueEntry(name=path.stem, **values)
+        entry = CatalogueEntry(name=names.check_name("its file's name", path.stem), **values)
         _check_preset(entry)
     except (ValueError, ConfigError) as error:
         raise DataError(f"{path} cannot be used as a catalogue entry: {error}") from error

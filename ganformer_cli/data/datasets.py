@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import difflib
 import hashlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -313,9 +314,11 @@ def open_dataset(
 
 def _find(name: str, data_dir: Path) -> Path:
     """Where the data set called ``name`` lies."""
-    prepared = data_dir / name
-    if name and (prepared / MANIFEST).is_file():
-        return prepared
+    is_path = name.startswith((".", "~")) or Path(name).is_absolute()  # ./photos is that folder, whatever was prepared
+    forms = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+    for form in forms if name and not is_path else ():
+        if (data_dir / form / MANIFEST).is_file():
+            return data_dir / form
     if name and Path(name).exists():
         return Path(name)
     known = prepared_names(data_dir)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import PIL
 from PIL import ImageColor
 
 from ganformer_cli import __version__
-from ganformer_cli.config import MAX_RESOLUTION, ModelConfig, image_size
+from ganformer_cli.config import MAX_RESOLUTION, ModelConfig, image_size, names
 from ganformer_cli.data.catalogue import SCENES
 from ganformer_cli.data.conversion import Look, convert_all, source_digest
 from ganformer_cli.data.file_kinds import count_text, describe, sheets_text
@@ -59,8 +58,6 @@ _OPTIONS = {
     "resolution": "--resolution", "ratio": "--ratio", "background": "--background", "form": "--format",
     "max_images": "--max-images", "compression": "--compression", "crop": "crop", "filter": "filter",
 }  # fmt: skip
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices, on Windows
-_FORBIDDEN = re.compile(r'[\x00-\x1f/\\:*?"<>|]')
 
 Progress = Callable[[int, int, int], None]  # pictures looked at, of how many, skipped
 
@@ -127,6 +124,7 @@ def prepare(
     """
     color = check_settings(name, resolution, ratio, background, max_images, shards_num, compression, workers)
     decoding = Decoding(color)
+    name = check_name(name)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; we decide about both
@@ -197,21 +195,15 @@ def choose_resolution(source: Source, ratio: float) -> int:
     return int(min(largest, max(least, 1 << (reach.bit_length() - 1))))
 
 
-def check_name(name: str) -> None:
-    """Whether ``name`` can name a data set and its folder, on every system.
+def check_name(name: str) -> str:
+    """The name of a data set as it becomes its folder's.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: it cannot name one on every system, see :mod:`ganformer_cli.config.names`.
     """
-    why = ""
-    if not name or len(name) > 100:
-        why = "use 1 to 100 characters"
-    elif _FORBIDDEN.search(name) or name[0] in ".-" or name[-1] in ". " or _RESERVED.fullmatch(name):
-        why = "use letters, digits, - and _, as in --name my-pictures"
-    elif name == SCENES:
-        why = "the built-in data set has this name; choose another"
-    if why:
-        raise ConfigError(f"--name {name!r} cannot name a data set: {why}")
+    if name == SCENES:
+        raise ConfigError(f"--name {name!r} cannot name a data set: the built-in one has this name; choose another")
+    return names.check_name("--name", name)
 
 
 def check_settings(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 from ganformer_cli.config import RunConfig
+from ganformer_cli.config.names import check_name
 from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.files import Warn, append_json_line, ensure_writable_folder, is_in_use, write_bytes, write_json
 
@@ -36,22 +38,14 @@ MAY_CHANGE = frozenset(
     }
 )
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-
-
-def check_name(expname: str) -> None:
-    """Raise ConfigError unless ``expname`` can be part of a folder's name on every system."""
-    if not _NAME.fullmatch(expname) or expname.endswith("."):
-        raise ConfigError(f"--expname {expname!r}: use letters, digits, '.', '_', '+', '-' (100 at most)")
-
 
 def runs_of(result_dir: Path, expname: str) -> list[Path]:
     """The run folders of an experiment, oldest first."""
-    pattern = re.compile(re.escape(expname) + r"-(\d{3,})")
+    pattern = re.compile(re.escape(unicodedata.normalize("NFC", expname)) + r"-(\d{3,})")
     found = []
     if result_dir.is_dir():
         for path in result_dir.iterdir():
-            match = pattern.fullmatch(path.name)
+            match = pattern.fullmatch(unicodedata.normalize("NFC", path.name))
             if match and path.is_dir():
                 found.append((int(match.group(1)), path))
     return [path for _, path in sorted(found)]
@@ -65,7 +59,7 @@ def choose_run_folder(result_dir: Path, expname: str, *, restart: bool) -> tuple
         expname: name of the experiment.
         restart: begin a new numbered run even where one could go on.
     """
-    check_name(expname)
+    expname = check_name("--expname", expname)
     runs = runs_of(result_dir, expname)
     if runs and not restart:
         return runs[-1], (runs[-1] / CONFIG_FILE).is_file()
