@@ -40,6 +40,7 @@ setup(
         "click>=8.2,<9",  # the command line
         "rich>=13.4",  # the progress bar
         "requests>=2.28",  # downloads
+        "platformdirs>=4.0",  # where this system keeps caches
         "filelock>=3.12",  # two processes must not write one download, nor build the same operators
         'tomli>=2.0; python_version < "3.11"',  # reads datasets/*.toml; newer Pythons have tomllib
     ],

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import os
-import sys
+import shutil
+import stat
+import tempfile
 from pathlib import Path
+
+import platformdirs
 
 from ganformer_cli.errors import GanformerError
 
@@ -26,14 +33,38 @@ def resource_folder(name: str) -> Path:
 def cache_folder() -> Path:
     """Where downloads and built operators are kept: ``GANFORMER_CACHE`` if set, else the system's folder for caches.
 
-    Absolute, since compilers run in folders of their own. May not exist yet.
+    A user without a home folder (a container's, a service's) has one beside the system's temporary files. Absolute,
+    since compilers run in folders of their own. May not exist yet.
+
+    Raises:
+        GanformerError: ``GANFORMER_CACHE`` is relative to a home folder that there is not.
     """
     if chosen := os.environ.get("GANFORMER_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA", "")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "ganformer" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "ganformer"
-    system = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (system if system.is_absolute() else Path.home() / ".cache") / "ganformer"
+        folder = os.path.expanduser(chosen)  # which leaves a ~ that means nothing
+        if folder.startswith("~") and not os.path.isabs(folder) and not os.path.lexists(folder):
+            raise GanformerError(f"GANFORMER_CACHE {chosen}: there is no such home folder; give an absolute path")
+        return Path(folder).absolute()
+    folder = ""
+    with contextlib.suppress(RuntimeError, OSError, KeyError):  # no home: older versions leave a ~ in it
+        folder = platformdirs.user_cache_dir("ganformer", appauthor=False)
+    if not os.path.isabs(folder):  # a relative XDG_CACHE_HOME, which its specification says to ignore; or no home
+        folder = os.path.join(os.path.expanduser("~"), ".cache", "ganformer")
+    return Path(folder) if os.path.isabs(folder) else _temporary_cache()
+
+
+@functools.cache
+def _temporary_cache() -> Path:
+    """A folder of this user's beside the system's temporary files, where nobody else can put libraries to be loaded."""
+    user = str(os.getuid()) if hasattr(os, "getuid") else "cache"
+    folder = Path(tempfile.gettempdir()).absolute() / f"ganformer-{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        there = folder.lstat()
+    except OSError:
+        return folder  # who writes there says why it does not work
+    if hasattr(os, "getuid") and (
+        not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid() or there.st_mode & 0o022
+    ):
+        folder = Path(tempfile.mkdtemp(prefix="ganformer-"))  # that one is somebody else's: for this process alone
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
