@@ -152,6 +152,27 @@ def test_errors_of_a_command(
     assert (done.exit_code, done.stdout, done.stderr) == (status, "", stderr)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_is_a_line(ganformer: Run, add_command: Callable, error: BaseException) -> None:
+    add_command(raising(error))
+    done = ganformer("try")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("ganformer try: error: memory ran out")
+    assert done.stderr.count("\n") == 1
+
+
+def test_another_error_of_the_runtime_keeps_its_traceback(ganformer: Run, add_command: Callable) -> None:
+    add_command(raising(RuntimeError("a bug")))
+    assert isinstance(ganformer("try").exception, RuntimeError)
+
+
 def test_a_bug_keeps_its_traceback(ganformer: Run, add_command: Callable) -> None:
     add_command(raising(ZeroDivisionError("a bug")))
     done = ganformer("try")

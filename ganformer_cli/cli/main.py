@@ -18,6 +18,7 @@ import click
 from ganformer_cli import __version__
 from ganformer_cli.cli.output import echo
 from ganformer_cli.errors import GanformerError
+from ganformer_cli.process_memory import is_out_of_memory
 from ganformer_cli.stop_signals import StopSignal, as_interrupts
 from ganformer_cli.text import printable
 
@@ -78,7 +79,16 @@ def one_line_errors(command: Callable[[], str]) -> Iterator[None]:
         raise click.exceptions.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         raise  # the reader has gone, for instance `| head`: click leaves quietly
-    except OSError as error:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            said = " ".join(str(error).split())[:200]
+            raise Failure(
+                command(),
+                f"memory ran out{f' ({said})' if said else ''}; close other programs, give this one more (ulimit, the "
+                "limit of a container), or ask for less at a time",
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         where = f"{error.filename}: " if error.filename else ""
         raise Failure(command(), f"{where}{error.strerror or error}") from error
 
