@@ -259,6 +259,68 @@ def test_damage_in_a_chunk_is_of_its_pictures(tmp_path: Path) -> None:
     assert items[2].error.startswith("damaged: ")
 
 
+@pytest.mark.parametrize(
+    "way", ["external storage", "virtual", "external link", "linked group", "label link", "label storage", "circle"]
+)
+def test_data_in_other_files_are_not_followed(tmp_path: Path, way: str) -> None:
+    h5py = pytest.importorskip("h5py")
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(4 * 8 * 8 * 3))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["images"], file["labels"] = pictures(4, 8, 8, 3), np.arange(4)
+    given = {"shape": (4, 8, 8, 3), "dtype": np.uint8}
+    with h5py.File(tmp_path / "a", "w") as file:
+        if way == "external storage":
+            file.create_dataset("images", **given, external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
+        elif way == "virtual":
+            layout = h5py.VirtualLayout(**given)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "images", shape=given["shape"])
+            file.create_virtual_dataset("images", layout)
+        elif way == "external link":
+            file["images"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/images")
+        elif way == "linked group":
+            file.create_group("train")["set"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
+        else:
+            file["images"] = pictures(4, 8, 8, 3)
+        if way == "label link":
+            file["there"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
+            file["labels"] = h5py.SoftLink("/there/labels")
+        elif way == "label storage":
+            file.create_dataset("labels", (4,), np.int64, external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
+        elif way == "circle":
+            file["labels"], file["around"] = h5py.SoftLink("/around"), h5py.SoftLink("/labels")
+    with pytest.raises(DataError, match="circle" if way == "circle" else "not followed"):
+        open_source(tmp_path / "a")
+
+
+def test_links_within_the_file_are_followed(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a", "w") as file:
+        file["images"] = pictures(4, 8, 8, 3)
+        file["train/classes"] = np.arange(4)
+        file["labels"], file["short"] = h5py.SoftLink("short/classes"), h5py.SoftLink("/train/.")
+    with open_source(tmp_path / "a") as source:
+        assert [item.label for item in source.items()] == [0, 1, 2, 3]
+
+
+def test_what_a_file_claims_and_does_not_hold(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a", "w") as file:
+        file.create_dataset("images", (10**12, 8, 8, 3), np.uint8, chunks=(16, 8, 8, 3))
+    with pytest.raises(DataError, match="claims .* and holds"):
+        open_source(tmp_path / "a")
+    with h5py.File(tmp_path / "a", "w") as file:
+        images = file.create_dataset("images", (400, 2048, 2048, 3), np.uint8, chunks=(100, 2048, 2048, 3))
+        assert images.chunks is not None
+    with pytest.raises(DataError, match="chunks of 1200 MiB"):
+        open_source(tmp_path / "a")
+    with h5py.File(tmp_path / "a", "w") as file:
+        file["images"] = pictures(4, 8, 8, 3)
+        file.create_dataset("labels", (10**12,), np.int64, chunks=(1024,))
+    with pytest.raises(DataError, match="claims|labels for 4 pictures"):
+        open_source(tmp_path / "a")
+
+
 @pytest.mark.parametrize(("form", "extra"), [("hdf5", "h5py"), ("lmdb", "lmdb")])
 def test_a_missing_library_is_named(tmp_path: Path, form: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     start = b"\x89HDF\r\n\x1a\n" if form == "hdf5" else bytes(16) + bytes.fromhex("dec0efbe")

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ganformer_cli.data.sources.arrays import LABEL_NAMES, PICTURE_NAMES, Arrayed, layout_of
-from ganformer_cli.data.sources.base import Item, Labels, Numbered, library, reason
+from ganformer_cli.data.sources.base import (
+    ARCHIVE_BOMB_BYTES,
+    ARCHIVE_BOMB_TIMES,
+    LARGEST_FILE,
+    Item,
+    Labels,
+    Numbered,
+    library,
+    reason,
+)
+from ganformer_cli.data.sources.hdf5_links import check_held, elsewhere, external_links, member
 from ganformer_cli.data.sources.labels import array_labels, choose_labels
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import check_regular
 
 # Bytes that are read at once, at most: picture by picture, a chunk of the file would be unpacked again and again.
 _BLOCK = 64 << 20
+_LINKS_NAMED = 3  # in a message
 
 
 class Hdf5Source(Arrayed, Numbered):
@@ -29,7 +42,7 @@ class Hdf5Source(Arrayed, Numbered):
             DataError: h5py is missing, or the file is damaged or holds no pictures, or the labels cannot be used.
         """
         self.path = path
-        h5py = library("h5py", path, '"ganformer[hdf5]"')
+        self._h5py = h5py = library("h5py", path, '"ganformer[hdf5]"')
         try:
             check_regular(path)
             self._file: Any = h5py.File(path, "r")
@@ -49,20 +62,49 @@ class Hdf5Source(Arrayed, Numbered):
 
     def _choose(self, h5py: Any) -> Any:
         found: list[Any] = []
-        self._file.visititems(lambda _, node: found.append(node) if isinstance(node, h5py.Dataset) else None)
+        links = external_links(h5py, self._file)
+
+        def see(_: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset):
+                found.append(node)
+            elif len(links) < _LINKS_NAMED:
+                links.extend(external_links(h5py, node) if isinstance(node, h5py.Group) else ())
+
+        self._file.visititems(see)  # which follows no link but hard ones
         named = [node for name in PICTURE_NAMES for node in found if node.name.rpartition("/")[2] == name]
         typical = [node for node in found if node.dtype in (np.uint8, np.uint16) and node.ndim in (3, 4)]
         for node in [*(node for node in named if node.ndim in (3, 4)), *typical]:
+            check_held(self.path, node)
+            self._check_claim(node)
             return node
+        if links:
+            raise elsewhere(self.path, "its pictures are links to other files", links)
         names = ", ".join(f"{node.name} {node.dtype} {list(node.shape or ())}" for node in found[:5])
         raise DataError(f"{self.path} holds no dataset of pictures, uint8 [N, H, W, C] (but {names or 'nothing'})")
 
     def _own_labels(self) -> Labels | None:
         group = self._data.parent
-        name = next((name for name in LABEL_NAMES if name in group), None)
-        if name is None:
-            return None
-        return array_labels(lambda: np.asarray(group[name][...]), f"{self.path}: dataset {name}", self.count())
+        for name in LABEL_NAMES:
+            found = member(self._h5py, self.path, group, name)
+            if isinstance(found, self._h5py.Dataset):
+                check_held(self.path, found)
+                self._check_claim(found)
+                read = partial(np.asarray, found)
+                return array_labels(read, f"{self.path}: dataset {name}", self.count(), shape=found.shape)
+        return None
+
+    def _check_claim(self, dataset: Any) -> None:
+        """Refuse a dataset that cannot be what it claims to be: its chunks would not fit into memory, or it was never
+        written, and all that is claimed would be made up."""
+        chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize if dataset.chunks else 0
+        if chunk > LARGEST_FILE:
+            raise DataError(
+                f"{self.path}: dataset {dataset.name} has chunks of {chunk >> 20} MiB, each of which has to fit into "
+                f"memory at once; write it anew with smaller ones (h5repack -l)"
+            )
+        claimed, held = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
+        if claimed > ARCHIVE_BOMB_BYTES and claimed > ARCHIVE_BOMB_TIMES * held:
+            raise DataError(f"{self.path}: dataset {dataset.name} claims {claimed >> 20} MiB and holds {held} bytes")
 
     def items(self, start: int = 0) -> Iterator[Item]:
         chunk = self._data.chunks[0] if self._data.chunks else 1

@@ -346,12 +346,19 @@ def choose_labels(
     return labels
 
 
-def array_labels(read: Callable[[], npt.NDArray[Any]], where: str, count: int) -> NumberedLabels:
+def array_labels(
+    read: Callable[[], npt.NDArray[Any]], where: str, count: int, shape: tuple[int, ...] | None = None
+) -> NumberedLabels:
     """The labels in an array that lies beside that of the pictures.
+
+    Args:
+        shape: that of the array, where it is known before it is read.
 
     Raises:
         DataError: it cannot be read, or has not one label for each of ``count`` pictures.
     """
+    if shape and shape[0] != count:  # else as much would be read as it claims
+        raise DataError(f"{where}: {shape[0]} labels for {count} pictures; mend it, or --labels none")
     try:
         labels = NumberedLabels(read(), where)
     except (*BROKEN, TypeError, KeyError) as error:
