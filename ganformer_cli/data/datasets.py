@@ -19,8 +19,9 @@ from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
 from ganformer_cli.data.pictures import Decoding, is_large_enough
 from ganformer_cli.data.scenes import Scene, compose
 from ganformer_cli.data.scenes_render import render, render_mask
+from ganformer_cli.data.set_labels import plain_labels, prepared_labels
 from ganformer_cli.data.sources.label_values import is_one_hot
-from ganformer_cli.data.stores import ShardStore, open_store, read_labels
+from ganformer_cli.data.stores import ShardStore, open_store
 from ganformer_cli.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
@@ -173,8 +174,8 @@ class PreparedDataset(ImageDataset):
                     height, width = self._store.fitted or (height, width)
                     ratio = height / width
                 fingerprint = manifest["fingerprint"]
-            labels = read_labels(self._store)
-            notes = self._store.leftover.notes()
+            labels = plain_labels(self._store) if manifest is None else prepared_labels(path, manifest)
+            notes = [*self._store.leftover.notes(), *labels.notes]
             if self._store.several_frames:
                 notes.append("of images with several frames or pages the first is taken")
             self.notes = [*notes, *self.notes]
@@ -191,12 +192,8 @@ class PreparedDataset(ImageDataset):
         )
         self.path = path
         self.is_prepared = manifest is not None
-        self._labels = None if labels is None else np.asarray(labels)  # int64 [count] or float64 [count, label_dim]
-        if manifest is not None and manifest["labels"]:
-            self.label_dim = manifest["labels"]["size"]  # there may be classes without a picture
-            self.class_names = manifest["labels"].get("names")
-        elif self._labels is not None:
-            self.label_dim = int(self._labels.max()) + 1 if self._labels.ndim == 1 else self._labels.shape[1]
+        self._labels = labels.values  # int64 [pictures] or float64 [pictures, label_dim]
+        self.label_dim, self.class_names = labels.width, labels.class_names
 
     def decode(self, decoding: Decoding) -> None:
         """Decode files that are not prepared this way from now on; to be said before the first is read."""

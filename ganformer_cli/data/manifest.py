@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ganformer_cli.data.manifest_content import content_fault
 from ganformer_cli.data.pictures import Decoding
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import read_json
@@ -74,6 +75,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise DataError(f"{path} is damaged ({', '.join(wrong)}); prepare it again")
     if checksum(manifest) != manifest["checksum"]:
         raise DataError(f"{path} was edited: it does not have its own checksum; prepare it again")
+    if fault := content_fault(manifest):
+        raise DataError(f"{path} is damaged: {fault}; prepare it again")
     return dict(manifest)
 
 

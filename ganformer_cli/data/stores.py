@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import abc
 import hashlib
-import json
 import lzma
 import os
 import threading
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection, describe, start_of
+from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.manifest import LABELS, MANIFEST, picture_name
 from ganformer_cli.data.pictures import (
     Decoding,
@@ -34,12 +34,11 @@ from ganformer_cli.data.pictures import (
 )
 from ganformer_cli.data.shards import read_directory
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import MAX_LABELS_MEMORY, check_regular, open_regular, parse_json, read_regular, why_no_file
+from ganformer_cli.files import check_regular, open_regular, read_regular, why_no_file
 
 Bytes = npt.NDArray[np.uint8]
 
 _LARGEST_FILE = 1 << 30  # bytes of one picture's file; more is a mistake or an attack
-_MOST_CLASSES = 1 << 20  # a larger class number is no class
 _LOCAL_HEADER = 30  # bytes of it before a zip entry's name
 _LOOKED_AT = 64  # pictures whose size is looked at when a set without a manifest is opened
 
@@ -57,6 +56,13 @@ class Store(abc.ABC):
         self.leftover = leftover or Leftover()  # those of them that nobody expects there
         self.several_frames = False  # whether some of those that were looked at are animations or have several pages
 
+    labels_name: str | None = None  # where the labels lie
+    labels_note: str | None = None  # what to say of labels that are not used
+
+    def _find_labels(self, path: Path, finder: LabelsFinder) -> None:
+        self.labels_name = finder.find(path)
+        self.labels_note = finder.note(self.labels_name)
+
     @abc.abstractmethod
     def read(self, index: int) -> bytes:
         """The file of picture ``index``.
@@ -68,9 +74,9 @@ class Store(abc.ABC):
     def close(self) -> None:  # noqa: B027 (a folder has nothing to let go of)
         """Let go of the file; it is opened again when needed."""
 
-    @abc.abstractmethod
     def labels_file(self) -> bytes | None:
-        """The file ``dataset.json`` at the top, or None where there is none."""
+        """The file ``dataset.json`` at ``labels_name``, or None where there is none."""
+        return None
 
     @abc.abstractmethod
     def size(self) -> int:
@@ -147,7 +153,7 @@ class FolderStore(Store):
 
     def __init__(self, path: Path) -> None:
         names: list[str] = []
-        others, leftover, selection = 0, Leftover(), Selection()
+        others, leftover, selection, finder = 0, Leftover(), Selection(), LabelsFinder()
         seen: set[tuple[int, int]] = set()
         for folder, folders, files in os.walk(path, followlinks=True, onerror=_raise):
             state = os.stat(folder)
@@ -166,6 +172,11 @@ class FolderStore(Store):
                 elif name != LABELS:
                     others += 1
                     leftover.add(name, kind)
+                else:
+                    finder.see_file((below / name).as_posix())
+        for name in names:
+            finder.see_image(name)
+        self._find_labels(path, finder)
         super().__init__(path, sorted(names), others, leftover)
 
     def read(self, index: int) -> bytes:
@@ -174,8 +185,7 @@ class FolderStore(Store):
             return stream.read()
 
     def labels_file(self) -> bytes | None:
-        path = self.path / LABELS
-        return read_regular(path) if path.exists() else None
+        return None if self.labels_name is None else read_regular(self.path / self.labels_name)
 
     def size(self) -> int:
         return sum((self.path / name).stat().st_size for name in self.names)
@@ -201,14 +211,18 @@ class ZipStore(Store):
             if not info.is_dir() and not any(_hidden(part) for part in info.filename.split("/"))
         ]
         # Two entries may share a name; both count, in the order in which they lie.
-        selection, leftover, chosen = Selection(), Leftover(), []
+        selection, leftover, chosen, finder = Selection(), Leftover(), [], LabelsFinder()
         for info in visible:
             kind = selection.kind(info.filename, partial(self._start, info))
             leftover.add(info.filename, kind)
             if kind is Kind.IMAGE:
                 chosen.append(info)
+                finder.see_image(info.filename)
+            else:
+                finder.see_file(info.filename)
         self._infos = sorted(chosen, key=lambda info: (info.filename, info.header_offset))
-        self._labels = next((info for info in visible if info.filename == LABELS), None)
+        self._find_labels(path, finder)
+        self._labels = next((info for info in visible if info.filename == self.labels_name), None)
         others = len(visible) - len(chosen) - (self._labels is not None)
         super().__init__(path, [info.filename for info in self._infos], others, leftover)
 
@@ -279,9 +293,9 @@ class ShardStore(Store):
         self._lock = threading.Lock()
         self._streams: dict[int, IO[bytes]] = {}
         self._process = 0
-        self._files = [path / shard["file"] for shard in shards]
+        self.files = [path / shard["file"] for shard in shards]
         self._starts = np.cumsum([0, *(shard["count"] for shard in shards)])
-        where = [_pictures_of(self._files[i], int(self._starts[i]), shard) for i, shard in enumerate(shards)]
+        where = [_pictures_of(self.files[i], int(self._starts[i]), shard) for i, shard in enumerate(shards)]
         self._where = np.concatenate(where)  # uint64 [pictures, 3]: where in its zip, bytes, checksum
         super().__init__(path, _PictureNames(len(self._where)), 0)
 
@@ -304,7 +318,7 @@ class ShardStore(Store):
             if self._process != os.getpid():  # a file position must not be shared with another process
                 self._streams, self._process = {}, os.getpid()
             if shard not in self._streams:
-                self._streams[shard] = open_regular(self._files[shard])
+                self._streams[shard] = open_regular(self.files[shard])
             stream = self._streams[shard]
             stream.seek(at)
             header = stream.read(_LOCAL_HEADER)
@@ -317,19 +331,10 @@ class ShardStore(Store):
 
     def where(self, index: int) -> str:
         shard = int(np.searchsorted(self._starts, index, "right")) - 1
-        return f"{self._files[shard]}: {self.names[index]}"
-
-    def labels_file(self) -> bytes | None:
-        """One file for all zips."""
-        labels: list[Any] = []
-        for file in self._files:
-            check_regular(file)
-            with zipfile.ZipFile(file) as archive:
-                labels += _pairs(archive.read(LABELS), f"{file}: {LABELS}")
-        return json.dumps({"labels": labels}).encode()
+        return f"{self.files[shard]}: {self.names[index]}"
 
     def size(self) -> int:
-        return sum(file.stat().st_size for file in self._files)
+        return sum(file.stat().st_size for file in self.files)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self._where.tobytes()).hexdigest()
@@ -408,47 +413,6 @@ def _open_zip(path: Path) -> ZipStore:
             f"{path} is no zip of pictures that can be read ({error}); make a data set of what you have with: "
             f"ganformer prepare"
         ) from error
-
-
-def read_labels(store: Store) -> list[int] | list[list[float]] | None:
-    """One label a picture from the store's ``dataset.json``: a class each, or a vector each; None without labels.
-
-    The file is StyleGAN's: ``{"labels": [[name, class or vector], ...]}``, or ``{"labels": null}``.
-
-    Raises:
-        DataError: it is not that, or a picture is missing from it.
-    """
-    where = f"{store.path}: {LABELS}"
-    try:
-        data = store.labels_file()
-        if data is None:
-            return None
-        pairs = _pairs(data, where)
-        if not pairs:
-            return None
-        by_name = {str(name).replace("\\", "/"): label for name, label in pairs}
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
-        raise DataError(f'{where} is not {{"labels": [[name, label], ...]}} ({error!r}); mend or remove it') from error
-    missing = [name for name in store.names if name not in by_name]
-    if missing:
-        raise DataError(f"{where} has no label for {missing[0]} ({len(missing)} in all); add it")
-    labels = [by_name[name] for name in store.names]
-    if all(type(label) is int and 0 <= label < _MOST_CLASSES for label in labels):
-        return labels
-    lengths = {len(label) if isinstance(label, list) else 0 for label in labels}
-    numbers = all(type(x) in (int, float) for label in labels if isinstance(label, list) for x in label)
-    if len(lengths) == 1 and 0 not in lengths and numbers:
-        return [[float(x) for x in label] for label in labels]
-    raise DataError(f"{where}: labels must be classes from 0, or vectors of numbers of one length; mend or remove it")
-
-
-def _pairs(data: bytes, where: str) -> list[Any]:
-    """What stands under ``labels`` in a ``dataset.json``; empty where it is null."""
-    content = parse_json(data, where, remedy="mend or remove it", max_memory=MAX_LABELS_MEMORY)
-    pairs = content["labels"]
-    if not isinstance(pairs, (list, type(None))):
-        raise TypeError("labels are no list")
-    return pairs or []
 
 
 def _check_size(size: int) -> None:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from ganformer_cli.data.manifest import LABELS, MANIFEST, belongs, picture_name, read_manifest
+from ganformer_cli.data.set_labels import frequency_fault, shard_labels
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 
@@ -45,6 +48,7 @@ def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
         if progress is not None:
             progress(0, total, 0)
         first = 0
+        labels: list[npt.NDArray[Any]] = []
         for shard in manifest["shards"]:
             path = folder / shard["file"]
             if not path.is_file():
@@ -57,9 +61,16 @@ def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
                     if progress is not None:
                         progress(pictures, total, len(problems) + len(check.problems))
                 problems += check.problems
+                labels += check.labels
             first += shard["count"]
         if first != total:
             problems.append(f"{folder / MANIFEST} promises {total} pictures, its shards hold {first}")
+        elif (
+            manifest["labels"] is not None
+            and len(labels) == len(manifest["shards"])
+            and (fault := frequency_fault(np.concatenate(labels), manifest["labels"]))
+        ):
+            problems.append(f"{folder / MANIFEST} {fault}")
         known = {shard["file"] for shard in manifest["shards"]}
         for path in sorted(folder.iterdir()):
             if not belongs(path.name) or (path.suffix == ".zip" and path.name not in known):
@@ -82,6 +93,8 @@ class _Shard:
         self._shard = shard
         self._size = (manifest["width"], manifest["height"])
         self._first = first
+        self._described = manifest["labels"]
+        self.labels: list[npt.NDArray[Any]] = []  # those of the zip, if they are as they should be
 
     def run(self) -> Iterator[int]:
         """Yields 1 for each picture that was looked at."""
@@ -93,12 +106,20 @@ class _Shard:
                 names = [picture_name(self._first + i) for i in range(count)]
                 if [info.filename for info in infos] != [*names, LABELS]:
                     self._tell(f"{self._path} does not hold the {count} pictures from {self._first} on and {LABELS}")
+                self._look_at_labels(archive)
                 for info in infos:
                     if info.filename != LABELS:
                         self._look_at(archive, info, decode=not whole)
                         yield 1
         except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
             self._tell(f"{self._path} cannot be read ({error})")
+
+    def _look_at_labels(self, archive: zipfile.ZipFile) -> None:
+        count = self._shard["count"]
+        try:
+            self.labels = [shard_labels(self._path, self._first, count, self._described, archive=archive)]
+        except DataError as error:
+            self._tell(str(error).rpartition("; ")[0])
 
     def _whole(self) -> bool:
         size = self._path.stat().st_size

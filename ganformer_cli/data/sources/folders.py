@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ganformer_cli.data.file_kinds import Kind, Leftover, Selection, start_of
+from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.sources.base import (
     DATASET_JSON,
     LARGEST_FILE,
@@ -19,7 +20,7 @@ from ganformer_cli.data.sources.base import (
     shown,
     too_large,
 )
-from ganformer_cli.data.sources.labels import LabelsFinder, Unlabelled, choose_labels, dataset_json
+from ganformer_cli.data.sources.labels import Unlabelled, choose_labels, dataset_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular, read_regular
 

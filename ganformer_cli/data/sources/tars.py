@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection
+from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.sources.base import (
     DAMAGED,
     DATASET_JSON,
@@ -29,7 +30,7 @@ from ganformer_cli.data.sources.base import (
     too_large,
 )
 from ganformer_cli.data.sources.folders import file_state
-from ganformer_cli.data.sources.labels import LabelsFinder, Unlabelled, choose_labels, dataset_json
+from ganformer_cli.data.sources.labels import Unlabelled, choose_labels, dataset_json
 from ganformer_cli.files import open_regular
 
 _BLOCK = 512

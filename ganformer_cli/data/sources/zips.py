@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection
+from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.sources.base import (
     DATASET_JSON,
     LARGEST_FILE,
@@ -28,7 +29,7 @@ from ganformer_cli.data.sources.base import (
     shown,
     too_large,
 )
-from ganformer_cli.data.sources.labels import LabelsFinder, Unlabelled, choose_labels, dataset_json
+from ganformer_cli.data.sources.labels import Unlabelled, choose_labels, dataset_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
 
