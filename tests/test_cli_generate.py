@@ -65,7 +65,7 @@ def test_the_same_line_gives_the_same_files_with_any_batch_size(ganformer: Run, 
 
 def test_a_grid_holds_all_pictures(ganformer: Run, tiny_run: Path) -> None:
     assert ganformer("generate", "--images-num", "6", "--grid").exit_code == 0
-    grid = read(Path("images/grid.png"))
+    grid = read(Path("images-sheets/grid.png"))
     assert grid.shape == (3, 64, 96)
     np.testing.assert_array_equal(grid[:, 32:, 64:], read(Path("images/seed0005.png")))
 
@@ -75,19 +75,20 @@ def test_a_crop_keeps_the_middle(ganformer: Run, tiny_run: Path) -> None:
     ganformer("generate", "--images-num", "1", "--ratio", "0.5", "--grid")
     expected = read(Path("whole/seed0000.png"))[:, 8:24]
     np.testing.assert_array_equal(read(Path("images/seed0000.png")), expected)
-    assert read(Path("images/grid.png")).shape == (3, 16, 32)
+    assert read(Path("images-sheets/grid.png")).shape == (3, 16, 32)
 
 
-def test_maps_lie_beside_the_same_pictures(ganformer: Run, tiny_run: Path) -> None:
+def test_maps_lie_apart_from_the_same_pictures(ganformer: Run, tiny_run: Path) -> None:
     ganformer("generate", "--images-num", "2", "--output-dir", "plain")
     done = ganformer("generate", "--images-num", "2", "--maps", "--layer-maps")
     assert done.exit_code == 0, done.stderr
-    kinds = ("-layer-maps.png", "-maps.png", ".png")
-    assert names(Path("images")) == [f"seed000{k}{kind}" for k in range(2) for kind in kinds]
+    kinds = ("-layer-maps.png", "-maps.png")
+    assert names(Path("images")) == ["seed0000.png", "seed0001.png"]
+    assert names(Path("images-sheets")) == [f"seed000{k}{kind}" for k in range(2) for kind in kinds]
     for k in range(2):
         assert Path(f"images/seed000{k}.png").read_bytes() == Path(f"plain/seed000{k}.png").read_bytes()
         for kind in ("maps", "layer-maps"):
-            about = read_about(Path(f"images/seed000{k}-{kind}.png"))
+            about = read_about(Path(f"images-sheets/seed000{k}-{kind}.png"))
             assert about is not None
             assert (about["seed"], about["figure"]) == (k, kind)
 
@@ -152,19 +153,20 @@ def test_maps_and_a_grid_of_latents(ganformer: Run, tiny_run: Path) -> None:
     np.save("z.npy", np.zeros((2, 3, 8), np.float16))
     done = ganformer("generate", "--latents", "z.npy", "--maps", "--layer-maps", "--grid")
     assert done.exit_code == 0, done.stderr
-    assert len(names(Path("images"))) == 7
-    assert "image0001-layer-maps.png" in names(Path("images"))
+    assert len(names(Path("images"))) == 2
+    assert len(names(Path("images-sheets"))) == 5
+    assert "image0001-layer-maps.png" in names(Path("images-sheets"))
 
 
 def test_jpegs(ganformer: Run, tiny_run: Path) -> None:
     done = ganformer("generate", "--images-num", "2", "--format", "jpg", "--grid", "--ratio", "0.5")
     assert done.exit_code == 0, done.stderr
-    assert names(Path("images")) == ["grid.png", "seed0000.jpg", "seed0001.jpg"]
+    assert names(Path("images")) == ["seed0000.jpg", "seed0001.jpg"]
     with PIL.Image.open("images/seed0001.jpg") as image:
         assert (image.format, image.size) == ("JPEG", (32, 16))
         # A component's identifier and how often it is sampled across and down: once each, so that nothing is thinned.
         assert [each[1:3] for each in image.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
-    second = read(Path("images/grid.png"))[:, -16:, -32:]
+    second = read(Path("images-sheets/grid.png"))[:, -16:, -32:]
     assert np.abs(read(Path("images/seed0001.jpg")).astype(int) - second).mean() < 8
 
 
@@ -174,9 +176,8 @@ def test_one_array_of_pictures_as_they_leave_the_network(ganformer: Run, tiny_ru
         line = f"generate --seeds 6,0-2 --format npy --maps --grid --json --batch-size {batch_size}"
         done = ganformer(*line.split())
         assert done.exit_code == 0, done.stderr
-        assert names(Path("images")) == ["grid.png", "images.json", "images.npy"] + [
-            f"seed000{k}-maps.png" for k in (0, 1, 2, 6)
-        ]
+        assert names(Path("images")) == ["images.json", "images.npy"]
+        assert names(Path("images-sheets")) == ["grid.png"] + [f"seed000{k}-maps.png" for k in (0, 1, 2, 6)]
         images = np.load("images/images.npy")
         assert (images.dtype, images.shape) == (np.float32, (4, 3, 32, 32))
         answer = json.loads(done.stdout)
@@ -184,7 +185,7 @@ def test_one_array_of_pictures_as_they_leave_the_network(ganformer: Run, tiny_ru
         for each, picture in zip(answer["images"], to_uint8(torch.from_numpy(images)).numpy(), strict=True):
             np.testing.assert_array_equal(picture, read(Path(f"png/seed{each['seed']:04d}.png")))
         for name in ("grid.png", "seed0006-maps.png"):
-            assert Path("images", name).read_bytes() == Path("png", name).read_bytes()
+            assert Path("images-sheets", name).read_bytes() == Path("png-sheets", name).read_bytes()
         assert json.loads(Path("images/images.json").read_text(encoding="utf-8"))["seeds"] == [6, 0, 1, 2]
 
 
@@ -231,7 +232,8 @@ def test_the_authors_line_for_attention_maps(ganformer: Run, tiny_run: Path) -> 
     line = "generate --gpus 0 --vis --expname clevr-exp --dataset clevr --vis-layer-maps --vis-num 1"
     done = ganformer(*line.split())
     assert done.exit_code == 0, done.stderr
-    assert names(Path("images")) == ["seed0000-layer-maps.png", "seed0000.png"]
+    assert names(Path("images")) == ["seed0000.png"]
+    assert names(Path("images-sheets")) == ["seed0000-layer-maps.png"]
 
 
 def test_a_file_is_a_model_too(ganformer: Run, tiny_run: Path) -> None:

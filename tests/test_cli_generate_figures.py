@@ -57,9 +57,10 @@ def test_the_authors_names_ask_for_every_figure(ganformer: Run, tiny_run: Path) 
     line = "generate --vis --vis-num 2 --vis-maps --vis-layer-maps --vis-style-mix --vis-noise-var --blending-alpha 0.4"
     done = ganformer(*line.split(), "--vis-rich-num", "2")
     assert done.exit_code == 0, done.stderr
-    assert names() == [
+    assert names() == ["seed0000.png", "seed0001.png"]
+    assert names("images-sheets") == [
         "noise-variation.png",
-        *(f"seed000{k}{kind}.png" for k in range(2) for kind in ("-layer-maps", "-maps", "")),
+        *(f"seed000{k}{kind}.png" for k in range(2) for kind in ("-layer-maps", "-maps")),
         *(f"style-mix-{group}.png" for group in ("coarse", "fine", "middle")),
     ]
 
@@ -103,14 +104,14 @@ def test_disentanglement_is_measured_on_all_pictures(ganformer: Run, tiny_run: P
     done = ganformer(*line.split())
     assert done.exit_code == 0, done.stderr
     measured = json.loads(done.stdout)["disentanglement"]
-    kept = json.loads(Path("images/disentanglement.json").read_text(encoding="utf-8"))
+    kept = json.loads(Path("images-sheets/disentanglement.json").read_text(encoding="utf-8"))
     assert kept.items() <= measured.items()
     assert measured["pictures"] == 3
     assert measured["truncation_psi"] == 0.7
     assert measured["segmentation"] == "scene-1", "this run was trained on scenes"
     assert 0 < measured["entropy"] <= 1
     # One row is shown.
-    assert 100 <= shape("images/disentanglement.png")[0] < 130
+    assert 100 <= shape("images-sheets/disentanglement.png")[0] < 130
 
 
 def test_figures_of_latents(ganformer: Run, tiny_run: Path) -> None:
@@ -129,30 +130,31 @@ def test_figures_of_latents(ganformer: Run, tiny_run: Path) -> None:
         found = [each["mean_difference"] for each in json.loads(done.stdout)["mix"]]
         for one, other in zip(found, expected, strict=True):
             assert one == pytest.approx(other, abs=0.02)
-        assert "image0000-mix-take.png" in names(space)
+        assert "image0000-mix-take.png" in names(f"{space}-sheets")
 
 
 def test_the_same_line_gives_the_same_figures(ganformer: Run, tiny_run: Path) -> None:
     line = ["generate", "--images-num", "2", "--mix", "take,mean", "--noise-variation", "--disentanglement"]
     for folder in ("one", "two"):
         assert ganformer(*line, "--output-dir", folder).exit_code == 0
-    assert names("one") == names("two")
-    for name in names("one"):
-        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+    for end in ("", "-sheets"):
+        assert names(f"one{end}") == names(f"two{end}")
+        for name in names(f"one{end}"):
+            assert Path(f"one{end}", name).read_bytes() == Path(f"two{end}", name).read_bytes()
 
 
 def test_figures_of_another_line_are_not_overwritten(ganformer: Run, tiny_run: Path) -> None:
     line = ["generate", "--images-num", "2", "--mix", "take", "--output-dir", "images"]
     assert ganformer(*line).exit_code == 0
     assert ganformer(*line).exit_code == 0, "the same again"
-    before = Path("images/seed0000-mix-take.png").read_bytes()
+    before = Path("images-sheets/seed0000-mix-take.png").read_bytes()
     done = ganformer(*line, "--component", "1")
     assert done.exit_code != 0
     assert "seed0000-mix-take.png" in done.stderr
     assert "--overwrite" in done.stderr
-    assert Path("images/seed0000-mix-take.png").read_bytes() == before
+    assert Path("images-sheets/seed0000-mix-take.png").read_bytes() == before
     assert ganformer(*line, "--component", "1", "--overwrite").exit_code == 0
-    assert Path("images/seed0000-mix-take.png").read_bytes() != before
+    assert Path("images-sheets/seed0000-mix-take.png").read_bytes() != before
 
 
 def test_only_as_many_pictures_are_mapped_as_figures_need() -> None:
@@ -166,8 +168,9 @@ def test_soft_maps_are_other_pictures_than_hard_ones(ganformer: Run, tiny_run: P
     line = ["generate", "--images-num", "1", "--layer-maps", "--map-style"]
     for style in ("hard", "soft"):
         assert ganformer(*line, style, "--output-dir", style).exit_code == 0
-    assert shape("hard/seed0000-layer-maps.png") == shape("soft/seed0000-layer-maps.png")
-    assert Path("hard/seed0000-layer-maps.png").read_bytes() != Path("soft/seed0000-layer-maps.png").read_bytes()
+    assert shape("hard-sheets/seed0000-layer-maps.png") == shape("soft-sheets/seed0000-layer-maps.png")
+    hard, soft = (Path(f"{style}-sheets/seed0000-layer-maps.png").read_bytes() for style in ("hard", "soft"))
+    assert hard != soft
 
 
 def test_k_gans_components_are_mixed_but_cannot_be_removed(ganformer: Run, own_folder: Path) -> None:
@@ -187,7 +190,7 @@ def test_heads_have_their_own_maps(ganformer: Run, own_folder: Path) -> None:
     done = ganformer("generate", "--model", file, "--images-num", "1", "--layer-maps")
     assert done.exit_code == 0, done.stderr
     # The picture and seven layers below one another; all heads, and each.
-    height, width = shape("images/seed0000-layer-maps.png")
+    height, width = shape("images-sheets/seed0000-layer-maps.png")
     assert height > 8 * 100
     assert 300 < width < 420
 

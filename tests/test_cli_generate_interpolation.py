@@ -45,13 +45,13 @@ def test_a_way_leads_from_picture_to_picture(ganformer: Run, tiny_run: Path, spa
     assert done.exit_code == 0, done.stderr
     stem = "interpolation" if space == "w" else "interpolation-z"
     answer = json.loads(done.stdout)["interpolation"]
-    assert (Path(answer["film"]), answer["frames"]) == (Path("images", stem), 9)
-    found = frames(Path("images", stem))
+    assert (Path(answer["film"]), answer["frames"]) == (Path("images-sheets", stem), 9)
+    found = frames(Path("images-sheets", stem))
     assert found.shape == (9, 32, 32, 3)
     expected = sample(load_generator(tiny_run), [4, 9, 2], truncation_psi=0.7).permute(0, 2, 3, 1).numpy()
     assert np.abs(found[[0, 4, 8]] - expected).max() <= 1  # mapped alone: the last bit may differ
     assert all((one != other).any() for one, other in zip(found, found[1:], strict=False))
-    about = read_about(Path("images", stem, "frame00003.png"))
+    about = read_about(Path("images-sheets", stem, "frame00003.png"))
     assert about is not None
     assert (about["frame"], about["interpolated_in"], about["truncation_psi"]) == (3, space, 0.7)
 
@@ -60,7 +60,7 @@ def test_the_ways_differ_between_the_ends_only(ganformer: Run, tiny_run: Path) -
     line = "generate --seeds 4,9 --interpolate --film frames --truncation-psi 1"
     for space in ("w", "z"):
         assert ganformer(*line.split(), "--interpolate-in", space).exit_code == 0
-    straight, circles = frames(Path("images/interpolation")), frames(Path("images/interpolation-z"))
+    straight, circles = frames(Path("images-sheets/interpolation")), frames(Path("images-sheets/interpolation-z"))
     assert np.abs(straight[[0, -1]] - circles[[0, -1]]).max() <= 1
     assert (straight[4] != circles[4]).any()
 
@@ -72,7 +72,7 @@ def test_one_component_moves_alone(ganformer: Run, tiny_run: Path) -> None:
     ws = map_latents(model, latents_from_seeds(model, [4, 9]))
     ws[1, [0, 2]] = ws[0, [0, 2]]
     expected = np.stack([each.image.transpose(1, 2, 0) for each in sample_latents(model, ws, space="w")])
-    found = frames(Path("images/interpolation-component1"))
+    found = frames(Path("images-sheets/interpolation-component1"))
     assert np.abs(found[[0, 3]] - expected).max() <= 1
     assert (found[0] != found[3]).any()
 
@@ -80,7 +80,7 @@ def test_one_component_moves_alone(ganformer: Run, tiny_run: Path) -> None:
 def test_a_loop_comes_back(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --seeds 4,9 --interpolate --loop --film frames --interpolation-density 3"
     assert ganformer(*line.split()).exit_code == 0
-    found = frames(Path("images/interpolation"))
+    found = frames(Path("images-sheets/interpolation"))
     assert len(found) == 6
     np.testing.assert_array_equal(found[1], found[5])  # there and back the same way
     assert (found[0] != found[5]).any()
@@ -91,10 +91,10 @@ def test_films(ganformer: Run, tiny_run: Path, film: str) -> None:
     line = f"generate --images-num 4 --vis-interpolations --vis-rich-num 3 --film {film} --fps 20 --ratio 0.5"
     done = ganformer(*line.split())
     assert done.exit_code == 0, done.stderr
-    assert str(Path(f"images/interpolation.{film}")) in done.stdout
-    with PIL.Image.open(f"images/interpolation.{film}") as opened:
+    assert str(Path(f"images-sheets/interpolation.{film}")) in done.stdout
+    with PIL.Image.open(f"images-sheets/interpolation.{film}") as opened:
         assert (opened.n_frames, opened.size) == (17, (32, 16))  # type: ignore[attr-defined]
-    with PIL.Image.open("images/interpolation.png") as sheet:
+    with PIL.Image.open("images-sheets/interpolation.png") as sheet:
         # Two ways of eight steps and their end, pictures shown at three times their size, framed.
         assert sheet.height == 2 * (3 * 16 + 4)
         assert sheet.width > 9 * (3 * 32 + 4)
@@ -103,7 +103,7 @@ def test_films(ganformer: Run, tiny_run: Path, film: str) -> None:
 def test_the_same_film_is_kept_and_another_one_stopped(ganformer: Run, tiny_run: Path) -> None:
     line = ["generate", "--seeds", "1-3", "--interpolate", "--interpolation-density", "2"]
     assert ganformer(*line).exit_code == 0
-    before = {path.name: path.stat().st_mtime_ns for path in Path("images").iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in Path("images-sheets").iterdir()}
     assert ganformer(*line).exit_code == 0
     for words, difference in ((["--loop"], "loop False instead of True"), (["--rich-num", "2"], "ends 3 instead of 2")):
         done = ganformer(*line, *words, "--output-dir", "images")
@@ -111,7 +111,7 @@ def test_the_same_film_is_kept_and_another_one_stopped(ganformer: Run, tiny_run:
         assert f"interpolation.png: holds a picture that was made otherwise ({difference})" in done.stderr
     done = ganformer(*line, "--fps", "3", "--output-dir", "images")
     assert "interpolation.gif: holds a picture that was made otherwise (fps 12 instead of 3)" in done.stderr
-    assert {path.name: path.stat().st_mtime_ns for path in Path("images").iterdir()} == before
+    assert {path.name: path.stat().st_mtime_ns for path in Path("images-sheets").iterdir()} == before
     assert ganformer(*line, "--fps", "3", "--overwrite").exit_code == 0
 
 
@@ -119,7 +119,7 @@ def test_a_shorter_film_leaves_no_frames_of_the_longer_one(ganformer: Run, tiny_
     line = "generate --seeds 1,2 --interpolate --film frames --overwrite --interpolation-density"
     for density in (5, 3):
         assert ganformer(*line.split(), density).exit_code == 0
-        assert names("images/interpolation") == [f"frame{k:05d}.png" for k in range(density + 1)]
+        assert names("images-sheets/interpolation") == [f"frame{k:05d}.png" for k in range(density + 1)]
 
 
 def test_random_noise_does_not_flicker(ganformer: Run, tiny_run: Path) -> None:
@@ -127,7 +127,7 @@ def test_random_noise_does_not_flicker(ganformer: Run, tiny_run: Path) -> None:
     np.save("z.npy", np.repeat(np.random.default_rng(0).standard_normal((1, 3, 8), np.float32), 2, 0))
     line = "generate --latents z.npy --interpolate --film frames --noise random --interpolation-density 2"
     assert ganformer(*line.split()).exit_code == 0
-    found = frames(Path("images/interpolation"))
+    found = frames(Path("images-sheets/interpolation"))
     assert (found == found[0]).all()
 
 
@@ -138,7 +138,7 @@ def test_between_latents_of_space_w(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --latents ws.npy --space w --interpolate --film frames --interpolation-density 2"
     done = ganformer(*line.split())
     assert done.exit_code == 0, done.stderr
-    found = frames(Path("images/interpolation"))
+    found = frames(Path("images-sheets/interpolation"))
     (middle,) = sample_latents(model, ws.mean(0, keepdim=True), space="w")
     assert np.abs(found[1] - middle.image.transpose(1, 2, 0)).max() <= 1
     done = ganformer(*line.split(), "--interpolate-in", "z", "--output-dir", "other")
@@ -157,7 +157,7 @@ def test_from_class_to_class(ganformer: Run, own_folder: Path, space: str) -> No
     for words in ((), ("--class", "1", "--output-dir", "one")):
         done = ganformer(*line.split(), "--interpolation-density", 2, *words)
         assert done.exit_code == 0, done.stderr
-        folder = Path(words[-1] if words else "images")
+        folder = Path("one-sheets" if words else "images-sheets")
         found = frames(folder / ("interpolation" if space == "w" else "interpolation-z"))
         labels = [0.0, 1.0, 0.0] if words else None
         expected = sample(load_generator(file), range(5), truncation_psi=0.7, labels=labels)

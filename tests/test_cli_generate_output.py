@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,7 @@ def test_other_latents_make_other_pictures(ganformer: Run, tiny_run: Path) -> No
     assert "image0000.png: holds a picture that was made otherwise (the latents)" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "holiday.jpg", "seed0001.png", "grid.png", "more/of.txt"])
+@pytest.mark.parametrize("name", ["notes.txt", "holiday.jpg", "seed0001.png", "more/of.txt"])
 def test_a_folder_that_holds_other_files(ganformer: Run, tiny_run: Path, name: str) -> None:
     file = Path("images", name)
     file.parent.mkdir(parents=True)
@@ -229,18 +230,18 @@ def test_a_folder_that_holds_other_files(ganformer: Run, tiny_run: Path, name: s
     before = contents(Path("images"))
     done = ganformer("generate", "--seeds", "1", "--grid", "--output-dir", "images")
     assert done.exit_code == 1
+    assert not Path("images-sheets").exists()
     assert "images" in done.stderr
     assert file.parts[1] in done.stderr
     assert "--overwrite" in done.stderr
     assert contents(Path("images")) == before
     assert ganformer("generate", "--seeds", "1", "--grid", "--overwrite", "--output-dir", "images").exit_code == 0
-    replaced = name in ("seed0001.png", "grid.png")
-    assert (file.read_bytes() != before[name]) == replaced
+    assert (file.read_bytes() != before[name]) == (name == "seed0001.png")
 
 
 def test_sheets_of_other_pictures_are_not_replaced(ganformer: Run, tiny_run: Path) -> None:
     assert ganformer("generate", "--seeds", "1,2", "--grid", "--maps").exit_code == 0
-    before = contents(Path("images"))
+    before = contents(Path("images-sheets"))
     for words, said in (
         ("--seeds 2,3 --grid", "grid.png: holds a picture that was made otherwise (the choice of pictures)"),
         ("--seeds 1 --maps --map-style soft", "seed0001-maps.png: holds a picture that was made otherwise (map style"),
@@ -252,7 +253,7 @@ def test_sheets_of_other_pictures_are_not_replaced(ganformer: Run, tiny_run: Pat
         done = ganformer("generate", "--output-dir", "images", *words.split())
         assert done.exit_code == 1
         assert said in done.stderr
-        assert contents(Path("images")) == before
+        assert contents(Path("images-sheets")) == before
     # Other pictures of the same kind may lie beside them.
     assert ganformer("generate", "--seeds", "5", "--maps").exit_code == 0
 
@@ -286,6 +287,58 @@ def test_without_a_folders_name_the_first_free_one(ganformer: Run, tiny_run: Pat
     assert [path.name for path in Path("images").iterdir()] == ["notes.txt"]
 
 
+# ----- Sheets lie apart -----
+
+
+def test_a_folder_of_images_stays_one(ganformer: Run, tiny_run: Path) -> None:
+    """Whatever is drawn of the images, other programs find the images alone, in the folder and below it."""
+    line = "generate --images-num 3 --grid --maps --mix mean --noise-variation --interpolate --film frames"
+    done = ganformer(*line.split(), "--output-dir", "out", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert contents(Path("out")).keys() == {"seed0000.png", "seed0001.png", "seed0002.png"}
+    answer = json.loads(done.stdout)
+    assert Path(answer["grid"]) == Path("out-sheets/grid.png")
+    assert Path(answer["images"][0]["maps"]) == Path("out-sheets/seed0000-maps.png")
+    assert Path(answer["noise_variation"]).is_file()
+    again = ganformer(*line.split(), "--output-dir", "out", "--json")
+    assert json.loads(again.stdout)["kept"] == 3
+    line = "generate --images-num 1 --grid --output-dir elsewhere/there --sheets-dir drawn"
+    assert ganformer(*line.split()).exit_code == 0
+    assert contents(Path("drawn")).keys() == {"grid.png"}
+    assert contents(Path("elsewhere")).keys() == {"there/seed0000.png"}
+
+
+def test_a_folder_of_sheets_that_holds_other_files(ganformer: Run, tiny_run: Path) -> None:
+    Path("out-sheets").mkdir()
+    Path("out-sheets/notes.txt").write_text("mine", encoding="utf-8")
+    line = ["generate", "--seeds", "1", "--output-dir", "out"]
+    done = ganformer(*line, "--grid")
+    assert done.exit_code == 1
+    assert "--sheets-dir out-sheets: holds other files, such as notes.txt" in done.stderr
+    assert not Path("out").exists()
+    assert ganformer(*line).exit_code == 0  # nothing is drawn there
+    assert ganformer(*line, "--grid", "--overwrite").exit_code == 0
+    assert contents(Path("out-sheets"))["notes.txt"] == b"mine"
+
+
+def test_sheets_among_the_images_are_no_images(ganformer: Run, tiny_run: Path) -> None:
+    """As earlier versions put them there, or --sheets-dir."""
+    line = "generate --images-num 3 --grid --maps --mix mean --interpolate --output-dir out --sheets-dir out"
+    assert ganformer(*line.split()).exit_code == 0
+    assert len(contents(Path("out"))) == 3 + 1 + 3 + 3 + 2
+    with zipfile.ZipFile("out.zip", "w") as archive:
+        for name, data in contents(Path("out")).items():
+            archive.writestr(name, data)
+    for path in ("out", "out.zip"):
+        made = ganformer("prepare", path, "--name", "made", "--overwrite", "--workers", "1", "--strict")
+        assert made.exit_code == 0, made.stderr
+        assert "made: 3 pictures of 32x32 px" in made.stdout
+        assert "9 files that ganformer generate drew of images are left out" in made.stdout
+        scored = ganformer("eval", "--images", path, "--reals", "datasets/made", "--json")
+        assert json.loads(scored.stdout)["swd"] == 0
+        assert "9 files that ganformer generate drew of images are left out" in scored.stderr
+
+
 # ----- Several psi -----
 
 
@@ -295,7 +348,7 @@ def test_a_sheet_over_psi(ganformer: Run, tiny_run: Path) -> None:
     answer = json.loads(done.stdout)
     assert answer["truncation_psi"] == [0, 0.5, 1]
     names = {f"seed000{seed}-psi{psi}.png" for seed in (4, 5) for psi in ("0", "0.5", "1")}
-    assert contents(Path("psi")).keys() == names | {"truncation.png"}
+    assert contents(Path("psi")).keys() == names
     assert {(each["seed"], each["truncation_psi"]) for each in answer["images"]} == {
         (seed, psi) for seed in (4, 5) for psi in (0, 0.5, 1)
     }
@@ -304,7 +357,7 @@ def test_a_sheet_over_psi(ganformer: Run, tiny_run: Path) -> None:
         expected = sample(model, [4, 5], truncation_psi=psi).numpy()
         for seed, picture in zip((4, 5), expected, strict=True):
             np.testing.assert_array_equal(read(Path(f"psi/seed000{seed}-psi{psi:g}.png")), picture)
-    sheet = read(Path("psi/truncation.png"))
+    sheet = read(Path("psi-sheets/truncation.png"))
     for seed, row in ((4, 0), (5, 1)):
         # A picture of 32 is shown at 96, in a frame of 2, at the right and bottom of the captions.
         bottom, right = sheet.shape[1] - (1 - row) * 100 - 2, sheet.shape[2] - 2

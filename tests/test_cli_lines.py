@@ -118,7 +118,7 @@ WORKING = [
     ),
     (
         "generate --gpus 0 --vis --expname clevr-exp --dataset clevr --vis-layer-maps --images-num 2",
-        "images/seed0001-layer-maps.png",
+        "images-sheets/seed0001-layer-maps.png",
     ),
 ]
 

@@ -23,9 +23,11 @@ from ganformer_cli.cli.generate_output import (
     IMAGES_FILE,
     LATENTS_FILE,
     MOST_IN_FOLDER,
+    SHEETS,
     TRUNCATION_FILE,
     Kept,
     Plan,
+    refuse_strangers,
 )
 from ganformer_cli.cli.label_choice import chosen_label, class_option, label_option
 from ganformer_cli.cli.model_choice import find_model, load_model, model_options
@@ -128,6 +130,14 @@ SHARE_OF_MEMORY = 0.5
     f"off. A folder that holds other files is left alone; without --output-dir, {DEFAULT_FOLDER}-001 and so on is "
     f"taken then. More than {MOST_IN_FOLDER} pictures go into numbered sub-folders.",
 )
+@option(
+    "--sheets-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    group="Output",
+    help="Where what is drawn of the pictures goes: grids, maps, mixtures, films. It lies apart, so that --output-dir "
+    f"holds the model's pictures and nothing else.  [default: OUTPUT_DIR{SHEETS}]",
+)
 @boolean_option(
     "--overwrite",
     default=False,
@@ -158,7 +168,7 @@ SHARE_OF_MEMORY = 0.5
     "grid",
     default=False,
     group="Output",
-    help=f"Also save {GRID_FILE} with all pictures (the first {MOST_IN_GRID}; fewer of large ones).",
+    help=f"Also save {GRID_FILE}, in --sheets-dir, with all pictures (the first {MOST_IN_GRID}; fewer of large ones).",
 )
 @figure_options
 @option(
@@ -221,6 +231,7 @@ def command(
     label: tuple[float, ...] | None,
     ratio: float | None,
     output_dir: Path,
+    sheets_dir: Path | None,
     overwrite: bool,
     image_format: str,
     save_latents: bool,
@@ -280,12 +291,14 @@ def command(
     batch = batch_size or _fitting_batch(generator)
 
     def look_at(folder: Path, progress: Progress) -> Work:
-        plan = Plan(folder, image_format, numbers, psis, settings, array)
+        plan = Plan(folder, image_format, numbers, psis, settings, array, sheets_dir)
         drawing = Drawing(generator, plan, chosen.numbers, noise, ratio, batch, figures, overwrite)
         way = Way(interpolation, plan, ends, component) if interpolation.interpolate else None
         if plan.in_folders:
             progress.start(len(plan), "images", "looking for what is there")
         kept = Kept(plan, drawing.beside, overwrite=overwrite, update=progress.update if plan.in_folders else None)
+        if drawing.draws_sheets(grid=grid, way=way is not None) and not overwrite:
+            refuse_strangers(plan.sheets, "--sheets-dir")
         if figures.others:
             for path, about in drawing.other_files(rich_num, component).items():
                 kept.holds(path, about)  # complains of others in their way
@@ -305,6 +318,8 @@ def command(
         plan, drawing, way, kept = found[:4]
         output_dir = plan.folder
         ensure_writable_folder(output_dir, "--output-dir")
+        if drawing.draws_sheets(grid=grid, way=way is not None):
+            ensure_writable_folder(plan.sheets, "--sheets-dir")
         if not found.array_kept or found.sheets or figures.of_each:
             drawing.draw(kept, found.sheets, progress)
         if way is not None and not found.way_kept:

@@ -61,7 +61,11 @@ class Drawing:
     def sheets(self, *, grid: bool) -> dict[str, Path]:
         """The sheets of several pictures."""
         wanted = {"grid": (grid, GRID_FILE), "truncation": (len(self.plan.psis) > 1, TRUNCATION_FILE)}
-        return {name: self.plan.folder / file for name, (there, file) in wanted.items() if there}
+        return {name: self.plan.sheets / file for name, (there, file) in wanted.items() if there}
+
+    def draws_sheets(self, *, grid: bool, way: bool) -> bool:
+        """Whether anything is drawn of the images, beside the images themselves; ``way``: an interpolation is."""
+        return bool(way or self.figures.of_each or self.figures.others or self.sheets(grid=grid))
 
     def missing_sheets(self, kept: Kept, *, grid: bool) -> dict[str, Path]:
         """Those of ``sheets`` that are still to be made.
@@ -125,7 +129,7 @@ class Drawing:
         """The figures that are not of one picture, and what each says of itself."""
         plan = self.plan
         stems = [plan.picture(index).stem for index in range(min(rich_num, len(plan.numbers)))]
-        return figure_files(self.figures, stems, component, plan.folder, plan.about_all())
+        return figure_files(self.figures, stems, component, plan.sheets, plan.about_all())
 
     def draw_others(
         self, rich_num: int, component: int | None, header: Mapping[str, Any], progress: Progress
@@ -158,7 +162,7 @@ class Drawing:
             self.other_files(rich_num, component),
             rich_num=rich_num,
             component=component,
-            folder=plan.folder,
+            folder=plan.sheets,
             update=update,
         )
         progress.update(parts)
@@ -196,7 +200,7 @@ class Drawing:
                 record["truncation_psi"] = picture.psi
             record["file"] = str(picture.file)
             for end in self.beside:
-                record[end[1:-4].replace("-", "_")] = str(self._folder(picture) / f"{picture.stem}{end}")
+                record[end[1:-4].replace("-", "_")] = str(plan.sheet_folder(picture) / f"{picture.stem}{end}")
             records.append(record)
         return records
 
@@ -233,13 +237,9 @@ class Drawing:
 
         about = self.plan.about(picture)
         if self.figures.of_each:
-            folder = self._folder(picture)
-            draw_maps(self.figures, image, sample.maps, folder, picture.stem, about)
+            draw_maps(self.figures, image, sample.maps, self.plan.sheet_folder(picture), picture.stem, about)
         if self.plan.format != "npy":
             write_bytes(picture.file, encode(self._cropped(image), self.plan.format, about))
-
-    def _folder(self, picture: Picture) -> Path:
-        return picture.file.parent
 
     def _as_uint8(self, sample: Sample) -> Images:
         import torch

@@ -1,4 +1,4 @@
-"""The options of ``ganformer generate`` for what lies beside the pictures: attention, mixtures, noise, disentanglement.
+"""The options of ``ganformer generate`` for what is drawn of the pictures: attention, mixtures, noise, disentanglement.
 
 :func:`figure_options` gives a command these options and hands them to it as one argument ``figures``;
 :func:`check_figures` complains before anything is drawn; ``generate_sheets`` draws.

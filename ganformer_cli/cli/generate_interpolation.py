@@ -148,9 +148,9 @@ class Way:
             stem += "-z"
         if component is not None:
             stem += f"-component{component}"
-        self.sheet = plan.folder / f"{stem}.png"
-        self.frames = plan.folder / stem if interpolation.film == "frames" else None
-        self.film = self.frames or plan.folder / f"{stem}.{interpolation.film}"
+        self.sheet = plan.sheets / f"{stem}.png"
+        self.frames = plan.sheets / stem if interpolation.film == "frames" else None
+        self.film = self.frames or plan.sheets / f"{stem}.{interpolation.film}"
         self.about = plan.about_all(
             figure="interpolation",
             ends=ends,

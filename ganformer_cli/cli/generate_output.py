@@ -34,6 +34,8 @@ ROWS_FILE = "images.json"
 LATENTS_FILE = "latents.npy"
 GRID_FILE = "grid.png"
 TRUNCATION_FILE = "truncation.png"
+#: Behind the name of the folder of images: the folder of sheets, maps and films that are drawn of them.
+SHEETS = "-sheets"
 
 #: Names that say enough: pictures, what belongs to one, and the folders of many.
 _OUR_NAMES = re.compile(r"(seed|image)\d{4,}(-[^/\\]+)?\.\w+|\d{6}|interpolation[\w.-]*|disentanglement\.\w+")
@@ -64,6 +66,7 @@ class Plan:
     psis: tuple[float, ...]
     settings: Mapping[str, Any]  # what all pictures share: the model, ...
     latents: npt.NDArray[Any] | None = None
+    sheets_dir: Path | None = None  # None: beside the folder, see :attr:`sheets`
 
     def __len__(self) -> int:
         return len(self.numbers) * len(self.psis)
@@ -77,6 +80,22 @@ class Plan:
     def folders(self) -> list[Path]:
         """The sub-folders."""
         return [self.picture(index).file.parent for index in range(0, len(self), IN_FOLDER)]
+
+    @property
+    def sheets(self) -> Path:
+        """The folder of everything that is drawn of the images: it is no image of the model's.
+
+        It lies beside the folder of the images, not in it, because other programs take every image of a folder, many
+        of them with all below it.
+        """
+        if self.sheets_dir is not None:
+            return self.sheets_dir
+        folder = self.folder if self.folder.name not in ("", "..") else self.folder.resolve()
+        return folder.with_name(f"{folder.name}{SHEETS}") if folder.name else folder / SHEETS.lstrip("-")
+
+    def sheet_folder(self, picture: Picture) -> Path:
+        """The folder of what is drawn of one image."""
+        return self.sheets / picture.file.parent.name if self.in_folders and self.format != "npy" else self.sheets
 
     def picture(self, index: int) -> Picture:
         """One of all."""
@@ -131,14 +150,12 @@ class Kept:
         update: Callable[[int], None] | None = None,
     ) -> None:
         self.plan, self._beside, self._overwrite = plan, beside, overwrite
-        self._folder = Path("nowhere yet")
-        self._names: set[str] = set()
-        self._parts: list[tuple[str, str]] = []
+        self._listings: dict[Path, _Listing] = {}  # of the folders looked at last
         if not overwrite:
-            _refuse_strangers(plan.folder)
+            refuse_strangers(plan.folder, "--output-dir")
         #: For each picture, whether all that belongs to it is there.
         self.done = bytearray(len(plan))
-        if plan.folder.is_dir():
+        if plan.folder.is_dir() or (beside and plan.sheets.is_dir()):
             for index in range(len(plan)):
                 # Of one array no picture is there for itself, though sheets beside it may be in the way.
                 self.done[index] = self._is_done(plan.picture(index)) and plan.format != "npy"
@@ -164,32 +181,41 @@ class Kept:
         return found == about
 
     def _is_done(self, picture: Picture) -> bool:
-        self._list(picture.file.parent)
-        if not self._names:
-            return False
         about = self.plan.about(picture)
         files = [] if self.plan.format == "npy" else [(picture.file, about)]
-        files += [
-            (picture.file.parent / f"{picture.stem}{end}", {**about, **more}) for end, more in self._beside.items()
-        ]
-        names = {path.name for path, _ in files}
-        for name, part in self._parts:
-            if name in names:  # half written by a command that was killed
-                remove(self._folder / part, warn=warn)
-        # All are looked at, so that whatever is in the way is found before anything is drawn.
-        there = [path.name in self._names and self.holds(path, said) for path, said in files]
+        sheets = self.plan.sheet_folder(picture)
+        files += [(sheets / f"{picture.stem}{end}", {**about, **more}) for end, more in self._beside.items()]
+        there = []
+        for path, said in files:
+            listing = self._list(path.parent)
+            for part in listing.parts.get(path.name, ()):  # half written by a command that was killed
+                remove(path.parent / part, warn=warn)
+            # All are looked at, so that whatever is in the way is found before anything is drawn.
+            there.append(path.name in listing.names and self.holds(path, said))
         return all(there)
 
-    def _list(self, folder: Path) -> None:
-        """Look at what is in a folder; the one looked at last is remembered."""
-        if self._folder != folder:
-            self._folder = folder
-            self._names = set(os.listdir(folder)) if folder.is_dir() else set()
-            self._parts = [(part["name"], part[0]) for name in self._names if (part := _PART.fullmatch(name))]
+    def _list(self, folder: Path) -> _Listing:
+        """What is in a folder; those looked at last are remembered."""
+        if folder not in self._listings:
+            if len(self._listings) > 1:
+                self._listings.pop(next(iter(self._listings)))
+            self._listings[folder] = _Listing(folder)
+        return self._listings[folder]
 
 
-def _refuse_strangers(folder: Path) -> None:
-    """Raise OutputError if a folder holds what ganformer has not made."""
+class _Listing:
+    """The names in a folder, and by name what is half written of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.names = set(os.listdir(folder)) if folder.is_dir() else set()
+        self.parts: dict[str, list[str]] = {}
+        for name in self.names:
+            if part := _PART.fullmatch(name):
+                self.parts.setdefault(part["name"], []).append(name)
+
+
+def refuse_strangers(folder: Path, option: str) -> None:
+    """Raise OutputError, which names ``option``, if a folder holds what ganformer has not made."""
     from ganformer_cli.visualization.encoding import read_about
 
     if not folder.is_dir():
@@ -197,7 +223,7 @@ def _refuse_strangers(folder: Path) -> None:
     for name in sorted(os.listdir(folder)):
         if not _is_ours(name) and read_about(folder / name) is None:
             raise OutputError(
-                f"--output-dir {folder}: holds other files, such as {name}; choose an empty folder, or say --overwrite "
+                f"{option} {folder}: holds other files, such as {name}; choose an empty folder, or say --overwrite "
                 "to write beside them all the same"
             )
 

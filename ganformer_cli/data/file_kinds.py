@@ -7,6 +7,7 @@ nothing is missing without a word: HEIC where ``pillow-heif`` is not installed, 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
+
+from PIL import Image
 
 from ganformer_cli.data.image_formats import readable_formats, readable_suffixes
 from ganformer_cli.files import open_regular
@@ -224,6 +227,13 @@ def is_drawn_figure(file: str, start: bytes) -> bool:
     """Whether a file that starts so says of itself that ``ganformer generate`` drew it of images."""
     if file.lower().endswith(".webp"):  # it says so at its end
         return file.startswith("interpolation") and start[12:16] == b"VP8X" and b"ANIM" in start[:64]
+    if start.startswith(b"GIF8"):  # its comment is cut into blocks
+        try:
+            with Image.open(io.BytesIO(start), formats=("GIF",)) as image:
+                comment = image.info.get("comment", b"")
+        except Exception:  # a damaged file can break a decoder in any way
+            return False
+        start = comment if isinstance(comment, bytes) else b""
     for found in _ABOUT.finditer(start):
         try:
             about, _ = json.JSONDecoder().raw_decode(start[found.start(1) :].decode("ascii", "replace"))
