@@ -278,6 +278,117 @@ def test_what_acts_differently_there_is_refused(monkeypatch: pytest.MonkeyPatch,
         changed_tensorflow(monkeypatch, options={option: 1})
 
 
+# ----- Networks of which only the generator can be read -----
+
+
+def without(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], file: Path = PYTORCH) -> None:
+    """Have the golden snapshot read as if its tree were ``change``d."""
+    tree = read_pickle(file)
+    monkeypatch.setattr(original_snapshots, "read_pickle", lambda path: change(tree))
+
+
+def other_width(tree: Any) -> Any:
+    tree["D"].state["_init_kwargs"]["channel_max"] = 16
+    return tree
+
+
+def with_attention(tree: Any) -> Any:
+    tree["D"].state["_init_kwargs"]["transformer"] = True
+    return tree
+
+
+def one_tensor_more(tree: Any) -> Any:
+    tree["D"].state["_modules"]["b8"].state["_parameters"]["trick"] = torch.ones(2)
+    return tree
+
+
+ODD: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "none": (lambda tree: {**tree, "D": None}, "holds no D"),
+    "absent": (lambda tree: {name: value for name, value in tree.items() if name != "D"}, "holds no D"),
+    "something else": (lambda tree: {**tree, "D": [1]}, "D is no network"),
+    "other width": (other_width, "another channel_max"),
+    "attention": (with_attention, "attention in the discriminator"),
+    "an unknown tensor": (one_tensor_more, "b8.trick"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_generator_is_read_without_its_discriminator(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    change, reason = ODD[name]
+    without(monkeypatch, change)
+    found = load_original(PYTORCH)
+    assert list(found.left_out) == ["discriminator"]
+    assert reason in found.left_out["discriminator"]
+    assert found.discriminator is None
+    given = load_file(GOLDEN / "io.safetensors")
+    assert relative(found.ema(given["z"], noise_mode="const"), given["img"]) < 1e-5
+
+
+def test_what_was_left_out_is_said(ganformer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, reason = ODD["an unknown tensor"]
+    without(monkeypatch, change)
+    done = ganformer("convert", PYTORCH, "out.safetensors")
+    assert done.exit_code == 0, done.output
+    assert "left out   discriminator" in done.output
+    assert reason in done.output
+    record = json.loads(ganformer("convert", PYTORCH, "b.safetensors", "--json").stdout)
+    assert reason in record["left_out"]["discriminator"]
+    for model in (PYTORCH, "out.safetensors"):
+        shown = json.loads(ganformer("info", model, "--json").stdout)
+        assert shown["networks"] == ["ema", "generator"]
+        assert reason in shown["left_out"]["discriminator"]
+    line = ("train", "--pretrained-pkl", "out.safetensors", "--total-kimg", "0.004", "--batch-size", "4")
+    refused = ganformer(*line, "--metrics", "none")
+    assert refused.exit_code == 1
+    assert "holds no discriminator" in refused.stderr
+    assert reason in refused.stderr
+    assert "--init-from" in refused.stderr
+
+
+#: A training that ends at once.
+SHORT = ("--total-kimg", "0.004", "--batch-size", "4", "--vis-num", "2", "--metrics", "none", "--train-images-num", "8")
+
+
+def test_a_new_discriminator_is_begun_where_there_is_none(ganformer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, lambda tree: {**tree, "D": None})
+    done = ganformer("train", "--init-from", PYTORCH, *SHORT)
+    assert done.exit_code == 0, done.output
+    assert "without its discriminator: the file holds no D" in done.output + done.stderr
+    trained = load_file("results/scenes-kmeans-000/snapshots/network-snapshot-000000.safetensors")
+    assert relative(trained["ema.pos"], load_original(PYTORCH).ema.state_dict()["pos"]) < 0.05
+
+
+def test_tensorflow_s_discriminator_may_be_missing_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, lambda tree: (tree[0], None, tree[2]), TENSORFLOW)
+    found = load_original(TENSORFLOW)
+    assert list(found.left_out) == ["discriminator"]
+    given = load_file(GOLDEN / "io-tf.safetensors")
+    assert relative(found.ema(given["z"], noise_mode="const"), given["img_tf"]) < 1e-5
+
+
+def test_the_generator_itself_has_to_be_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, lambda tree: {**tree, "Gs": None})
+    with pytest.raises(SnapshotError, match="without Gs"):
+        load_original(PYTORCH)
+
+
+def test_dropout_is_kept_for_training_on(ganformer: Run) -> None:
+    """It acts in training only, so pictures do not show it."""
+    file = GOLDEN.parent / "snapshots" / "component-dropout" / "network-snapshot-000000.pkl"
+    assert ganformer("convert", file, "out.safetensors").exit_code == 0
+
+    def trained(name: str, *words: str) -> dict[str, Any]:
+        done = ganformer("train", "--pretrained-pkl", "out.safetensors", "--expname", name, *SHORT, *words)
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(Path(f"results/{name}-000/config.json").read_text(encoding="utf-8"))
+        return found
+
+    kept = trained("kept")
+    assert (kept["train"]["component_dropout"], kept["model"]["attention_dropout"]) == (0.2, 0.12)
+    other = trained("other", "--component-dropout", "0.1", "--attention-dropout", "0")
+    assert (other["train"]["component_dropout"], other["model"]["attention_dropout"]) == (0.1, 0)
+
+
 # ----- Nothing in them runs -----
 
 

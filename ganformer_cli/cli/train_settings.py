@@ -229,6 +229,9 @@ def start_from(origin: Origin, config: RunConfig, given: dict[str, Any]) -> RunC
             f"{file} has labels of {found.c_dim} numbers, this run of {config.model.c_dim}; {labels}, or take the "
             "weights that fit with --init-from"
         )
+    if "attention_dropout" in given:
+        # It acts in training only, and shapes no weight.
+        found = dataclasses.replace(found, attention_dropout=given["attention_dropout"])
     for name in sorted(set(given) - {"resolution", "ratio"}):
         was = getattr(found, name)
         if given[name] != was:

@@ -56,12 +56,17 @@ def unused(config: ModelConfig) -> list[str]:
     """
     generator = [
         r"synthesis_network\..*\.(resample_kernel|grid_pos)",  # constants; the positions are compared with ours
-        r".*\.(to_keys|to_pos_map)\.bias",  # they add one number to a whole row of the softmax
+        r".*\.to_keys\.bias",  # it adds one number to a whole row of the softmax
     ]
+    keys = ["to_keys"]
+    if config.use_pos:
+        keys.append("to_pos_map")
+        generator.append(r".*\.to_pos_map\.bias")  # the same
     if config.attention == "kmeans":
         # Centroids stand in for the keys.
-        generator.append(r"synthesis_network\..*\.attention\.(to_keys|to_pos_map)\.(weight|bias)")
-    if not config.use_pos:
+        generator.append(rf"synthesis_network\..*\.attention\.({'|'.join(keys)})\.(weight|bias)")
+    if not config.use_pos and config.latent_norm != "each":
+        # TensorFlow's networks have none of these.
         generator += [
             r".*\.(to_pos_map|latent_gate_pos)\.(weight|bias)",
             # In the mapping both sides are components.
@@ -96,6 +101,9 @@ def account(
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     # In a discriminator: filters, and positions that nothing reads.
     patterns = unused(config) if of_generator else [r".*\.resample_kernel", "pos"]
+    if of_generator and not config.use_pos and "pos" not in tensors:
+        # Nothing that these could be multiplied with.
+        patterns.append(r"mapping_network\..*\.(from_pos_map|image_gate_pos)\.(weight|bias)")
     known = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
     unknown = [item.name for ours, item in tensors.items() if ours not in own and not known.fullmatch(ours)]
     missing = [name for name in own if name not in tensors]

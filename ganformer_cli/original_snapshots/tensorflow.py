@@ -219,6 +219,15 @@ def _generator_settings(generator: Network, where: str) -> Found:
     if cutoff is not None:
         # A convolution reads the latent one place further on there.
         settings["truncation_cutoff"] = max(0, cutoff - 1)
+        last = 2 * (settings["resolution"].bit_length() - 1) - 2
+        at_the_end = (last - 1, last)
+        elsewhere = settings["g_arch"] == "skip" and cutoff % 2 == 0 and 0 < cutoff <= last
+        if cutoff - 1 in at_the_end or elsewhere:
+            # But the colours of a block, and the extra layer, read it at the same place.
+            raise SnapshotError(
+                f"{where}: made with static_kwargs.truncation_cutoff {cutoff}, which ends between layers that read the "
+                "same latent here; it is refused"
+            )
     if transformer:
         settings |= _attention_settings(given, kmeans, size, has)
         # Of a rectangle.
