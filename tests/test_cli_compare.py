@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -61,11 +63,11 @@ def test_models_by_scores_in_the_papers_order(ganformer: Run, runs: None) -> Non
     done = ganformer("compare")
     title, heads, *rows = lines_of(done)
     assert title == ["scenes"]
-    assert heads == ["model", "FID", "↓", "IS", "↑", "precision", "↑", "runs"]
+    assert heads == ["model", "FID", "↓", "IS", "↑", "precision", "%", "↑", "runs"]
     assert rows == [
         ["GAN", "40.00", "5.00", "-", "1"],
-        ["simplex", "20.00", "2.50", "0.600", "1"],
-        ["duplex", "11.50", "±", "2.12", "3.50", "±", "0.71", "0.700", "2"],
+        ["simplex", "20.00", "2.50", "60.00", "1"],
+        ["duplex", "11.50", "±", "2.12", "3.50", "±", "0.71", "70.00", "2"],
     ]
     # The run's newest snapshot speaks for it, and it has no precision.
     assert "the runs of duplex on scenes are averaged at 1, 2 kimg" in done.stderr
@@ -104,8 +106,8 @@ def test_rows_may_be_named(ganformer: Run, runs: None) -> None:
 def test_markdown_and_csv_and_json_say_the_same(ganformer: Run, runs: None) -> None:
     markdown = ganformer("compare", "--format", "markdown").stdout.splitlines()
     assert markdown[0] == "### scenes"
-    assert markdown[2] == "| model | FID ↓ | IS ↑ | precision ↑ | runs |"
-    assert markdown[-1] == "| duplex | **11.50 ± 2.12** | 3.50 ± 0.71 | **0.700** | 2 |"
+    assert markdown[2] == "| model | FID ↓ | IS ↑ | precision % ↑ | runs |"
+    assert markdown[-1] == "| duplex | **11.50 ± 2.12** | 3.50 ± 0.71 | **70.00** | 2 |"
     rows = list(csv.DictReader(io.StringIO(ganformer("compare", "--format", "csv").stdout)))
     assert (rows[-1]["model"], float(rows[-1]["fid"]), rows[-1]["runs"]) == ("duplex", 11.5, "2")
     assert float(rows[-1]["fid_std"]) == statistics.stdev([10.0, 13.0])
@@ -113,6 +115,7 @@ def test_markdown_and_csv_and_json_say_the_same(ganformer: Run, runs: None) -> N
     (table,) = json.loads(ganformer("compare", "--format", "json").stdout)
     assert json.loads(ganformer("compare", "--json").stdout) == [table]
     duplex = table["models"][-1]
+    assert duplex["scores"]["precision"]["mean"] == 0.7  # people read percents, programs fractions
     assert duplex["scores"]["fid"] == {"mean": 11.5, "std": statistics.stdev([10.0, 13.0]), "runs": 2}
     assert [run["fid"] for run in duplex["runs"]] == [10.0, 13.0]
 
@@ -193,3 +196,151 @@ def test_baselines_are_called_as_they_are_asked_for(ganformer: Run, make_run: Ma
     components = {"components_num": 4} if name == "kGAN" else {}
     make_run("some-000", [{"fid": 1.0}], **{**BASELINES[name], **mixing, **components})
     assert lines_of(ganformer("compare"))[2][0] == name
+
+
+# ----- What is no run, and the paper's table -----
+
+CLEVR = {"num_fakes": 2048, "dataset": "clevr"}
+
+
+def keep(scored: str, record: dict[str, Any], content: bytes | None = None, **provenance: Any) -> Path:
+    """A snapshot that is no run's, with scores beside it."""
+    path = Path(scored)
+    if content is not None:
+        path.write_bytes(content)
+        provenance["snapshot_sha256"] = hashlib.sha256(content).hexdigest()
+    line = {"snapshot": path.name, "kimg": None, **record, "provenance": {**CLEVR, **provenance}}
+    with Path(f"{scored}.metrics.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+    return path
+
+
+def rows_of(done: Result) -> dict[str, list[str]]:
+    """Cells by the name of the row."""
+    assert done.exit_code == 0, done.stderr
+    rows = [line.rsplit(maxsplit=2) for line in done.stdout.splitlines()]
+    return {row[0]: row[1:] for row in rows if len(row) == 3}
+
+
+def test_snapshots_and_images_stand_beside_runs_and_the_papers_table(ganformer: Run, make_run: Maker) -> None:
+    make_run("a-000", [{"fid": 20.0}], CLEVR)
+    keep("theirs.pkl", {"fid": 12.5}, b"snapshot")
+    done = ganformer("compare", "results/a-000", "theirs.pkl")
+    rows = rows_of(done)
+    assert rows["duplex"] == ["20.00", "1"]
+    assert rows["theirs"] == ["12.50", "1"]
+    assert rows["duplex (paper)"] == ["9.17", "-"]
+    assert rows["VQGAN (paper)"] == ["32.60", "-"]
+    assert "Hudson & Zitnick 2021" in done.stdout
+    assert "FID of 50000 images" in done.stdout
+    (table,) = json.loads(ganformer("compare", "results/a-000", "theirs.pkl", "--json").stdout)
+    paper = [model for model in table["models"] if "source" in model]
+    assert len(paper) == 7
+    assert all(model["runs"] == [] for model in paper)
+    assert "(paper)" not in ganformer("compare", "results/a-000", "--no-paper").stdout
+    markdown = ganformer("compare", "results/a-000", "--format", "markdown").stdout
+    assert "| duplex | **20.00** | 1 |" in markdown  # the best of what was measured
+    assert "| duplex (paper) | 9.17 | - |" in markdown
+
+
+def test_the_paper_has_no_row_where_no_column_is_its(ganformer: Run, make_run: Maker) -> None:
+    make_run("a-000", [{"swd": 20.0}], CLEVR)
+    make_run("b-000", [{"fid": 20.0}])
+    assert "(paper)" not in ganformer("compare").stdout
+
+
+def test_one_snapshot_at_two_paths_counts_once(ganformer: Run, own_folder: Path) -> None:
+    for name in ("one.pkl", "two.pkl"):
+        keep(name, {"fid": 12.5}, b"the same")
+    keep("other.pkl", {"fid": 14.0}, b"another")
+    done = ganformer("compare", "one.pkl", "two.pkl", "other.pkl", "--no-paper")
+    assert {"one", "other"} <= set(rows_of(done))
+    assert "two" not in rows_of(done)
+    assert "two.pkl is the same as one.pkl" in done.stderr
+
+
+def test_snapshots_of_one_name_are_rows_of_their_own_unless_one_is_given(ganformer: Run, own_folder: Path) -> None:
+    for folder, fid in (("a", 10.0), ("b", 20.0)):
+        Path(folder).mkdir()
+        keep(f"{folder}/net.pkl", {"fid": fid}, folder.encode())
+    names = [name for name in rows_of(ganformer("compare", "a/net.pkl", "b/net.pkl")) if name.startswith("net (")]
+    assert len(names) == 2
+    (row,) = csv.DictReader(
+        io.StringIO(ganformer("compare", "mine=a/net.pkl", "mine=b/net.pkl", "--no-paper", "--format", "csv").stdout)
+    )
+    assert (row["model"], row["fid"], row["runs"]) == ("mine", "15.0", "2")
+
+
+def test_a_snapshot_that_has_changed_has_no_scores(ganformer: Run, own_folder: Path) -> None:
+    path = keep("theirs.pkl", {"fid": 12.5}, b"snapshot")
+    path.write_bytes(b"another")
+    done = ganformer("compare", "theirs.pkl")
+    assert done.exit_code == 1
+    assert "theirs.pkl: has changed since it was scored" in done.stderr
+    keep("theirs.pkl", {"fid": 13.5}, b"another")
+    assert rows_of(ganformer("compare", "theirs.pkl"))["theirs"] == ["13.50", "1"]
+
+
+def test_published_snapshots_are_known_by_name_and_need_not_be_there_any_more(ganformer: Run, own_folder: Path) -> None:
+    from ganformer_cli.original_snapshots.catalogue import snapshot_path
+
+    path = snapshot_path("clevr-snapshot.pkl")
+    path.parent.mkdir(parents=True)
+    keep(str(path), {"fid": 9.5}, b"snapshot")
+    assert rows_of(ganformer("compare", "gdrive:clevr-snapshot.pkl"))["clevr-snapshot"] == ["9.50", "1"]
+    path.unlink()
+    assert rows_of(ganformer("compare", "gdrive:clevr-snapshot.pkl"))["clevr-snapshot"] == ["9.50", "1"]
+    refused = ganformer("compare", "gdrive:clevr.pkl")
+    assert refused.exit_code == 1
+    assert "ganformer info --list" in refused.stderr
+
+
+def test_folders_of_images_are_compared_while_they_stay_what_they_were(ganformer: Run, own_folder: Path) -> None:
+    random = np.random.default_rng(0)
+    for folder in ("images", "reals"):
+        Path(folder).mkdir()
+        for number in range(4):
+            pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(f"{folder}/{number}.bmp")
+    line = ["eval", "--images", "images", "--reals", "reals", "--metrics", "diversity"]
+    assert ganformer(*line).exit_code == 0
+    assert "images" in rows_of(ganformer("compare", "images"))
+    whole = Path("images/0.bmp").read_bytes()
+    os.utime("images/0.bmp", (1, 1))  # touched, but the same
+    os.utime("images/1.bmp")
+    assert "images" in rows_of(ganformer("compare", "images"))
+    Path("images/0.bmp").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # as long as before
+    changed = ganformer("compare", "images")
+    assert changed.exit_code == 1
+    assert "images: has changed since it was scored" in changed.stderr
+    refused = ganformer("eval", "--compare", "images", "images")
+    assert "has changed since it was scored" in refused.stderr
+    assert ganformer(*line).exit_code == 0
+    assert "images" in rows_of(ganformer("compare", "images"))
+    assert ganformer("eval", "--compare", "images", "images").exit_code == 0
+
+
+def test_files_of_scores_and_what_lies_among_the_runs(ganformer: Run, make_run: Maker) -> None:
+    make_run("a-000", [{"fid": 20.0}], CLEVR)
+    keep("results/theirs.pkl", {"fid": 12.5}, b"snapshot")
+    keep("results/gone", {"fid": 13.5}, snapshot_sha256="1" * 64)
+    assert {"duplex", "theirs", "gone"} <= set(rows_of(ganformer("compare")))
+    file = "results/theirs.pkl.metrics.jsonl"
+    assert rows_of(ganformer("compare", file))["theirs"] == ["12.50", "1"]
+
+
+def test_one_snapshot_of_a_run_may_be_meant(ganformer: Run, make_run: Maker) -> None:
+    run = make_run("a-000", [{"fid": 20.0}, {"fid": 10.0}], CLEVR)
+    file = run / "snapshots" / "network-snapshot-000001.safetensors"
+    file.write_bytes(b"")
+    assert rows_of(ganformer("compare", file))["duplex"] == ["20.00", "1"]
+
+
+def test_what_is_nothing_is_named(ganformer: Run, own_folder: Path) -> None:
+    refused = ganformer("compare", "nowhere")
+    assert refused.exit_code == 1
+    assert "nowhere: no run folder, snapshot, images or file of scores" in refused.stderr
+    Path("new.pkl").write_bytes(b"")
+    assert (
+        "new.pkl: no scores yet; score it with ganformer eval --model new.pkl" in ganformer("compare", "new.pkl").stderr
+    )

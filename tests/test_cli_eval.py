@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -72,11 +73,72 @@ def test_another_data_set(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
     assert "has 6 pictures; comparing with so many" in done.stderr
 
 
-def test_a_file_outside_a_run_keeps_nothing(ganformer: Run, tiny_run: Path) -> None:
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def test_scores_of_a_file_outside_a_run_are_kept_beside_it(ganformer: Run, tiny_run: Path) -> None:
     shutil.copy(tiny_run / "snapshots" / "network-snapshot-000001.safetensors", "model.safetensors")
     done = ganformer("eval", "--model", "model.safetensors", "--eval-images-num", "4")
     assert done.exit_code == 0, done.stderr
+    assert "scores kept in model.safetensors.metrics.jsonl" in done.stderr
     assert not list(Path().rglob("metrics.jsonl"))
+    (record,) = read_json_lines("model.safetensors.metrics.jsonl")
+    assert record["provenance"]["snapshot_sha256"] == hashlib.sha256(Path("model.safetensors").read_bytes()).hexdigest()
+    shown = json.loads(ganformer("info", "model.safetensors", "--json").stdout)
+    assert shown["scores"]["swd"]["value"] == record["swd"]
+
+
+def test_scores_are_kept_where_output_says(ganformer: Run, tiny_run: Path, pictures: Path) -> None:
+    line = ["eval", "--metrics", "diversity", "--eval-images-num", "4", "--output", "out/scores.jsonl"]
+    done = ganformer(*line)
+    assert done.exit_code == 0, done.stderr
+    assert f"scores kept in {Path('out/scores.jsonl')}" in done.stderr
+    assert ganformer(*line, "--images", pictures, "--reals", pictures, "--json").exit_code == 0
+    assert [record.get("images") for record in read_json_lines("out/scores.jsonl")] == [None, "fitting"]
+    assert not (tiny_run / "metrics.jsonl").exists()
+    assert not list(Path().glob("*.metrics.jsonl"))
+    for text in ("mine: 1\n", "[1, 2]\n", '{"a": 1}\n'):
+        Path("other.txt").write_text(text, encoding="utf-8")
+        refused = ganformer("eval", "--metrics", "diversity", "--output", "other.txt")
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert "--output other.txt: exists and does not hold scores" in refused.stderr
+        assert Path("other.txt").read_text(encoding="utf-8") == text
+
+
+def test_where_scores_cannot_be_kept_it_is_said(ganformer: Run, tiny_run: Path, pictures: Path) -> None:
+    Path("fitting.metrics.jsonl").mkdir()
+    line = ["eval", "--images", pictures, "--reals", pictures, "--metrics", "diversity"]
+    done = ganformer(*line)
+    assert done.exit_code == 0, done.stderr
+    assert "the scores were not kept: " in done.stderr
+    assert "--output FILE keeps them elsewhere" in done.stderr
+    assert "scores kept in" not in done.stderr
+    Path("file").write_text("", encoding="utf-8")
+    failed = ganformer(*line, "--output", "file/scores.jsonl")
+    assert failed.exit_code == 1
+    assert "diversity" in failed.stdout
+    assert "the scores were not kept" in failed.stderr
+
+
+def test_how_to_get_fid_is_said_where_nobody_has_chosen(ganformer: Run, tiny_run: Path) -> None:
+    done = ganformer("eval", "--eval-images-num", "8", "--json")
+    assert json.loads(done.stdout)["swd"] > 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("for FID")]
+    assert "--metrics fid" in line
+    assert "--fetch" in line
+    assert "for FID" not in ganformer("eval", "--eval-images-num", "8", "--metrics", "diversity").stderr
+
+
+def test_precision_and_recall_are_percents_for_people(
+    ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]
+) -> None:
+    rows = [row.split() for row in ganformer("eval", "--eval-images-num", "20", "--metrics", "pr").stdout.splitlines()]
+    (record,) = read_json_lines(tiny_run / "metrics.jsonl")
+    for name, row in zip(("precision", "recall"), rows[1:3], strict=True):
+        assert 0 <= record[name] <= 1
+        assert row[:3] == [name, f"{100 * record[name]:.2f}", "%"]
+    assert f"precision {100 * record['precision']:.2f} %" in ganformer("info").stdout
 
 
 def test_scores_that_cannot_be_kept_are_still_printed(ganformer: Run, tiny_run: Path) -> None:
@@ -263,7 +325,8 @@ def test_two_folders(ganformer: Run, pictures: Path) -> None:
     assert done.stdout.splitlines()[0] == "fitting against fitting: 6 images of each, seed 0"
     answer = json.loads(ganformer(*line, "--json").stdout)
     assert (answer["swd"], answer["diversity"], answer["images"]) == (0, 1, "fitting")
-    assert not list(Path().rglob("metrics.jsonl"))
+    assert len(read_json_lines("fitting.metrics.jsonl")) == 2
+    assert len(list(pictures.iterdir())) == 6  # the folder stays one of images
 
 
 def test_what_generate_wrote_scores_as_the_model_does(

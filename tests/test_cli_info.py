@@ -196,3 +196,34 @@ def test_wrong_lines(ganformer: Run, tiny_run: Path, line: str, status: int, mes
     assert done.exit_code == status
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
+
+
+# ----- What the authors published -----
+
+
+def test_published_models_are_listed_with_what_the_paper_reports(ganformer: Run, own_folder: Path) -> None:
+    from ganformer_cli.original_snapshots.catalogue import PUBLISHED, snapshot_path
+
+    path = snapshot_path("clevr-snapshot.pkl")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"12345")
+    done = ganformer("info", "--list")
+    assert done.exit_code == 0, done.stderr
+    heads, *rows = done.stdout.splitlines()
+    assert heads.split()[:3] == ["name", "data", "set"]
+    assert heads.endswith("paper's FID")
+    assert [row.split()[0] for row in rows[: len(PUBLISHED)]] == [f"gdrive:{name}" for name in PUBLISHED]
+    fid = {row.split()[0]: row.split()[-1] for row in rows[: len(PUBLISHED)]}
+    assert fid["gdrive:clevr-snapshot.pkl"] == "9.17"
+    assert fid["gdrive:ffhq-snapshot.pkl"] == "7.42"
+    assert fid["gdrive:ffhq-snapshot-1024.pkl"] == "-"  # the paper's table is of 256
+    assert "none of it measured on these files" in done.stdout
+    listed = json.loads(ganformer("info", "--list", "--json").stdout)
+    clevr = listed[0]
+    assert (clevr["dataset"], clevr["image_size"], clevr["bytes"]) == ("clevr", [192, 256], 5)
+    assert clevr["paper"]["fid"] == 9.17
+    assert "arXiv" in clevr["paper"]["source"]
+    assert [each["bytes"] for each in listed[1:]] == [None] * (len(PUBLISHED) - 1)
+    refused = ganformer("info", "--list", "model.pkl")
+    assert refused.exit_code == 2
+    assert "--list shows what the authors published; leave out model.pkl" in refused.stderr

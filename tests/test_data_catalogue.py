@@ -251,3 +251,32 @@ def test_an_entry_that_is_no_text() -> None:
     path.write_bytes(b"title = '\xff'")
     with pytest.raises(DataError, match=r"mine\.toml, line 1: is not UTF-8"):
         read_entry(path)
+
+
+def test_what_the_paper_reports_is_data_with_its_source() -> None:
+    reported = {name: entry.reported for name, entry in load_catalogue().items() if entry.reported}
+    assert set(reported) == {"clevr", "bedrooms", "ffhq", "cityscapes"}
+    models = ["GAN", "kGAN", "SAGAN", "StyleGAN2", "VQGAN", "simplex", "duplex"]
+    for said in reported.values():
+        assert list(said.fid) == models
+        assert "2103.01209" in said.source
+        assert (said.images, said.resolution) == (50_000, 256)
+    assert reported["cityscapes"].fid["VQGAN"] == 173.8
+    assert {name: said.fid["duplex"] for name, said in reported.items()} == {
+        "clevr": 9.17, "bedrooms": 6.51, "ffhq": 7.42, "cityscapes": 5.76,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('source = "x"\nresolution = 256\nimages = 5\n', "reported: fid is missing"),
+        ('source = "x"\nresolution = 256\nimages = 5\n[reported.fid]\na = "low"\n', "reported: fid = "),
+        ('sauce = "x"\n', "reported: sauce is no key of it; did you mean source?"),
+    ],
+)
+def test_reports_that_are_wrong_are_named(own_folder: Path, text: str, message: str) -> None:
+    path = Path("own.toml")
+    path.write_text(f'title = "a"\nlicence = "b"\nratio = 1\n[reported]\n{text}', encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_entry(path)

@@ -12,6 +12,7 @@ import click
 
 from ganformer_cli.cli.eval_networks import fetch_networks, fetching
 from ganformer_cli.cli.eval_report import compare_records, curve_text, draw_curve, score_text
+from ganformer_cli.cli.kept_scores import SUFFIX, about_images, check_output, file_beside, keep, scores_file
 from ganformer_cli.cli.label_choice import class_number, class_option
 from ganformer_cli.cli.model_choice import (
     batch_size_option,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 #: What --fetch alone fetches: the network of the score that is quoted most.
 FETCHED = ("fid",)
+#: What is said where nobody has chosen the scores.
+HINT = "for FID: --metrics fid, with a network of 91 MiB that is downloaded once (--fetch: only download it)"
 
 
 class Metrics(click.ParamType):
@@ -160,6 +163,14 @@ class Metrics(click.ParamType):
     help="How pictures get the networks' size: as TensorFlow 1 did it, or without aliasing (Parmar et al. 2022). The "
     "two do not compare. Left out: as for each network's published scores.",
 )
+@option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    group="Output",
+    help="Add the scores to this file, a JSON object a line, which ganformer compare reads.  [default: the run's "
+    "metrics.jsonl; of another snapshot or of images a file beside it, NAME.metrics.jsonl]",
+)
 @json_option
 @gpus_option
 @processes_option("Score")
@@ -183,7 +194,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     the floor, the distance between two sets of real pictures, is as low as it gets. diversity is the mean distance
     between two generated pictures over that between two real ones: 1 is right, 0 is one and the same picture. The other
     metrics look at features of trained networks, whose weights are downloaded once. Scores of different numbers of
-    pictures do not compare. A run keeps its scores in metrics.jsonl.
+    pictures do not compare. A run keeps its scores in metrics.jsonl; those of another snapshot or of images are kept
+    beside it, or where --output says. ganformer compare tabulates them.
 
     \b
       ganformer eval                                    the run that saved last
@@ -204,6 +216,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         fetch(options["metrics"] if "metrics" in given_options(ctx) else FETCHED, offline=options["offline"])
         return
     refuse_contradictions(given_options(ctx))
+    if options["output"] is not None:
+        check_output(options["output"])
 
     from ganformer_cli.cli.train import check_count, end
     from ganformer_cli.training import distributed
@@ -269,8 +283,11 @@ class Evaluation:
             files = snapshots(find_model(*chosen, offline=self.options["offline"]), every=self.options["every"])
         self.open_networks()
         if images is not None and reals is not None:
-            record = self.score(images, reals)
-            self.tell(score_text({"title": images.name, **record}), {"images": str(self.options["images"]), **record})
+            path: Path = self.options["images"]
+            record = {"images": images.name, **self.score(images, reals)}
+            record["provenance"] |= self.group.told(lambda: about_images(path))
+            kept = self.remember(file_beside(path), record)
+            self.tell(score_text({"title": images.name, **record}), {**record, "images": str(path)}, kept)
             return "; ".join(self.left_out)
         records = []
         for file in files:
@@ -280,22 +297,43 @@ class Evaluation:
             scores["provenance"]["snapshot_sha256"] = sha256_of(file)
             record = {"snapshot": file.name, "kimg": header.get("kimg"), **scores}
             records.append(record)
-            if self.group.leads:
-                remember(file, record)
+            kept = self.remember(scores_file(file), record)
         if not self.options["every"]:
-            self.tell(score_text({"title": files[0].name, **records[0]}), {"model": str(files[0]), **records[0]})
+            self.tell(score_text({"title": files[0].name, **records[0]}), {"model": str(files[0]), **records[0]}, kept)
         elif self.group.leads:
             curve = draw_curve(files[0].parent.parent, records)
-            self.tell(curve_text(records, curve), [{"model": str(f), **r} for f, r in zip(files, records, strict=True)])
+            values = [{"model": str(f), **r} for f, r in zip(files, records, strict=True)]
+            self.tell(curve_text(records, curve), values, kept)
         return "; ".join(self.left_out)
 
-    def tell(self, text: str, value: Any) -> None:
-        """The answer, on stdout, once."""
-        if self.group.leads:
-            if self.options["as_json"]:
-                echo_json(value)
-            else:
-                echo(text, nl=False, lines=True)
+    def remember(self, file: Path, record: Mapping[str, Any]) -> Path | None:
+        """Keep scores in ``file``, or where --output says; where they are now, or None."""
+        file = self.options["output"] or file
+        if not self.group.leads:
+            return None
+        try:
+            keep(file, record)
+        except OutputError as error:
+            # The scores are on the screen: a folder that cannot be written to, someone else's perhaps, is no failure.
+            elsewhere = "" if self.options["output"] else "; --output FILE keeps them elsewhere"
+            self.notice(f"the scores were not kept: {error}{elsewhere}")
+            if self.options["output"]:
+                self.left_out[f"the scores were not kept: {error}"] = None
+            return None
+        return file
+
+    def tell(self, text: str, value: Any, kept: Path | None) -> None:
+        """The answer, on stdout, once; on stderr where it is ``kept``, if not in the run, and what else there is."""
+        if not self.group.leads:
+            return
+        if self.options["as_json"]:
+            echo_json(value)
+        else:
+            echo(text, nl=False, lines=True)
+        if kept is not None and (self.options["output"] or kept.name.endswith(SUFFIX)):
+            echo(f"scores kept in {kept}", err=True)
+        if "metrics" not in self.given:
+            echo(HINT, err=True)
 
     def notice(self, text: str) -> None:
         """A warning, once."""
@@ -440,17 +478,3 @@ def stages(*, silent: bool) -> Iterator[Callable[[str, int, int], None]]:
             progress.update(done)
 
         yield report
-
-
-def remember(file: Path, record: Mapping[str, Any]) -> None:
-    """One more line in the run's ``metrics.jsonl``, if the model lies in a run."""
-    from ganformer_cli.training.run_folder import METRICS_FILE, append_record
-
-    run = run_of(file)
-    if run is None:
-        return
-    try:
-        append_record(run / METRICS_FILE, dict(record))
-    except OutputError as error:
-        # The scores are on the screen: a run that cannot be written to, someone else's perhaps, is no failure.
-        warn(f"the scores were not kept: {error}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ganformer_cli.cli.kept_scores import file_beside, read_kept
 from ganformer_cli.cli.options import warn
 from ganformer_cli.cli.output import Rendered, cell
 from ganformer_cli.errors import DataError, OutputError
@@ -37,11 +38,11 @@ def score_text(record: Mapping[str, Any]) -> str:
         elif name == "diversity":
             note = "1 is as varied as the data, 0 is one picture"
         if f"{name}_std" in record:
-            note += f"; ± {record[f'{name}_std']:.{score.digits}f}"
+            note += f"; ± {score.text(record[f'{name}_std'])}"
         own = provenance["metrics"].get(score.metric, {})
         if own.get("resize") == "clean":
             note += "; clean resize"
-        rows.append((name, f"{record[name]:.{score.digits}f}", note))
+        rows.append((name, score.text(record[name]), note))
         if name == "swd":
             rows += [(f"  {size}", f"{value:.2f}", "") for size, value in record["swd_levels"].items()]
     reals, fakes = provenance["num_reals"], provenance["num_fakes"]
@@ -107,13 +108,13 @@ def curve_text(records: Sequence[Mapping[str, Any]], curve: Path | None) -> str:
     rows = [
         (
             "?" if record["kimg"] is None else f"{record['kimg']:g}",
-            *(f"{record[name]:.{SCORES[name].digits}f}" if name in record else "-" for name in names),
+            *(SCORES[name].number(record[name]) if name in record else "-" for name in names),
         )
         for record in records
     ]
     provenance = records[0]["provenance"]
     title = f"{len(records)} snapshots against {provenance['dataset']}: {provenance['num_fakes']} images"
-    heads = ("kimg", *names)
+    heads = ("kimg", *(f"{name} %" if SCORES[name].percent else name for name in names))
     widths = [max(len(str(cell)) for cell in column) + 2 for column in zip(heads, *rows, strict=True)]
     plain = [] if sys.stdout.isatty() else [heads]
     text = table(heads, [*plain, *rows], title, widths=widths)
@@ -130,9 +131,9 @@ def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
     for name, score in SCORES.items():
         known = [record for record in records if name in record and record["kimg"] is not None]
         if len(known) > 1:
-            places, values = [record["kimg"] for record in known], [record[name] for record in known]
+            places, values = [record["kimg"] for record in known], [score.shown(record[name]) for record in known]
             floor = known[-1].get("swd_floor") if name == "swd" else None
-            panels.append(Curve(score.title, places, values, floor))
+            panels.append(Curve(score.heading, places, values, floor))
     if not panels:
         return None
     try:
@@ -164,8 +165,8 @@ def compare_records(one: Path, other: Path, *, as_json: bool) -> tuple[str, list
     for name in shared:
         for difference in differences(sides[0][name], sides[1][name]):
             warnings.setdefault(difference, []).append(name)
-        a, b, digits = sides[0][name].value, sides[1][name].value, SCORES[name].digits
-        rows.append((name, f"{a:.{digits}f}", f"{b:.{digits}f}", f"{b - a:+.{digits}f}"))
+        a, b, score = sides[0][name].value, sides[1][name].value, SCORES[name]
+        rows.append((name, score.text(a), score.text(b), score.text(b - a, "+")))
     told = [f"{', '.join(names)}: not comparable, another {text}" for text, names in warnings.items()]
     if as_json:
         value = {
@@ -191,6 +192,12 @@ def scores_at(path: Path) -> dict[str, Scored]:
     from ganformer_cli.metrics.records import newest_scores, read_records, scored_snapshots
     from ganformer_cli.training.run_folder import METRICS_FILE
 
+    beside = file_beside(path)
+    if beside.is_file() and run_of(path) is None:
+        kept = read_kept(path)
+        if found := newest_scores(kept.records):
+            return found
+        raise DataError(f"--compare {'; '.join(kept.notes) or f'{path}: no scores in {beside}'}; score it again")
     run = path if path.is_dir() else run_of(path) if path.suffix == ".safetensors" else None
     file = path if run is None else run / METRICS_FILE
     if not file.is_file():

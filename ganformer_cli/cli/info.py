@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ganformer_cli.cli.info_published import list_published
+from ganformer_cli.cli.kept_scores import scores_file
 from ganformer_cli.cli.model_choice import find_model, load_networks, model_options, run_of
-from ganformer_cli.cli.options import GroupedCommand, json_option
+from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option
 from ganformer_cli.cli.output import cell, echo, echo_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
@@ -41,9 +43,21 @@ class ModelFile(NamedTuple):
 @click.command("info", cls=GroupedCommand)
 @click.argument("chosen", metavar="[RUN|FILE|PICTURE]", required=False)
 @model_options
+@option(
+    "--list", "show_list", is_flag=True, group="Model", help="Show the models that the authors published, and exit."
+)
 @json_option
+@click.pass_context
 def command(
-    chosen: str | None, model: str | None, expname: str | None, result_dir: Path, as_json: bool, offline: bool
+    ctx: click.Context,
+    /,
+    chosen: str | None,
+    model: str | None,
+    expname: str | None,
+    result_dir: Path,
+    show_list: bool,
+    as_json: bool,
+    offline: bool,
 ) -> None:
     """Show what a model is and where it comes from: networks, data set, training, scores, checksum.
 
@@ -55,7 +69,14 @@ def command(
       ganformer info results/faces-002
       ganformer info --json results/faces-002/snapshots/network-snapshot-005000.safetensors
       ganformer info images/seed0007.png
+      ganformer info --list                             the models that the authors published
     """
+    if show_list:
+        if others := sorted(set(given_options(ctx)) - {"show_list", "as_json", "offline"}):
+            said = {"chosen": str(chosen)}.get(others[0], f"--{others[0].replace('_', '-')}")
+            raise click.UsageError(f"--list shows what the authors published; leave out {said}")
+        list_published(as_json=as_json)
+        return
     if chosen is not None and model is not None:
         raise click.UsageError(f"{chosen} and --model {model} each name a model; give one of them")
     if chosen is not None and Path(chosen).suffix.lower() in PICTURES:
@@ -195,18 +216,17 @@ def _parameters(config: ModelConfig, networks: tuple[str, ...]) -> dict[str, int
 
 
 def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
-    """The newest score of each kind that the run of a snapshot has kept for it: its value, and of what."""
+    """The newest score of each kind that is kept of a snapshot, in its run or beside it: its value, and of what."""
     from ganformer_cli.metrics.records import is_number, read_records, scores_in
-    from ganformer_cli.training.run_folder import METRICS_FILE
 
-    run = run_of(file)
-    if run is None or not (run / METRICS_FILE).is_file():
+    kept, of_run = scores_file(file), run_of(file) is not None
+    if not kept.is_file():
         return {}
     scores: dict[str, dict[str, Any]] = {}
-    for record in read_records(run / METRICS_FILE):
+    for record in read_records(kept):
         said = record.get("provenance")
         provenance = said if isinstance(said, Mapping) else {}
-        if record.get("snapshot") != file.name or provenance.get("snapshot_sha256", digest) != digest:
+        if (of_run and record.get("snapshot") != file.name) or provenance.get("snapshot_sha256", digest) != digest:
             continue  # of another file, which may have had this name
         for name, score in scores_in(record).items():
             conditions = {
@@ -276,10 +296,14 @@ def _source(source: Any) -> str:
 
 def _score_lines(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line for the scores that were taken in the same way."""
+    from ganformer_cli.metrics.registry import SCORES
+
     lines: dict[str, list[str]] = {}
     for name, score in scores.items():
         how = ", ".join(text.format(_said(score[key])) for key, text in _CONDITIONS.items() if score[key] is not None)
-        lines.setdefault(how, []).append(f"{name} {score['value']:.4g}")
+        in_percent = name in SCORES and SCORES[name].percent
+        value = SCORES[name].text(score["value"]) if in_percent else f"{score['value']:.4g}"
+        lines.setdefault(how, []).append(f"{name} {value}")
     return [", ".join(values) + f" ({how})" * bool(how) for how, values in lines.items()]
 
 

@@ -88,6 +88,16 @@ class DownloadSource:
 
 
 @dataclass(frozen=True)
+class Reported:
+    """Scores of models of a data set that a publication reports."""
+
+    source: str  # the publication, one line
+    resolution: int  # longer side of the images that were compared
+    images: int  # how many were generated
+    fid: dict[str, float]  # Fréchet Inception distance, by the model's name
+
+
+@dataclass(frozen=True)
 class CatalogueEntry:
     """What ``datasets/NAME.toml`` says."""
 
@@ -100,6 +110,7 @@ class CatalogueEntry:
     homepage: str | None = None
     source: tuple[DownloadSource, ...] = ()  # tried in order
     preset: dict[str, Any] = field(default_factory=dict)  # options of ``ganformer train``, with underscores
+    reported: Reported | None = None
 
 
 @cache
@@ -145,6 +156,9 @@ def read_entry(path: Path) -> CatalogueEntry:
             _check_source(source, f"source {number}: " if len(sources) > 1 else "source: ")
         values["source"] = tuple(DownloadSource(**source) for source in sources)
         values["ratio"] = float(values["ratio"])
+        if "reported" in values:
+            _check(values["reported"], _REPORTED, "reported: ", needed=tuple(_REPORTED))
+            values["reported"] = Reported(**values["reported"])
         entry = CatalogueEntry(name=names.check_name("its file's name", path.stem), **values)
         _check_preset(entry)
     except (ValueError, ConfigError) as error:
@@ -190,6 +204,16 @@ _ENTRY: _Rules = {
     "images": (_whole(10**10), "a whole number of pictures, at most 10^10"),
     "source": (lambda value: isinstance(value, list), "written as [[source]]"),
     "preset": (lambda value: isinstance(value, dict), "written as [preset]"),
+    "reported": (lambda value: isinstance(value, dict), "written as [reported]"),
+}
+_REPORTED: _Rules = {
+    "source": (_line, "a line of text that names the publication"),
+    "resolution": (_whole(1 << 16), f"a whole number of pixels, at most {1 << 16}"),
+    "images": (_whole(10**10), "a whole number of images, at most 10^10"),
+    "fid": (
+        lambda value: isinstance(value, dict) and all(map(_number(1e6), value.values())),
+        "a number above 0 for each model, written as [reported.fid]",
+    ),
 }
 _SOURCE: _Rules = {
     "form": (lambda value: isinstance(value, str) and value in FORMS, f"one of {', '.join(FORMS)}"),

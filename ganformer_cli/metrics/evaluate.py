@@ -258,8 +258,8 @@ def _score(metric: Metric, plan: Plan, reals: Found, fakes: Found, seed: int, de
         mean, deviation = inception_score.inception_score(rows, seed=seed)
         return {"is": mean, "is_std": deviation}
     if name == "kid":
-        mean, deviation = kernel_distance.kernel_distance(reals.rows[features], rows, seed=seed)
-        return {"kid": mean} if deviation is None else {"kid": mean, "kid_std": deviation}
+        kid, spread = kernel_distance.kernel_distance(reals.rows[features], rows, seed=seed)
+        return {"kid": kid} if spread is None else {"kid": kid, "kid_std": spread}
     both = min(plan.reals, plan.fakes)
     sets = reals.rows[features][:both], rows[:both]
     if name == "pr":

@@ -115,7 +115,7 @@ def _variances(x: Doubles, y: Doubles) -> _Variances:
         max(0.0, float((own - across).var(ddof=1)) - square / (len(own) - 2) - xy / others)
         for own, across, square, others in zip(sums, (of_x, of_y), squares, (m, n), strict=True)
     ]
-    return _Variances(*linear, *squares, xy)
+    return _Variances(x=linear[0], y=linear[1], xx=squares[0], yy=squares[1], xy=xy)
 
 
 def _within(rows: Doubles) -> tuple[Doubles, float]:

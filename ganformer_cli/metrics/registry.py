@@ -38,7 +38,25 @@ class Score:
     metric: str
     title: str
     better: Better
-    digits: int = 2  # behind the point
+    digits: int = 2  # behind the point, where people read it
+    percent: bool = False  # a share, which people read in percent; records and JSON hold the fraction
+
+    @property
+    def heading(self) -> str:
+        """The title of a column of ``number``s."""
+        return f"{self.title} %" if self.percent else self.title
+
+    def shown(self, value: float) -> float:
+        """``value`` as people read it."""
+        return 100 * value if self.percent else value
+
+    def number(self, value: float, sign: str = "") -> str:
+        """``value`` as people read it, with its digits and without a unit; ``sign`` is ``+`` for differences."""
+        return f"{self.shown(value):{sign}.{self.digits}f}"
+
+    def text(self, value: float, sign: str = "") -> str:
+        """``number`` with its unit."""
+        return f"{self.number(value, sign)} %" if self.percent else self.number(value, sign)
 
 
 METRICS = {
@@ -65,8 +83,8 @@ SCORES = {
         Score("fid", "fid", "FID", "lower"),
         Score("kid", "kid", "KID", "lower", 5),
         Score("is", "is", "IS", "higher"),
-        Score("precision", "pr", "precision", "higher", 3),
-        Score("recall", "pr", "recall", "higher", 3),
+        Score("precision", "pr", "precision", "higher", percent=True),
+        Score("recall", "pr", "recall", "higher", percent=True),
         Score("density", "dc", "density", "higher", 3),
         Score("coverage", "dc", "coverage", "higher", 3),
         Score("fd_dinov2", "fd_dinov2", "FD-DINOv2", "lower"),

@@ -11,6 +11,7 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from ganformer_cli.metrics.records import Scored, differences, newest_scores, scored_snapshots
@@ -51,6 +52,7 @@ class Row:
     model: str
     runs: tuple[Run, ...]
     cells: Mapping[str, Cell]  # by the score's name; without those that no run has
+    source: str | None = None  # of values that somebody else has reported; such a row has no runs
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,12 @@ class Table:
     rows: tuple[Row, ...]
 
     def best(self, score: str) -> float | None:
-        """The best mean of a score."""
+        """The best mean of a score among those that were measured."""
         found: float | None = None
         for row in self.rows:
-            if score in row.cells and (found is None or is_better(score, row.cells[score].mean, found)):
+            if score not in row.cells or row.source is not None:
+                continue
+            if found is None or is_better(score, row.cells[score].mean, found):
                 found = row.cells[score].mean
         return found
 
@@ -96,13 +100,19 @@ def scores_of_run(
     return kimg, scores
 
 
-def tabulate(runs: Sequence[Run], scores: Sequence[str] | None, order: Sequence[str] = ()) -> list[Table]:
+def tabulate(
+    runs: Sequence[Run],
+    scores: Sequence[str] | None,
+    order: Sequence[str] = (),
+    reported: Mapping[str, Sequence[Row]] = MappingProxyType({}),
+) -> list[Table]:
     """A table for each data set.
 
     Args:
         runs: what is tabulated.
         scores: the columns; None: every score that there is.
         order: models that come first.
+        reported: rows of values that were reported elsewhere, by data set; they come last, where a column has any.
     """
     tables = []
     for dataset in dict.fromkeys(run.dataset for run in runs):
@@ -115,6 +125,7 @@ def tabulate(runs: Sequence[Run], scores: Sequence[str] | None, order: Sequence[
         for name in names:
             own = tuple(run for run in here if run.model == name)
             rows.append(Row(name, own, {score: _cell(score, own) for score in columns if _values(score, own)}))
+        rows += [row for row in reported.get(dataset, ()) if any(score in columns for score in row.cells)]
         tables.append(Table(dataset, columns, tuple(rows)))
     return tables
 
@@ -151,19 +162,24 @@ def warnings(tables: Sequence[Table]) -> list[str]:
 
 def as_rows(table: Table, *, mark: str = "") -> tuple[list[str], list[list[str]]]:
     """Headings and cells; the best mean of each column stands between two ``mark``."""
-    heads = ["model", *(f"{SCORES[name].title} {_ARROWS[SCORES[name].better]}" for name in table.scores), "runs"]
+    heads = ["model", *(f"{SCORES[name].heading} {_ARROWS[SCORES[name].better]}" for name in table.scores), "runs"]
     rows = []
     for row in table.rows:
         cells = [row.model]
         for name in table.scores:
-            cell, digits = row.cells.get(name), SCORES[name].digits
-            text = "-" if cell is None else f"{cell.mean:.{digits}f}"
+            cell, score = row.cells.get(name), SCORES[name]
+            text = "-" if cell is None else score.number(cell.mean)
             if cell is not None and cell.deviation is not None:
-                text += f" ± {cell.deviation:.{digits}f}"
-            is_best = cell is not None and cell.mean == table.best(name)
+                text += f" ± {score.number(cell.deviation)}"
+            is_best = cell is not None and row.source is None and cell.mean == table.best(name)
             cells.append(f"{mark}{text}{mark}" if is_best else text)
-        rows.append([*cells, str(len(row.runs))])
+        rows.append([*cells, str(len(row.runs)) if row.source is None else "-"])
     return heads, rows
+
+
+def sources_of(table: Table) -> list[str]:
+    """Where the values come from that were not measured here, each once."""
+    return list(dict.fromkeys(row.source for row in table.rows if row.source is not None))
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
@@ -173,6 +189,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
         heads, rows = as_rows(table, mark="**")
         lines += [f"### {printable(table.dataset)}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         lines += ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+        lines += [line for source in sources_of(table) for line in ("", f"Reported, not measured: {source}")]
         lines.append("")
     return "\n".join(lines).rstrip("\n")
 
@@ -199,6 +216,7 @@ def as_json(tables: Sequence[Table]) -> str:
             "models": [
                 {
                     "model": row.model,
+                    **({} if row.source is None else {"source": row.source}),
                     "runs": [
                         {"run": run.path, "kimg": run.kimg, **{name: run.scores[name].value for name in run.scores}}
                         for run in row.runs

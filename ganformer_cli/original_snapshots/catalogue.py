@@ -22,15 +22,20 @@ class Published(NamedTuple):
     file_id: str
     #: height / width of its data, which its pictures are cropped to.
     ratio: float
+    dataset: str  # as the catalogue of data sets calls it
+    resolution: int  # longer side of its images
+    form: str = "PyTorch"  # which of the authors' two programs wrote it
 
 
 PUBLISHED = {
-    "clevr-snapshot.pkl": Published("1sYtuNEi0HGBH1F8GW2JlF4mCRGGrtZa9", 0.75),
-    "cityscapes-snapshot.pkl": Published("1iL8S26IYCNAQmUS-6GYCVheKFtCE4ktQ", 0.5),
-    "ffhq-snapshot.pkl": Published("1-b0vwevUQs6LI_EybdO8XJ5uYSx63vEa", 1.0),
-    "bedrooms-snapshot.pkl": Published("1lrB4t3hOOpn8YiwHEduIZYzndHrsKX8z", 188 / 256),
-    "ffhq-snapshot-1024.pkl": Published("1OcsibUthk2y8y0slf2lQnrYBAtmdJYCQ", 1.0),
-    "cityscapes-snapshot-2048.pkl": Published("1lJlbIuxF89-owG7vQSBYXc8y2RqqP_bP", 0.5),
+    "clevr-snapshot.pkl": Published("1sYtuNEi0HGBH1F8GW2JlF4mCRGGrtZa9", 0.75, "clevr", 256),
+    "cityscapes-snapshot.pkl": Published("1iL8S26IYCNAQmUS-6GYCVheKFtCE4ktQ", 0.5, "cityscapes", 256),
+    "ffhq-snapshot.pkl": Published("1-b0vwevUQs6LI_EybdO8XJ5uYSx63vEa", 1.0, "ffhq", 256),
+    "bedrooms-snapshot.pkl": Published("1lrB4t3hOOpn8YiwHEduIZYzndHrsKX8z", 188 / 256, "bedrooms", 256),
+    "ffhq-snapshot-1024.pkl": Published("1OcsibUthk2y8y0slf2lQnrYBAtmdJYCQ", 1.0, "ffhq", 1024),
+    "cityscapes-snapshot-2048.pkl": Published(
+        "1lJlbIuxF89-owG7vQSBYXc8y2RqqP_bP", 0.5, "cityscapes", 2048, "TensorFlow"
+    ),
 }
 
 
@@ -68,7 +73,9 @@ def fetch_snapshot(
     if name not in PUBLISHED:
         near = difflib.get_close_matches(name, PUBLISHED, n=1)
         meant = f"did you mean {PREFIX}{near[0]}? " if near else ""
-        raise SnapshotError(f"--model {PREFIX}{name}: not published; {meant}There are {', '.join(PUBLISHED)}")
+        raise SnapshotError(
+            f"--model {PREFIX}{name}: not published; {meant}There are {', '.join(PUBLISHED)} (ganformer info --list)"
+        )
     return fetch_drive(
         PUBLISHED[name].file_id,
         snapshot_path(name),

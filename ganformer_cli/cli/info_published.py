@@ -1,0 +1,78 @@
+"""``ganformer info --list``: the snapshots that the authors published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ganformer_cli.cli.kept_scores import read_kept
+from ganformer_cli.cli.model_choice import GDRIVE
+from ganformer_cli.cli.output import cell, echo, echo_json
+
+#: The model of the paper's table that the published snapshots are.
+PAPERS_MODEL = "duplex"
+_COLUMNS = ("name", "data set", "size", "written by", "file", "paper's FID")
+
+
+def list_published(*, as_json: bool) -> None:
+    """Print what is known of each, whether it is here, and what the paper reports of such a model."""
+    found = [describe(name) for name in _names()]
+    if as_json:
+        echo_json(found)
+        return
+    rows = [_COLUMNS, *map(_row, found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip(), lines=True)
+    source = next(each["paper"]["source"] for each in found if each["paper"])
+    echo(f"paper's FID: as reported for such models, none of it measured on these files ({source})")
+    echo("ganformer generate --model NAME and eval --model NAME download what is not here")
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What is known of a published snapshot, as JSON values; None where it is not known."""
+    from ganformer_cli.config import image_size
+    from ganformer_cli.data.catalogue import load_catalogue
+    from ganformer_cli.downloads import drive_address
+    from ganformer_cli.original_snapshots.catalogue import PUBLISHED, snapshot_path
+
+    known, path = PUBLISHED[name], snapshot_path(name)
+    height, width = image_size(known.resolution, known.ratio)
+    reported = load_catalogue()[known.dataset].reported
+    paper = None
+    # The paper's table is of models of one resolution only.
+    if reported is not None and reported.resolution == known.resolution and PAPERS_MODEL in reported.fid:
+        paper = {
+            "fid": reported.fid[PAPERS_MODEL],
+            "model": PAPERS_MODEL,
+            "images": reported.images,
+            "resolution": reported.resolution,
+            "source": reported.source,
+        }
+    here = path.is_file()
+    return {
+        "name": f"{GDRIVE}{name}",
+        "dataset": known.dataset,
+        "resolution": known.resolution,
+        "image_size": [height, width],
+        "format": known.form,
+        "url": drive_address(known.file_id),
+        "path": str(path) if here else None,
+        "bytes": path.stat().st_size if here else None,
+        "paper": paper,
+        "scores": [
+            {name: record[name] for name in record if name != "swd_levels"} for record in read_kept(path).records
+        ],
+    }
+
+
+def _names() -> list[str]:
+    from ganformer_cli.original_snapshots.catalogue import PUBLISHED
+
+    return list(PUBLISHED)
+
+
+def _row(found: dict[str, Any]) -> tuple[str, ...]:
+    height, width = found["image_size"]
+    here = "not downloaded" if found["bytes"] is None else f"{found['bytes'] / 1e6:,.1f} MB, here"
+    fid = f"{found['paper']['fid']:.2f}" if found["paper"] else "-"
+    return tuple(map(cell, (found["name"], found["dataset"], f"{width}x{height}", found["format"], here, fid)))
