@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ganformer_cli.data.budgets import LARGEST_SHARD_DIRECTORY, open_zip, read_labels_entry
 from ganformer_cli.data.manifest import LABELS, MANIFEST, picture_name
 from ganformer_cli.data.sources.label_values import is_number
 from ganformer_cli.data.sources.labels import NamedLabels, json_labels
 from ganformer_cli.data.stores import Store
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import MAX_LABELS_MEMORY, check_regular, parse_json
+from ganformer_cli.files import MAX_LABELS_MEMORY, parse_json
 from ganformer_cli.text import printable
 
 _AGAIN = "prepare it again"
@@ -72,11 +73,10 @@ def shard_labels(
     where = f"{file}: {LABELS}"
     try:
         if archive is None:
-            check_regular(file)
-            with zipfile.ZipFile(file) as opened:
-                data = opened.read(LABELS)
+            with open_zip(file, LARGEST_SHARD_DIRECTORY) as opened:
+                data = read_labels_entry(opened, opened.getinfo(LABELS))
         else:
-            data = archive.read(LABELS)
+            data = read_labels_entry(archive, archive.getinfo(LABELS))
     except _BROKEN as error:
         raise DataError(f"{where} cannot be read ({printable(error)}); {_AGAIN}") from error
     content = parse_json(data, where, remedy=_AGAIN, max_memory=MAX_LABELS_MEMORY, finite=False)

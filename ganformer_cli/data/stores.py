@@ -21,6 +21,14 @@ from typing import IO, Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from ganformer_cli.data.budgets import (
+    LARGEST_FILE,
+    LARGEST_SHARD_DIRECTORY,
+    is_bomb,
+    open_zip,
+    read_labels_entry,
+    unpacks_to,
+)
 from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection, describe, start_of
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.manifest import LABELS, MANIFEST, picture_name
@@ -34,11 +42,10 @@ from ganformer_cli.data.pictures import (
 )
 from ganformer_cli.data.shards import read_directory
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import check_regular, open_regular, read_regular, why_no_file
+from ganformer_cli.files import open_regular, read_regular, why_no_file
 
 Bytes = npt.NDArray[np.uint8]
 
-_LARGEST_FILE = 1 << 30  # bytes of one picture's file; more is a mistake or an attack
 _LOCAL_HEADER = 30  # bytes of it before a zip entry's name
 _LOOKED_AT = 64  # pictures whose size is looked at when a set without a manifest is opened
 
@@ -244,8 +251,7 @@ class ZipStore(Store):
         """The zip, opened by this very process: a file position must not be shared with another."""
         with self._lock:
             if self._zip is None or self._process != os.getpid():
-                check_regular(self.path)
-                self._zip = zipfile.ZipFile(self.path)
+                self._zip = open_zip(self.path, LARGEST_SHARD_DIRECTORY)
                 self._process = os.getpid()
             return self._zip
 
@@ -258,10 +264,12 @@ class ZipStore(Store):
     def read(self, index: int) -> bytes:
         info = self._infos[index]
         _check_size(info.file_size)
+        if is_bomb(info.file_size, info.compress_size):
+            raise ValueError(unpacks_to(info.file_size, info.compress_size))
         return self._archive().read(info)
 
     def labels_file(self) -> bytes | None:
-        return None if self._labels is None else self._archive().read(self._labels)
+        return None if self._labels is None else read_labels_entry(self._archive(), self._labels)
 
     def size(self) -> int:
         return self.path.stat().st_size
@@ -416,7 +424,7 @@ def _open_zip(path: Path) -> ZipStore:
 
 
 def _check_size(size: int) -> None:
-    if size > _LARGEST_FILE:
+    if size > LARGEST_FILE:
         raise ValueError(f"a file of {size >> 20} MiB")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from ganformer_cli.data.budgets import LARGEST_FILE, LARGEST_LABELS, open_zip
 from ganformer_cli.data.sources.base import (
     BROKEN,
     DAMAGED,
-    LARGEST_FILE,
     Item,
     Labelled,
     Labels,
@@ -28,11 +28,12 @@ from ganformer_cli.data.sources.base import (
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import array_labels, choose_labels
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import check_regular, open_regular
+from ganformer_cli.files import open_regular
 
 CHANNELS = (1, 3, 4)
 PICTURE_NAMES = ("images", "data", "x")  # what an array of pictures is called where there are several
 LABEL_NAMES = ("labels", "y", "label")
+_LONGEST_HEADER = 1 << 16  # bytes; those of pictures have a hundred
 _WANTED = (
     "uint8, uint16, or floating point from 0 to 1, of shape [N, H, W, C], [N, C, H, W] or [N, H, W] with C in 1, 3, 4"
 )
@@ -110,10 +111,16 @@ def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
         ValueError: it is not numpy's format.
     """
     version = np.lib.format.read_magic(stream)
+    wide = 4 if version == (2, 0) else 2
+    length = stream.read(wide)
+    size = int.from_bytes(length, "little")
+    if size > _LONGEST_HEADER:  # numpy would read all of it before it looks
+        raise ValueError(f"a header of {size} bytes")
+    header = io.BytesIO(length + stream.read(size))
     if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
+        return np.lib.format.read_array_header_1_0(header)
     if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(stream)
+        return np.lib.format.read_array_header_2_0(header)
     raise ValueError(f"version {version} of numpy's format")
 
 
@@ -197,8 +204,7 @@ class NpzSource(Arrayed, Streamed):
             DataError: it holds no array of pictures, or the labels cannot be used.
         """
         self.path = path
-        check_regular(path)
-        self._zip = zipfile.ZipFile(path)
+        self._zip = open_zip(path)
         try:
             self._arrays = {name.removesuffix(".npy"): name for name in self._zip.namelist() if name.endswith(".npy")}
             self._name, self._layout = self._choose()
@@ -216,6 +222,10 @@ class NpzSource(Arrayed, Streamed):
             try:
                 with self._zip.open(self._arrays[name]) as stream:
                     layout, rows_apart = read_header(stream, where)
+                claimed = layout.count * layout.row_bytes
+                if claimed > self._zip.getinfo(self._arrays[name]).file_size:
+                    why = f"{where} is cut short: it claims {claimed} bytes; get it again"
+                    continue
                 if not rows_apart:
                     return name, layout
                 why = f"{where} lies in Fortran's order; save numpy.ascontiguousarray of it"
@@ -232,6 +242,11 @@ class NpzSource(Arrayed, Streamed):
         member = self._arrays[name]
 
         def read() -> npt.NDArray[Any]:
+            with self._zip.open(member) as stream:
+                shape, _, dtype = npy_header(stream)
+            size = math.prod(shape) * dtype.itemsize
+            if size > min(LARGEST_LABELS, self._zip.getinfo(member).file_size):
+                raise ValueError(f"an array of {size} bytes")
             with self._zip.open(member) as stream:
                 values: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
                 return values

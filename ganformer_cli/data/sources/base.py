@@ -26,12 +26,6 @@ Label = int | tuple[float, ...]
 
 FORMS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")  # what --format names
 DATASET_JSON = "dataset.json"
-LARGEST_FILE = 1 << 30  # bytes of one picture's file; more is a mistake or an attack
-# One picture's file that unpacks to so many bytes and so many times its size is made to fill memory: such files hardly
-# shrink at all, and pixels as they are, ten times.
-BOMB_BYTES, BOMB_TIMES = 64 << 20, 200
-# A whole archive may hold little else than blank pixels, which shrink a hundred times (dSprites does).
-ARCHIVE_BOMB_BYTES, ARCHIVE_BOMB_TIMES = 4 << 30, 2000
 # What reading a damaged or protected zip, array or stream raises: each kind of compression has errors of its own, and
 # numpy reads an array's header as Python.
 BROKEN = (
@@ -206,16 +200,6 @@ def reason(error: BaseException) -> str:
         return error.strerror.lower()
     text = " ".join(str(error).split())
     return text[:200] or type(error).__name__
-
-
-def is_bomb(size: int, packed: int) -> bool:
-    """Whether one file in an archive is made to fill memory: ``size`` bytes, out of ``packed``."""
-    return size > BOMB_BYTES and size > BOMB_TIMES * packed
-
-
-def unpacks_to(size: int, packed: int) -> str:
-    """What to say of such a file."""
-    return f"a decompression bomb: {max(1, packed >> 10)} KiB unpack to {size >> 20} MiB"
 
 
 def too_large(size: int) -> str:

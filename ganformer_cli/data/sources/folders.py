@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ganformer_cli.data.budgets import LARGEST_FILE
 from ganformer_cli.data.file_kinds import Kind, Leftover, Selection, start_of
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.sources.base import (
     DATASET_JSON,
-    LARGEST_FILE,
     Item,
     Labels,
     Streamed,

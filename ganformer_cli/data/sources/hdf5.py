@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ganformer_cli.data.budgets import LARGEST_FILE, is_archive_bomb
 from ganformer_cli.data.sources.arrays import LABEL_NAMES, PICTURE_NAMES, Arrayed, layout_of
 from ganformer_cli.data.sources.base import (
-    ARCHIVE_BOMB_BYTES,
-    ARCHIVE_BOMB_TIMES,
-    LARGEST_FILE,
     Item,
     Labels,
     Numbered,
@@ -103,7 +101,7 @@ class Hdf5Source(Arrayed, Numbered):
                 f"memory at once; write it anew with smaller ones (h5repack -l)"
             )
         claimed, held = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
-        if claimed > ARCHIVE_BOMB_BYTES and claimed > ARCHIVE_BOMB_TIMES * held:
+        if is_archive_bomb(claimed, held):
             raise DataError(f"{self.path}: dataset {dataset.name} claims {claimed >> 20} MiB and holds {held} bytes")
 
     def items(self, start: int = 0) -> Iterator[Item]:

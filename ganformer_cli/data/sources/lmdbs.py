@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ganformer_cli.data.sources.base import BROKEN, LARGEST_FILE, Item, Streamed, library, reason, too_large
+from ganformer_cli.data.budgets import LARGEST_FILE, is_bomb, open_zip, unpacks_to
+from ganformer_cli.data.sources.base import BROKEN, Item, Streamed, library, reason, too_large
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.zips import PASSWORD
@@ -22,6 +23,7 @@ _MAGIC = bytes.fromhex("dec0efbe")
 _MAPPED = 16 << 20  # bytes that are read before the file is opened anew
 _SPARE = 64 << 20  # bytes that stay free on the disk
 _PIECE = 4 << 20
+_LEAST_ENTRY = 8  # bytes of an entry, at least
 
 
 def is_lmdb(start: bytes) -> bool:
@@ -56,6 +58,8 @@ class LmdbSource(Streamed):
             # A page behind the end of the file would stop the whole process, and not raise anything.
             if pages * self._env.stat()["psize"] > self._data.stat().st_size:
                 raise DataError(f"{self._data} is cut short; get it again")
+            if self.count() > self._data.stat().st_size // _LEAST_ENTRY:
+                raise DataError(f"{self._data} is damaged: it claims {self.count()} entries; get it again")
             self.use(choose_labels(labels, path, count=self.count))
         except BaseException:
             self.close()
@@ -170,9 +174,11 @@ class Unpacked:
             if stamp.is_file() and self.data.is_file() and read_json(stamp) == wanted:
                 return
         remove(self.folder)
-        check_regular(archive)
-        with zipfile.ZipFile(archive) as opened:
+        with open_zip(archive) as opened:
             info = opened.getinfo(member)
+            if is_bomb(info.file_size, info.compress_size):
+                why = unpacks_to(info.file_size, info.compress_size)
+                raise DataError(f"{archive}: {member} is {why}; get it again")
             if info.flag_bits & 1:
                 raise DataError(f"{archive} is {PASSWORD}; unpack it with its password, and give the folder")
             free = shutil.disk_usage(archive.parent).free

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import IO, Any
 
 import numpy as np
 
-from ganformer_cli.data.sources.base import BROKEN, LARGEST_FILE, Pixels, reason
+from ganformer_cli.data.budgets import LARGEST_FILE
+from ganformer_cli.data.sources.base import BROKEN, Pixels, reason
 from ganformer_cli.data.sources.crc32c import masked_crc32c
 from ganformer_cli.data.sources.tars import BrokenArchiveError
 
 _HEADER = struct.Struct("<QI")  # length of the data, and its checksum
 _FOOTER = struct.Struct("<I")  # checksum of the data
 _VARINT, _WIDE, _BYTES, _NARROW = 0, 1, 2, 5  # kinds of protobuf's fields
+_MOST_FEATURES = 10_000  # of an Example
+_MOST_VALUES = 1024  # of a feature: those behind are left out
 _PICTURES = (b"image/encoded", b"image", b"image_raw")
 _CLASSES = (b"image/class/label", b"label")
 
@@ -128,6 +132,8 @@ def example(record: memoryview) -> dict[bytes, list[Any]]:
                 key, value = parts.get(1), parts.get(2)
                 if isinstance(key, memoryview) and isinstance(value, memoryview):
                     found[bytes(key)] = _values(value)
+                    if len(found) > _MOST_FEATURES:
+                        raise ValueError(f"more than {_MOST_FEATURES} features")
     return found
 
 
@@ -136,15 +142,20 @@ def _values(feature: memoryview) -> list[Any]:
     for kind, content in _fields(feature):
         if not isinstance(content, memoryview):
             continue
+        if len(values) >= _MOST_VALUES:  # of a feature that is no picture: each would be an object in memory
+            break
         if kind == 1:
-            values += [value for number, value in _fields(content) if number == 1 and isinstance(value, memoryview)]
+            entries = (value for number, value in _fields(content) if number == 1 and isinstance(value, memoryview))
+            values += islice(entries, _MOST_VALUES)
         elif kind == 3:
             for number, value in _fields(content):
+                if len(values) >= _MOST_VALUES:
+                    break
                 if number == 1 and isinstance(value, int):
                     values.append(_signed(value))
                 elif number == 1 and isinstance(value, memoryview):
                     place = 0
-                    while place < len(value):
+                    while place < len(value) and len(values) < _MOST_VALUES:
                         whole, place = _varint(value, place)
                         values.append(_signed(whole))
     return values

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ganformer_cli.data.budgets import BOMB_BYTES, LARGEST_FILE, LARGEST_WINDOW, is_archive_bomb, is_bomb, unpacks_to
 from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.sources.base import (
     DAMAGED,
     DATASET_JSON,
-    LARGEST_FILE,
     Item,
     Labels,
     Streamed,
@@ -35,7 +35,9 @@ from ganformer_cli.files import open_regular
 
 _BLOCK = 512
 _LONGEST_HEADER = 1 << 20  # of a name; more is damage
+_LONGEST_LENGTH = 20  # letters of the length of a record of an extended header
 _PIECE = 1 << 20
+_READ_AHEAD = 1 << 18  # bytes that decompressing may have read of what comes before
 _DATA_TYPES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE}
 _LINKS = {tarfile.LNKTYPE, tarfile.SYMTYPE}
 COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
@@ -70,7 +72,9 @@ class TarReader:
             OSError: it cannot be opened.
             DataError: a library is missing.
         """
-        self._stream, self.is_compressed = _open(path)
+        self._stream, self._raw = _open(path)
+        self.is_compressed = self._raw is not None
+        self._unpacked = 0  # bytes
         self._end = None if self.is_compressed else path.stat().st_size
         self._left = 0  # bytes of the present file that were not read yet
         self._padding = 0  # bytes behind it
@@ -78,6 +82,8 @@ class TarReader:
 
     def close(self) -> None:
         self._stream.close()
+        if self._raw is not None:
+            self._raw.close()
 
     def __enter__(self) -> TarReader:
         return self
@@ -121,9 +127,24 @@ class TarReader:
         """
         if self._end is not None and self._stream.tell() + self._left > self._end:
             raise BrokenArchiveError("it is cut short", inside=True)
-        data = self._peeked + self._read(self._left, inside=True)
+        data = self._peeked + (self._read(self._left, inside=True) if self._raw is None else self._read_compressed())
         self._left, self._peeked = 0, b""
         return data
+
+    def _read_compressed(self) -> bytes:
+        """The rest of the present file, piece by piece: what is made to fill memory is found out on the way."""
+        pieces, before, size = [], self._packed(), 0
+        while size < self._left:
+            pieces.append(self._read(min(self._left - size, BOMB_BYTES // 4), inside=True))
+            size += len(pieces[-1])
+            packed = self._packed() - before + _READ_AHEAD
+            if is_bomb(size, packed):
+                raise BrokenArchiveError(unpacks_to(size, packed), inside=True)
+        return b"".join(pieces)
+
+    def _packed(self) -> int:
+        """Bytes of the compressed file that were read."""
+        return 0 if self._raw is None else self._raw.tell()
 
     def peek(self, size: int) -> bytes:
         """The first bytes of the file that :meth:`next` gave, at most ``size``; :meth:`read` still gives them all.
@@ -195,6 +216,9 @@ class TarReader:
             raise BrokenArchiveError(reason(error), inside=inside) from error
         if len(data) < size:
             raise BrokenArchiveError("it is cut short", inside=inside)
+        self._unpacked += size
+        if self._raw is not None and is_archive_bomb(self._unpacked, self._packed()):
+            raise BrokenArchiveError(unpacks_to(self._unpacked, self._packed()), inside=inside)
         return data
 
 
@@ -329,34 +353,78 @@ def is_tar(path: Path) -> bool:
         return reader.starts_well()
 
 
-def _open(path: Path) -> tuple[IO[bytes], bool]:
-    """The bytes of a tar, and whether they are compressed."""
-    with open_regular(path) as stream:
-        start = stream.read(8)
-    kind = next((kind for magic, kind in COMPRESSED.items() if start.startswith(magic)), "")
-    if not kind:
-        return open_regular(path), False
-    openers: dict[str, Callable[[Path], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open, "zst": _open_zst}
-    return openers[kind](path), True
+def _open(path: Path) -> tuple[IO[bytes], IO[bytes] | None]:
+    """The bytes of a tar, and where they are compressed, the file itself."""
+    raw = open_regular(path)
+    try:
+        start = raw.read(8)
+        raw.seek(0)
+        kind = next((kind for magic, kind in COMPRESSED.items() if start.startswith(magic)), "")
+        if not kind:
+            return raw, None
+        openers: dict[str, Callable[[Any], Any]] = {
+            "gz": lambda raw: gzip.GzipFile(fileobj=raw),
+            "bz2": bz2.BZ2File,
+            "xz": lambda raw: io.BufferedReader(_XzReader(raw)),
+            "zst": lambda raw: _open_zst(raw, path),
+        }
+        return openers[kind](raw), raw
+    except BaseException:
+        raw.close()
+        raise
 
 
-def _open_zst(path: Path) -> IO[bytes]:
+class _XzReader(io.RawIOBase):
+    """An xz file, which may be several behind one another. Python's own reader knows no limit of memory."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._decompressor: lzma.LZMADecompressor | None = None
+        self._rest = b""  # of what was read, not yet given to the decompressor
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._decompressor is None or self._decompressor.eof:
+                rest = self._decompressor.unused_data if self._decompressor is not None else b""
+                rest = rest.lstrip(b"\0") or self._raw.read(_PIECE).lstrip(b"\0")  # padding may stand between
+                if not rest:
+                    return 0
+                self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LARGEST_WINDOW)
+                self._rest = rest
+            if self._decompressor.needs_input and not self._rest:
+                self._rest = self._raw.read(_PIECE)
+                if not self._rest:
+                    raise EOFError("it is cut short")
+            data = self._decompressor.decompress(self._rest, len(buffer))
+            self._rest = b""
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+
+
+def _open_zst(raw: IO[bytes], path: Path) -> IO[bytes]:
     try:  # Python 3.14 and newer
-        own: Any = importlib.import_module("compression.zstd").open(path, "rb")
+        zstd: Any = importlib.import_module("compression.zstd")
+        options = {zstd.DecompressionParameter.window_log_max: LARGEST_WINDOW.bit_length() - 1}
+        own: Any = zstd.ZstdFile(raw, "rb", options=options)
     except ImportError:
-        unpacker = library("zstandard", path, "zstandard").ZstdDecompressor(max_window_size=1 << 31)
-        own = unpacker.stream_reader(open_regular(path), read_across_frames=True, closefd=True)
+        unpacker = library("zstandard", path, "zstandard").ZstdDecompressor(max_window_size=LARGEST_WINDOW)
+        own = unpacker.stream_reader(raw, read_across_frames=True)
     return io.BufferedReader(own)
 
 
 def _attributes(data: bytes) -> dict[str, str]:
     """The records of an extended header: ``length key=value``."""
     found = {}
-    while data:
-        length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not len(length) < int(length) <= len(data):
+    place = 0
+    while place < len(data):
+        length, _, _ = data[place : place + _LONGEST_LENGTH].partition(b" ")
+        if not length.isdigit() or not len(length) < int(length) <= len(data) - place:
             raise BrokenArchiveError("an extended header is damaged", inside=False)
-        key, _, value = data[len(length) + 1 : int(length)].rstrip(b"\n").partition(b"=")
+        key, _, value = data[place + len(length) + 1 : place + int(length)].rstrip(b"\n").partition(b"=")
         found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        data = data[int(length) :]
+        place += int(length)
     return found

@@ -15,11 +15,11 @@ from typing import IO
 
 import numpy as np
 
+from ganformer_cli.data.budgets import LARGEST_FILE, is_bomb, open_zip, unpacks_to
 from ganformer_cli.data.file_kinds import Leftover
 from ganformer_cli.data.sources.base import (
     BROKEN,
     DAMAGED,
-    LARGEST_FILE,
     Item,
     Label,
     Labels,
@@ -36,7 +36,7 @@ from ganformer_cli.data.sources.records import RecordReader, picture_of
 from ganformer_cli.data.sources.tars import BrokenArchiveError
 from ganformer_cli.data.sources.zips import PASSWORD
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import check_regular, open_regular
+from ganformer_cli.files import open_regular
 
 _NAME = re.compile(
     r"(?P<base>.*?)(?:-r(?P<level>\d\d))?(?P<suffix>\.tfrecords?)?"
@@ -127,8 +127,7 @@ class ZipShelf(Shelf):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        check_regular(path)
-        self._zip = zipfile.ZipFile(path)
+        self._zip = open_zip(path)
 
     def names(self) -> list[str]:
         return sorted({info.filename for info in self._zip.infolist() if self._counts(info)})
@@ -139,6 +138,9 @@ class ZipShelf(Shelf):
     def open(self, name: str) -> IO[bytes]:
         if self._zip.getinfo(name).flag_bits & 1:
             raise DataError(f"{self.path}: {name} is {PASSWORD}; unpack it with its password, and give the folder")
+        info = self._zip.getinfo(name)
+        if is_bomb(info.file_size, info.compress_size):
+            raise DataError(f"{self.path}: {name} is {unpacks_to(info.file_size, info.compress_size)}; get it again")
         return self._zip.open(name)
 
     def size(self, name: str) -> int:

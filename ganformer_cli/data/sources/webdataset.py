@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ganformer_cli.data.budgets import LARGEST_FILE
 from ganformer_cli.data.file_kinds import Leftover
 from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.data.sources.base import (
     DAMAGED,
-    LARGEST_FILE,
     Item,
     Label,
     Streamed,

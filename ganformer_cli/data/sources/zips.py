@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ganformer_cli.data.budgets import LARGEST_FILE, LARGEST_WINDOW, is_bomb, unpacks_to
 from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.sources.base import (
     DATASET_JSON,
-    LARGEST_FILE,
     Item,
     Labels,
     Numbered,
@@ -98,6 +98,8 @@ class ZipIndex:
             raise ValueError(PASSWORD)
         if max(size, packed) > LARGEST_FILE:
             raise ValueError(too_large(max(size, packed)))
+        if is_bomb(size, packed):
+            raise ValueError(unpacks_to(size, packed))
         self._seek_data(row)
         data = _unpack(self._stream.read(packed), method, size)
         if len(data) != size or zlib.crc32(data) != self._sums[row]:
@@ -341,6 +343,8 @@ def _unpack(data: bytes, method: int, size: int) -> bytes:
             return bz2.BZ2Decompressor().decompress(data, size + 1)
         if method == zipfile.ZIP_LZMA:
             properties, span = divmod(data[4], 9), int.from_bytes(data[5:9], "little")
+            if span > LARGEST_WINDOW:  # it is memory
+                raise ValueError(f"packed with a dictionary of {span >> 20} MiB, which is not read")
             options = {"lc": properties[1], "lp": properties[0] % 5, "pb": properties[0] // 5, "dict_size": span}
             unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, **options}])
             return unpacker.decompress(data[9:], size + 1)
