@@ -72,7 +72,7 @@ def test_vectors_are_drawn_from_the_data(ganformer: Run, runs: Path) -> None:
     labels = generator.label_distribution
     assert labels is not None
     assert labels.vectors is not None
-    assert (labels.counts.tolist(), labels.vectors.tolist()) == ([6, 3, 3], np.float32(VECTORS).tolist())
+    assert (labels.counts.tolist(), labels.vectors.tolist()) == ([6, 3, 3], np.array(VECTORS, np.float32).tolist())
     line = ["generate", "--model", file, "--seeds", "0-5"]
     assert ganformer(*line, "--output-dir", "own").exit_code == 0
     expected = sample(generator, range(6), truncation_psi=0.7, labels=labels_from_seeds(generator, range(6)).numpy())

@@ -375,6 +375,31 @@ def test_vectors_beside_pictures(tmp_path: Path) -> None:
         assert [item.label for item in source.items()] == [(0.5, 2.0), None]
 
 
+@pytest.mark.parametrize(
+    ("written", "expected", "names"),
+    [
+        ([b"2.0", b"0.0\n"], [2, 0], None),
+        ([b"[2]", b"[0]"], [2, 0], None),
+        ([b"dog", b" cat\n"], [1, 0], ["cat", "dog"]),
+        ([b"\xef\xbb\xbf1", b"0"], [1, 0], None),
+    ],
+)
+def test_classes_of_a_webdataset_however_written(
+    tmp_path: Path, written: list[bytes], expected: list[Any], names: list[str] | None
+) -> None:
+    for number, label in enumerate(written):
+        tar_of(tmp_path / f"shards/{number}.tar", [("0.png", b""), ("0.cls", label)])
+    with open_source(tmp_path / "shards") as source:
+        assert source.label_kind == "classes"
+        assert source.class_names == names
+        assert [item.label for item in source.items()] == expected
+    texts = [json.dumps({"label": label.decode("utf-8-sig").strip()}).encode() for label in written]
+    for number, label in enumerate(texts):
+        tar_of(tmp_path / f"json/{number}.tar", [("0.png", b""), ("0.json", label)])
+    with open_source(tmp_path / "json") as source:
+        assert [item.label for item in source.items()] == expected
+
+
 def test_a_tar_without_labels_is_no_webdataset(tmp_path: Path) -> None:
     files = [("0.png", b""), ("meta.json", b'{"label": 1}'), ("0.json", b'{"text": "x"}')]
     with open_source(tar_of(tmp_path / "tar", files)) as source:

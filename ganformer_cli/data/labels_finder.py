@@ -24,7 +24,7 @@ class LabelsFinder:
         if self._around is None:
             self._around = name.split("/")[:-1]
         elif self._around:
-            self._around = os.path.commonprefix([self._around, name.split("/")[:-1]])
+            self._around = list(os.path.commonprefix([self._around, name.split("/")[:-1]]))
 
     def see_file(self, name: str) -> None:
         """The name of something else."""

@@ -93,12 +93,13 @@ def content_fault(manifest: dict[str, Any]) -> str | None:
 def _labels_fault(labels: Any, count: int) -> str | None:
     if not isinstance(labels, dict) or labels.get("kind") not in ("classes", "vectors"):
         return _said("labels", labels, "classes or vectors")
-    size = labels.get("size")
+    size: Any = labels.get("size")
     if not _count(1, MAX_LABELS)(size):
         return _said("labels.size", size, f"a whole number from 1 to {MAX_LABELS}")
     if labels["kind"] == "vectors":
         return None
-    pictures, names = labels.get("pictures"), labels.get("names")
+    pictures: Any = labels.get("pictures")
+    names: Any = labels.get("names")
     if not _counts(pictures) or not all(key.isdecimal() and int(key) < size for key in pictures):
         return _said("labels.pictures", pictures, f"counts of classes below {size}")
     if sum(pictures.values()) != count:

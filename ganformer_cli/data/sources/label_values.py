@@ -183,6 +183,11 @@ def class_of(value: Any) -> int | None:
     return None
 
 
+def is_name(text: str) -> bool:
+    """Whether a text names a class: it is no number, and not empty."""
+    return isinstance(_plain(text), str)
+
+
 def _plain(label: Any) -> Any:
     """A label as an int, a list of numbers, or text; a float becomes a list of one."""
     if isinstance(label, list) and len(label) == 1 and isinstance(label[0], str):

@@ -46,7 +46,7 @@ Rows = Callable[[], Iterable[tuple[int, str, Any]]]
 class Unlabelled:
     """No labels, and why."""
 
-    kind = None
+    kind: str | None = None
     class_names: list[str] | None = None
     class_count: int | None = None
     width = 0
@@ -63,6 +63,8 @@ class Unlabelled:
 
 class NumberedLabels:
     """One label a picture, in the order of the pictures."""
+
+    kind: str | None
 
     def __init__(self, values: npt.NDArray[Any], where: str) -> None:
         """
@@ -94,6 +96,8 @@ class NumberedLabels:
 
 class NamedLabels:
     """Labels by picture name, in a few bytes each: what is kept of a name is a digest."""
+
+    kind: str | None
 
     def __init__(self, rows: Rows, where: str, unit: str, *, base: str = "") -> None:
         """
@@ -238,7 +242,7 @@ class NamedLabels:
 class FolderLabels:
     """A picture's class is the first folder of its name. Folders around all the pictures do not count."""
 
-    kind = "classes"
+    kind: str | None = "classes"
 
     def __init__(self, names: Iterable[str], source: Path) -> None:
         """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ganformer_cli.data.sources.base import (
     too_large,
 )
 from ganformer_cli.data.sources.folders import file_state
-from ganformer_cli.data.sources.label_values import MOST_CLASSES
+from ganformer_cli.data.sources.label_values import MOST_CLASSES, class_of, is_name, is_number
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.tars import BrokenArchiveError, Member, TarReader
 from ganformer_cli.errors import DataError
@@ -31,6 +31,7 @@ LABELS = frozenset({"cls", "json"})
 _LOOKED_AT = 256  # files that are looked at to see what a shard holds
 _SHARDS_LOOKED_AT = 8
 _LARGEST_LABEL = 1 << 24  # bytes
+NAMES = "names"  # labels are texts, which stand for classes
 
 
 class WebdatasetSource(Streamed):
@@ -54,6 +55,7 @@ class WebdatasetSource(Streamed):
         self._beside = beside
         self._others = len(beside)
         self._leftover = Leftover()
+        self._classes: dict[str, int] = {}  # by name
         self._kind: str | None = None  # of the labels that lie in the shards
         with TarReader(self._paths()[0][1]) as reader:
             self.passing_is_cheap = not reader.is_compressed
@@ -61,6 +63,27 @@ class WebdatasetSource(Streamed):
         if labels is None:
             kinds = (label_kind_of(shard) for _, shard in self._paths()[:_SHARDS_LOOKED_AT])
             self._kind = self.label_kind = next((kind for kind in kinds if kind is not None), None)
+            if self._kind == NAMES:
+                self.label_kind, self.class_names = "classes", sorted(self._names_in_shards())
+                self.label_width = len(self.class_names)
+                self._classes = {name: number for number, name in enumerate(self.class_names)}
+
+    def _names_in_shards(self) -> set[str]:
+        """The texts that stand for classes in all shards.
+
+        Raises:
+            DataError: there are more than classes can be.
+        """
+        names: set[str] = set()
+        for _, path in self._paths():
+            with TarReader(path) as reader, contextlib.suppress(BrokenArchiveError):
+                while (member := reader.next()) is not None:
+                    if _is_label(member) and not is_hidden(member.name):
+                        label = _label(_split(member.name)[1], reader.read())
+                        names |= {label} if isinstance(label, str) else set()
+                    if len(names) > MOST_CLASSES:
+                        raise DataError(f"{path}: more than {MOST_CLASSES} texts as labels; try --labels none")
+        return names
 
     def _paths(self) -> list[tuple[str, Path]]:
         """What stands before the names of each shard's pictures, and where it lies."""
@@ -132,7 +155,8 @@ class WebdatasetSource(Streamed):
         name = f"{before}{sample.picture}"
         label = self._label(number, name)
         if self._kind is not None and _kind(sample.label) == self._kind:
-            label = sample.label
+            own = sample.label
+            label = self._classes.get(own) if isinstance(own, str) else own
         return Item(shown(name), sample.data, label, sample.error)
 
     def fingerprint(self) -> str:
@@ -151,7 +175,7 @@ class _Sample:
         self.picture: str | None = None  # its name
         self.data: bytes | None = None
         self.error = ""
-        self.label: Label | None = None
+        self.label: Label | str | None = None
         self.others: list[str] = []  # names of what is neither image nor label
 
     def take(self, member: Member, reader: TarReader) -> None:
@@ -179,7 +203,7 @@ def label_kind_of(path: Path) -> str | None:
                 key, extension = _split(member.name)
                 if is_image_extension(extension):
                     pictures.add(key)
-                elif extension in LABELS and not member.problem and member.size <= _LARGEST_LABEL:
+                elif _is_label(member):
                     kind = _kind(_label(extension, reader.read()))
                     if kind is not None:
                         kinds.setdefault(key, kind)
@@ -200,20 +224,27 @@ def _split(name: str) -> tuple[str, str]:
     return folder + slash + key, extension.lower()
 
 
-def _label(extension: str, data: bytes) -> Label | None:
-    """A class or a vector; None if it is neither."""
+def _is_label(member: Member) -> bool:
+    """Whether this is the label of a sample, and can be read."""
+    return _split(member.name)[1] in LABELS and not member.problem and member.size <= _LARGEST_LABEL
+
+
+def _label(extension: str, data: bytes) -> Label | str | None:
+    """A class, its name, or a vector; None if it is none of them."""
     try:
-        value: Any = int(data) if extension == "cls" else parse_json(data, "label")
+        value: Any = data.decode("utf-8-sig").strip() if extension == "cls" else parse_json(data, "label")
     except (ValueError, DataError):
         return None
     if isinstance(value, dict):
         value = value.get("label", value.get("class"))
-    if type(value) is int and 0 <= value < MOST_CLASSES:
-        return value
-    if isinstance(value, list) and value and all(type(x) in (int, float) and math.isfinite(x) for x in value):
+    if (number := class_of(value)) is not None:
+        return number
+    if isinstance(value, list) and value and all(map(is_number, value)):
         return tuple(float(x) for x in value)
-    return None
+    return value if isinstance(value, str) and is_name(value) else None
 
 
-def _kind(label: Label | None) -> str | None:
+def _kind(label: Label | str | None) -> str | None:
+    if isinstance(label, str):
+        return NAMES
     return None if label is None else "classes" if isinstance(label, int) else "vectors"
