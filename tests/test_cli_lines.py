@@ -146,6 +146,19 @@ def test_line_of_theirs_trains_what_it_says(here: Path) -> None:
     assert not (here / "results" / "their-000").exists()
 
 
+def test_options_of_their_tensorflow_version_are_understood(here: Path) -> None:
+    done = succeed(
+        f"train {TINY} --resolution 32 --dry-run --json --summarize --recompile False --clip 0 --fused-modconv=True "
+        "--mapping-lrmul 0.01 --d-reg none --g-reg-weight 2 --d-ltnt2ltnt False --d-img2img=0 --mapping-shared-dim 0 "
+        "--kgan False"
+    )
+    train = json.loads(done.stdout)["config"]["train"]
+    assert (train["pl_weight"], train["gamma"]) == (2.0, 0.0)
+    done = succeed("train --resolution 32 --dry-run --json --kgan --mapping-layersnum=3 --channel-max 4")
+    model = json.loads(done.stdout)["config"]["model"]
+    assert (model["kgan"], model["attention"], model["mapping_num_layers"]) == (True, "none", 3)
+
+
 # Every option of the authors' scripts, by the command that takes it over.
 OPTIONS = {
     "prepare": "--ffhq --cityscapes --clevr --bedrooms --max-images --task --images-dir --format --ratio --shards-num",
@@ -159,7 +172,9 @@ OPTIONS = {
         "--component-dropout --attention-dropout --transformer --latent-size --components-num --num-heads --normalize "
         "--integration --g-start-res --g-end-res --ltnt-gate --img-gate --kmeans --kmeans-iters --iterative "
         "--mapping-ltnt2ltnt --use-pos --pos-dim --pos-type --pos-init --pos-directions-num "
-        "--g-img2img --g-img2ltnt --g-ltnt2ltnt --d-transformer --merge-layer --merge-type --merge-same"
+        "--g-img2img --g-img2ltnt --g-ltnt2ltnt --d-transformer --merge-layer --merge-type --merge-same "
+        "--summarize --recompile --clip --kgan --d-reg --g-reg-weight --fused-modconv --mapping-layersnum "
+        "--mapping-lrmul --mapping-shared-dim --d-img2img --d-ltnt2ltnt"
     ),
     "generate": (
         "--gpus --model --output-dir --images-num --truncation-psi --ratio --batch-size --vis --expname --dataset "
@@ -199,6 +214,14 @@ WRONG = [
     ("train --merge-type sum", "--merge-type sum", "--baseline kGAN"),
     ("train --result-dir a-file/results", "--result-dir a-file/results", "another folder"),
     ("train --normalize batch", "batch", "layer"),
+    ("train --clip 5", "--clip 5", "--g-lr"),
+    ("train --d-reg=gp", "'gp'", "r1"),
+    ("train --mapping-lrmul 0.1", "--mapping-lrmul 0.1", "0.01"),
+    ("train --mapping-shared-dim=64", "--mapping-shared-dim 64", "--mapping-dim"),
+    ("train --d-img2img 32", "--d-img2img 32", "--d-transformer"),
+    ("train --d-ltnt2ltnt True", "--d-ltnt2ltnt", "--d-transformer"),
+    ("train --kgan --baseline GAN", "--kgan", "--baseline GAN"),
+    ("train --g-reg-weight 2 --pl-weight 1", "--g-reg-weight 2", "--pl-weight 1"),
     ("train --gamma -1", "--gamma", ""),
     ("train --gama 10", "--gama", "--gamma"),
     ("train --gpus x", "--gpus", "none for the CPU"),

@@ -14,6 +14,10 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from ganformer_cli.cli.train_settings import default_text
+from ganformer_cli.config import DATA_SETTINGS
+from ganformer_cli.files import read_toml
+
 Run = Callable[..., Result]
 
 TINY = (
@@ -204,3 +208,27 @@ def test_interrupt_saves_and_the_same_command_goes_on(own_folder: Path) -> None:
     )
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["kimg"] == pytest.approx(shown + 0.008, abs=0.004)
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("resolution", "the prepared set's; of scenes 32 on a CPU, 128 on a GPU"),
+        ("ratio", "the prepared set's; of scenes 1"),
+        ("batch_size", "32; on a CPU 8"),
+        ("gamma", "10, or by data set; on a CPU 1 or 10 by size"),
+        ("channel_base", "32768; on a CPU 1024 to 16384 by size"),
+        ("num_threads", "4; on a CPU 0"),
+        ("style", "True, or by data set"),
+        ("g_loss", "logistic_ns"),
+        ("train_images_num", ""),
+    ],
+)
+def test_help_shows_the_defaults_that_act(field: str, text: str) -> None:
+    assert default_text(field) == text
+
+
+def test_data_sets_may_choose_what_help_says_they_choose(checkout: Path) -> None:
+    """Of the others help shows one default for all data sets."""
+    for file in (checkout / "datasets").glob("*.toml"):
+        assert set(read_toml(file).get("preset", {})) <= DATA_SETTINGS, file.name

@@ -40,6 +40,7 @@ from ganformer_cli.cli.train_settings import (
     setting,
     start_from,
 )
+from ganformer_cli.cli.train_tensorflow import tensorflow_options
 from ganformer_cli.config import MODEL_FIELDS, RunConfig
 from ganformer_cli.config.names import check_name, valid_name
 from ganformer_cli.errors import ConfigError, GanformerError
@@ -116,7 +117,7 @@ _SPARE = 12  # characters of a run's name behind that of its data set
     group="Data",
     help="Folder of prepared data sets.",
 )
-@setting("resolution", int, "Longer side in pixels (scenes: 32 on a CPU, 128 on a GPU).", group="Data", rare=False)
+@setting("resolution", int, "Longer side in pixels.", group="Data", rare=False)
 @setting("ratio", float, "Height / width.", group="Data", rare=False)
 @setting("labels", bool, "Class-conditional: train with the data set's labels.", group="Data", rare=False)
 @setting("mirror_augment", bool, "Also show pictures mirrored.", group="Data", rare=False)
@@ -258,6 +259,7 @@ _SPARE = 12  # characters of a run's name behind that of its data set
 @setting("cuda_bench", bool, "Let cuDNN choose its algorithms by trying.", group="Device")
 # ----- The authors' options that come later, or say what happens anyway -----
 @ignored_option("--train", why="this command trains")
+@tensorflow_options
 @not_yet_option("--merge-same", help="An option of k-GAN that is described nowhere")
 @click.pass_context
 def command(

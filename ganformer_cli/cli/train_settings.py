@@ -12,6 +12,7 @@ import click
 
 from ganformer_cli import config as settings
 from ganformer_cli.cli.options import boolean_option, given_options, option, warn
+from ganformer_cli.cli.train_tensorflow import meanings
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, RunConfig, TrainConfig
 from ganformer_cli.errors import ConfigError, NotYetError
 
@@ -35,29 +36,52 @@ _BACKBONE = frozenset(
     }
 )
 
-#: Options whose default depends on the data set and the device: see config.size_preset.
-_BY_SIZE = frozenset(settings.size_preset(settings.ModelConfig.resolution, True))
+#: Of what size_preset distinguishes.
+_SIZES = (32, 64, 128, 256, 1024)
 _DEFAULTS = {field.name: field.default for kind in (ModelConfig, TrainConfig) for field in dataclasses.fields(kind)}
 
 
 def setting(field: str, kind: Any, help: str, *, group: str, rare: bool = True, **more: Any) -> Callable[[Any], Any]:
     """The option of a configuration field; its help ends with the default, its value is None unless given."""
-    default = _DEFAULTS[field]
-    if field in _BY_SIZE:
-        text = f"{help}  [default: by size and device]"
-    elif default is None:
-        text = help
-    else:
-        text = f"{help}  [default: {default}]"
+    default = default_text(field)
+    text = f"{help}  [default: {default}]" if default else help
     name = settings.option_name(field)
     if kind is bool:
         return boolean_option(name, group=group, rare=rare, help=text, default=None, **more)
     return option(name, field, type=kind, group=group, rare=rare, help=text, default=None, **more)
 
 
+def default_text(field: str) -> str:
+    """The defaults that act: on a GPU and on a CPU, by size, by data set; empty where there is none to say."""
+    if field in ("resolution", "ratio"):
+        scenes = f"{SCENES_RESOLUTION_CPU} on a CPU, {SCENES_RESOLUTION_GPU} on a GPU" if field == "resolution" else "1"
+        return f"the prepared set's; of scenes {scenes}"
+    gpu, cpu = (_by_size(field, on_cpu=on_cpu) for on_cpu in (False, True))
+    by_data = field in settings.DATA_SETTINGS
+    if not gpu and not by_data:
+        return ""
+    # On a CPU the preset of the size goes before that of the data set.
+    by_cpu = field in settings.size_preset(_SIZES[0], True)
+    text = f"{gpu or 'none'}{', or by data set' * by_data}"
+    return f"{text}; on a CPU {cpu}" if cpu != gpu or (by_data and by_cpu) else text
+
+
+def _by_size(field: str, *, on_cpu: bool) -> str:
+    """The default in words, such as ``16 or 30 by size``."""
+    values = dict.fromkeys(settings.size_preset(size, on_cpu).get(field, _DEFAULTS[field]) for size in _SIZES)
+    said = [f"{value:g}" if isinstance(value, float) else str(value) for value in values if value is not None]
+    if len(said) > 2:
+        return f"{said[0]} to {said[-1]} by size"
+    return f"{' or '.join(said)} by size" if len(said) == 2 else "".join(said)
+
+
 def baseline_name(ctx: click.Context) -> str | None:
     """The baseline that was asked for, as ``config.BASELINES`` spells it."""
     asked: str | None = ctx.params.get("baseline")
+    if ctx.params.get("tf_kgan"):
+        if asked not in (None, "kGAN", "k-GAN"):
+            raise ConfigError(f"--kgan means --baseline kGAN and contradicts --baseline {asked}; leave one of them out")
+        asked = "kGAN"
     if asked == "VQGAN":
         raise NotYetError("--baseline VQGAN is not in this version yet; there are GAN, StyleGAN2, SAGAN and kGAN")
     return "kGAN" if asked == "k-GAN" else asked
@@ -74,6 +98,7 @@ def chosen_settings(ctx: click.Context, baseline: str | None) -> dict[str, Any]:
         ("--ganformer-default", {"attention": "kmeans"}, given.get("ganformer_default") is True),
         ("--allow-tf32 False", {"precision": "fp32"}, given.get("allow_tf32") is False),
     ]
+    implied += [(said, meaning, True) for said, meaning in meanings(given)]
     if baseline is not None:
         # What it means wins over nothing that the user says: a contradiction is a mistake.
         meaning = {name: value for name, value in settings.BASELINES[baseline].items() if name != "g_img2img"}

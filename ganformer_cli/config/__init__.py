@@ -21,6 +21,7 @@ from ganformer_cli.config.model import (
 )
 from ganformer_cli.config.presets import (
     BASELINES,
+    DATA_SETTINGS,
     GANFORMER_DEFAULT,
     MODEL_FIELDS,
     TRAIN_FIELDS,
@@ -34,6 +35,7 @@ __all__ = [
     "ATTENTION_KINDS",
     "AUGMENTATIONS",
     "BASELINES",
+    "DATA_SETTINGS",
     "D_LOSSES",
     "GANFORMER_DEFAULT",
     "G_LOSSES",

@@ -39,6 +39,10 @@ BASELINES: dict[str, dict[str, Any]] = {
 COMPONENT_SETTINGS = ("components_num", "latent_size", "style", "mapping_ltnt2ltnt")
 
 
+#: What a data set's preset may hold, of those that are shipped.
+DATA_SETTINGS = frozenset({*COMPONENT_SETTINGS, "gamma", "mirror_augment", "total_kimg", "snapshot_kimg"})
+
+
 def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
     """Settings that scale with the pictures' size and the device.
 
