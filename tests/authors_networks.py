@@ -116,7 +116,8 @@ def attend(
     place = torch.zeros_like(q) if pos_x is None else dense(state, f"{name}.from_pos_map", pos_x).expand_as(q)
     if s["attention"] == "kmeans":
         elements = split(torch.cat([q, place], -1))
-        centroids, shares = state[f"{name}.centroids"], None
+        centroids = state[f"{name}.centroids"]
+        shares: Tensor | None = None
         for i in range(s["iters"]):
             weight = state[f"{name}.att_weight.{i}" if s["tf"] else f"{name}.att_weight"]
             if shares is not None:
@@ -127,6 +128,7 @@ def attend(
         if pos_y is not None:
             keys = keys + dense(state, f"{name}.to_pos_map", pos_y)
         shares = (split(q + place) @ split(keys).transpose(2, 3) / (dim / heads) ** 0.5).softmax(3)
+    assert shares is not None
     for side, value, pos, bias, axis in (("from", x, pos_x, 1, 3), ("to", y, pos_y, 0, 2)):
         if s["img_gate" if side == "from" else "ltnt_gate"]:
             gate = dense(state, f"{name}.{side}_gate_attention.gate", value) + bias
@@ -428,7 +430,7 @@ def tensorflow_variables(s: dict[str, Any], state: State) -> dict[str, dict[str,
     found: dict[str, dict[str, Any]] = {"": {}, "mapping": {}, "synthesis": {}}
     steps = math.ceil(s["depth"] / 2) if s["resnet"] else s["depth"] - 1
     for name, tensor in state.items():
-        value = tensor.numpy()
+        value: Any = tensor.numpy()
         if name in ("pos", "mapping.w_avg"):
             found[""]["ltnt_emb/emb" if name == "pos" else "dlatent_avg"] = value
             continue

@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from authors_networks import (
+from click.testing import Result
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ganformer_cli.errors import SnapshotError
+from ganformer_cli.original_snapshots import OriginalSnapshot, load_original
+from ganformer_cli.original_snapshots.pickles import module_tensors, read_pickle
+from tests.authors_networks import (
     BASE,
     State,
     authors_modules,
@@ -26,13 +33,6 @@ from authors_networks import (
     write_pytorch,
     write_tensorflow,
 )
-from click.testing import Result
-from safetensors.torch import load_file
-from torch import Tensor
-
-from ganformer_cli.errors import SnapshotError
-from ganformer_cli.original_snapshots import OriginalSnapshot, load_original
-from ganformer_cli.original_snapshots.pickles import module_tensors, read_pickle
 
 GOLDEN = Path(__file__).parent / "golden"
 FOLDERS = [GOLDEN / "duplex-kmeans", *sorted(path for path in (GOLDEN / "snapshots").iterdir() if path.is_dir())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import Result
 
 from ganformer_cli import checkpoints, system_errors
 from ganformer_cli.config import RunConfig, resolve_run
@@ -412,3 +414,35 @@ def test_samples_that_are_all_alike_have_no_diversity(tmp_path: Path) -> None:
     assert trainer.watch.diversity(trainer.players.generator) == 0
     assert torch.equal(before, torch.get_rng_state())
     assert trainer.players.generator.training
+
+
+def test_a_run_of_an_earlier_version_keeps_what_use_pos_meant(
+    ganformer: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took away the image's positions, too; the same command goes on with such a run."""
+    from ganformer_cli.cli import train
+
+    line: tuple[str, ...] = ("train", "--use-pos", "False")
+    line += ("--resolution", "32", "--channel-max", "8", "--channel-base", "128")
+    line += ("--components-num", "2", "--latent-size", "16", "--batch-size", "4", "--mapping-num-layers", "2")
+    line += ("--metrics", "none", "--vis-num", "2", "--train-images-num", "8", "--expname", "old")
+    resolve = train.resolve
+
+    def as_earlier(*args: Any, **more: Any) -> RunConfig:
+        config = resolve(*args, **more)
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, image_positions=False))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "resolve", as_earlier)
+        assert ganformer(*line, "--total-kimg", "0.004").exit_code == 0
+    path = Path("results/old-000/config.json")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("image_positions", "cropped_positions", "mapping_ltnt_gate"):
+        del config["model"][name]
+    path.write_text(json.dumps(config), encoding="utf-8")
+    done = ganformer(*line, "--total-kimg", "0.008")
+    assert done.exit_code == 0, done.output
+    assert json.loads(path.read_text(encoding="utf-8"))["model"]["image_positions"] is False
+    assert ganformer(*line, "--total-kimg", "0.004", "--restart").exit_code == 0
+    again = json.loads(Path("results/old-001/config.json").read_text(encoding="utf-8"))
+    assert again["model"]["image_positions"] is True

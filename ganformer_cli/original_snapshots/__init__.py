@@ -99,12 +99,8 @@ def load_original(path: Path) -> OriginalSnapshot:
         ) from error
     ema = _filled(Generator, "ema", found, config, f"{path} (Gs)")
     check_positions(ema, found.tensors["ema"], f"{path} (Gs)")
-    others: dict[str, Any] = {}
-    for name, kind in (("generator", Generator), ("discriminator", Discriminator)):
-        try:
-            others[name] = _filled(kind, name, found, config, name) if name in found.tensors else None
-        except SnapshotError as error:
-            others[name], found.left_out[name] = None, str(error)
+    generator = _other(Generator, "generator", found, config)
+    discriminator = _other(Discriminator, "discriminator", found, config)
     kimg = re.search(r"network-snapshot-(\d+)", path.name)
     header = {
         "kimg": float(kimg[1]) if kimg else None,
@@ -114,7 +110,7 @@ def load_original(path: Path) -> OriginalSnapshot:
     }
     if found.left_out:
         header["left_out"] = found.left_out
-    return OriginalSnapshot(config=config, ema=ema, header=header, notes=tuple(found.notes), **others)
+    return OriginalSnapshot(config, ema, generator, discriminator, header, tuple(found.notes))
 
 
 def _filled(kind: type[Network], name: str, found: Found, config: ModelConfig, where: str) -> Network:
@@ -125,6 +121,17 @@ def _filled(kind: type[Network], name: str, found: Found, config: ModelConfig, w
     network = kind(config)
     network.load_state_dict(tensors)
     return network.eval().requires_grad_(False)
+
+
+def _other(kind: type[Network], name: str, found: Found, config: ModelConfig) -> Network | None:
+    """One of the networks that need not be there; ``found`` says why it is not."""
+    if name not in found.tensors:
+        return None
+    try:
+        return _filled(kind, name, found, config, name)
+    except SnapshotError as error:
+        found.left_out[name] = str(error)
+        return None
 
 
 def check_positions(generator: Generator, tensors: Tensors, where: str) -> None:
