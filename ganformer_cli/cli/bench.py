@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ganformer_cli import __version__
-from ganformer_cli.cli.options import GroupedCommand, boolean_option, given_options, json_option, option, warn
+from ganformer_cli.cli.options import (
+    MOST_IN_BATCH,
+    GroupedCommand,
+    boolean_option,
+    given_options,
+    json_option,
+    option,
+    warn,
+)
 from ganformer_cli.cli.output import cell, echo, echo_json
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.errors import ConfigError, GanformerError
@@ -81,7 +89,7 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
     help="What to measure.",
 )
 @option("--preset", default="ffhq", metavar="NAME", group="What", help="The networks of which data set's preset.")
-@option("--resolution", type=click.IntRange(min=1), default=256, group="What", help="Longer side of their pictures.")
+@option("--resolution", type=click.IntRange(1, 4096), default=256, group="What", help="Longer side of their pictures.")
 @option(
     "--attention",
     type=click.Choice(["simplex", "kmeans", "duplex", "none"]),
@@ -89,7 +97,7 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
     group="What",
     help="Their attention. Left out: that of the preset.",
 )
-@option("--batch-size", type=click.IntRange(min=1), default=4, group="What", help="Pictures at a time.")
+@option("--batch-size", type=click.IntRange(1, MOST_IN_BATCH), default=4, group="What", help="Pictures at a time.")
 @boolean_option("--quick", default=False, group="What", help="Tiny sizes: shows that everything runs, not how fast.")
 @option(
     "--device",
@@ -106,7 +114,7 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
     group="How",
     help="Of multiplications. Left out: tf32 on a GPU, fp32 on a CPU.",
 )
-@option("--repeats", type=click.IntRange(min=1), default=5, group="How", help="Samples of each time, at least.")
+@option("--repeats", type=click.IntRange(1, 1_000_000), default=5, group="How", help="Samples of each time, at least.")
 @option(
     "--threads", type=click.IntRange(1, 1024), default=None, group="How", help="Of the CPU. Left out: what torch takes."
 )

@@ -32,6 +32,9 @@ from ganformer_cli.cli.generate_output import (
 from ganformer_cli.cli.label_choice import chosen_label, class_option, label_option
 from ganformer_cli.cli.model_choice import find_model, load_model, model_options
 from ganformer_cli.cli.options import (
+    MOST_IN_BATCH,
+    MOST_PSI,
+    MOST_SEEDS,
     SEEDS,
     GroupedCommand,
     boolean_option,
@@ -89,7 +92,7 @@ SHARE_OF_MEMORY = 0.5
 @option(
     "--truncation-psi",
     "psis",
-    type=Numbers(),
+    type=Numbers(MOST_PSI),
     default=(0.7,),
     show_default=False,
     metavar="PSI[,PSI…]",
@@ -116,7 +119,7 @@ SHARE_OF_MEMORY = 0.5
 )
 @option(
     "--ratio",
-    type=float,
+    type=click.FloatRange(1 / 64, 64),
     metavar="R",
     group="Pictures",
     help="Crop the pictures to height / width = R, keeping the middle; attention sheets stay whole.",
@@ -173,7 +176,7 @@ SHARE_OF_MEMORY = 0.5
 @figure_options
 @option(
     "--component",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 65_536),
     metavar="K",
     group="Components",
     help="Interpolate, mix or truncate this component only.  [default: all]",
@@ -182,7 +185,7 @@ SHARE_OF_MEMORY = 0.5
     "--rich-num",
     "--vis-rich-num",
     "rich_num",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_SEEDS),
     default=5,
     metavar="N",
     group="Components",
@@ -193,7 +196,7 @@ SHARE_OF_MEMORY = 0.5
 @gpus_option
 @option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_IN_BATCH),
     metavar="N",
     group="Device",
     help="Pictures fetched from the device at a time; halved when memory runs out. It never changes a picture. Left "

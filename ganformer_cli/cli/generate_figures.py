@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ganformer_cli.cli.options import LARGEST_SEED, boolean_option, option
+from ganformer_cli.cli.options import LARGEST_SEED, MAX_FLOAT, MOST_PSI, NUMBER, boolean_option, option
 from ganformer_cli.errors import ConfigError
+from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
     from ganformer_cli.config import ModelConfig
@@ -87,21 +87,30 @@ class Mixtures(click.ParamType):
 
 
 class Numbers(click.ParamType):
-    """``1,0.5,0`` as a tuple of finite floats."""
+    """``1,0.5,0`` as a tuple of finite floats.
+
+    Args:
+        most: neither a number nor its negative may be larger.
+    """
 
     name = "numbers"
+
+    def __init__(self, most: float = MAX_FLOAT) -> None:
+        self.most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         if not isinstance(value, str):
             return tuple(value)
         numbers = []
-        for part in value.split(","):
-            try:
-                numbers.append(float(part))
-            except ValueError:
-                self.fail(f"{part.strip()!r} is no number; write for instance 1,0.5,0", param, ctx)
-            if not math.isfinite(numbers[-1]):
-                self.fail(f"{part.strip()} is not a finite number; write for instance 1,0.5,0", param, ctx)
+        for part in map(str.strip, value.split(",")):
+            shown = printable(part, limit=40)
+            if part.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+                self.fail(f"{shown} is not a finite number; write for instance 1,0.5,0", param, ctx)
+            if not NUMBER.fullmatch(part):
+                self.fail(f"{shown!r} is no number; write for instance 1,0.5,0", param, ctx)
+            if not abs(float(part)) <= self.most:
+                self.fail(f"{shown} is too large; numbers go from {-self.most:g} to {self.most:g}", param, ctx)
+            numbers.append(float(part))
         return tuple(numbers)
 
 
@@ -159,7 +168,7 @@ _OPTIONS = (
     ),
     option(
         "--component-psi",
-        type=Numbers(),
+        type=Numbers(MOST_PSI),
         default=(),
         show_default=False,
         metavar="1,0.5,0",

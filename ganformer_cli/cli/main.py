@@ -36,7 +36,7 @@ COMMANDS = {
     "build-ops": "Build the native operators ahead of time.",
 }
 
-LONGEST = 4000  # letters of a message
+LONGEST = 1500  # letters of a message
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from ganformer_cli.cli.options import boolean_option, option
+from ganformer_cli.cli.options import MOST_IN_BATCH, MOST_PSI, boolean_option, option
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.errors import SnapshotError
 
@@ -64,19 +63,15 @@ def offline_option(function: F) -> F:
 
 
 def psi_option(*, default: float, group: str, help: str) -> Callable[[F], F]:
-    """``--truncation-psi``, a finite number."""
-
-    def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
-        if not math.isfinite(value):
-            raise click.BadParameter(f"{value} is not a finite number; give one such as 0.7")
-        return value
-
-    return option("--truncation-psi", type=float, default=default, group=group, callback=finite, help=help)
+    """``--truncation-psi``."""
+    return option(
+        "--truncation-psi", type=click.FloatRange(-MOST_PSI, MOST_PSI), default=default, group=group, help=help
+    )
 
 
 def batch_size_option(*, help: str) -> Callable[[F], F]:
     """``--batch-size``."""
-    return option("--batch-size", type=click.IntRange(min=1), default=None, group="Device", help=help)
+    return option("--batch-size", type=click.IntRange(1, MOST_IN_BATCH), default=None, group="Device", help=help)
 
 
 class Model(NamedTuple):

@@ -6,8 +6,10 @@ A command is made with ``@click.command("name", cls=GroupedCommand)`` and its op
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -15,6 +17,7 @@ from click.core import ParameterSource
 from ganformer_cli.allocator import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
 from ganformer_cli.cli.output import echo
 from ganformer_cli.errors import ConfigError, NotYetError
+from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +27,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 HELP_ALL = "ganformer.help_all"  # key in Context.meta: rare options are shown
 WARNED = "ganformer.warned"  # key in Context.meta: warnings that this run has given
 MOST_SEEDS = 10_000_000
+MOST_PROCESSES = 1024
+MOST_IN_BATCH = 65_536
+MOST_PSI = 100.0  # of a truncation, in either direction; beyond it nothing is drawn but the activations' limits
 LARGEST_SEED = 2**63 - 1  # torch's generators take this much everywhere
 
 _METAVARS = {"integer": "N", "integer range": "N", "float": "NUMBER", "float range": "NUMBER"}
+_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_MAX_DIGITS = 40
+MAX_FLOAT = 3.4e38  # of single precision
 _TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
 
@@ -44,6 +54,42 @@ class GroupedOption(click.Option):
 
     def make_metavar(self, ctx: click.Context) -> str:
         return self.metavar or _METAVARS.get(self.type.name) or super().make_metavar(ctx)
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        for word in (value,) if isinstance(value, str) else value if isinstance(value, (tuple, list)) else ():
+            check_word(word, self.type, ctx, self)
+        return super().type_cast_value(ctx, value)
+
+
+def check_word(word: object, kind: click.ParamType, ctx: click.Context, parameter: click.Parameter) -> None:
+    """Refuse what is not written as a number where one belongs, and an empty text, before click takes it.
+
+    Python takes more for a number than people mean by one: ``nan``, ``1_000``, digits of other scripts, thousands of
+    digits.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    if not isinstance(word, str):
+        return
+    shown = printable(word, limit=40)
+
+    def refuse(why: str) -> NoReturn:
+        raise click.BadParameter(why, ctx=ctx, param=parameter)
+
+    if isinstance(kind, (type(click.INT), type(click.FLOAT))):
+        whole = isinstance(kind, type(click.INT))
+        if word.strip().lower().lstrip("+-") in ("nan", "inf", "infinity") and not whole:
+            refuse(f"{shown} is not a finite number; write for instance 0.5")
+        if not (_WHOLE if whole else NUMBER).fullmatch(word):
+            refuse(f"{shown!r} is not a valid {'integer' if whole else 'float'}.")
+        if len(word) > _MAX_DIGITS or not abs(float(word)) <= (LARGEST_SEED if whole else MAX_FLOAT):
+            refuse(f"{shown} is too large")
+    elif isinstance(kind, (type(click.STRING), click.Path)):
+        if not word.strip():
+            refuse("is empty; give a value, or leave it out")
+        if "\0" in word:
+            refuse(f"{shown!r} holds a null character")
 
 
 class BooleanOption(GroupedOption):
@@ -87,7 +133,13 @@ class GroupedCommand(click.Command):
             )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, join_booleans(args, self.params))
+        rest = super().parse_args(ctx, join_booleans(args, self.params))
+        for parameter in self.params if not ctx.resilient_parsing else ():
+            if isinstance(parameter, click.Argument):
+                given = ctx.params.get(parameter.name or "")
+                for word in given if isinstance(given, tuple) else (given,):
+                    check_word(str(word) if isinstance(word, Path) else word, parameter.type, ctx, parameter)
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, records in self.help_sections(ctx, rare=ctx.meta.get(HELP_ALL, False)):
@@ -222,7 +274,13 @@ class Seeds(click.ParamType):
         for part in value.split(","):
             first, dash, last = (piece.strip() for piece in part.partition("-"))
             if not _is_number(first) or (dash and not _is_number(last)):
-                self.fail(f"{part.strip()!r} is neither a seed nor a range; write for instance 0-31,40", param, ctx)
+                self.fail(
+                    f"{printable(part.strip(), limit=80)!r} is neither a seed nor a range; write for instance 0-31,40",
+                    param,
+                    ctx,
+                )
+            if len(first) > _MAX_DIGITS or len(last) > _MAX_DIGITS:
+                self.fail(f"{part[:_MAX_DIGITS]}… is too large; seeds end at {LARGEST_SEED}", param, ctx)
             low, high = int(first), int(last or first)
             if high < low:
                 self.fail(f"{part.strip()!r} ends before it begins; write {high}-{low}", param, ctx)
@@ -256,9 +314,12 @@ class Gpus(click.ParamType):
         if value.strip().lower() in {"none", "cpu", ""}:
             return ()
         numbers = [part.strip() for part in value.split(",")]
-        if not all(map(_is_number, numbers)) or len({*map(int, numbers)}) != len(numbers):
+        if not all(_is_number(n) and len(n) <= 4 for n in numbers) or len({*map(int, numbers)}) != len(numbers):
             self.fail(
-                f"{value!r}: write a GPU's number such as 0, several such as 0,1, or none for the CPU", param, ctx
+                f"{printable(value, limit=80)!r}: write a GPU's number such as 0, several such as 0,1, or none for "
+                "the CPU",
+                param,
+                ctx,
             )
         return tuple(map(int, numbers))
 
@@ -277,7 +338,7 @@ def processes_option(does: str) -> Callable[[F], F]:
     """``--processes`` of a command that ``does`` its work in several, such as "Train"."""
     return option(
         "--processes",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, MOST_PROCESSES),
         default=None,
         metavar="N",
         group="Device",

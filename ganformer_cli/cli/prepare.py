@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option, option, warn
+from ganformer_cli.cli.options import MOST_PROCESSES, GroupedCommand, boolean_option, json_option, option, warn
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.prepare_report import (
     list_catalogue,
@@ -48,7 +48,7 @@ def catalogue_options(function: Any) -> Any:
 @click.command("prepare", cls=GroupedCommand)
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @option("--images-dir", metavar="DIR", group="Source", rare=True, help="Another way to name a SOURCE.")
-@option("--max-images", type=click.IntRange(min=1), group="Source", help="Stop after so many pictures.")
+@option("--max-images", type=click.IntRange(1, 10**10), group="Source", help="Stop after so many pictures.")
 @option(
     "--format", "form", type=click.Choice(FORMATS), group="Source",
     help="What SOURCE is: pictures of this suffix only (png, jpg), or a container. Left out: seen from its content.",
@@ -82,7 +82,7 @@ def catalogue_options(function: Any) -> Any:
 )  # fmt: skip
 @boolean_option("--overwrite", default=False, group="Data set", help="Replace a data set of this name.")
 @option(
-    "--shards-num", type=click.IntRange(min=1), metavar="N", group="Data set", rare=True,
+    "--shards-num", type=click.IntRange(1, 99_999), metavar="N", group="Data set", rare=True,
     help="Split the data set into so many files. Left out: one, and more only where it is large.",
 )  # fmt: skip
 @option(
@@ -94,7 +94,7 @@ def catalogue_options(function: Any) -> Any:
     help="Report pictures that look alike, too, and not only those that are the same.",
 )  # fmt: skip
 @option(
-    "--workers", "--num-threads", type=click.IntRange(min=1), metavar="N", group="Data set", rare=True,
+    "--workers", "--num-threads", type=click.IntRange(1, MOST_PROCESSES), metavar="N", group="Data set", rare=True,
     help="Processes at work. Left out: one for each core. The result is the same with any number.",
 )  # fmt: skip
 @option("--list", "show_list", is_flag=True, group="Known data sets", help="Show the catalogue, and exit.")
@@ -107,7 +107,7 @@ def catalogue_options(function: Any) -> Any:
     help="Require that --from-file has a checksum of the catalogue.",
 )  # fmt: skip
 @option(
-    "--source", "choice", type=click.IntRange(min=1), metavar="N", group="Known data sets", rare=True,
+    "--source", "choice", type=click.IntRange(1, 1000), metavar="N", group="Known data sets", rare=True,
     help="Download from this source of the data set only. Left out: from the first that gives it.",
 )  # fmt: skip
 @boolean_option(

@@ -2,7 +2,12 @@
 
 A pickle is a program: it names functions and calls them. Here the few names that real snapshots use stand for inert
 look-alikes, made anew for each file; any other name is an error that says which. The source text that the files carry
-is never looked at. Tensors come from a second pickle within the first, which ``torch.load(weights_only=True)`` reads.
+is never looked at. Numbers of torch's come from further pickles within the first, which are read the same way.
+
+A small pickle can also stand for endless work or memory: values within values that double at each level, keys whose
+hash takes for ever, one storage loaded a thousand times. So everything is counted while it is read: instructions,
+objects, and the bytes, text and nesting of what comes out, in proportion to the size of the file; and no error shows
+more of a value than its kind.
 """
 
 from __future__ import annotations
@@ -12,10 +17,10 @@ import math
 import pickle
 import pickletools
 import re
-import warnings
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,15 +29,35 @@ from torch import Tensor
 from ganformer_cli.errors import GanformerError, SnapshotError
 from ganformer_cli.file_kinds import kind_of_file
 from ganformer_cli.files import open_regular
+from ganformer_cli.text import printable
 
 #: Opcodes that no snapshot needs: objects by other people's numbers, by registries, out of band.
 _REFUSED_OPCODES = frozenset(
     ("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER")
 )
+_REFUSED_IN_STORAGES = (_REFUSED_OPCODES | {"REDUCE", "BUILD", "NEWOBJ"}) - {"BINPERSID"}
 _NUMBERS = re.compile(r"[<>|=]?[biuf?][1248]?")
 _MOST_DIMENSIONS = 8
 _DEEPEST = 64
 _MOST_MODULES = 10_000
+_LONGEST_NAME = 1000
+_LONGEST_INTEGER = 32  # bytes
+#: Real snapshots have up to 70,000 instructions, of which every fourth makes an object.
+_MOST_INSTRUCTIONS = 1_000_000
+_MOST_OBJECTS = 300_000
+_MOST_VALUES = 1_000_000  # in all that comes out, each as often as it is referred to
+_SPARE_BYTES = 64 << 20
+_OBJECT_OPCODES = frozenset(
+    ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "DICT", "LIST", "FROZENSET", "REDUCE", "NEWOBJ", "BUILD", "BYTEARRAY8")
+)
+#: How torch begins a storage: its number, and the version of the form.
+_STORAGE_MAGIC = 0x1950A86A20F9469CFC6C
+_STORAGE_VERSION = 1001
+_STORAGES = {
+    "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
 
 
 class _Sealed(type):
@@ -88,11 +113,13 @@ class _Element:
 
     def __init__(self, code: object) -> None:
         if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
-            raise TypeError(f"numbers of the kind {code!r} have no place in a snapshot")
+            kind = printable(repr(code[:20]), limit=80) if isinstance(code, str) else type(code).__name__
+            raise TypeError(f"numbers of the kind {kind} have no place in a snapshot")
         self.code, self.order = code.lstrip("<>|="), "<"
 
     def __setstate__(self, state: object) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+        orders = ("<", ">", "|", "=")
+        if not isinstance(state, tuple) or len(state) < 2 or type(state[1]) is not str or state[1] not in orders:
             raise TypeError("a damaged numpy type")
         self.order = state[1]
 
@@ -147,7 +174,10 @@ def _sizes(shape: object) -> tuple[int, ...]:
 def _persistent(meta: object, *_: object) -> PersistentObject:
     if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
         raise TypeError("a damaged persistent object")
-    return PersistentObject(str(meta.get("class_name")), meta["state"])
+    name = meta.get("class_name")
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        raise TypeError("a persistent object whose class is no name")
+    return PersistentObject(name, meta["state"])
 
 
 def _scalar(element: object, data: object) -> Any:
@@ -156,15 +186,155 @@ def _scalar(element: object, data: object) -> Any:
     return np.frombuffer(data, element.type())[0].item()
 
 
-def _storage(data: object) -> _Held:
-    if not isinstance(data, bytes):
+class _Storages:
+    """Loads the storages of a file, each once."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._known: dict[int, tuple[bytes, _Held]] = {}
+
+    def load(self, data: object) -> _Held:
+        """The numbers in what torch's storages write of themselves: some small pickles, and the raw numbers."""
+        if not isinstance(data, bytes):
+            raise TypeError("a damaged storage")
+        if id(data) not in self._known:
+            self._left -= len(data)
+            if self._left < 0:
+                raise ValueError("its storages are larger than the file")
+            self._known[id(data)] = data, _Held(_numbers_of(data))
+        return self._known[id(data)][1]
+
+
+if TYPE_CHECKING:
+
+    class _PythonUnpickler(pickle.Unpickler):
+        dispatch: dict[int, Any]
+        stack: list[Any]
+
+        def load_setitem(self) -> None: ...
+        def load_setitems(self) -> None: ...
+        def load_dict(self) -> None: ...
+        def load_additems(self) -> None: ...
+        def load_frozenset(self) -> None: ...
+else:
+    _PythonUnpickler = pickle._Unpickler
+
+
+class _CheckedUnpickler(_PythonUnpickler):
+    """Python's reader of pickles that is written in Python: so keys can be looked at before they are hashed."""
+
+    dispatch = dict(_PythonUnpickler.dispatch)
+
+    def _check_keys(self, keys: Iterable[object]) -> None:
+        for key in keys:
+            _key(key)
+
+    def load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_additems(self) -> None:
+        self._check_keys(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        self._check_keys(self.stack)
+        super().load_frozenset()
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
+
+class _StorageReader(_CheckedUnpickler):
+    """One of the pickles of a storage."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module not in ("torch", "torch.storage") or name not in _STORAGES:
+            raise TypeError("a storage of numbers that no snapshot has")
+        return _STORAGES[name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or pid[5:] not in ((), (None,)):
+            raise TypeError("a damaged storage")
+        if not isinstance(pid[1], torch.dtype) or type(pid[4]) is not int or type(pid[2]) is not str:
+            raise TypeError("a damaged storage")
+        return pid[1], pid[4], pid[2]
+
+
+def _numbers_of(data: bytes) -> Tensor:
+    """The numbers of a storage as ``torch.save`` writes it: pickles in a row, or (never in snapshots) a zip archive."""
+    if data[:2] == b"PK":
+        return _numbers_of_zip(data)
+    stream = io.BytesIO(data)
+    magic, version, system, storage, _ = (_small_pickle(stream, len(data)) for _ in range(5))
+    if magic != _STORAGE_MAGIC or version != _STORAGE_VERSION or not isinstance(storage, tuple):
         raise TypeError("a damaged storage")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch plans to drop typed storages one day; these files have them
-        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if not isinstance(storage, torch.storage.TypedStorage):
-            raise TypeError("a storage that is something else")
-        return _Held(torch.empty(0, dtype=storage.dtype).set_(storage.untyped()))
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise TypeError("a storage of a machine with another order of bytes")
+    dtype, count, _ = storage
+    if int.from_bytes(stream.read(8), "little") != count:
+        raise ValueError("a storage whose numbers do not fit its size")
+    return _tensor_of(memoryview(data)[stream.tell() :], dtype, count)
+
+
+def _numbers_of_zip(data: bytes) -> Tensor:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        files = {name.partition("/")[2]: archive.getinfo(name) for name in archive.namelist()}
+        # torch does not compress; what does may be a bomb.
+        if any(info.compress_type or info.file_size > len(data) for info in files.values()):
+            raise ValueError("a storage that is a compressed archive")
+        program = archive.read(files["data.pkl"])
+        storage = _small_pickle(io.BytesIO(program), len(program))
+        if not isinstance(storage, tuple):
+            raise TypeError("a damaged storage")
+        dtype, count, key = storage
+        return _tensor_of(memoryview(archive.read(files[f"data/{key}"])), dtype, count)
+
+
+def _small_pickle(stream: io.BytesIO, length: int) -> Any:
+    """The next of the pickles of a storage."""
+    start = stream.tell()
+    _check_opcodes(stream, length, most=1000, refused=_REFUSED_IN_STORAGES)
+    size = stream.tell() - start
+    if size > 10_000:
+        raise ValueError("a damaged storage")
+    stream.seek(start)
+    return _StorageReader(io.BytesIO(stream.read(size))).load()
+
+
+def _tensor_of(raw: memoryview, dtype: torch.dtype, count: int) -> Tensor:
+    if len(raw) != count * dtype.itemsize:
+        raise ValueError("a storage whose numbers do not fit its size")
+    return torch.frombuffer(bytearray(raw), dtype=dtype) if count else torch.empty(0, dtype=dtype)
+
+
+def _key(key: object) -> Any:
+    """A key of a dictionary. Those of other kinds can take for ever to hash or to compare."""
+    if type(key) is str or key is None or type(key) is bool or (type(key) is int and abs(key) < 1 << 32):
+        return key
+    raise TypeError(f"a dictionary with a key of the kind {type(key).__name__}")
+
+
+def _dictionary(*args: object) -> dict[Any, Any]:
+    if not args:
+        return {}
+    (pairs,) = args
+    if type(pairs) is dict:
+        return dict(pairs)
+    if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+        raise TypeError("a damaged dictionary")
+    return {_key(key): value for key, value in pairs}
 
 
 def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> _Held:
@@ -181,11 +351,14 @@ def _tensor(storage: object, offset: object, size: object, stride: object, *_: o
     return _Held(flat.as_strided(sizes, strides, offset) if count else flat.new_empty(sizes))
 
 
-def _names() -> dict[tuple[str, str], Any]:
+def _names(storages: _Storages) -> dict[tuple[str, str], Any]:
     """The globals that real files name, each standing for something harmless."""
 
     class EasyDict(dict[str, Any], metaclass=_Sealed):
         __slots__ = ()
+
+        def __init__(self, *args: object) -> None:
+            super().__init__(_dictionary(*args))
 
     class Inert(metaclass=_Sealed):
         __slots__ = ()
@@ -206,10 +379,10 @@ def _names() -> dict[tuple[str, str], Any]:
 
     names: dict[tuple[str, str], Any] = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Function(_persistent),
-        ("collections", "OrderedDict"): _Function(lambda *args: dict(*args)),
+        ("collections", "OrderedDict"): _Function(_dictionary),
         ("torch._utils", "_rebuild_tensor_v2"): _Function(_tensor),
         ("torch._utils", "_rebuild_parameter"): _Function(lambda data, *_: data),
-        ("torch.storage", "_load_from_bytes"): _Function(_storage),
+        ("torch.storage", "_load_from_bytes"): _Function(storages.load),
         ("torch.nn.modules.dropout", "Dropout"): Inert,
         ("torch", "Size"): _Function(_sizes),
         ("torch", "device"): _Function(lambda *args: "device"),
@@ -224,26 +397,38 @@ def _names() -> dict[tuple[str, str], Any]:
     return names
 
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], where: str) -> None:
+class _Reader(_CheckedUnpickler):
+    def __init__(self, file: IO[bytes], where: str, length: int) -> None:
         super().__init__(file)
         self._where = where
-        self._names = _names()
+        self._names = _names(_Storages(length))
 
     def find_class(self, module: str, name: str) -> Any:
         try:
             return self._names[module, name]
         except KeyError:
+            shown = printable(f"{module}.{name}", limit=120)
             raise SnapshotError(
-                f"{self._where}: names {module}.{name}, which no snapshot of the authors' needs. It was not run, and "
+                f"{self._where}: names {shown}, which no snapshot of the authors' needs. It was not run, and "
                 "the file is refused; do not trust it"
             ) from None
 
 
-def _check_opcodes(file: IO[bytes], length: int) -> None:
-    """Walk through the program without running it: lengths within the file, memo numbers in order."""
+def _check_opcodes(
+    file: IO[bytes], length: int, *, most: int = _MOST_INSTRUCTIONS, refused: frozenset[str] = _REFUSED_OPCODES
+) -> None:
+    """Walk through the program without running it: lengths within the file, memo numbers in order, and no more of
+    anything than real snapshots have."""
+    objects = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file), 1):
-        if opcode.name in _REFUSED_OPCODES:
+        if count > most:
+            raise ValueError(f"more than {most:,} instructions")
+        objects += opcode.name in _OBJECT_OPCODES
+        if objects > _MOST_OBJECTS:
+            raise ValueError(f"more than {_MOST_OBJECTS:,} objects")
+        if type(argument) is int and argument.bit_length() > 8 * _LONGEST_INTEGER:
+            raise ValueError("a number of hundreds of digits")
+        if opcode.name in refused:
             raise ValueError(f"the opcode {opcode.name} has no place in a snapshot")
         # A large number here would make the reader allocate as much.
         number = argument if isinstance(argument, int) else 0
@@ -266,7 +451,8 @@ def read_pickle(path: Path) -> Any:
             file.seek(0)
             _check_opcodes(file, path.stat().st_size)
             file.seek(0)
-            return _plain(_Reader(file, str(path)).load())
+            length = path.stat().st_size
+            return _Plain(length).of(_Reader(file, str(path), length).load())
     except GanformerError:
         raise
     except OSError as error:
@@ -275,7 +461,7 @@ def read_pickle(path: Path) -> Any:
         # Whatever a mutilated file provokes: it is damaged.
         what = "truncated" if ends_too_early(path) else "damaged"
         raise SnapshotError(
-            f"{path}: not a snapshot that can be read ({type(error).__name__}: {error}); it is {what}: download "
+            f"{path}: not a snapshot that can be read ({_why(error)}); it is {what}: download "
             "it again"
         ) from error
 
@@ -304,31 +490,50 @@ def check_start(path: Path, start: bytes) -> None:
         raise SnapshotError(f"{path}: not a pickle; give a snapshot (.pkl) or a .safetensors file")
 
 
-def _plain(value: Any, depth: int = 0, seen: dict[int, Any] | None = None) -> Any:
-    """Replace the look-alikes of arrays and tensors by what they hold, throughout."""
-    seen = {} if seen is None else seen
-    if id(value) in seen:
-        return seen[id(value)][1]
-    if depth > _DEEPEST:
-        raise ValueError("nested too deeply")
-    if isinstance(value, _Array | _Held):
-        result: Any = value.values
-    elif isinstance(value, dict):
-        result = {}
-        seen[id(value)] = value, result  # the original is kept alive, so that its id stays its own
-        for key, item in value.items():
-            result[key] = _plain(item, depth + 1, seen)
-    elif isinstance(value, list | tuple):
-        result = [_plain(item, depth + 1, seen) for item in value]
-        result = tuple(result) if isinstance(value, tuple) else result
-    elif isinstance(value, PersistentObject | Network):
-        result = value
-        seen[id(value)] = value, result
-        value.state = _plain(value.state, depth + 1, seen)
-    else:
+def _why(error: Exception) -> str:
+    """What went wrong, without a value of the file's: to show one can take for ever."""
+    said = error.args[0] if error.args and type(error.args[0]) is str else ""
+    return f"{type(error).__name__}: {printable(said, limit=200)}"
+
+
+class _Plain:
+    """Replaces the look-alikes of arrays and tensors by what they hold, throughout.
+
+    What is referred to several times becomes several values; so nobody who goes through them goes on for ever.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._values = _MOST_VALUES
+        self._bytes = 2 * length + _SPARE_BYTES
+        self._modules: dict[int, Any] = {}
+
+    def of(self, value: Any, depth: int = 0) -> Any:
+        """The value in plain; ``depth`` is how deep it lies."""
+        self._values -= 1
+        if self._values < 0:
+            raise ValueError("more values than any snapshot has: they hold one another, perhaps")
+        if depth > _DEEPEST:
+            raise ValueError("nested too deeply")
+        if isinstance(value, _Array | _Held):
+            self._count(value.values.nbytes)
+            return value.values
+        if isinstance(value, str | bytes | bytearray):
+            self._count(len(value))
+            return value
+        if isinstance(value, dict):
+            return {key: self.of(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            items = [self.of(item, depth + 1) for item in value]
+            return tuple(items) if isinstance(value, tuple) else items
+        if isinstance(value, PersistentObject | Network) and id(value) not in self._modules:
+            self._modules[id(value)] = value  # before what is in it, which may lead back
+            value.state = self.of(value.state, depth + 1)
         return value
-    seen[id(value)] = value, result
-    return result
+
+    def _count(self, size: int) -> None:
+        self._bytes -= size
+        if self._bytes < 0:
+            raise ValueError("more numbers and text than the file has room for")
 
 
 def module_tensors(module: PersistentObject) -> Iterator[tuple[str, Tensor]]:
