@@ -17,7 +17,7 @@ from click.testing import Result
 from PIL import Image
 
 from ganformer_cli.data.datasets import PreparedDataset, open_dataset
-from ganformer_cli.data.pictures import fit, open_picture
+from ganformer_cli.data.pictures import Decoding, decode
 from ganformer_cli.data.prepare import prepare
 from ganformer_cli.errors import DataError
 from ganformer_cli.metrics.sources import open_pictures
@@ -200,14 +200,14 @@ def test_images_that_are_too_small_keep_their_size(tmp_path: Path) -> None:
 )
 def test_one_transparent_grey_in_the_bits_of_the_file(depth: int, row: bytes, key: bytes) -> None:
     data = png(4, 4, depth, 0, [row[: max(1, 4 * depth // 8)]] * 4, key)
-    got = np.asarray(fit(open_picture(data), 4, 4, (1, 2, 3)))[0].tolist()
+    got = np.asarray(decode(data, Decoding((1, 2, 3))))[0].tolist()
     assert got[0] == [1, 2, 3]
     assert all(len(set(each)) == 1 for each in got[1:])
 
 
 def test_one_transparent_colour_of_16_bits() -> None:
     row = struct.pack(">6H", 256, 512, 1024, 65535, 512, 1024)
-    got = np.asarray(fit(open_picture(png(2, 1, 16, 2, [row], row[:6])), 1, 2, (9, 9, 9)))[0].tolist()
+    got = np.asarray(decode(png(2, 1, 16, 2, [row], row[:6]), Decoding((9, 9, 9))))[0].tolist()
     assert got == [[9, 9, 9], [255, 2, 4]]
 
 

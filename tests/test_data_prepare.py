@@ -103,7 +103,7 @@ def test_the_manifest_tells_what_was_done(source: Path) -> None:
     assert manifest["skipped"] == {"count": 1, "reasons": {"an empty file": 1}, "first": first}
     assert manifest["labels"] is None
     assert manifest["sources"] == {
-        "several_frames": 0, "modes": {"RGB": 6},
+        "several_frames": 0, "wide_values": [], "modes": {"RGB": 6},
         "smallest": [16, 16], "largest": [300, 40], "sides": {"16-31": 5, "32-63": 1},
     }  # fmt: skip
     assert manifest["duplicates"] == {"exact": 0, "near": None, "first": [], "first_near": []}

@@ -78,7 +78,7 @@ def test_chunks_are_bounded_in_number_and_bytes(side: int, count: int) -> None:
 
 
 def test_chunks_are_bounded_by_what_comes_out_of_them() -> None:
-    large = Look(512, 512, (0, 0, 0), packed=False, labelled=False)
+    large = Look(512, 512, Decoding((0, 0, 0)), packed=False, labelled=False)
     assert {len(chunk) for chunk in conversion._chunks(pictures(20), large)} == {5}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from ganformer_cli.cli.prepare_report import (
     report_verified,
     summarise,
     warn_of_empty_classes,
+    warn_of_unused_range,
 )
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.config.names import check_name, quoted, same_name, valid_name
@@ -29,10 +31,25 @@ if TYPE_CHECKING:
 
 CATALOGUE = ("ffhq", "cityscapes", "clevr", "bedrooms")  # flags of the authors' script
 FORMATS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")
-MANIFEST_KEYS = ("resolution", "ratio", "max_images", "compression")  # options that a manifest repeats
+MANIFEST_KEYS = ("resolution", "ratio", "max_images", "compression", "value_range")  # options that a manifest repeats
 MIB = 1 << 20
 USUAL_RESOLUTION = 256  # of an entry that does not say
 SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # that are no part of a name; of others it is the last
+
+
+class ValueRange(click.ParamType):
+    """``0,4095`` as two floats."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        try:
+            low, high = map(float, value.split(",") if isinstance(value, str) else value)
+        except ValueError:
+            self.fail(f"{value!r} is not two numbers; write for instance 0,4095", param, ctx)
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            self.fail(f"{value!r}: write the lower number first, as in 0,4095", param, ctx)
+        return low, high
 
 
 def catalogue_options(function: Any) -> Any:
@@ -79,6 +96,11 @@ def catalogue_options(function: Any) -> Any:
 @option(
     "--background", metavar="COLOR", default="white", group="Data set",
     help="What shows through transparent parts: a colour's name, or #rrggbb.",
+)  # fmt: skip
+@option(
+    "--value-range", type=ValueRange(), metavar="LOW,HIGH", group="Data set",
+    help="Of pictures and arrays with more than 8 bits, the values that become black and white, such as 0,4095 for 12 "
+    "bits.  [default: 0,65535, of floating point 0,1]",
 )  # fmt: skip
 @boolean_option("--overwrite", default=False, group="Data set", help="Replace a data set of this name.")
 @option(
@@ -334,6 +356,7 @@ def _run(job: Job, settings: Settings) -> dict[str, Any]:
             progress.message(f"{job.name}: what is done is kept; the same command goes on from there")
             raise
     warn_of_empty_classes(prepared.manifest)
+    warn_of_unused_range(prepared.manifest)
     if settings.as_json and prepared.not_read:
         from ganformer_cli.data.file_kinds import count_text, describe
 
@@ -359,6 +382,8 @@ def _found(job: Known, settings: Settings, options: dict[str, Any]) -> Prepared 
     if settings.from_file or settings.labels or options["overwrite"] or options["strict"]:
         return None
     wanted = {key: (f"--{key.replace('_', '-')}", options[key]) for key in MANIFEST_KEYS}
+    if options["value_range"] is not None:
+        wanted["value_range"] = ("--value-range", list(options["value_range"]))
     target = settings.data_dir / job.name
     manifest = made_before(job.entry, target, wanted)
     if manifest is None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ganformer_cli.data.catalogue import CatalogueEntry
     from ganformer_cli.data.prepare import Prepared
 
+SMALL_PART = 0.5  # of a range: less is worth a word
 EXAMPLES = 3  # files named for each reason
 REASONS = 8
 CLASSES = 6  # that many are named one by one
@@ -60,6 +61,30 @@ def warn_of_empty_classes(manifest: Mapping[str, Any]) -> None:
         f"{len(empty)} of {labels['size']} classes {'has' if one else 'have'} no picture and will never be drawn: "
         f"{shown}{more}"
     )
+
+
+def warn_of_unused_range(manifest: Mapping[str, Any]) -> None:
+    """Say where pictures with more than 8 bits use a small part of their range: they come out dark or without contrast.
+
+    Values of 12 bits in files of 16 are the usual case.
+    """
+    if manifest.get("value_range") is not None:
+        return
+    for values in manifest["sources"].get("wide_values", ()):
+        low, high, full = values["lowest"], values["highest"], values["of"]
+        if not 0 <= high - low < full * SMALL_PART:
+            continue
+        best = [low, high]
+        if full > 1 and low >= 0:
+            bits = max(8, int(high).bit_length())
+            best = [0 if low < 2**bits / 4 else low, 2**bits - 1]
+        said = ",".join(f"{value:g}" for value in best)
+        what = "16-bit" if full > 1 else "floating-point"
+        warn(
+            f"{values['count']} pictures have {what} values from {low:g} to {high:g} only, of 0 to {full:g}, and so "
+            "come out dark or without contrast; if that is their whole range, make them again with "
+            f"--value-range {said} --overwrite"
+        )
 
 
 def _lines(prepared: Prepared) -> Iterable[tuple[str, str]]:

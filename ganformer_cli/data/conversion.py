@@ -14,7 +14,7 @@ import time
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from ganformer_cli.data.pictures import (
     has_several_frames,
     open_picture,
     shown_size,
+    wide_values,
 )
 from ganformer_cli.data.sources import Item
 from ganformer_cli.errors import OutputError
@@ -72,6 +73,7 @@ class Outcome(NamedTuple):
     bytes: int = 0  # of the PNG
     crc: int = 0
     several_frames: bool = False  # of which the first is taken
+    values: Sequence[float] = ()  # of more than 8 bits: the lowest, the highest, and the highest that there could be
 
 
 Converted = tuple[Outcome, bytes]  # with the PNG; empty if it is skipped
@@ -86,15 +88,20 @@ def convert(item: Item, look: Look) -> Converted:
         return outcome._replace(reason=NO_LABEL), b""
     try:
         decoding = look.decoding
+        values = None
         if isinstance(item.data, bytes):
             image = open_picture(item.data)
         else:
             image = from_pixels(item.data, decoding.value_range)
+            if item.data.dtype != np.uint8:
+                full = 1.0 if item.data.dtype.kind == "f" else 65535.0
+                values = float(item.data.min()), float(item.data.max()), full
         with image:
             height, width = shown_size(image)
             outcome = outcome._replace(mode=image.mode, size=(width, height))
             fitted = fit(image, look.height, look.width, decoding.background, decoding.value_range)
-            outcome = outcome._replace(several_frames=has_several_frames(image))
+            values = values or wide_values(image)
+            outcome = outcome._replace(several_frames=has_several_frames(image), values=list(values or ()))
     except UnusableError as error:
         return outcome._replace(reason=str(error)), b""
     pixels = fitted.tobytes()

@@ -225,6 +225,7 @@ class PreparedDataset(ImageDataset):
             self.notes = [*self.notes, conformed_text(others, size)]
         self._store.fitted = size
         return size
+
     def labels(self) -> npt.NDArray[Any] | None:
         return None if self._labels is None else self._labels[: len(self)]
 

@@ -58,6 +58,9 @@ def open_picture(data: bytes) -> Image.Image:
         raise UnusableError(_too_many_pixels(f"{image.width}x{image.height} px, "))
     if min(image.size) < 1:
         raise UnusableError("it has no pixels")
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    image.info[_FILE_MODE] = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return image
 
 
@@ -141,6 +144,20 @@ def has_several_frames(image: Image.Image) -> bool:
         return False
 
 
+def wide_values(image: Image.Image) -> tuple[float, float, float] | None:
+    """Lowest and highest value of an image with more than 8 bits, and the highest that it could have; None of others.
+
+    Of 16-bit colour the high bytes are known only.
+    """
+    if is_deep_color(image):
+        bands = [band for band in image.getextrema()[:3] if isinstance(band, tuple)]
+        return min(band[0] for band in bands) * 256.0, max(band[1] for band in bands) * 256.0 + 255, 65535.0
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        return float(values.min()), float(values.max()), 1.0 if image.mode == "F" else 65535.0
+    return None
+
+
 def crop_size(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of the largest part of a picture of ``size`` that has the proportions of ``wanted``."""
     (height, width), (tall, wide) = size, wanted
@@ -169,7 +186,6 @@ def fit(
         UnusableError: the picture is damaged, too small, or of a kind that has no meaning in RGB.
     """
     try:
-        raw_mode = file_mode(image)
         image.load()
         _turn_upright(image)
     except Exception as error:  # a damaged file can break a decoder in any way
@@ -180,16 +196,14 @@ def fit(
     left, top = (image.width - wide) // 2, (image.height - tall) // 2
     if (tall, wide) != (image.height, image.width):  # of a large picture every copy takes time
         image = image.crop((left, top, left + wide, top + tall))
-    image = to_rgb(image, background, value_range, raw_mode)
+    image = to_rgb(image, background, value_range)
     fits = image.size == (width, height)  # a copy has nothing to do with the file any more
     image = image.copy() if fits else image.resize((width, height), Image.Resampling.LANCZOS)
     image.info = {}
     return image
 
 
-def to_rgb(
-    image: Image.Image, background: Color, value_range: ValueRange | None = None, raw_mode: str = ""
-) -> Image.Image:
+def to_rgb(image: Image.Image, background: Color, value_range: ValueRange | None = None) -> Image.Image:
     """An image of any mode as RGB.
 
     Transparent parts show ``background``. 16-bit grey becomes ``round(value / 257)``; of 16-bit colour Pillow reads the
@@ -198,18 +212,17 @@ def to_rgb(
     Args:
         background: under transparent parts.
         value_range: of grey with more than 8 bits, what becomes 0 and 255.
-        raw_mode: how the file held its pixels, see :func:`file_mode`.
 
     Raises:
         UnusableError: numbers without a known range, or colours that Pillow cannot convert.
     """
-    if value_range is not None and is_deep_color(image, raw_mode):
+    if value_range is not None and is_deep_color(image):
         raise UnusableError("16-bit colour, of which only the high bytes are read: --value-range cannot be applied")
     if image.mode.startswith(("I", "F")):
         image = _grey_as_8_bits(image, value_range)
     try:
         if image.has_transparency_data:
-            straight = image.convert("LA") if image.mode == "La" else _with_8_bit_key(image, raw_mode)
+            straight = image.convert("LA") if image.mode == "La" else _with_8_bit_key(image)
             canvas = Image.new("RGBA", image.size, (*background, 255))
             canvas.alpha_composite(straight.convert("RGBA"))
             image = canvas
@@ -219,19 +232,17 @@ def to_rgb(
 
 
 def file_mode(image: Image.Image) -> str:
-    """How the file of an image that is not loaded yet holds its pixels, in Pillow's words, such as ``RGB;16B``.
+    """How the file of an opened image holds its pixels, in Pillow's words, such as ``RGB;16B``; empty if not said.
 
-    Empty where it is not said, or the pixels are loaded: then it is forgotten.
+    Pillow forgets it when it loads the pixels.
     """
-    tiles = getattr(image, "tile", None)
-    arguments = tiles[0][3] if tiles else ""
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return first if isinstance(first, str) else ""
+    mode = image.info.get(_FILE_MODE, "")
+    return mode if isinstance(mode, str) else ""
 
 
-def is_deep_color(image: Image.Image, raw_mode: str) -> bool:
+def is_deep_color(image: Image.Image) -> bool:
     """Whether the file has 16-bit colour, of which the image has the upper 8 bits only."""
-    return ";16" in raw_mode and image.mode in ("RGB", "RGBA", "RGBX", "CMYK")
+    return ";16" in file_mode(image) and image.mode in ("RGB", "RGBA", "RGBX", "CMYK")
 
 
 def _grey_as_8_bits(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
@@ -273,16 +284,16 @@ def _as_8_bits(values: npt.NDArray[Any], value_range: ValueRange | None) -> npt.
     return np.floor((values.astype(np.float64) - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
 
 
-def _with_8_bit_key(image: Image.Image, raw_mode: str) -> Image.Image:
+def _with_8_bit_key(image: Image.Image) -> Image.Image:
     """The image with its transparent colour, if it names one, written as its pixels are.
 
     A PNG gives that colour in its own number of bits, Pillow the pixels in 8.
     """
     key = image.info.get("transparency")
-    if isinstance(key, tuple) and is_deep_color(image, raw_mode):
+    if isinstance(key, tuple) and is_deep_color(image):
         key = tuple(part >> 8 for part in key)
-    elif isinstance(key, int) and raw_mode in _STEPS:
-        key *= _STEPS[raw_mode]
+    elif isinstance(key, int) and file_mode(image) in _STEPS:
+        key *= _STEPS[file_mode(image)]
     else:
         return image
     image = image.copy()
@@ -293,6 +304,7 @@ def _with_8_bit_key(image: Image.Image, raw_mode: str) -> Image.Image:
 _STEPS = {"L;2": 85, "L;4": 17}  # between the greys of 2 and 4 bits, in 8
 # Formats whose further images are frames or pages, and not layers, sizes, or what cameras add.
 _SEQUENCES = {"GIF", "PNG", "WEBP", "AVIF", "TIFF", "FLI", "HEIF"}
+_FILE_MODE = "file mode"  # where open_picture notes it
 _ORIENTATION = 0x0112  # the EXIF tag
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,8 +56,9 @@ _MEASURED = 500  # pictures looked at to choose it
 _TOOL = f"ganformer {__version__}"
 # What the manifest says of the settings, and the options that they come from.
 _OPTIONS = {
-    "resolution": "--resolution", "ratio": "--ratio", "background": "--background", "form": "--format",
-    "max_images": "--max-images", "compression": "--compression", "crop": "crop", "filter": "filter",
+    "resolution": "--resolution", "ratio": "--ratio", "background": "--background", "value_range": "--value-range",
+    "form": "--format", "max_images": "--max-images", "compression": "--compression",
+    "crop": "crop", "filter": "filter",
 }  # fmt: skip
 
 Progress = Callable[[int, int, int], None]  # pictures looked at, of how many, skipped
@@ -84,6 +86,7 @@ def prepare(
     resolution: int | None = None,
     ratio: float = 1.0,
     background: str = "white",
+    value_range: tuple[float, float] | None = None,
     max_images: int | None = None,
     strict: bool = False,
     overwrite: bool = False,
@@ -107,6 +110,8 @@ def prepare(
         resolution: longer side in pixels, a power of two; None: see :func:`choose_resolution`.
         ratio: height / width.
         background: colour under transparent parts: a name, or ``#rrggbb``.
+        value_range: of images and arrays with more than 8 bits, what becomes 0 and 255; None: 0 to 65535, of floating
+            point 0 to 1.
         max_images: stop after so many usable pictures.
         strict: a picture that cannot be used is an error, and not skipped.
         overwrite: replace a data set of this name that was made otherwise.
@@ -122,8 +127,9 @@ def prepare(
         DataError: the source is missing or not usable, or the target is taken.
         OutputError: the target cannot be written.
     """
-    color = check_settings(name, resolution, ratio, background, max_images, shards_num, compression, workers)
-    decoding = Decoding(color)
+    given = (resolution, ratio, background, max_images, shards_num, compression, workers, value_range)
+    color = check_settings(name, *given)
+    decoding = Decoding(color, value_range)
     name = check_name(name)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -150,6 +156,7 @@ def prepare(
             "crop": "centre",
             "filter": "lanczos",
             "background": "#{:02x}{:02x}{:02x}".format(*color),
+            "value_range": None if value_range is None else list(value_range),
             "compression": compression,
             "max_images": max_images,
             "form": form,
@@ -208,7 +215,7 @@ def check_name(name: str) -> str:
 
 def check_settings(
     name: str, resolution: int | None, ratio: float, background: str, max_images: int | None, shards_num: int | None,
-    compression: str, workers: int | None,
+    compression: str, workers: int | None, value_range: tuple[float, float] | None = None,
 ) -> Color:  # fmt: skip
     """Check what :func:`prepare` is given, before there is a source; the background as a colour.
 
@@ -222,6 +229,10 @@ def check_settings(
     ):  # fmt: skip
         if value is not None and (value < 1 or (most is not None and value > most)):
             raise ConfigError(f"{option} {value}: at least 1{f', at most {most}' if most else ''}")
+    if value_range is not None and not (math.isfinite(sum(value_range)) and value_range[0] < value_range[1]):
+        raise ConfigError(
+            f"--value-range {value_range[0]:g},{value_range[1]:g}: write the lower number first, as in 0,4095"
+        )
     if compression not in COMPRESSIONS:
         raise ConfigError(f"--compression {compression!r}: choose {' or '.join(COMPRESSIONS)}")
     try:
@@ -252,7 +263,10 @@ def _check_numbers(source: Source, decoding: Decoding) -> None:
         from_pixels(first.data, decoding.value_range)
     except UnusableError as error:
         if str(error).startswith("values"):
-            raise DataError(f"{source.path}: {first.name} has {error}; scale the array, or save it as uint8") from None
+            raise DataError(
+                f"{source.path}: {first.name} has {error}; scale the array, or say what its values mean with "
+                "--value-range LOW,HIGH"
+            ) from None
 
 
 def _size(item: Item) -> tuple[int, int]:

@@ -71,6 +71,7 @@ class Tally:
         self._reasons: Counter[str] = Counter()
         self._modes: Counter[str] = Counter()
         self._several_frames = 0
+        self._values: dict[float, list[float]] = {}  # of more than 8 bits, by the highest there could be: see _measure
         self._sides: Counter[int] = Counter()  # shorter ones, by their number of bits
         self._smallest: tuple[int, int] | None = None
         self._largest: tuple[int, int] | None = None
@@ -116,6 +117,10 @@ class Tally:
         width, height = size = outcome.size
         self._modes[outcome.mode] += 1
         self._several_frames += outcome.several_frames
+        if outcome.values:
+            low, high, full = outcome.values
+            known = self._values.setdefault(full, [0, low, high])
+            self._values[full] = [known[0] + 1, min(low, known[1]), max(high, known[2])]
         self._sides[min(size).bit_length()] += 1
         if self._smallest is None or width * height < self._smallest[0] * self._smallest[1]:
             self._smallest = size
@@ -164,6 +169,10 @@ class Tally:
             },
             "sources": {
                 "several_frames": self._several_frames,
+                "wide_values": [
+                    {"count": int(count), "lowest": low, "highest": high, "of": full}
+                    for full, (count, low, high) in sorted(self._values.items())
+                ],
                 "modes": {mode: self._modes[mode] for mode in sorted(self._modes)},
                 "smallest": self._smallest and list(self._smallest),
                 "largest": self._largest and list(self._largest),

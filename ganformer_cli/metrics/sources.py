@@ -155,9 +155,9 @@ class ArrayPictures(ImageDataset):
         height, width = own = self._layout.image_size
         self._size = size if size is not None and is_large_enough(own, size) else None
         notes: list[str] = []
-        if self._size not in (None, own):
-            height, width = self._size or own
-            notes = [conformed_text([own], (height, width))]
+        if self._size is not None and self._size != own:
+            height, width = self._size
+            notes = [conformed_text([own], self._size)]
         super().__init__(path.stem, height, width, height / width, len(rows), digest)
         self.decoding, self.notes = decoding or Decoding(), notes
         self.path, self._rows = path, rows
@@ -180,10 +180,11 @@ class ArrayPictures(ImageDataset):
             return given
         if low < 0 and max(-low, high) <= _FARTHEST:
             if beyond > _CLIPPED * self._rows.size:
-                self.notes.append(
+                self.notes = [
+                    *self.notes,
                     f"{beyond / self._rows.size:.0%} of the values lie outside -1 to 1 ({low:g} to {high:g}) and are "
-                    "clipped; scale the array if it means something else"
-                )
+                    "clipped; scale the array if it means something else",
+                ]
             return -1.0, 1.0
         if low < 0 or high > 1:
             raise DataError(
