@@ -7,6 +7,7 @@ One file holds the EMA generator (``ema.*``), the generator (``generator.*``) an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,19 +32,44 @@ METADATA_KEY = "ganformer"
 SNAPSHOT_FOLDER = "snapshots"
 SNAPSHOT_PATTERN = "network-snapshot-*.safetensors"
 
+_SNAPSHOT_NAME = re.compile(r"network-snapshot-(\d{1,15})(?:_(\d{3}))?\.safetensors")
+
 
 class NewerError(SnapshotError):
     """A file that a newer version wrote."""
 
 
+def kimg_in_name(kimg: float) -> str:
+    """``kimg`` thousand images in a file name: ``000012``, or to the image ``000012_345``.
+
+    No two numbers of images share a name, and names that are sorted as text are sorted by number.
+    """
+    thousands, rest = divmod(round(kimg * 1000), 1000)
+    return f"{thousands:06d}_{rest:03d}" if rest else f"{thousands:06d}"
+
+
 def snapshot_name(kimg: float) -> str:
     """File name of the snapshot taken after ``kimg`` thousand images."""
-    return f"network-snapshot-{int(kimg):06d}.safetensors"
+    return f"network-snapshot-{kimg_in_name(kimg)}.safetensors"
+
+
+def images_in_name(path: Path) -> int | None:
+    """How many images the file name of a snapshot says; None where a user has named it.
+
+    Names of earlier versions said whole thousands only.
+    """
+    match = _SNAPSHOT_NAME.fullmatch(path.name)
+    return int(match[1]) * 1000 + int(match[2] or 0) if match else None
 
 
 def snapshots_of(run: Path) -> list[Path]:
-    """The snapshots of a run folder, oldest first."""
-    return sorted((run / SNAPSHOT_FOLDER).glob(SNAPSHOT_PATTERN))
+    """The snapshots of a run folder, oldest first; those that a user has named come before all others."""
+
+    def order(path: Path) -> tuple[int, str]:
+        images = images_in_name(path)
+        return -1 if images is None else images, path.name
+
+    return sorted((run / SNAPSHOT_FOLDER).glob(SNAPSHOT_PATTERN), key=order)
 
 
 def resolve_model(path: str | Path, option: str = "--model") -> Path:
@@ -95,9 +121,9 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{path}: holds no ganformer configuration: a safetensors file of another program, with tensors such as "
             f"{some}; give one that ganformer wrote"
         )
-    text = metadata[METADATA_KEY]
-    header = parse_json(text, f"{path}: its header", kind=SnapshotError, remedy="give another snapshot")
-    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+    text, where = metadata[METADATA_KEY], f"{path}: its header"
+    header = parse_json(text, where, kind=SnapshotError, remedy="give another snapshot")
+    if not isinstance(header, dict) or type(header.get("format")) is not int or header["format"] < 1:
         raise SnapshotError(f"{path}: its ganformer header is damaged; give another snapshot")
     if header["format"] > FORMAT_VERSION:
         raise NewerError(
@@ -135,7 +161,9 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, under their names without it.
+    """The tensors whose names begin with ``prefix``, under their names without it, in memory of their own.
+
+    None is a view of the file, which Windows would not let anybody replace or delete then.
 
     Raises:
         SnapshotError: the file is damaged.
@@ -144,7 +172,7 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         check_regular(path)
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  # not a dict
-            return {name[len(prefix) :]: file.get_tensor(name) for name in names}
+            return {name[len(prefix) :]: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError) as error:
         raise SnapshotError(f"{path}: cannot be read ({error}); copy or download it again") from error
 

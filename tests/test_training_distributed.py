@@ -9,17 +9,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import Result
 
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.training import state
-from ganformer_cli.training.distributed import ALONE, Group
+from ganformer_cli.training.distributed import ALONE, Group, asked_for
 from ganformer_cli.training.loop import check_batch
+from ganformer_cli.training.run_lock import OWNER_FILE, read_owner
 
 #: A run of six steps with both regularisations.
 LINE = (
@@ -178,6 +181,55 @@ def test_torchrun_starts_it_again_and_it_goes_on(tmp_path: Path) -> None:
     assert "going on in" in done.stdout + done.stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="SIGUSR1 is POSIX")
+def test_a_signal_under_torchrun_stops_all_and_nothing_is_started_again(tmp_path: Path) -> None:
+    """Real processes. The lock of the run says which one trains."""
+    torchrun = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3",
+         "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
+         "-m", "ganformer_cli", *WORDS, "--total-kimg", "1000", "--result-dir", str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+    )  # fmt: skip
+    owner = wait_for_log(tmp_path / "run-000", torchrun)
+    os.kill(owner, signal.SIGUSR1)
+    out, err = torchrun.communicate(timeout=120)
+    assert torchrun.returncode == 0, err
+    assert out.count("stopped at ") == 1
+    assert "going on in" not in out + err
+    assert not (tmp_path / "run-000" / OWNER_FILE).exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_processes_save_and_end_when_what_started_them_is_killed_and_the_next_start_waits(tmp_path: Path) -> None:
+    """Real processes."""
+    line = [sys.executable, "-m", "ganformer_cli", *WORDS, "--result-dir", str(tmp_path)]
+    with (tmp_path / "output").open("wb") as output:
+        launcher = subprocess.Popen([*line, "--total-kimg", "1000", "--processes", "2"], stdout=output, stderr=output)
+    wait_for_log(tmp_path / "run-000", launcher)
+    launcher.kill()
+    launcher.wait()
+    again = subprocess.run(
+        [*line, "--total-kimg", "0.008", "--json"],
+        capture_output=True, text=True, encoding="utf-8", timeout=120, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    # Whoever still trained would have changed it.
+    found = json.loads(again.stdout)["kimg"]
+    assert state.read_state(state.states_of(tmp_path / "run-000")[-1]).counters.images_seen == round(found * 1000)
+    assert "stopped at " in (tmp_path / "output").read_text(encoding="utf-8")
+
+
+def wait_for_log(run: Path, process: subprocess.Popen[Any]) -> int:
+    """Until a run has a line in its log; the number of the process that writes."""
+    deadline = time.monotonic() + 100
+    while not (run / "log.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    owner = read_owner(run)
+    assert owner is not None
+    return owner.pid
+
+
 def settings(**options: Any) -> RunConfig:
     return resolve_run({"resolution": 32, **options}, dataset_preset={}, on_cpu=True)
 
@@ -197,6 +249,59 @@ def settings(**options: Any) -> RunConfig:
 def test_batches_that_cannot_be_shared(options: dict[str, Any], ranks: int, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_batch(settings(**options), ranks)
+
+
+GOOD = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str | None]], None]:
+    """Sets what a launcher says; None: nothing."""
+
+    def say(values: dict[str, str | None]) -> None:
+        for name, value in {**GOOD, **values}.items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("WORLD_SIZE", value) for value in ("abc", "", "0", "-1", "2.5", "1e3", "9" * 400, "99999999999", "²")],
+        *[("RANK", value) for value in ("x", None, "2", "-1", " ")],
+        *[("LOCAL_RANK", value) for value in ("x", "2")],
+        *[("MASTER_PORT", value) for value in ("http", None, "0", "65536")],
+        *[("MASTER_ADDR", value) for value in (None, "")],
+        ("TORCHELASTIC_RESTART_COUNT", "often"),
+        ("TORCHELASTIC_MAX_RESTARTS", "-1"),
+    ],
+)
+def test_what_a_launcher_cannot_have_said_is_one_line(
+    ganformer: Callable[..., Result],
+    own_folder: Path,
+    environment: Callable[[dict[str, str | None]], None],
+    name: str,
+    value: str | None,
+) -> None:
+    environment({name: value})
+    result = ganformer("train")
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert f"{name}: " in result.stderr
+    assert "torchrun" in result.stderr
+    assert list(own_folder.iterdir()) == []
+
+
+def test_what_a_launcher_says(environment: Callable[[dict[str, str | None]], None]) -> None:
+    environment({})
+    assert asked_for() == 2
+    # One process alone need not know more.
+    environment({"WORLD_SIZE": "1", "RANK": None, "MASTER_PORT": None, "MASTER_ADDR": None})
+    assert asked_for() == 0
 
 
 def test_alone_everything_is_ones_own() -> None:

@@ -265,7 +265,8 @@ def test_old_files_that_another_program_holds_cost_a_warning(tmp_path: Path, mon
     assert [json.loads(line)["event"] for line in events] == ["tidying"] * len(warnings)
     assert train(folder, resume=True, **options).finished
     assert len(state.states_of(folder)) == state.KEPT
-    assert len(checkpoints.snapshots_of(folder)) == 1
+    # The newest one and the best.
+    assert len(checkpoints.snapshots_of(folder)) <= 2
 
 
 def test_lines_for_a_log_that_another_program_holds_are_written_later(

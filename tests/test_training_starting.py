@@ -144,3 +144,31 @@ def test_autotune_follows_the_rule_where_nothing_is_said(ganformer: Run) -> None
     assert train["gamma"] == pytest.approx(0.0002 * 64 * 64 / 16)
     assert train["ema_kimg"] == pytest.approx(5)
     assert json.loads(ganformer(*words, "--gamma", "2").stdout)["config"]["train"]["gamma"] == 2
+
+
+@pytest.mark.parametrize("option", ["--pretrained-pkl", "--init-from"])
+@pytest.mark.parametrize(("network", "value"), [("ema", float("nan")), ("discriminator", -float("inf"))])
+def test_weights_that_are_no_numbers_are_refused_before_anything_is_saved(
+    ganformer: Run, tiny_run: Path, own_folder: Path, option: str, network: str, value: float
+) -> None:
+    from ganformer_cli.checkpoints import load_available, read_header, save_snapshot
+
+    source = next((tiny_run / "snapshots").iterdir())
+    names = ("ema", "generator", "discriminator")
+    networks = dict(zip(names, load_available(source), strict=True))
+    broken = networks[network]
+    assert broken is not None
+    with torch.no_grad():
+        next(broken.parameters()).view(-1)[-1] = value
+    header, file = read_header(source), own_folder / "broken.safetensors"
+    config = networks["ema"].config  # type: ignore[union-attr]
+    save_snapshot(file, config=config, kimg=1.0, provenance={"dataset": header["dataset"]}, **networks)  # type: ignore[arg-type]
+    before = sorted(own_folder.rglob("*"))
+    # The networks are those of the file, or would have to be.
+    words = [word for word in TINY if word not in ("--channel-base", "128", "--channel-max", "8")]
+    result = ganformer(*words, option, file)
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    for part in (option, "broken.safetensors", f"{network}.", "no finite numbers"):
+        assert part in result.stderr
+    assert sorted(own_folder.rglob("*")) == before

@@ -137,7 +137,7 @@ def of_run(meant: Meant, config: RunConfig | None, which: str, by: Sequence[str]
     from ganformer_cli.training.run_folder import METRICS_FILE
 
     file = (meant.run or meant.path) / METRICS_FILE
-    records = read_records(file) if file.is_file() else []
+    records = read_records(file, warn) if file.exists() else []
     if meant.snapshot is not None:
         records = [record for record in records if record.get("snapshot") == meant.snapshot]
     kimg, scores = scores_of_run(records, "best" if which == "best" else "newest", by)
@@ -154,7 +154,7 @@ def of_others(path: Path) -> list[Part]:
     from ganformer_cli.metrics.records import is_number, newest_scores, read_records, scores_in
 
     if path.is_file() and path.suffix in _FILES:
-        records = read_records(path)
+        records = read_records(path, warn)
     else:
         kept = read_kept(path)
         records = kept.records

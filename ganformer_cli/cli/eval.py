@@ -219,10 +219,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["output"] is not None:
         check_output(options["output"])
 
-    from ganformer_cli.cli.train import check_count, end
+    from ganformer_cli.cli.train import check_count, end, save_and_end
     from ganformer_cli.training import distributed
-    from ganformer_cli.training.launcher import run_workers
+    from ganformer_cli.training.launcher import run_workers, when_launcher_ends
 
+    when_launcher_ends(save_and_end)
     devices = pick_devices(options["gpus"])
     count = options["processes"] or len(devices)
     if count > 1 and not distributed.asked_for():

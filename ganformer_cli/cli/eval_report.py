@@ -202,7 +202,7 @@ def scores_at(path: Path) -> dict[str, Scored]:
     file = path if run is None else run / METRICS_FILE
     if not file.is_file():
         raise DataError(f"--compare {path}: no scores there ({file.name} is missing); score it with ganformer eval")
-    snapshots = scored_snapshots(read_records(file))
+    snapshots = scored_snapshots(read_records(file, warn))
     wanted = path.name if run is not None and not path.is_dir() else next(reversed(snapshots), "")
     scores = newest_scores(snapshots.get(wanted, []))
     if not scores:

@@ -11,7 +11,7 @@ import click
 from ganformer_cli.cli.info_published import list_published
 from ganformer_cli.cli.kept_scores import scores_file
 from ganformer_cli.cli.model_choice import find_model, load_networks, model_options, run_of
-from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option
+from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option, warn
 from ganformer_cli.cli.output import cell, echo, echo_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
@@ -223,7 +223,7 @@ def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
     if not kept.is_file():
         return {}
     scores: dict[str, dict[str, Any]] = {}
-    for record in read_records(kept):
+    for record in read_records(kept, warn):
         said = record.get("provenance")
         provenance = said if isinstance(said, Mapping) else {}
         if (of_run and record.get("snapshot") != file.name) or provenance.get("snapshot_sha256", digest) != digest:

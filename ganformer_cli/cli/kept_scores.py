@@ -141,7 +141,7 @@ def read_kept(scored: Path) -> Kept:
     if not file.is_file():
         return found
     known: dict[str, bool] = {}
-    for record in read_records(file):
+    for record in read_records(file, found.notes.append):
         said = record.get("provenance")
         provenance = said if isinstance(said, Mapping) else {}
         what = identity(record)

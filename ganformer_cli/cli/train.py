@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -286,9 +289,10 @@ def command(
     """
     from ganformer_cli.cli.main import Failure
     from ganformer_cli.training import distributed
-    from ganformer_cli.training.launcher import run_workers
+    from ganformer_cli.training.launcher import run_workers, when_launcher_ends
     from ganformer_cli.training.loop import check_batch
 
+    when_launcher_ends(save_and_end)
     if expname is not None:
         expname = check_name("--expname", expname)
     baseline = baseline_name(ctx)
@@ -321,16 +325,22 @@ def command(
         ctx.exit(run_workers(sys.argv[1:], count))
     from ganformer_cli.metrics.processes import together
     from ganformer_cli.metrics.registry import parse_metrics
-    from ganformer_cli.training.run_folder import choose_run_folder
+    from ganformer_cli.training.run_folder import claimed
 
     name = expname or f"{valid_name(dataset.name, spare=_SPARE)}-{(baseline or config.model.attention).lower()}"
     try:
-        with distributed.joined(device) as group:
+        with distributed.joined(device) as group, contextlib.ExitStack() as stack:
             # A second life under torchrun goes on with the run of the first.
             again = restart and not distributed.restarted()
-            folder, resume = group.told(lambda: choose_run_folder(result_dir, name, restart=again))
+            # The first process has the lock of the run, and is the only one that writes.
+            folder, resume = group.told(
+                lambda: stack.enter_context(
+                    claimed(result_dir, name, restart=again, message=lambda text: echo(text, err=True))
+                )
+            )
             if resume:
-                config = as_begun(config, folder)
+                begun = config
+                config = group.told(lambda: as_begun(begun, folder))
             scored = parse_metrics(config.train.metrics)
             together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.leads))
             result = launch(
@@ -344,10 +354,11 @@ def command(
         end(1)
     if group.leads:
         report(result, as_json=as_json)
+    # torchrun takes any other status for a failure, and would start the run again at once.
+    status = 0 if result.finished or distributed.would_be_restarted() else STOPPED
     if group.ranks > 1:
-        end(0 if result.finished else STOPPED)
-    if not result.finished:
-        ctx.exit(STOPPED)
+        end(status)
+    ctx.exit(status)
 
 
 def end(status: int) -> NoReturn:
@@ -355,6 +366,17 @@ def end(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def save_and_end() -> None:
+    """End one of several processes, whose launcher is gone, as SIGTERM does; at once if it has not within a minute."""
+    from ganformer_cli.training.launcher import ORPHAN_GRACE
+
+    with contextlib.suppress(OSError, ValueError):  # whoever reads this may be gone, too
+        echo("the process that started this one is gone; ending", err=True)
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(ORPHAN_GRACE)
+    end(1)
 
 
 def check_count(count: int, devices: list[torch.device]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -37,13 +38,26 @@ class JsonConfig:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise ConfigError(f"{where}: unknown setting {', '.join(unknown)}; it was written by another version")
+            names = ", ".join(repr(name)[1:60].rstrip("'") for name in unknown[:4])
+            raise ConfigError(f"{where}: unknown setting {names}; it was written by another version")
         for name, value in values.items():
             kinds = _ACCEPTED[str(fields[name].type)]
             # bool is an int in Python; a truth value where a number belongs is a mistake all the same.
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                raise ConfigError(f"{where}: setting {name} has the value {value!r} of the wrong kind")
-        return cls(**{k: float(v) if str(fields[k].type) == "float" else v for k, v in values.items()})
+                raise ConfigError(f"{where}: setting {name} has the value {repr(value)[:60]} of the wrong kind")
+        numbers = {k: _as_float(v) if str(fields[k].type) == "float" else v for k, v in values.items()}
+        try:
+            return cls(**numbers)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+
+def _as_float(value: float) -> float:
+    """A whole number may be larger than any float."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 _ACCEPTED: dict[str, tuple[type, ...]] = {

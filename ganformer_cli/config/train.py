@@ -201,4 +201,8 @@ class RunConfig:
         if set(values) != set(parts) or not all(isinstance(part, dict) for part in parts.values()):
             raise ConfigError(f"{where}: must hold the objects 'model' and 'train'; it is damaged")
         model = ModelConfig.from_dict(parts["model"] or {}, where)
-        return cls(model=model, train=TrainConfig.from_dict(parts["train"] or {}, where))
+        train = TrainConfig.from_dict(parts["train"] or {}, where)
+        try:
+            return cls(model=model, train=train)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error

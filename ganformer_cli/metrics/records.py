@@ -6,15 +6,17 @@ A record holds the scores by name and, under ``provenance``, what they depend on
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ganformer_cli.errors import DataError
+from ganformer_cli.errors import DataError, GanformerError
+from ganformer_cli.files import read_json, read_json_lines, read_regular
 from ganformer_cli.metrics.registry import SCORES
+from ganformer_cli.text import printable
 
 #: What two scores must share to be comparable, and how a difference is said.
 CONDITIONS = {
@@ -49,27 +51,38 @@ class Scored:
     conditions: Mapping[str, Any] = field(default_factory=dict)  # of CONDITIONS, those that are known
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path, notice: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
     """The records in a ``metrics.jsonl`` or in a file that ``eval --json`` was written to, oldest first.
+
+    The last line of a run that was killed may be half written, and is left out.
+
+    Args:
+        path: the file.
+        notice: told of other damaged lines, which are left out; None: they are errors.
 
     Raises:
         DataError: the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    found: list[Any] = []
-    try:
-        whole = json.loads(text)
-        found = whole if isinstance(whole, list) else [whole]
-    except ValueError:
-        for line in text.splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue  # the last line of a killed run may be half written
-    return [record for record in found if isinstance(record, dict)]
+    if path.suffix != ".jsonl":
+        try:
+            whole = read_json(path, finite=False)
+        except DataError:
+            # Several answers, one behind the other? If not, what is wrong with the whole is what counts.
+            with contextlib.suppress(DataError):
+                return [record for _, record in read_json_lines(path, finite=False)]
+            raise
+        return [record for record in (whole if isinstance(whole, list) else [whole]) if isinstance(record, dict)]
+    damaged: list[GanformerError] = []
+    records = [record for _, record in read_json_lines(path, damaged=damaged.append, finite=False)]
+    if damaged:
+        lines = read_regular(path).split(b"\n")
+        half = f"{path}, line {len(lines)}: " if lines[-1] else None
+        for error in damaged:
+            if half is None or not str(error).startswith(half):
+                if notice is None:
+                    raise error
+                notice(f"{error}; the line is left out")
+    return records
 
 
 def scores_in(record: Mapping[str, Any]) -> dict[str, Scored]:
@@ -132,7 +145,9 @@ def differences(one: Scored, other: Scored, *, leave_out: frozenset[str] = froze
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether this is a finite number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1000  # the largest that become a float
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _object(value: Any) -> Mapping[str, Any]:
@@ -143,7 +158,7 @@ def _shown(key: str, value: Any) -> str:
     if value is None:
         return "not said"
     if key in ("weights_sha256", "dataset_fingerprint"):
-        return str(value)[:8]
+        return printable(value)[:8]
     if isinstance(value, list):
-        return "x".join(map(str, reversed(value)))  # sizes are written height first
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return printable("x".join(map(str, reversed(value))), limit=100)  # sizes are written height first
+    return f"{value:g}" if isinstance(value, float) else printable(value, limit=100)

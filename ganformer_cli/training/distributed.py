@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from ganformer_cli.errors import ConfigError, TrainingError
+from ganformer_cli.text import printable
 
 #: How long a process waits for the others. Files, grids and the comparing of features are one process's work while the
 #: rest wait for it.
@@ -121,9 +122,39 @@ ALONE = Group()
 
 
 def asked_for() -> int:
-    """How many processes a launcher such as torchrun started, of which this is one; 0 where none did."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    return ranks if ranks > 1 else 0
+    """How many processes a launcher such as torchrun started, of which this is one; 0 where none did.
+
+    Raises:
+        ConfigError: what the environment says of them cannot be.
+    """
+    ranks = _number("WORLD_SIZE", 1, 2**20, "how many processes train together", default=1)
+    if ranks == 1:
+        return 0
+    _number("RANK", 0, ranks - 1, f"which of the {ranks} processes of WORLD_SIZE this is")
+    _number("LOCAL_RANK", 0, ranks - 1, "which process of this machine this is", default=0)
+    _number("MASTER_PORT", 1, 2**16 - 1, "the port at which the processes meet")
+    would_be_restarted()
+    if not os.environ.get("MASTER_ADDR"):
+        raise ConfigError(
+            f"MASTER_ADDR: is not set, and WORLD_SIZE={ranks} says that several processes train together; start them "
+            "with torchrun, or set the address of the first one's machine. For a single process unset WORLD_SIZE"
+        )
+    return ranks
+
+
+def _number(name: str, least: int, most: int, meaning: str, default: int | None = None) -> int:
+    """A whole number in the environment variable ``name``."""
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    digits = (text or "").strip()
+    if digits.isascii() and digits.isdecimal() and len(digits) < 16 and least <= int(digits) <= most:
+        return int(digits)
+    found = "it is not set" if text is None else f"{name}={printable(text, limit=40)}"
+    raise ConfigError(
+        f"{name}: {found}, and should say {meaning}, a number from {least} to {most}; start the processes with "
+        "torchrun, or set it in all of them. For a single process unset WORLD_SIZE"
+    )
 
 
 def join(device: torch.device) -> Group:
@@ -190,7 +221,19 @@ def _life(store: dist.Store, rank: int, ranks: int) -> str:
 
 def restarted() -> bool:
     """Whether torchrun started this process in place of one that failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def would_be_restarted() -> bool:
+    """Whether torchrun would start this process again if it ended with a status other than 0."""
+    most = _number("TORCHELASTIC_MAX_RESTARTS", 0, 2**31, "how often torchrun starts a process again", default=0)
+    return _restarts() < most
+
+
+def _restarts() -> int:
+    return _number(
+        "TORCHELASTIC_RESTART_COUNT", 0, 2**31, "how often torchrun has started this process again", default=0
+    )
 
 
 def own_device(devices: Sequence[torch.device], *, chosen: bool) -> torch.device:

@@ -1,14 +1,16 @@
-"""Starts the processes of a run on one machine, and ends them together."""
+"""Starts the processes of a run on one machine, and ends them together: none outlives the one that started it."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ganformer_cli.stop_signals import handled, signals_named
 
@@ -16,6 +18,10 @@ from ganformer_cli.stop_signals import handled, signals_named
 GRACE = 20.0
 #: Seconds between looks at the processes.
 PAUSE = 0.2
+#: The environment variable that tells a process which one has started it.
+LAUNCHER = "GANFORMER_LAUNCHER"
+#: Seconds that a process whose launcher is gone gets to save and end by itself.
+ORPHAN_GRACE = 60.0
 
 
 def run_workers(words: Sequence[str], count: int) -> int:
@@ -30,12 +36,22 @@ def run_workers(words: Sequence[str], count: int) -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        LAUNCHER: str(os.getpid()),
+    }
     # Otherwise each of them would take all cores, and they would hinder one another.
     shared["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
     command = [sys.executable, "-m", "ganformer_cli", *words]
+    # Their standard input is a pipe that ends when this process does, however it ends; see when_launcher_ends.
     workers = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.PIPE,
+        )
         for rank in range(count)
     ]
     try:
@@ -43,6 +59,38 @@ def run_workers(words: Sequence[str], count: int) -> int:
             return _wait(workers)
     finally:
         _end(workers)
+
+
+def when_launcher_ends(act: Callable[[], None]) -> None:
+    """In a process that ``run_workers`` or torchrun has started: ``act``, in a thread, once that one is gone.
+
+    In others nothing happens.
+    """
+    wait: Callable[[], None]
+    if LAUNCHER in os.environ:
+        wait = _end_of_input
+    elif "TORCHELASTIC_RUN_ID" in os.environ and os.name != "nt":
+        parent = os.getppid()
+        wait = functools.partial(_end_of_parent, parent)
+    else:
+        return
+
+    def watch() -> None:
+        wait()
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_of_input() -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 1024):
+            pass
+
+
+def _end_of_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:

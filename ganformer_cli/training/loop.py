@@ -31,8 +31,9 @@ from ganformer_cli.training.distributed import ALONE, Group
 from ganformer_cli.training.fitting import disk_mib, fit_micro_batch
 from ganformer_cli.training.memory import MIB, gpu_memory_mib, process_memory_mib
 from ganformer_cli.training.players import Means, Players, micro_batches
-from ganformer_cli.training.samples import SampleGrids
-from ganformer_cli.training.scoring import Scoring
+from ganformer_cli.training.run_lock import locked
+from ganformer_cli.training.samples import REALS, SampleGrids
+from ganformer_cli.training.scoring import Scoring, by_training
 from ganformer_cli.training.starting import Start
 from ganformer_cli.training.watch import CollapseWatch, all_finite
 
@@ -107,7 +108,9 @@ def open_run(
 
     def begin() -> None:
         goes_on = False
-        if resume:
+        if not resume:
+            run_folder.check_empty(folder)
+        else:
             run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
             goes_on = trainer.restore(override=override)
         check_disk(folder, trainer.players, callbacks.message)
@@ -185,6 +188,9 @@ class Trainer:
         self.keep_labels()
         self.scoring = Scoring(options, dataset, folder, device, callbacks.message, group)
         self.counters = state.Counters()
+        self.grids = SampleGrids(folder, config, dataset, self.tidying_failed)
+        self.restored = False  # whether a state was read
+        self.scored_snapshot: bool | None = None  # see state.State
         self.tick_kimg = 0.0  # where the current tick began
         self.tidying: set[str] = set()  # what was said of files that could not be deleted
         self.setbacks = 0  # steps that went wrong since the last state
@@ -216,11 +222,31 @@ class Trainer:
 
     # ----- Saving and going on -----
 
-    def save(self) -> Path:
-        """Write a snapshot and the training state that belongs to it; thin out old snapshots."""
-        path = self.folder / checkpoints.SNAPSHOT_FOLDER / checkpoints.snapshot_name(self.kimg)
+    @property
+    def snapshot_path(self) -> Path:
+        """Where a snapshot that is taken now lies."""
+        return self.folder / checkpoints.SNAPSHOT_FOLDER / checkpoints.snapshot_name(self.kimg)
+
+    def save(self, *, scored: bool) -> None:
+        """Write a snapshot and the training state that belongs to it; thin out old snapshots.
+
+        Args:
+            scored: whether scores belong to it, now or when the run goes on.
+        """
+        self.save_snapshot()
+        self.save_state(scored_snapshot=scored)
+        kept = self.scoring.keepers()
+        if kept is None:  # nobody can tell which is the best
+            return
+        snapshots = checkpoints.snapshots_of(self.folder)[: -self.config.train.last_snapshots]
+        for old in snapshots:
+            if old not in kept and checkpoints.images_in_name(old) is not None:
+                remove(old, warn=self.tidying_failed)
+
+    def save_snapshot(self) -> None:
+        """Write the networks as they are."""
         checkpoints.save_snapshot(
-            path,
+            self.snapshot_path,
             config=self.config.model,
             ema=self.players.ema,
             generator=self.players.generator,
@@ -236,14 +262,8 @@ class Trainer:
                 },
             },
         )
-        self.save_state()
-        best = self.scoring.best()
-        for old in checkpoints.snapshots_of(self.folder)[: -self.config.train.last_snapshots]:
-            if best is None or old != best[0]:
-                remove(old, warn=self.tidying_failed)
-        return path
 
-    def save_state(self) -> None:
+    def save_state(self, *, scored_snapshot: bool | None = None) -> None:
         """Write what the run needs to go on from here."""
         state.save_state(
             self.folder,
@@ -253,6 +273,7 @@ class Trainer:
             counters=dataclasses.replace(self.counters, micro_batch=self.players.micro_batch),
             identity={"config": self.config.to_dict(), "dataset": self.dataset.fingerprint},
             warn=self.tidying_failed,
+            scored_snapshot=scored_snapshot,
         )
 
     def restore(self, *, override: bool = False) -> bool:
@@ -303,15 +324,19 @@ class Trainer:
         players = self.players
         players.scalars = state.apply_state(found, networks=players.networks, optimizers=players.optimizers)
         self.counters = found.counters
+        self.restored, self.scored_snapshot = True, found.scored_snapshot
         if found.counters.micro_batch in self.players.sizes():
             self.players.micro_batch = found.counters.micro_batch
-        for name in (run_folder.LOG_FILE, run_folder.METRICS_FILE):
-            run_folder.forget_records_after(self.folder / name, self.kimg)
+        said = self.scoring.tell_once
+        run_folder.forget_records_after(self.folder / run_folder.LOG_FILE, self.kimg, said)
+        run_folder.forget_records_after(self.folder / run_folder.METRICS_FILE, self.kimg, said, ours=by_training)
 
     def share_state(self) -> None:
         """Let all processes stand where the first one does."""
         self.players.share_state()
-        self.counters = self.group.told(lambda: self.counters)
+        self.counters, self.restored, self.scored_snapshot = self.group.told(
+            lambda: (self.counters, self.restored, self.scored_snapshot)
+        )
         self.tick_kimg = self.kimg
 
     def tell(self, event: str, text: str) -> None:
@@ -383,15 +408,22 @@ class Trainer:
     # ----- The run -----
 
     def run(self) -> RunResult:
-        """Train until ``total_kimg`` or until ``callbacks.should_stop``; leave the folder complete either way."""
+        """Train until ``total_kimg`` or until ``callbacks.should_stop``; leave the folder complete either way.
+
+        Raises:
+            LockedError: another process trains in the folder.
+        """
+        with contextlib.ExitStack() as stack:
+            if self.group.ranks == 1:
+                stack.enter_context(locked(self.folder, self.callbacks.message))
+            return self.train()
+
+    def train(self) -> RunResult:
+        """``run`` for a process that has the folder to itself, or does not write."""
         options = self.config.train
         total = round(options.total_kimg * 1000)
         self.callbacks.message(self.opening(total))
-        grids = SampleGrids(self.folder, self.config, self.dataset, self.tidying_failed)
-        scores: dict[str, float] = {}
-        if self.counters.images_seen == 0:
-            self.group.told(grids.save_reals)
-            scores = self.snapshot(grids, score=True)
+        scores = self.complete()
         means, tick_start = Means(), time.perf_counter()
         stopped = False
         with self.open_stream() as stream:
@@ -419,14 +451,14 @@ class Trainer:
                     self.end_tick(means, time.perf_counter() - tick_start)
                     means, tick_start = Means(), time.perf_counter()
                 if snaps or stopped:
-                    scores = self.snapshot(grids, score=not stopped) or scores
+                    scores = self.snapshot(due=snaps, score=not stopped) or scores
                     tick_start = time.perf_counter()
                 elif saves:
                     self.group.told(self.save_state)
                     self.saved_at, self.setbacks = time.monotonic(), 0
         # Other machines need not see the folder.
         newest, samples, best = self.group.told(
-            lambda: (checkpoints.snapshots_of(self.folder)[-1], grids.newest(), self.scoring.best())
+            lambda: (checkpoints.resolve_model(self.folder), self.grids.newest(), self.scoring.best())
         )
         return RunResult(
             folder=self.folder,
@@ -514,21 +546,61 @@ class Trainer:
         for warning in self.watch.warnings(figures, self.kimg):
             self.tell("health", warning)
 
-    def snapshot(self, grids: SampleGrids, *, score: bool) -> dict[str, float]:
-        """Save and draw the grids, which the first process does; compute the scores if asked to, which all do."""
+    def snapshot(self, *, due: bool, score: bool) -> dict[str, float]:
+        """Save and draw the grids, which the first process does; compute the scores, which all do.
 
-        def write() -> Path:
-            path = self.save()
-            grids.save_fakes(self.players.ema, self.kimg)
-            return path
-
-        path = self.group.told(write)
+        Args:
+            due: whether a run that nobody stops takes a snapshot here, too.
+            score: whether there is time for scores now; else they are made up for when the run goes on.
+        """
         last = self.counters.images_seen >= round(self.config.train.total_kimg * 1000)
+        scored = due and self.scoring.is_due(self.kimg, last=last)
+
+        def write() -> None:
+            self.save(scored=scored)
+            self.grids.save_fakes(self.players.ema, self.kimg)
+
+        self.group.told(write)
         scores = {}
-        if score and self.scoring.is_due(self.kimg, last=last):
-            scores = self.scoring.score(self.players.ema, path, self.kimg)
+        if score and scored:
+            scores = self.scoring.score(self.players.ema, self.snapshot_path, self.kimg)
         self.saved_at, self.setbacks = time.monotonic(), 0
         return scores
+
+    def complete(self) -> dict[str, float]:
+        """Make what a run begins with, or what is missing of the snapshot that a stop or a kill came upon.
+
+        A state is written before grids and scores: the networks in it are those that these are made of.
+        """
+        if not self.restored and self.counters.images_seen == 0:
+            self.group.told(self.grids.save_reals)
+            return self.snapshot(due=True, score=True)
+
+        def make_up() -> bool:
+            missing, scores = self.missing_pieces()
+            if not (self.grids.folder / REALS).is_file():
+                self.grids.save_reals()
+                missing = [REALS, *missing]
+            if missing or scores:
+                what = ", ".join([*missing, *(["scores"] if scores else [])])
+                self.callbacks.message(f"missing at {self.kimg:g} kimg, and made again: {what}")
+            if self.snapshot_path.name in missing:
+                self.save_snapshot()
+            if self.grids.missing(self.kimg) and set(missing) - {REALS}:
+                self.grids.save_fakes(self.players.ema, self.kimg)
+            return scores
+
+        scores = self.group.told(make_up)
+        return self.scoring.score(self.players.ema, self.snapshot_path, self.kimg) if scores else {}
+
+    def missing_pieces(self) -> tuple[list[str], bool]:
+        """Files of the snapshot that belongs to the state that was read, and whether its scores are missing."""
+        if self.scored_snapshot is None:  # none does, or an earlier version wrote the state
+            there = bool(checkpoints.snapshots_of(self.folder))
+            return ([] if there else [self.snapshot_path.name, *self.grids.missing(self.kimg)]), False
+        missing = [] if self.snapshot_path.is_file() else [self.snapshot_path.name]
+        missing += self.grids.missing(self.kimg)
+        return missing, self.scored_snapshot and not self.scoring.has_scored(self.snapshot_path)
 
 
 def rounded(value: float | None) -> float | None:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ganformer_cli.checkpoints import SNAPSHOT_FOLDER
 from ganformer_cli.config import RunConfig
 from ganformer_cli.config.names import check_name
-from ganformer_cli.errors import ConfigError, OutputError
-from ganformer_cli.files import Warn, append_json_line, ensure_writable_folder, is_in_use, write_bytes, write_json
+from ganformer_cli.errors import ConfigError, GanformerError, OutputError
+from ganformer_cli.files import (
+    Warn,
+    append_json_line,
+    ensure_writable_folder,
+    is_in_use,
+    read_json,
+    read_json_lines,
+    read_regular,
+    write_bytes,
+    write_json,
+)
+from ganformer_cli.metrics.records import is_number
+from ganformer_cli.training.run_lock import LockedError, locked
+from ganformer_cli.training.state import STATE_FOLDER
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
@@ -58,13 +73,84 @@ def choose_run_folder(result_dir: Path, expname: str, *, restart: bool) -> tuple
         result_dir: folder of all runs.
         expname: name of the experiment.
         restart: begin a new numbered run even where one could go on.
+
+    Raises:
+        ConfigError: the name is none, or the folder holds a run whose configuration is gone.
     """
     expname = check_name("--expname", expname)
     runs = runs_of(result_dir, expname)
     if runs and not restart:
-        return runs[-1], (runs[-1] / CONFIG_FILE).is_file()
+        resume = (runs[-1] / CONFIG_FILE).is_file()
+        if not resume:
+            check_empty(runs[-1])
+        return runs[-1], resume
     number = int(runs[-1].name.rsplit("-", 1)[1]) + 1 if runs else 0
     return result_dir / f"{expname}-{number:03d}", False
+
+
+@contextlib.contextmanager
+def claimed(
+    result_dir: Path, expname: str, *, restart: bool, message: Callable[[str], None] = lambda text: None
+) -> Iterator[tuple[Path, bool]]:
+    """``choose_run_folder``, which within the block no other process can train in.
+
+    A new run's folder is made here, so that of two processes that begin at once each with ``restart`` has its own; it
+    is removed again if nothing comes to lie in it.
+
+    Raises:
+        LockedError: another process trains there.
+        ConfigError: the folder holds a run whose configuration is gone.
+        OutputError: the place cannot be written to.
+    """
+    while True:
+        new_parents = [path for path in (result_dir, *result_dir.parents) if not path.exists()]
+        folder, _ = choose_run_folder(result_dir, expname, restart=restart)
+        made = not folder.exists()
+        try:
+            if made:
+                ensure_writable_folder(result_dir, "--result-dir")
+                folder.mkdir()
+        except FileExistsError:
+            continue  # another process was quicker
+        except OSError as error:
+            raise OutputError(f"--result-dir {folder}: cannot be made ({error.strerror or error})") from error
+        with contextlib.ExitStack() as stack:
+            if made:
+                stack.callback(remove_empty, [folder, *new_parents])
+            try:
+                stack.enter_context(locked(folder, message))
+            except LockedError:
+                if restart and made:
+                    continue
+                raise
+            # Until now another one may have trained there.
+            resume = (folder / CONFIG_FILE).is_file()
+            if not resume:
+                check_empty(folder)
+            yield folder, resume
+            return
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those that hold nothing."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def check_empty(folder: Path) -> None:
+    """Raise ConfigError if a folder without a configuration holds networks: nobody knows how they were trained."""
+    held = next((name for name in (STATE_FOLDER, SNAPSHOT_FOLDER) if any_file(folder / name)), None)
+    if held is not None:
+        raise ConfigError(
+            f"{folder}: there are files in {held}, but {CONFIG_FILE} is missing, so that nobody knows the settings; "
+            "put that file back, or begin a new run with --restart"
+        )
+
+
+def any_file(folder: Path) -> bool:
+    """Whether there is something in a folder."""
+    return folder.is_dir() and next(folder.iterdir(), None) is not None
 
 
 def create_run_folder(folder: Path, config: RunConfig) -> None:
@@ -84,10 +170,10 @@ def read_run_config(folder: Path) -> RunConfig:
         ConfigError: it is missing or damaged.
     """
     path = folder / CONFIG_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); begin anew with --restart") from error
+    remedy = "bring back a whole one, or begin a new run with --restart"
+    values = read_json(path, kind=ConfigError, remedy=remedy)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds no object of settings; {remedy}")
     return RunConfig.from_dict(values, where=str(path))
 
 
@@ -151,16 +237,45 @@ def append_record(path: Path, record: dict[str, Any], warn: Warn | None = None) 
         warn(f"{error}. Its newest line is written with the next one")
 
 
-def forget_records_after(path: Path, kimg: float) -> None:
-    """Drop the lines behind ``kimg`` from a log: a run that goes on writes them again."""
-    if not path.is_file():
+def forget_records_after(
+    path: Path,
+    kimg: float,
+    notice: Callable[[str], None] = lambda text: None,
+    *,
+    ours: Callable[[dict[str, Any]], bool] = lambda record: True,
+) -> None:
+    """Drop the lines behind ``kimg`` from a log: a run that goes on writes them again.
+
+    Half a line at the end is dropped, too. Other damaged lines stay, since nobody knows what they were.
+
+    Args:
+        path: of a file with an object a line.
+        kimg: thousands of images shown.
+        notice: told of each damaged line.
+        ours: whether a record is one that the run writes again.
+
+    Raises:
+        DataError: the file cannot be read.
+        OutputError: it cannot be written to.
+    """
+    if not path.exists():
         return
+    damaged: list[GanformerError] = []
+    records = dict(read_json_lines(path, damaged=damaged.append, finite=False))
+    lines = read_regular(path).split(b"\n")
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line of a killed run may be half written
-        if isinstance(record, dict) and record.get("kimg", 0) <= kimg:
-            kept.append(line + "\n")
-    write_bytes(path, "".join(kept).encode("utf-8"))
+    for number, line in enumerate(lines[:-1] if len(lines) not in records else lines, 1):
+        record = records.get(number, {})
+        at = record.get("kimg", kimg)
+        if not is_number(at):
+            notice(f"{path}, line {number}: kimg is no number; the line stays as it is")
+        elif at > kimg and ours(record):
+            continue
+        kept.append(line)
+    last = f"{path}, line {len(lines)}: "
+    for error in damaged:
+        if not str(error).startswith(last):
+            notice(f"{error}; the line stays as it is")
+    text = b"".join(line + b"\n" for line in kept if line.strip())
+    if text != b"\n".join(lines):
+        write_bytes(path, text)

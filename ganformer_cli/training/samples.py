@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ganformer_cli.checkpoints import kimg_in_name
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.files import Warn, remove
@@ -17,6 +18,8 @@ from ganformer_cli.visualization import attention_sheet, image_grid, save_png
 
 #: Pictures beside which the attention is drawn.
 ATTENTION_PICTURES = 8
+#: The grid of real images.
+REALS = "reals.png"
 
 
 class SampleGrids:
@@ -37,7 +40,7 @@ class SampleGrids:
         """``reals.png``: evenly spaced pictures of the data set."""
         count = min(self.config.train.vis_num, len(self.dataset))
         indices = np.linspace(0, len(self.dataset) - 1, count).astype(int)
-        save_png(self.folder / "reals.png", image_grid(np.stack([self.dataset.image(int(i)) for i in indices])))
+        save_png(self.folder / REALS, image_grid(np.stack([self.dataset.image(int(i)) for i in indices])))
 
     def save_fakes(self, generator: Generator, kimg: float) -> None:
         """``fakes-KIMG.png``, and with attention ``attention-KIMG.png``.
@@ -46,19 +49,32 @@ class SampleGrids:
             generator: in evaluation mode.
             kimg: thousands of pictures shown so far.
         """
-        if not self.config.train.keep_samples:
-            for old in [*self.folder.glob("fakes-*.png"), *self.folder.glob("attention-*.png")]:
-                remove(old, warn=self.warn)
         psi = self.config.train.truncation_psi
         drawn = sample_images(generator, range(self.config.train.vis_num), truncation_psi=psi)
         pictures = np.stack([picture for _, picture in drawn])
-        save_png(self.folder / f"fakes-{int(kimg):06d}.png", image_grid(pictures))
+        grid, attention = self.paths(kimg)
+        save_png(grid, image_grid(pictures))
         if self.config.model.has_maps:
             seeds = range(min(ATTENTION_PICTURES, len(pictures)))
             last = [sample.maps[-1] for sample in sample_attention(generator, seeds, truncation_psi=psi)]
             maps = AttentionMap(last[0].layer, torch.cat([layer.probabilities for layer in last]))
-            save_png(self.folder / f"attention-{int(kimg):06d}.png", attention_sheet(pictures[: len(last)], maps))
+            save_png(attention, attention_sheet(pictures[: len(last)], maps))
+        if not self.config.train.keep_samples:
+            for old in [*self.folder.glob("fakes-*.png"), *self.folder.glob("attention-*.png")]:
+                if old not in (grid, attention):
+                    remove(old, warn=self.warn)
+
+    def paths(self, kimg: float) -> tuple[Path, Path]:
+        """Where the grid of a snapshot and its attention map lie."""
+        name = f"{kimg_in_name(kimg)}.png"
+        return self.folder / f"fakes-{name}", self.folder / f"attention-{name}"
+
+    def missing(self, kimg: float) -> list[str]:
+        """What is not there of what belongs to the snapshot at ``kimg``."""
+        grid, attention = self.paths(kimg)
+        found = [] if grid.is_file() else [grid.name]
+        return found if attention.is_file() or not self.config.model.has_maps else [*found, attention.name]
 
     def newest(self) -> Path:
         """The newest grid of fakes; the folder, if somebody has tidied it up."""
-        return max(self.folder.glob("fakes-*.png"), default=self.folder)
+        return max(self.folder.glob("fakes-*.png"), default=self.folder, key=lambda path: path.stem)

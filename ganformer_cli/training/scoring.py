@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from ganformer_cli.checkpoints import SNAPSHOT_FOLDER
+from ganformer_cli.checkpoints import SNAPSHOT_FOLDER, snapshots_of
 from ganformer_cli.config import TrainConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import ConfigError, DataError
@@ -19,7 +19,7 @@ from ganformer_cli.metrics.evaluate import evaluate
 from ganformer_cli.metrics.opening import open_networks
 from ganformer_cli.metrics.processes import together
 from ganformer_cli.metrics.records import Scored, differences, read_records, scores_in
-from ganformer_cli.metrics.registry import is_better, parse_metrics, scores_of
+from ganformer_cli.metrics.registry import SCORES, is_better, parse_metrics, scores_of
 from ganformer_cli.models import Generator
 from ganformer_cli.training.distributed import ALONE, Group
 from ganformer_cli.training.run_folder import METRICS_FILE, append_record
@@ -28,6 +28,18 @@ from ganformer_cli.training.run_folder import METRICS_FILE, append_record
 _SEEDS = 2**31
 #: Says in a record that training made it: what somebody evaluates later may be of other numbers.
 _TRAINING = "training"
+
+
+def by_training(record: Mapping[str, Any]) -> bool:
+    """Whether training has written this record."""
+    return record.get("by") == _TRAINING
+
+
+class _Known(NamedTuple):
+    """A record and one of its scores."""
+
+    record: dict[str, Any]
+    score: Scored
 
 
 class Scoring:
@@ -58,6 +70,8 @@ class Scoring:
         self.metrics = parse_metrics(options.metrics)
         self.message, self.group = message, group
         self.told: set[str] = set()
+        self._damaged = False  # whether there are records that cannot be read
+        self._digests: dict[tuple[str, int, int], str] = {}
 
     def check(self) -> None:
         """See that the feature networks are there, before anything is trained.
@@ -102,7 +116,7 @@ class Scoring:
         return scores
 
     def _write(self, record: dict[str, Any], snapshot: Path, kimg: float) -> None:
-        record["provenance"]["snapshot_sha256"] = sha256_of(snapshot)
+        record["provenance"]["snapshot_sha256"] = self._digest(snapshot)
         whole = {"snapshot": snapshot.name, "kimg": kimg, "by": _TRAINING, **record}
         append_record(self.folder / METRICS_FILE, whole, self.tell_once)
 
@@ -133,21 +147,92 @@ class Scoring:
         """The snapshot with the best score of the first metric, among those that are there; None where there is none.
 
         Only scores that compare with the newest one count: numbers of pictures, for one, may change as a run goes on.
+        And only those of the very file: a score names its checksum.
         """
-        if not self.metrics or not (self.folder / METRICS_FILE).is_file():
+        if not self.metrics:
             return None
-        wanted = scores_of(self.metrics[0])[0].name
+        scored = self._scored(scores_of(self.metrics[0])[0].name, self._records() or [])
+        return self._best([known for known in scored if not differences(known.score, scored[-1].score)])
+
+    def keepers(self) -> set[Path] | None:
+        """The snapshots that must not be deleted, or None where that cannot be known.
+
+        Each is the best one of those whose scores compare, also where the run has gone on with other metrics since.
+        """
+        records = self._records()
+        if records is None:
+            return None
+        kept = set()
+        if self._damaged:  # the best may be one that no whole line names
+            named = {record.get("snapshot") for record in records}
+            kept.update(path for path in snapshots_of(self.folder) if path.name not in named)
+        for name in {next((name for name in record if name in SCORES), "") for record in records} - {""}:
+            groups: list[list[_Known]] = []
+            for known in self._scored(name, records):
+                group = next((group for group in groups if not differences(group[0].score, known.score)), None)
+                if group is None:
+                    groups.append([known])
+                else:
+                    group.append(known)
+            kept.update(best[0] for best in map(self._best, groups) if best is not None)
+        return kept
+
+    def has_scored(self, snapshot: Path) -> bool:
+        """Whether there are scores of this very file, or nobody asks for any."""
+        if not self.metrics or not snapshot.is_file():
+            return not self.metrics
+        return any(
+            record.get("snapshot") == snapshot.name and self._is_of(record, snapshot)
+            for record in self._records() or []
+        )
+
+    def _records(self) -> list[dict[str, Any]] | None:
+        """What training has written to ``metrics.jsonl``; None where that cannot be read."""
+        path = self.folder / METRICS_FILE
+        self._damaged = False
+        if not path.exists():
+            return []
+
+        def notice(text: str) -> None:
+            self._damaged = True
+            self.tell_once(text)
+
         try:
-            records = [record for record in read_records(self.folder / METRICS_FILE) if record.get("by") == _TRAINING]
-        except DataError:
+            return [record for record in read_records(path, notice) if by_training(record)]
+        except DataError as error:
+            self.tell_once(f"{error}; no snapshot is deleted")
             return None
-        known = [(record, scores_in(record).get(wanted)) for record in records]
-        scored = [(str(record.get("snapshot")), score) for record, score in known if score is not None]
-        best: tuple[Path, Scored] | None = None
-        for name, score in scored:
+
+    def _scored(self, name: str, records: list[dict[str, Any]]) -> list[_Known]:
+        """The records that have the score ``name``."""
+        scores = [(record, scores_in(record).get(name)) for record in records]
+        return [_Known(record, score) for record, score in scores if score is not None]
+
+    def _best(self, scored: list[_Known]) -> tuple[Path, Scored] | None:
+        """The best of scores that compare, whose file is there and is the one that was scored."""
+        left = list(scored)
+        while left:
+            best = left[0]
+            for known in left[1:]:
+                if is_better(best.score.name, known.score.value, best.score.value):
+                    best = known
+            name = str(best.record.get("snapshot"))
             path = self.folder / SNAPSHOT_FOLDER / name
-            if differences(score, scored[-1][1]) or not path.is_file():
-                continue
-            if best is None or is_better(wanted, score.value, best[1].value):
-                best = path, score
-        return best
+            if path.name == name and path.is_file() and self._is_of(best.record, path):
+                return path, best.score
+            left.remove(best)
+        return None
+
+    def _is_of(self, record: dict[str, Any], snapshot: Path) -> bool:
+        """Whether a record is of this very file, as far as it says: those of earlier versions may not."""
+        provenance = record.get("provenance")
+        digest = provenance.get("snapshot_sha256") if isinstance(provenance, dict) else None
+        return digest is None or digest == self._digest(snapshot)
+
+    def _digest(self, snapshot: Path) -> str:
+        """sha256 of a file, which is read once as long as it does not change."""
+        about = snapshot.stat()
+        key = (snapshot.name, about.st_size, about.st_mtime_ns)
+        if key not in self._digests:
+            self._digests[key] = sha256_of(snapshot)
+        return self._digests[key]

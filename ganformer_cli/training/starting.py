@@ -55,17 +55,35 @@ class Start:
         """Give ``players`` the weights; where not all have to fit, say what did, and return it for a file.
 
         Raises:
-            SnapshotError: a network is missing, or nothing fits.
+            SnapshotError: a network is missing, nothing fits, or there are weights that are no finite numbers.
         """
+        networks = self.networks()
+        check_numbers(networks, self.option)
         if self.whole:
-            take_all(players, self.networks(), self.option, self.left_out)
+            take_all(players, networks, self.option, self.left_out)
             return None
         for name, why in self.left_out.items():
             message(f"{self.option}: without its {name}: {why}")
-        found = take_what_fits(players, self.networks(), self.option)
+        found = take_what_fits(players, networks, self.option)
         for name, taken in found.items():
             message(f"{self.option}: {name}: {taken.said()}")
         return {"from": self.option, "networks": {name: dataclasses.asdict(taken) for name, taken in found.items()}}
+
+
+def check_numbers(given: Networks, option: str) -> None:
+    """Raise SnapshotError, which names ``option``, where a weight is NaN or infinite: training would only save more."""
+    for name, network in given.items():
+        broken = [
+            key
+            for key, value in ({} if network is None else network.state_dict()).items()
+            if value.is_floating_point() and not bool(value.isfinite().all())
+        ]
+        if broken:
+            more = f" and {len(broken) - 1} other tensors" if len(broken) > 1 else ""
+            raise SnapshotError(
+                f"{option}: {name}.{broken[0]}{more} hold values that are no finite numbers (NaN or infinite), so that "
+                "nothing can train on from it; give an earlier snapshot"
+            )
 
 
 def take_all(players: Players, given: Networks, option: str, left_out: Mapping[str, str] | None = None) -> None:

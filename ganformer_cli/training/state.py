@@ -53,6 +53,8 @@ class State:
     counters: Counters
     identity: dict[str, Any]  # of the run; see ``save_state``
     tensors: dict[str, Tensor]
+    #: Whether a snapshot was taken here, and whether it is scored; None where the state was saved between snapshots.
+    scored_snapshot: bool | None = None
 
 
 def states_of(run: Path) -> list[Path]:
@@ -75,6 +77,7 @@ def save_state(
     counters: Counters,
     identity: Mapping[str, Any],
     warn: Warn,
+    scored_snapshot: bool | None = None,
 ) -> Path:
     """Write the state of a run to its folder, whole or not at all, and remove all but the newest two.
 
@@ -86,6 +89,7 @@ def save_state(
         counters: where the run stands.
         identity: JSON values that say which run it is, to be compared when it goes on.
         warn: told of an old state that cannot be deleted.
+        scored_snapshot: whether a snapshot is taken here (None: none is), and whether scores belong to it.
 
     Raises:
         OutputError: the place cannot be written to; the states that are there stay.
@@ -98,6 +102,8 @@ def save_state(
     tensors.update({f"scalar.{name}": value for name, value in scalars.items()})
     path = run / STATE_FOLDER / f"training-state-{counters.images_seen:09d}.safetensors"
     header = {"counters": asdict(counters), "identity": dict(identity), "sha256": digest(tensors)}
+    if scored_snapshot is not None:
+        header["snapshot"] = {"scored": scored_snapshot}
     checkpoints.save_tensors(path, tensors, header)
     for old in states_of(run)[:-KEPT]:
         remove(old, warn=warn)
@@ -138,12 +144,19 @@ def read_state(path: Path) -> State:
     if not isinstance(counters, dict) or not isinstance(identity, dict):
         raise SnapshotError(f"{path}: not a training state")
     kinds = {field.name: type(field.default) for field in fields(Counters)}
-    if set(counters) != set(kinds) or not all(isinstance(counters[name], kind) for name, kind in kinds.items()):
+    if set(counters) != set(kinds) or not all(_is_count(counters[name], kind) for name, kind in kinds.items()):
         raise SnapshotError(f"{path}: its counters are not those of this version")
+    snapshot = header.get("snapshot")
+    scored = snapshot.get("scored") is True if isinstance(snapshot, dict) else None
     tensors = checkpoints.read_tensors(path)
     if digest(tensors) != header.get("sha256"):
         raise SnapshotError(f"{path}: its checksum is not the one that was written")
-    return State(path, Counters(**counters), identity, tensors)
+    return State(path, Counters(**counters), identity, tensors, scored)
+
+
+def _is_count(value: Any, kind: type) -> bool:
+    """Whether this can be a counter of that type: a header may hold anything."""
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def apply_state(state: State, *, networks: Mapping[str, nn.Module], optimizers: Optimizers) -> dict[str, Tensor]:
