@@ -188,3 +188,12 @@ def test_a_class_that_no_image_had_is_said(ganformer: Run, own_folder: Path) -> 
     assert done.exit_code == 0, done.stderr
     assert "--class 1: no picture that this model was trained on had this class" in done.stderr
     assert "that is the class called 2, and the one called 1 is number 2" in done.stderr
+
+
+def test_a_plan_says_whether_labels_are_used(ganformer: Run, runs: Path) -> None:
+    line = [word for word in TINY if word != "--labels"]
+    unused = ganformer(*line, "--dataset", "vectors", "--dry-run")
+    assert "12 pictures of 16x16 (width x height); its labels are not used (see --labels)" in unused.stdout
+    used = ganformer(*line, "--dataset", "vectors", "--dry-run", "--labels")
+    assert "labels of 2 numbers" in used.stdout
+    assert "not used" not in used.stdout

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,14 @@ def test_names_of_classes_are_kept_also_when_it_is_prepared_again(source: Path) 
     assert prepare(source, "set", resolution=16, shards_num=2).manifest["labels"] == expected
     assert prepare(Path("datasets/set"), "again", resolution=16).manifest["labels"] == expected
     assert [int(open_dataset("again").label(n).argmax()) for n in range(6)] == [(1, 2, 0)[i // 2] for i in IN_ORDER]
+
+
+def test_names_in_shards_that_no_label_has_are_shown_beside_one_of_the_labels(source: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(source / "part 0/picture-0.png", "0.png")
+    (tmp_path / "labels.csv").write_text("one.png,1\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"the first, 0\.png: no label; the labels are of names such as one\.png"):
+        prepare(tmp_path / "shard.tar", "set", resolution=16, form="webdataset", labels=str(tmp_path / "labels.csv"))
 
 
 def test_labels_of_no_image_are_an_error_where_asked(source: Path) -> None:

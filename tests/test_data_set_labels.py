@@ -142,6 +142,8 @@ def changed(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("name", 3, "name is 3, not a text"),
         ("shards.0.count", -1, "shards 0.count is -1, not"),
         ("shards.0.bytes", True, "shards 0.bytes is True, not"),
+        ("value_range", ["a", 1], "value_range is .*, not two finite numbers"),
+        ("label_notes", [3], "label_notes is .*, not a list of texts"),
         ("source", {}, "source.pictures is None, not"),
         ("source.considered", "many", "source.considered is many, not"),
         ("skipped", {}, "skipped.count is None, not"),

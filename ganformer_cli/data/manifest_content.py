@@ -38,6 +38,11 @@ def _ratio(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and 0 < value < 1e6
 
 
+def _range(value: Any) -> bool:
+    numbers = isinstance(value, list) and len(value) == 2
+    return numbers and all(type(each) in (int, float) and abs(each) < 1e30 for each in value)
+
+
 def _skipped(value: Any) -> bool:
     return isinstance(value, dict) and _text(value.get("file")) and _text(value.get("reason"))
 
@@ -53,6 +58,8 @@ _CONTENT: tuple[tuple[str, Test, str], ...] = (
     ("height", _count(1, MAX_RESOLUTION), f"a whole number from 1 to {MAX_RESOLUTION}"),
     ("width", _count(1, MAX_RESOLUTION), f"a whole number from 1 to {MAX_RESOLUTION}"),
     ("ratio", _ratio, "a positive number"),
+    ("value_range", _maybe(_range), "two finite numbers"),
+    ("label_notes", _maybe(_each(_text)), "a list of texts"),
     ("source.pictures", _count(0), "a whole number from 0"),
     ("source.considered", _count(0), "a whole number from 0"),
     ("source.fingerprint", _text, "a text"),

@@ -25,7 +25,7 @@ from PIL import ImageColor
 from ganformer_cli import __version__
 from ganformer_cli.config import MAX_RESOLUTION, ModelConfig, image_size, names
 from ganformer_cli.data.catalogue import SCENES
-from ganformer_cli.data.conversion import Look, convert_all, source_digest
+from ganformer_cli.data.conversion import NO_LABEL, Look, convert_all, source_digest
 from ganformer_cli.data.file_kinds import count_text, describe, sheets_text
 from ganformer_cli.data.making import Making, Plan, abandon, locked, put_in_place, settle
 from ganformer_cli.data.manifest import MANIFEST_FORMAT, belongs, read_manifest
@@ -350,10 +350,14 @@ def _convert(
                     break
     if not tally.kept:
         first = tally.skipped[0] if tally.skipped else {"file": "-", "reason": "it is not there any more"}
-        small = any(item["reason"].startswith(TOO_SMALL) for item in tally.skipped)
+        advice = ""
+        if any(item["reason"].startswith(TOO_SMALL) for item in tally.skipped):
+            advice = "; try a lower --resolution"
+        elif first["reason"] == NO_LABEL and source.label_example:
+            advice = f"; the labels are of names such as {source.label_example}, or choose --labels none"
         raise _WorthlessError(
             f"{source.path}: none of its {total} pictures can be used; the first, {first['file']}: "
-            f"{first['reason']}{'; try a lower --resolution' if small else ''}"
+            f"{first['reason']}{advice}"
         )
 
 

@@ -117,6 +117,16 @@ def evaluate(
     networks = networks or Networks()
     chosen = chosen_metrics(metrics, fakes, networks, class_index)
     check_fit(fakes, dataset, chosen, tell)
+    if (
+        isinstance(fakes, Generator)
+        and any(metric.needs == "model" for metric in chosen)
+        and fakes.config.c_dim
+        and fakes.label_distribution is None
+    ):
+        tell(
+            f"this model does not say how frequent its labels are: for path lengths each of {fakes.config.c_dim} "
+            "classes is taken to be equally likely"
+        )
     real_order = order_of(dataset, seed, class_index, "--dataset")
     fake_order = None if isinstance(fakes, Generator) else order_of(fakes, seed, None, "--images")
     plan = make_plan(chosen, num_images, dataset, real_order, fake_order, floor)

@@ -73,6 +73,7 @@ class Source(abc.ABC):
     class_names: list[str] | None = None  # sorted; label i is class_names[i]
     class_count: int | None = None  # where it is known beyond the largest class that a picture has
     label_width: int | None = None  # classes, or numbers of a vector, as far as is known beforehand
+    label_example: str = ""  # a name that the labels give an image, where they go by name
     label_notes: Sequence[str] = ()  # what the user should know of how the labels were read
     label_faults: Sequence[str] = ()  # what is wrong with them, and an error under --strict
 
@@ -120,7 +121,7 @@ class Labelled(Source):
         self._labels = None if labels is None or labels.kind is None else labels
         if labels is not None:
             self.label_kind, self.class_names, self.class_count = labels.kind, labels.class_names, labels.class_count
-            self.label_width = labels.width
+            self.label_width, self.label_example = labels.width, getattr(labels, "example", "")
             self.label_notes, self.label_faults = labels.notes, labels.faults
 
     def _label(self, number: int, name: str) -> Label | None:
