@@ -29,7 +29,7 @@ setup(
     packages=find_packages(include=["ganformer_cli", "ganformer_cli.*"])
     + ["ganformer_cli.ops", "ganformer_cli.datasets"],
     package_dir={"ganformer_cli.ops": "ops", "ganformer_cli.datasets": "datasets"},
-    package_data={"ganformer_cli.ops": ["*.cpp", "*.cu", "*.h"], "ganformer_cli.datasets": ["*.toml"]},
+    package_data={"ganformer_cli.ops": ["*.cpp", "*.cu", "*.h", "built/*"], "ganformer_cli.datasets": ["*.toml"]},
     include_package_data=False,
     # Ranges that may work; requirements.txt pins what is tested.
     install_requires=[
@@ -48,6 +48,12 @@ setup(
         "heif": ["pillow-heif>=0.18"],  # reads HEIC and HEIF, as phones write them
         "hdf5": ["h5py>=3.8"],  # reads pictures in HDF5 files
         "lmdb": ["lmdb>=1.4"],  # reads LSUN's databases
+        "compiler": ["ziglang>=0.13"],  # builds the native operators where no other compiler is
+        "wheels": [  # what .ci/wheels.py needs
+            "ziglang==0.17.1",  # exact, because the bytes of the libraries follow from it
+            "setuptools>=77",
+            "wheel>=0.45",  # unpacks, packs and tags wheels
+        ],
         "test": [
             "pytest>=8.2",
             "pytest-xdist>=3.5",  # halves the suite's time on two cores

@@ -438,6 +438,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ganformer, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ganformer, CPU, m) {
-  m.impl("attention_means", TORCH_BOX(&ganformer::attention_means));
-  m.impl("attention_means_backward", TORCH_BOX(&ganformer::attention_means_backward));
+  m.impl("attention_means", GANFORMER_BOX(&ganformer::attention_means));
+  m.impl("attention_means_backward", GANFORMER_BOX(&ganformer::attention_means_backward));
 }

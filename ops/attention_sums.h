@@ -22,7 +22,7 @@ struct Pieces {
   template <class F>
   void each(const Sizes& s, const F& f) const {
     const int64_t work = std::max<int64_t>(1, size * s.channels * (s.rows() + 1));
-    torch::stable::parallel_for(
+    parallel_for(
         0, s.batch * count, std::max<int64_t>(1, 8 * kGrain / work), [&](int64_t begin, int64_t end) {
           for (int64_t task = begin; task < end; ++task) {
             f(task / count, task % count);
@@ -67,7 +67,7 @@ void add_pieces(
   const int64_t batch = to.size(0), pictures = batch == s.batch ? 1 : s.batch;
   T* all = mutable_data<T>(to);
   const int64_t work = std::max<int64_t>(1, pictures * pieces.count * size);
-  torch::stable::parallel_for(0, batch * rows, std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
+  parallel_for(0, batch * rows, std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* target = all + i * stride + offset;
       std::fill(target, target + size, T(0));
@@ -92,7 +92,7 @@ template <class T>
 void add_positions(const Sizes& s, const T* each, const Tensor& to) {
   T* all = mutable_data<T>(to);
   const int64_t size = s.positions * s.width;
-  torch::stable::parallel_for(0, size, kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, size, kGrain, [&](int64_t begin, int64_t end) {
     std::fill(all + begin, all + end, T(0));
     for (int64_t b = 0; b < s.batch; ++b) {
       for (int64_t i = begin; i < end; ++i) {

@@ -66,7 +66,7 @@ class Lanes {
     memory_ = uninitialised<T>(batch * size * padded.all_lanes);
     T* to = memory_.get();
     const int64_t work = std::max<int64_t>(1, size * padded.all_lanes);
-    torch::stable::parallel_for(0, batch, std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
+    parallel_for(0, batch, std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
         for (int64_t h = 0; h < s.heads; ++h) {
           for (int64_t k = 0; k < size; ++k) {

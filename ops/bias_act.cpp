@@ -136,7 +136,7 @@ void forward_planes(
     T* out) {
   using A = Math<T>;
   const Pieces pieces(s);
-  torch::stable::parallel_for(0, pieces.total, pieces.grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, pieces.total, pieces.grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t plane = i / pieces.a_plane;
       const int64_t start = i % pieces.a_plane * pieces.length;
@@ -183,7 +183,7 @@ void forward_rows(
     repeated.data()[i] = bias == nullptr ? A(0) : bias[i % s.channels];
   }
   const int64_t grain = std::max<int64_t>(1, kGrain / length);
-  torch::stable::parallel_for(0, ceil_div(rows, together), grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, ceil_div(rows, together), grain, [&](int64_t begin, int64_t end) {
     Aligned<A> added;
     added.resize(length);
     for (int64_t row = begin * together; row < std::min(rows, end * together); row += together) {
@@ -303,7 +303,7 @@ void backward_planes(
   using A = Math<T>;
   const Pieces pieces(s);
   std::vector<double> sums(pieces.total), dots(pieces.total);
-  torch::stable::parallel_for(0, pieces.total, pieces.grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, pieces.total, pieces.grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t plane = i / pieces.a_plane;
       const int64_t start = i % pieces.a_plane * pieces.length;
@@ -371,7 +371,7 @@ void backward_rows(
   const int64_t grain = std::max<int64_t>(1, kGrain / (a_chunk * s.channels));
   std::vector<double> sums(wanted.bias ? chunks * s.channels : 0);
   std::vector<double> dots(wanted.strength ? chunks * s.channels : 0);
-  torch::stable::parallel_for(0, chunks, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, chunks, grain, [&](int64_t begin, int64_t end) {
     Aligned<A> sum, dot;
     sum.resize(s.channels);
     dot.resize(s.channels);
@@ -480,8 +480,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ganformer, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ganformer, CPU, m) {
-  m.impl("bias_act", TORCH_BOX(&bias_act));
-  m.impl("bias_act_backward", TORCH_BOX(&bias_act_backward));
+  m.impl("bias_act", GANFORMER_BOX(&bias_act));
+  m.impl("bias_act_backward", GANFORMER_BOX(&bias_act_backward));
 }
 
 }  // namespace ganformer

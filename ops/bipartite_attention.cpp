@@ -79,7 +79,7 @@ void forward(
   const int64_t tiles = ceil_div(s.positions, kTile);
   const int64_t work = kTile * s.channels * (s.rows() + 1);
   const bool streams = out.streams();
-  torch::stable::parallel_for(
+  parallel_for(
       0, s.batch * tiles, std::max<int64_t>(1, 8 * kGrain / work), [&](int64_t begin, int64_t end) {
         Scratch<T> scratch(Scratch<T>::needed(
             {in.buffer_size(), out.buffer_size(), kTile * padded.all_lanes, kTile * padded.weights, kTile, kTile}));
@@ -168,5 +168,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ganformer, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ganformer, CPU, m) {
-  m.impl("bipartite_attention", TORCH_BOX(&ganformer::bipartite_attention));
+  m.impl("bipartite_attention", GANFORMER_BOX(&ganformer::bipartite_attention));
 }

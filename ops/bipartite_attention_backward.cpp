@@ -511,5 +511,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ganformer, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ganformer, CPU, m) {
-  m.impl("bipartite_attention_backward", TORCH_BOX(&ganformer::bipartite_attention_backward));
+  m.impl("bipartite_attention_backward", GANFORMER_BOX(&ganformer::bipartite_attention_backward));
 }

@@ -14,6 +14,8 @@
 #include <optional>
 #include <vector>
 
+#include "errors.h"
+
 #if defined(__SSE2__) || defined(_M_X64)
 #define GANFORMER_STREAMS 1
 #include <immintrin.h>

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "cuda_launchers.h"
+#include "errors.h"
 
 namespace ganformer {
 namespace {
@@ -551,16 +552,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_means_backward(
 }  // namespace
 }  // namespace ganformer
 
+GANFORMER_EXPORT const char* ganformer_take_error() {
+  return ganformer::last_error().take();
+}
+
 #ifdef GANFORMER_CUDA_ON_CPU
 STABLE_TORCH_LIBRARY_IMPL(ganformer_cuda_on_cpu, CPU, m) {
 #else
 STABLE_TORCH_LIBRARY_IMPL(ganformer, CUDA, m) {
 #endif
-  m.impl("bias_act", TORCH_BOX(&ganformer::bias_act));
-  m.impl("bias_act_backward", TORCH_BOX(&ganformer::bias_act_backward));
-  m.impl("upfirdn2d", TORCH_BOX(&ganformer::upfirdn2d));
-  m.impl("bipartite_attention", TORCH_BOX(&ganformer::bipartite_attention));
-  m.impl("bipartite_attention_backward", TORCH_BOX(&ganformer::bipartite_attention_backward));
-  m.impl("attention_means", TORCH_BOX(&ganformer::attention_means));
-  m.impl("attention_means_backward", TORCH_BOX(&ganformer::attention_means_backward));
+  m.impl("bias_act", GANFORMER_BOX(&ganformer::bias_act));
+  m.impl("bias_act_backward", GANFORMER_BOX(&ganformer::bias_act_backward));
+  m.impl("upfirdn2d", GANFORMER_BOX(&ganformer::upfirdn2d));
+  m.impl("bipartite_attention", GANFORMER_BOX(&ganformer::bipartite_attention));
+  m.impl("bipartite_attention_backward", GANFORMER_BOX(&ganformer::bipartite_attention_backward));
+  m.impl("attention_means", GANFORMER_BOX(&ganformer::attention_means));
+  m.impl("attention_means_backward", GANFORMER_BOX(&ganformer::attention_means_backward));
 }

@@ -436,7 +436,7 @@ Tensor upfirdn2d(
     T* target = mutable_data<T>(out);
     const int64_t image_size = y.in * across.in * together, row_size = width * together;
     const int64_t grain = std::max<int64_t>(1, kGrain / row_size);
-    torch::stable::parallel_for(0, images * height, grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, images * height, grain, [&](int64_t begin, int64_t end) {
       typename Resampler<T>::Scratch scratch;
       for (int64_t i = begin; i < end; ++i) {
         resampler.row(source + i / height * image_size, i % height, target + i * row_size, scratch);
@@ -461,7 +461,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ganformer, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ganformer, CPU, m) {
-  m.impl("upfirdn2d", TORCH_BOX(&upfirdn2d));
+  m.impl("upfirdn2d", GANFORMER_BOX(&upfirdn2d));
 }
 
 }  // namespace ganformer

@@ -23,6 +23,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import native
 from ganformer_cli.operators.attention_means import attention_means_reference
 from ganformer_cli.operators.attention_reference import Integration, Keys, Normalization, Over
@@ -84,7 +85,7 @@ class Machine:
     def call(self, name: str, *arguments: Any) -> Any:
         """The operator's results on the CPU, for arguments on the CPU."""
         there = [argument.to(self.device) if isinstance(argument, Tensor) else argument for argument in arguments]
-        found = getattr(self.operators, name)(*there)
+        found = native.call(getattr(self.operators, name), *there)
         return found.cpu() if isinstance(found, Tensor) else [tensor.cpu() for tensor in found]
 
 
@@ -100,7 +101,7 @@ def emulated(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
     flags = ["-x", "c++", "-std=c++17", "-O1", "-fPIC", "-w", "-U_FORTIFY_SOURCE", "-fsanitize=alignment"]
     flags += ["-DGANFORMER_CUDA_ON_CPU", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
     sources = [*kernel_sources(), ROOT / "ops" / "cuda_bindings.cpp"]
-    read = [*sources, *(ROOT / "ops").glob("cuda_*.h"), ROOT / "tests" / "cuda_on_cpu.h"]
+    read = [*sources, *(ROOT / "ops").glob("cuda_*.h"), ROOT / "ops" / "errors.h", ROOT / "tests" / "cuda_on_cpu.h"]
     library = folder / f"{digest_of(read)}-{torch.__version__}.so"
     if not library.exists():
         words = [compiler, *flags, f"-I{ROOT / 'tests'}", "-isystem", str(includes), "-c"]
@@ -115,7 +116,7 @@ def emulated(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
     operators = torch.library.Library("ganformer_cuda_on_cpu", "DEF")
     for schema in schemas():
         operators.define(schema)
-    torch.ops.load_library(str(library))
+    native.open_library(library)
     emulate = ctypes.CDLL(str(library)).ganformer_emulate
     emulate.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
     pytestconfig.stash[_DEFINED] = operators  # they live as long as this object
@@ -530,7 +531,7 @@ IMAGE = torch.ones(2, 4, 6, 6)
     ],
 )
 def test_wrong_arguments_are_named(machine: Machine, operator: str, arguments: tuple[Any, ...], message: str) -> None:
-    with pytest.raises(RuntimeError, match=f"{operator}: {message}"):
+    with pytest.raises(GanformerError, match=f"{operator}: {message}"):
         machine.call(operator, *arguments)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,20 @@ from ganformer_cli.files import ensure_writable_folder
 
 if TYPE_CHECKING:
     from ganformer_cli.operators.build import Build
+    from ganformer_cli.operators.compiling import Tools
 
 CAPABILITIES = ("AVX512", "AVX2", "DEFAULT")
+TARGETS = ("windows-x86_64", "linux-x86_64", "linux-aarch64")
+
+
+def _levels(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """The levels of ``--cpu``, best first."""
+    if value is None:
+        return None
+    levels = {level.strip().upper() for level in value.split(",")}
+    if unknown := sorted(levels - set(CAPABILITIES)):
+        raise click.BadParameter(f"{', '.join(unknown)}: choose of {', '.join(CAPABILITIES)}")
+    return tuple(level for level in CAPABILITIES if level in levels)
 
 
 @click.command("build-ops", cls=GroupedCommand)
@@ -28,10 +42,28 @@ CAPABILITIES = ("AVX512", "AVX2", "DEFAULT")
 )
 @option(
     "--cpu",
-    type=click.Choice(CAPABILITIES, case_sensitive=False),
+    default=None,
+    metavar="AVX512|AVX2|DEFAULT,...",
+    callback=_levels,
+    group="What",
+    help="For which CPUs, one library each. A CPU runs what was built for it and for those further right. Left out: "
+    "this CPU; with --target, AVX512 and AVX2, or DEFAULT on ARM.",
+)
+@option(
+    "--target",
+    type=click.Choice(TARGETS),
     default=None,
     group="What",
-    help="For which CPUs. A CPU runs what was built for it and for those further right. Left out: this CPU.",
+    help="For another system, with the compiler of `pip install ziglang`.",
+)
+@option(
+    "--torch",
+    "torch_given",
+    type=click.Path(exists=True, path_type=Path),
+    default=None,
+    metavar="WHEEL|DIRECTORY",
+    group="What",
+    help="With --target windows-x86_64: torch's wheel for it, or one unpacked, to link with. Left out: fetched by pip.",
 )
 @option(
     "--cuda-arch",
@@ -50,7 +82,14 @@ CAPABILITIES = ("AVX512", "AVX2", "DEFAULT")
 @option("--force", is_flag=True, group="Output", help="Build even what is there.")
 @json_option
 def command(
-    device: str, cpu: str | None, cuda_arch: str | None, output_dir: Path | None, force: bool, as_json: bool
+    device: str,
+    cpu: tuple[str, ...] | None,
+    target: str | None,
+    torch_given: Path | None,
+    cuda_arch: str | None,
+    output_dir: Path | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Build the native operators now, for machines that have no compiler.
 
@@ -61,10 +100,11 @@ def command(
       ganformer build-ops                                       for this machine, into the cache
       ganformer build-ops --output-dir /shared/ops --cpu AVX2   for all nodes: GANFORMER_OPS_FOLDER=/shared/ops
       ganformer build-ops --device cuda --cuda-arch 80,90       the CUDA library too
+      ganformer build-ops --target windows-x86_64 --output-dir ops   on Linux, for machines with Windows
     """
     import torch
 
-    from ganformer_cli.operators import build
+    from ganformer_cli.operators import build, zig
     from ganformer_cli.operators.compiling import BuildError, NoCompilerError, cuda_capability, make_recipe
     from ganformer_cli.operators.cuda_toolkit import USUAL_ARCHITECTURES, parse_architectures, present_architectures
 
@@ -79,11 +119,23 @@ def command(
     folder = output_dir or build.build_folders()[0]
     if output_dir is not None:
         ensure_writable_folder(output_dir, "--output-dir")
-    wanted = [("cpu", cpu or torch.backends.cpu.get_cpu_capability(), build.find_tools)]
-    if device != "cpu":
+    if torch_given is not None and target is None:
+        raise click.UsageError("--torch is for --target: name a target, or leave --torch out")
+    if target is not None and (device == "cuda" or cuda_arch is not None):
+        raise click.UsageError("--target builds the CPU library only: leave --device cuda and --cuda-arch out")
+    find: Callable[[], Tools] = build.find_tools
+    levels = cpu or (torch.backends.cpu.get_cpu_capability(),)
+    if target is not None:
+        system = zig.TARGETS[target]
+        if system.arm and cpu and cpu != ("DEFAULT",):
+            raise click.UsageError(f"--cpu {','.join(cpu)} are levels of x86-64; for {target} leave --cpu out")
+        levels = ("DEFAULT",) if system.arm else cpu or ("AVX512", "AVX2")
+        find = functools.cache(lambda: build.find_tools_for(system, torch_given))
+    wanted: list[tuple[str, str, Callable[[], Tools]]] = [("cpu", level, find) for level in levels]
+    if device != "cpu" and target is None:
         wanted.append(("cuda", cuda_capability(architectures), build.find_cuda_tools))
     built: list[Build] = []
-    for library, capability, find in wanted:
+    for library, capability, find_tools in wanted:
         recipe = make_recipe("cuda" if library == "cuda" else "cpu", capability)
         optional = library == "cuda" and device == "auto" and cuda_arch is None
         if recipe is None:
@@ -93,7 +145,7 @@ def command(
         if optional and torch.version.cuda is None:
             continue
         try:
-            tools = find()
+            tools = find_tools()
         except NoCompilerError as error:
             if not optional:
                 raise

@@ -51,8 +51,8 @@ def attention_means(x: Tensor, keys: Keys, *, over: Over) -> AttentionMeans:
         raise GanformerError(f"{name}: x must have at least one position where the softmax runs over them")
     if not native.serves(x):
         return attention_means_reference(x, keys, over)
-    content, place, total, _ = torch.ops.ganformer.attention_means(
-        dense(x), *contiguous(*keys), int(over == "positions")
+    content, place, total, _ = native.call(
+        torch.ops.ganformer.attention_means, dense(x), *contiguous(*keys), int(over == "positions")
     )
     return AttentionMeans(content, None if keys.positions is None else place, total)
 
@@ -88,7 +88,8 @@ def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
 
         wanted: list[Tensor | None] = [gradients[0], gradients[1] if tensors[3] is not None else None, gradients[2]]
         return (*by_composition(form, tensors, wanted), None)
-    found = torch.ops.ganformer.attention_means_backward(
+    found = native.call(
+        torch.ops.ganformer.attention_means_backward,
         *(gradient.contiguous() for gradient in gradients[:3]),
         *tensors,
         content,

@@ -62,7 +62,8 @@ def bias_act(
             x, bias, noise=noise, strength=strength, activation=activation, gain=gain, clamp=clamp
         )
     math = _math_dtype(x)
-    out: Tensor = torch.ops.ganformer.bias_act(
+    out: Tensor = native.call(
+        torch.ops.ganformer.bias_act,
         x,
         None if bias is None else bias.to(math),
         None if noise is None else noise.to(x.dtype),
@@ -170,7 +171,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     out, noise, strength = ctx.saved_tensors
     by_x, by_bias, _, by_strength = ctx.needs_input_grad[:4]
     if ctx.gated:
-        dx, dbias, dstrength = torch.ops.ganformer.bias_act_backward(grad, out, noise, strength, by_bias, *ctx.rule)
+        dx, dbias, dstrength = native.call(
+            torch.ops.ganformer.bias_act_backward, grad, out, noise, strength, by_bias, *ctx.rule
+        )
     else:
         _, gain, _ = ctx.rule
         dx = grad if gain == 1 else grad * gain
@@ -199,7 +202,9 @@ def _backward_backward(
         added = noise * by_dstrength.to(out.dtype)
         total = added if total is None else total + added
     if total is not None:
-        total = torch.ops.ganformer.bias_act_backward(total.expand_as(out), out, None, None, False, *ctx.rule)[0]
+        total = native.call(
+            torch.ops.ganformer.bias_act_backward, total.expand_as(out), out, None, None, False, *ctx.rule
+        )[0]
     return total, None, None, None, None, None, None, None
 
 

@@ -85,8 +85,14 @@ def bipartite_attention(
     values, value_bias = checked(name, x, wanted)
     if not native.serves(x):
         return bipartite_attention_reference(x, keys, values, value_bias, integration, normalization, dropout, seed)
-    result: Tensor = torch.ops.ganformer.bipartite_attention(
-        dense(x), *contiguous(*keys, values, value_bias), integration, normalization, dropout, seed
+    result: Tensor = native.call(
+        torch.ops.ganformer.bipartite_attention,
+        dense(x),
+        *contiguous(*keys, values, value_bias),
+        integration,
+        normalization,
+        dropout,
+        seed,
     )
     return result
 
@@ -178,8 +184,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
             return [bipartite_attention_reference(x, keys, values, value_bias, *settings)]
 
         return (*by_composition(form, tensors, [gradient]), None, None, None, None)
-    found = torch.ops.ganformer.bipartite_attention_backward(
-        dense(gradient), *tensors, *settings, ctx.needs_input_grad[3]
+    found = native.call(
+        torch.ops.ganformer.bipartite_attention_backward, dense(gradient), *tensors, *settings, ctx.needs_input_grad[3]
     )
     present = (
         value if tensor is not None and needed else None

@@ -43,7 +43,6 @@ from ganformer_cli.operators.compiling import (
     Tools,
     compile_library,
     cuda_capability,
-    library_suffix,
 )
 from ganformer_cli.operators.cuda_toolkit import (
     covers,
@@ -53,10 +52,18 @@ from ganformer_cli.operators.cuda_toolkit import (
     misfit,
     within,
 )
-from ganformer_cli.operators.toolchain import file_identity, find_compiler, how_to_get_a_compiler, is_current
-from ganformer_cli.resources import cache_folder
+from ganformer_cli.operators.toolchain import (
+    file_identity,
+    find_compiler,
+    how_to_get_a_compiler,
+    is_current,
+    run_program,
+)
+from ganformer_cli.operators.zig import INSTALL, Target, find_zig
+from ganformer_cli.resources import cache_folder, resource_folder
 
 FOLDER_VARIABLE = "GANFORMER_OPS_FOLDER"
+SHIPPED = "built"  # folder of the libraries inside a wheel, beside the sources
 SECONDS_TO_NOTICE = 1.0  # of waiting for another process, before that is said
 SECONDS_TO_WAIT = 600.0  # for another process that builds the same; then this one builds for itself
 
@@ -99,6 +106,12 @@ def build_folders() -> list[Path]:
     """Where builds are looked for and put, best first: ``GANFORMER_OPS_FOLDER`` if it is set, then the cache."""
     chosen = os.environ.get(FOLDER_VARIABLE)
     return [*([Path(chosen).expanduser().absolute()] if chosen else []), operators_folder()]
+
+
+def shipped_folders() -> list[Path]:
+    """Where a wheel with operators inside has them; only read."""
+    folder = resource_folder("ops") / SHIPPED
+    return [folder] if folder.is_dir() else []
 
 
 def platform_tag() -> str:
@@ -172,16 +185,23 @@ def libc_version() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", said))
 
 
-def _stem(recipe: Recipe) -> str:
-    """How the names of all builds of these sources begin."""
-    return f"{recipe.library}-{platform_tag()}-{recipe.digest}"
+def _stem(recipe: Recipe, tag: str | None = None) -> str:
+    """How the names of all builds of these sources begin, for this platform or the one of ``tag``."""
+    return f"{recipe.library}-{tag or platform_tag()}-{recipe.digest}"
 
 
 def _name(recipe: Recipe, tools: Tools) -> str:
     """The name of the build that ``tools`` make: another compiler, or another version of it, has another."""
-    identity = [str(tools), tools.compiler.command, file_identity(tools.compiler.path), libc_version()]
+    if tools.target:  # the same wherever it is built
+        return f"{_stem(recipe, tools.target.tag)}-{recipe.capability}-{tools.compiler.version}"
+    identity = [str(tools), tools.compiler.command, file_identity(tools.compiler.path), _libc_of(tools)]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     return f"{_stem(recipe)}-{recipe.capability}-{digest[:8]}"
+
+
+def _libc_of(tools: Tools) -> tuple[int, ...]:
+    """The oldest glibc that what ``tools`` make runs with."""
+    return tools.zig_target.libc if tools.compiler.kind == "zig" else libc_version()
 
 
 # ----- Making one -----
@@ -199,6 +219,29 @@ def find_tools() -> Tools:
     return Tools(compiler, torch_folder())
 
 
+def find_tools_for(target: Target, torch_given: Path | None = None) -> Tools:
+    """What builds the CPU library for another system (or this one): the compiler of ``ziglang``.
+
+    Args:
+        target: the system.
+        torch_given: a torch of that system, or its wheel, to link with; see ``import_libraries.libraries_for``.
+
+    Raises:
+        NoCompilerError: ``ziglang`` is not there.
+        BuildError: there is nothing to link with.
+    """
+    import torch
+
+    from ganformer_cli.operators.import_libraries import libraries_for
+
+    compiler = find_zig(run_program)
+    if compiler is None:
+        raise NoCompilerError("building for a named system needs the compiler of ziglang", f"run: {INSTALL}")
+    version = str(torch.__version__).partition("+")[0]
+    libraries = libraries_for(target, compiler, version, torch_given)
+    return Tools(compiler, torch_folder(), target=target, libraries=libraries)
+
+
 def find_cuda_tools() -> Tools:
     """What builds the CUDA library here, for the CUDA of the torch that is installed.
 
@@ -208,6 +251,10 @@ def find_cuda_tools() -> Tools:
     import torch
 
     tools = find_tools()
+    if tools.compiler.kind == "zig":
+        raise NoCompilerError(
+            "nvcc needs g++, clang++ or Microsoft's compiler beside it, and only ziglang is there", how_to_get_nvcc(())
+        )
     wanted = tuple(int(part) for part in re.findall(r"\d+", torch.version.cuda or ""))[:2]
     remedy = how_to_get_nvcc(wanted)
     nvcc = find_nvcc(wanted)
@@ -249,8 +296,9 @@ def obtain(
         NoCompilerError: nothing is there, and nothing to build with.
         BuildError: the compiler fails, or nothing at all can be written to.
     """
+    readable = shipped_folders() if folders is None else []
     folders = build_folders() if folders is None else [folder.absolute() for folder in folders]
-    if build := find_build(recipe, folders, but=but):
+    if build := find_build(recipe, [*folders, *readable], but=but):
         return build
     try:
         tools = find()
@@ -382,7 +430,7 @@ def _note(recipe: Recipe, tools: Tools, seconds: float, *, ahead: bool) -> dict[
             "command": list(compiler.command),
             "identity": file_identity(compiler.path),
         },
-        "libc": list(libc_version()),
+        "libc": list(_libc_of(tools)),
         "ahead": ahead,
         "seconds": round(seconds, 2),
     }
@@ -396,7 +444,7 @@ def _publish(made: Path, folder: Path, name: str, note: Mapping[str, Any]) -> Bu
     """Rename the library to its place, and only then write its note."""
     digest = sha256_of(made)
     # With its checksum in its name: one that a process has loaded need never be written over, which Windows refuses.
-    path = folder / f"{name}-{digest[:8]}{library_suffix()}"
+    path = folder / f"{name}-{digest[:8]}{made.suffix}"
     note = {"file": path.name, "sha256": digest, "bytes": made.stat().st_size, **note}
     try:
         with made.open("rb+") as stream:
@@ -406,7 +454,7 @@ def _publish(made: Path, folder: Path, name: str, note: Mapping[str, Any]) -> Bu
     except OSError as error:
         raise _unwritable(folder, error) from error
     write_json(folder / f"{name}.json", note)
-    for old in folder.glob(f"{name}-*{library_suffix()}"):
+    for old in folder.glob(f"{name}-*{made.suffix}"):
         if old != path:
             remove(old, warn=quietly)  # a process that has it loaded keeps it, on Windows
     return Build(path, note, fresh=True)

@@ -23,6 +23,7 @@ from typing import Literal
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators.cuda_toolkit import Nvcc, nvcc_words
 from ganformer_cli.operators.toolchain import Compiler, decoded
+from ganformer_cli.operators.zig import TARGETS, Target, target_words, this_target
 from ganformer_cli.resources import resource_folder
 
 Library = Literal["cpu", "cuda"]
@@ -43,6 +44,7 @@ _MSVC_CAPABILITIES = {"AVX512": "/arch:AVX512", "AVX2": "/arch:AVX2"}
 # No -ffast-math: NaN must stay NaN. Traps and errno are what keeps loops from being vectorised.
 _GNU_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -fno-trapping-math -fno-math-errno -ffp-contract=fast"
 _MSVC_FLAGS = "/nologo /utf-8 /std:c++17 /Zc:__cplusplus /bigobj /O2 /EHsc /MD /DNOMINMAX /D_USE_MATH_DEFINES /w"
+_ZIG_FLAGS = _GNU_FLAGS.replace("-fPIC ", "")  # which Windows' libraries do without; for Linux it is put back
 _MSVC_CONTRACT = (14, 30)  # the first tools with /fp:contract; those before contract without being told
 
 
@@ -101,6 +103,7 @@ class Recipe:
 
 _ALL_FLAGS = (
     *(TORCH_TARGET, _GNU_FLAGS, _GNU_CAPABILITIES, _MSVC_FLAGS, _MSVC_CAPABILITIES),
+    *(target_words(target, capability) for target in TARGETS.values() for capability in CAPABILITIES),
     nvcc_words(Nvcc("nvcc", (0, 0), ()), ["0"]),
 )
 
@@ -122,8 +125,10 @@ def cuda_capability(architectures: Sequence[str]) -> str:
     return "-".join(f"sm{name}" for name in architectures)
 
 
-def library_suffix() -> str:
-    return ".dll" if sys.platform == "win32" else ".so"
+def library_suffix(target: Target | None = None) -> str:
+    """Of a shared library's file name, on this system or another."""
+    windows = target.windows if target else sys.platform == "win32"
+    return ".dll" if windows else ".so"
 
 
 # ----- Command lines -----
@@ -131,11 +136,29 @@ def library_suffix() -> str:
 
 @dataclass(frozen=True)
 class Tools:
-    """What compiles: the C++ compiler, nvcc for the CUDA library, and the folder of the torch to build against."""
+    """What compiles.
+
+    Attributes:
+        compiler: of C++.
+        torch: folder of the torch whose headers are read.
+        nvcc: for the CUDA library.
+        target: the system to build for, with zig; None is this one.
+        libraries: folder of the libraries of torch to link with, if that is not ``torch / "lib"``.
+    """
 
     compiler: Compiler
     torch: Path
     nvcc: Nvcc | None = None
+    target: Target | None = None
+    libraries: Path | None = None
+
+    @property
+    def zig_target(self) -> Target:
+        """What zig builds for."""
+        target = self.target or this_target()
+        if target is None:
+            raise BuildError("zig is not known to build for this system", "install g++ or clang++")
+        return target
 
     def __str__(self) -> str:
         return f"{self.nvcc} and {self.compiler}" if self.nvcc else str(self.compiler)
@@ -193,7 +216,11 @@ def _cpp_words(
         words += [f"/D{definition}" for definition in definitions] + [f"/I{folder}" for folder in includes]
         return [*words, "/c", str(source), f"/Fo{output}"], output
     output = work / f"{source.stem}.o"
-    words += [*_GNU_FLAGS.split(), *_GNU_CAPABILITIES.get(capability, "").split()]
+    if compiler.kind == "zig":
+        words += [*_ZIG_FLAGS.split(), *target_words(tools.zig_target, capability)]
+        words += [] if tools.zig_target.windows else ["-fPIC"]
+    else:
+        words += [*_GNU_FLAGS.split(), *_GNU_CAPABILITIES.get(capability, "").split()]
     words += [f"-D{definition}" for definition in definitions]
     for folder in includes:
         words += ["-isystem", str(folder)]
@@ -217,8 +244,8 @@ def _cuda_words(recipe: Recipe, tools: Tools, source: Path, work: Path) -> tuple
 def link_job(recipe: Recipe, tools: Tools, objects: Sequence[Path], work: Path) -> Job:
     """Links ``objects`` with torch, and with the CUDA runtime that nvcc brings."""
     compiler = tools.compiler
-    output = work / f"library{library_suffix()}"
-    folder = tools.torch / "lib"
+    output = work / f"library{library_suffix(tools.target)}"
+    folder = tools.libraries or tools.torch / "lib"
     runtime = tools.nvcc.runtime if tools.nvcc else None
     words = list(compiler.command)
     if compiler.kind == "msvc":
@@ -227,10 +254,17 @@ def link_job(recipe: Recipe, tools: Tools, objects: Sequence[Path], work: Path) 
         words += [f"{name}.lib" for name in names]
         words += [str(runtime or "cudart.lib")] if tools.nvcc else []
         return Job([*words, f"/IMPLIB:{work / 'library.lib'}"], output)
+    if compiler.kind == "zig":
+        words += [*target_words(tools.zig_target, recipe.capability), "-s"]
+        if tools.zig_target.windows:
+            linked = [*map(str, objects), str(folder / "torch_cpu.lib"), str(folder / "c10.lib")]
+            return Job([*words, "-shared", "-o", str(output), *linked], output)
+        if tools.libraries:  # stand-ins without contents
+            words.append("-Wl,--no-as-needed")
     words += ["-shared", "-o", str(output), *map(str, objects), f"-L{folder}", "-ltorch_cpu", "-lc10"]
     if tools.nvcc:
         words += [str(runtime or "-lcudart"), "-Wl,--no-as-needed", str(_torch_cuda(tools, work))]
-    elif sys.platform == "linux":
+    elif sys.platform == "linux" and not tools.libraries:
         words.append("-Wl,-z,defs")  # what is missing shows now, with its name, and not when it is loaded
     return Job(words, output)
 
@@ -298,6 +332,9 @@ class _Processes:
 
     def run(self, job: Job) -> None:
         environment: Mapping[str, str] | None = self.tools.compiler.environment
+        if self.tools.compiler.kind == "zig":  # which otherwise writes below the home folder, if there is one
+            cache = str(self.work / "zig")
+            environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
         try:
             with self.lock:
                 if self.stopped:
@@ -368,12 +405,12 @@ _REMEDIES = (
     (r"out of memory|killed|cannot allocate|C1060|C1076", "close other programs, or build where more memory is"),
     (
         r"unsupported (?:gnu|clang|microsoft visual studio) version",
-        "this nvcc needs an older host compiler: name one, for instance with NVCC_CCBIN=g++-13",
+        "this nvcc needs an older host compiler: name its program in NVCC_CCBIN",
     ),
     (r"unsupported gpu architecture", "this nvcc does not know that card: install a CUDA toolkit that does"),
     (
         r"unrecognized .*option|unknown argument|invalid value 'c\+\+17'|D8021",
-        "this compiler is too old to know C++17: name a newer one with CXX=..., or install one",
+        "this compiler is too old to know C++17: run pip install ziglang, or install a newer one",
     ),
     (
         _missing("(?:torch|ATen|c10)/.*") + r"|cannot find -l(?:torch|c10)",
@@ -393,4 +430,6 @@ def remedy_of(said: str) -> str:
     for pattern, remedy in _REMEDIES:
         if re.search(pattern, line, re.IGNORECASE):
             return remedy
+    if sys.platform == "win32":
+        return "run pip install ziglang for another compiler, and report this if it is the same with that one"
     return "try another compiler with CXX=..., and report this if it is the same with that one"

@@ -1,4 +1,5 @@
-"""Finds the C++ compiler that builds the native operators: GCC or Clang; on Windows see ``msvc.py``."""
+"""Finds the C++ compiler that builds the native operators: GCC or Clang, on Windows Microsoft's (``msvc.py``); where
+there is none, the one of the PyPI package ``ziglang`` (``zig.py``)."""
 
 from __future__ import annotations
 
@@ -51,12 +52,12 @@ class Compiler:
         kind: whose command line it understands.
         command: the words that call it: its full path, and what ``CXX`` says behind it. The path is not resolved, since
             wrappers such as ccache go by the name that they are called with.
-        name: what people call it: ``g++``, ``clang++``, ``MSVC``.
+        name: what people call it: ``g++``, ``clang++``, ``MSVC``, ``zig c++``.
         version: ``12.2.0``.
         environment: all that must be set for it, or None for the environment of this process.
     """
 
-    kind: Literal["gnu", "msvc"]
+    kind: Literal["gnu", "msvc", "zig"]
     command: tuple[str, ...]
     name: str
     version: str
@@ -109,16 +110,25 @@ def _described(command: tuple[str, ...], run: Runner) -> Compiler | None:
 
 
 def find_compiler(environment: Mapping[str, str] | None = None, run: Runner = run_program) -> Compiler | None:
-    """The C++ compiler of this machine, or None."""
+    """The C++ compiler of this machine, or None.
+
+    The one of ``ziglang`` comes after all others; where ``CXX`` names one that does not run, there is none.
+    """
     environment = os.environ if environment is None else environment
     if sys.platform == "win32":
         from ganformer_cli.operators.msvc import find_msvc
 
-        return find_msvc(environment, run)
-    for command in gnu_commands(environment):
-        if found := _described(command, run):
-            return found
-    return None
+        if compiler := find_msvc(environment, run):
+            return compiler
+    else:
+        for command in gnu_commands(environment):
+            if compiler := _described(command, run):
+                return compiler
+        if environment.get("CXX", "").strip():
+            return None
+    from ganformer_cli.operators.zig import find_zig
+
+    return find_zig(run)
 
 
 def is_current(known: Mapping[str, Any]) -> bool:
@@ -131,7 +141,9 @@ def is_current(known: Mapping[str, Any]) -> bool:
     if not isinstance(command, list) or not command or not isinstance(identity, dict):
         return False
     # On Windows asking which one would be taken lasts seconds: the one that was taken will do if it is still there.
-    taken = sys.platform == "win32" or tuple(command) in gnu_commands(os.environ)
+    # The one of ziglang is taken where there is no other.
+    others = () if sys.platform == "win32" else gnu_commands(os.environ)
+    taken = sys.platform == "win32" or tuple(command) in others or (not others and command[1:] == ["c++"])
     return taken and file_identity(command[0]) == identity
 
 
@@ -139,9 +151,9 @@ def how_to_get_a_compiler() -> str:
     """What to do where there is none."""
     if sys.platform == "win32":
         return (
-            "install the Visual Studio Build Tools from https://visualstudio.microsoft.com/downloads/ with "
-            "'Desktop development with C++'"
+            "run: pip install ziglang (or install the Visual Studio Build Tools from "
+            "https://visualstudio.microsoft.com/downloads/ with 'Desktop development with C++')"
         )
     if chosen := os.environ.get("CXX", "").strip():
         return f"CXX={chosen} does not name one that runs: correct it, or unset it to have one looked for"
-    return "install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or name one with CXX=..."
+    return "run: pip install ziglang (or install g++ or clang++ with the system's packages, or name one with CXX=...)"

@@ -54,7 +54,9 @@ def upfirdn2d(
         return upfirdn2d_reference(x, kernel, up=up, down=down, padding=padding, gain=gain)
     taps = kernel.to(torch.float64 if x.dtype == torch.float64 else torch.float32)  # what is computed in
     before = padding[0]
-    out: Tensor = torch.ops.ganformer.upfirdn2d(x, taps, up, down, before, before, height, width, False, float(gain))
+    out: Tensor = native.call(
+        torch.ops.ganformer.upfirdn2d, x, taps, up, down, before, before, height, width, False, float(gain)
+    )
     return out
 
 
@@ -149,8 +151,17 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     before_y, before_x = taps.shape[0] - 1 - ctx.before_y, taps.shape[-1] - 1 - ctx.before_x
     # The gradient in the layout of x, which the operators before it are likely to want.
     grad = grad.contiguous(memory_format=ctx.memory_format)
-    dx = torch.ops.ganformer.upfirdn2d(
-        grad, taps, ctx.down, ctx.up, before_y, before_x, *ctx.size, not ctx.flip, ctx.gain
+    dx = native.call(
+        torch.ops.ganformer.upfirdn2d,
+        grad,
+        taps,
+        ctx.down,
+        ctx.up,
+        before_y,
+        before_x,
+        *ctx.size,
+        not ctx.flip,
+        ctx.gain,
     )
     return dx, *[None] * 9
 
