@@ -82,6 +82,9 @@ def test_vectors_are_drawn_from_the_data(ganformer: Run, runs: Path) -> None:
     assert done.exit_code == 0, done.stderr
     expected = sample(generator, range(6), truncation_psi=0.7, labels=[0.3, -2])
     assert np.array_equal(read(Path("one/seed0003.png")), expected[3].numpy())
+    assert [image["label"] for image in json.loads(done.stdout)["images"]] == [[0.3, -2]] * 6
+    drawn = json.loads(ganformer(*line, "--output-dir", "own", "--json").stdout)["images"]
+    assert [image["label"] for image in drawn] == labels_from_seeds(generator, range(6)).tolist()
     told = json.loads(ganformer("info", "one/seed0003.png", "--json").stdout)
     assert told["label"] == [0.3, -2]
 
@@ -128,8 +131,9 @@ def test_labels_that_a_model_does_not_take(
 def test_a_class_by_its_name_and_by_its_number(ganformer: Run, runs: Path) -> None:
     for word in ("2", "dog"):
         done = ganformer("generate", "--model", "results/classes-duplex-000", "--class", word, "--seeds", "1",
-                         "--output-dir", word)  # fmt: skip
+                         "--output-dir", word, "--json")  # fmt: skip
         assert done.exit_code == 0, done.stderr
+        assert json.loads(done.stdout)["images"][0]["class"] == 2
         assert done.stderr.count("warning") == 0
     assert np.array_equal(read(Path("2/seed0001.png")), read(Path("dog/seed0001.png")))
 

@@ -194,15 +194,33 @@ class Drawing:
         """What to say of each picture."""
         plan = self.plan
         records = []
+        labels = self._said_labels()
         for picture in map(plan.picture, range(len(plan))):
             record: dict[str, Any] = {"seed" if plan.latents is None else "row": picture.number}
             if len(plan.psis) > 1:
                 record["truncation_psi"] = picture.psi
+            if labels:
+                record |= labels[picture.place % len(labels)]
             record["file"] = str(picture.file)
             for end in self.beside:
                 record[end[1:-4].replace("-", "_")] = str(plan.sheet_folder(picture) / f"{picture.stem}{end}")
             records.append(record)
         return records
+
+    def _said_labels(self) -> list[dict[str, Any]]:
+        """The class or label of each number of the plan; none where labels do not act."""
+        from ganformer_cli.sampling import labels_from_seeds
+
+        kept = self.generator.label_distribution
+        if self.generator.config.c_dim == 0 or self.plan.settings.get("space") == "w":
+            return []
+        rows = [self.label] * len(self.plan.numbers)
+        if self.label is None:
+            rows = labels_from_seeds(self.generator, self.plan.numbers).tolist()
+        single = [row is not None and sum(row) == 1 and max(row) == 1 for row in rows]
+        if kept is not None and kept.kind == "vectors" or not all(single):
+            return [{"label": row} for row in rows]
+        return [{"class": row.index(1)} for row in rows if row is not None]
 
     def _samples(self, todo: list[int]) -> Iterator[tuple[Picture, Sample]]:
         from ganformer_cli.sampling import LANES, sample_latents, sample_seeds
