@@ -6,9 +6,11 @@ One file holds the EMA generator (``ema.*``), the generator (``generator.*``) an
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.file_kinds import is_truncated_safetensors, kind_of_file
-from ganformer_cli.files import check_regular, parse_json, why_no_file, write_bytes
+from ganformer_cli.files import open_regular, parse_json, why_no_file, write_bytes
 from ganformer_cli.models import Discriminator, Generator, LabelDistribution
 from ganformer_cli.models.labels import HEADER as LABELS_HEADER
 from ganformer_cli.text import printable
@@ -28,6 +30,8 @@ from ganformer_cli.text import printable
 Network = TypeVar("Network", Generator, Discriminator)
 
 FORMAT_VERSION = 1
+MAX_HEADER = 16 << 20  # bytes: the names of 65,536 classes take some
+MAX_TENSORS = 20_000
 METADATA_KEY = "ganformer"
 SNAPSHOT_FOLDER = "snapshots"
 SNAPSHOT_PATTERN = "network-snapshot-*.safetensors"
@@ -103,6 +107,19 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     write_bytes(path, save(flat, metadata=header))
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file. Its header is read as a whole, and may say that it is of any length."""
+    with open_regular(path) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if MAX_HEADER < length < stream.seek(0, os.SEEK_END):
+            raise SnapshotError(f"{path}: its header is larger than {MAX_HEADER >> 20} MiB; give another snapshot")
+    with safe_open(path, framework="pt") as file:
+        if (count := len(file.keys())) > MAX_TENSORS:
+            raise SnapshotError(f"{path}: holds {count} tensors, more than any network here; give another snapshot")
+        yield file
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header of one of our files.
 
@@ -110,8 +127,7 @@ def read_header(path: Path) -> dict[str, Any]:
         SnapshotError: the file is damaged, or not one of ours.
     """
     try:
-        check_regular(path)
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise SnapshotError(f"{path}: {_why_unreadable(path, error)}") from error
@@ -169,8 +185,7 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         SnapshotError: the file is damaged.
     """
     try:
-        check_regular(path)
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  # not a dict
             return {name[len(prefix) :]: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError) as error:
@@ -184,8 +199,7 @@ def read_shapes(path: Path, prefix: str = "") -> dict[str, tuple[int, ...]]:
         SnapshotError: the file is damaged.
     """
     try:
-        check_regular(path)
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  # not a dict
             return {name[len(prefix) :]: tuple(file.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError) as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import Result
 from safetensors.torch import load_file, save_file
 
 from ganformer_cli import checkpoints
@@ -175,3 +177,48 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         write(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a.safetensors"]
+
+
+def framed(header: bytes, length: int | None = None) -> bytes:
+    return (len(header) if length is None else length).to_bytes(8, "little") + header
+
+
+def one_tensor(**more: Any) -> bytes:
+    tensor = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **more}
+    values = {"ema.a": tensor, "__metadata__": {"ganformer": '{"format": 1, "config": {}}'}}
+    return framed(json.dumps(values).encode()) + bytes(8)
+
+
+HOSTILE_FILES = {
+    "a header of exabytes": framed(b"{}", 2**63),
+    "a header of 20 MiB": framed(b"{" + b" " * (20 << 20) + b"}"),
+    "a deep header": framed(b'{"a":' + b"[" * 100_000),
+    "100,000 tensors": framed(
+        json.dumps({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}).encode()
+    ),
+    "another kind of number": one_tensor(dtype="F99"),
+    "an endless shape": one_tensor(shape=[2**40, 2**40]),
+    "a negative shape": one_tensor(shape=[-1]),
+    "offsets beyond the file": one_tensor(data_offsets=[0, 2**40]),
+    "offsets backwards": one_tensor(data_offsets=[8, 0]),
+    "deep settings": framed(json.dumps({"__metadata__": {"ganformer": "[" * 5000}}).encode()),
+    "a number of 5000 digits": framed(
+        json.dumps({"__metadata__": {"ganformer": '{"format":' + "9" * 5000 + "}"}}).encode()
+    ),
+    "a truth value for a format": framed(json.dumps({"__metadata__": {"ganformer": '{"format": true}'}}).encode()),
+    "escapes": framed(
+        json.dumps({"__metadata__": {"ganformer": '{"format": 1, "config": {"\\u001b]0;x": 1}}'}}).encode()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", HOSTILE_FILES.values(), ids=HOSTILE_FILES)
+def test_hostile_files_are_refused_in_one_line(ganformer: Callable[..., Result], tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "evil.safetensors"
+    path.write_bytes(data)
+    done = ganformer("info", path)
+    assert done.exit_code == 1, done.output
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert str(path) in done.stderr
+    assert done.stderr.rstrip("\n").isprintable()
+    assert len(done.stderr) < 800

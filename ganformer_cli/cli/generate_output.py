@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ganformer_cli.cli.options import warn
 from ganformer_cli.errors import OutputError
-from ganformer_cli.files import atomic_open, check_regular, remove
+from ganformer_cli.files import atomic_open, remove
+from ganformer_cli.npy_header import check_npy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -300,7 +301,7 @@ def holds_array(path: Path, shape: Sequence[int], rows: Iterable[npt.NDArray[Any
     import numpy as np
 
     try:
-        check_regular(path)
+        check_npy(path)
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False

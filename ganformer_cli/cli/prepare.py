@@ -249,7 +249,7 @@ def _jobs(given: list[str], wanted: tuple[str, ...], name: str | None, data_dir:
     jobs: list[Job] = []
     for word in [*given, *(f"--{flag}" for flag in wanted)]:
         path, entry = Path(word), None
-        if word.startswith("--"):
+        if word.startswith("--") and word[2:] in load_catalogue():
             entry = load_catalogue()[word[2:]]
         elif path.suffix.lower() == ".toml" and path.exists() and not path.is_dir():
             entry = read_entry(path)

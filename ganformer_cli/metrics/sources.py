@@ -20,7 +20,8 @@ from ganformer_cli.data.pictures import Decoding, UnusableError, decode_array, i
 from ganformer_cli.data.sources.arrays import layout_of
 from ganformer_cli.data.stores import open_store
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import check_regular, sha256_of
+from ganformer_cli.files import sha256_of
+from ganformer_cli.npy_header import check_npy
 from ganformer_cli.sampling import Generator, NoiseMode, sample_images
 
 Images = npt.NDArray[np.uint8]
@@ -142,7 +143,7 @@ class ArrayPictures(ImageDataset):
         self, path: Path, *, decoding: Decoding | None = None, size: tuple[int, int] | None = None
     ) -> None:  # fmt: skip
         try:
-            check_regular(path)
+            check_npy(path)
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
             digest = sha256_of(path)
         except (OSError, ValueError, EOFError) as error:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.files import check_regular
 from ganformer_cli.models import Generator
+from ganformer_cli.npy_header import check_npy
 
 #: Rows of given latents that are looked at together.
 _ROWS = 1024
@@ -31,7 +31,7 @@ def read_latents(path: Path, generator: Generator, space: Space = "z") -> npt.ND
     """
     where = f"--latents {path}"
     try:
-        check_regular(path)
+        check_npy(path)
         latents = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError, BadZipFile) as error:
         raise ConfigError(f"{where}: not a readable .npy file ({error}); write one with numpy.save") from error

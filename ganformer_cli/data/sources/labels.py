@@ -29,6 +29,7 @@ from ganformer_cli.data.sources.label_values import (
 )
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import check_regular, parse_json
+from ganformer_cli.npy_header import check_npy
 
 _DIGEST = 16  # bytes kept of each name: two names share them once in 10**25 data sets of 3 million pictures
 _BOMS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -344,6 +345,7 @@ def read_labels(path: Path) -> Labels:
     try:
         check_regular(path)
         if suffix == ".npy":
+            check_npy(path)
             return NumberedLabels(np.load(path, mmap_mode="r", allow_pickle=False), where)
         if suffix == ".csv":
             return _csv_labels(path, where)

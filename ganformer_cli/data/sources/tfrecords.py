@@ -37,6 +37,7 @@ from ganformer_cli.data.sources.tars import BrokenArchiveError
 from ganformer_cli.data.sources.zips import PASSWORD
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
+from ganformer_cli.npy_header import check_npy_stream
 
 _NAME = re.compile(
     r"(?P<base>.*?)(?:-r(?P<level>\d\d))?(?P<suffix>\.tfrecords?)?"
@@ -199,7 +200,9 @@ class TfrecordsSource(Streamed):
             raise DataError(f"{where} and {names[1]} both hold labels; keep one, or choose --labels FILE")
         try:
             with self._shelf.open(names[0]) as stream:
-                values = np.load(io.BytesIO(stream.read()), allow_pickle=False)
+                data = stream.read()
+            check_npy_stream(io.BytesIO(data), len(data))
+            values = np.load(io.BytesIO(data), allow_pickle=False)
         except BROKEN as error:
             raise DataError(f"{where} cannot be read ({reason(error)}); get it again") from error
         return NumberedLabels(values, where) if values.size else None
