@@ -400,7 +400,7 @@ def module_of(state: State, class_name: str, authors: dict[str, Any], prefix: st
     here = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     own = {name: value for name, value in here.items() if "." not in name}
     children = {name.partition(".")[0]: None for name in here if "." in name}
-    inner = {name: module_of(here, name.title(), authors, f"{name}.") for name in children}
+    inner = {name: module_of(here, name.title(), authors, f"{name}.") for name in children} | more.pop("children", {})
     meta = {"type": "class", "version": 6, "module_src": "raise RuntimeError('was run')", "class_name": class_name}
     return Written(
         authors["rebuild"], {**meta, "state": {"_parameters": own, "_buffers": {}, "_modules": inner, **more}}

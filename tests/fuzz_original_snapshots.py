@@ -21,7 +21,7 @@ import torch
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.original_snapshots import load_original
 
-GOLDEN = Path(__file__).parent / "golden" / "duplex-kmeans"
+GOLDEN = Path(__file__).parent / "golden"
 FORBIDDEN: tuple[str, ...] = (
     "os.system",
     "os.exec",
@@ -78,8 +78,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    originals = [path.read_bytes() for path in sorted(GOLDEN.glob("*.pkl"))]
-    for path in sorted(GOLDEN.glob("*.pkl")):
+    originals = [path.read_bytes() for path in sorted(GOLDEN.rglob("*.pkl"))]
+    for path in sorted(GOLDEN.rglob("*.pkl")):
         load_original(path)  # so that whatever is imported late is there before the watching begins
     for name in ("ascii", "latin-1", "utf-8", "unicode_escape", "raw_unicode_escape"):
         codecs.lookup(name)  # the same

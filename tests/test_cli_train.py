@@ -232,3 +232,17 @@ def test_data_sets_may_choose_what_help_says_they_choose(checkout: Path) -> None
     """Of the others help shows one default for all data sets."""
     for file in (checkout / "datasets").glob("*.toml"):
         assert set(read_toml(file).get("preset", {})) <= DATA_SETTINGS, file.name
+
+
+def test_ganformer_default_follows_the_data_set(ganformer: Run) -> None:
+    """The authors' CLEVR network has no style, and its components do not attend to each other in the mapping."""
+    Path("pictures").mkdir()
+    for i in range(8):
+        Image.effect_noise((64, 48), 10 * i + 10).convert("RGB").save(f"pictures/{i}.png")
+    prepared = ganformer("prepare", "--task", "clevr", "--images-dir", "pictures", "--resolution", "32")
+    assert prepared.exit_code == 0, prepared.output
+    line = ("--ganformer-default", "--dataset", "clevr", "--metrics", "none", "--total-kimg", "0.004")
+    done = ganformer(*TINY, *line, "--train-images-num", "8")
+    assert done.exit_code == 0, done.output
+    model = json.loads(Path("results/clevr-kmeans-000/config.json").read_text(encoding="utf-8"))["model"]
+    assert (model["attention"], model["style"], model["mapping_ltnt2ltnt"]) == ("kmeans", False, False)

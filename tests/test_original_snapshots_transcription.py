@@ -7,6 +7,7 @@ compute of which there are none.
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.authors_networks import (
     authors_modules,
     generate,
     judge,
+    module_of,
     random_state,
     tensorflow_variables,
     write_pytorch,
@@ -324,3 +326,44 @@ def test_the_first_loss_of_training_on(
     assert abs(loss.item() - expected.item()) < 1e-4 * abs(expected.item()) + 1e-6
     gradients = [p.grad for p in players.generator.parameters() if p.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+# ----- Other people's models are named for what they are -----
+
+
+def nvidia(authors: dict[str, Any], parts: dict[str, Any], **kwargs: Any) -> Any:
+    """A generator as NVIDIA's PyTorch programs write one: the same persistent objects, other classes and arguments."""
+
+    def module(name: str, inner: dict[str, Any], arguments: dict[str, Any]) -> Any:
+        return module_of({}, name, authors, _init_kwargs=arguments, children=inner)
+
+    inner = {name: module(kind, {}, {}) for name, kind in parts.items()}
+    return module("Generator", {"synthesis": module("SynthesisNetwork", inner, {})}, kwargs)
+
+
+def test_models_of_other_programs_are_named(ganformer: Run, authors: dict[str, Any], own_folder: Path) -> None:
+    def said(content: Any) -> str:
+        Path("other.pkl").write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol=4))
+        done = ganformer("info", "other.pkl")
+        assert done.exit_code == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "truncated" not in done.stderr
+        return done.stderr
+
+    ada = nvidia(authors, {"b4": "SynthesisBlock"}, z_dim=512, img_resolution=256, synthesis_kwargs={})
+    assert "StyleGAN2-ADA" in said({"G": ada, "D": None, "G_ema": ada, "augment_pipe": None})
+    three = nvidia(authors, {"input": "SynthesisInput"}, z_dim=512, img_resolution=256)
+    assert "StyleGAN3" in said({"G": three, "D": None, "G_ema": three})
+    by_arguments = nvidia(authors, {}, synthesis_kwargs={"magnitude_ema_beta": 0.999})
+    assert "StyleGAN3" in said({"G_ema": by_arguments})
+
+    def old(function: str) -> Any:
+        network = authors["Network"]()
+        network.__dict__.update(version=4, static_kwargs={"resolution": 256, "fmap_base": 8192}, variables=[])
+        network.__dict__.update(components={}, build_func_name=function)
+        return network
+
+    assert "StyleGAN2 (NVIDIA, TensorFlow)" in said(tuple(old("G_main") for _ in range(3)))
+    assert "StyleGAN (NVIDIA, TensorFlow)" in said(tuple(old("G_style") for _ in range(3)))
+    assert "state dict" in said({"conv.weight": torch.ones(2), "conv.bias": torch.ones(2)})
+    assert "no snapshot of the GANsformer's" in said({"a": 1})

@@ -235,6 +235,8 @@ def check_figures(figures: Figures, config: ModelConfig, *, pictures: int, compo
     for name, asked in (*maps, ("--disentanglement", figures.disentanglement)):
         if asked and not config.has_maps:
             why = f"--merge-type {config.merge_type}" if config.kgan else "--attention none"
+            if config.has_attention:
+                why = f"--g-start-res {config.g_start_res} lies above its resolution"
             raise ConfigError(f"{name}: this model has no attention ({why}), so it has no maps; leave it out")
     mix = "--mix " + ",".join(figures.mix)
     for name, asked in ((mix, bool(figures.mix)), ("--component-psi", bool(figures.component_psi))):

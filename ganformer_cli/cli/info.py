@@ -192,7 +192,7 @@ def _label_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _architecture(config: ModelConfig) -> str:
     """What kind of network it is, in a few words."""
     if config.has_attention:
-        kind = f"{config.attention} attention"
+        kind = f"{config.attention} attention{'' if config.attention_resolutions else ' in no layer'}"
     elif config.kgan:
         kind = f"k-GAN, merged by {config.merge_type}"
     else:

@@ -239,7 +239,7 @@ def _generator_settings(generator: PersistentObject, where: str) -> Found:
         # No argument says so.
         "conv_last": has(r"\.conv_last\.weight$"),
     }
-    if settings["mapping_dim"] == size:
+    if settings["mapping_dim"] == size or settings["mapping_num_layers"] == 0:
         settings["mapping_dim"] = None
     about: dict[str, Any] = {}
     if transformer:

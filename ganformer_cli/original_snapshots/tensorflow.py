@@ -230,6 +230,7 @@ def _generator_settings(generator: Network, where: str) -> Found:
             )
     if transformer:
         settings |= _attention_settings(given, kmeans, size, has)
+        settings["mapping_shared"] &= settings["style"]
         # Of a rectangle.
         settings["cropped_positions"] = not square
     about: dict[str, Any] = {}
