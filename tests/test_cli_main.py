@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -190,11 +191,25 @@ def test_reader_that_leaves_early_is_no_noise() -> None:
     assert done.stderr == ""
 
 
-def test_narrow_console_shows_a_question_mark_for_what_it_lacks() -> None:
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("latin-1", [b"->", b"v", b"\xe9", rb"\u65e5"]),
+        ("cp437", [b"->", b"v", b"\x82", rb"\u65e5"]),
+        ("utf-8", ["→".encode(), "↓".encode(), "é".encode(), "日".encode()]),
+    ],
+)
+def test_narrow_console_spells_what_it_lacks_and_json_stays_json(encoding: str, shown: list[bytes]) -> None:
     say = (
-        "import sys, click; from ganformer_cli.cli import main; "
-        "main.program = lambda **_: click.echo('\\u2192 \\u00e9'); main.main()"
+        "from ganformer_cli.cli import main\n"
+        "from ganformer_cli.cli.output import echo, echo_json\n"
+        "def say(**_):\n    echo('\\u2192 \\u2193 \\u00e9 \\u65e5')\n"
+        "    echo_json(['\\u65e5'], ascii=False, indent=None)\n"
+        "main.program = say\n"
+        "main.main()\n"
     )
-    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", say], env=environment, capture_output=True)
-    assert (done.returncode, done.stdout.split()) == (0, [b"?", b"\xe9"])
+    *words, array = done.stdout.split()
+    assert (done.returncode, words) == (0, shown)
+    assert json.loads(array.decode("utf-8")) == ["日"]

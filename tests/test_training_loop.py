@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import ImageDataset, open_dataset
 from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.models import Generator
-from ganformer_cli.training import Callbacks, RunResult, losses, open_run, run_folder
+from ganformer_cli.training import Callbacks, RunResult, loop, losses, open_run, run_folder, state
 from ganformer_cli.training.ema import ema_decay, update_ema
 from ganformer_cli.training.memory import process_memory_mib
 
@@ -82,6 +84,31 @@ def test_a_run_leaves_a_complete_folder(tmp_path: Path, attention: str) -> None:
         assert record["loss_d"] > 0
     assert "r1" in log[0]
     assert checkpoints.load_generator(folder).config == config.model
+
+
+def test_seconds_are_those_of_all_steps_and_of_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots fall inside a tick: two steps are a tick, three a snapshot."""
+    now = [0.0]
+
+    def taking(seconds: float, name: str) -> None:
+        real = getattr(loop.Trainer, name)
+
+        def slow(*arguments: Any, **options: Any) -> Any:
+            done = real(*arguments, **options)
+            now[0] += seconds
+            return done
+
+        monkeypatch.setattr(loop.Trainer, name, slow)
+
+    taking(1.0, "train_step")
+    taking(100.0, "snapshot")
+    clock = SimpleNamespace(perf_counter=lambda: now[0], monotonic=time.monotonic)
+    monkeypatch.setattr(loop, "time", clock)
+    folder = tmp_path / "run-000"
+    run(folder, settings(tick_kimg=0.008, snapshot_kimg=0.012))
+    assert [record["seconds"] for record in log_of(folder)] == [2, 4, 6]
+    assert [record["sec_per_kimg"] for record in log_of(folder)] == [250] * 3
+    assert state.read_state(state.states_of(folder)[0]).counters.seconds == 3
 
 
 def test_training_moves_every_network(tmp_path: Path) -> None:

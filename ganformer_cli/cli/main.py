@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import click
 
 from ganformer_cli import __version__
-from ganformer_cli.cli.output import echo
+from ganformer_cli.cli.output import echo, spell_out_what_is_lacking
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.process_memory import is_out_of_memory
 from ganformer_cli.stop_signals import StopSignal, as_interrupts
@@ -145,8 +144,5 @@ def program() -> None:
 
 def main() -> None:
     """Run the program on the command line of this process, and exit with its status."""
-    for stream in (sys.stdout, sys.stderr):
-        # A console of a narrow code page shows "?" for what it cannot print; a message is no reason to crash.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    spell_out_what_is_lacking()
     program(prog_name="ganformer")

@@ -192,6 +192,7 @@ class Trainer:
         self.restored = False  # whether a state was read
         self.scored_snapshot: bool | None = None  # see state.State
         self.tick_kimg = 0.0  # where the current tick began
+        self.tick_start: float | None = None  # when; None before the first step
         self.tidying: set[str] = set()  # what was said of files that could not be deleted
         self.setbacks = 0  # steps that went wrong since the last state
         self.saved_at = time.monotonic()
@@ -219,6 +220,11 @@ class Trainer:
     def position(self) -> int:
         """Where the next batch begins in the stream of real pictures."""
         return self.counters.images_seen + self.counters.images_skipped
+
+    @property
+    def tick_seconds(self) -> float:
+        """Seconds of training in the current tick."""
+        return 0.0 if self.tick_start is None else time.perf_counter() - self.tick_start
 
     # ----- Saving and going on -----
 
@@ -270,7 +276,11 @@ class Trainer:
             networks=self.players.networks,
             optimizers=self.players.optimizers,
             scalars=self.players.scalars,
-            counters=dataclasses.replace(self.counters, micro_batch=self.players.micro_batch),
+            counters=dataclasses.replace(
+                self.counters,
+                micro_batch=self.players.micro_batch,
+                seconds=self.counters.seconds + self.tick_seconds,
+            ),
             identity={"config": self.config.to_dict(), "dataset": self.dataset.fingerprint},
             warn=self.tidying_failed,
             scored_snapshot=scored_snapshot,
@@ -424,7 +434,7 @@ class Trainer:
         total = round(options.total_kimg * 1000)
         self.callbacks.message(self.opening(total))
         scores = self.complete()
-        means, tick_start = Means(), time.perf_counter()
+        means, self.tick_start = Means(), time.perf_counter()
         stopped = False
         with self.open_stream() as stream:
             while self.counters.images_seen < total and not stopped:
@@ -444,15 +454,17 @@ class Trainer:
                         self.roll_back(means)
                         stream.close()
                         stream.position = self.position
-                        means, tick_start = Means(), time.perf_counter()
+                        means, self.tick_start = Means(), time.perf_counter()
                         continue
                 self.callbacks.progress(self.kimg, means)
                 if ticks or (stopped and means.steps):
-                    self.end_tick(means, time.perf_counter() - tick_start)
-                    means, tick_start = Means(), time.perf_counter()
+                    self.end_tick(means, self.tick_seconds)
+                    means, self.tick_start = Means(), time.perf_counter()
                 if snaps or stopped:
+                    before_snapshot = time.perf_counter()
                     scores = self.snapshot(due=snaps, score=not stopped) or scores
-                    tick_start = time.perf_counter()
+                    # Of a tick that goes on, the steps before the snapshot count, and the snapshot does not.
+                    self.tick_start += time.perf_counter() - before_snapshot
                 elif saves:
                     self.group.told(self.save_state)
                     self.saved_at, self.setbacks = time.monotonic(), 0
