@@ -19,11 +19,12 @@ from ganformer_cli.config import image_size
 from ganformer_cli.data.catalogue import CatalogueEntry, DownloadSource
 from ganformer_cli.data.manifest import read_manifest
 from ganformer_cli.data.sources import Item, Source, open_source
-from ganformer_cli.data.sources.base import spread
+from ganformer_cli.data.sources.base import MissingLibraryError, spread
 from ganformer_cli.data.sources.zips import ZipSource
 from ganformer_cli.downloads import DRIVE, ChecksumError, check_file, checked_note, digest_file, fetch, fetch_drive
+from ganformer_cli.downloads.checksums import CHECKSUMS
 from ganformer_cli.errors import DataError, DownloadError, OutputError
-from ganformer_cli.files import ensure_writable_folder, quietly, remove, why_no_file
+from ganformer_cli.files import ensure_writable_folder, quietly, remove, replace, why_no_file
 
 DOWNLOADS = ".downloads"
 GIB = 1 << 30
@@ -48,7 +49,17 @@ class Acquired:
         Raises:
             DataError: the file cannot be used.
         """
-        opened = open_source(self.path, form=self.form, labels=labels, resolution=resolution)
+        try:
+            opened = open_source(self.path, form=self.form, labels=labels, resolution=resolution)
+        except MissingLibraryError:
+            raise
+        except DataError as error:
+            if (aside := self._put_aside()) is None:
+                raise
+            raise DataError(
+                f"{error}; what was downloaded is no such archive, and was put aside as {aside}: run the same again to "
+                "download it anew"
+            ) from error
         if self.source is None or self.source.folder is None or not isinstance(opened, ZipSource):
             return opened
         try:
@@ -56,6 +67,20 @@ class Acquired:
         except DataError:
             opened.close()
             raise
+
+    def _put_aside(self) -> Path | None:
+        """Rename a download that cannot be opened whatever its labels; None where it can, or its checksum is right."""
+        if not self.downloaded or (self.source is not None and self.source.checksum is not None):
+            return None
+        try:
+            open_source(self.path, form=self.form, labels="none").close()
+        except DataError:
+            aside = self.path.with_name(f"{self.path.name}.bad")
+            replace(self.path, aside)
+            remove(checked_note(self.path), warn=quietly)
+            remove(self.path.with_name(CHECKSUMS), warn=quietly)
+            return aside
+        return None
 
     def release(self, *, keep_download: bool) -> int:
         """Remove the archive, unless it is kept or the user's; the bytes of ours that are kept."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 DRIVE = "https://drive.google.com"
 DRIVE_HOSTS = {"drive.google.com", "drive.usercontent.google.com"}
+PAGE_SECONDS = 30.0  # until a web page is there, or as much of it as there is by then
 PAGE_LIMIT = 1 << 20  # bytes of a web page that are looked at
 
 
@@ -106,8 +109,16 @@ def _is_page(response: Response) -> bool:
 
 def _read_page(response: Response) -> Page:
     """Read and close ``response``."""
-    with response:
-        return read_page(response.raw.read(PAGE_LIMIT, decode_content=True))
+    from ganformer_cli.downloads import patience
+
+    content = b""
+    with response, contextlib.suppress(patience.TooSlowError):
+        started = time.monotonic()
+        for block in patience.blocks(response, decode=True):
+            content += block
+            if len(content) > PAGE_LIMIT or time.monotonic() - started > PAGE_SECONDS:
+                break
+    return read_page(content[:PAGE_LIMIT])
 
 
 def _confirmed(page: Page, page_url: str, job: Job, file_id: str, base_url: str) -> str | None:

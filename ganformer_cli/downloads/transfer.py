@@ -18,14 +18,18 @@ from urllib.parse import urlsplit
 from ganformer_cli.downloads.checksums import ChecksumError, Digest, Progress, check_file, locked, note_checked
 from ganformer_cli.downloads.pages import SNIFFED, looks_like_page, read_page
 from ganformer_cli.errors import DownloadError, GanformerError, OutputError
-from ganformer_cli.files import advice, quietly, read_json, remove, replace, write_json
+from ganformer_cli.files import advice, quietly, read_json, remove, replace, why_no_file, write_json
 
 if TYPE_CHECKING:
     from requests import Response, Session
 
 WAITS = (1.0, 3.0, 10.0)  # seconds before each further try; a try that brings the file further starts them anew
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
-BLOCK = 1 << 18  # bytes a write
+LEAST_STEP = 1 << 16  # bytes that a try brings the file further; so many tries with less are too many:
+MOST_SMALL_STEPS = 100
+MOST_UNANNOUNCED = 1 << 38  # bytes of a file whose size nobody says
+SPARE = 1 << 29  # bytes of the disk that a download leaves free
+LOOK_EVERY = 1 << 26  # bytes between looks at what is free
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that may be another one in a moment
 GIB = 1 << 30
 
@@ -70,6 +74,14 @@ def fetch(
 
 class _Broken(Exception):
     """A transfer that broke off and may go on: the message is a reason in plain words."""
+
+
+class _SlowError(_Broken):
+    """A transfer so slow that bringing the file further is no merit."""
+
+
+class _EndlessError(DownloadError):
+    """What comes fills the disk, and no end is announced; what came is to be removed."""
 
 
 class _Stale(Exception):
@@ -132,16 +144,16 @@ def obtain(
     """See that the file of ``job`` is there; True if it was downloaded just now, and ``check`` has passed it."""
     if job.destination.is_file():
         return False
-    if job.destination.is_dir():
-        raise OutputError(f"cannot write {job.destination}: it is a folder; choose another place, or remove it")
+    if (why := why_no_file(job.destination)) != "does not exist":
+        raise OutputError(f"cannot write {job.destination}: it {why}; choose another place, or remove it")
     if offline:
         raise DownloadError(f"{job.destination.name} is not there, and downloads are switched off: {job.by_hand}")
-    import requests
+    from ganformer_cli.downloads.patience import patient_session
 
     with locked(job.destination):
         if job.destination.is_file():  # another process has been faster
             return False
-        with contextlib.nullcontext(session) if session is not None else requests.Session() as opened:
+        with contextlib.nullcontext(session) if session is not None else patient_session() as opened:
             _transfer(job, asking(opened))
         if check is not None:
             try:
@@ -154,17 +166,22 @@ def obtain(
 
 def _transfer(job: Job, ask: Ask) -> None:
     """Download until the file is whole, with further tries, and publish it."""
-    failures, furthest = 0, _size_of(job.part)
+    failures, furthest, small_steps = 0, _size_of(job.part), 0
     digest = None if job.checksum is None else Digest(job.checksum)
     while True:
         try:
             _attempt(job, ask, digest)
             break
+        except _EndlessError:
+            job.discard()
+            raise
         except _Stale:
             job.discard()  # the next attempt asks for all of it, and so cannot end here
         except _Broken as broken:
             reached = _size_of(job.part)
-            failures = 1 if reached > furthest else failures + 1
+            small_steps += reached - furthest < LEAST_STEP
+            further = reached > furthest and small_steps <= MOST_SMALL_STEPS and not isinstance(broken, _SlowError)
+            failures = 1 if further else failures + 1
             furthest = max(furthest, reached)
             if failures > len(WAITS):
                 raise DownloadError(
@@ -188,6 +205,8 @@ def _transfer(job: Job, ask: Ask) -> None:
 
 def _attempt(job: Job, ask: Ask, digest: Digest | None) -> None:
     """Ask once, and write what comes behind what is there; returns if the part is whole, and synced to the disk."""
+    from ganformer_cli.downloads import patience
+
     offset, note = _resumable(job)
     if digest is not None and digest.done != offset:
         # Before the server is asked, since reading tens of gigabytes takes longer than it waits for us.
@@ -218,7 +237,7 @@ def _attempt(job: Job, ask: Ask, digest: Digest | None) -> None:
                 f"file has moved, or {job.by_hand}"
             )
         # The raw bytes: a server that says "Content-Encoding: gzip" of a .gz file means the file as it is.
-        blocks: Iterable[bytes] = response.raw.stream(BLOCK, decode_content=False)
+        blocks: Iterable[bytes] = patience.blocks(response)
         if offset == 0:
             head, blocks = _beheaded(blocks)
             if looks_like_page(head):  # seen before anything that is there is given up for it
@@ -247,6 +266,8 @@ def _attempt(job: Job, ask: Ask, digest: Digest | None) -> None:
         finally:
             with job.disk():
                 stream.close()
+    if total is None and done == 0:
+        raise _Broken("an empty answer without a length, as one that breaks off is")
     if total is not None and done < total:
         raise _Broken(f"the connection broke off after {done} of {total} bytes")
     if (total is not None and done > total) or (job.size is not None and done != job.size):
@@ -264,7 +285,11 @@ def _write(
     done, limit = offset, job.size if total is None else total
     if job.progress is not None:
         job.progress(done, total)
+    look_at = offset + LOOK_EVERY
     for block in blocks:
+        if limit is None and done >= look_at:
+            look_at = done + LOOK_EVERY
+            _require_room(job, done)
         with job.disk():
             stream.write(block)
         if digest is not None:
@@ -302,15 +327,31 @@ def _require_space(job: Job, missing: int) -> None:
         )
 
 
+def _require_room(job: Job, done: int) -> None:
+    """Stop what may never end before it fills the disk."""
+    with job.disk():
+        free = shutil.disk_usage(job.destination.parent).free
+    if done < MOST_UNANNOUNCED and free > SPARE:
+        return
+    raise _EndlessError(
+        f"cannot download {job.destination.name}: {done / GIB:.1f} GiB have come, the server does not say how many "
+        f"there are, and {job.destination.parent} had {free / GIB:.1f} GiB left; what came was removed: {job.by_hand}"
+    )
+
+
 @contextlib.contextmanager
 def _network(job: Job) -> Iterator[None]:
     """Turn what requests raises into ``_Broken`` if another try may help, else into a DownloadError."""
     import requests
     import urllib3
 
+    from ganformer_cli.downloads import patience
+
     host = urlsplit(job.address).netloc or job.address
     try:
         yield
+    except patience.TooSlowError as error:
+        raise _SlowError(f"{host} sends next to nothing ({error})") from error
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
         raise _Broken(f"{host} does not answer") from error
     except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as error:
@@ -334,6 +375,8 @@ def get(session: Session, url: str, headers: dict[str, str]) -> Response:
         raise
     except OSError as error:  # a folder of certificates that is set and not there, for instance
         raise DownloadError(f"cannot ask for {url}: {error}; mend the setting that this names") from error
+    except ValueError as error:  # of the place that an answer leads to
+        raise DownloadError(f"{url} leads to an address that is none ({error}); look whether it has moved") from error
 
 
 def _describe(job: Job, response: Response, total: int | None) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +89,9 @@ def fetch_snapshot(
 
 
 def check_snapshot(path: Path) -> None:
-    """Raise SnapshotError unless ``path`` begins as a pickle does."""
+    """Raise SnapshotError unless ``path`` begins and ends as a pickle does."""
     with open_regular(path) as file:
         check_start(path, file.read(512))
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != pickle.STOP:
+            raise SnapshotError(f"{path}: it is cut short; delete it to download it again")

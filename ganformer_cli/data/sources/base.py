@@ -207,6 +207,10 @@ def too_large(size: int) -> str:
     return f"a file of {size >> 20} MiB"
 
 
+class MissingLibraryError(DataError):
+    """What is given needs a library that is not installed."""
+
+
 def library(module: str, path: Path, install: str) -> Any:
     """An optional library.
 
@@ -216,4 +220,4 @@ def library(module: str, path: Path, install: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise DataError(f"{path} needs the library {module}: pip install {install}") from error
+        raise MissingLibraryError(f"{path} needs the library {module}: pip install {install}") from error

@@ -1,0 +1,118 @@
+"""Limits for servers that never come to an end: of the answer's beginning, and of the speed of what follows."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+if TYPE_CHECKING:
+    from requests import Response, Session
+
+ANSWER_SECONDS = 120.0  # until the headers of an answer are there, however busily something comes before
+SLOWEST = 1024  # bytes a second
+SLOW_SECONDS = 120.0  # that a transfer may be slower
+LARGEST_BLOCK = 1 << 18  # bytes
+_SMALL_BLOCK = 1 << 14
+
+
+class TooSlowError(Exception):
+    """What comes is so little that it never ends."""
+
+
+def patient_session() -> Session:
+    """A session that waits for the beginning of an answer for :data:`ANSWER_SECONDS`, and no longer."""
+    import requests
+
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Adapter())
+    return session
+
+
+def blocks(response: Response, *, decode: bool = False) -> Iterator[bytes]:
+    """The bytes of an answer as they come, raw unless ``decode``: of a slow one, too, something is to be seen.
+
+    Raises:
+        TooSlowError: there are fewer than :data:`SLOWEST` a second for :data:`SLOW_SECONDS`.
+        urllib3.exceptions.HTTPError: it breaks off.
+    """
+    # One call of read waits until all bytes are there that it asks for; read1, since urllib3 2, takes what there is.
+    read = getattr(response.raw, "read1", response.raw.read)
+    size = LARGEST_BLOCK if read != response.raw.read else _SMALL_BLOCK
+    began, came = time.monotonic(), 0
+    while block := read(size, decode_content=decode):
+        now = time.monotonic()
+        came += len(block)
+        if now - began > SLOW_SECONDS:
+            if came < SLOWEST * (now - began):
+                raise TooSlowError(f"{came} bytes in {now - began:.0f} s")
+            began, came = now, 0
+        yield block
+
+
+class _Deadline:
+    """Mixed into a connection: cuts it where the headers of an answer do not end.
+
+    The timeout of a socket is for one byte. Endless "100 Continue", or headers letter by letter, never reach it.
+    """
+
+    sock: Any
+
+    def getresponse(self) -> Any:
+        late = threading.Event()
+        timer = threading.Timer(ANSWER_SECONDS, _cut, [self.sock, late])
+        timer.daemon = True
+        timer.start()
+        try:
+            response = super().getresponse()  # type: ignore[misc]
+        finally:
+            timer.cancel()
+        if late.is_set():  # Python takes headers that break off for all of them
+            raise urllib3.exceptions.ProtocolError("the headers of the answer do not end")
+        return response
+
+
+def _cut(sock: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with contextlib.suppress(OSError, AttributeError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # below any encryption, whose own would wait for the server
+
+
+class _Connection(_Deadline, HTTPConnection):
+    pass
+
+
+class _SecureConnection(_Deadline, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *given: Any, **named: Any) -> None:
+        super().init_poolmanager(*given, **named)
+        _use_deadlines(self.poolmanager)
+
+    def proxy_manager_for(self, *given: Any, **named: Any) -> Any:
+        return _use_deadlines(super().proxy_manager_for(*given, **named))
+
+
+def _use_deadlines(manager: Any) -> Any:
+    if type(manager) in (urllib3.PoolManager, urllib3.ProxyManager):  # a SOCKS proxy has connections of its own
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+    return manager
