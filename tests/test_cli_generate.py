@@ -203,6 +203,15 @@ def test_an_array_is_there_whole_or_not_at_all(ganformer: Run, tiny_run: Path) -
     assert Path("images/images.npy").read_bytes() == b"of before"
 
 
+def test_what_a_kill_left_of_an_array_goes(ganformer: Run, tiny_run: Path) -> None:
+    Path("images").mkdir()
+    Path("images/.images.npy.abcd1234.part").write_bytes(b"half of an arr")
+    Path("images/.latents.npy.abcd1234.part").write_bytes(b"half of an arr")
+    done = ganformer(*["generate", "--seeds", "0-1", "--format", "npy", "--save-latents"])
+    assert done.exit_code == 0, done.stderr
+    assert names(Path("images")) == ["images.json", "images.npy", "latents.npy"]
+
+
 # ----- Which model -----
 
 

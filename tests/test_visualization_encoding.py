@@ -142,6 +142,52 @@ def test_an_error_between_frames_is_not_ffmpegs(stand_in: list[str]) -> None:
     assert not Path("film.mp4").exists()
 
 
+def test_an_error_of_the_system_between_frames_is_not_the_films(stand_in: list[str]) -> None:
+    def frames() -> Any:
+        yield from pictures(2)
+        raise FileNotFoundError(2, "No such file or directory", "model.safetensors")
+
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        save_film(Path("film.mp4"), frames(), per_second=12)
+    assert not list(Path().glob(".film*"))
+
+
+def test_what_ffmpeg_does_not_take_any_more_hides_no_error(
+    stand_in: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closing:
+        """A pipe whose last bytes nobody takes: closing it fails, as on Windows, with "Invalid argument"."""
+
+        def write(self, data: bytes) -> None:
+            pass
+
+        def close(self) -> None:
+            raise OSError(22, "Invalid argument")
+
+    class Ending:
+        stdin = Closing()
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.closed = False
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def kill(self) -> None:
+            pass
+
+    def frames() -> Any:
+        yield from pictures(2)
+        raise ConfigError("no more")
+
+    monkeypatch.setattr(animation.subprocess, "Popen", Ending)
+    with pytest.raises(ConfigError, match="no more"):
+        save_film(Path("film.mp4"), frames(), per_second=12)
+
+
 def test_without_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)

@@ -286,6 +286,8 @@ def array_file(path: Path, shape: Sequence[int]) -> Iterator[Callable[[npt.NDArr
     """A ``.npy`` file of float32 ``shape``, whole or not at all: gives a function that appends a part of it."""
     import numpy as np
 
+    for name in _Listing(path.parent).parts.get(path.name, ()):  # half written by a command that was killed
+        remove(path.parent / name, warn=warn)
     with atomic_open(path) as stream:
         header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(stream, header)

@@ -5,6 +5,7 @@ Preparing is compared with a loop of Pillow that does the same in one process, i
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
 import time
@@ -80,10 +81,11 @@ def measure_pictures(sizes: PictureSizes, done: Callable[[str], None]) -> dict[s
             )  # fmt: skip
             dataset = PreparedDataset(made.folder)
             dataset.cache_bytes = 0
-            started = time.perf_counter()
-            for number in range(sizes.reads):
-                dataset.image(number % len(dataset))
-            seconds = time.perf_counter() - started
+            with contextlib.closing(dataset):  # Windows removes no folder of open files
+                started = time.perf_counter()
+                for number in range(sizes.reads):
+                    dataset.image(number % len(dataset))
+                seconds = time.perf_counter() - started
             size = sum(shard["bytes"] for shard in made.manifest["shards"]) / len(dataset) / 1024
             reading.append(ReadingRate(compression, sizes.reads / seconds, size))
             done(f"read {compression}")

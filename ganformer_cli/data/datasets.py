@@ -100,6 +100,9 @@ class ImageDataset(abc.ABC):
         labels = self.labels()
         return None if labels is None else "classes" if labels.ndim == 1 else "vectors"
 
+    def close(self) -> None:  # noqa: B027 (some have nothing to let go of)
+        """Let go of files; they are opened again when needed."""
+
     @abc.abstractmethod
     def _load(self, index: int) -> Bytes:
         """Picture ``index``, not from memory."""
@@ -237,6 +240,9 @@ class PreparedDataset(ImageDataset):
         one_hot = np.zeros(self.label_dim, np.float32)
         one_hot[self._labels[index]] = 1
         return one_hot
+
+    def close(self) -> None:
+        self._store.close()
 
     def _load(self, index: int) -> Bytes:
         picture = self._store.picture(index)

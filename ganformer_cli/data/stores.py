@@ -46,6 +46,7 @@ from ganformer_cli.files import open_regular, read_regular, why_no_file
 
 Bytes = npt.NDArray[np.uint8]
 
+_MOST_OPEN = 16  # zips of a data set at a time, of which it may have hundreds: systems allow each process so many
 _LOCAL_HEADER = 30  # bytes of it before a zip entry's name
 _LOOKED_AT = 64  # pictures whose size is looked at when a set without a manifest is opened
 
@@ -325,9 +326,10 @@ class ShardStore(Store):
         with self._lock:
             if self._process != os.getpid():  # a file position must not be shared with another process
                 self._streams, self._process = {}, os.getpid()
-            if shard not in self._streams:
-                self._streams[shard] = open_regular(self.files[shard])
-            stream = self._streams[shard]
+            stream = self._streams.pop(shard, None) or open_regular(self.files[shard])
+            self._streams[shard] = stream  # the one used last stands at the end
+            if len(self._streams) > _MOST_OPEN:
+                self._streams.pop(next(iter(self._streams))).close()
             stream.seek(at)
             header = stream.read(_LOCAL_HEADER)
             name, extra = header[26:28], header[28:30]

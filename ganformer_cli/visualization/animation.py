@@ -8,7 +8,7 @@ import itertools
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -103,12 +103,30 @@ def _save_mp4(path: Path, frames: Iterable[Images], per_second: float, about: Ma
         # ffmpeg goes back in the file that it writes, and tells its kind by the name.
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
             made = Path(folder) / "film.mp4"
-            said = _feed([*words, str(made)], itertools.chain([first], waiting))
+            said = _feed([*words, str(made)], _marked(itertools.chain([first], waiting)))
             if said is not None:
                 raise OutputError(f"{path}: ffmpeg failed ({said}); say --film gif, --film webp or --film frames")
             replace(made, path.resolve())
+    except _FrameError as error:
+        raise error.error from None
     except OSError as error:
         raise OutputError(f"cannot write {path}: {advice(error)}") from error
+
+
+class _FrameError(Exception):
+    """A frame could not be drawn, for a reason that has nothing to do with the film's file."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _marked(frames: Iterable[Images]) -> Iterator[Images]:
+    """``frames``, whose own errors of the system are told from those of the film's file."""
+    try:
+        yield from frames
+    except OSError as error:
+        raise _FrameError(error) from error
 
 
 def _feed(words: Sequence[str], frames: Iterable[Images]) -> str | None:
@@ -124,6 +142,8 @@ def _feed(words: Sequence[str], frames: Iterable[Images]) -> str | None:
                     process.stdin.close()
             except BaseException:
                 process.kill()
+                with contextlib.suppress(OSError):  # what it no longer takes; else that would be the error
+                    process.stdin.close()
                 raise
         if process.returncode == 0:
             return None

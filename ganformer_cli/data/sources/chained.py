@@ -15,7 +15,10 @@ _NOTES = 4  # of the parts, that are kept
 
 
 class ChainedSource(Source):
-    """The pictures of one source after those of the other. They are closed with it."""
+    """The pictures of one source after those of the other. They are closed with it.
+
+    Each must be able to go on after it was closed, as a zip is: few files are open at a time.
+    """
 
     def __init__(self, path: Path, parts: list[Source]) -> None:
         self.path = path
@@ -41,11 +44,13 @@ class ChainedSource(Source):
         for part, end in zip(self._parts, self._ends, strict=True):
             if start < end:
                 yield from part.items(max(0, start - end + part.count()))
+                part.close()
 
     def samples(self, most: int) -> Iterator[Item]:
         places = (bisect.bisect_right(self._ends, number) for number in spread(self.count(), most))
         for place, numbers in groupby(places):
             yield from self._parts[place].samples(len(list(numbers)))
+            self._parts[place].close()
 
     def fingerprint(self) -> str:
         return hashlib.sha256(" ".join(part.fingerprint() for part in self._parts).encode()).hexdigest()

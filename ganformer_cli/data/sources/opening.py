@@ -242,7 +242,9 @@ def _open_prepared(path: Path, zips: list[Path], labels: str | None) -> Source:
         raise DataError(f"--labels {labels}: {path} is a prepared data set in {len(zips)} parts; give its source")
     parts: list[Source] = []
     try:
-        parts += (_open_zip(file, "zip", labels, None) for file in zips)
+        for file in zips:
+            parts.append(_open_zip(file, "zip", labels, None))
+            parts[-1].close()  # it is opened again when its turn comes: a system opens only so many files at a time
         return ChainedSource(path, parts)
     except BaseException:
         for part in parts:

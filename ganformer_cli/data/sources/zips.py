@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -56,18 +57,27 @@ class ZipIndex:
             zipfile.BadZipFile: it is no zip, or damaged.
         """
         self.path = path
-        self._stream = open_regular(path)
+        self._opened: IO[bytes] | None = open_regular(path)
         try:
             self._read_directory()
         except (struct.error, EOFError, IndexError) as error:
-            self._stream.close()
+            self.close()
             raise zipfile.BadZipFile("its directory is damaged") from error
         except BaseException:
-            self._stream.close()
+            self.close()
             raise
 
     def close(self) -> None:
-        self._stream.close()
+        """Close the file; it is opened again when it is needed."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    @property
+    def _stream(self) -> IO[bytes]:
+        if self._opened is None:
+            self._opened = open_regular(self.path)
+        return self._opened
 
     def __len__(self) -> int:
         return len(self._order)
