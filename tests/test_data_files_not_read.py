@@ -219,6 +219,14 @@ def test_heic_that_cannot_be_read_is_counted_with_what_to_install(
     assert said in ganformer("train", "--dataset", str(tmp_path / "x"), "--dry-run", "--batch-size", "2").stderr
 
 
+def test_heic_that_is_called_jpg_is_named(no_heif: None, ganformer: Run, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "0.jpg").write_bytes(image(0, "JPEG"))
+    (tmp_path / "x" / "1.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    done = ganformer("prepare", "x", "--resolution", "16", "--workers", "1")
+    assert '1 HEIC (to read it, pip install "ganformer[heif]"): 1.jpg' in " ".join(done.stdout.split())
+
+
 def test_heic_is_read_where_the_library_is(formats_anew: None, ganformer: Run, tmp_path: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.register_heif_opener()

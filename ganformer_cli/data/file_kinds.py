@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ganformer_cli.data.image_formats import readable_formats, readable_suffixes
+from ganformer_cli.data.image_formats import HEIF_INSTALL, readable_formats, readable_suffixes, start_format
 from ganformer_cli.files import open_regular
 
 START = 4096  # bytes of a file that are looked at
@@ -65,9 +65,6 @@ _SHEET = re.compile(
     r"|(seed|image)\d+(-psi[\d.e+-]+)?-(maps|layer-maps|mix-\w+|component-psi))\.(png|gif|webp)"
 )
 _ABOUT = re.compile(rb"ganformer[\0 ](\{)")
-
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}
 
 
 class Kind(Enum):
@@ -185,7 +182,7 @@ def sheets_text(count: int) -> str:
 
 def _advice(suffix: str) -> str:
     if suffix in _HEIF:
-        return ' (to read them: pip install "ganformer[heif]")'
+        return f" (to read them: {HEIF_INSTALL})"
     if suffix == ".avif":
         return " (to read them: pip install --upgrade pillow)"
     if suffix in _ARCHIVES:
@@ -197,30 +194,8 @@ def _advice(suffix: str) -> str:
 
 def starts_as_image(start: bytes) -> bool:
     """Whether a file that starts so is an image that can be read here."""
-    form = _format_of(start)
+    form = start_format(start)
     return form is not None and form in readable_formats()
-
-
-def _format_of(start: bytes) -> str | None:
-    """The format of an image file, as Pillow calls it, by its first bytes; None for everything else."""
-    for magic, form in _MAGIC.items():
-        if start.startswith(magic):
-            return form
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "WEBP"
-    if start[4:8] == b"ftyp":
-        brand = start[8:12]
-        return "AVIF" if brand in (b"avif", b"avis") else "HEIF" if brand in _HEIF_BRANDS else None
-    if start[:2] == b"BM" and int.from_bytes(start[14:18], "little") in _BMP_HEADERS:
-        return "BMP"
-    return "PPM" if re.match(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s", start) else None
-
-
-_MAGIC = {
-    b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"II*\0": "TIFF",
-    b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
-    b"\xff\x4f\xff\x51": "JPEG2000", b"8BPS\0\1": "PSD", b"qoif": "QOI",
-}  # fmt: skip
 
 
 def is_drawn_figure(file: str, start: bytes) -> bool:

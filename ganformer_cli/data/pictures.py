@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ganformer_cli.data.image_formats import readable_formats
+from ganformer_cli.data.image_formats import HEIF_INSTALL, readable_formats, start_format
 
 MOST_PIXELS = 90_000_000  # a picture that unpacks to more is refused: 270 MB, and a small file can claim it
 
@@ -49,6 +49,9 @@ def open_picture(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=readable_formats())
     except UnidentifiedImageError:
+        known = start_format(data[:64])
+        if known == "HEIF":  # whatever it is called
+            raise UnusableError(f"HEIC (to read it, {HEIF_INSTALL})") from None
         raise UnusableError("not a picture of a known format") from None
     except Image.DecompressionBombError:
         raise UnusableError(_too_many_pixels("")) from None
@@ -280,7 +283,7 @@ def _as_8_bits(values: npt.NDArray[Any], value_range: ValueRange | None) -> npt.
         return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
     (low, high), least, most = value_range, float(values.min()), float(values.max())
     if not (low <= least and most <= high):
-        raise UnusableError(f"values from {least:g} to {most:g}, outside --value-range {low:g},{high:g}")
+        raise UnusableError(f"values outside --value-range {low:g},{high:g}: from {least:g} to {most:g}")
     return np.floor((values.astype(np.float64) - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
 
 
