@@ -105,7 +105,8 @@ def test_the_next_line_works_as_printed(ganformer: Run, photos: Path) -> None:
     trained = ganformer(*words, *TINY.split(), "--metrics", "none")
     assert trained.exit_code == 0, trained.stderr
     assert Path("results/My Photos 2026-duplex-000").is_dir()
-    assert ganformer("generate", "--expname", "My Photos 2026-duplex", "--images-num", "1").exit_code == 0
+    more = next(line for line in trained.stdout.splitlines() if line.startswith("more"))
+    assert ganformer(*shlex.split(more)[2:], "--images-num", "1").exit_code == 0
 
 
 def test_a_folder_whose_name_cannot_be_one(ganformer: Run, photos: Path) -> None:
@@ -142,3 +143,9 @@ def test_a_path_is_a_path_whatever_was_prepared(ganformer: Run, photos: Path) ->
         for name in ("faces", "./faces")
     ]
     assert sizes == [16, 32]
+
+
+def test_every_line_to_be_run_next_is_quoted(ganformer: Run, photos: Path) -> None:
+    Image.new("RGB", (20, 20)).save(photos / "odd.png")
+    done = ganformer("train", "--dataset", "My Photos 2026", "--dry-run")
+    assert 'make a data set of them with: ganformer prepare "My Photos 2026"' in done.stderr

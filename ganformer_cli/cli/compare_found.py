@@ -15,6 +15,7 @@ from ganformer_cli.cli.kept_scores import SUFFIX, file_beside, identity, read_ke
 from ganformer_cli.cli.model_choice import GDRIVE, run_of
 from ganformer_cli.cli.options import warn
 from ganformer_cli.config import BASELINES, ModelConfig, RunConfig
+from ganformer_cli.config.names import quoted
 from ganformer_cli.errors import ConfigError, DataError, SnapshotError
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def read_runs(names: Sequence[str], result_dir: Path, snapshot: str, columns: Se
         label = each.label if each.run is None else next(labels)
         parts = of_run(each, config, snapshot, columns or list(SCORES)) if each.run else of_others(each.path)
         if not parts:
-            how = f"--model {each.path}" if each.run or not each.path.is_dir() else f"--images {each.path}"
+            option = "--model" if each.run or not each.path.is_dir() else "--images"
+            how = f"{option} {quoted(str(each.path))}"
             warn(f"{each.path}: no scores yet; score it with ganformer eval {how}")
         for part in parts:
             run = Run(each.path.as_posix(), label or part.name or "?", part.dataset, part.kimg, part.scores)

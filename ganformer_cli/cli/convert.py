@@ -10,6 +10,7 @@ from ganformer_cli import __version__
 from ganformer_cli.cli.model_choice import MIB, find_model, load_networks, offline_option
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option
 from ganformer_cli.cli.output import echo, echo_json
+from ganformer_cli.config.names import quoted
 from ganformer_cli.errors import OutputError
 from ganformer_cli.outputs import check_output
 
@@ -66,4 +67,4 @@ def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: 
         echo(f"left out   {name}: {why}")
     for note in found.notes:
         echo(f"note       {note}")
-    echo(f"more       ganformer generate --model {out}")
+    echo(f"more       ganformer generate --model {quoted(str(out))}")

@@ -45,7 +45,7 @@ from ganformer_cli.cli.train_settings import (
 )
 from ganformer_cli.cli.train_tensorflow import tensorflow_options
 from ganformer_cli.config import MODEL_FIELDS, RunConfig
-from ganformer_cli.config.names import check_name, valid_name
+from ganformer_cli.config.names import check_name, quoted, valid_name
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.stop_signals import stop_requested
 
@@ -461,4 +461,4 @@ def report(result: RunResult, *, as_json: bool) -> None:
     echo(f"model      {result.snapshot}")
     if result.best is not None and result.best != result.snapshot:
         echo(f"best       {result.best}")
-    echo(f"more       ganformer generate --model {result.folder}")
+    echo(f"more       ganformer generate --model {quoted(str(result.folder))}")

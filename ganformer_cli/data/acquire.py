@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.config import image_size
+from ganformer_cli.config.names import quoted
 from ganformer_cli.data.catalogue import CatalogueEntry, DownloadSource
 from ganformer_cli.data.manifest import read_manifest
 from ganformer_cli.data.sources import Item, Source, open_source
@@ -194,7 +195,8 @@ def acquire_file(
     """
     if path.is_dir():
         raise DataError(
-            f"--from-file {path}: it is a folder; prepare it with: ganformer prepare {path} --name {entry.name}"
+            f"--from-file {path}: it is a folder; prepare it with: ganformer prepare {quoted(str(path))} "
+            f"--name {entry.name}"
         )
     if why := why_no_file(path):
         raise DataError(f"--from-file {path} {why}; give the archive of {entry.name}")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.config import ModelConfig, image_size
+from ganformer_cli.config.names import quoted
 from ganformer_cli.data.catalogue import SCENES, find_entry
 from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
 from ganformer_cli.data.pictures import Decoding, is_large_enough
@@ -249,7 +250,7 @@ class PreparedDataset(ImageDataset):
         if picture.shape[1:] != (self.height, self.width):
             raise DataError(
                 f"{self._store.where(index)} has {picture.shape[2]}x{picture.shape[1]} px where the others have "
-                f"{self.width}x{self.height}; make them one size with: ganformer prepare {self.path}"
+                f"{self.width}x{self.height}; make them one size with: ganformer prepare {quoted(str(self.path))}"
             )
         return picture
 
@@ -328,8 +329,9 @@ def _find(name: str, data_dir: Path) -> Path:
     known = prepared_names(data_dir)
     if find_entry(name, data_dir) is not None:
         raise DataError(
-            f"--dataset {name}: not prepared in {data_dir}; download and prepare it with: ganformer prepare {name} "
-            f"--data-dir {data_dir} (or, from pictures that you have: ganformer prepare FOLDER --name {name})"
+            f"--dataset {name}: not prepared in {data_dir}; download and prepare it with: ganformer prepare "
+            f"{quoted(name)} --data-dir {quoted(str(data_dir))} (or, from pictures that you have: ganformer prepare FOLDER "
+            f"--name {quoted(name)})"
         )
     near = difflib.get_close_matches(name, [SCENES, *known], n=1)
     advice = f"did you mean {near[0]!r}?" if near else "make one with: ganformer prepare FOLDER"

@@ -21,6 +21,7 @@ from typing import IO, Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from ganformer_cli.config.names import quoted
 from ganformer_cli.data.budgets import (
     LARGEST_FILE,
     LARGEST_SHARD_DIRECTORY,
@@ -152,7 +153,7 @@ class Store(abc.ABC):
         (first, a), (second, b) = list(sizes.items())[:2]
         return DataError(
             f"{self.path} has pictures of several sizes ({self.names[a]}: {first[1]}x{first[0]}, {self.names[b]}: "
-            f"{second[1]}x{second[0]}); make a data set of them with: ganformer prepare {self.path}"
+            f"{second[1]}x{second[0]}); make a data set of them with: ganformer prepare {quoted(str(self.path))}"
         )
 
 
