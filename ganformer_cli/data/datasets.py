@@ -330,8 +330,8 @@ def _find(name: str, data_dir: Path) -> Path:
     if find_entry(name, data_dir) is not None:
         raise DataError(
             f"--dataset {name}: not prepared in {data_dir}; download and prepare it with: ganformer prepare "
-            f"{quoted(name)} --data-dir {quoted(str(data_dir))} (or, from pictures that you have: ganformer prepare FOLDER "
-            f"--name {quoted(name)})"
+            f"{quoted(name)} --data-dir {quoted(str(data_dir))} (or, from pictures that you have: ganformer prepare "
+            f"FOLDER --name {quoted(name)})"
         )
     near = difflib.get_close_matches(name, [SCENES, *known], n=1)
     advice = f"did you mean {near[0]!r}?" if near else "make one with: ganformer prepare FOLDER"
