@@ -574,7 +574,10 @@ def test_on_a_gpu_the_same_scores_come_twice(scenes: ImageDataset, tiny_features
     how: dict[str, Any] = {"num_images": 40, "metrics": [*WITH_FEATURES, "swd"], "networks": networks}
     model = generator().to(device)
     first = evaluate(model, scenes, batch_size=4, **how)
-    assert evaluate(model, scenes, batch_size=16, **how) == first
+    assert evaluate(model, scenes, batch_size=4, **how) == first
+    other = evaluate(model, scenes, batch_size=16, **how)  # features round otherwise in other batches
+    assert other["fid"] == pytest.approx(first["fid"], rel=1e-4)
+    assert other["swd"] == first["swd"]
     assert first["provenance"]["device"] == "cuda"
 
 

@@ -214,6 +214,25 @@ def test_distances_of_images_and_sorted_projections_too(monkeypatch: pytest.Monk
 # ----- Evaluations -----
 
 
+def test_where_no_thread_can_be_started_the_work_is_done_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tiny_features: dict[str, int]
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from ganformer_cli.metrics import collecting, sources
+
+    class NoThreads(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("can't start new thread")
+
+    scenes = open_dataset("scenes", resolution=32, max_images=12)
+    how: dict[str, Any] = {"metrics": ["fid", "diversity"], "networks": Networks({"inception": network(Small())})}
+    expected = evaluate(scenes, scenes, **how)
+    for module in (collecting, sources):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", NoThreads)
+    assert evaluate(scenes, scenes, **how) == expected
+
+
 def test_a_metric_that_does_not_fit_leaves_the_others(
     monkeypatch: pytest.MonkeyPatch, tiny_features: dict[str, int]
 ) -> None:

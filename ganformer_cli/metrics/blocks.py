@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
+from ganformer_cli.allocator import return_free_memory
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.process_memory import is_out_of_memory
 
@@ -36,8 +39,23 @@ class BlockSize:
                     raise
                 if self.size <= 1:
                     raise GanformerError(out_of_memory(self.doing)) from error
-            # Outside of the handler, whose traceback holds on to what was computed.
+            # Outside of the handler, whose traceback holds on to what was computed. Those of other threads hang on to
+            # their tensors in cycles, and what is free then may lie in pieces.
+            gc.collect()
+            return_free_memory()
             self.size //= 2
+
+
+def submit(pool: ThreadPoolExecutor, compute: Callable[..., Value], *args: Any) -> Future[Value]:
+    """``pool.submit``; where there is no memory for another thread, the work is done here and now."""
+    try:
+        return pool.submit(compute, *args)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    done: Future[Value] = Future()
+    done.set_result(compute(*args))
+    return done
 
 
 def out_of_memory(doing: str) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.errors import OutputError
+from ganformer_cli.metrics.blocks import submit
 from ganformer_cli.metrics.processes import Processes, together
 from ganformer_cli.metrics.sources import Images, Source, places_of
 from ganformer_cli.metrics.statistics import GaussianStatistics, check_finite
@@ -99,7 +100,7 @@ def collect(
                     features = {name: networks[name](batch) for name in sorted(names)}
                 if waiting is not None:
                     waiting.result()
-                waiting = pool.submit(keeper.keep, some, features)
+                waiting = submit(pool, keeper.keep, some, features)
                 done += len(place)
                 report(done, total)
             if waiting is not None:

@@ -21,6 +21,7 @@ from ganformer_cli.data.sources.arrays import layout_of
 from ganformer_cli.data.stores import open_store
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
+from ganformer_cli.metrics.blocks import submit
 from ganformer_cli.npy_header import check_npy
 from ganformer_cli.sampling import Generator, NoiseMode, sample_images
 
@@ -68,7 +69,7 @@ class Chosen(Source):
             waiting: deque[Future[Images]] = deque()
             try:
                 for place in places:
-                    waiting.append(pool.submit(self._read, place))
+                    waiting.append(submit(pool, self._read, place))
                     if len(waiting) > readers + 1:
                         yield waiting.popleft().result()
                 while waiting:

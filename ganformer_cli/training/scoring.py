@@ -109,7 +109,10 @@ class Scoring:
         scores = {name: scored.value for name, scored in scores_in(record).items()}
         if not self.group.leads:
             return scores
-        shown = ", ".join(f"{name} {value:.3g}" for name, value in scores.items())
+        shown = ", ".join(
+            f"{name} {SCORES[name].text(value) if SCORES[name].percent else f'{value:.3g}'}"
+            for name, value in scores.items()
+        )
         best = self.best()
         mark = " (the best so far)" if best is not None and best[0] == snapshot and kimg > 0 else ""
         self.message(f"snapshot at {kimg:g} kimg: {shown}{mark}")
