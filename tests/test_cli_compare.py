@@ -243,6 +243,21 @@ def test_snapshots_and_images_stand_beside_runs_and_the_papers_table(ganformer: 
     assert "| duplex (paper) | 9.17 | - |" in markdown
 
 
+def test_the_users_own_entry_of_the_catalogue_may_report(ganformer: Run, make_run: Maker) -> None:
+    make_run("a-000", [{"fid": 20.0}], {**FULL, "dataset": "mine"})
+    Path("datasets").mkdir()
+    head = 'title = "a"\nlicence = "b"\nratio = 1\n'
+    own = '[reported]\nsource = "Ours 2026"\nresolution = 64\nimages = 9\n[reported.fid]\nbig = 3.5\n'
+    Path("datasets/mine.toml").write_text(head + own, encoding="utf-8")
+    done = ganformer("compare")
+    assert rows_of(done)["big (paper)"] == ["3.50", "-"]
+    assert "Ours 2026; FID of 9 images" in done.stdout
+    Path("datasets/mine.toml").write_text("title = 1", encoding="utf-8")
+    wrong = ganformer("compare")
+    assert rows_of(wrong)["duplex"] == ["20.00", "1"]
+    assert "mine.toml cannot be used as a catalogue entry" in wrong.stderr
+
+
 def test_the_paper_has_no_row_where_no_column_is_its(ganformer: Run, make_run: Maker) -> None:
     make_run("a-000", [{"swd": 20.0}], CLEVR)
     make_run("b-000", [{"fid": 20.0}])
@@ -250,12 +265,14 @@ def test_the_paper_has_no_row_where_no_column_is_its(ganformer: Run, make_run: M
 
 
 def test_one_snapshot_at_two_paths_counts_once(ganformer: Run, own_folder: Path) -> None:
-    for name in ("one.pkl", "two.pkl"):
-        keep(name, {"fid": 12.5}, b"the same")
+    keep("one.pkl", {"fid": 12.5}, b"the same")
+    keep("two.pkl", {"fid": 12.5, "swd": 3.0}, b"the same")
     keep("other.pkl", {"fid": 14.0}, b"another")
     done = ganformer("compare", "one.pkl", "two.pkl", "other.pkl", "--no-paper")
-    assert {"one", "other"} <= set(rows_of(done))
-    assert "two" not in rows_of(done)
+    assert [line.split() for line in done.stdout.splitlines()[2:]] == [
+        ["one", "12.50", "3.00", "1"],
+        ["other", "14.00", "-", "1"],
+    ]
     assert "two.pkl is the same as one.pkl" in done.stderr
 
 

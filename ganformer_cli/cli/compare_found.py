@@ -191,9 +191,12 @@ def _told_apart(found: Sequence[tuple[Run, Part]]) -> list[Run]:
     """Nothing twice, since one snapshot at two paths is no second run; and no row of two things but of runs."""
     kept: list[tuple[Run, Part]] = []
     for run, part in found:
-        for other, known in kept:
+        for place, (other, known) in enumerate(kept):
             if part.identity and (known.identity, other.dataset) == (part.identity, run.dataset):
-                warn(f"{run.path} is the same as {other.path}, its checksum says; it counts once")
+                if run.path != other.path:
+                    warn(f"{run.path} is the same as {other.path}, its checksum says; it counts once")
+                # What only one of them has been scored by is not lost.
+                kept[place] = replace(other, scores={**run.scores, **other.scores}), known
                 break
         else:
             kept.append((run, part))
@@ -210,13 +213,17 @@ def _told_apart(found: Sequence[tuple[Run, Part]]) -> list[Run]:
 
 
 def reported_rows(datasets: Iterable[str]) -> dict[str, list[Row]]:
-    """The rows of the paper's table, by data set."""
-    from ganformer_cli.data.catalogue import load_catalogue
+    """The rows of the paper's table, by data set; what the user's own entry of the catalogue reports counts, too."""
+    from ganformer_cli.data.catalogue import find_entry
     from ganformer_cli.metrics.tabulate import Cell, Row
 
     rows = {}
     for name in datasets:
-        entry = load_catalogue().get(name)
+        try:
+            entry = find_entry(name, Path("datasets"))
+        except DataError as error:
+            warn(str(error))
+            continue
         if entry is None or entry.reported is None:
             continue
         said = entry.reported
