@@ -9,6 +9,8 @@ from typing import Any
 from ganformer_cli.config import MAX_LABELS, MAX_RESOLUTION
 from ganformer_cli.text import printable
 
+_MISSING = object()
+_OPTIONAL = ("value_range", "label_notes")
 _MOST = 1 << 48  # of what is counted; a larger number is damage
 
 Test = Callable[[Any], bool]
@@ -85,8 +87,10 @@ def content_fault(manifest: dict[str, Any]) -> str | None:
     for place, test, wanted in _CONTENT:
         value: Any = manifest
         for key in place.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if not test(value):
+            value = value.get(key, _MISSING) if isinstance(value, dict) else _MISSING
+        if value is _MISSING and place not in _OPTIONAL:
+            return f"{place} is missing"
+        if value is not _MISSING and not test(value):
             return _said(place, value, wanted)
     for number, shard in enumerate(manifest["shards"]):
         for key, test, wanted in _SHARD:
