@@ -264,7 +264,8 @@ def test_restarts_at_once_each_have_their_own_number(tmp_path: Path) -> None:
 
 
 def test_a_number_that_another_takes_in_between_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mkdir, taken = Path.mkdir, []
+    mkdir = Path.mkdir
+    taken: list[Path] = []
 
     def too_late(self: Path, *given: Any, **more: Any) -> None:
         if self.name == "x-000" and not taken:

@@ -211,8 +211,13 @@ def test_a_kill_between_the_pieces_of_a_snapshot_costs_none(
 
     current: list[Trainer] = []
     begin = Trainer.complete
+
+    def remembered(self: Trainer) -> dict[str, float]:
+        current.append(self)
+        return begin(self)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "complete", lambda self: (current.append(self), begin(self))[1])
+        patch.setattr(Trainer, "complete", remembered)
         patch.setattr(owner, name, kill_at)
         with pytest.raises(Killed):
             train(tmp_path / "run")

@@ -165,7 +165,7 @@ def test_weights_that_are_no_numbers_are_refused_before_anything_is_saved(
     save_snapshot(file, config=config, kimg=1.0, provenance={"dataset": header["dataset"]}, **networks)  # type: ignore[arg-type]
     before = sorted(own_folder.rglob("*"))
     # The networks are those of the file, or would have to be.
-    words = [word for word in TINY if word not in ("--channel-base", "128", "--channel-max", "8")]
+    words = ["train", *TINY[TINY.index("--batch-size") :]]
     result = ganformer(*words, option, file)
     assert result.exit_code == 1
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections import Counter
@@ -238,12 +237,14 @@ def reported_rows(datasets: Iterable[str]) -> dict[str, list[Row]]:
 
 
 def read_settings(run: Path) -> RunConfig | None:
-    """How a run was made; None where its configuration is of another version."""
+    """How a run was made; None, and a warning, where its configuration is of another version or damaged."""
     from ganformer_cli.training.run_folder import read_run_config
 
-    with contextlib.suppress(ConfigError):
+    try:
         return read_run_config(run)
-    return None
+    except ConfigError as error:
+        warn(f"{error}. Its scores are shown, and its name stands for its settings")
+        return None
 
 
 def row_names(runs: Sequence[tuple[str | None, Path, RunConfig | None]]) -> list[str]:

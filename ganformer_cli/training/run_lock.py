@@ -161,21 +161,19 @@ def locked(folder: Path, message: Callable[[str], None] = lambda text: None) -> 
 
 def _acquire(folder: Path, message: Callable[[str], None]) -> Any:
     deadline: float | None = None
-    while True:
+    system, taken = _system_lock(folder / LOCK_FILE)
+    while not taken:
+        holder = read_owner(folder)
+        if holder is None or not _is_orphan(holder):
+            raise LockedError(_refusal(folder, holder))
+        if deadline is None:
+            deadline = time.monotonic() + ORPHAN_GRACE + 10
+            message(f"waiting for the processes of an earlier start to save and end ({holder.shown()})")
+        if time.monotonic() > deadline:
+            raise LockedError(_refusal(folder, holder))
+        time.sleep(PAUSE)
         system, taken = _system_lock(folder / LOCK_FILE)
-        owner = read_owner(folder)
-        if not taken:
-            # Who has lost the launcher saves and ends.
-            orphaned = owner is not None and owner.launcher_pid is not None and _is_here(owner)
-            if orphaned and owner is not None and not lives(owner.launcher_pid or 0, owner.launcher_start):
-                if deadline is None:
-                    deadline = time.monotonic() + ORPHAN_GRACE + 10
-                    message(f"waiting for the processes of an earlier start to save and end ({owner.shown()})")
-                if time.monotonic() < deadline:
-                    time.sleep(PAUSE)
-                    continue
-            raise LockedError(_refusal(folder, owner))
-        break
+    owner = read_owner(folder)
     me = this_process()
     try:
         if owner is not None and (owner.pid, owner.start, owner.host) != (me.pid, me.start, me.host):
@@ -219,6 +217,12 @@ def _system_lock(path: Path) -> tuple[Any, bool]:
         lock.release()
         return None, True
     return lock, True
+
+
+def _is_orphan(owner: Owner) -> bool:
+    """Whether the launcher of a process is gone: it saves then, and ends."""
+    launcher = owner.launcher_pid
+    return launcher is not None and _is_here(owner) and not lives(launcher, owner.launcher_start)
 
 
 def _is_here(owner: Owner) -> bool:

@@ -165,7 +165,7 @@ class Scoring:
         records = self._records()
         if records is None:
             return None
-        kept = set()
+        kept: set[Path] = set()
         if self._damaged:  # the best may be one that no whole line names
             named = {record.get("snapshot") for record in records}
             kept.update(path for path in snapshots_of(self.folder) if path.name not in named)

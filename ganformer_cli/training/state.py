@@ -156,7 +156,7 @@ def read_state(path: Path) -> State:
 
 def _is_count(value: Any, kind: type) -> bool:
     """Whether this can be a counter of that type: a header may hold anything."""
-    return isinstance(value, kind) and not isinstance(value, bool) and 0 <= value < 2**53
+    return isinstance(value, (int, float)) and type(value) is kind and 0 <= value < 2**53
 
 
 def apply_state(state: State, *, networks: Mapping[str, nn.Module], optimizers: Optimizers) -> dict[str, Tensor]:
