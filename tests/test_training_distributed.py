@@ -291,7 +291,7 @@ def test_what_a_launcher_cannot_have_said_is_one_line(
     result = ganformer("train")
     assert result.exit_code == 1
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert f"{name}: " in result.stderr
+    assert f"error: {name}" in result.stderr
     assert "torchrun" in result.stderr
     assert list(own_folder.iterdir()) == []
 

@@ -136,7 +136,7 @@ def asked_for() -> int:
     would_be_restarted()
     if not os.environ.get("MASTER_ADDR"):
         raise ConfigError(
-            f"MASTER_ADDR: is not set, and WORLD_SIZE={ranks} says that several processes train together; start them "
+            f"MASTER_ADDR is not set, and WORLD_SIZE={ranks} says that several processes train together; start them "
             "with torchrun, or set the address of the first one's machine. For a single process unset WORLD_SIZE"
         )
     return ranks
@@ -150,10 +150,10 @@ def _number(name: str, least: int, most: int, meaning: str, default: int | None 
     digits = (text or "").strip()
     if digits.isascii() and digits.isdecimal() and len(digits) < 16 and least <= int(digits) <= most:
         return int(digits)
-    found = "it is not set" if text is None else f"{name}={printable(text, limit=40)}"
+    found = f"{name} is not set" if text is None else f"{name}={printable(text, limit=40)}"
     raise ConfigError(
-        f"{name}: {found}, and should say {meaning}, a number from {least} to {most}; start the processes with "
-        "torchrun, or set it in all of them. For a single process unset WORLD_SIZE"
+        f"{found}: it should say {meaning}, a number from {least} to {most}; start the processes with torchrun, or set "
+        "it in all of them. For a single process unset WORLD_SIZE"
     )
 
 
