@@ -97,6 +97,27 @@ def test_the_transcription_computes_what_tensorflow_does(authors: dict[str, Any]
         assert all(np.allclose(written[part][k], v, atol=1e-6) for k, v in theirs.items() if k != "noise7")
 
 
+#: The golden sets that are no snapshots, as what a snapshot would say of them.
+SETS: dict[str, dict[str, Any]] = {
+    "simplex": {"attention": "simplex", "m": 4},
+    "stylegan2": {"attention": "none", "m": 0, "w": 32, "arch": "skip", "resnet": False, "ltnt2ltnt": False},
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_golden_sets_as_snapshots(ganformer: Run, authors: dict[str, Any], own_folder: Path, name: str) -> None:
+    s = {**BASE, "resolution": 32, "base": 512, "max": 32, "depth": 8, **SETS[name]}
+    write_pytorch(own_folder / "a.pkl", s, load_file(GOLDEN / name / "generator.safetensors"), authors)
+    given = load_file(GOLDEN / name / "io.safetensors")
+    np.save("z.npy", given["z"].numpy())
+    converted = ganformer("convert", "a.pkl", "out.safetensors")
+    assert converted.exit_code == 0, converted.output
+    line = ("generate", "--model", "out.safetensors", "--latents", "z.npy", "--noise", "const", "--format", "npy")
+    for psi, key in (("1", "img"), ("0.7", "img_psi07")):
+        assert ganformer(*line, "--truncation-psi", psi, "--overwrite").exit_code == 0
+        assert relative(torch.from_numpy(np.load("images/images.npy")), given[key]) < 1e-5
+
+
 # ----- Other networks -----
 
 #: What differs from BASE.
