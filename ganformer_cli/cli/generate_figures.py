@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ganformer_cli.cli.options import LARGEST_SEED, MAX_FLOAT, MOST_PSI, NUMBER, boolean_option, option
+from ganformer_cli.cli.options import LARGEST_SEED, MAX_DIGITS, MAX_FLOAT, MOST_PSI, NUMBER, boolean_option, option
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.text import printable
 
@@ -102,13 +102,13 @@ class Numbers(click.ParamType):
         if not isinstance(value, str):
             return tuple(value)
         numbers = []
-        for part in map(str.strip, value.split(",")):
+        for part in (piece.strip(" ") for piece in value.split(",")):
             shown = printable(part, limit=40)
             if part.lower().lstrip("+-") in ("nan", "inf", "infinity"):
                 self.fail(f"{shown} is not a finite number; write for instance 1,0.5,0", param, ctx)
             if not NUMBER.fullmatch(part):
                 self.fail(f"{shown!r} is no number; write for instance 1,0.5,0", param, ctx)
-            if not abs(float(part)) <= self.most:
+            if len(part) > MAX_DIGITS or not abs(float(part)) <= self.most:
                 self.fail(f"{shown} is too large; numbers go from {-self.most:g} to {self.most:g}", param, ctx)
             numbers.append(float(part))
         return tuple(numbers)

@@ -6,6 +6,7 @@ A command is made with ``@click.command("name", cls=GroupedCommand)`` and its op
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ LARGEST_SEED = 2**63 - 1  # torch's generators take this much everywhere
 _METAVARS = {"integer": "N", "integer range": "N", "float": "NUMBER", "float range": "NUMBER"}
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_MAX_DIGITS = 40
+MAX_DIGITS = 40
 MAX_FLOAT = 3.4e38  # of single precision
 _TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
@@ -83,13 +84,17 @@ def check_word(word: object, kind: click.ParamType, ctx: click.Context, paramete
             refuse(f"{shown} is not a finite number; write for instance 0.5")
         if not (_WHOLE if whole else NUMBER).fullmatch(word):
             refuse(f"{shown!r} is not a valid {'integer' if whole else 'float'}.")
-        if len(word) > _MAX_DIGITS or not abs(float(word)) <= (LARGEST_SEED if whole else MAX_FLOAT):
+        if len(word) > MAX_DIGITS or not abs(float(word)) <= (LARGEST_SEED if whole else MAX_FLOAT):
             refuse(f"{shown} is too large")
     elif isinstance(kind, (type(click.STRING), click.Path)):
         if not word.strip():
             refuse("is empty; give a value, or leave it out")
         if "\0" in word:
             refuse(f"{shown!r} holds a null character")
+        try:
+            os.fsencode(word)
+        except UnicodeEncodeError:
+            refuse(f"{shown} is no text of this system")
 
 
 class BooleanOption(GroupedOption):
@@ -272,15 +277,15 @@ class Seeds(click.ParamType):
             return tuple(value)
         seeds: dict[int, None] = {}
         for part in value.split(","):
-            first, dash, last = (piece.strip() for piece in part.partition("-"))
+            first, dash, last = (piece.strip(" ") for piece in part.partition("-"))
             if not _is_number(first) or (dash and not _is_number(last)):
                 self.fail(
                     f"{printable(part.strip(), limit=80)!r} is neither a seed nor a range; write for instance 0-31,40",
                     param,
                     ctx,
                 )
-            if len(first) > _MAX_DIGITS or len(last) > _MAX_DIGITS:
-                self.fail(f"{part[:_MAX_DIGITS]}… is too large; seeds end at {LARGEST_SEED}", param, ctx)
+            if len(first) > MAX_DIGITS or len(last) > MAX_DIGITS:
+                self.fail(f"{part[:MAX_DIGITS]}… is too large; seeds end at {LARGEST_SEED}", param, ctx)
             low, high = int(first), int(last or first)
             if high < low:
                 self.fail(f"{part.strip()!r} ends before it begins; write {high}-{low}", param, ctx)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,6 +10,8 @@ from typing import Any, TypeVar
 from ganformer_cli.errors import ConfigError
 
 Config = TypeVar("Config", bound="JsonConfig")
+
+MOST = 2**63 - 1  # of any number in a configuration
 
 
 def option_name(field: str) -> str:
@@ -45,19 +46,13 @@ class JsonConfig:
             # bool is an int in Python; a truth value where a number belongs is a mistake all the same.
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 raise ConfigError(f"{where}: setting {name} has the value {repr(value)[:60]} of the wrong kind")
-        numbers = {k: _as_float(v) if str(fields[k].type) == "float" else v for k, v in values.items()}
+            if isinstance(value, (int, float)) and not abs(value) <= MOST:
+                raise ConfigError(f"{where}: setting {name} has a value that is out of range")
+        numbers = {k: float(v) if str(fields[k].type) == "float" else v for k, v in values.items()}
         try:
             return cls(**numbers)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
-
-
-def _as_float(value: float) -> float:
-    """A whole number may be larger than any float."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
 
 
 _ACCEPTED: dict[str, tuple[type, ...]] = {
