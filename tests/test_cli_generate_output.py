@@ -59,6 +59,7 @@ def test_a_picture_says_what_made_it(ganformer: Run, tiny_run: Path, format: str
     file = Path(f"images/seed0007.{format}")
     model = sha256_of(tiny_run / "snapshots" / "network-snapshot-000002.safetensors")
     expected = {"seed": 7, "truncation_psi": 0.5, "noise": "none", "class": None, "ratio": 0.5, "model": model}
+    expected |= {"run": "exp-000", "file": "network-snapshot-000002.safetensors"}
     assert read_about(file) == expected
     said = ganformer("info", "--json", file)
     assert json.loads(said.stdout) == {"picture": str(file), **expected}

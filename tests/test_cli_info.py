@@ -83,6 +83,18 @@ def test_json_has_the_same_and_the_configuration(ganformer: Run, tiny_run: Path)
     assert set(answer["parameters"]) == {"generator", "discriminator"}
 
 
+def test_an_image_names_the_run_and_the_file_that_made_it(ganformer: Run, tiny_run: Path) -> None:
+    made = ("generate", "--model", "results/exp-000", "--seeds", "3")
+    assert ganformer(*made).exit_code == 0
+    shown = json.loads(ganformer("info", "images/seed0003.png", "--json").stdout)
+    assert (shown["run"], shown["file"]) == ("exp-000", NEWEST)
+    assert shown["model"] == hashlib.sha256((tiny_run / "snapshots" / NEWEST).read_bytes()).hexdigest()
+    tiny_run.rename("results/other-000")  # the same model has made it all the same
+    again = ganformer("generate", "--model", "results/other-000", "--seeds", "3")
+    assert again.exit_code == 0, again.stderr
+    assert "1 of them there already" in again.output
+
+
 def test_the_newest_scores_of_this_snapshot(ganformer: Run, tiny_run: Path) -> None:
     sha256 = hashlib.sha256((tiny_run / "snapshots" / NEWEST).read_bytes()).hexdigest()
     (tiny_run / "metrics.jsonl").write_text(

@@ -100,6 +100,7 @@ def test_processes_come_to_the_weights_of_one(tmp_path: Path, alone: dict[str, t
     check_close(weights(tmp_path), alone)
     # One wrote, and the others were silent.
     assert [bool(out) for _, out, _ in ended] == [True] + [False] * (processes - 1)
+    assert f"{processes} processes take {8 // processes} of the 8 images of a batch each, 2 at a time" in ended[0][2]
     log = [json.loads(line) for line in (tmp_path / "run-000/log.jsonl").read_text("utf-8").splitlines()]
     assert [record["kimg"] for record in log] == [0.016, 0.032, 0.048]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run-000"]
@@ -110,6 +111,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, alone: d
     assert [status for status, _, _ in ended] == [0, 0], ended
     ((status, _, err),) = finish(launch(tmp_path, 1))
     assert status == 0, err
+    assert "at a time so far" not in err
     check_close(weights(tmp_path), alone)
 
 

@@ -26,6 +26,7 @@ from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
 from ganformer_cli.training import Callbacks, RunResult, open_run, state
 from ganformer_cli.training.loop import Trainer
+from ganformer_cli.training.players import Players
 from ganformer_cli.training.run_folder import append_record
 from ganformer_cli.training.watch import DIVERSITY, PATIENCE, SIGN_REAL, CollapseWatch, all_finite
 
@@ -236,6 +237,19 @@ def test_a_full_disk_ends_the_run_and_costs_no_state(tmp_path: Path, monkeypatch
             train(folder, save_minutes=1e-6)
     assert train(folder, resume=True).finished
     assert everything(folder) == everything(tmp_path / "whole")
+
+
+def test_a_run_that_cannot_keep_its_micro_batch_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when it goes on with more processes, whose share is smaller."""
+    folder = tmp_path / "run"
+    train(folder, stop=1)
+    told: list[str] = []
+    train(folder, stop=1, resume=True, told=told)
+    assert not any("at a time so far" in text for text in told)
+    monkeypatch.setattr(Players, "sizes", lambda self: [2])
+    train(folder, stop=1, resume=True, told=told)
+    assert any("has taken 4 images at a time so far" in text for text in told)
+    assert "micro-batch" in (folder / "events.jsonl").read_text(encoding="utf-8")
 
 
 def in_use() -> PermissionError:

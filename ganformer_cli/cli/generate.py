@@ -30,7 +30,7 @@ from ganformer_cli.cli.generate_output import (
     refuse_strangers,
 )
 from ganformer_cli.cli.label_choice import chosen_label, class_option, label_option
-from ganformer_cli.cli.model_choice import find_model, load_model, model_options
+from ganformer_cli.cli.model_choice import find_model, load_model, model_options, run_of
 from ganformer_cli.cli.options import (
     MOST_IN_BATCH,
     MOST_PSI,
@@ -288,7 +288,9 @@ def command(
     check_figures(figures, generator.config, pictures=len(numbers), component=component)
     ends = min(rich_num, len(numbers))
     check_interpolation(interpolation, generator, ends)
-    settings: dict[str, Any] = {"model": sha256_of(file), "noise": noise, **chosen.about, "ratio": ratio}
+    run = run_of(file)
+    names = {"file": file.name} if run is None else {"run": run.name, "file": file.name}
+    settings: dict[str, Any] = {"model": sha256_of(file), **names, "noise": noise, **chosen.about, "ratio": ratio}
     if array is not None:
         settings["space"] = space
     batch = batch_size or _fitting_batch(generator)

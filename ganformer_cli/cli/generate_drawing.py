@@ -21,6 +21,7 @@ from ganformer_cli.cli.generate_output import (
     Writer,
     array_file,
     holds_array,
+    without_names,
 )
 from ganformer_cli.cli.generate_sheets import draw_figures, draw_maps, sources_of
 from ganformer_cli.cli.progress import Progress
@@ -88,7 +89,8 @@ class Drawing:
         if self.plan.format != "npy" or not file.exists():
             return False
         with contextlib.suppress(GanformerError):
-            if read_json(rows) == self._rows():
+            kept = read_json(rows)
+            if isinstance(kept, dict) and without_names(kept) == without_names(self._rows()):
                 return True
         if not self.overwrite:
             raise OutputError(taken(file, f"holds other pictures than these (see {ROWS_FILE})"))

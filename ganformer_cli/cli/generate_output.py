@@ -38,6 +38,8 @@ TRUNCATION_FILE = "truncation.png"
 #: Behind the name of the folder of images: the folder of sheets, maps and films that are drawn of them.
 SHEETS = "-sheets"
 
+#: What an image says of its model for people: the run folder's name and the file's. The checksum says which it is.
+MODEL_NAMES = ("run", "file")
 #: Names that say enough: pictures, what belongs to one, and the folders of many.
 _OUR_NAMES = re.compile(r"(seed|image)\d{4,}(-[^/\\]+)?\.\w+|\d{6}|interpolation[\w.-]*|disentanglement\.\w+")
 _OUR_ARRAYS = {IMAGES_FILE, ROWS_FILE, LATENTS_FILE}
@@ -177,9 +179,10 @@ class Kept:
         if not path.exists():
             return False
         found = read_about(path)
-        if found != about and not self._overwrite:
+        same = found is not None and without_names(found) == without_names(about)
+        if not same and not self._overwrite:
             raise OutputError(taken(path, _difference(found, about)))
-        return found == about
+        return same
 
     def _is_done(self, picture: Picture) -> bool:
         about = self.plan.about(picture)
@@ -233,11 +236,16 @@ def _is_ours(name: str) -> bool:
     return name in _OUR_ARRAYS or name.startswith(".") or name.lower() in _LITTER or bool(_OUR_NAMES.fullmatch(name))
 
 
+def without_names(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides how an image looks: its model's checksum does, the names of run and file may change."""
+    return {name: value for name, value in about.items() if name not in MODEL_NAMES}
+
+
 def _difference(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> str:
     """How what lies there differs from what is wanted."""
     if found is None:
         return "holds something that ganformer did not make, or that is damaged"
-    names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+    names = [name for name in without_names({**wanted, **found}) if found.get(name) != wanted.get(name)]
     known = {"model": "the model", "latents": "the latents", "pictures": "the choice of pictures"}
     said = [
         known.get(name) or f"{name.replace('_', ' ')} {_said(found.get(name))} instead of {_said(wanted.get(name))}"

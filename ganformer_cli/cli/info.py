@@ -159,7 +159,8 @@ def describe_picture(file: Path) -> dict[str, Any]:
             f"{file}: does not say how it was made: it is none of ganformer generate's, or another program has "
             "rewritten it; give another"
         )
-    return {"picture": str(file), **about}
+    names = {name: about[name] for name in ("run", "file") if name in about}
+    return {"picture": str(file), **names, **about}
 
 
 def _labels(kept: LabelDistribution | None, config: ModelConfig) -> dict[str, Any]:

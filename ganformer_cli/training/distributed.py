@@ -121,6 +121,17 @@ class Group:
 ALONE = Group()
 
 
+def sharing(batch: int, ranks: int, micro_batch: int) -> str:
+    """How processes share a batch, and which other runs agree with this one.
+
+    Noise, latents and minibatch-std follow the micro-batch: it is what must be equal.
+    """
+    return (
+        f"{ranks} processes take {batch // ranks} of the {batch} images of a batch each, {micro_batch} at a time; with "
+        f"--batch-gpu {micro_batch} fewer processes, or one, come to the same up to rounding"
+    )
+
+
 def asked_for() -> int:
     """How many processes a launcher such as torchrun started, of which this is one; 0 where none did.
 

@@ -27,7 +27,7 @@ from ganformer_cli.metrics.processes import together
 from ganformer_cli.metrics.registry import parse_metrics
 from ganformer_cli.models import LabelDistribution
 from ganformer_cli.training import run_folder, state
-from ganformer_cli.training.distributed import ALONE, Group
+from ganformer_cli.training.distributed import ALONE, Group, sharing
 from ganformer_cli.training.fitting import disk_mib, fit_micro_batch
 from ganformer_cli.training.memory import MIB, gpu_memory_mib, process_memory_mib
 from ganformer_cli.training.players import Means, Players, micro_batches
@@ -335,8 +335,16 @@ class Trainer:
         players.scalars = state.apply_state(found, networks=players.networks, optimizers=players.optimizers)
         self.counters = found.counters
         self.restored, self.scored_snapshot = True, found.scored_snapshot
-        if found.counters.micro_batch in self.players.sizes():
-            self.players.micro_batch = found.counters.micro_batch
+        before = found.counters.micro_batch
+        if before in self.players.sizes():
+            self.players.micro_batch = before
+        elif before:
+            self.tell(
+                "micro-batch",
+                f"this run has taken {before} images at a time so far, which {self.group.ranks} processes cannot; "
+                f"going on with {self.players.micro_batch}. The results differ from there on: minibatch-std and noise "
+                "follow that number",
+            )
         said = self.scoring.tell_once
         run_folder.forget_records_after(self.folder / run_folder.LOG_FILE, self.kimg, said)
         run_folder.forget_records_after(self.folder / run_folder.METRICS_FILE, self.kimg, said, ours=by_training)
@@ -433,6 +441,8 @@ class Trainer:
         options = self.config.train
         total = round(options.total_kimg * 1000)
         self.callbacks.message(self.opening(total))
+        if self.group.ranks > 1:
+            self.callbacks.message(sharing(options.batch_size, self.group.ranks, self.players.micro_batch))
         scores = self.complete()
         means, self.tick_start = Means(), time.perf_counter()
         stopped = False
