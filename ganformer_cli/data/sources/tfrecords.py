@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from ganformer_cli.data.budgets import LARGEST_FILE, is_bomb, open_zip, unpacks_to
+from ganformer_cli.data.budgets import LARGEST_FILE, LARGEST_LABELS, is_bomb, open_zip, unpacks_to
 from ganformer_cli.data.file_kinds import Leftover
 from ganformer_cli.data.sources.base import (
     BROKEN,
@@ -200,7 +200,9 @@ class TfrecordsSource(Streamed):
             raise DataError(f"{where} and {names[1]} both hold labels; keep one, or choose --labels FILE")
         try:
             with self._shelf.open(names[0]) as stream:
-                data = stream.read()
+                data = stream.read(LARGEST_LABELS + 1)
+            if len(data) > LARGEST_LABELS:
+                raise ValueError(f"more than {LARGEST_LABELS >> 20} MiB")
             check_npy_stream(io.BytesIO(data), len(data))
             values = np.load(io.BytesIO(data), allow_pickle=False)
         except BROKEN as error:
