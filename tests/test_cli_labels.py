@@ -108,7 +108,7 @@ def test_training_grids_draw_the_labels_of_the_data(ganformer: Run, runs: Path) 
         ("vectors", "--label 1", "--label 1: 1 numbers, and the labels of this model have 2"),
         ("vectors", "--label 1,2,3,4,5", "--label 1,2,3,4,…: 5 numbers, and the labels of this model have 2"),
         ("vectors", "--label 1,nan", "nan is not a finite number"),
-        ("vectors", "--label 1,1e39", "--label 1,1e.39: too large"),
+        ("vectors", "--label 1,1e39", "--label.*too large"),
         ("vectors", "--label 1,x", "'x' is no number"),
         ("vectors", "--label 1,2 --class 1", "--class and --label each say"),
         ("classes", "--label 1,0,0", r"--label 1,0,0: this model has classes \(0 to 2: ant, cat, dog\); .*--class"),
