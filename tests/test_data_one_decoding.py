@@ -152,6 +152,8 @@ def test_every_kind_together_is_at_no_distance(ganformer: Callable[..., Result],
     scores = json.loads(result.stdout)
     assert (scores["swd"], scores["diversity"]) == (0, 1)
     assert "cropped to the middle and shrunk to 16x16 px, as ganformer prepare does" in result.stderr
+    assert "images with several frames or pages the first is taken" in result.stderr
+    assert json.loads(Path("datasets/x/manifest.json").read_text(encoding="utf-8"))["sources"]["several_frames"] == 1
 
 
 def test_training_sees_what_prepare_makes(tmp_path: Path) -> None:
