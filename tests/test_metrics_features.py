@@ -62,7 +62,7 @@ def test_a_picture_has_the_same_features_in_every_batch(
     assert {name: tuple(values.shape) for name, values in together.items()} == {"pool": (5, 2048), "logits": (5, 1008)}
     for batch in ([4], [3, 0]):
         for name, values in network(images[batch]).items():
-            torch.testing.assert_close(values, together[name][batch], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(values, together[name][batch], rtol=1e-4, atol=1e-4)
     assert network(images[:0])["pool"].shape == (0, 2048)
 
 
@@ -141,7 +141,7 @@ def test_weights_of_ones_own_are_read_and_named(file: Path, known: tuple[Tensor,
     assert opened.weights_sha256 == sha256_of(file)
     assert opened.outputs == {"pool": 2048, "logits": 1008}
     images, together = known
-    torch.testing.assert_close(opened(images[:4])["pool"], together["pool"][:4], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(opened(images[:4])["pool"], together["pool"][:4], rtol=1e-4, atol=1e-4)
 
 
 def test_safetensors_will_do_and_what_is_not_needed_is_left(inception_weights: Weights, own_folder: Path) -> None:

@@ -260,7 +260,8 @@ def in_use() -> PermissionError:
 
 
 def test_old_files_that_another_program_holds_cost_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlink, told, folder = os.unlink, [], tmp_path / "run"
+    unlink, folder = os.unlink, tmp_path / "run"
+    told: list[str] = []
     options: dict[str, Any] = {"keep_samples": False, "last_snapshots": 1}
 
     def refuse(path: Any, *rest: Any, **options: Any) -> None:
@@ -286,7 +287,8 @@ def test_old_files_that_another_program_holds_cost_a_warning(tmp_path: Path, mon
 def test_lines_for_a_log_that_another_program_holds_are_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, told = tmp_path / "log.jsonl", []
+    path = tmp_path / "log.jsonl"
+    told: list[str] = []
 
     def refuse(*_: object, **__: object) -> None:
         raise in_use()

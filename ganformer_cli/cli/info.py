@@ -159,7 +159,7 @@ def describe_picture(file: Path) -> dict[str, Any]:
             f"{file}: does not say how it was made: it is none of ganformer generate's, or another program has "
             "rewritten it; give another"
         )
-    names = {name: about[name] for name in ("run", "file") if name in about}
+    names: dict[str, Any] = {name: about[name] for name in ("run", "file") if name in about}
     return {"picture": str(file), **names, **about}
 
 
