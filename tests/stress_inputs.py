@@ -164,7 +164,7 @@ class Files:
                 if outcome.status != 0:
                     raise RuntimeError(f"{words}: {outcome.output}")
             (sandbox.cwd / "entry.toml").write_text(
-                'title = "Mine"\nlicence = "none"\nresolution = 16\nimages = 12\n\n'
+                'title = "Mine"\nlicence = "none"\nratio = 1.0\nresolution = 16\nimages = 12\n\n'
                 '[[source]]\nform = "zip of pictures"\n'
                 'url = "http://127.0.0.1:9/x.zip"\ngigabytes = 1\n\n[preset]\ngamma = 1.0\n',
                 encoding="utf-8",
@@ -255,7 +255,7 @@ def hostile_pickles(marker: Path, source: random.Random) -> list[tuple[str, byte
     """Pickles that would run code, hang, or take memory, by what they try."""
     touch = f"open({str(marker)!r}, 'w').close()"
     shell = f"touch {marker}"
-    real = GOLDEN / "network-snapshot-000000.pkl"
+    real = GOLDEN / "duplex-kmeans" / "network-snapshot-000000.pkl"
     found: list[tuple[str, bytes]] = [
         ("exec", pickle.dumps(Run(exec, touch))),
         ("eval", pickle.dumps(Run(eval, touch))),
@@ -309,7 +309,7 @@ def hostile_pickles(marker: Path, source: random.Random) -> list[tuple[str, byte
     found.append(("one storage many times", _repeated_storage(20_000)))
     tree = real.read_bytes()
     found += [(f"mutilated {n}", mutilate(tree, source)) for n in range(len(found))]
-    tf = GOLDEN / "network-snapshot-tf.pkl"
+    tf = GOLDEN / "duplex-kmeans" / "network-snapshot-tf.pkl"
     if tf.is_file():
         found += [(f"mutilated TensorFlow {n}", mutilate(tf.read_bytes(), source)) for n in range(20)]
     found += [("persistent object", _persistent(source, touch)) for _ in range(30)]

@@ -177,7 +177,7 @@ class Servers:
         self.root, self.source, self.report = root, source, report
         self.todo: list[tuple[str, bool]] = []
         archive = root / "served.zip"
-        _zip(archive, {f"{n}.png": _png(seed=n) for n in range(300)})
+        _zip(archive, {f"{n}.png": _png(16, 16, seed=n) for n in range(300)})
         self.content = archive.read_bytes()
 
     def case(self) -> None:
@@ -191,7 +191,7 @@ class Servers:
         liar.lie = lies(self.source)[name]
         checksum = f'sha256 = "{hashlib.sha256(self.content).hexdigest()}"\n' if checked else ""
         (sandbox.cwd / "entry.toml").write_text(
-            'title = "Served"\nlicence = "none"\nresolution = 16\nimages = 300\n\n'
+            'title = "Served"\nlicence = "none"\nratio = 1.0\nresolution = 16\nimages = 300\n\n'
             '[[source]]\nform = "zip of pictures"\n'
             f'url = "http://127.0.0.1:{liar.port}/served.zip"\n{checksum}gigabytes = 0.001\n',
             encoding="utf-8",

@@ -241,13 +241,13 @@ WRONG = [
     ("eval --eval --gpus 0 --expname clevr-exp --dataset clevr --metrics fid,is,pr --offline", "fid,is,pr", "--fetch"),
     ("eval --model results/clevr-exp-000 --dataset square", "square", ""),
     ("compare --result-dir empty", "--result-dir empty", "another folder"),
-    ("compare pictures", "pictures: no run folder", "results/NAME-000"),
+    ("compare pictures", "none of these runs has scores", "ganformer eval"),
     ("compare --plot scores.jpg", "--plot scores.jpg", ".png"),
     ("eval --model results/clevr-exp-000 --metrics beauty", "beauty", "swd"),
     ("eval --model cut-off.safetensors", "cut-off.safetensors", ""),
     ("build-ops --device cuda --cuda-arch hopper", "--cuda-arch: 'hopper'", "80,90"),
     ("build-ops --device cpu --cuda-arch 80", "--cuda-arch 80", "leave one of them out"),
-    ("build-ops --cpu AVX3", "--cpu", "avx2"),
+    ("build-ops --cpu AVX3", "--cpu", "AVX2"),
     ("build-ops --output-dir a-file/operators", "--output-dir a-file/operators", "another folder"),
 ]
 

@@ -105,7 +105,7 @@ def test_baselines_train_and_generate(ganformer: Run, baseline: str) -> None:
     drawn = ganformer("generate", "--model", run, "--images-num", "2", *(["--maps"] if maps else []))
     assert drawn.exit_code == 0, drawn.output
     assert Path("images/seed0001.png").is_file()
-    assert Path("images/seed0001-maps.png").is_file() == maps
+    assert Path("images-sheets/seed0001-maps.png").is_file() == maps
 
 
 def test_classes_from_the_labels_to_the_pictures(ganformer: Run, own_folder: Path) -> None:

@@ -152,7 +152,7 @@ def test_what_is_handed_out_is_a_copy() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"position": -1}, {"workers": -1}, {"ranks": 0}, {"rank": 1}])
-def test_impossible_arguments(wrong: dict[str, int]) -> None:
+def test_impossible_arguments(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong)).replace("_", " ")):
         ImageStream(Numbers(3), seed=0, mirror=False, **{"batch_size": 1, **wrong})
 
