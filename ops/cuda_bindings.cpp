@@ -552,10 +552,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_means_backward(
 }  // namespace
 }  // namespace ganformer
 
-GANFORMER_EXPORT const char* ganformer_take_error() {
-  return ganformer::last_error().take();
-}
-
 #ifdef GANFORMER_CUDA_ON_CPU
 STABLE_TORCH_LIBRARY_IMPL(ganformer_cuda_on_cpu, CPU, m) {
 #else

@@ -1,62 +1,52 @@
 // Errors do not leave the library as C++ exceptions: torch may come from another compiler (Microsoft's on Windows), which
-// cannot catch ours, and the process would end. A kernel that fails returns undefined tensors, which Python sees as
-// None, and leaves a message that ganformer_take_error() gives.
+// cannot catch ours, and the process would end. A kernel that fails returns a message in place of its result: bytes, which
+// no result of ours is made of. native.py turns it into an error.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <mutex>
 #include <type_traits>
 
-#if defined(_WIN32)
-#define GANFORMER_EXPORT extern "C" __declspec(dllexport)
-#else
-#define GANFORMER_EXPORT extern "C" __attribute__((visibility("default")))
-#endif
-
 namespace ganformer {
 
-// Plain arrays: thread-local objects with destructors are a burden when a library is unloaded.
-struct LastError {
-  char waiting[2048] = "";
-  char taken[2048] = "";
-
-  void set(const char* message) {
-    std::snprintf(waiting, sizeof waiting, "%s", message);
+// The message as a tensor of bytes on the CPU; an undefined tensor where there is no memory even for that.
+inline StableIValue message_of(const char* text) noexcept {
+  try {
+    const int64_t size = static_cast<int64_t>(std::min<size_t>(std::strlen(text), 4096));
+    const torch::stable::Tensor bytes =
+        torch::stable::empty({std::max<int64_t>(size, 1)}, torch::headeronly::ScalarType::Byte);
+    auto* to = static_cast<char*>(bytes.data_ptr());
+    to[0] = '?';
+    std::memcpy(to, text, static_cast<size_t>(size));
+    return torch::stable::detail::from(bytes);
+  } catch (...) {
+    AtenTensorHandle nothing = nullptr;
+    aoti_torch_new_uninitialized_tensor(&nothing);
+    return torch::stable::detail::from(nothing);
   }
-  // The message, once; it lasts until the next is taken.
-  const char* take() {
-    std::memcpy(taken, waiting, sizeof taken);
-    waiting[0] = 0;
-    return taken;
-  }
-};
-
-inline LastError& last_error() {
-  static thread_local LastError error;
-  return error;
 }
 
 // TORCH_BOX(function), which lets no exception out.
 template <class Function, Function* function>
 void guarded(StableIValue* stack, uint64_t inputs, uint64_t outputs) noexcept {
+  const auto fail = [&](const char* text) {
+    for (uint64_t i = 0; i < outputs; ++i) {
+      stack[i] = message_of(text);
+    }
+  };
   try {
     torch::stable::detail::boxer<Function, function>::boxed_fn(stack, inputs, outputs);
-    return;
   } catch (const std::exception& error) {
-    last_error().set(error.what());
+    fail(error.what());
   } catch (...) {
-    last_error().set("an unknown error");
-  }
-  for (uint64_t i = 0; i < outputs; ++i) {
-    AtenTensorHandle nothing = nullptr;
-    aoti_torch_new_uninitialized_tensor(&nothing);
-    stack[i] = torch::stable::detail::from(nothing);
+    fail("an unknown error");
   }
 }
 

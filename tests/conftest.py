@@ -40,6 +40,9 @@ def native_operators(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempP
     They are built here, before the first test, if a source has changed since: no test then waits for the compiler, and
     none finds a line about it on its stderr.
     """
+    # Built elsewhere, as for Windows: of these sources, or it is not taken.
+    if given := os.environ.get("GANFORMER_OPS_FOLDER"):
+        return Path(given)
     cache = pytestconfig.cache if hasattr(pytestconfig, "cache") else None
     folder = cache.mkdir("operators") if cache else tmp_path_factory.mktemp("operators")
     os.environ["GANFORMER_OPS_FOLDER"] = str(folder)

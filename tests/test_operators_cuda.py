@@ -116,7 +116,7 @@ def emulated(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
     operators = torch.library.Library("ganformer_cuda_on_cpu", "DEF")
     for schema in schemas():
         operators.define(schema)
-    native.open_library(library)
+    torch.ops.load_library(str(library))
     emulate = ctypes.CDLL(str(library)).ganformer_emulate
     emulate.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
     pytestconfig.stash[_DEFINED] = operators  # they live as long as this object

@@ -8,14 +8,12 @@ nothing and is silent.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -69,7 +67,6 @@ _lock = threading.RLock()
 _found: dict[str, Status] = {}  # by the kind of device; what has failed is not tried again
 _warned: set[str] = set()
 _to_register: list[Callable[[], None]] = []
-_libraries: list[ctypes.CDLL] = []
 
 
 def serves(*tensors: Tensor | None) -> bool:
@@ -121,33 +118,16 @@ def call(operator: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a native operator.
 
     Raises:
-        GanformerError: the operator refuses its arguments. Its library hands messages over instead of throwing, because
-            torch may come from another compiler (``ops/errors.h``): what it returns is then undefined, None in Python.
+        GanformerError: the operator refuses its arguments. Its library hands a message over instead of throwing,
+            because torch may come from another compiler (``ops/errors.h``): bytes in place of the result.
     """
     result = operator(*arguments)
-    if (result[0] if isinstance(result, tuple | list) else result) is None:
-        raise GanformerError(_take_error())
+    first = result[0] if isinstance(result, tuple | list) else result
+    if first is None:
+        raise GanformerError("a native operator failed, and there was no memory to say why")
+    if first.dtype is torch.uint8:
+        raise GanformerError(" ".join(bytes(first.tolist()).decode("utf-8", "replace").split()))
     return result
-
-
-def _take_error() -> str:
-    """What a library says about the operator of this thread that has just failed."""
-    for library in _libraries:
-        if message := library.ganformer_take_error():
-            return " ".join(message.decode("utf-8", "replace").split())
-    return "a native operator failed, and does not say why"
-
-
-def open_library(path: Path) -> None:
-    """Load a library of operators into torch.
-
-    Raises:
-        OSError: it cannot be loaded.
-    """
-    torch.ops.load_library(str(path))
-    library = ctypes.CDLL(str(path))
-    library.ganformer_take_error.restype = ctypes.c_char_p
-    _libraries.append(library)
 
 
 @contextlib.contextmanager
@@ -239,8 +219,8 @@ def _load(library: Library, capability: str, find: Callable) -> Build:
 
 def _open(build: Build) -> Build:
     try:
-        open_library(build.path)
-    except (OSError, AttributeError) as error:  # the second: it lacks what every library of ours has
+        torch.ops.load_library(str(build.path))
+    except OSError as error:
         said = " ".join(str(error).split())
         raise BuildError(f"{build.path} cannot be loaded: {said}", "delete that file, and it is built anew") from error
     return build
