@@ -238,7 +238,8 @@ def wait(child: int, sandbox: Sandbox, limit: float, *, linger: float = 10.0) ->
         while (left := session_of(child)) and time.monotonic() < deadline:
             time.sleep(0.05)
         outlived = [command_line(process) for process in left]
-    text = (sandbox.root / "output.txt").read_bytes().decode("utf-8", "replace")
+    output = sandbox.root / "output.txt"  # not there if it was killed before it could say anything
+    text = output.read_bytes().decode("utf-8", "replace") if output.is_file() else ""
     return Outcome(status, text, seconds, memory, outlived)
 
 
