@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -96,6 +97,19 @@ def test_a_worker_that_dies_is_told_with_the_picture() -> None:
     with pytest.raises(OutputError, match=r"ended suddenly, at \d+\.png or soon after.*one worker process"):
         list(convert_all(iter(items), LOOK, 2))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes are stopped on POSIX only")
+def test_a_worker_that_was_stopped_does_not_hold_up_the_end() -> None:
+    made = convert_all(pictures(4000), LOOK, 2)
+    next(made)
+    workers = multiprocessing.active_children()
+    assert workers
+    for worker in workers:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+    made.close()  # as an interrupt does
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_workers_are_at_least_one() -> None:

@@ -155,6 +155,7 @@ def convert_all(items: Iterator[Item], look: Look, workers: int | None) -> Gener
 
 def _in_processes(items: Iterator[Item], look: Look, workers: int) -> Generator[Converted, None, None]:
     waiting: deque[tuple[str, Future[list[Converted]]]] = deque()
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         for chunk in _chunks(items, look):
@@ -164,6 +165,12 @@ def _in_processes(items: Iterator[Item], look: Look, workers: int) -> Generator[
                 yield from _result(*waiting.popleft())
         while waiting:
             yield from _result(*waiting.popleft())
+    except BaseException:
+        # What the workers still do is of no use, and one that hangs or was stopped would be waited for without end.
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
