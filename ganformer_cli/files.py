@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -158,6 +159,12 @@ def atomic_open(path: Path) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None:
             remove(temporary, warn=quietly)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what kills left of attempts to write ``path``; nobody else may be writing it now."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        remove(part, warn=quietly)
 
 
 def sha256_of(path: Path) -> str:

@@ -77,7 +77,9 @@ class Report:
         if outcome.status is None:
             self.fault("hung", campaign, f"{what} (more than {outcome.seconds:.0f} s): {outcome.last_line}")
         if "Traceback (most recent call last)" in outcome.output or "Exception ignored in" in outcome.output:
-            self.fault("traceback", campaign, f"{what}: {outcome.last_line}")
+            at = max(outcome.output.find("Traceback (most"), outcome.output.find("Exception ignored in"))
+            shown = " | ".join(outcome.output[at : at + 3000].splitlines()[:30])
+            self.fault("traceback", campaign, f"{what}: {outcome.last_line} <- {shown}")
         if "weights_only" in outcome.output:
             self.fault("traceback", campaign, f"{what} shows advice of torch: {outcome.last_line}")
         if any(character in outcome.output for character in "\x1b\x9b\x07\x08"):
@@ -167,8 +169,13 @@ def started(
     given = {"GANFORMER_CACHE": cache, "HOME": str(home), "COLUMNS": "200", **(environment or {})}
     sys.stdout.flush()
     sys.stderr.flush()
+    # Held back until the child is a program of its own: it must not be hit while it is still a copy of this one.
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     child = os.fork()
-    if child == 0:
+    if child != 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
         try:
             os.setsid()
             output = os.open(sandbox.root / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -178,6 +185,7 @@ def started(
             os.environ.update(given)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             words = [str(word) for word in words]
             if real:
                 os.execv(sys.executable, [sys.executable, "-m", "ganformer_cli", *words])

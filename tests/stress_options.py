@@ -62,7 +62,8 @@ class Options:
         for name in main.COMMANDS:
             command = main.program.get_command(None, name)  # type: ignore[arg-type]
             if command is not None:
-                self.options += [(name, parameter) for parameter in command.params]
+                # Without --dry-run train would train.
+                self.options += [(name, parameter) for parameter in command.params if parameter.name != "dry_run"]
         return sandbox
 
     def case(self) -> None:

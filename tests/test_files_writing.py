@@ -121,3 +121,10 @@ def test_each_error_is_named_for_what_it_is(monkeypatch: pytest.MonkeyPatch, nam
 def test_a_name_that_is_too_long_says_so() -> None:
     with pytest.raises(OutputError, match="choose a shorter name"):
         files.write_bytes(Path("x" * 300), b"")
+
+
+def test_parts_of_one_file_are_removed_and_no_others(tmp_path: Path) -> None:
+    for name in (".a[1].npy.x.part", ".a[1].npy.y.part", ".a1.npy.x.part", "a[1].npy"):
+        (tmp_path / name).write_bytes(b"")
+    files.remove_parts(tmp_path / "a[1].npy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a1.npy.x.part", "a[1].npy"]

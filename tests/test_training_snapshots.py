@@ -310,3 +310,14 @@ def test_no_file_of_a_run_stays_mapped(tmp_path: Path) -> None:
     assert generator is not None
     assert trainer.restored
     assert os.fspath(run) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
+def test_what_a_kill_left_half_written_goes(undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    parts = [run / folder / ".something.1a2b.part" for folder in ("", "snapshots", "samples", "state")]
+    for path in parts:
+        path.write_bytes(b"half")
+    assert train(run, resume=True).finished
+    assert not [path for path in parts if path.exists()]
+    assert content(run) == content(undisturbed)

@@ -12,6 +12,7 @@ from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_optio
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.config.names import quoted
 from ganformer_cli.errors import OutputError
+from ganformer_cli.files import remove_parts
 from ganformer_cli.outputs import check_output
 
 
@@ -47,6 +48,7 @@ def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: 
     from ganformer_cli.checkpoints import save_snapshot
 
     found = load_networks(file)
+    remove_parts(out)
     provenance = {key: value for key, value in found.header.items() if key not in ("format", "config", "kimg")}
     save_snapshot(
         out,

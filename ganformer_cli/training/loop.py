@@ -112,6 +112,7 @@ def open_run(
             run_folder.check_empty(folder)
         else:
             run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
+            run_folder.remove_leftovers(folder)
             goes_on = trainer.restore(override=override)
         check_disk(folder, trainer.players, callbacks.message)
         record = None if start is None or goes_on else start.apply(trainer.players, callbacks.message)

@@ -18,9 +18,11 @@ from ganformer_cli.files import (
     append_json_line,
     ensure_writable_folder,
     is_in_use,
+    quietly,
     read_json,
     read_json_lines,
     read_regular,
+    remove,
     write_bytes,
     write_json,
 )
@@ -151,6 +153,13 @@ def check_empty(folder: Path) -> None:
 def any_file(folder: Path) -> bool:
     """Whether there is something in a folder."""
     return folder.is_dir() and next(folder.iterdir(), None) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill left half written in a run folder; the caller holds the run."""
+    for part in (folder, *(folder / name for name in (SNAPSHOT_FOLDER, SAMPLE_FOLDER, STATE_FOLDER))):
+        for path in part.glob(".*.part"):
+            remove(path, warn=quietly)
 
 
 def create_run_folder(folder: Path, config: RunConfig) -> None:
