@@ -247,6 +247,10 @@ def _signals_held_back() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # The first process that is spawned brings the resource tracker with it, and starting that lets SIGINT through again.
+    from multiprocessing import resource_tracker  # POSIX only, as all of this
+
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _left_to_parent())
     try:
         yield

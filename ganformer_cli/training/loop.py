@@ -108,11 +108,11 @@ def open_run(
 
     def begin() -> None:
         goes_on = False
+        run_folder.remove_leftovers(folder)
         if not resume:
             run_folder.check_empty(folder)
         else:
             run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
-            run_folder.remove_leftovers(folder)
             goes_on = trainer.restore(override=override)
         check_disk(folder, trainer.players, callbacks.message)
         record = None if start is None or goes_on else start.apply(trainer.players, callbacks.message)
