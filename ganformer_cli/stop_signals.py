@@ -70,6 +70,8 @@ def handled(handler: Handler, *names: str) -> Iterator[None]:
         if number in signals_named("SIGHUP") and signal.getsignal(number) is signal.SIG_IGN:
             continue
         before[number] = signal.signal(number, own)
+    if hasattr(signal, "pthread_sigmask"):  # whoever started this process may have held them back: see held_back
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
     try:
         with console_end("SIGBREAK" in names):
             yield
@@ -77,6 +79,22 @@ def handled(handler: Handler, *names: str) -> Iterator[None]:
         for number, old in before.items():
             # None: it was set by something other than Python, which cannot set it again.
             signal.signal(number, signal.SIG_DFL if old is None else old)
+
+
+@contextlib.contextmanager
+def held_back(*names: str) -> Iterator[None]:
+    """Processes that are started within get these signals only when they handle them: none ends one before it is ready.
+
+    In this process they arrive behind the block. Does nothing on Windows.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals_named(*names))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

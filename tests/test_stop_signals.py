@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from ganformer_cli.stop_signals import StopSignal, as_interrupts, leave_to_parent, signals_named, stop_requested
+from ganformer_cli.stop_signals import (
+    StopSignal,
+    as_interrupts,
+    held_back,
+    leave_to_parent,
+    signals_named,
+    stop_requested,
+)
 
 STOPS = signals_named("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
 
@@ -143,3 +150,15 @@ def test_a_command_says_in_one_line_that_it_was_ended(checkout: Path, number: si
     _, err = started.communicate(timeout=60)
     assert started.returncode == 128 + number
     assert err.strip() == f"ganformer try: ended by {number.name}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are held back on POSIX only")
+def test_a_signal_that_comes_before_a_process_is_ready_is_not_lost_on_it() -> None:
+    child = "from ganformer_cli.stop_signals import stop_requested\n"
+    child += "with stop_requested(lambda: print('asked')) as stop:\n    assert stop()\n"
+    with held_back("SIGUSR1"):
+        process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+    process.send_signal(signal.SIGUSR1)  # long before Python has begun
+    assert process.communicate()[0] == "asked\n"
+    assert process.returncode == 0
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.stop_signals import OF_THE_TERMINAL, leave_to_parent, signals_named
+from ganformer_cli.stop_signals import OF_THE_TERMINAL, held_back, leave_to_parent, signals_named
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]  # images and labels of a batch
 Warn = Callable[[str], None]
@@ -244,18 +244,13 @@ def _status(code: int | None) -> str:
 def _signals_held_back() -> Iterator[None]:
     """A process that is started within begins with signals to stop held back: none ends it before it is ready, with a
     traceback. Here they arrive behind the block."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # The first process that is spawned brings the resource tracker with it, and starting that lets SIGINT through again.
-    from multiprocessing import resource_tracker  # POSIX only, as all of this
+    if hasattr(signal, "pthread_sigmask"):
+        from multiprocessing import resource_tracker  # POSIX only
 
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _left_to_parent())
-    try:
+        # The first process that is spawned brings it along, and starting it lets SIGINT through again.
+        resource_tracker.ensure_running()
+    with held_back(*OF_THE_TERMINAL, "SIGUSR1"):
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _left_to_parent() -> list[signal.Signals]:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from ganformer_cli.stop_signals import handled, signals_named
+from ganformer_cli.stop_signals import handled, held_back, signals_named
 
 #: Seconds that the others get to end by themselves when one has ended with an error, and to end when told to.
 GRACE = 20.0
@@ -46,14 +46,15 @@ def run_workers(words: Sequence[str], count: int) -> int:
     shared["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
     command = [sys.executable, "-m", "ganformer_cli", *words]
     # Their standard input is a pipe that ends when this process does, however it ends; see when_launcher_ends.
-    workers = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdin=subprocess.PIPE,
-        )
-        for rank in range(count)
-    ]
+    with held_back("SIGUSR1", "SIGHUP"):
+        workers = [
+            subprocess.Popen(
+                command,
+                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdin=subprocess.PIPE,
+            )
+            for rank in range(count)
+        ]
     try:
         with _passing_signals(workers):
             return _wait(workers)
