@@ -185,7 +185,10 @@ def started(
             os.environ.update(given)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            except KeyboardInterrupt:  # before the program has begun
+                os._exit(130)
             words = [str(word) for word in words]
             if real:
                 os.execv(sys.executable, [sys.executable, "-m", "ganformer_cli", *words])

@@ -219,6 +219,7 @@ def _cpp_words(
     if compiler.kind == "zig":
         words += [*_ZIG_FLAGS.split(), *target_words(tools.zig_target, capability)]
         words += [] if tools.zig_target.windows else ["-fPIC"]
+        words.append(f"-ffile-prefix-map={recipe.folder}=ops")  # errors name files; not those of the machine that builds
     else:
         words += [*_GNU_FLAGS.split(), *_GNU_CAPABILITIES.get(capability, "").split()]
     words += [f"-D{definition}" for definition in definitions]
