@@ -219,7 +219,8 @@ def _cpp_words(
     if compiler.kind == "zig":
         words += [*_ZIG_FLAGS.split(), *target_words(tools.zig_target, capability)]
         words += [] if tools.zig_target.windows else ["-fPIC"]
-        words.append(f"-ffile-prefix-map={recipe.folder}=ops")  # errors name files; not those of the machine that builds
+        # Errors name the source; the folder of the machine that built it says nobody anything.
+        words.append(f"-ffile-prefix-map={recipe.folder}=ops")
     else:
         words += [*_GNU_FLAGS.split(), *_GNU_CAPABILITIES.get(capability, "").split()]
     words += [f"-D{definition}" for definition in definitions]
