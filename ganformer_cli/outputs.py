@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ganformer_cli.errors import OutputError
-from ganformer_cli.files import write_bytes
+from ganformer_cli.files import remove_parts, write_bytes
 from ganformer_cli.system_errors import advice
 
 SECONDS_FOR_A_READER = 10.0
@@ -65,6 +65,7 @@ def write_output(path: Path, data: bytes, option: str, *, overwrite: bool = Fals
         return
     if state is not None and not (stat.S_ISREG(state.st_mode) and _holds(path, data)):
         check_output(path, option, overwrite=overwrite, inputs=inputs)
+    remove_parts(path)
     write_bytes(path, data)
 
 

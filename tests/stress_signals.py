@@ -144,6 +144,17 @@ SCENARIOS: dict[str, Scenario] = {
     "convert": Scenario(
         ("convert", str(RUN), "copy.safetensors", "--overwrite"), Trained.copy, made_file("copy.safetensors")
     ),
+    "compare": Scenario(
+        ("compare", "--format", "csv", "--output", "table.csv", "--overwrite"),
+        Trained.copy,
+        made_files(".", ".json", ".png", ".safetensors", ".lock"),
+    ),
+    "build-ops": Scenario(
+        ("build-ops", "--output-dir", "ops", "--cpu", "DEFAULT"),
+        no_preparation,
+        lambda cwd: {path.name.split("-")[0] for path in (cwd / "ops").glob("*.json")},
+        children=True,
+    ),
 }
 WEIGHTS = {
     "train": 10,
@@ -156,6 +167,8 @@ WEIGHTS = {
     "generate film": 2,
     "eval": 2,
     "convert": 1,
+    "compare": 1,
+    "build-ops": 0.4,
 }
 #: System calls at which strace may end a process.
 CALLS = ("openat", "rename", "fsync", "unlink", "write", "mkdir")
@@ -235,7 +248,9 @@ class Signals:
                 if target == leader:
                     _send(leader, signal.SIGCONT)
                 _send(leader, signal.SIGTERM)
-            outcome = harness.wait(leader, sandbox, TO_STOP + 10 * seconds)
+            # Compilers whose caller was killed end what they are at, which nobody will use.
+            linger = 90.0 if name == "build-ops" else 10.0
+            outcome = harness.wait(leader, sandbox, TO_STOP + 10 * seconds, linger=linger)
         self.report.check("signals", f"{name}, {what}", outcome)
         return what
 
@@ -248,7 +263,7 @@ class Signals:
         inject = ["-e", f"inject={call}:signal={number}:when={count}"]
         with harness.started(sandbox, scenario.words, real=scenario.real) as leader:
             tracer = os.spawnvp(os.P_NOWAIT, "strace", ["strace", *attach, *inject, "-p", str(leader)])
-            outcome = harness.wait(leader, sandbox, 120.0)
+            outcome = harness.wait(leader, sandbox, 120.0, linger=90.0 if name == "build-ops" else 10.0)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(tracer, signal.SIGTERM)
             os.waitpid(tracer, 0)
