@@ -20,7 +20,7 @@ from ganformer_cli.data.sources.base import (
     shown,
     too_large,
 )
-from ganformer_cli.data.sources.labels import Unlabelled, choose_labels, dataset_json
+from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular, read_regular
 
@@ -48,12 +48,8 @@ class FolderSource(Streamed):
             finder.see_file(DATASET_JSON)
         else:
             self._look_through(finder)
-        self._dataset_json = finder.find(self.path)
-        if (note := finder.note(self._dataset_json)) is not None:
-            return Unlabelled(f"{self.path}: {note}")
-        if self._dataset_json is None:
-            return None
-        return dataset_json(read_regular(self.path / self._dataset_json), self.path, self._dataset_json)
+        self._dataset_json, labels = dataset_json(finder, self.path, lambda name: read_regular(self.path / name))
+        return labels
 
     def _names(self) -> Iterator[str]:
         return (name for name in walk(self.path) if self._kind(name) is Kind.IMAGE)

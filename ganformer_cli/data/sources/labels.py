@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.data.image_formats import readable_suffixes
+from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.sources.base import BROKEN, DATASET_JSON, Label, Labels, reason, shown
 from ganformer_cli.data.sources.label_names import match_loosely, plain
 from ganformer_cli.data.sources.label_values import (
@@ -397,10 +398,26 @@ def json_labels(data: bytes, where: str, *, base: str = "") -> Labels:
     return labels
 
 
-def dataset_json(data: bytes | None, source: Path, name: str = DATASET_JSON) -> Labels | None:
-    """The labels of the ``dataset.json`` that lies at ``name`` in ``source``, if it does."""
-    base = plain(name).removesuffix(DATASET_JSON)
-    return None if data is None else json_labels(data, f"{source}: {name}", base=base)
+def dataset_json(
+    finder: LabelsFinder, source: Path, read: Callable[[str], bytes | None]
+) -> tuple[str | None, Labels | None]:
+    """Name and labels of the ``dataset.json`` that ``finder`` has found in ``source``; None where there is none.
+
+    Args:
+        finder: has seen all names of the source.
+        source: a folder or an archive.
+        read: gives the contents of a file of the source by its name; None: it was not kept.
+
+    Raises:
+        DataError: there are several, or it holds no labels.
+    """
+    name = finder.find(source)
+    if (note := finder.note(name)) is not None:
+        return None, Unlabelled(f"{source}: {note}")
+    data = None if name is None else read(name)
+    if name is None or data is None:
+        return name, None
+    return name, json_labels(data, f"{source}: {name}", base=plain(name).removesuffix(DATASET_JSON))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from ganformer_cli.data.sources.base import (
     too_large,
 )
 from ganformer_cli.data.sources.folders import file_state
-from ganformer_cli.data.sources.labels import Unlabelled, choose_labels, dataset_json
+from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.files import open_regular
 
 _BLOCK = 512
@@ -244,13 +244,9 @@ class TarSource(Streamed):
         self._dataset_jsons.clear()
 
     def _own_labels(self) -> Labels | None:
-        name = self._finder.find(self.path)
-        if (note := self._finder.note(name)) is not None:
-            return Unlabelled(f"{self.path}: {note}")
-        if name is None:
-            return None
-        self._others -= name != DATASET_JSON
-        return dataset_json(self._dataset_jsons.get(name), self.path, name)
+        name, labels = dataset_json(self._finder, self.path, self._dataset_jsons.get)
+        self._others -= name not in (None, DATASET_JSON)
+        return labels
 
     def _look_through(self) -> None:
         """Count what there is, and find the labels, in one pass."""

@@ -30,7 +30,7 @@ from ganformer_cli.data.sources.base import (
     shown,
     too_large,
 )
-from ganformer_cli.data.sources.labels import Unlabelled, choose_labels, dataset_json
+from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
 
@@ -262,17 +262,15 @@ class ZipSource(Numbered):
         self.use(choose_labels(labels, self.path, own=self._own_labels, names=self.names, count=self.count))
 
     def _own_labels(self) -> Labels | None:
-        name = self._finder.find(self.path)
-        if (note := self._finder.note(name)) is not None:
-            return Unlabelled(f"{self.path}: {note}")
-        if name is None:
-            return None
-        self._others -= name != DATASET_JSON
+        name, labels = dataset_json(self._finder, self.path, self._read_labels)
+        self._others -= name not in (None, DATASET_JSON)
+        return labels
+
+    def _read_labels(self, name: str) -> bytes:
         try:
-            data = self._index.read(self._dataset_jsons[name])
+            return self._index.read(self._dataset_jsons[name])
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path}: {name} cannot be read ({reason(error)}); get it again") from error
-        return dataset_json(data, self.path, name)
 
     def names(self) -> Iterator[str]:
         """The names of the pictures in order, as they stand in the zip."""
