@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, SnapshotError
-from ganformer_cli.file_kinds import is_truncated_safetensors, kind_of_file
+from ganformer_cli.file_magic import is_truncated_safetensors, kind_of_file
 from ganformer_cli.files import open_regular, parse_json, why_no_file, write_bytes
 from ganformer_cli.models import Discriminator, Generator, LabelDistribution
 from ganformer_cli.models.labels import HEADER as LABELS_HEADER

@@ -11,14 +11,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ganformer_cli"
 # The standard library, and one another.
-LEAVES = {"allocator", "errors", "file_kinds", "files", "outputs", "process_memory", "resources"}
+LEAVES = {"allocator", "errors", "file_magic", "files", "outputs", "process_memory", "resources"}
 LEAVES |= {"npy_header", "stop_signals", "system_errors", "text"}
 
 # Besides itself and the leaves, what each room may import. A new room needs a line here: think where it belongs.
 ARROWS = {
     "allocator": set(),
     "errors": set(),
-    "file_kinds": set(),
+    "file_magic": set(),
     "files": set(),
     "npy_header": set(),
     "outputs": set(),

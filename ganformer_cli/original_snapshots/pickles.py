@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.errors import GanformerError, SnapshotError
-from ganformer_cli.file_kinds import kind_of_file
+from ganformer_cli.file_magic import kind_of_file
 from ganformer_cli.files import open_regular
 from ganformer_cli.text import printable
 
