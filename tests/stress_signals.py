@@ -208,11 +208,11 @@ class Signals:
         expected, seconds = self.undisturbed(name)
         sandbox = Sandbox(self.root, "signals")
         scenario.prepare(sandbox.cwd)
-        told = []
+        messages = []
         for _ in range(self.source.choice((1, 1, 2, 3))):
-            told.append(self.disturb(name, scenario, sandbox, seconds))
+            messages.append(self.disturb(name, scenario, sandbox, seconds))
             self.report.cases["signals"] += 1
-        what = f"{name} after {', '.join(told)}"
+        what = f"{name} after {', '.join(messages)}"
         outcome = harness.run(sandbox, scenario.words, limit=120 + 10 * seconds, real=scenario.real)
         self.report.check("signals", what, outcome)
         if outcome.status not in (0, None):

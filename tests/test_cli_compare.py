@@ -144,11 +144,11 @@ def test_what_does_not_compare_is_told(ganformer: Run, make_run: Maker) -> None:
     make_run("b-000", [{"fid": 1.0, "swd": 3.0}], other, seed=1)
     done = ganformer("compare")
     assert done.exit_code == 0
-    told = done.stderr.splitlines()
-    assert len(told) == 2
-    assert "fid, swd: results/a-000 and results/b-000 do not compare" in told[1]
-    assert "number of generated pictures (2048 and 1024)" in told[1]
-    assert "fid: results/a-000 and results/b-000 do not compare, another resize before the network" in told[0]
+    messages = done.stderr.splitlines()
+    assert len(messages) == 2
+    assert "fid, swd: results/a-000 and results/b-000 do not compare" in messages[1]
+    assert "number of generated pictures (2048 and 1024)" in messages[1]
+    assert "fid: results/a-000 and results/b-000 do not compare, another resize before the network" in messages[0]
 
 
 def test_files_are_written_whole_and_the_plot_shows_deviations(ganformer: Run, runs: None) -> None:

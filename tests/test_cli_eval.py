@@ -357,11 +357,11 @@ def test_comparing_scores_names_every_difference(ganformer: Run, tiny_run: Path,
     done = ganformer("eval", "--compare", "results/exp-000", "results/other-000")
     assert done.exit_code == 0, done.stderr
     assert [row.split()[0] for row in done.stdout.splitlines()] == ["A", "B", "score", "fid", "swd"]
-    told = done.stderr.splitlines()
-    assert len(told) == 5
+    messages = done.stderr.splitlines()
+    assert len(messages) == 5
     for text in ("truncation psi (1 and 0.5)", "seed (0 and 3)", "number of real pictures (16 and 20)"):
-        assert any(f"fid, swd: not comparable, another {text}" in line for line in told), text
-    assert any("fid: not comparable, another resize before the network (tf1 and clean)" in line for line in told)
+        assert any(f"fid, swd: not comparable, another {text}" in line for line in messages), text
+    assert any("fid: not comparable, another resize before the network (tf1 and clean)" in line for line in messages)
     answer = json.loads(ganformer("eval", "--compare", "results/exp-000", "results/other-000", "--json").stdout)
     assert len(answer["differences"]["fid"]) == 5
     assert len(answer["differences"]["swd"]) == 4

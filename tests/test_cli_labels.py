@@ -85,8 +85,8 @@ def test_vectors_are_drawn_from_the_data(ganformer: Run, runs: Path) -> None:
     assert [image["label"] for image in json.loads(done.stdout)["images"]] == [[0.3, -2]] * 6
     drawn = json.loads(ganformer(*line, "--output-dir", "own", "--json").stdout)["images"]
     assert [image["label"] for image in drawn] == labels_from_seeds(generator, range(6)).tolist()
-    told = json.loads(ganformer("info", "one/seed0003.png", "--json").stdout)
-    assert told["label"] == [0.3, -2]
+    messages = json.loads(ganformer("info", "one/seed0003.png", "--json").stdout)
+    assert messages["label"] == [0.3, -2]
 
 
 def test_training_grids_draw_the_labels_of_the_data(ganformer: Run, runs: Path) -> None:
@@ -118,9 +118,7 @@ def test_training_grids_draw_the_labels_of_the_data(ganformer: Run, runs: Path) 
         ("classes", "--class 99999999999999999999", "99999999999999999999 is no class"),
     ],
 )
-def test_labels_that_a_model_does_not_take(
-    ganformer: Run, runs: Path, run: str, words: str, message: str
-) -> None:
+def test_labels_that_a_model_does_not_take(ganformer: Run, runs: Path, run: str, words: str, message: str) -> None:
     done = ganformer("generate", "--model", f"results/{run}-duplex-000", *words.split())
     assert done.exit_code != 0
     assert re.search(message, done.stderr), done.stderr
@@ -150,11 +148,11 @@ def test_eval_and_convert_and_info(ganformer: Run, runs: Path) -> None:
     other = ganformer("eval", "--model", "results/vectors-duplex-000", "--dataset", "classes")
     assert "labels of 3 numbers, this model takes 2" in other.stderr
     assert ganformer("convert", "results/vectors-duplex-000", "v.safetensors", "--ema-only").exit_code == 0
-    told = json.loads(ganformer("info", "v.safetensors", "--json").stdout)
-    assert (told["classes"], told["labels"]) == (0, {"kind": "vectors", "size": 2, "distinct": 3, "kept": 3})
+    messages = json.loads(ganformer("info", "v.safetensors", "--json").stdout)
+    assert (messages["classes"], messages["labels"]) == (0, {"kind": "vectors", "size": 2, "distinct": 3, "kept": 3})
     assert "vectors of 2 numbers, 3 different ones" in ganformer("info", "v.safetensors").stdout
-    told = json.loads(ganformer("info", "results/classes-duplex-000", "--json").stdout)
-    assert told["labels"] == {"kind": "classes", "images": [6, 3, 3], "names": NAMES}
+    messages = json.loads(ganformer("info", "results/classes-duplex-000", "--json").stdout)
+    assert messages["labels"] == {"kind": "classes", "images": [6, 3, 3], "names": NAMES}
     assert "ant 6, cat 3, dog 3" in ganformer("info", "results/classes-duplex-000").stdout
 
 

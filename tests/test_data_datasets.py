@@ -19,7 +19,7 @@ from ganformer_cli.data.prepare import prepare
 from ganformer_cli.errors import ConfigError, DataError
 
 
-def write_pictures(folder: Path, count: int = 5, size: tuple[int, int] = (16, 8), mode: str = "RGB") -> Path:
+def write_images(folder: Path, count: int = 5, size: tuple[int, int] = (16, 8), mode: str = "RGB") -> Path:
     """Pictures in StyleGAN's layout: picture i is of colour 10 i."""
     for i in range(count):
         path = folder / f"{i // 2:05d}" / f"img{i:08d}.png"
@@ -50,7 +50,7 @@ def edit(folder: Path, **values: object) -> None:
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
     """datasets/mine: five pictures of 16x8."""
-    return prepare(write_pictures(tmp_path / "raw"), "mine", resolution=16, ratio=0.5).folder
+    return prepare(write_images(tmp_path / "raw"), "mine", resolution=16, ratio=0.5).folder
 
 
 def test_by_name_and_by_path(prepared: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_by_name_and_by_path(prepared: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_stylegans_zips_and_folders_as_they_are(tmp_path: Path, mode: str) -> None:
-    folder = write_pictures(tmp_path / "style", mode=mode)
+    folder = write_images(tmp_path / "style", mode=mode)
     pairs = [[f"{i // 2:05d}/img{i:08d}.png", i % 3] for i in range(5)]
     (folder / "dataset.json").write_text(json.dumps({"labels": pairs}), encoding="utf-8")
     prints = set()
@@ -97,7 +97,7 @@ def test_the_fingerprint_is_of_the_pictures(tmp_path: Path, prepared: Path) -> N
     same = prepare(zipped(tmp_path / "raw"), "same", resolution=16, ratio=0.5)
     assert open_dataset("same").fingerprint == open_dataset("mine").fingerprint
     assert same.manifest["source"]["name"] == "raw.zip"
-    other = prepare(write_pictures(tmp_path / "other", count=6), "other", resolution=16, ratio=0.5)
+    other = prepare(write_images(tmp_path / "other", count=6), "other", resolution=16, ratio=0.5)
     assert other.manifest["fingerprint"] != same.manifest["fingerprint"]
 
 
@@ -132,19 +132,19 @@ def test_catalogue_names_say_how_to_get_them() -> None:
 
 
 def test_a_prepared_catalogue_name_is_opened(tmp_path: Path) -> None:
-    prepare(write_pictures(tmp_path / "raw"), "clevr", resolution=16, ratio=0.5)
+    prepare(write_images(tmp_path / "raw"), "clevr", resolution=16, ratio=0.5)
     assert len(open_dataset("clevr")) == 5
 
 
 def test_unprepared_pictures_of_several_sizes(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "raw")
+    folder = write_images(tmp_path / "raw")
     Image.new("RGB", (20, 20)).save(folder / "odd.png")
     with pytest.raises(DataError, match=r"several sizes .*ganformer prepare .*raw"):
         open_dataset(str(folder))
 
 
 def test_a_picture_of_another_size_found_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_pictures(tmp_path / "raw")
+    folder = write_images(tmp_path / "raw")
     dataset = open_dataset(str(folder))
     Image.new("RGB", (20, 20)).save(folder / "00001" / "img00000002.png")
     with pytest.raises(DataError, match=r"img00000002\.png has 20x20 px where the others have 16x8"):
@@ -217,7 +217,7 @@ def test_data_sets_travel_to_other_processes_without_their_memory(prepared: Path
 
 @pytest.mark.parametrize("shards", [1, 2, 4, 9])
 def test_shards_are_read_as_one(tmp_path: Path, shards: int) -> None:
-    folder = write_pictures(tmp_path / "raw")
+    folder = write_images(tmp_path / "raw")
     pairs = [[f"{i // 2:05d}/img{i:08d}.png", i % 3] for i in range(5)]
     (folder / "dataset.json").write_text(json.dumps({"labels": pairs}), encoding="utf-8")
     (folder / "00000" / "img00000001.png").write_bytes(b"broken")  # a shard may be left without pictures

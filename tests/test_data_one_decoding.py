@@ -17,10 +17,10 @@ from click.testing import Result
 from PIL import Image
 
 from ganformer_cli.data.datasets import PreparedDataset, open_dataset
-from ganformer_cli.data.pictures import Decoding, decode
+from ganformer_cli.data.images import Decoding, decode
 from ganformer_cli.data.prepare import prepare
 from ganformer_cli.errors import DataError
-from ganformer_cli.metrics.sources import open_pictures
+from ganformer_cli.metrics.sources import open_images
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +132,7 @@ def test_prepared_and_compared_pixels_are_the_same(kind: str, background: str, t
     reals = PreparedDataset(made.folder)
     assert len(reals) == 3
     for path in (folder, tmp_path / "x.zip"):
-        images = open_pictures(path, "--images", like=reals)
+        images = open_images(path, "--images", like=reals)
         for index in range(3):
             assert np.array_equal(images.image(index), reals.image(index)), path
 
@@ -174,8 +174,8 @@ def test_reals_that_lie_as_they_are_take_the_background_of_prepared_images(tmp_p
     for seed in range(2):
         (tmp_path / "x" / f"{seed}.png").write_bytes(KINDS["rgba.png"](seed))
     made = prepare(tmp_path / "x", "made", resolution=16, background="black", workers=1).folder
-    reals = open_pictures(tmp_path / "x", "--reals")
-    images = open_pictures(made, "--images", like=reals)
+    reals = open_images(tmp_path / "x", "--reals")
+    images = open_images(made, "--images", like=reals)
     assert np.array_equal(reals.image(1), images.image(1))
 
 
@@ -186,9 +186,9 @@ def test_images_that_are_too_small_keep_their_size(tmp_path: Path) -> None:
     made = prepare(tmp_path / "x", "made", resolution=32, workers=1)
     reals = PreparedDataset(made.folder)
     with pytest.raises(DataError, match=r"--images .*x has pictures of several sizes .*16x16.*40x40"):
-        open_pictures(tmp_path / "x", "--images", like=reals)
+        open_images(tmp_path / "x", "--images", like=reals)
     (tmp_path / "x" / "1.png").unlink()
-    assert (open_pictures(tmp_path / "x", "--images", like=reals)).width == 16
+    assert (open_images(tmp_path / "x", "--images", like=reals)).width == 16
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_arrays_are_the_same_on_both_sides(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     np.save(path, ARRAYS[kind]())
     reals = PreparedDataset(prepare(path, "x", resolution=16, background="red", workers=1).folder)
-    images = open_pictures(path, "--images", like=reals)
+    images = open_images(path, "--images", like=reals)
     for index in range(3):
         assert np.array_equal(images.image(index), reals.image(index))
 
@@ -242,8 +242,8 @@ def test_arrays_are_the_same_on_both_sides(kind: str, tmp_path: Path) -> None:
 def test_what_numbers_of_an_array_mean_is_seen_from_all_of_them(tmp_path: Path) -> None:
     values = smooth(0).transpose(2, 0, 1)[None].repeat(2, axis=0).astype(np.float32) / 127.5 - 1
     np.save(tmp_path / "signed.npy", values)  # as generate writes it
-    assert np.array_equal(open_pictures(tmp_path / "signed.npy", "--images").image(0), smooth(0).transpose(2, 0, 1))
+    assert np.array_equal(open_images(tmp_path / "signed.npy", "--images").image(0), smooth(0).transpose(2, 0, 1))
     for name, scale in (("bytes", 127.5), ("far", 127)):
         np.save(tmp_path / f"{name}.npy", values * scale + (127.5 if name == "bytes" else 0))
         with pytest.raises(DataError, match=rf"--images .*{name}.npy: values from .* to .*; floating-point images are"):
-            open_pictures(tmp_path / f"{name}.npy", "--images")
+            open_images(tmp_path / f"{name}.npy", "--images")

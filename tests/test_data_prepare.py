@@ -98,8 +98,8 @@ def test_the_manifest_tells_what_was_done(source: Path) -> None:
     assert shown == {
         "name": "set", "count": 6, "resolution": 8, "ratio": 0.5, "height": 4, "width": 8, "background": "#000000",
     }  # fmt: skip
-    told = {"name": "source", "form": "folder", "pictures": 7, "considered": 7, "other_files": 1}
-    assert manifest["source"].items() >= told.items()
+    messages = {"name": "source", "form": "folder", "pictures": 7, "considered": 7, "other_files": 1}
+    assert manifest["source"].items() >= messages.items()
     first = [{"file": "part 0/picture-2.png", "reason": "an empty file"}]
     assert manifest["skipped"] == {"count": 1, "reasons": {"an empty file": 1}, "first": first}
     assert manifest["labels"] is None

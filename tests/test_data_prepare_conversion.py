@@ -14,7 +14,7 @@ import pytest
 
 from ganformer_cli.data import conversion
 from ganformer_cli.data.conversion import Look, convert, convert_all, default_workers
-from ganformer_cli.data.pictures import Decoding
+from ganformer_cli.data.images import Decoding
 from ganformer_cli.data.sources import Item
 from ganformer_cli.errors import OutputError
 

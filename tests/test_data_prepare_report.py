@@ -74,8 +74,8 @@ def test_duplicates_are_told_and_kept() -> None:
     assert manifest["duplicates"] == {
         "exact": 2, "near": None, "first": [["0.png", "2.png", "5.png"], ["1.png", "4.png"]], "first_near": [],
     }  # fmt: skip
-    told = json.loads(Path("datasets/set/duplicates.json").read_text(encoding="utf-8"))
-    assert told["exact"][1] == [
+    messages = json.loads(Path("datasets/set/duplicates.json").read_text(encoding="utf-8"))
+    assert messages["exact"][1] == [
         {"picture": "00000/img00000001.png", "file": "1.png"}, {"picture": "00000/img00000004.png", "file": "4.png"},
     ]  # fmt: skip
     made([noise(i) for i in range(3)], "other")
@@ -85,10 +85,10 @@ def test_duplicates_are_told_and_kept() -> None:
 def test_a_source_of_nothing_but_duplicates_is_told_in_bounded_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally, "_LISTED", 9)
     manifest = made([noise(i % 5) for i in range(20)]).manifest
-    told = json.loads(Path("datasets/set/duplicates.json").read_text(encoding="utf-8"))
+    messages = json.loads(Path("datasets/set/duplicates.json").read_text(encoding="utf-8"))
     assert manifest["duplicates"]["exact"] == 5
-    assert [len(group) for group in told["exact"]] == [4, 4]
-    assert told["groups_left_out"] == 3
+    assert [len(group) for group in messages["exact"]] == [4, 4]
+    assert messages["groups_left_out"] == 3
 
 
 def test_skipped_pictures_do_not_shift_the_names_of_duplicates() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ganformer_cli.data import shards
-from ganformer_cli.data.manifest import picture_name
+from ganformer_cli.data.manifest import image_name
 from ganformer_cli.data.shards import Journal, ShardWriter
 from ganformer_cli.data.stores import ShardStore
 
@@ -30,10 +30,10 @@ def written(path: Path, contents: list[bytes], first: int = 0) -> dict[str, Any]
 
 def test_a_zip_is_what_zipfile_would_write(tmp_path: Path) -> None:
     contents = [b"a" * 10, b"", b"c" * 100_000]
-    told = written(tmp_path / "ours.zip", contents, first=998)
+    messages = written(tmp_path / "ours.zip", contents, first=998)
     with zipfile.ZipFile(tmp_path / "theirs.zip", "w") as archive:
         for number, data in enumerate(contents, 998):
-            archive.writestr(picture_name(number), data)
+            archive.writestr(image_name(number), data)
         archive.writestr("dataset.json", LISTING)
     with zipfile.ZipFile(tmp_path / "ours.zip") as ours, zipfile.ZipFile(tmp_path / "theirs.zip") as theirs:
         assert ours.testzip() is None
@@ -42,14 +42,14 @@ def test_a_zip_is_what_zipfile_would_write(tmp_path: Path) -> None:
         assert all(info.date_time == (1980, 1, 1, 0, 0, 0) for info in ours.infolist())
         assert all(info.external_attr == 0o644 << 16 for info in ours.infolist())
     data = (tmp_path / "ours.zip").read_bytes()
-    assert told == {"file": "ours.zip", "count": 3, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert messages == {"file": "ours.zip", "count": 3, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def test_more_entries_than_a_plain_zip_holds(tmp_path: Path) -> None:
     written(tmp_path / "many.zip", [b"x"] * 65_535)
     with zipfile.ZipFile(tmp_path / "many.zip") as archive:
         assert len(archive.namelist()) == 65_536
-        assert archive.read(picture_name(65_534)) == b"x"
+        assert archive.read(image_name(65_534)) == b"x"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="holes in a file take space on Windows")
@@ -58,7 +58,7 @@ def test_a_zip_larger_than_4_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     writer = ShardWriter(path, 0)
     with path.open("wb") as stream:  # five entries of a GiB each, which are holes
         for number in range(5):
-            stream.write(shards._local(picture_name(number), 1 << 30, 0))
+            stream.write(shards._local(image_name(number), 1 << 30, 0))
             stream.seek(1 << 30, os.SEEK_CUR)
             writer.note(1 << 30, 0)
         assert stream.tell() == writer.offset
@@ -66,13 +66,13 @@ def test_a_zip_larger_than_4_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert writer._stream is not None
     writer._stream.seek(writer.offset)
     writer.add(b"behind", zlib.crc32(b"behind"))
-    told = writer.finish(LISTING)
-    assert path.stat().st_size == told["bytes"]
+    messages = writer.finish(LISTING)
+    assert path.stat().st_size == messages["bytes"]
     with zipfile.ZipFile(path) as archive:
-        assert archive.namelist() == [*(picture_name(number) for number in range(6)), "dataset.json"]
-        assert archive.read(picture_name(5)) == b"behind"
+        assert archive.namelist() == [*(image_name(number) for number in range(6)), "dataset.json"]
+        assert archive.read(image_name(5)) == b"behind"
         assert archive.read("dataset.json") == LISTING
-    assert ShardStore(tmp_path, [told]).read(5) == b"behind"
+    assert ShardStore(tmp_path, [messages]).read(5) == b"behind"
 
 
 @pytest.mark.parametrize("cut", [0, 1, 60, 5000])

@@ -184,7 +184,7 @@ def test_labels_beside_the_pictures(tmp_path: Path, form: str, name: str) -> Non
         (np.array([3, 1, 0, 2]), "classes", 3),
         (np.array([[3], [1], [0], [2]]), "classes", 3),
         (np.eye(4)[::-1], "classes", 3),
-            (np.eye(4)[::-1] / 2, "vectors", (0.0, 0.0, 0.0, 0.5)),
+        (np.eye(4)[::-1] / 2, "vectors", (0.0, 0.0, 0.0, 0.5)),
     ):
         path = FORMS[form](tmp_path / "file", pictures(4, 8, 8, 3), **{name: labels})
         with open_source(path) as source:

@@ -92,15 +92,15 @@ def test_resumes_at_any_position_with_any_batch_size(mirror: bool) -> None:
         assert other.position == until
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_processes_share_the_stream_without_overlap(ranks: int) -> None:
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_stream_without_overlap(world_size: int) -> None:
     dataset = Numbers(13)
-    whole, labels = take(ImageStream(dataset, batch_size=2 * ranks, seed=3, mirror=True, position=6), 5)
+    whole, labels = take(ImageStream(dataset, batch_size=2 * world_size, seed=3, mirror=True, position=6), 5)
     parts = []
-    for rank in range(ranks):
-        stream = ImageStream(dataset, batch_size=2, seed=3, mirror=True, position=6, rank=rank, ranks=ranks)
+    for rank in range(world_size):
+        stream = ImageStream(dataset, batch_size=2, seed=3, mirror=True, position=6, rank=rank, world_size=world_size)
         parts.append([next(stream) for _ in range(5)])
-        assert stream.position == 6 + 5 * 2 * ranks
+        assert stream.position == 6 + 5 * 2 * world_size
     together = [batch for step in zip(*parts, strict=True) for batch in step]
     assert torch.equal(torch.cat([images for images, _ in together]), whole)
     assert torch.equal(torch.cat([names for _, names in together]), labels)
@@ -108,7 +108,7 @@ def test_processes_share_the_stream_without_overlap(ranks: int) -> None:
 
 def test_workers_share_the_stream_too() -> None:
     dataset = SceneDataset(resolution=32, count=12)
-    given: dict[str, Any] = {"batch_size": 2, "seed": 2, "mirror": False, "rank": 1, "ranks": 2}
+    given: dict[str, Any] = {"batch_size": 2, "seed": 2, "mirror": False, "rank": 1, "world_size": 2}
     alone = take(ImageStream(dataset, **given), 3)
     with ImageStream(dataset, workers=1, **given) as stream:
         assert torch.equal(take(stream, 3)[0], alone[0])
@@ -151,9 +151,11 @@ def test_what_is_handed_out_is_a_copy() -> None:
     assert dataset.image(1)[0, 0].tolist() == [1, 255]
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"position": -1}, {"workers": -1}, {"ranks": 0}, {"rank": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"position": -1}, {"workers": -1}, {"world_size": 0}, {"rank": 1}]
+)
 def test_impossible_arguments(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong)).replace("_", " ")):
+    with pytest.raises(ConfigError, match=next(iter(wrong)).replace("batch_size", "batch size")):
         ImageStream(Numbers(3), seed=0, mirror=False, **{"batch_size": 1, **wrong})
 
 

@@ -109,12 +109,12 @@ def test_a_question_of_drive_and_then_a_dropped_connection(
 def test_the_real_hosts_of_drive_are_followed_and_no_other() -> None:
     job = room.Job(Path("model.pkl"), "address")
 
-    def leads(action: str, base_url: str = "https://drive.google.com") -> str | None:
+    def is_main(action: str, base_url: str = "https://drive.google.com") -> str | None:
         return drive._confirmed(read_page(form(action).encode()), f"{base_url}/uc", job, ID, base_url)
 
     good = "https://drive.usercontent.google.com/download"
-    assert leads(good) == f"{good}?id={ID}&export=download&confirm=t&uuid=1%262"
-    assert leads("/uc") == f"https://drive.google.com/uc?id={ID}&export=download&confirm=t&uuid=1%262"
+    assert is_main(good) == f"{good}?id={ID}&export=download&confirm=t&uuid=1%262"
+    assert is_main("/uc") == f"https://drive.google.com/uc?id={ID}&export=download&confirm=t&uuid=1%262"
     for bad in (
         "http://drive.usercontent.google.com/download",
         "https://drive.google.com.example.org/download",
@@ -124,8 +124,8 @@ def test_the_real_hosts_of_drive_are_followed_and_no_other() -> None:
         "file:///etc/passwd",
     ):
         with pytest.raises(DownloadError, match="not Drive"):
-            leads(bad)
-    assert leads("https://[broken/") is None
+            is_main(bad)
+    assert is_main("https://[broken/") is None
 
 
 @pytest.mark.parametrize("status", [200, 403])

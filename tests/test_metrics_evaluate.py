@@ -27,7 +27,7 @@ from ganformer_cli.metrics.opening import Networks, open_networks
 from ganformer_cli.metrics.plan import default_num_images
 from ganformer_cli.metrics.registry import parse_metrics, scores_of
 from ganformer_cli.metrics.sliced_wasserstein import sliced_wasserstein
-from ganformer_cli.metrics.sources import open_pictures
+from ganformer_cli.metrics.sources import open_images
 from ganformer_cli.metrics.statistics import GaussianStatistics
 from ganformer_cli.models import Generator, LabelDistribution
 from ganformer_cli.sampling import sample
@@ -292,7 +292,7 @@ def test_pictures_are_read_from_folders_zips_and_arrays_alike(
             Image.fromarray(picture.transpose(1, 2, 0)).save(file)
             archive.write(file, file.name)
     scores = [
-        evaluate(open_pictures(tmp_path / name, "--images"), scenes, metrics=["swd", "fid"], networks=networks)
+        evaluate(open_images(tmp_path / name, "--images"), scenes, metrics=["swd", "fid"], networks=networks)
         for name in ("folder", "all.zip", "raw.npy", "float.npy")
     ]
     assert len({(each["swd"], each["fid"]) for each in scores}) == 1
@@ -319,13 +319,13 @@ def test_arrays_that_hold_no_pictures(tmp_path: Path, scenes: ImageDataset) -> N
     broken[2, 1, 3, 4] = np.nan
     np.save(tmp_path / "nan.npy", broken)
     with pytest.raises(DataError, match="picture 2 holds numbers that are not finite"):
-        evaluate(open_pictures(tmp_path / "nan.npy", "--images"), scenes, metrics=["diversity"])
+        evaluate(open_images(tmp_path / "nan.npy", "--images"), scenes, metrics=["diversity"])
     np.save(tmp_path / "flat.npy", np.zeros((4, 32, 32, 5), np.uint8))
     with pytest.raises(DataError, match=r"--images .*flat.npy: uint8 \[4, 32, 32, 5\]; pictures are uint8, uint16"):
-        open_pictures(tmp_path / "flat.npy", "--images")
+        open_images(tmp_path / "flat.npy", "--images")
     np.save(tmp_path / "objects.npy", np.array([{}], object))
     with pytest.raises(DataError, match="objects.npy: not a numpy array"):
-        open_pictures(tmp_path / "objects.npy", "--images")
+        open_images(tmp_path / "objects.npy", "--images")
 
 
 # ----- The reals' statistics are kept -----
@@ -370,7 +370,7 @@ def test_a_picture_that_changes_under_its_name_is_looked_at_again(
     cache, fakes = Cache(tmp_path / "cache"), Given(np.stack([scenes.image(i) for i in range(20)]))
 
     def fid() -> float:
-        reals = open_pictures(folder, "--reals")
+        reals = open_images(folder, "--reals")
         return float(evaluate(fakes, reals, metrics=["fid"], networks=networks, cache=cache)["fid"])
 
     assert fid() == pytest.approx(0, abs=1e-9)
@@ -418,32 +418,32 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
 class Together:
     """One of several threads that stand for processes."""
 
-    def __init__(self, rank: int, ranks: int, barrier: threading.Barrier, board: dict[int, Any]) -> None:
-        self.rank, self.ranks, self.barrier, self.board = rank, ranks, barrier, board
+    def __init__(self, rank: int, world_size: int, barrier: threading.Barrier, board: dict[int, Any]) -> None:
+        self.rank, self.world_size, self.barrier, self.board = rank, world_size, barrier, board
 
     def gather(self, value: Any) -> list[Any]:
         self.barrier.wait()
         self.board[self.rank] = value
         self.barrier.wait()
-        return [copy.deepcopy(self.board[rank]) for rank in range(self.ranks)]
+        return [copy.deepcopy(self.board[rank]) for rank in range(self.world_size)]
 
-    def told(self, value: Callable[[], Any]) -> Any:
+    def run_on_rank0(self, value: Callable[[], Any]) -> Any:
         return self.gather(value() if self.rank == 0 else None)[0]
 
 
 def test_processes_come_to_the_scores_of_one(
     tmp_path: Path, model: Generator, networks: Networks, tiny_features: dict[str, int]
 ) -> None:
-    ranks = 3
+    world_size = 3
     reals = open_dataset("scenes", resolution=32, max_images=150)
     fakes = Given(noisy(np.stack([reals.image(i) for i in range(140)]), 30))
     names = (*WITH_FEATURES, "swd", "diversity")
     alone = evaluate(fakes, reals, metrics=names, networks=networks)
     tiny_features.clear()
-    barrier, board = threading.Barrier(ranks), dict[int, Any]()
+    barrier, board = threading.Barrier(world_size), dict[int, Any]()
 
     def one(rank: int) -> dict[str, Any]:
-        group = Together(rank, ranks, barrier, board)
+        group = Together(rank, world_size, barrier, board)
         try:
             own = open_dataset("scenes", resolution=32, max_images=150)
             return evaluate(fakes, own, metrics=names, networks=networks, group=group, cache=Cache(tmp_path))
@@ -451,8 +451,8 @@ def test_processes_come_to_the_scores_of_one(
             barrier.abort()  # or the others would wait for ever
             raise
 
-    with ThreadPoolExecutor(ranks) as pool:
-        found = list(pool.map(one, range(ranks)))
+    with ThreadPoolExecutor(world_size) as pool:
+        found = list(pool.map(one, range(world_size)))
     assert tiny_features["inception"] == 150 + 140  # each picture was looked at by one
     assert len(list(tmp_path.iterdir())) == 4
     for scores in found:

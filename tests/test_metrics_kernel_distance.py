@@ -83,16 +83,16 @@ def spread(
     [(20, 20), (40, 40), (44, 44), (44, 40), (76, 76), (120, 24), (24, 120)],
 )
 def test_the_deviation_is_that_of_the_value_where_subsets_share_most_rows(reals: int, fakes: int, shift: float) -> None:
-    true, told = spread(reals, fakes, 40, shift)
+    true, messages = spread(reals, fakes, 40, shift)
     assert true > 1e-3
-    assert true / 1.5 < np.mean(told) < 1.5 * true
-    assert min(told) > true / 4
+    assert true / 1.5 < np.mean(messages) < 1.5 * true
+    assert min(messages) > true / 4
 
 
 def test_subsets_tell_the_deviation_of_an_estimate_of_their_size() -> None:
     true, _ = spread(40, 40, 40)
-    _, told = spread(800, 800, 40, times=20)
-    assert true / 1.5 < np.mean(told) < 1.5 * true
+    _, messages = spread(800, 800, 40, times=20)
+    assert true / 1.5 < np.mean(messages) < 1.5 * true
 
 
 def test_the_deviation_of_876_normal_features() -> None:

@@ -17,10 +17,10 @@ from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.models import Generator
 from ganformer_cli.sampling import (
     drawing,
+    image_mib,
     labels_from_seeds,
     latents_from_seeds,
     load_generator,
-    picture_mib,
     read_latents,
     sample,
     sample_attention,
@@ -160,10 +160,10 @@ def test_other_errors_are_no_lack_of_memory(model: Generator, monkeypatch: pytes
 
 
 def test_larger_pictures_take_more_memory() -> None:
-    sizes = [picture_mib(ModelConfig(resolution=resolution)) for resolution in (64, 256, 1024)]
+    sizes = [image_mib(ModelConfig(resolution=resolution)) for resolution in (64, 256, 1024)]
     assert sizes[0] < sizes[1] < sizes[2]
     assert 500 < sizes[2] < 2000
-    assert picture_mib(ModelConfig(resolution=256, ratio=0.5)) < sizes[1]
+    assert image_mib(ModelConfig(resolution=256, ratio=0.5)) < sizes[1]
 
 
 def test_random_noise_is_a_seeds_own_and_leaves_the_global_stream_alone(model: Generator) -> None:

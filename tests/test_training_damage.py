@@ -50,13 +50,13 @@ def test_a_damaged_line_of_a_log_is_named_and_stays(tmp_path: Path, damage: byte
     path = tmp_path / "log.jsonl"
     before, behind = b'{"kimg": 1}\n', b'{"kimg": 2}\n'
     path.write_bytes(before + damage + b"\n" + behind + b'{"kimg": 3}\n')
-    told: list[str] = []
-    forget_records_after(path, 2, told.append)
+    messages: list[str] = []
+    forget_records_after(path, 2, messages.append)
     assert path.read_bytes() == before + damage + b"\n" + behind
-    assert len(told) == 1
-    assert told[0].startswith(f"{path}, line 2: ")
-    assert "stays as it is" in told[0]
-    assert len(told[0]) < 500
+    assert len(messages) == 1
+    assert messages[0].startswith(f"{path}, line 2: ")
+    assert "stays as it is" in messages[0]
+    assert len(messages[0]) < 500
 
 
 @pytest.mark.parametrize("value", [b"null", b'"x"', b"[]", b"true", b"NaN"])
@@ -64,24 +64,24 @@ def test_a_line_without_a_number_of_kimg_stays(tmp_path: Path, value: bytes) -> 
     path = tmp_path / "log.jsonl"
     data = b'{"kimg": ' + value + b', "a": 1}\n'
     path.write_bytes(data)
-    told: list[str] = []
-    forget_records_after(path, 0, told.append)
+    messages: list[str] = []
+    forget_records_after(path, 0, messages.append)
     assert path.read_bytes() == data
-    assert told == [f"{path}, line 1: kimg is no number; the line stays as it is"]
+    assert messages == [f"{path}, line 1: kimg is no number; the line stays as it is"]
 
 
 def test_half_a_last_line_is_cut_off_and_a_whole_one_kept(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    told: list[str] = []
+    messages: list[str] = []
     for end, kept in ((b'{"kimg": 2, "lo', [1]), (b'{"kimg": 2}', [1, 2]), (b'{"kimg": 9}', [1])):
         path.write_bytes(b'{"kimg": 1}\n' + end)
-        forget_records_after(path, 2, told.append)
+        forget_records_after(path, 2, messages.append)
         assert [line["kimg"] for line in lines_of(path)] == kept
         path.write_bytes(b'{"kimg": 1}\n' + end)
         append_record(path, {"kimg": 3})
         assert lines_of(path)[-1] == {"kimg": 3}
         assert lines_of(path)[0] == {"kimg": 1}
-    assert told == []
+    assert messages == []
 
 
 def test_what_somebody_evaluated_is_not_forgotten(tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_what_somebody_evaluated_is_not_forgotten(tmp_path: Path) -> None:
 def test_a_damaged_line_of_scores_is_named_and_the_others_read(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"kimg": 1}\n' + damage + b'\n{"kimg": 2, "swd": NaN}\n')
-    told: list[str] = []
-    assert [record["kimg"] for record in read_records(path, told.append)] == [1, 2]
-    assert [text.startswith(f"{path}, line 2: ") for text in told] == [True]
+    messages: list[str] = []
+    assert [record["kimg"] for record in read_records(path, messages.append)] == [1, 2]
+    assert [text.startswith(f"{path}, line 2: ") for text in messages] == [True]
     with pytest.raises(DataError, match="line 2: "):
         read_records(path)
 

@@ -237,7 +237,7 @@ def settings(**options: Any) -> RunConfig:
 
 
 @pytest.mark.parametrize(
-    ("options", "ranks", "said"),
+    ("options", "world_size", "said"),
     [
         ({"batch_size": 8}, 3, "--batch-size 8 cannot be shared by 3 processes"),
         ({"batch_size": 4}, 4, "minibatch-std needs two"),
@@ -248,9 +248,9 @@ def settings(**options: Any) -> RunConfig:
         ),
     ],
 )
-def test_batches_that_cannot_be_shared(options: dict[str, Any], ranks: int, said: str) -> None:
+def test_batches_that_cannot_be_shared(options: dict[str, Any], world_size: int, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        check_batch(settings(**options), ranks)
+        check_batch(settings(**options), world_size)
 
 
 GOOD = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -310,11 +310,11 @@ def test_alone_everything_is_ones_own() -> None:
     cpu = torch.device("cpu")
     tensor = torch.arange(3.0)
     assert ALONE.average(tensor) is tensor
-    assert ALONE.total(tensor) is tensor
+    assert ALONE.all_reduce(tensor) is tensor
     assert ALONE.any([True, False], cpu) == [True, False]
     assert ALONE.least(3, cpu) == 3
-    assert ALONE.told(lambda: "value") == "value"
+    assert ALONE.run_on_rank0(lambda: "value") == "value"
     ALONE.same("a", "what")
-    ALONE.share(tensor)
-    assert ALONE.leads
-    assert not Group(1, 2).leads
+    ALONE.broadcast(tensor)
+    assert ALONE.is_main
+    assert not Group(1, 2).is_main

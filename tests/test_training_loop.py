@@ -236,8 +236,8 @@ def test_half_written_log_lines_are_forgotten(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, told = settings(), list[str]()
-    cpu, callbacks = torch.device("cpu"), Callbacks(message=told.append)
+    config, messages = settings(), list[str]()
+    cpu, callbacks = torch.device("cpu"), Callbacks(message=messages.append)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
     with pytest.raises(OutputError, match=r"--result-dir .*0\.1 MiB free.*free some space"):
@@ -245,7 +245,7 @@ def test_a_disk_without_room_is_told_before_training(tmp_path: Path, monkeypatch
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
     open_run(config, data(), tmp_path / "run", device=cpu, resume=False, callbacks=callbacks)
-    assert [text for text in told if "--last-snapshots" in text]
+    assert [text for text in messages if "--last-snapshots" in text]
 
 
 def test_memory_is_told() -> None:

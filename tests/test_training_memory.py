@@ -47,10 +47,10 @@ def settings(**options: Any) -> RunConfig:
     return resolve_run({**TINY, **options}, dataset_preset={}, on_cpu=True)
 
 
-def train(folder: Path, told: list[str] | None = None, **options: Any) -> dict[str, torch.Tensor]:
+def train(folder: Path, messages: list[str] | None = None, **options: Any) -> dict[str, torch.Tensor]:
     """What the last state holds."""
     data = open_dataset("scenes", resolution=32, max_images=16)
-    callbacks = Callbacks(message=(told if told is not None else []).append)
+    callbacks = Callbacks(message=(messages if messages is not None else []).append)
     open_run(settings(**options), data, folder, device=torch.device("cpu"), resume=False, callbacks=callbacks).run()
     return state.read_state(state.states_of(folder)[-1]).tensors
 
@@ -111,11 +111,11 @@ def test_the_weights_are_those_of_a_run_that_was_cut_smaller_there(
     update: int,
     error: Callable[[], Exception],
 ) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     with monkeypatch.context() as patch:
         fail_once(patch, kind, method, at, error)
-        found = train(tmp_path / "failing", told)
-    assert sum("out of memory; going on with 4 pictures at a time" in line for line in told) == 1
+        found = train(tmp_path / "failing", messages)
+    assert sum("out of memory; going on with 4 pictures at a time" in line for line in messages) == 1
     with monkeypatch.context() as patch:
         cut_smaller(patch, update)
         expected = train(tmp_path / "cut")
@@ -146,11 +146,11 @@ def test_without_memory_for_the_least_it_says_what_to_do(tmp_path: Path, monkeyp
     def never(self: torch.nn.Module, *given: Any, **named: Any) -> Any:
         raise ERRORS[0]()
 
-    told: list[str] = []
+    messages: list[str] = []
     monkeypatch.setattr(Discriminator, "forward", never)
     with pytest.raises(TrainingError, match=r"2 pictures at a time, which is the least .*--resolution"):
-        train(tmp_path / "run", told)
-    assert sum("going on with" in line for line in told) == 2
+        train(tmp_path / "run", messages)
+    assert sum("going on with" in line for line in messages) == 2
 
 
 def test_other_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,10 +223,10 @@ def test_the_largest_part_that_fits_is_found_without_trying_what_cannot(
     players = Players(settings(batch_size=32, batch_gpu=None, mbstd_group_size=4, total_kimg=1.0), CPU)
     monkeypatch.setattr(players, "sizes", lambda: [4, 8, 16, 32])
     made = pretend(monkeypatch, free=free, each=each)
-    told: list[str] = []
-    assert fit_micro_batch(players, told.append) == found
+    messages: list[str] = []
+    assert fit_micro_batch(players, messages.append) == found
     assert made == tried
-    assert len(told) == (found < 32)
+    assert len(messages) == (found < 32)
 
 
 def test_a_trial_that_fails_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

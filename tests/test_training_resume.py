@@ -66,13 +66,13 @@ def data(count: int = 14) -> ImageDataset:
 
 
 def train(
-    folder: Path, *, stop: int | None = None, resume: bool = False, told: list[str] | None = None, **options: Any
+    folder: Path, *, stop: int | None = None, resume: bool = False, messages: list[str] | None = None, **options: Any
 ) -> RunResult:
     """Train on a CPU; stop after so many steps."""
     calls = iter(range(10**6))
     callbacks = Callbacks(
         should_stop=lambda: stop is not None and next(calls) + 1 >= stop,
-        message=(told if told is not None else []).append,
+        message=(messages if messages is not None else []).append,
     )
     return open_run(settings(**options), data(), folder, device=CPU, resume=resume, callbacks=callbacks).run()
 
@@ -197,9 +197,9 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, spoil: Call
     newest = state.states_of(folder)
     assert len(newest) == state.KEPT
     spoil(newest[-1])
-    told: list[str] = []
-    assert train(folder, resume=True, told=told).finished
-    assert any(newest[-1].name in line and "the one before" in line for line in told)
+    messages: list[str] = []
+    assert train(folder, resume=True, messages=messages).finished
+    assert any(newest[-1].name in line and "the one before" in line for line in messages)
     assert everything(folder) == expected
 
 
@@ -243,12 +243,12 @@ def test_a_run_that_cannot_keep_its_micro_batch_says_so(tmp_path: Path, monkeypa
     """As when it goes on with more processes, whose share is smaller."""
     folder = tmp_path / "run"
     train(folder, stop=1)
-    told: list[str] = []
-    train(folder, stop=1, resume=True, told=told)
-    assert not any("at a time so far" in text for text in told)
+    messages: list[str] = []
+    train(folder, stop=1, resume=True, messages=messages)
+    assert not any("at a time so far" in text for text in messages)
     monkeypatch.setattr(Players, "sizes", lambda self: [2])
-    train(folder, stop=1, resume=True, told=told)
-    assert any("has taken 4 images at a time so far" in text for text in told)
+    train(folder, stop=1, resume=True, messages=messages)
+    assert any("has taken 4 images at a time so far" in text for text in messages)
     assert "micro-batch" in (folder / "events.jsonl").read_text(encoding="utf-8")
 
 
@@ -261,7 +261,7 @@ def in_use() -> PermissionError:
 
 def test_old_files_that_another_program_holds_cost_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unlink, folder = os.unlink, tmp_path / "run"
-    told: list[str] = []
+    messages: list[str] = []
     options: dict[str, Any] = {"keep_samples": False, "last_snapshots": 1}
 
     def refuse(path: Any, *rest: Any, **options: Any) -> None:
@@ -272,8 +272,8 @@ def test_old_files_that_another_program_holds_cost_a_warning(tmp_path: Path, mon
     monkeypatch.setattr(system_errors, "WAITS", ())
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", refuse)
-        assert train(folder, stop=6, told=told, save_minutes=1e-6, **options).kimg < 0.04
-    warnings = [text for text in told if text.startswith("warning: cannot delete")]
+        assert train(folder, stop=6, messages=messages, save_minutes=1e-6, **options).kimg < 0.04
+    warnings = [text for text in messages if text.startswith("warning: cannot delete")]
     assert len(warnings) == len(set(warnings)) >= 2
     assert all("another program has it open" in text for text in warnings)
     events = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
@@ -288,20 +288,20 @@ def test_lines_for_a_log_that_another_program_holds_are_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "log.jsonl"
-    told: list[str] = []
+    messages: list[str] = []
 
     def refuse(*_: object, **__: object) -> None:
         raise in_use()
 
     monkeypatch.setattr(system_errors, "WAITS", ())
-    append_record(path, {"tick": 0}, told.append)
+    append_record(path, {"tick": 0}, messages.append)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", refuse)
-        append_record(path, {"tick": 1}, told.append)
+        append_record(path, {"tick": 1}, messages.append)
         with pytest.raises(OutputError, match="another program has it open"):
             append_record(tmp_path / "metrics.jsonl", {})
-    assert len(told) == 1
-    append_record(path, {"tick": 2}, told.append)
+    assert len(messages) == 1
+    append_record(path, {"tick": 2}, messages.append)
     assert [json.loads(line)["tick"] for line in path.read_text(encoding="utf-8").splitlines()] == [0, 1, 2]
 
 
@@ -352,13 +352,13 @@ def poison(monkeypatch: pytest.MonkeyPatch, at: Callable[[int], bool]) -> None:
 def test_a_step_without_numbers_is_rolled_back_and_its_pictures_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     with monkeypatch.context() as patch:
         poison(patch, lambda number: number == 4)
-        result = train(tmp_path / "run", told=told)
+        result = train(tmp_path / "run", messages=messages)
     assert result.finished
     assert result.kimg == TINY["total_kimg"]
-    assert sum("no numbers any more" in line for line in told) == 1
+    assert sum("no numbers any more" in line for line in messages) == 1
     found = state.read_state(state.states_of(tmp_path / "run")[-1])
     assert all(value.isfinite().all() for value in found.tensors.values() if value.is_floating_point())
     assert found.counters.images_skipped > 0
@@ -378,10 +378,10 @@ def test_after_three_setbacks_in_a_row_it_stops_with_a_diagnosis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, lambda number: number >= 4)
-    told: list[str] = []
+    messages: list[str] = []
     with pytest.raises(TrainingError, match=r"3 times in a row.*--g-lr"):
-        train(tmp_path / "run", told=told)
-    assert sum("no numbers any more" in line for line in told) == 3
+        train(tmp_path / "run", messages=messages)
+    assert sum("no numbers any more" in line for line in messages) == 3
     newest = state.read_state(state.states_of(tmp_path / "run")[-1])
     assert all(value.isfinite().all() for value in newest.tensors.values() if value.is_floating_point())
 
@@ -397,9 +397,9 @@ def test_all_finite() -> None:
 
 def test_the_watch_warns_after_some_ticks_and_once() -> None:
     watch = CollapseWatch(data())
-    told = [watch.warnings({"diversity": 0.01, "sign_real": 0.5}, 5.0) for _ in range(PATIENCE + 2)]
-    assert [len(lines) for lines in told] == [0] * (PATIENCE - 1) + [1, 0, 0]
-    assert DIVERSITY.below in told[PATIENCE - 1][0]
+    messages = [watch.warnings({"diversity": 0.01, "sign_real": 0.5}, 5.0) for _ in range(PATIENCE + 2)]
+    assert [len(lines) for lines in messages] == [0] * (PATIENCE - 1) + [1, 0, 0]
+    assert DIVERSITY.below in messages[PATIENCE - 1][0]
     assert watch.warnings({"diversity": 0.9, "sign_real": 0.5}, 5.0) == []
     again = [watch.warnings({"diversity": 0.01}, 5.0) for _ in range(PATIENCE)]
     assert len(again[-1]) == 1
@@ -408,9 +408,9 @@ def test_the_watch_warns_after_some_ticks_and_once() -> None:
 def test_the_watch_knows_both_ends_of_the_discriminator_and_wgan_has_none() -> None:
     for value, said in ((0.99, SIGN_REAL.above), (-0.2, SIGN_REAL.below)):
         watch, wgan = CollapseWatch(data()), CollapseWatch(data(), judged_by_sign=False)
-        told = [line for _ in range(PATIENCE) for line in watch.warnings({"sign_real": value}, 5.0)]
-        assert len(told) == 1
-        assert said in told[0]
+        messages = [line for _ in range(PATIENCE) for line in watch.warnings({"sign_real": value}, 5.0)]
+        assert len(messages) == 1
+        assert said in messages[0]
         assert [line for _ in range(PATIENCE) for line in wgan.warnings({"sign_real": value}, 5.0)] == []
 
 

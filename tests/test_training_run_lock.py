@@ -85,12 +85,12 @@ def test_what_a_killed_process_leaves_is_recognised_and_told(tmp_path: Path) -> 
     holder = start_holder(tmp_path)
     end(holder, kill=True)
     assert (tmp_path / OWNER_FILE).is_file()
-    told: list[str] = []
-    with locked(tmp_path, told.append):
+    messages: list[str] = []
+    with locked(tmp_path, messages.append):
         assert run_lock.read_owner(tmp_path) == replace(this_process(), since=run_lock.read_owner(tmp_path).since)  # type: ignore[union-attr]
-    assert len(told) == 1
-    assert str(holder.pid) in told[0]
-    assert "ended without notice" in told[0]
+    assert len(messages) == 1
+    assert str(holder.pid) in messages[0]
+    assert "ended without notice" in messages[0]
 
 
 def test_this_process_may_ask_again(tmp_path: Path) -> None:
@@ -140,10 +140,10 @@ def test_a_stale_lock_is_recognised(tmp_path: Path, no_system_locks: None, stale
     if process_start(os.getppid()) is None:
         pytest.skip("this system does not say when a process began")
     write_owner(tmp_path, **stale())
-    told: list[str] = []
-    with locked(tmp_path, told.append):
+    messages: list[str] = []
+    with locked(tmp_path, messages.append):
         pass
-    assert ["ended without notice" in text for text in told] == [True]
+    assert ["ended without notice" in text for text in messages] == [True]
 
 
 @pytest.mark.parametrize("boot", ["another", None])
@@ -163,10 +163,10 @@ def test_a_container_of_this_machine_is_seen_through_the_lock_of_the_system(tmp_
     if run_lock.boot_id() is None:
         pytest.skip("this system has no name for a start of the machine")
     write_owner(tmp_path, host="a-container")
-    told: list[str] = []
-    with locked(tmp_path, told.append):
+    messages: list[str] = []
+    with locked(tmp_path, messages.append):
         pass
-    assert len(told) == 1
+    assert len(messages) == 1
 
 
 def test_two_that_take_a_folder_without_locks_at_once_notice(
@@ -219,10 +219,10 @@ def test_workers_that_still_save_are_waited_for(tmp_path: Path) -> None:
     holder = start_holder(tmp_path, **{LAUNCHER: str(launcher)})
     assert holder.stdin is not None
     threading.Timer(0.5, holder.stdin.close).start()
-    told: list[str] = []
-    with locked(tmp_path, told.append):
+    messages: list[str] = []
+    with locked(tmp_path, messages.append):
         assert holder.wait(timeout=60) == 0
-    assert "waiting for the processes of an earlier start" in told[0]
+    assert "waiting for the processes of an earlier start" in messages[0]
 
 
 def test_a_process_learns_that_what_started_it_is_gone(tmp_path: Path) -> None:

@@ -42,13 +42,13 @@ CPU = torch.device("cpu")
 
 
 def train(
-    folder: Path, *, stop: int | None = None, resume: bool = False, told: list[str] | None = None, **options: Any
+    folder: Path, *, stop: int | None = None, resume: bool = False, messages: list[str] | None = None, **options: Any
 ) -> RunResult:
     """Train on a CPU; stop after so many steps."""
     calls = iter(range(10**6))
     callbacks = Callbacks(
         should_stop=lambda: stop is not None and next(calls) + 1 >= stop,
-        message=(told if told is not None else []).append,
+        message=(messages if messages is not None else []).append,
     )
     config = resolve_run({**TINY, **options}, dataset_preset={}, on_cpu=True)
     data = open_dataset("scenes", resolution=32, max_images=8)
@@ -221,14 +221,14 @@ def test_a_kill_between_the_pieces_of_a_snapshot_costs_none(
         patch.setattr(owner, name, kill_at)
         with pytest.raises(Killed):
             train(tmp_path / "run")
-    told: list[str] = []
-    result = train(tmp_path / "run", resume=True, told=told)
+    messages: list[str] = []
+    result = train(tmp_path / "run", resume=True, messages=messages)
     assert result.finished
     assert content(tmp_path / "run") == content(undisturbed)
     lines = (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["kimg"] for line in lines] == [0.016]
     if moment != "before the state":
-        assert any("made again" in line for line in told), told
+        assert any("made again" in line for line in messages), messages
 
 
 def remove_everything(run: Path) -> None:
@@ -253,18 +253,18 @@ def test_what_is_missing_of_a_finished_run_is_made_again_and_told(
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
     remove(run)
-    told: list[str] = []
-    result = train(run, resume=True, told=told)
+    messages: list[str] = []
+    result = train(run, resume=True, messages=messages)
     assert result.finished
-    assert any("missing at 0.016 kimg, and made again: " in line for line in told), told
+    assert any("missing at 0.016 kimg, and made again: " in line for line in messages), messages
     expected = content(undisturbed)
     if remove is remove_everything:  # the newest one is what the state can give
         last = {"reals.png", "fakes-000000_016.png", "attention-000000_016.png", snapshot_name(0.016)}
         expected = {name: value for name, value in expected.items() if name in last or name.startswith("scores")}
     assert content(run) == expected
-    told.clear()
-    train(run, resume=True, told=told)
-    assert not any("made again" in line for line in told), told
+    messages.clear()
+    train(run, resume=True, messages=messages)
+    assert not any("made again" in line for line in messages), messages
 
 
 def test_a_stop_at_a_snapshot_leaves_its_scores_for_later(tmp_path: Path, undisturbed: Path) -> None:
@@ -281,13 +281,13 @@ def test_a_state_of_an_earlier_version_goes_on_and_gets_its_snapshot_back(
     with monkeypatch.context() as patch:
         patch.setattr(state, "save_state", lambda *given, scored_snapshot, **more: save(*given, **more))
         train(tmp_path / "run")
-    told: list[str] = []
-    train(tmp_path / "run", resume=True, told=told)
-    assert not any("made again" in line for line in told), told
+    messages: list[str] = []
+    train(tmp_path / "run", resume=True, messages=messages)
+    assert not any("made again" in line for line in messages), messages
     shutil.rmtree(tmp_path / "run/snapshots")
-    result = train(tmp_path / "run", resume=True, told=told)
+    result = train(tmp_path / "run", resume=True, messages=messages)
     assert result.snapshot.name == snapshot_name(0.016)
-    assert any("made again" in line for line in told), told
+    assert any("made again" in line for line in messages), messages
 
 
 # ----- Mapped files -----

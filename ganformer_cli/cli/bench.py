@@ -259,7 +259,7 @@ def cases_of(
 
 def measure_all(plan: Plan) -> dict[str, Any]:
     """Everything of the plan, as JSON values."""
-    from ganformer_cli.data.benchmarks import PictureSizes, measure_pictures
+    from ganformer_cli.data.benchmarks import ImageSizes, measure_images
     from ganformer_cli.metrics.benchmarks import ScoringSizes, measure_scoring
     from ganformer_cli.operators.benchmarks import load_times
     from ganformer_cli.operators.measuring import first_line, in_fresh_process, measure
@@ -295,8 +295,8 @@ def measure_all(plan: Plan) -> dict[str, Any]:
                 warn(f"build: {error}")
             go_on(parts["build"], "build")
         if "data" in plan.groups:
-            sizes = PictureSizes(**QUICK_PICTURES) if plan.settings["quick"] else PictureSizes()
-            pictures = measure_pictures(sizes, lambda what: go_on(parts["data"] / 4, f"data: {what}"))
+            sizes = ImageSizes(**QUICK_PICTURES) if plan.settings["quick"] else ImageSizes()
+            pictures = measure_images(sizes, lambda what: go_on(parts["data"] / 4, f"data: {what}"))
         if "metrics" in plan.groups:
             amounts = ScoringSizes(**QUICK_SCORING) if plan.settings["quick"] else ScoringSizes()
             scoring = measure_scoring(
@@ -427,7 +427,7 @@ def show(record: Mapping[str, Any]) -> None:
     if built := record["build_seconds"]:
         echo(f"the native operators are built in {built['cold']:.1f} s and loaded in {built['warm']:.2f} s")
     if found := record["data"]:
-        show_pictures(found)
+        show_images(found)
     if found := record["metrics"]:
         show_scoring(found)
     for group, unit in GROUPS.items():
@@ -436,7 +436,7 @@ def show(record: Mapping[str, Any]) -> None:
             show_table(f"{group} ({unit})", [cells(row, record["operators"]) for row in rows])
 
 
-def show_pictures(found: Mapping[str, Any]) -> None:
+def show_images(found: Mapping[str, Any]) -> None:
     """How fast pictures are prepared and read."""
     size = f"{found['side']} to {found['resolution']} px"
     for rate in found["preparing"]:

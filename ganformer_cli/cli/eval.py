@@ -232,8 +232,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     device = distributed.own_device(devices, chosen=options["gpus"] is not None)
     with distributed.joined(device) as group:
         left_out = Evaluation(options, device, group, given=given_options(ctx)).run()
-    if group.ranks > 1:
-        if left_out and group.leads:
+    if group.world_size > 1:
+        if left_out and group.is_main:
             echo(f"{ctx.command_path}: error: {left_out}", err=True)
         end(1 if left_out else 0)
     if left_out:
@@ -270,14 +270,14 @@ class Evaluation:
         images = reals = None
         if self.options["images"] is not None:
             from ganformer_cli.data.catalogue import SCENES
-            from ganformer_cli.metrics.sources import open_pictures
+            from ganformer_cli.metrics.sources import open_images
 
             if self.options["dataset"] == SCENES:  # drawn in the size of the images
-                images = open_pictures(self.options["images"], "--images", notice=self.notice)
+                images = open_images(self.options["images"], "--images", notice=self.notice)
                 reals = self.open_reals({}, images.resolution, images.height / images.width)
             else:
                 reals = self.open_reals({}, 0, 1.0)
-                images = open_pictures(self.options["images"], "--images", like=reals, notice=self.notice)
+                images = open_images(self.options["images"], "--images", like=reals, notice=self.notice)
             files: list[Path] = []
         else:
             chosen = self.options["model"], self.options["expname"], self.options["result_dir"]
@@ -286,7 +286,7 @@ class Evaluation:
         if images is not None and reals is not None:
             path: Path = self.options["images"]
             record = {"images": images.name, **self.score(images, reals)}
-            record["provenance"] |= self.group.told(lambda: about_images(path))
+            record["provenance"] |= self.group.run_on_rank0(lambda: about_images(path))
             kept = self.remember(file_beside(path), record)
             self.tell(score_text({"title": images.name, **record}), {**record, "images": str(path)}, kept)
             return "; ".join(self.left_out)
@@ -301,7 +301,7 @@ class Evaluation:
             kept = self.remember(scores_file(file), record)
         if not self.options["every"]:
             self.tell(score_text({"title": files[0].name, **records[0]}), {"model": str(files[0]), **records[0]}, kept)
-        elif self.group.leads:
+        elif self.group.is_main:
             curve = draw_curve(files[0].parent.parent, records)
             values = [{"model": str(f), **r} for f, r in zip(files, records, strict=True)]
             self.tell(curve_text(records, curve), values, kept)
@@ -310,7 +310,7 @@ class Evaluation:
     def remember(self, file: Path, record: Mapping[str, Any]) -> Path | None:
         """Keep scores in ``file``, or where --output says; where they are now, or None."""
         file = self.options["output"] or file
-        if not self.group.leads:
+        if not self.group.is_main:
             return None
         try:
             keep(file, record)
@@ -325,7 +325,7 @@ class Evaluation:
 
     def tell(self, text: str, value: Any, kept: Path | None) -> None:
         """The answer, on stdout, once; on stderr where it is ``kept``, if not in the run, and what else there is."""
-        if not self.group.leads:
+        if not self.group.is_main:
             return
         if self.options["as_json"]:
             echo_json(value)
@@ -338,7 +338,7 @@ class Evaluation:
 
     def notice(self, text: str) -> None:
         """A warning, once."""
-        if self.group.leads:
+        if self.group.is_main:
             warn(text)
 
     # ----- What is compared, and with what -----
@@ -346,9 +346,9 @@ class Evaluation:
     def open_reals(self, header: Mapping[str, Any], resolution: int, ratio: float) -> ImageDataset:
         """The real pictures that the options name, or those that a snapshot's header says it was trained on."""
         if self.options["reals"] is not None:
-            from ganformer_cli.metrics.sources import open_pictures
+            from ganformer_cli.metrics.sources import open_images
 
-            return open_pictures(self.options["reals"], "--reals", notice=self.notice)
+            return open_images(self.options["reals"], "--reals", notice=self.notice)
         name, limit, fingerprint = self.options["dataset"], None, None
         if name is None:
             trained_on = header.get("dataset")
@@ -377,7 +377,7 @@ class Evaluation:
         from ganformer_cli.metrics.registry import METRICS
 
         weights = weights_by_network(self.options["weights"], self.metrics)
-        with fetching(silent=not self.group.leads) as report:
+        with fetching(silent=not self.group.is_main) as report:
             found, missing = open_networks(
                 self.metrics,
                 weights=weights,
@@ -418,7 +418,7 @@ class Evaluation:
             self.notice(f"--eval-images-num {asked}: {reals.name} has {len(reals)} pictures; comparing with so many")
         if not options["every"]:
             reals.cache_bytes = 0  # each picture is looked at once
-        with stages(silent=not self.group.leads) as report:
+        with stages(silent=not self.group.is_main) as report:
             scores = evaluate(
                 fakes,
                 reals,

@@ -449,7 +449,7 @@ def _fitting_batch(generator: Generator) -> int:
     """As many pictures as there is work for at once, if half of the free memory holds them."""
     import torch
 
-    from ganformer_cli.sampling import LANES, picture_mib
+    from ganformer_cli.sampling import LANES, image_mib
     from ganformer_cli.training.memory import free_memory_mib
 
     device = next(generator.parameters()).device
@@ -457,4 +457,4 @@ def _fitting_batch(generator: Generator) -> int:
     free = free_memory_mib(device)
     if free is None:
         return wanted
-    return max(1, min(wanted, int(SHARE_OF_MEMORY * free / picture_mib(generator.config))))
+    return max(1, min(wanted, int(SHARE_OF_MEMORY * free / image_mib(generator.config))))

@@ -80,10 +80,10 @@ def command(
     if chosen is not None and model is not None:
         raise click.UsageError(f"{chosen} and --model {model} each name a model; give one of them")
     if chosen is not None and Path(chosen).suffix.lower() in PICTURES:
-        picture = describe_picture(Path(chosen))
-        lines = [f"{name:<20}{cell(value)}" for name, value in picture.items()]
+        image = describe_image(Path(chosen))
+        lines = [f"{name:<20}{cell(value)}" for name, value in image.items()]
         if as_json:
-            echo_json(picture)
+            echo_json(image)
         else:
             echo("\n".join(lines), lines=True)
         return
@@ -143,7 +143,7 @@ def describe(file: Path) -> dict[str, Any]:
     return {**record, "config": config.to_dict()}
 
 
-def describe_picture(file: Path) -> dict[str, Any]:
+def describe_image(file: Path) -> dict[str, Any]:
     """What a picture or film says of itself.
 
     Raises:

@@ -86,9 +86,7 @@ def chosen_label(
                 "with --label, or leave it out to draw those of the data"
             )
         if size == 0:
-            raise ConfigError(
-                f"--class {class_index}: this model has no such class; it was trained without labels"
-            )
+            raise ConfigError(f"--class {class_index}: this model has no such class; it was trained without labels")
         index = class_number(class_index, size, None if kept is None else kept.names, "this model")
         if kept is not None and not kept.counts[index]:
             warn(f"--class {class_index}: no picture that this model was trained on had this class")

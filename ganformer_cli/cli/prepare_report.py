@@ -187,8 +187,8 @@ def list_catalogue(data_dir: Path, *, as_json: bool) -> None:
 
 def _row(entry: CatalogueEntry) -> tuple[str, ...]:
     sizes = " or ".join("?" if source.size is None else f"{source.size / GB:g}" for source in entry.source)
-    pictures = "" if entry.images is None else str(entry.images)
-    return entry.name, entry.title, pictures, sizes or "built in", f"{entry.ratio:.4g}", entry.licence
+    images = "" if entry.images is None else str(entry.images)
+    return entry.name, entry.title, images, sizes or "built in", f"{entry.ratio:.4g}", entry.licence
 
 
 def _described(entry: CatalogueEntry) -> dict[str, Any]:

@@ -333,16 +333,16 @@ def command(
             # A second life under torchrun goes on with the run of the first.
             again = restart and not distributed.restarted()
             # The first process has the lock of the run, and is the only one that writes.
-            folder, resume = group.told(
+            folder, resume = group.run_on_rank0(
                 lambda: stack.enter_context(
                     claimed(result_dir, name, restart=again, message=lambda text: echo(text, err=True))
                 )
             )
             if resume:
                 begun = config
-                config = group.told(lambda: as_begun(begun, folder))
+                config = group.run_on_rank0(lambda: as_begun(begun, folder))
             scored = parse_metrics(config.train.metrics)
-            together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.leads))
+            together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.is_main))
             result = launch(
                 config, dataset, folder, device,
                 resume=resume, override=override, quiet=as_json, origin=origin, group=group,
@@ -352,11 +352,11 @@ def command(
             raise
         Failure(ctx.command_path, str(error)).show()
         end(1)
-    if group.leads:
+    if group.is_main:
         report(result, as_json=as_json)
     # torchrun takes any other status for a failure, and would start the run again at once.
     status = 0 if result.finished or distributed.would_be_restarted() else STOPPED
-    if group.ranks > 1:
+    if group.world_size > 1:
         end(status)
     ctx.exit(status)
 
@@ -422,7 +422,7 @@ def launch(
             progress.update(kimg, **shown)
 
         callbacks = Callbacks(should_stop=should_stop)
-        if group.leads:
+        if group.is_main:
             callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=should_stop)
         start = None
         if origin is not None:
@@ -434,7 +434,7 @@ def launch(
             device=device, resume=resume, callbacks=callbacks, start=start, override=override,
             group=group,
         )  # fmt: skip
-        if group.leads and not quiet:
+        if group.is_main and not quiet:
             show_plan(config, dataset, device, as_json=False)
         return run.run()
 

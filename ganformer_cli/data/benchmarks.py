@@ -27,7 +27,7 @@ NEEDED = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureSizes:
+class ImageSizes:
     """What is measured."""
 
     pictures: int = 240
@@ -55,7 +55,7 @@ class ReadingRate:
     kib: float  # of a picture on disk
 
 
-def measure_pictures(sizes: PictureSizes, done: Callable[[str], None]) -> dict[str, Any]:
+def measure_images(sizes: ImageSizes, done: Callable[[str], None]) -> dict[str, Any]:
     """Prepare and read pictures that look like photographs to a compressor, in a temporary folder.
 
     Args:
@@ -97,7 +97,7 @@ def measure_pictures(sizes: PictureSizes, done: Callable[[str], None]) -> dict[s
     }
 
 
-def draw(folder: Path, form: str, sizes: PictureSizes) -> None:
+def draw(folder: Path, form: str, sizes: ImageSizes) -> None:
     """Files of smooth shapes with some grain."""
     folder.mkdir()
     numbers = np.random.default_rng(0)

@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ganformer_cli.data.pictures import (
+from ganformer_cli.data.images import (
     Decoding,
     UnusableError,
     fit,
     from_pixels,
     has_several_frames,
-    open_picture,
+    open_image,
     shown_size,
     wide_values,
 )
@@ -90,7 +90,7 @@ def convert(item: Item, look: Look) -> Converted:
         decoding = look.decoding
         values = None
         if isinstance(item.data, bytes):
-            image = open_picture(item.data)
+            image = open_image(item.data)
         else:
             image = from_pixels(item.data, decoding.value_range)
             if item.data.dtype != np.uint8:

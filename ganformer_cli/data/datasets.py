@@ -16,8 +16,8 @@ import numpy.typing as npt
 from ganformer_cli.config import ModelConfig, image_size
 from ganformer_cli.config.names import quoted
 from ganformer_cli.data.catalogue import SCENES, find_entry
+from ganformer_cli.data.images import Decoding, is_large_enough
 from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
-from ganformer_cli.data.pictures import Decoding, is_large_enough
 from ganformer_cli.data.scenes import Scene, compose
 from ganformer_cli.data.scenes_render import render, render_mask
 from ganformer_cli.data.set_labels import plain_labels, prepared_labels
@@ -246,7 +246,7 @@ class PreparedDataset(ImageDataset):
         self._store.close()
 
     def _load(self, index: int) -> Bytes:
-        picture = self._store.picture(index)
+        picture = self._store.image(index)
         if picture.shape[1:] != (self.height, self.width):
             raise DataError(
                 f"{self._store.where(index)} has {picture.shape[2]}x{picture.shape[1]} px where the others have "

@@ -39,7 +39,7 @@ class Plan:
 
     height: int
     width: int
-    pictures: int  # of the source that are going to be looked at, as far as is known beforehand
+    images: int  # of the source that are going to be looked at, as far as is known beforehand
     shards: int
     label_kind: str | None
     class_names: list[str] | None
@@ -145,7 +145,7 @@ class Making:
     def _shard_of(self, number: int) -> int:
         """The shard of picture ``number`` of the source."""
         last = self._plan.shards - 1
-        return min(last, number * self._plan.shards // self._plan.pictures)
+        return min(last, number * self._plan.shards // self._plan.images)
 
     def _next_shard(self) -> None:
         number = len(self._shards)
@@ -212,10 +212,10 @@ class Making:
         sheet = Image.new("RGB", (side * across - _PREVIEW_GAP, rows * down - _PREVIEW_GAP), "white")
         with contextlib.closing(ShardStore(folder, self._shards)) as store:
             for place, number in enumerate(numbers):
-                picture = Image.fromarray(store.picture(number).transpose(1, 2, 0))
-                if picture.size != (wide, tall):
-                    picture = picture.resize((wide, tall), Image.Resampling.LANCZOS)
-                sheet.paste(picture, (place % side * across, place // side * down))
+                image = Image.fromarray(store.image(number).transpose(1, 2, 0))
+                if image.size != (wide, tall):
+                    image = image.resize((wide, tall), Image.Resampling.LANCZOS)
+                sheet.paste(image, (place % side * across, place // side * down))
         with (folder / PREVIEW).open("wb") as stream:
             sheet.save(stream, "PNG")
             _to_disk(stream)

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ganformer_cli.data.images import Decoding
 from ganformer_cli.data.manifest_content import content_fault
-from ganformer_cli.data.pictures import Decoding
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import read_json
 from ganformer_cli.text import printable
@@ -37,7 +37,7 @@ def shard_name(number: int, of: int) -> str:
     return ARCHIVE if of == 1 else f"images-{number:05d}-of-{of:05d}.zip"
 
 
-def picture_name(number: int) -> str:
+def image_name(number: int) -> str:
     """What picture ``number`` of a data set is called in its zip, as in StyleGAN's."""
     return f"{f'{number:08d}'[:5]}/img{number:08d}.png"
 

@@ -109,12 +109,12 @@ def _labels_fault(labels: Any, count: int) -> str | None:
         return _said("labels.size", size, f"a whole number from 1 to {MAX_LABELS}")
     if labels["kind"] == "vectors":
         return None
-    pictures: Any = labels.get("pictures")
+    images: Any = labels.get("pictures")
     names: Any = labels.get("names")
-    if not _counts(pictures) or not all(key.isdecimal() and int(key) < size for key in pictures):
-        return _said("labels.pictures", pictures, f"counts of classes below {size}")
-    if sum(pictures.values()) != count:
-        return f"labels.pictures are {sum(pictures.values())} images, and count is {count}"
+    if not _counts(images) or not all(key.isdecimal() and int(key) < size for key in images):
+        return _said("labels.pictures", images, f"counts of classes below {size}")
+    if sum(images.values()) != count:
+        return f"labels.pictures are {sum(images.values())} images, and count is {count}"
     if names is not None and not (_each(_text)(names) and len(names) == size):
         return _said("labels.names", names, f"{size} names")
     return None

@@ -27,18 +27,18 @@ from ganformer_cli.config import MAX_RESOLUTION, ModelConfig, image_size, names
 from ganformer_cli.data.catalogue import SCENES
 from ganformer_cli.data.conversion import NO_LABEL, Look, convert_all, source_digest
 from ganformer_cli.data.file_kinds import count_text, describe, sheets_text
-from ganformer_cli.data.making import Making, Plan, abandon, locked, put_in_place, settle
-from ganformer_cli.data.manifest import MANIFEST_FORMAT, belongs, read_manifest
-from ganformer_cli.data.pictures import (
+from ganformer_cli.data.images import (
     TOO_SMALL,
     Color,
     Decoding,
     UnusableError,
     crop_size,
     from_pixels,
-    open_picture,
+    open_image,
     shown_size,
 )
+from ganformer_cli.data.making import Making, Plan, abandon, locked, put_in_place, settle
+from ganformer_cli.data.manifest import MANIFEST_FORMAT, belongs, read_manifest
 from ganformer_cli.data.sources import Item, Source, open_source
 from ganformer_cli.data.tally import Tally, UnusableLabelsError, check_label_width, source_fingerprint
 from ganformer_cli.data.verify import verify
@@ -279,24 +279,24 @@ def _size(item: Item) -> tuple[int, int]:
         raise UnusableError(item.error)
     if not isinstance(item.data, bytes):
         return item.data.shape[0], item.data.shape[1]
-    with open_picture(item.data) as image:
+    with open_image(item.data) as image:
         return shown_size(image)
 
 
 def _plan(
     source: Source, name: str, settings: dict[str, Any], labels: str | None, shards_num: int | None
 ) -> Plan:  # fmt: skip
-    pictures = max(1, source.count())
+    images = max(1, source.count())
     if settings["max_images"] is not None:
-        pictures = min(pictures, settings["max_images"])
-    size = pictures * settings["height"] * settings["width"] * 3
-    shards = min(pictures, shards_num or -(-size // _SHARD_BYTES))
+        images = min(images, settings["max_images"])
+    size = images * settings["height"] * settings["width"] * 3
+    shards = min(images, shards_num or -(-size // _SHARD_BYTES))
     begun_with = {
         "tool": _TOOL, "pillow": PIL.__version__, "name": name, "settings": settings, "shards": shards,
         "labels": [labels, source.label_kind, source.class_names], "source": source.fingerprint(),
     }  # fmt: skip
     return Plan(
-        settings["height"], settings["width"], pictures, shards, source.label_kind, source.class_names,
+        settings["height"], settings["width"], images, shards, source.label_kind, source.class_names,
         source.class_count, begun_with,
     )  # fmt: skip
 
@@ -339,8 +339,8 @@ def _convert(
     if strict and tally.skipped:
         _refuse_skipped(source, tally.skipped[0])
     if max_images is None or tally.kept < max_images:
-        with contextlib.closing(convert_all(_items(source, tally.considered), look, workers)) as pictures:
-            for converted in pictures:
+        with contextlib.closing(convert_all(_items(source, tally.considered), look, workers)) as images:
+            for converted in images:
                 making.take(converted)
                 if strict and tally.skipped:
                     _refuse_skipped(source, tally.skipped[0])

@@ -51,14 +51,14 @@ class _Rays:
 def render(scene: Scene, height: int, width: int) -> Bytes:
     """The picture of a scene: uint8 [3, height, width], RGB."""
     samples = supersampling(height, width)
-    picture = np.empty((3, height, width), np.uint8)
+    image = np.empty((3, height, width), np.uint8)
     for first, last in _bands(height, width * samples * samples):
         rays = _rays(scene.camera, height, width, samples, first, last)
         for channel, plane in enumerate(_shade(scene, rays)):
             np.minimum(plane, np.float32(1), out=plane)  # a highlight counts once, so its rim is smooth too
             linear = _pool(plane, samples) * np.float32(1.0 / (samples * samples))
-            picture[channel, first:last] = np.sqrt(linear) * np.float32(255.0) + np.float32(0.5)
-    return picture
+            image[channel, first:last] = np.sqrt(linear) * np.float32(255.0) + np.float32(0.5)
+    return image
 
 
 def render_mask(scene: Scene, height: int, width: int) -> Bytes:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.data.budgets import LARGEST_SHARD_DIRECTORY, open_zip, read_labels_entry
-from ganformer_cli.data.manifest import LABELS, MANIFEST, picture_name
+from ganformer_cli.data.manifest import LABELS, MANIFEST, image_name
 from ganformer_cli.data.sources.label_values import is_number
 from ganformer_cli.data.sources.labels import NamedLabels, json_labels
 from ganformer_cli.data.stores import Store
@@ -91,7 +91,7 @@ def shard_labels(
         raise DataError(f"{where} has {len(pairs)} labels for {count} images; {_AGAIN}")
     size, classes = described["size"], described["kind"] == "classes"
     for number, pair in enumerate(pairs, first):
-        name = picture_name(number)
+        name = image_name(number)
         if not isinstance(pair, list) or len(pair) != 2 or pair[0] != name:
             raise DataError(f"{where} has {printable(pair, limit=80)} where the label of {name} should be; {_AGAIN}")
         label = pair[1]

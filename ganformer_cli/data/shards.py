@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ganformer_cli.data.manifest import LABELS, picture_name
+from ganformer_cli.data.manifest import LABELS, image_name
 from ganformer_cli.files import open_regular
 
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -57,7 +57,7 @@ class ShardWriter:
 
     def note(self, size: int, crc: int) -> None:
         """Count a picture of ``size`` bytes that is in the file already."""
-        name = picture_name(self._first + self.count)
+        name = image_name(self._first + self.count)
         self.offset += _LOCAL.size + len(name) + size
         self._sizes.append(size)
         self._checks.append(crc)
@@ -83,7 +83,7 @@ class ShardWriter:
 
     def add(self, png: bytes, crc: int) -> None:
         """Write the next picture."""
-        self._write(_local(picture_name(self._first + self.count), len(png), crc) + png)
+        self._write(_local(image_name(self._first + self.count), len(png), crc) + png)
         self._sizes.append(len(png))
         self._checks.append(crc)
 
@@ -100,7 +100,7 @@ class ShardWriter:
         self._write(_local(LABELS, len(listing), crc) + listing)
         start, offset, block = self.offset, 0, bytearray()
         for number, (size, check) in enumerate(zip(self._sizes, self._checks, strict=True), self._first):
-            name = picture_name(number)
+            name = image_name(number)
             block += _central(name, size, check, offset)
             offset += _LOCAL.size + len(name) + size
             if len(block) > _BLOCK:

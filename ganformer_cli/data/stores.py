@@ -31,16 +31,16 @@ from ganformer_cli.data.budgets import (
     unpacks_to,
 )
 from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection, describe, start_of
-from ganformer_cli.data.labels_finder import LabelsFinder
-from ganformer_cli.data.manifest import LABELS, MANIFEST, picture_name
-from ganformer_cli.data.pictures import (
+from ganformer_cli.data.images import (
     Decoding,
     UnusableError,
     decode,
     has_several_frames,
-    open_picture,
+    open_image,
     shown_size,
 )
+from ganformer_cli.data.labels_finder import LabelsFinder
+from ganformer_cli.data.manifest import LABELS, MANIFEST, image_name
 from ganformer_cli.data.shards import read_directory
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular, read_regular, why_no_file
@@ -99,7 +99,7 @@ class Store(abc.ABC):
         """Picture ``index`` as a message names it."""
         return f"{self.path}: {self.names[index]}"
 
-    def picture(self, index: int) -> Bytes:
+    def image(self, index: int) -> Bytes:
         """Picture ``index`` decoded: uint8 [3, height, width], RGB.
 
         Raises:
@@ -124,7 +124,7 @@ class Store(abc.ABC):
         found: dict[tuple[int, int], int] = {}
         for index in self._some():
             try:
-                with open_picture(self.read(index)) as image:
+                with open_image(self.read(index)) as image:
                     found.setdefault(shown_size(image), index)
                     self.several_frames = self.several_frames or has_several_frames(image)
             except Exception as error:
@@ -143,7 +143,7 @@ class Store(abc.ABC):
         """
         sizes = self.sizes()
         for index in self._some():  # decoded, so that a damaged one is found before training
-            sizes.setdefault(self.picture(index).shape[1:], index)
+            sizes.setdefault(self.image(index).shape[1:], index)
         if len(sizes) > 1:
             raise self.several(sizes)
         return next(iter(sizes))
@@ -305,9 +305,9 @@ class ShardStore(Store):
         self._process = 0
         self.files = [path / shard["file"] for shard in shards]
         self._starts = np.cumsum([0, *(shard["count"] for shard in shards)])
-        where = [_pictures_of(self.files[i], int(self._starts[i]), shard) for i, shard in enumerate(shards)]
+        where = [_images_of(self.files[i], int(self._starts[i]), shard) for i, shard in enumerate(shards)]
         self._where = np.concatenate(where)  # uint64 [pictures, 3]: where in its zip, bytes, checksum
-        super().__init__(path, _PictureNames(len(self._where)), 0)
+        super().__init__(path, _ImageNames(len(self._where)), 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lock": None, "_streams": {}}
@@ -351,7 +351,7 @@ class ShardStore(Store):
         return hashlib.sha256(self._where.tobytes()).hexdigest()
 
 
-class _PictureNames(Sequence[str]):
+class _ImageNames(Sequence[str]):
     """The names of a prepared data set, made when they are asked for."""
 
     def __init__(self, count: int) -> None:
@@ -366,10 +366,10 @@ class _PictureNames(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         chosen = self._range[index]
-        return picture_name(chosen) if isinstance(chosen, int) else [picture_name(i) for i in chosen]
+        return image_name(chosen) if isinstance(chosen, int) else [image_name(i) for i in chosen]
 
 
-def _pictures_of(file: Path, first: int, shard: dict[str, Any]) -> npt.NDArray[np.uint64]:
+def _images_of(file: Path, first: int, shard: dict[str, Any]) -> npt.NDArray[np.uint64]:
     """uint64 [pictures, 3]: where each picture of a zip begins, how many bytes it has, and its checksum.
 
     Raises:
@@ -379,7 +379,7 @@ def _pictures_of(file: Path, first: int, shard: dict[str, Any]) -> npt.NDArray[n
         size = file.stat().st_size
         rows = array("Q")
         for number, (name, *numbers) in enumerate(read_directory(file), first):
-            if name == picture_name(number):
+            if name == image_name(number):
                 rows.extend(numbers)
     except FileNotFoundError:
         raise DataError(f"{file} does not exist; prepare it again") from None

@@ -22,8 +22,9 @@ class ImageStream:
 
     Picture ``k`` of the stream is a function of (seed, mirror, k) and the data set, whatever the batch size and the
     number of workers: a stream opened at ``position=k`` goes on exactly where another stopped after ``k`` pictures.
-    Several processes share one stream without overlap: of every ``ranks`` batches, each takes that of its ``rank``, so
-    that together they get what one process with a batch ``ranks`` times as large would get, in this order.
+    Several processes share one stream without overlap: of every ``world_size`` batches, each takes the one of its
+    ``rank``, so that together they get, in this order, what one process with a batch ``world_size`` times as large
+    would get.
 
     Iterating yields (images, labels): uint8 [batch_size, 3, height, width] and float32 [batch_size, label_dim].
 
@@ -34,7 +35,7 @@ class ImageStream:
         mirror: show pictures left-right mirrored half of the time.
         position: pictures handed out before, by all processes together.
         rank: number of this process among those that share the stream.
-        ranks: how many they are.
+        world_size: how many they are.
         workers: processes that read ahead; 0 reads in this one. They start by spawning, on every system: a script
             that uses them needs the usual ``if __name__ == "__main__":``. One that dies or hangs is replaced.
         warn: given a line when a worker is lost, or images come very slowly.
@@ -50,23 +51,31 @@ class ImageStream:
         mirror: bool,
         position: int = 0,
         rank: int = 0,
-        ranks: int = 1,
+        world_size: int = 1,
         workers: int = 0,
         warn: Callable[[str], None] = lambda text: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        least = {"batch size": 1, "position": 0, "rank": 0, "ranks": 1, "workers": 0}
-        given = {"batch size": batch_size, "position": position, "rank": rank, "ranks": ranks, "workers": workers}
+        least = {"batch size": 1, "position": 0, "rank": 0, "world_size": 1, "workers": 0}
+        given = {
+            "batch size": batch_size,
+            "position": position,
+            "rank": rank,
+            "world_size": world_size,
+            "workers": workers,
+        }
         for option, value in given.items():
             if value < least[option]:
                 raise ConfigError(f"a stream of pictures cannot have {option} {value}; the least is {least[option]}")
-        if rank >= ranks:
-            raise ConfigError(f"a stream of pictures shared by {ranks} has no rank {rank}; the last is {ranks - 1}")
+        if rank >= world_size:
+            raise ConfigError(
+                f"a stream of pictures shared by {world_size} has no rank {rank}; the last is {world_size - 1}"
+            )
         self.dataset = dataset
         self.batch_size = batch_size
         self.position = position  # pictures handed out so far, by all processes
         self._offset = rank * batch_size
-        self._step = ranks * batch_size
+        self._step = world_size * batch_size
         self._workers = workers
         self._warn, self._should_stop = warn, should_stop
         self._batches = ImageBatches(dataset, Order(len(dataset), seed, mirror), batch_size)

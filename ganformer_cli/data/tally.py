@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data.conversion import Outcome, outcome_digest
 from ganformer_cli.data.duplicates import near, repeated
-from ganformer_cli.data.manifest import picture_name
+from ganformer_cli.data.manifest import image_name
 from ganformer_cli.errors import DataError
 
 SKIPPED_SHOWN = 100  # in the manifest; all are in a file of their own if there are more
@@ -151,7 +151,7 @@ class Tally:
             labels: list[Any] = self._labels[start * width : min(count, start + _AT_ONCE) * width].tolist()
             if self._kind == "vectors":
                 labels = [labels[i : i + width] for i in range(0, len(labels), width)]
-            pairs = [[picture_name(first + start + i), label] for i, label in enumerate(labels)]
+            pairs = [[image_name(first + start + i), label] for i, label in enumerate(labels)]
             pieces.append(json.dumps(pairs)[1:-1].encode())
         del self._labels[:]
         return b'{"labels": [' + b", ".join(pieces) + b"]}"
@@ -234,7 +234,7 @@ class Duplicates:
         """What ``duplicates.json`` says."""
 
         def told(groups: list[list[int]]) -> list[list[dict[str, str]]]:
-            return [[{"picture": picture_name(i), "file": self.names[i]} for i in group] for group in groups]
+            return [[{"picture": image_name(i), "file": self.names[i]} for i in group] for group in groups]
 
         return {
             "exact": told(self.exact_groups),
@@ -256,9 +256,9 @@ class Duplicates:
         }
 
 
-def source_fingerprint(digest: Any, pictures: int) -> str:
+def source_fingerprint(digest: Any, images: int) -> str:
     """sha256, hexadecimal, of a source of so many pictures, those considered being in ``digest``."""
-    return hashlib.sha256(f"{pictures}\n".encode() + digest.digest()).hexdigest()
+    return hashlib.sha256(f"{images}\n".encode() + digest.digest()).hexdigest()
 
 
 def _kept(outcomes: Outcomes) -> Iterator[tuple[int, Outcome]]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ganformer_cli.data.manifest import LABELS, MANIFEST, belongs, picture_name, read_manifest
+from ganformer_cli.data.manifest import LABELS, MANIFEST, belongs, image_name, read_manifest
 from ganformer_cli.data.set_labels import frequency_fault, shard_labels
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
@@ -29,13 +29,13 @@ def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
     and mode. Only if a zip differs are its pictures decoded, to tell which of them are damaged.
 
     Returns:
-        ``folder``, ``ok``, ``problems`` (each names the file), ``pictures`` and ``shards`` (how many were found).
+        ``folder``, ``ok``, ``problems`` (each names the file), ``images`` and ``shards`` (how many were found).
 
     Raises:
         DataError: there is no prepared data set.
     """
     problems: list[str] = []
-    pictures = shards = 0
+    images = shards = 0
     try:
         manifest = read_manifest(folder)
     except DataError as error:
@@ -57,9 +57,9 @@ def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
                 shards += 1
                 check = _Shard(path, shard, manifest, first)
                 for found in check.run():
-                    pictures += found
+                    images += found
                     if progress is not None:
-                        progress(pictures, total, len(problems) + len(check.problems))
+                        progress(images, total, len(problems) + len(check.problems))
                 problems += check.problems
                 labels += check.labels
             first += shard["count"]
@@ -79,7 +79,7 @@ def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
         "folder": str(folder),
         "ok": not problems,
         "problems": problems,
-        "pictures": pictures,
+        "pictures": images,
         "shards": shards,
     }
 
@@ -103,7 +103,7 @@ class _Shard:
             with zipfile.ZipFile(self._path) as archive:
                 infos = archive.infolist()
                 count = self._shard["count"]
-                names = [picture_name(self._first + i) for i in range(count)]
+                names = [image_name(self._first + i) for i in range(count)]
                 if [info.filename for info in infos] != [*names, LABELS]:
                     self._tell(f"{self._path} does not hold the {count} pictures from {self._first} on and {LABELS}")
                 self._look_at_labels(archive)

@@ -26,14 +26,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ganformer_cli.data.benchmarks import PictureSizes, draw
+from ganformer_cli.data.benchmarks import ImageSizes, draw
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.metrics.collecting import collect
 from ganformer_cli.metrics.features import open_network
 from ganformer_cli.metrics.inception import Inception
 from ganformer_cli.metrics.inception_score import inception_score
 from ganformer_cli.metrics.processes import ALONE
-from ganformer_cli.metrics.sources import Chosen, open_pictures
+from ganformer_cli.metrics.sources import Chosen, open_images
 from ganformer_cli.process_memory import proc_mib
 
 _SEED = 2020
@@ -86,7 +86,7 @@ def measure_scoring(
     found: dict[str, list[Scored]] = {name: [] for name in sides}
     with tempfile.TemporaryDirectory(prefix="ganformer-bench-") as place:
         folder, weights = Path(place) / "pictures", Path(place) / "random.pth"
-        draw(folder, "png", PictureSizes(pictures=sizes.pictures, side=sizes.side))
+        draw(folder, "png", ImageSizes(pictures=sizes.pictures, side=sizes.side))
         torch.save(random_weights(Inception.shapes()), weights)
         for turn in range(sizes.repeats):
             for name, measure in sides.items():
@@ -112,7 +112,7 @@ def score_ours(folder: Path, weights: Path, device: str) -> Scored:
     """As ``ganformer eval --images`` does it."""
     started = time.perf_counter()
     network = open_network("inception", weights=weights, resize="tf1", device=device, offline=True)
-    dataset = open_pictures(folder, "--images")
+    dataset = open_images(folder, "--images")
     source = Chosen(dataset, np.arange(len(dataset)))
     wanted = ("inception", "logits")
     found = collect(

@@ -78,7 +78,7 @@ def collect(
     names = {name for name, _ in (*moments, *rows)}
     seen = max(count if names else 0, pixels)
     size = max(1, min(_BLOCK, _BLOCK_BYTES // (3 * source.height * source.width)))
-    places = [places_of(seen, size, rank, group.ranks) for rank in range(group.ranks)]
+    places = [places_of(seen, size, rank, group.world_size) for rank in range(group.world_size)]
     found = Found({wanted: GaussianStatistics() for wanted in moments})
     keeper = _Keeper(found, rows, count)
 
@@ -90,13 +90,13 @@ def collect(
         report(0, total)
         with ThreadPoolExecutor(1, thread_name_prefix="keeping") as pool:
             waiting: Future[None] | None = None
-            for place, pictures in zip(own, source.blocks(own), strict=True):
+            for place, images in zip(own, source.blocks(own), strict=True):
                 if found.pixels is not None and place.start < pixels:
-                    found.pixels[place.start : place.stop] = pictures[: pixels - place.start]
+                    found.pixels[place.start : place.stop] = images[: pixels - place.start]
                 some = range(place.start, min(place.stop, count))
                 features = {}
                 if some and names:
-                    batch = torch.from_numpy(pictures[: len(some)])
+                    batch = torch.from_numpy(images[: len(some)])
                     features = {name: networks[name](batch) for name in sorted(names)}
                 if waiting is not None:
                     waiting.result()
@@ -155,7 +155,7 @@ def scratch(shape: tuple[int, ...], kind: npt.DTypeLike) -> Array:
 
 def _share(found: Found, *, places_by_rank: list[list[range]], group: Processes) -> None:
     """Give every process what all have, put together in one order."""
-    if group.ranks == 1:
+    if group.world_size == 1:
         return
     for wanted, own in found.moments.items():
         whole = GaussianStatistics()
@@ -178,7 +178,7 @@ def _exchange(array: Array, places_by_rank: list[list[range]], group: Processes)
     row_bytes = max(1, array[:1].nbytes)
     longest = max(map(len, places_by_rank))
     size = max((len(place) for places in places_by_rank for place in places), default=1)
-    together = max(1, _TRAVELLING // (row_bytes * size * group.ranks))
+    together = max(1, _TRAVELLING // (row_bytes * size * group.world_size))
     for start in range(0, longest, together):
         own = [np.array(array[p.start : p.stop]) for p in places_by_rank[group.rank][start : start + together]]
         for rank, blocks in enumerate(group.gather(own)):

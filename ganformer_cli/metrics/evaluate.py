@@ -34,9 +34,9 @@ from ganformer_cli.metrics.plan import (
     Plan,
     check_fit,
     chosen_metrics,
+    images_of,
     make_plan,
     order_of,
-    pictures_of,
     warn_of_bias,
 )
 from ganformer_cli.metrics.processes import ALONE, Processes, together
@@ -175,7 +175,7 @@ def evaluate(
     def compare() -> dict[str, Any]:
         return _compare(plan, reals, found, seed, device, report)
 
-    scores = group.told(compare)
+    scores = group.run_on_rank0(compare)
     failed = scores["failed"]
     for metric in chosen:
         if metric.needs == "model":
@@ -301,8 +301,8 @@ def _path_length(
     """A perceptual path length; each process takes a share of the pairs."""
     assert networks.distance is not None  # chosen_metrics has seen to it
     shares = [
-        [i for place in places_of(plan.pairs, _PAIRS_TOGETHER, rank, group.ranks) for i in place]
-        for rank in range(group.ranks)
+        [i for place in places_of(plan.pairs, _PAIRS_TOGETHER, rank, group.world_size) for i in place]
+        for rank in range(group.world_size)
     ]
     measure = partial(
         path_length.path_lengths,
@@ -329,7 +329,7 @@ def _provenance(
     plan: Plan, fakes: Generator | ImageDataset, dataset: ImageDataset, networks: Networks, device: torch.device
 ) -> dict[str, Any]:
     """What was compared, and with what."""
-    reals, numbers = zip(*(pictures_of(metric, plan) for metric in plan.metrics), strict=True)
+    reals, numbers = zip(*(images_of(metric, plan) for metric in plan.metrics), strict=True)
     of_model = isinstance(fakes, Generator)
     height, width = fakes.config.image_size if isinstance(fakes, Generator) else (fakes.height, fakes.width)
     given = {} if isinstance(fakes, Generator) else {"images": fakes.name, "images_fingerprint": fakes.fingerprint}
@@ -350,7 +350,7 @@ def _provenance(
 
 
 def _own_provenance(metric: Metric, plan: Plan, networks: Networks) -> dict[str, Any]:
-    reals, fakes = pictures_of(metric, plan)
+    reals, fakes = images_of(metric, plan)
     own: dict[str, Any] = {"version": version_of(metric.name), "num_reals": reals, "num_fakes": fakes}
     if metric.needs == "model":
         assert networks.distance is not None  # chosen_metrics has seen to it

@@ -134,7 +134,7 @@ def _lengths(
         for step in (0.0, EPSILON):
             t = torch.tensor(places, dtype=torch.float64).add(step).view(-1, *[1] * (starts.ndim - 1))
             way = slerp(starts, ends, t) if space == "z" else _lerp(starts, ends, t)
-            sides.append(_pictures(generator, way, space, labels))
+            sides.append(_images(generator, way, space, labels))
         return distance(*sides).numpy() / EPSILON**2
 
 
@@ -142,10 +142,10 @@ def _lerp(starts: Tensor, ends: Tensor, t: Tensor) -> Tensor:
     return torch.lerp(starts.double(), ends.double(), t).to(starts.dtype)
 
 
-def _pictures(generator: Generator, latents: Tensor, space: Space, labels: Tensor) -> Tensor:
+def _images(generator: Generator, latents: Tensor, space: Space, labels: Tensor) -> Tensor:
     """Float pictures ``[16, 3, H, W]``, nominally from 0 to 255, at the size at which they are compared."""
     given = labels.numpy() if space == "z" and generator.config.c_dim else None
     drawn = sample_latents(generator, latents, space=space, labels=given, batch_size=_TOGETHER, raw=True)
-    pictures = (torch.stack([torch.from_numpy(each.image) for each in drawn]) + 1) * 127.5
-    factor = min(pictures.shape[2:]) // _SIDE
-    return F.avg_pool2d(pictures, factor) if factor > 1 else pictures
+    images = (torch.stack([torch.from_numpy(each.image) for each in drawn]) + 1) * 127.5
+    factor = min(images.shape[2:]) // _SIDE
+    return F.avg_pool2d(images, factor) if factor > 1 else images

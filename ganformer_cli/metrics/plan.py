@@ -245,7 +245,7 @@ def warn_of_bias(plan: Plan, networks: Networks, notice: Notice) -> None:
             notice(f"is of {plan.fakes} pictures is biased downwards; compare scores of the same number only")
 
 
-def pictures_of(metric: Metric, plan: Plan) -> tuple[int, int]:
+def images_of(metric: Metric, plan: Plan) -> tuple[int, int]:
     """How many reals and fakes a metric compares."""
     if metric.name == "swd":
         return plan.swd, plan.swd

@@ -18,13 +18,13 @@ class Processes(Protocol):
         """Which one this is."""
 
     @property
-    def ranks(self) -> int:
+    def world_size(self) -> int:
         """How many there are."""
 
     def gather(self, value: Value) -> list[Value]:
         """What all of them have, in the order of their ranks."""
 
-    def told(self, value: Callable[[], Value]) -> Value:
+    def run_on_rank0(self, value: Callable[[], Value]) -> Value:
         """What ``value`` gives in the first one, in all of them; an error there is one everywhere."""
 
 
@@ -32,12 +32,12 @@ class Alone:
     """One process."""
 
     rank = 0
-    ranks = 1
+    world_size = 1
 
     def gather(self, value: Value) -> list[Value]:
         return [value]
 
-    def told(self, value: Callable[[], Value]) -> Value:
+    def run_on_rank0(self, value: Callable[[], Value]) -> Value:
         return value()
 
 
@@ -51,7 +51,7 @@ def together(group: Processes, work: Callable[[], Value]) -> Value:
         GanformerError: it failed in another process.
         Exception: whatever it raised in this one.
     """
-    if group.ranks == 1:
+    if group.world_size == 1:
         return work()
     done: list[Value] = []
     error: Exception | None = None

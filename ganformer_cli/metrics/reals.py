@@ -52,7 +52,7 @@ def look_at_reals(
     kept = Found()
     descriptions: dict[tuple[str, Wanted], dict[str, Any]] = {}
     if cache is not None and (moments or rows):
-        content = group.told(lambda: content_of(source.dataset, source.indices[: plan.reals]))
+        content = group.run_on_rank0(lambda: content_of(source.dataset, source.indices[: plan.reals]))
         for kind, wanted in [("moments", each) for each in moments] + [("rows", each) for each in rows]:
             network = networks[wanted[0]]
             descriptions[kind, wanted] = {
@@ -69,9 +69,9 @@ def look_at_reals(
                 "device": device.type,
                 "torch": torch.__version__,
             }
-        group.told(lambda: _read(cache, descriptions, kept))
+        group.run_on_rank0(lambda: _read(cache, descriptions, kept))
         # The files need not be seen by all: each process asks the first what it has.
-        kept.moments, kept.rows = group.told(lambda: (kept.moments, kept.rows))
+        kept.moments, kept.rows = group.run_on_rank0(lambda: (kept.moments, kept.rows))
     found = collect(
         source,
         networks,

@@ -157,8 +157,8 @@ def _statistics(patches: Floats) -> tuple[Floats, Floats]:
     # Pairwise over a few values, then in float64 over the pictures: exact enough for millions of patches.
     mean = patches.mean(axis=(1, 3, 4)).mean(axis=0, dtype=np.float64)
     square = np.zeros(3)
-    for picture in patches:
-        centred = picture - mean[:, None, None].astype(np.float32)
+    for image in patches:
+        centred = image - mean[:, None, None].astype(np.float32)
         square += np.einsum("ncyx,ncyx->c", centred, centred)
     deviation = np.sqrt(square * 3 / patches.size)
     deviation[deviation < _CONSTANT] = np.inf

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.data.datasets import ImageDataset, PreparedDataset, conformed_text
+from ganformer_cli.data.images import Decoding, UnusableError, decode_array, is_large_enough
 from ganformer_cli.data.manifest import MANIFEST
-from ganformer_cli.data.pictures import Decoding, UnusableError, decode_array, is_large_enough
 from ganformer_cli.data.sources.arrays import layout_of
 from ganformer_cli.data.stores import open_store
 from ganformer_cli.errors import DataError
@@ -122,11 +122,11 @@ class Drawn(Source):
             batch_size=self.batch_size,
             labels=labels,
         )
-        for _, picture in drawn:
-            yield picture
+        for _, image in drawn:
+            yield image
 
 
-class ArrayPictures(ImageDataset):
+class ArrayImages(ImageDataset):
     """Images in a ``.npy`` file: what ``ganformer prepare`` reads, or what ``ganformer generate --format npy`` writes.
 
     Floating point is from -1 to 1 where any value of the array is negative, and else from 0 to 1, as for ``prepare``.
@@ -208,7 +208,7 @@ class ArrayPictures(ImageDataset):
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def open_pictures(
+def open_images(
     path: Path, option: str, *, like: ImageDataset | None = None, notice: Callable[[str], None] = lambda text: None
 ) -> ImageDataset:
     """Images of one size: a folder, a zip, a prepared data set, or a ``.npy`` array.
@@ -224,10 +224,10 @@ def open_pictures(
         DataError: there are none; the message begins with ``option``.
     """
     how: dict[str, Any] = {} if like is None else {"decoding": like.decoding, "size": (like.height, like.width)}
-    opened: ArrayPictures | PreparedDataset
+    opened: ArrayImages | PreparedDataset
     try:
         is_array = path.suffix.lower() == ".npy" and not path.is_dir()
-        opened = ArrayPictures(path, **how) if is_array else PreparedDataset(path, **how)
+        opened = ArrayImages(path, **how) if is_array else PreparedDataset(path, **how)
     except DataError as error:
         raise DataError(f"{option} {error}") from error
     for note in opened.notes:
@@ -254,10 +254,10 @@ def content_of(dataset: ImageDataset, indices: npt.NDArray[np.int64]) -> str:
     return digest.hexdigest()
 
 
-def places_of(count: int, size: int, rank: int, ranks: int) -> list[range]:
-    """The blocks of ``size`` consecutive numbers below ``count`` that process ``rank`` of ``ranks`` takes.
+def places_of(count: int, size: int, rank: int, world_size: int) -> list[range]:
+    """The blocks of ``size`` consecutive numbers below ``count`` that process ``rank`` of ``world_size`` takes.
 
     Blocks are the same whatever the number of processes, and so is what is computed of each.
     """
-    starts = range(rank * size, count, ranks * size)
+    starts = range(rank * size, count, world_size * size)
     return [range(start, min(start + size, count)) for start in starts]

@@ -50,9 +50,9 @@ class Merge(nn.Module):
         through = torch.cat([torch.ones_like(scores[:, :1]), (1 - opacity[:, :-1]).cumprod(1)], dim=1)
         return opacity * through
 
-    def compose(self, pictures: Tensor, weights: Tensor | None) -> Tensor:
+    def compose(self, images: Tensor, weights: Tensor | None) -> Tensor:
         """``[B·m, C, H, W] → [B, C, H, W]``."""
-        pictures = pictures.unflatten(0, (-1, self.components))
+        images = images.unflatten(0, (-1, self.components))
         if weights is not None:
-            return (pictures * weights[:, :, None]).sum(1)
-        return pictures.sum(1) if self.kind == "sum" else pictures.amax(1)
+            return (images * weights[:, :, None]).sum(1)
+        return images.sum(1) if self.kind == "sum" else images.amax(1)

@@ -461,8 +461,7 @@ def read_pickle(path: Path) -> Any:
         # Whatever a mutilated file provokes: it is damaged.
         what = "truncated" if ends_too_early(path) else "damaged"
         raise SnapshotError(
-            f"{path}: not a snapshot that can be read ({_why(error)}); it is {what}: download "
-            "it again"
+            f"{path}: not a snapshot that can be read ({_why(error)}); it is {what}: download it again"
         ) from error
 
 

@@ -239,7 +239,7 @@ def map_latents(
     return torch.cat(rows)
 
 
-def picture_mib(config: ModelConfig) -> float:
+def image_mib(config: ModelConfig) -> float:
     """About how much memory it takes to draw one picture, in MiB, beside the model itself."""
     largest = max(config.channels(each) * math.prod(config.grid(each)) for each in config.block_resolutions)
     return _FEATURE_MAPS * largest * 4 / 2**20

@@ -42,33 +42,33 @@ class Group:
     """The processes of a run, as this one sees them."""
 
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
     def average(self, tensor: Tensor) -> Tensor:
         """The mean of a tensor over all processes, in place."""
-        return self.total(tensor).div_(self.ranks) if self.ranks > 1 else tensor
+        return self.all_reduce(tensor).div_(self.world_size) if self.world_size > 1 else tensor
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in place."""
-        if self.ranks > 1:
+        if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def share(self, tensor: Tensor) -> None:
+    def broadcast(self, tensor: Tensor) -> None:
         """Give all processes the first one's tensor, in place."""
-        if self.ranks > 1:
+        if self.world_size > 1:
             whole = tensor.detach().contiguous()
             dist.broadcast(whole, 0)
             tensor.detach().copy_(whole)
 
     def any(self, flags: Sequence[bool], device: torch.device) -> list[bool]:
         """Which of ``flags`` is true in at least one process."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return list(flags)
         votes = torch.tensor([float(flag) for flag in flags], device=device)
         dist.all_reduce(votes, dist.ReduceOp.MAX)
@@ -76,19 +76,19 @@ class Group:
 
     def least(self, number: int, device: torch.device) -> int:
         """The least of what the processes have."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return number
         found = torch.tensor([number], device=device)
         dist.all_reduce(found, dist.ReduceOp.MIN)
         return int(found)
 
-    def told(self, value: Callable[[], Value]) -> Value:
+    def run_on_rank0(self, value: Callable[[], Value]) -> Value:
         """What ``value`` gives in the first process, in all of them; an error there is one everywhere."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return value()
         box: list[Value | None] = [None]
         error: Exception | None = None
-        if self.leads:
+        if self.is_main:
             try:
                 box = [value()]
             except Exception as raised:  # all must learn of it, or they would wait for ever
@@ -104,9 +104,9 @@ class Group:
 
     def gather(self, value: Value) -> list[Value]:
         """What all processes have, in the order of their ranks."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return [value]
-        everybody: list[Value | None] = [None] * self.ranks
+        everybody: list[Value | None] = [None] * self.world_size
         dist.all_gather_object(everybody, value)
         return everybody  # type: ignore[return-value]  # each has put its own there
 
@@ -121,14 +121,14 @@ class Group:
 ALONE = Group()
 
 
-def sharing(batch: int, ranks: int, micro_batch: int) -> str:
+def sharing(batch: int, world_size: int, micro_batch: int) -> str:
     """How processes share a batch, and which other runs agree with this one.
 
     Noise, latents and minibatch-std follow the micro-batch: it is what must be equal.
     """
     return (
-        f"{ranks} processes take {batch // ranks} of the {batch} images of a batch each, {micro_batch} at a time; with "
-        f"--batch-gpu {micro_batch} fewer processes, or one, come to the same up to rounding"
+        f"{world_size} processes take {batch // world_size} of the {batch} images of a batch each, {micro_batch} at a "
+        f"time; with --batch-gpu {micro_batch} fewer processes, or one, come to the same up to rounding"
     )
 
 
@@ -138,19 +138,19 @@ def asked_for() -> int:
     Raises:
         ConfigError: what the environment says of them cannot be.
     """
-    ranks = _number("WORLD_SIZE", 1, 2**20, "how many processes train together", default=1)
-    if ranks == 1:
+    world_size = _number("WORLD_SIZE", 1, 2**20, "how many processes train together", default=1)
+    if world_size == 1:
         return 0
-    _number("RANK", 0, ranks - 1, f"which of the {ranks} processes of WORLD_SIZE this is")
-    _number("LOCAL_RANK", 0, ranks - 1, "which process of this machine this is", default=0)
+    _number("RANK", 0, world_size - 1, f"which of the {world_size} processes of WORLD_SIZE this is")
+    _number("LOCAL_RANK", 0, world_size - 1, "which process of this machine this is", default=0)
     _number("MASTER_PORT", 1, 2**16 - 1, "the port at which the processes meet")
     would_be_restarted()
     if not os.environ.get("MASTER_ADDR"):
         raise ConfigError(
-            f"MASTER_ADDR is not set, and WORLD_SIZE={ranks} says that several processes train together; start them "
-            "with torchrun, or set the address of the first one's machine. For a single process unset WORLD_SIZE"
+            f"MASTER_ADDR is not set, and WORLD_SIZE={world_size} says that several processes train together; start "
+            "them with torchrun, or set the address of the first one's machine. For a single process unset WORLD_SIZE"
         )
-    return ranks
+    return world_size
 
 
 def _number(name: str, least: int, most: int, meaning: str, default: int | None = None) -> int:
@@ -185,9 +185,9 @@ def join(device: torch.device) -> Group:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store, rank, ranks = next(rendezvous("env://", timeout=MEETING))
-        store = dist.PrefixStore(f"ganformer/{_life(store, rank, ranks)}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
+        store, rank, world_size = next(rendezvous("env://", timeout=MEETING))
+        store = dist.PrefixStore(f"ganformer/{_life(store, rank, world_size)}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
         raise TrainingError(
             f"the processes of this run cannot meet ({str(error).splitlines()[0]}); start them with torchrun, or set "
@@ -196,14 +196,14 @@ def join(device: torch.device) -> Group:
     group = Group(dist.get_rank(), dist.get_world_size())
     # A broken network shows here, and not as wrong gradients.
     probe = torch.full([4], float(group.rank + 1), device=device)
-    if group.total(probe).tolist() != [group.ranks * (group.ranks + 1) / 2] * 4:
+    if group.all_reduce(probe).tolist() != [group.world_size * (group.world_size + 1) / 2] * 4:
         raise TrainingError(
-            f"{backend} adds up wrong numbers between {group.ranks} processes; check network and driver"
+            f"{backend} adds up wrong numbers between {group.world_size} processes; check network and driver"
         )
     return group
 
 
-def _life(store: dist.Store, rank: int, ranks: int) -> str:
+def _life(store: dist.Store, rank: int, world_size: int) -> str:
     """A name that all processes of this life of the run have, and no other life has.
 
     Under torchrun the store outlives the processes, and what they left in it would mislead those that come after them
@@ -212,7 +212,7 @@ def _life(store: dist.Store, rank: int, ranks: int) -> str:
     """
     deadline = time.monotonic() + MEETING.total_seconds()
     own = uuid.uuid4().hex
-    others = range(1, ranks)
+    others = range(1, world_size)
     if rank > 0:
         store.set(f"hello {rank}", own)
     while time.monotonic() < deadline:
@@ -227,7 +227,7 @@ def _life(store: dist.Store, rank: int, ranks: int) -> str:
             if all(store.check([f"yes {own} {k}"]) for k in others):
                 return own
         time.sleep(0.05)
-    raise RuntimeError(f"not all of {ranks} processes came within {MEETING}")
+    raise RuntimeError(f"not all of {world_size} processes came within {MEETING}")
 
 
 def restarted() -> bool:
@@ -281,14 +281,14 @@ def joined(device: torch.device) -> Iterator[Group]:
     try:
         yield group
     except (RuntimeError, dist.DistError) as error:
-        if group.ranks == 1 or not any(word in str(error) for word in _LOST):
+        if group.world_size == 1 or not any(word in str(error) for word in _LOST):
             raise
         raise TrainingError(
-            f"process {group.rank} of {group.ranks} lost another one ({str(error).splitlines()[0][:200]}); what that "
-            "one said tells why. The same command goes on from the last state"
+            f"process {group.rank} of {group.world_size} lost another one ({str(error).splitlines()[0][:200]}); what "
+            "that one said tells why. The same command goes on from the last state"
         ) from error
     else:
-        if group.ranks > 1:
+        if group.world_size > 1:
             # Who leaves while another is still in an exchange looks to that one as if it had died.
             dist.barrier()
 
@@ -309,7 +309,7 @@ class GradientAverage:
         self.buckets: list[list[nn.Parameter]] = []
         self.home: dict[nn.Parameter, int] = {}
         self.active = False
-        if group.ranks == 1:
+        if group.world_size == 1:
             return
         size = BUCKET
         for parameter in reversed(list(parameters)):
@@ -330,7 +330,7 @@ class GradientAverage:
     def begin(self) -> None:
         """The backward pass that completes the gradients comes next."""
         self._reset()
-        self.active = self.group.ranks > 1
+        self.active = self.group.world_size > 1
 
     def _arrived(self, parameter: nn.Parameter) -> None:
         if not self.active:
@@ -349,13 +349,13 @@ class GradientAverage:
 
     def finish(self) -> None:
         """Send what has not been sent, wait for all, and put the means into the gradients."""
-        if self.group.ranks == 1:
+        if self.group.world_size == 1:
             return
         while len(self.sent) < len(self.buckets):
             self._send()
         for bucket, (flat, work) in zip(self.buckets, self.sent, strict=True):
             work.wait()
-            flat /= self.group.ranks
+            flat /= self.group.world_size
             for p, mean in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
                 if p.grad is None:
                     p.grad = torch.empty_like(p)

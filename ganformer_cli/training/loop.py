@@ -98,7 +98,7 @@ def open_run(
         GanformerError: ``start`` does not fit; ``folder`` cannot be written to, or holds another run.
     """
     callbacks = callbacks or Callbacks()
-    check_batch(config, group.ranks)
+    check_batch(config, group.world_size)
     parse_metrics(config.train.metrics)
     group.same(json.dumps(config.to_dict(), sort_keys=True), "the settings")
     group.same(dataset.fingerprint, "the pictures")
@@ -120,7 +120,7 @@ def open_run(
         if record is not None:
             write_json(folder / run_folder.TAKEN_FILE, record)
 
-    group.told(begin)
+    group.run_on_rank0(begin)
     trainer.share_state()
     if config.train.batch_gpu is None and not resume:
         found = fit_micro_batch(trainer.players, callbacks.message)
@@ -145,22 +145,23 @@ def check_disk(folder: Path, players: Players, message: Callable[[str], None]) -
         )
 
 
-def check_batch(config: RunConfig, ranks: int) -> None:
+def check_batch(config: RunConfig, world_size: int) -> None:
     """Raise ConfigError unless so many processes can share a batch."""
     batch, group = config.train.batch_size, config.model.mbstd_group_size
-    if ranks == 1:
+    if world_size == 1:
         return
-    sizes = [] if batch % ranks else micro_batches(batch // ranks, group)
+    sizes = [] if batch % world_size else micro_batches(batch // world_size, group)
     if not sizes:
         raise ConfigError(
-            f"--batch-size {batch} cannot be shared by {ranks} processes: each takes as many pictures as the others, "
-            f"and minibatch-std needs two; choose a multiple of {2 * ranks}, or another number of processes"
+            f"--batch-size {batch} cannot be shared by {world_size} processes: each takes as many pictures as the "
+            f"others, and minibatch-std needs two; choose a multiple of {2 * world_size}, or another number of "
+            "processes"
         )
     micro = config.train.batch_gpu
     if micro is not None and micro not in sizes:
         raise ConfigError(
-            f"--batch-gpu {micro} does not divide the {batch // ranks} pictures of --batch-size {batch} that each of "
-            f"{ranks} processes takes; choose one of {', '.join(map(str, sizes))}"
+            f"--batch-gpu {micro} does not divide the {batch // world_size} pictures of --batch-size {batch} that each "
+            f"of {world_size} processes takes; choose one of {', '.join(map(str, sizes))}"
         )
 
 
@@ -206,7 +207,7 @@ class Trainer:
             return
         kept = LabelDistribution.of(labels, self.config.model.c_dim, self.dataset.class_names)
         self.players.generator.label_distribution = self.players.ema.label_distribution = kept
-        if kept.vectors is not None and not kept.is_whole and self.group.leads:
+        if kept.vectors is not None and not kept.is_whole and self.group.is_main:
             self.callbacks.message(
                 f"--labels: the data have {kept.distinct} different labels; {len(kept.vectors)} of a random choice of "
                 "the images are kept in the model, and drawn by ganformer generate"
@@ -342,7 +343,7 @@ class Trainer:
         elif before:
             self.tell(
                 "micro-batch",
-                f"this run has taken {before} images at a time so far, which {self.group.ranks} processes cannot; "
+                f"this run has taken {before} images at a time so far, which {self.group.world_size} processes cannot; "
                 f"going on with {self.players.micro_batch}. The results differ from there on: minibatch-std and noise "
                 "follow that number",
             )
@@ -353,14 +354,14 @@ class Trainer:
     def share_state(self) -> None:
         """Let all processes stand where the first one does."""
         self.players.share_state()
-        self.counters, self.restored, self.scored_snapshot = self.group.told(
+        self.counters, self.restored, self.scored_snapshot = self.group.run_on_rank0(
             lambda: (self.counters, self.restored, self.scored_snapshot)
         )
         self.tick_kimg = self.kimg
 
     def tell(self, event: str, text: str) -> None:
         """Warn the reader, and note it in the run folder."""
-        if not self.group.leads:
+        if not self.group.is_main:
             return
         self.callbacks.message(f"warning: {text}")
         record = {"kimg": self.kimg, "event": event, "text": text}
@@ -405,7 +406,7 @@ class Trainer:
                 "since the last state. Begin again from an earlier snapshot (--restart --pretrained-pkl FILE) with "
                 "lower --g-lr and --d-lr or a larger --gamma; look for odd pictures in the data set"
             )
-        self.group.told(lambda: self.restore(override=True))
+        self.group.run_on_rank0(lambda: self.restore(override=True))
         self.share_state()
         self.setbacks = setbacks
         # Their number also changes the random numbers of the steps to come.
@@ -433,7 +434,7 @@ class Trainer:
             LockedError: another process trains in the folder.
         """
         with contextlib.ExitStack() as stack:
-            if self.group.ranks == 1:
+            if self.group.world_size == 1:
                 stack.enter_context(locked(self.folder, self.callbacks.message))
             return self.train()
 
@@ -442,8 +443,8 @@ class Trainer:
         options = self.config.train
         total = round(options.total_kimg * 1000)
         self.callbacks.message(self.opening(total))
-        if self.group.ranks > 1:
-            self.callbacks.message(sharing(options.batch_size, self.group.ranks, self.players.micro_batch))
+        if self.group.world_size > 1:
+            self.callbacks.message(sharing(options.batch_size, self.group.world_size, self.players.micro_batch))
         scores = self.complete()
         means, self.tick_start = Means(), time.perf_counter()
         stopped = False
@@ -477,10 +478,10 @@ class Trainer:
                     # Of a tick that goes on, the steps before the snapshot count, and the snapshot does not.
                     self.tick_start += time.perf_counter() - before_snapshot
                 elif saves:
-                    self.group.told(self.save_state)
+                    self.group.run_on_rank0(self.save_state)
                     self.saved_at, self.setbacks = time.monotonic(), 0
         # Other machines need not see the folder.
-        newest, samples, best = self.group.told(
+        newest, samples, best = self.group.run_on_rank0(
             lambda: (checkpoints.resolve_model(self.folder), self.grids.newest(), self.scoring.best())
         )
         return RunResult(
@@ -512,7 +513,7 @@ class Trainer:
             self.dataset,
             batch_size=self.players.share,
             rank=self.group.rank,
-            ranks=self.group.ranks,
+            world_size=self.group.world_size,
             seed=options.seed,
             mirror=options.mirror_augment,
             position=self.position,
@@ -527,7 +528,7 @@ class Trainer:
             return next(stream)
         except StoppedWaiting:
             # The other processes of the run wait for this one's share of the step.
-            return None if self.group.ranks == 1 else stream.next_without_workers()
+            return None if self.group.world_size == 1 else stream.next_without_workers()
 
     def save_is_due(self) -> bool:
         """Whether the newest state is so old that losing what followed would hurt."""
@@ -548,7 +549,7 @@ class Trainer:
         tick, self.tick_kimg = self.counters.ticks, self.kimg
         self.counters.ticks += 1
         means.gather(self.group)
-        if not self.group.leads:
+        if not self.group.is_main:
             return
         figures = means.read()
         if self.config.train.augment == "ada":
@@ -583,7 +584,7 @@ class Trainer:
             self.save(scored=scored)
             self.grids.save_fakes(self.players.ema, self.kimg)
 
-        self.group.told(write)
+        self.group.run_on_rank0(write)
         scores = {}
         if score and scored:
             scores = self.scoring.score(self.players.ema, self.snapshot_path, self.kimg)
@@ -596,7 +597,7 @@ class Trainer:
         A state is written before grids and scores: the networks in it are those that these are made of.
         """
         if not self.restored and self.counters.images_seen == 0:
-            self.group.told(self.grids.save_reals)
+            self.group.run_on_rank0(self.grids.save_reals)
             return self.snapshot(due=True, score=True)
 
         def make_up() -> bool:
@@ -613,7 +614,7 @@ class Trainer:
                 self.grids.save_fakes(self.players.ema, self.kimg)
             return scores
 
-        scores = self.group.told(make_up)
+        scores = self.group.run_on_rank0(make_up)
         return self.scoring.score(self.players.ema, self.snapshot_path, self.kimg) if scores else {}
 
     def missing_pieces(self) -> tuple[list[str], bool]:

@@ -50,9 +50,9 @@ class Means:
 
     def gather(self, group: Group) -> None:
         """Take in what the other processes have; all of them have the same names."""
-        for name in sorted(self.sums) if group.ranks > 1 else ():
-            self.sums[name] = group.total(self.sums[name])
-            self.counts[name] *= group.ranks
+        for name in sorted(self.sums) if group.world_size > 1 else ():
+            self.sums[name] = group.all_reduce(self.sums[name])
+            self.counts[name] *= group.world_size
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Players:
     @property
     def share(self) -> int:
         """Pictures of a batch that this process takes."""
-        return self.config.train.batch_size // self.group.ranks
+        return self.config.train.batch_size // self.group.world_size
 
     @property
     def wary_steps(self) -> int:
@@ -157,11 +157,11 @@ class Players:
 
     def share_state(self) -> None:
         """Let all processes have the first one's networks, optimisers and running mean."""
-        if self.group.ranks == 1:
+        if self.group.world_size == 1:
             return
         tensors = [value for network in self.networks.values() for value in network.state_dict().values()]
         for optimizer, module in self.optimizers.values():
-            if self.group.told(lambda optimizer=optimizer: bool(optimizer.state)):  # type: ignore[misc]
+            if self.group.run_on_rank0(lambda optimizer=optimizer: bool(optimizer.state)):  # type: ignore[misc]
                 for parameter in module.parameters():
                     memory = optimizer.state[parameter]
                     if not memory:
@@ -169,8 +169,8 @@ class Players:
                         memory.update({key: torch.zeros_like(parameter) for key in ADAM_KEYS[1:]})
                     tensors += [memory[key] for key in ADAM_KEYS]
         for tensor in [*tensors, *self.scalars.values()]:
-            self.group.share(tensor)
-        self.micro_batch = self.group.told(lambda: self.micro_batch)
+            self.group.broadcast(tensor)
+        self.micro_batch = self.group.run_on_rank0(lambda: self.micro_batch)
 
     # ----- A step -----
 
@@ -204,7 +204,7 @@ class Players:
         self.update(self.g_optimizer, self.g_average, generator_gradients, means)
         self.discriminator.requires_grad_(True)
         signs = self.update(self.d_optimizer, self.d_average, discriminator_gradients, means).signs()
-        self.augmentation.observe(self.group.total(signs), number)
+        self.augmentation.observe(self.group.all_reduce(signs), number)
         means.steps += 1
         self.wary = max(0, self.wary - 1)
 
@@ -225,7 +225,7 @@ class Players:
         means: Means,
     ) -> Found:
         """One step of ``optimizer``; in smaller parts, with the same random numbers, where memory runs out."""
-        several = self.group.ranks > 1
+        several = self.group.world_size > 1
         while True:
             wary = several and self.wary > 0
             found = Found() if wary else Found(average.begin)

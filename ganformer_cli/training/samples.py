@@ -51,14 +51,14 @@ class SampleGrids:
         """
         psi = self.config.train.truncation_psi
         drawn = sample_images(generator, range(self.config.train.vis_num), truncation_psi=psi)
-        pictures = np.stack([picture for _, picture in drawn])
+        images = np.stack([image for _, image in drawn])
         grid, attention = self.paths(kimg)
-        save_png(grid, image_grid(pictures))
+        save_png(grid, image_grid(images))
         if self.config.model.has_maps:
-            seeds = range(min(ATTENTION_PICTURES, len(pictures)))
+            seeds = range(min(ATTENTION_PICTURES, len(images)))
             last = [sample.maps[-1] for sample in sample_attention(generator, seeds, truncation_psi=psi)]
             maps = AttentionMap(last[0].layer, torch.cat([layer.probabilities for layer in last]))
-            save_png(attention, attention_sheet(pictures[: len(last)], maps))
+            save_png(attention, attention_sheet(images[: len(last)], maps))
         if not self.config.train.keep_samples:
             for old in [*self.folder.glob("fakes-*.png"), *self.folder.glob("attention-*.png")]:
                 if old not in (grid, attention):

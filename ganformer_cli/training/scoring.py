@@ -102,12 +102,12 @@ class Scoring:
         self.message(f"scoring {count} pictures against as many real ones")
         try:
             record = self._evaluate(generator, count)
-            self.group.told(lambda: self._write(record, snapshot, kimg))
+            self.group.run_on_rank0(lambda: self._write(record, snapshot, kimg))
         except Exception as error:  # whatever goes wrong in a metric, it never ends training
             self.message(f"warning: no scores at {kimg:g} kimg: {str(error) or type(error).__name__}")
             return {}
         scores = {name: scored.value for name, scored in scores_in(record).items()}
-        if not self.group.leads:
+        if not self.group.is_main:
             return scores
         shown = ", ".join(
             f"{name} {SCORES[name].text(value) if SCORES[name].percent else f'{value:.3g}'}"

@@ -83,7 +83,7 @@ class CollapseWatch:
             self.spread = mean_pairwise_distance(reals) if count > 1 else 0.0
         if self.spread == 0:
             return None
-        fakes = np.stack([picture for _, picture in sample_images(generator, range(FAKES), truncation_psi=1.0)])
+        fakes = np.stack([image for _, image in sample_images(generator, range(FAKES), truncation_psi=1.0)])
         return mean_pairwise_distance(fakes) / self.spread
 
     def warnings(self, figures: dict[str, float], kimg: float) -> list[str]:

@@ -71,14 +71,14 @@ def read_about(path: Path) -> dict[str, Any] | None:
     Of pictures only the head is read.
     """
     try:
-        text = _film_text(read_regular(path)) if path.suffix == ".mp4" else _picture_text(path)
+        text = _film_text(read_regular(path)) if path.suffix == ".mp4" else _image_text(path)
         about = parse_json(text, str(path)) if text is not None else None
     except (GanformerError, OSError, ValueError, SyntaxError, RecursionError, PIL.Image.DecompressionBombError):
         return None
     return about if isinstance(about, dict) else None
 
 
-def _picture_text(path: Path) -> str | None:
+def _image_text(path: Path) -> str | None:
     with open_regular(path) as stream, PIL.Image.open(stream) as image:
         if image.format == "PNG":
             found = image.info.get(NAME)

@@ -72,11 +72,11 @@ class FolderSource(Streamed):
 
     def _look_through(self, finder: LabelsFinder | None = None) -> None:
         """Count what there is; ``finder`` sees all names."""
-        pictures = others = 0
+        images = others = 0
         self._leftover = Leftover()
         for name in walk(self.path):
             if (kind := self._kind(name)) is Kind.IMAGE:
-                pictures += 1
+                images += 1
                 if finder is not None:
                     finder.see_image(name)
             elif name != DATASET_JSON:
@@ -84,7 +84,7 @@ class FolderSource(Streamed):
                 self._leftover.add(name, kind)
                 if finder is not None:
                     finder.see_file(name)
-        self._count, self._others = pictures, others
+        self._count, self._others = images, others
 
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         for number, name in enumerate(self._names()):

@@ -176,12 +176,12 @@ def _misfit(path: Path, form: str | None, found: str) -> DataError:
 
 def _kind_of_content(names: Iterable[str]) -> str | None:
     """What most of these files are: "tfrecords" or "webdataset"; None for pictures, and what is something else."""
-    pictures = records = tars = 0
+    images = records = tars = 0
     for name in islice(names, _LOOKED_AT):
-        pictures += has_image_suffix(name)
+        images += has_image_suffix(name)
         records += part_of(name.rpartition("/")[2]) is not None
         tars += name.lower().endswith(_TAR_SUFFIXES)
-    if max(records, tars) <= pictures:  # a preview beside the data is no picture of the source
+    if max(records, tars) <= images:  # a preview beside the data is no picture of the source
         return None
     return "tfrecords" if records >= tars else "webdataset"
 

@@ -98,7 +98,7 @@ def starts_as_records(start: bytes) -> bool:
     return length <= LARGEST_FILE and masked_crc32c(start[:8]) == crc
 
 
-def picture_of(record: memoryview) -> tuple[bytes | Pixels, int | None]:
+def image_of(record: memoryview) -> tuple[bytes | Pixels, int | None]:
     """The picture of an Example, a picture file or pixels [H, W, C], and its class if one is given.
 
     Raises:

@@ -70,10 +70,10 @@ class TfdsSource(Labelled):
         label: Label | None = self._label(number, name)
         if self._in_set and np.ndim(row["label"]) == 0 and 0 <= int(row["label"]) < MOST_CLASSES:
             label = int(row["label"])
-        picture = np.asarray(row["image"])
-        if picture.dtype not in (np.uint8, np.uint16) or picture.ndim != 3 or picture.shape[2] not in CHANNELS:
-            return Item(name, None, label, f"{picture.dtype} {list(picture.shape)} is no picture")
-        return Item(name, np.ascontiguousarray(picture), label)
+        image = np.asarray(row["image"])
+        if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] not in CHANNELS:
+            return Item(name, None, label, f"{image.dtype} {list(image.shape)} is no picture")
+        return Item(name, np.ascontiguousarray(image), label)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self._identity} {self._labels_fingerprint()}".encode()).hexdigest()

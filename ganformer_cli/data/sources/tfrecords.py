@@ -32,7 +32,7 @@ from ganformer_cli.data.sources.base import (
 from ganformer_cli.data.sources.folders import file_state, walk
 from ganformer_cli.data.sources.label_values import MOST_CLASSES
 from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
-from ganformer_cli.data.sources.records import RecordReader, picture_of
+from ganformer_cli.data.sources.records import RecordReader, image_of
 from ganformer_cli.data.sources.tars import BrokenArchiveError
 from ganformer_cli.data.sources.zips import PASSWORD
 from ganformer_cli.errors import DataError
@@ -259,7 +259,7 @@ class TfrecordsSource(Streamed):
         if length > LARGEST_FILE:
             return Item(name, None, label, too_large(length))
         try:
-            data, found = picture_of(reader.read())
+            data, found = image_of(reader.read())
         except ValueError as error:
             return Item(name, None, label, reason(error))
         except BrokenArchiveError as error:

@@ -117,12 +117,12 @@ class WebdatasetSource(Streamed):
                     if is_hidden(member.name):
                         continue
                     if sample is None or sample.key != key:
-                        if sample is not None and sample.picture is not None:
+                        if sample is not None and sample.image is not None:
                             yield self._item(sample, before, number)
                             number += 1
                         self._count_without_image(sample)
                         sample = _Sample(key, wanted(number))
-                    if is_image_extension(extension) and sample.picture is None:
+                    if is_image_extension(extension) and sample.image is None:
                         sample.take(member, reader)
                     elif extension in LABELS:
                         sample.take_label(extension, member, reader)
@@ -130,7 +130,7 @@ class WebdatasetSource(Streamed):
                         self._others += 1
                         sample.others.append(member.name)
             except BrokenArchiveError as error:
-                if sample is not None and sample.picture is not None:
+                if sample is not None and sample.image is not None:
                     if error.inside:  # what was broken is part of this sample
                         sample.data, sample.error = None, f"{DAMAGED}: {error}"
                     yield self._item(sample, before, number)
@@ -140,19 +140,19 @@ class WebdatasetSource(Streamed):
                 name = f"{before}picture {number}"
                 yield Item(name, None, None, f"{DAMAGED}: {error}") if wanted(number) else None
                 return
-        if sample is not None and sample.picture is not None:
+        if sample is not None and sample.image is not None:
             yield self._item(sample, before, number)
         self._count_without_image(sample)
 
     def _count_without_image(self, sample: _Sample | None) -> None:
         """What a sample without an image holds instead; beside an image it is an expected part of the sample."""
-        for name in sample.others if sample is not None and sample.picture is None else ():
+        for name in sample.others if sample is not None and sample.image is None else ():
             self._leftover.add_beside(name)
 
     def _item(self, sample: _Sample, before: str, number: int) -> Item | None:
-        if not sample.wanted or sample.picture is None:
+        if not sample.wanted or sample.image is None:
             return None
-        name = f"{before}{sample.picture}"
+        name = f"{before}{sample.image}"
         label = self._label(number, name)
         if self._kind is not None and _kind(sample.label) == self._kind:
             own = sample.label
@@ -172,14 +172,14 @@ class _Sample:
     def __init__(self, key: str, wanted: bool) -> None:
         self.key = key
         self.wanted = wanted  # whether to read it
-        self.picture: str | None = None  # its name
+        self.image: str | None = None  # its name
         self.data: bytes | None = None
         self.error = ""
         self.label: Label | str | None = None
         self.others: list[str] = []  # names of what is neither image nor label
 
     def take(self, member: Member, reader: TarReader) -> None:
-        self.picture = member.name
+        self.image = member.name
         if self.wanted:
             self.error = member.problem or (too_large(member.size) if member.size > LARGEST_FILE else "")
             self.data = None if self.error else reader.read()
@@ -192,7 +192,7 @@ class _Sample:
 
 def label_kind_of(path: Path) -> str | None:
     """What labels lie beside the pictures at the beginning of a tar: "classes", "vectors", or None without any."""
-    pictures: set[str] = set()
+    images: set[str] = set()
     kinds: dict[str, str] = {}
     with TarReader(path) as reader:
         try:
@@ -202,14 +202,14 @@ def label_kind_of(path: Path) -> str | None:
                     break
                 key, extension = _split(member.name)
                 if is_image_extension(extension):
-                    pictures.add(key)
+                    images.add(key)
                 elif _is_label(member):
                     kind = _kind(_label(extension, reader.read()))
                     if kind is not None:
                         kinds.setdefault(key, kind)
         except BrokenArchiveError:
             pass
-    return next((kind for key, kind in kinds.items() if key in pictures), None)
+    return next((kind for key, kind in kinds.items() if key in images), None)
 
 
 def is_image_extension(extension: str) -> bool:

@@ -240,14 +240,14 @@ class ZipSource(Numbered):
         """
         self.path = index.path
         self._index = index
-        pictures = array("Q")
+        images = array("Q")
         self._others = 0
         self._leftover = Leftover()
         self._finder = LabelsFinder()
         jsons: dict[str, int] = {}
         for number, name in enumerate(index.names()):
             if (kind := selection.kind(name, partial(index.start, number))) is Kind.IMAGE:
-                pictures.append(number)
+                images.append(number)
                 self._finder.see_image(name)
             else:
                 if name.rpartition("/")[2] == DATASET_JSON:
@@ -256,8 +256,8 @@ class ZipSource(Numbered):
                 self._others += name != DATASET_JSON
                 self._leftover.add(name, kind)
         self._dataset_jsons = jsons
-        self._numbers = np.frombuffer(pictures, np.uint64)
-        if pictures and all(index.is_encrypted(number) for number in pictures):
+        self._numbers = np.frombuffer(images, np.uint64)
+        if images and all(index.is_encrypted(number) for number in images):
             raise DataError(f"{self.path} is {PASSWORD}; unpack it with its password, and give the folder")
         self.use(choose_labels(labels, self.path, own=self._own_labels, names=self.names, count=self.count))
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganformer_cli.data import pictures
-from ganformer_cli.data.pictures import UnusableError, crop_size, fit, open_picture, shown_size, to_rgb
+from ganformer_cli.data import images
+from ganformer_cli.data.images import UnusableError, crop_size, fit, open_image, shown_size, to_rgb
 
 WHITE = (255, 255, 255)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -96,7 +96,7 @@ def test_16_bit_grey_is_rounded_not_cut(form: str) -> None:
         data = b"P5 256 256 65535\n" + values.astype(">u2").tobytes()
     else:
         data = encoded(Image.fromarray(values), form)
-    image = open_picture(data)
+    image = open_image(data)
     got = np.asarray(fit(image, 256, 256, WHITE))
     expected = np.floor(values.astype(np.float64) * 255 / 65535 + 0.5).astype(np.uint8)
     assert np.array_equal(got, np.repeat(expected[:, :, None], 3, axis=2))
@@ -115,7 +115,7 @@ def test_16_bit_colour() -> None:
 
     header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    assert np.asarray(fit(open_picture(data), 2, 2, WHITE))[1].tolist() == [[0, 128, 255], [255, 0, 1]]
+    assert np.asarray(fit(open_image(data), 2, 2, WHITE))[1].tolist() == [[0, 128, 255], [255, 0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -154,14 +154,14 @@ def test_exif_orientation(orientation: int, form: str) -> None:
     exif[0x0112] = orientation
     options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {"lossless": True} if form == "WEBP" else {}
     image = Image.fromarray(np.ascontiguousarray(STORED[orientation](QUARTERS)))
-    picture = open_picture(encoded(image, form, exif=exif, **options))
+    picture = open_image(encoded(image, form, exif=exif, **options))
     assert np.abs(np.asarray(fit(picture, 16, 16, WHITE)).astype(int) - QUARTERS).max() < 40
 
 
 def test_orientation_swaps_the_sides_before_cropping() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = open_picture(encoded(Image.new("RGB", (40, 20)), exif=exif))
+    picture = open_image(encoded(Image.new("RGB", (40, 20)), exif=exif))
     assert shown_size(picture) == (40, 20)
     assert fit(picture, 40, 20, WHITE).size == (20, 40)
 
@@ -169,7 +169,7 @@ def test_orientation_swaps_the_sides_before_cropping() -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_does_not_lose_a_picture() -> None:
     data = encoded(Image.new("RGB", (20, 20), RED), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff garbage")
-    picture = open_picture(data)
+    picture = open_image(data)
     assert shown_size(picture) == (20, 20)
     assert fit(picture, 16, 16, WHITE).size == (16, 16)
 
@@ -197,18 +197,18 @@ def test_crop_is_the_largest_part_of_the_wanted_proportions(
 def test_crop_is_the_middle(width: int, height: int) -> None:
     ramp = np.arange(height * width, dtype=np.uint8).reshape(height, width)
     left, top = (width - 8) // 2, (height - 8) // 2
-    got = np.asarray(fit(open_picture(encoded(Image.fromarray(ramp))), 8, 8, WHITE))[:, :, 0]
+    got = np.asarray(fit(open_image(encoded(Image.fromarray(ramp))), 8, 8, WHITE))[:, :, 0]
     assert np.array_equal(got, ramp[top : top + 8, left : left + 8])
 
 
 def test_a_picture_of_the_wanted_size_keeps_its_pixels() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    assert np.array_equal(np.asarray(fit(open_picture(encoded(Image.fromarray(noise))), 24, 32, WHITE)), noise)
+    assert np.array_equal(np.asarray(fit(open_image(encoded(Image.fromarray(noise))), 24, 32, WHITE)), noise)
 
 
 def test_shrinking_averages() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    small = np.asarray(fit(open_picture(encoded(Image.fromarray(noise))), 16, 16, WHITE)).astype(float)
+    small = np.asarray(fit(open_image(encoded(Image.fromarray(noise))), 16, 16, WHITE)).astype(float)
     means = noise.reshape(16, 16, 16, 16, 3).mean(axis=(1, 3))
     assert np.abs(small - means).mean() < 8  # a filter that skips pixels would be off by tens
     gray = Image.new("RGB", (999, 777), (12, 34, 56))
@@ -217,14 +217,14 @@ def test_shrinking_averages() -> None:
 
 def test_nothing_of_the_old_file_stays_in_the_picture() -> None:
     image = Image.new("RGB", (16, 16))
-    picture = open_picture(encoded(image, "JPEG", comment=b"secret", dpi=(300, 300), icc_profile=b"x" * 200))
+    picture = open_image(encoded(image, "JPEG", comment=b"secret", dpi=(300, 300), icc_profile=b"x" * 200))
     assert fit(picture, 16, 16, WHITE).info == {}
 
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
     frames = [Image.new("RGB", (16, 16), color) for color in (RED, GREEN)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert np.asarray(fit(open_picture(data), 16, 16, WHITE))[0, 0].tolist() == list(RED)
+    assert np.asarray(fit(open_image(data), 16, 16, WHITE))[0, 0].tolist() == list(RED)
 
 
 @pytest.mark.parametrize(
@@ -245,12 +245,12 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_unusable_files_say_why(data: bytes, words: str) -> None:
     with pytest.raises(UnusableError, match=words) as caught:
-        fit(open_picture(data), 16, 16, WHITE)
+        fit(open_image(data), 16, 16, WHITE)
     assert "object at" not in str(caught.value)
 
 
 def test_the_limit_of_pixels_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 400)
-    open_picture(encoded(Image.new("L", (20, 20))))
+    monkeypatch.setattr(images, "MOST_PIXELS", 400)
+    open_image(encoded(Image.new("L", (20, 20))))
     with pytest.raises(UnusableError, match="too large"):
-        open_picture(encoded(Image.new("L", (20, 21))))
+        open_image(encoded(Image.new("L", (20, 21))))

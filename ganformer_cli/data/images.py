@@ -38,7 +38,7 @@ class UnusableError(Exception):
     """Why a picture cannot be used: a few words that follow its name."""
 
 
-def open_picture(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """The first frame of a picture file, not unpacked yet.
 
     Raises:
@@ -78,7 +78,7 @@ def decode(data: bytes, decoding: Decoding, size: tuple[int, int] | None = None)
     Raises:
         UnusableError: it is no image, damaged, too large to unpack, too small, or has no meaning in RGB.
     """
-    with open_picture(data) as image:
+    with open_image(data) as image:
         height, width = shown_size(image) if size is None else size
         return fit(image, height, width, decoding.background, decoding.value_range)
 
