@@ -12,10 +12,10 @@ import pytest
 import torch
 from click.testing import Result
 
+from ganformer_cli.benchmarks.measuring import Conditions
+from ganformer_cli.benchmarks.training import Bench, training_cases
 from ganformer_cli.config import RunConfig
 from ganformer_cli.operators import native
-from ganformer_cli.operators.measuring import Conditions
-from ganformer_cli.training.benchmarks import Bench, training_cases
 from ganformer_cli.training.players import Players
 
 Run = Callable[..., Result]
@@ -179,7 +179,7 @@ def test_a_measurement_that_fails_leaves_the_others(ganformer: Run, monkeypatch:
     def build(*arguments: object) -> None:
         raise RuntimeError("not enough memory\nand much more")
 
-    monkeypatch.setattr("ganformer_cli.operators.benchmarks.build_bias_act", build)
+    monkeypatch.setattr("ganformer_cli.benchmarks.operators.build_bias_act", build)
     with native.use("reference"):
         done = ganformer(*QUICK, "--only", "operators", "--no-memory", "--json")
     assert done.exit_code == 1
@@ -193,7 +193,7 @@ def test_a_measurement_that_fails_leaves_the_others(ganformer: Run, monkeypatch:
 def test_build_times_are_of_an_empty_cache_and_of_a_full_one(
     ganformer: Run, monkeypatch: pytest.MonkeyPatch, own_folder: Path
 ) -> None:
-    from ganformer_cli.operators import benchmarks
+    from ganformer_cli.benchmarks import operators
 
     folders = []
 
@@ -203,8 +203,8 @@ def test_build_times_are_of_an_empty_cache_and_of_a_full_one(
         (folder / "library").touch()
         return 1.0 / len(folders)
 
-    monkeypatch.setattr(benchmarks, "_seconds_to_load", seconds)
-    assert benchmarks.load_times() == (1.0, 0.25)
+    monkeypatch.setattr(operators, "_seconds_to_load", seconds)
+    assert operators.load_times() == (1.0, 0.25)
     assert [full for _, full in folders] == [False, True, True, True]
     assert len({folder for folder, _ in folders}) == 1
     assert not folders[0][0].exists()

@@ -40,6 +40,10 @@ ARROWS = {
     "training": {
         "models", "data", "metrics", "sampling", "visualization", "checkpoints", "original_snapshots", "config",
     },
+    "benchmarks": {
+        "operators", "downloads", "data", "models", "checkpoints", "original_snapshots", "sampling", "visualization",
+        "metrics", "training", "config",
+    },
     "__init__": {"sampling", "original_snapshots"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganformer_cli.metrics.benchmarks import random_weights
+from ganformer_cli.benchmarks.scoring import random_weights
 from ganformer_cli.metrics.dino import DinoV2, Sizes
 from ganformer_cli.metrics.features import FeatureNetwork
 

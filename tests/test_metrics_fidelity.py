@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganformer_cli.metrics.benchmarks import load_fidelity as load
-from ganformer_cli.metrics.benchmarks import random_weights
+from ganformer_cli.benchmarks.scoring import load_fidelity as load
+from ganformer_cli.benchmarks.scoring import random_weights
 from ganformer_cli.metrics.features import FeatureNetwork, LearnedDistance
 from ganformer_cli.metrics.frechet import frechet_distance
 from ganformer_cli.metrics.inception import Inception

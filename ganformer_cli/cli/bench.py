@@ -28,8 +28,8 @@ from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.outputs import check_output, write_output
 
 if TYPE_CHECKING:
+    from ganformer_cli.benchmarks.measuring import Cases, Conditions, Memory, Row, Side
     from ganformer_cli.config import RunConfig
-    from ganformer_cli.operators.measuring import Cases, Conditions, Memory, Row, Side
 
 #: What can be measured, in this order, and what the column of MiB says of it.
 GROUPS = {
@@ -159,7 +159,7 @@ def command(
     """
     import torch
 
-    from ganformer_cli.operators.measuring import Conditions, native_missing
+    from ganformer_cli.benchmarks.measuring import Conditions, native_missing
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -235,9 +235,9 @@ def cases_of(
     groups: Sequence[str], conditions: Conditions, config: RunConfig, settings: Mapping[str, Any]
 ) -> dict[str, Cases]:
     """By group, a function that lists its cases; another process can call it too."""
-    from ganformer_cli.models.benchmarks import LayerSizes, generator_cases, layer_cases
-    from ganformer_cli.operators.benchmarks import OperatorSizes, operator_cases
-    from ganformer_cli.training.benchmarks import training_cases
+    from ganformer_cli.benchmarks.networks import LayerSizes, generator_cases, layer_cases
+    from ganformer_cli.benchmarks.operators import OperatorSizes, operator_cases
+    from ganformer_cli.benchmarks.training import training_cases
 
     images = settings["batch_size"]
     if settings["quick"]:
@@ -259,10 +259,10 @@ def cases_of(
 
 def measure_all(plan: Plan) -> dict[str, Any]:
     """Everything of the plan, as JSON values."""
-    from ganformer_cli.data.benchmarks import ImageSizes, measure_images
-    from ganformer_cli.metrics.benchmarks import ScoringSizes, measure_scoring
-    from ganformer_cli.operators.benchmarks import load_times
-    from ganformer_cli.operators.measuring import first_line, in_fresh_process, measure
+    from ganformer_cli.benchmarks.data import ImageSizes, measure_images
+    from ganformer_cli.benchmarks.measuring import first_line, in_fresh_process, measure
+    from ganformer_cli.benchmarks.operators import load_times
+    from ganformer_cli.benchmarks.scoring import ScoringSizes, measure_scoring
 
     listed = {group: plan.cases[group]() for group in plan.cases}
     separate = plan.memory and not plan.conditions.on_cuda
@@ -337,7 +337,7 @@ def measure_all(plan: Plan) -> dict[str, Any]:
 
 def memories_of(plan: Plan, group: str, side: Side) -> list[Memory | None]:
     """Memory of a group's cases, each in turn in one new process."""
-    from ganformer_cli.operators.measuring import in_fresh_process, process_memories
+    from ganformer_cli.benchmarks.measuring import in_fresh_process, process_memories
 
     prepare = partial(keep_memory, group)
     try:

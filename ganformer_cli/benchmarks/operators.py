@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganformer_cli.benchmarks.measuring import Case, Conditions, Work, Workload, copies_of
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import (
     Keys,
@@ -26,7 +27,6 @@ from ganformer_cli.operators import (
     upfirdn2d,
 )
 from ganformer_cli.operators.attention_reference import Over
-from ganformer_cli.operators.measuring import Case, Conditions, Work, Workload, copies_of
 
 SECONDS_TO_BUILD = 900.0
 

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganformer_cli.errors import ConfigError, GanformerError
-from ganformer_cli.operators import native
-from ganformer_cli.operators.measuring import (
+from ganformer_cli.benchmarks.measuring import (
     Case,
     Conditions,
     Work,
@@ -23,6 +21,8 @@ from ganformer_cli.operators.measuring import (
     measure,
     process_memories,
 )
+from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.operators import native
 
 QUICK = Conditions(repeats=3, seconds=0.0, sample=0.0)
 MIB = 2**20
@@ -31,7 +31,7 @@ MIB = 2**20
 def test_calls_are_sampled_in_turn_and_nobody_is_always_first(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     # One call is one sample: each seems to take a second.
-    monkeypatch.setattr("ganformer_cli.operators.measuring._warm_up", lambda work, conditions: 1.0)
+    monkeypatch.setattr("ganformer_cli.benchmarks.measuring._warm_up", lambda work, conditions: 1.0)
     works = {name: Work(partial(order.append, name)) for name in "abc"}
     timings = interleaved(works, QUICK)
     assert "".join(order) == "abcbcacab"
@@ -55,7 +55,7 @@ def test_calls_are_made_on_their_side_with_the_same_random_numbers() -> None:
 
 
 def test_a_long_call_is_not_made_only_to_warm_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganformer_cli.operators.measuring.LONG_CALL", 0.0)
+    monkeypatch.setattr("ganformer_cli.benchmarks.measuring.LONG_CALL", 0.0)
     timing = interleaved({"long": Work(lambda: None)}, QUICK)["long"]
     assert timing.samples == QUICK.repeats + 1
 

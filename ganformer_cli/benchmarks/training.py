@@ -9,9 +9,9 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from ganformer_cli.benchmarks.bare_convolutions import BareConvolutions, Clock, record
+from ganformer_cli.benchmarks.networks import BARE_CONVOLUTIONS, Bound, Case, Conditions, Workload, pixels_of_usual
 from ganformer_cli.config import RunConfig
-from ganformer_cli.models.bare_convolutions import BareConvolutions, Clock, record
-from ganformer_cli.models.benchmarks import BARE_CONVOLUTIONS, Bound, Case, Conditions, Workload, pixels_of_usual
 from ganformer_cli.training.players import Means, Players
 
 #: Weight of path length regularisation where the configuration has none: that of StyleGAN2.

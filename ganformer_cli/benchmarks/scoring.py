@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ganformer_cli.data.benchmarks import ImageSizes, draw
+from ganformer_cli.benchmarks.data import ImageSizes, draw
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.metrics.collecting import collect
 from ganformer_cli.metrics.features import open_network

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from ganformer_cli.benchmarks import scoring
+from ganformer_cli.benchmarks.scoring import Scored, ScoringSizes, measure_scoring
 from ganformer_cli.errors import GanformerError
-from ganformer_cli.metrics import benchmarks
-from ganformer_cli.metrics.benchmarks import Scored, ScoringSizes, measure_scoring
 
 Run = Callable[..., Result]
 QUICK = ("bench", "--quick", "--device", "cpu", "--only", "metrics", "--no-memory")
@@ -35,7 +35,7 @@ def test_both_are_measured_and_agree(ganformer: Run) -> None:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[..., Scored]]:
     """Measurements that are given; no network, and no files of weights."""
-    monkeypatch.setattr(benchmarks, "random_weights", lambda shapes: {})
+    monkeypatch.setattr(scoring, "random_weights", lambda shapes: {})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
 
     def make(*turns: tuple[float, float]) -> Callable[..., Scored]:
@@ -67,6 +67,6 @@ def test_the_table_says_what_was_measured(
     def measure(sizes: ScoringSizes, device: str, runner: object, done: Callable[[float, str], None]) -> Any:
         return measure_scoring(sizes, device, run, done)
 
-    monkeypatch.setattr(benchmarks, "measure_scoring", measure)
+    monkeypatch.setattr(scoring, "measure_scoring", measure)
     said = ganformer(*QUICK).stdout
     assert "Inception features, 32 px: 8 pictures/s with 100 MiB; 2.00x torch-fidelity (4 pictures/s" in said

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ganformer_cli.operators.measuring import Conditions, Timing, sample_of
+from ganformer_cli.benchmarks.measuring import Conditions, Timing, sample_of
 
 Size = tuple[int, ...]
 

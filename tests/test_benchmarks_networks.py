@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ganformer_cli.benchmarks.bare_convolutions import BareConvolutions, Clock, Convolution, equivalents, record
+from ganformer_cli.benchmarks.measuring import Conditions, Timing
+from ganformer_cli.benchmarks.networks import LayerCase, LayerInputs, LayerSizes
 from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
-from ganformer_cli.models.bare_convolutions import BareConvolutions, Clock, Convolution, equivalents, record
-from ganformer_cli.models.benchmarks import LayerCase, LayerInputs, LayerSizes
 from ganformer_cli.models.per_pixel import per_pixel_layer
-from ganformer_cli.operators.measuring import Conditions, Timing
 
 
 @pytest.mark.parametrize("kind", ["simplex", "kmeans", "duplex"])

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganformer_cli.benchmarks.bare_convolutions import BareConvolutions, Clock, record
+from ganformer_cli.benchmarks.measuring import Bound, Case, Conditions, Work, Workload, copies_of, kept_bytes
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
-from ganformer_cli.models.bare_convolutions import BareConvolutions, Clock, record
 from ganformer_cli.models.generator import Generator
 from ganformer_cli.models.per_pixel import per_pixel_layer
 from ganformer_cli.models.positions import sinusoidal_positions
 from ganformer_cli.operators.bipartite_attention import Integration
-from ganformer_cli.operators.measuring import Bound, Case, Conditions, Work, Workload, copies_of, kept_bytes
 
 BARE_CONVOLUTIONS = "bare convolutions"
 #: The per-pixel form takes so long, and so steadily, that more samples would only keep the reader waiting.

@@ -1,0 +1,1 @@
+"""What ``ganformer bench`` measures: speed and memory of operators, networks, training, data and scores."""
