@@ -16,7 +16,7 @@ import torch
 from click.testing import Result
 
 from ganformer_cli.sampling import latents_from_seeds, load_generator, sample, to_uint8
-from ganformer_cli.visualization.encoding import read_about
+from ganformer_cli.sampling.image_files import read_metadata
 
 Run = Callable[..., Result]
 
@@ -88,7 +88,7 @@ def test_maps_lie_apart_from_the_same_pictures(ganformer: Run, tiny_run: Path) -
     for k in range(2):
         assert Path(f"images/seed000{k}.png").read_bytes() == Path(f"plain/seed000{k}.png").read_bytes()
         for kind in ("maps", "layer-maps"):
-            about = read_about(Path(f"images-sheets/seed000{k}-{kind}.png"))
+            about = read_metadata(Path(f"images-sheets/seed000{k}-{kind}.png"))
             assert about is not None
             assert (about["seed"], about["figure"]) == (k, kind)
 

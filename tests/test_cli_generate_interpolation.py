@@ -18,7 +18,7 @@ from ganformer_cli.checkpoints import save_snapshot
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.sampling import latents_from_seeds, load_generator, map_latents, sample, sample_latents
-from ganformer_cli.visualization.encoding import read_about
+from ganformer_cli.sampling.image_files import read_metadata
 
 Run = Callable[..., Result]
 
@@ -51,7 +51,7 @@ def test_a_way_leads_from_picture_to_picture(ganformer: Run, tiny_run: Path, spa
     expected = sample(load_generator(tiny_run), [4, 9, 2], truncation_psi=0.7).permute(0, 2, 3, 1).numpy()
     assert np.abs(found[[0, 4, 8]] - expected).max() <= 1  # mapped alone: the last bit may differ
     assert all((one != other).any() for one, other in zip(found, found[1:], strict=False))
-    about = read_about(Path("images-sheets", stem, "frame00003.png"))
+    about = read_metadata(Path("images-sheets", stem, "frame00003.png"))
     assert about is not None
     assert (about["frame"], about["interpolated_in"], about["truncation_psi"]) == (3, space, 0.7)
 

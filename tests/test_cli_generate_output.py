@@ -21,7 +21,7 @@ from ganformer_cli.cli import generate_output
 from ganformer_cli.files import sha256_of
 from ganformer_cli.models import Generator
 from ganformer_cli.sampling import load_generator, sample
-from ganformer_cli.visualization.encoding import read_about
+from ganformer_cli.sampling.image_files import read_metadata
 
 Run = Callable[..., Result]
 
@@ -60,7 +60,7 @@ def test_a_picture_says_what_made_it(ganformer: Run, tiny_run: Path, format: str
     model = sha256_of(tiny_run / "snapshots" / "network-snapshot-000002.safetensors")
     expected = {"seed": 7, "truncation_psi": 0.5, "noise": "none", "class": None, "ratio": 0.5, "model": model}
     expected |= {"run": "exp-000", "file": "network-snapshot-000002.safetensors"}
-    assert read_about(file) == expected
+    assert read_metadata(file) == expected
     said = ganformer("info", "--json", file)
     assert json.loads(said.stdout) == {"picture": str(file), **expected}
     assert model in ganformer("info", file).stdout
@@ -281,7 +281,7 @@ def test_without_a_folders_name_the_first_free_one(ganformer: Run, tiny_run: Pat
         done = ganformer("generate", "--seeds", "3", "--truncation-psi", psi)
         assert done.exit_code == 0, done.stderr
         assert f"warning: images holds other files, so these go to {folder}" in done.stderr
-        about = read_about(Path(folder, "seed0003.png"))
+        about = read_metadata(Path(folder, "seed0003.png"))
         assert about is not None
         assert about["truncation_psi"] == float(psi)
     assert len(drawn) == 2  # the third is the first again

@@ -163,8 +163,8 @@ def as_text(tables: Sequence[Table]) -> str:
 def draw(tables: Sequence[Table], path: Path, *, overwrite: bool) -> None:
     """A panel for each data set and score."""
     from ganformer_cli.metrics.registry import SCORES
+    from ganformer_cli.sampling.image_files import encode_image
     from ganformer_cli.visualization.charts import Bar, Bars, bar_charts
-    from ganformer_cli.visualization.encoding import encode
 
     panels = []
     for each in tables:
@@ -178,4 +178,4 @@ def draw(tables: Sequence[Table], path: Path, *, overwrite: bool) -> None:
                     deviation = None if cell.deviation is None else score.shown(cell.deviation)
                     bars.append(Bar(row.model, score.shown(cell.mean), deviation))
             panels.append(Bars(f"{SCORES[name].heading}, {each.dataset}", bars))
-    write_output(path, encode(bar_charts(panels), "png"), "--plot", overwrite=overwrite)
+    write_output(path, encode_image(bar_charts(panels), "png"), "--plot", overwrite=overwrite)

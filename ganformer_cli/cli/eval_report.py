@@ -124,7 +124,7 @@ def curve_text(records: Sequence[Mapping[str, Any]], curve: Path | None) -> str:
 def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
     """The course of the scores as a picture in the run folder; None where there is nothing to draw, or no place."""
     from ganformer_cli.metrics.registry import SCORES
-    from ganformer_cli.visualization import save_png
+    from ganformer_cli.sampling.image_files import save_png
     from ganformer_cli.visualization.charts import Curve, curves
 
     panels = []

@@ -270,7 +270,7 @@ def command(
     import numpy as np
 
     from ganformer_cli.sampling import read_latents
-    from ganformer_cli.visualization import crop_to_ratio
+    from ganformer_cli.sampling.image_files import crop_to_ratio
 
     generator, header = load_model(file, pick_device(gpus))
     if space == "w":

@@ -21,6 +21,7 @@ from ganformer_cli.cli.generate_output import (
     Writer,
     array_file,
     holds_array,
+    taken,
     without_names,
 )
 from ganformer_cli.cli.generate_sheets import draw_figures, draw_maps, sources_of
@@ -83,7 +84,6 @@ class Drawing:
         Raises:
             OutputError: another one is in its way.
         """
-        from ganformer_cli.visualization.encoding import taken
 
         file, rows = self.plan.folder / IMAGES_FILE, self.plan.folder / ROWS_FILE
         if self.plan.format != "npy" or not file.exists():
@@ -176,7 +176,6 @@ class Drawing:
         Raises:
             OutputError: another one is in its way.
         """
-        from ganformer_cli.visualization.encoding import taken
 
         file = self.plan.folder / LATENTS_FILE
         if not file.exists():
@@ -253,13 +252,13 @@ class Drawing:
     def _save(self, picture: Picture, image: Images, sample: Sample) -> None:
         """Write one picture; what lies beside it first, so that the picture says that all is there."""
         from ganformer_cli.files import write_bytes
-        from ganformer_cli.visualization.encoding import encode
+        from ganformer_cli.sampling.image_files import encode_image
 
         about = self.plan.about(picture)
         if self.figures.of_each:
             draw_maps(self.figures, image, sample.maps, self.plan.sheet_folder(picture), picture.stem, about)
         if self.plan.format != "npy":
-            write_bytes(picture.file, encode(self._cropped(image), self.plan.format, about))
+            write_bytes(picture.file, encode_image(self._cropped(image), self.plan.format, about))
 
     def _as_uint8(self, sample: Sample) -> Images:
         import torch
@@ -272,7 +271,7 @@ class Drawing:
         return image
 
     def _cropped(self, image: Images) -> Images:
-        from ganformer_cli.visualization import crop_to_ratio
+        from ganformer_cli.sampling.image_files import crop_to_ratio
 
         return image if self.ratio is None else crop_to_ratio(image, self.ratio)
 
@@ -300,7 +299,8 @@ class Drawing:
     def _save_sheet(self, name: str, path: Path, held: Mapping[int, Images]) -> None:
         import numpy as np
 
-        from ganformer_cli.visualization import image_grid, save_png
+        from ganformer_cli.sampling.image_files import save_png
+        from ganformer_cli.visualization import image_grid
         from ganformer_cli.visualization.sheets import fitted, table
 
         plan = self.plan

@@ -197,7 +197,7 @@ class Way:
         update: Callable[[int], None],
     ) -> None:
         """Draw and write film and sheet; ``label`` is that of all, or None for each seed's own."""
-        from ganformer_cli.visualization import crop_to_ratio, save_png
+        from ganformer_cli.sampling.image_files import crop_to_ratio, save_png
         from ganformer_cli.visualization.animation import save_film
         from ganformer_cli.visualization.sheets import fitted, table
 

@@ -174,11 +174,11 @@ class Kept:
         Raises:
             OutputError: another one is in its way.
         """
-        from ganformer_cli.visualization.encoding import read_about, taken
+        from ganformer_cli.sampling.image_files import read_metadata
 
         if not path.exists():
             return False
-        found = read_about(path)
+        found = read_metadata(path)
         same = found is not None and without_names(found) == without_names(about)
         if not same and not self._overwrite:
             raise OutputError(taken(path, _difference(found, about)))
@@ -220,12 +220,12 @@ class _Listing:
 
 def refuse_strangers(folder: Path, option: str) -> None:
     """Raise OutputError, which names ``option``, if a folder holds what ganformer has not made."""
-    from ganformer_cli.visualization.encoding import read_about
+    from ganformer_cli.sampling.image_files import read_metadata
 
     if not folder.is_dir():
         return
     for name in sorted(os.listdir(folder)):
-        if not _is_ours(name) and read_about(folder / name) is None:
+        if not _is_ours(name) and read_metadata(folder / name) is None:
             raise OutputError(
                 f"{option} {folder}: holds other files, such as {name}; choose an empty folder, or say --overwrite "
                 "to write beside them all the same"
@@ -318,3 +318,8 @@ def holds_array(path: Path, shape: Sequence[int], rows: Iterable[npt.NDArray[Any
     if not isinstance(found, np.ndarray) or found.dtype != np.float32 or found.shape != tuple(shape):
         return False
     return all(np.array_equal(one, np.asarray(other, np.float32)) for one, other in zip(found, rows, strict=True))
+
+
+def taken(path: Path, why: str) -> str:
+    """What to say of a file that is in the way."""
+    return f"{path}: {why}; choose another --output-dir, or say --overwrite to replace it"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ganformer_cli.sampling import AttentionMap, Generator
-    from ganformer_cli.visualization import Images
+    from ganformer_cli.sampling.image_files import Images
 
 Update = Callable[[str, int, int], None]
 Save = Callable[[str, "Images"], str]
@@ -37,7 +37,8 @@ def draw_maps(
         stem: for instance ``seed0007``.
         about: what the picture says of itself.
     """
-    from ganformer_cli.visualization import component_sheet, layer_sheet, save_png
+    from ganformer_cli.sampling.image_files import save_png
+    from ganformer_cli.visualization import component_sheet, layer_sheet
 
     style: Any = figures.map_style
     said = {name: {**about, **more} for name, more in figures.about_each().items()}
@@ -138,7 +139,7 @@ def draw_figures(
     """
 
     def save(name: str, sheet: Images) -> str:
-        from ganformer_cli.visualization import save_png
+        from ganformer_cli.sampling.image_files import save_png
 
         path = folder / f"{name}.png"
         save_png(path, sheet, files[path])

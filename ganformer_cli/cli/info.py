@@ -149,11 +149,11 @@ def describe_image(file: Path) -> dict[str, Any]:
     Raises:
         DataError: there is none, or it is not ganformer's.
     """
-    from ganformer_cli.visualization.encoding import read_about
+    from ganformer_cli.sampling.image_files import read_metadata
 
     if not file.is_file():
         raise DataError(f"{file}: no such file; give a picture that ganformer generate has made, or a model")
-    about = read_about(file)
+    about = read_metadata(file)
     if not about:
         raise DataError(
             f"{file}: does not say how it was made: it is none of ganformer generate's, or another program has "

@@ -13,8 +13,9 @@ from ganformer_cli.data import ImageDataset
 from ganformer_cli.files import Warn, remove
 from ganformer_cli.models import AttentionMap, Generator
 from ganformer_cli.sampling import sample_attention, sample_images
+from ganformer_cli.sampling.image_files import save_png
 from ganformer_cli.training.run_folder import SAMPLE_FOLDER
-from ganformer_cli.visualization import attention_sheet, image_grid, save_png
+from ganformer_cli.visualization import attention_sheet, image_grid
 
 #: Pictures beside which the attention is drawn.
 ATTENTION_PICTURES = 8

@@ -9,20 +9,16 @@ from ganformer_cli.visualization.attention import (
     layer_sheet,
     region_colours,
 )
-from ganformer_cli.visualization.encoding import save_png
-from ganformer_cli.visualization.grids import Images, crop_to_ratio, grid_columns, image_grid
+from ganformer_cli.visualization.grids import grid_columns, image_grid
 from ganformer_cli.visualization.palette import PALETTE
 
 __all__ = [
     "BLENDING_ALPHA",
     "PALETTE",
-    "Images",
     "attention_sheet",
     "component_sheet",
-    "crop_to_ratio",
     "grid_columns",
     "image_grid",
     "layer_sheet",
     "region_colours",
-    "save_png",
 ]

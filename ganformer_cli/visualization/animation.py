@@ -17,8 +17,7 @@ import PIL.Image
 
 from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.files import advice, atomic_open, replace
-from ganformer_cli.visualization.encoding import NAME, description, exif
-from ganformer_cli.visualization.grids import Images
+from ganformer_cli.sampling.image_files import METADATA_KEY, Images, exif, metadata_text
 
 #: Pillow holds a GIF or WebP whole, as pixels: no larger ones.
 MOST_BYTES = 1 << 30
@@ -55,13 +54,13 @@ def save_film(
     if path.suffix == ".mp4":
         _save_mp4(path, frames, per_second, about or {})
         return
-    text = description(about or {})
+    text = metadata_text(about or {})
     pixels = [PIL.Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))) for frame in frames]
     how: dict[str, Any] = {"save_all": True, "append_images": pixels[1:], "duration": round(1000 / per_second)}
     how |= {"loop": 0}
     stream = io.BytesIO()
     if path.suffix == ".gif":
-        pixels[0].save(stream, "GIF", comment=f"{NAME} {text}".encode(), **how)
+        pixels[0].save(stream, "GIF", comment=f"{METADATA_KEY} {text}".encode(), **how)
     else:
         pixels[0].save(stream, "WEBP", lossless=True, exif=exif(text), **how)
     with atomic_open(path) as file:
@@ -97,7 +96,7 @@ def _save_mp4(path: Path, frames: Iterable[Images], per_second: float, about: Ma
     words = [program, "-hide_banner", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     words += ["-s", f"{width}x{height}", "-r", f"{per_second:g}", "-i", "-", "-an"]
     words += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", _CRF, "-pix_fmt", "yuv420p"]
-    words += ["-movflags", "+faststart", "-metadata", f"comment={NAME} {description(about)}"]
+    words += ["-movflags", "+faststart", "-metadata", f"comment={METADATA_KEY} {metadata_text(about)}"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # ffmpeg goes back in the file that it writes, and tells its kind by the name.

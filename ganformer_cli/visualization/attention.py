@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling import AttentionMap
-from ganformer_cli.visualization.grids import GAP, Images, grid_columns, image_grid
+from ganformer_cli.sampling.image_files import Images
+from ganformer_cli.visualization.grids import GAP, grid_columns, image_grid
 from ganformer_cli.visualization.palette import PALETTE, component_colour
 from ganformer_cli.visualization.sheets import captioned_grid, fitted, stacked, swatches, table
 

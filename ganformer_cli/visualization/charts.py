@@ -11,7 +11,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from ganformer_cli.visualization.grids import Images
+from ganformer_cli.sampling.image_files import Images
 from ganformer_cli.visualization.palette import PALETTE
 
 _WIDTH, _HEIGHT = 420, 300  # of a panel

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling import Generator, Sample
+from ganformer_cli.sampling.image_files import Images
 from ganformer_cli.visualization.attention import BLENDING_ALPHA, blend, region_colours, upsampled
-from ganformer_cli.visualization.grids import GREY, Images
+from ganformer_cli.visualization.grids import GREY
 from ganformer_cli.visualization.mixing import Floats, difference, draw, take_component
 from ganformer_cli.visualization.palette import PALETTE, component_colour, heat_colours
 from ganformer_cli.visualization.segmentation import VERSION as SEGMENTATION

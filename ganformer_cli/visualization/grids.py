@@ -1,15 +1,13 @@
-"""Pictures side by side, cropped and framed."""
+"""Images side by side, and framed."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from ganformer_cli.errors import ConfigError
-
-Images = npt.NDArray[np.uint8]
+from ganformer_cli.sampling.image_files import Images
 
 #: Grey pixels between the cells of a sheet.
 GAP = 2
@@ -52,22 +50,6 @@ def grid_columns(count: int, height: int, width: int) -> int:
     square = math.sqrt(count * height / width)
     full = [columns for columns in range(1, count + 1) if count % columns == 0 and square <= columns <= 2 * square]
     return full[0] if full else min(count, math.ceil(square))
-
-
-def crop_to_ratio(image: Images, ratio: float) -> Images:
-    """The largest part in the middle of ``[..., H, W]`` whose height / width is ``ratio``.
-
-    Raises:
-        ConfigError: a ratio that is not positive, or leaves less than a pixel.
-    """
-    height, width = image.shape[-2:]
-    if not (math.isfinite(ratio) and ratio > 0):
-        raise ConfigError(f"--ratio {ratio}: height / width must be a number above 0")
-    new_height, new_width = min(height, round(width * ratio)), min(width, round(height / ratio))
-    if new_height < 1 or new_width < 1:
-        raise ConfigError(f"--ratio {ratio} leaves nothing of a picture of {width}x{height}; choose one nearer to 1")
-    top, left = (height - new_height) // 2, (width - new_width) // 2
-    return image[..., top : top + new_height, left : left + new_width]
 
 
 def framed(image: Images, colour: Images) -> Images:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling import LANES, Generator, Sample, sample_latents
+from ganformer_cli.sampling.image_files import Images
 from ganformer_cli.visualization.attention import upsampled
-from ganformer_cli.visualization.grids import Images
 from ganformer_cli.visualization.palette import component_colour, heat_colours
 from ganformer_cli.visualization.sheets import fitted, table
 

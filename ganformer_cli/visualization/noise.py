@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from ganformer_cli.sampling import Generator, NoiseMode, sample_latents
-from ganformer_cli.visualization.grids import Images
+from ganformer_cli.sampling.image_files import Images
 from ganformer_cli.visualization.palette import heat_colours
 from ganformer_cli.visualization.sheets import fitted, table
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.visualization.grids import Images
+from ganformer_cli.sampling.image_files import Images
 
 Floats = npt.NDArray[np.float64]
 

@@ -10,7 +10,8 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from ganformer_cli.visualization.grids import GAP, GREY, Images, framed, image_grid
+from ganformer_cli.sampling.image_files import Images
+from ganformer_cli.visualization.grids import GAP, GREY, framed, image_grid
 from ganformer_cli.visualization.palette import component_colour
 
 #: The longer side of a picture where there are captions, in pixels: smaller ones are enlarged, larger ones shrunk.

@@ -12,9 +12,9 @@ import PIL.Image
 import pytest
 
 from ganformer_cli.errors import ConfigError, OutputError
+from ganformer_cli.sampling.image_files import encode_image, read_metadata, save_png
 from ganformer_cli.visualization import animation
 from ganformer_cli.visualization.animation import check_film, find_ffmpeg, save_film
-from ganformer_cli.visualization.encoding import encode, read_about, save_png
 
 ABOUT = {"seed": 7, "truncation_psi": 0.7, "class": None, "where": "Zürich – 東京", "list": [1, 2.5]}
 
@@ -30,38 +30,38 @@ def pictures(count: int = 3, height: int = 24, width: int = 32) -> npt.NDArray[n
 def test_a_picture_comes_back_with_what_it_says(format: str) -> None:
     (image,) = pictures(1)
     path = Path(f"picture.{format}")
-    path.write_bytes(encode(image, format, ABOUT))
-    assert read_about(path) == ABOUT
+    path.write_bytes(encode_image(image, format, ABOUT))
+    assert read_metadata(path) == ABOUT
     with PIL.Image.open(path) as opened:
         assert opened.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[format]
         found = np.asarray(opened).transpose(2, 0, 1)
     assert np.abs(found.astype(int) - image).max() <= (6 if format == "jpg" else 0)
-    assert encode(image, format, ABOUT) == path.read_bytes()
+    assert encode_image(image, format, ABOUT) == path.read_bytes()
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
 def test_a_file_that_is_cut_off_or_of_others_says_nothing(format: str) -> None:
     (image,) = pictures(1)
-    whole = encode(image, format, ABOUT)
+    whole = encode_image(image, format, ABOUT)
     PIL.Image.fromarray(image.transpose(1, 2, 0)).save(f"other.{format}")
     Path(f"cut.{format}").write_bytes(whole[:40])
     Path(f"empty.{format}").write_bytes(b"")
     Path(f"text.{format}").write_text("ganformer {", encoding="utf-8")
     Path(f"folder.{format}").mkdir()
     for name in ("other", "cut", "empty", "text", "folder", "missing"):
-        assert read_about(Path(f"{name}.{format}")) is None, name
+        assert read_metadata(Path(f"{name}.{format}")) is None, name
 
 
 def test_a_sheet_is_ganformers_whatever_it_says() -> None:
     save_png(Path("sheet.png"), pictures(1)[0])
-    assert read_about(Path("sheet.png")) == {}
+    assert read_metadata(Path("sheet.png")) == {}
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
 def test_a_film_has_all_frames_and_starts_over(suffix: str) -> None:
     frames, path = pictures(5), Path(f"film.{suffix}")
     save_film(path, iter(frames), per_second=10, about=ABOUT)
-    assert read_about(path) == ABOUT
+    assert read_metadata(path) == ABOUT
     with PIL.Image.open(path) as film:
         assert (film.n_frames, film.info["loop"], film.size) == (5, 0, (32, 24))  # type: ignore[attr-defined]
         for index, frame in enumerate(frames):
@@ -199,4 +199,4 @@ def test_without_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_film_says_what_made_it_when_read_back() -> None:
     Path("film.mp4").write_bytes(b'\0\0ftypisom\0ganformer {"seed": 3}\0more ganformer {}')
-    assert read_about(Path("film.mp4")) == {"seed": 3}
+    assert read_metadata(Path("film.mp4")) == {"seed": 3}
