@@ -5,11 +5,11 @@ Each runs in a copy of one folder with a prepared data set, a plain one and a ti
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from ganformer_cli.cli.main import program
+from ganformer_cli.cli.train_settings import chosen_settings
 
 Run = Callable[[str], Result]
 
@@ -139,24 +140,34 @@ def test_authors_lines_that_come_later_say_so(here: Path, line: str, named: str)
     fails(here, line, named, "yet")
 
 
-def test_line_of_theirs_trains_what_it_says(here: Path) -> None:
-    done = succeed("train --train --ganformer-default --expname their --resolution 32 --style False --dry-run --json")
-    model = json.loads(done.stdout)["config"]["model"]
-    assert (model["attention"], model["style"], model["resolution"]) == ("kmeans", False, 32)
-    assert not (here / "results" / "their-000").exists()
+def settings(line: str) -> dict[str, Any]:
+    """The settings that the options of a line stand for."""
+    command = program.get_command(click.Context(program), "train")
+    assert command is not None
+    with command.make_context("train", shlex.split(line)) as ctx:
+        return chosen_settings(ctx)
 
 
-def test_options_of_their_tensorflow_version_are_understood(here: Path) -> None:
-    done = succeed(
-        f"train {TINY} --resolution 32 --dry-run --json --summarize --recompile False --clip 0 --fused-modconv=True "
-        "--mapping-lrmul 0.01 --d-reg none --g-reg-weight 2 --d-ltnt2ltnt False --d-img2img=0 --mapping-shared-dim 0 "
-        "--kgan False"
-    )
-    train = json.loads(done.stdout)["config"]["train"]
-    assert (train["pl_weight"], train["gamma"]) == (2.0, 0.0)
-    done = succeed("train --resolution 32 --dry-run --json --kgan --mapping-layersnum=3 --channel-max 4")
-    model = json.loads(done.stdout)["config"]["model"]
-    assert (model["kgan"], model["attention"], model["mapping_num_layers"]) == (True, "none", 3)
+@pytest.mark.parametrize(
+    ("line", "means"),
+    [
+        (
+            "--train --ganformer-default --expname their --resolution 32 --style False",
+            {"attention": "kmeans", "style": False, "resolution": 32},
+        ),
+        (
+            "--summarize --recompile False --clip 0 --fused-modconv=True --mapping-lrmul 0.01 --d-ltnt2ltnt False "
+            "--d-img2img=0 --mapping-shared-dim 0 --kgan False --merge-same False",
+            {},
+        ),
+        ("--d-reg none --g-reg-weight 2", {"gamma": 0.0, "pl_weight": 2.0}),
+        ("--d-reg r1", {}),
+        ("--mapping-layersnum=3", {"mapping_num_layers": 3}),
+        ("--kgan", {"attention": "none", "style": True, "latent_stem": False, "kgan": True}),
+    ],
+)
+def test_options_of_theirs_that_stand_for_settings(line: str, means: dict[str, Any]) -> None:
+    assert settings(line) == means
 
 
 # Every option of the authors' scripts, by the command that takes it over.
@@ -220,6 +231,7 @@ WRONG = [
     ("train --mapping-shared-dim=64", "--mapping-shared-dim 64", "--mapping-dim"),
     ("train --d-img2img 32", "--d-img2img 32", "--d-transformer"),
     ("train --d-ltnt2ltnt True", "--d-ltnt2ltnt", "--d-transformer"),
+    ("train --merge-same", "--merge-same", "--merge-type"),
     ("train --kgan --baseline GAN", "--kgan", "--baseline GAN"),
     ("train --g-reg-weight 2 --pl-weight 1", "--g-reg-weight 2", "--pl-weight 1"),
     ("train --gamma -1", "--gamma", ""),

@@ -1,4 +1,4 @@
-"""Options that the commands share: sections, booleans, seeds, devices, what is not there yet."""
+"""Options that the commands share: sections, booleans, seeds, devices."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from ganformer_cli.cli.options import (
     given_options,
     gpus_option,
     ignored_option,
-    not_yet_option,
     option,
     pick_device,
     pick_devices,
 )
-from ganformer_cli.errors import ConfigError, NotYetError
+from ganformer_cli.errors import ConfigError
 
 
 @click.command("try", cls=GroupedCommand)
@@ -36,9 +35,6 @@ from ganformer_cli.errors import ConfigError, NotYetError
 @option("--seeds", type=SEEDS, group="Data", help="Seeds.")
 @gpus_option
 @ignored_option("--train", why="this command trains anyway")
-@not_yet_option("--iterative", help="Iterate", issue="Exact networks")
-@not_yet_option("--g-arch", help="Architecture", accept=["skip"])
-@not_yet_option("--pkl", help="A pickle", metavar="FILE")
 @click.pass_context
 def command(ctx: click.Context, **values: Any) -> dict[str, Any]:
     return {**values, "given": sorted(given_options(ctx))}
@@ -114,7 +110,7 @@ def test_help_has_sections_without_rare_options() -> None:
     assert "--style / --no-style" in text
     assert "default: 7" in text
     assert "--depth" not in text
-    assert "--iterative" not in text
+    assert "--train" not in text
     assert "--help-all" in text
 
 
@@ -123,25 +119,9 @@ def test_help_all_shows_every_option() -> None:
     assert all(parameter.opts[0] in text for parameter in command.params if isinstance(parameter, click.Option))
 
 
-# ----- Not yet, and no longer needed -----
-
-
-@pytest.mark.parametrize("line", ["--iterative False", "--no-iterative", "--g-arch skip", "--train", "--train True"])
-def test_old_options_that_ask_for_nothing_are_fine(line: str) -> None:
+@pytest.mark.parametrize("line", ["--train", "--train True", "--train False"])
+def test_ignored_options_count_as_not_given(line: str) -> None:
     assert values(line)["given"] == []
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("--iterative", r"--iterative is not in this version yet \(it comes with: Exact networks\); leave it out"),
-        ("--g-arch resnet", "--g-arch resnet is not in this version yet; leave it out, or say skip"),
-        ("--pkl gdrive:x.pkl", "--pkl gdrive:x.pkl is not in this version yet; leave it out"),
-    ],
-)
-def test_options_that_come_later_say_so(line: str, message: str) -> None:
-    with pytest.raises(NotYetError, match=message):
-        values(line)
 
 
 # ----- Seeds -----

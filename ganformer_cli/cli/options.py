@@ -1,14 +1,14 @@
 """What the commands' options share: sections of the help, booleans, seeds, the choice of a device.
 
-A command is made with ``@click.command("name", cls=GroupedCommand)`` and its options with :func:`option`,
-:func:`boolean_option`, :func:`not_yet_option` and the ready ones at the end of this file.
+A command is made with ``@click.command("name", cls=GroupedCommand)``, and its options with :func:`option` and
+:func:`boolean_option`; some are ready at the end of this file.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from ganformer_cli.allocator import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
 from ganformer_cli.cli.output import echo
-from ganformer_cli.errors import ConfigError, NotYetError
+from ganformer_cli.errors import ConfigError
 from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def check_word(word: object, kind: click.ParamType, ctx: click.Context, paramete
 class BooleanOption(GroupedOption):
     """An option that says true or false: ``--style``, ``--style True``, ``--style=False``, ``--no-style``."""
 
-    def __init__(self, *args: Any, default: bool | None = None, **kwargs: Any) -> None:
-        # Where no is what happens anyway, the help need not say so, nor how to say no; it may be said all the same.
-        self.usually_no = default is False
+    def __init__(self, *args: Any, default: bool | None = None, usually_no: bool | None = None, **kwargs: Any) -> None:
+        # Where no is the default, the help shows neither that nor the negation, which is accepted all the same.
+        self.usually_no = default is False if usually_no is None else usually_no
         if self.usually_no:
             kwargs.setdefault("show_default", False)
         super().__init__(*args, type=click.BOOL, is_flag=False, default=default, **kwargs)
@@ -210,43 +210,10 @@ def boolean_option(*names: str, group: str = "Options", rare: bool = False, **at
     return click.option(*names, cls=BooleanOption, group=group, rare=rare, **attributes)
 
 
-# ----- Options of the authors' scripts that do something other than they did there -----
-
-
 def ignored_option(*names: str, why: str) -> Callable[[F], F]:
     """A flag that old command lines carry and that needs no answer, such as ``--train`` of ``ganformer train``."""
     attributes: dict[str, Any] = {"group": "Compatibility", "rare": True, "expose_value": False}
     return boolean_option(*names, default=False, help=f"Accepted: {why}.", **attributes)
-
-
-def not_yet_option(
-    *names: str,
-    help: str,
-    issue: str = "",
-    group: str = "Not yet",
-    accept: Sequence[str] = (),
-    metavar: str | None = None,
-) -> Callable[[F], F]:
-    """An option that is known by name and raises ``NotYetError`` when it asks for something.
-
-    Without ``accept`` and ``metavar`` it is a boolean, and saying no to it is fine. With them it takes a value, and
-    the values of ``accept`` are fine because they are what happens anyway. ``issue`` says with what it comes.
-    """
-    takes_value = bool(accept) or metavar is not None
-
-    def refuse(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
-        if value is None or value is False or str(value) in accept:
-            return
-        said = f"{parameter.opts[0]} {value}" if takes_value else parameter.opts[0]
-        planned = f" (it comes with: {issue})" if issue else ""
-        remedy = f"leave it out, or say {' or '.join(accept)}" if accept else "leave it out"
-        raise NotYetError(f"{said} is not in this version yet{planned}; {remedy}")
-
-    attributes: dict[str, Any] = {"group": group, "rare": True, "expose_value": False, "callback": refuse}
-    text = f"{help.rstrip('.')} (not yet)."
-    if takes_value:
-        return option(*names, type=str, metavar=metavar or "|".join(accept), help=text, **attributes)
-    return boolean_option(*names, default=False, help=text, **attributes)
 
 
 def given_options(ctx: click.Context) -> dict[str, Any]:

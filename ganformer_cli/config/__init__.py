@@ -1,21 +1,23 @@
-"""Typed configuration: the one place where a default lives, and where contradictions are refused.
+"""Typed configuration: the one place of every default, help text and bound, and of what contradicts what.
 
-``ModelConfig`` describes both networks and travels in every snapshot; ``TrainConfig`` holds everything else that a run
-needs. Both are frozen, go to JSON and back, and check themselves when they are built.
+``ModelConfig`` describes both networks and is part of every snapshot; ``TrainConfig`` holds everything else of a run.
+Both are frozen, validate themselves when they are built, and go to JSON and back.
 """
 
-from ganformer_cli.config.base import option_name, require
+from ganformer_cli.config.base import Setting, option_name, require, settings_of
 from ganformer_cli.config.model import (
-    ARCHITECTURES,
-    ATTENTION_KINDS,
-    INTEGRATIONS,
     MAX_LABELS,
     MAX_RESOLUTION,
-    MERGES,
-    NORMALIZATIONS,
-    POSITION_INITS,
-    POSITIONS,
+    SCENES_RESOLUTION_CPU,
+    SCENES_RESOLUTION_GPU,
+    Architecture,
+    Attention,
+    Integration,
+    MergeType,
     ModelConfig,
+    Normalization,
+    PositionInit,
+    PositionType,
     image_size,
     start_grid,
 )
@@ -28,34 +30,38 @@ from ganformer_cli.config.presets import (
     resolve_run,
     size_preset,
 )
-from ganformer_cli.config.train import AUGMENTATIONS, D_LOSSES, G_LOSSES, PRECISIONS, RunConfig, TrainConfig
+from ganformer_cli.config.train import Augmentation, DiscriminatorLoss, GeneratorLoss, Precision, RunConfig, TrainConfig
 
 __all__ = [
-    "ARCHITECTURES",
-    "ATTENTION_KINDS",
-    "AUGMENTATIONS",
     "BASELINES",
     "DATA_SETTINGS",
-    "D_LOSSES",
     "GANFORMER_DEFAULT",
-    "G_LOSSES",
-    "INTEGRATIONS",
     "MAX_LABELS",
     "MAX_RESOLUTION",
-    "MERGES",
     "MODEL_FIELDS",
-    "NORMALIZATIONS",
-    "POSITIONS",
-    "POSITION_INITS",
-    "PRECISIONS",
+    "SCENES_RESOLUTION_CPU",
+    "SCENES_RESOLUTION_GPU",
     "TRAIN_FIELDS",
+    "Architecture",
+    "Attention",
+    "Augmentation",
+    "DiscriminatorLoss",
+    "GeneratorLoss",
+    "Integration",
+    "MergeType",
     "ModelConfig",
+    "Normalization",
+    "PositionInit",
+    "PositionType",
+    "Precision",
     "RunConfig",
+    "Setting",
     "TrainConfig",
     "image_size",
     "option_name",
     "require",
     "resolve_run",
+    "settings_of",
     "size_preset",
     "start_grid",
 ]

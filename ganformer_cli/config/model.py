@@ -2,126 +2,175 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from ganformer_cli.config.base import JsonConfig, option_name, require
+from ganformer_cli.config.base import Bounds, JsonConfig, option_name, require, setting
 
-ATTENTION_KINDS = ("none", "simplex", "duplex", "kmeans")
-ARCHITECTURES = ("resnet", "skip", "orig")
-INTEGRATIONS = ("mul", "add", "both")
-NORMALIZATIONS = ("layer", "instance", "none")
-POSITIONS = ("sinus", "linear", "trainable", "trainable2d")
-POSITION_INITS = ("uniform", "normal")
-LATENT_NORMS = ("together", "each")
-MERGES = ("softmax", "sum", "max", "leaves")
+Attention = Literal["none", "simplex", "duplex", "kmeans"]
+Architecture = Literal["resnet", "skip", "orig"]
+Integration = Literal["mul", "add", "both"]
+Normalization = Literal["layer", "instance", "none"]
+PositionType = Literal["sinus", "linear", "trainable", "trainable2d"]
+PositionInit = Literal["uniform", "normal"]
+LatentNorm = Literal["together", "each"]
+MergeType = Literal["softmax", "sum", "max", "leaves"]
 
 #: Longer side of the first grid.
 START_SIZE = 4
 MAX_RESOLUTION = 4096
-#: A file that asks for more than this is damaged or hostile.
+#: Longer side of the built-in scenes where none is asked for.
+SCENES_RESOLUTION_CPU = 32
+SCENES_RESOLUTION_GPU = 128
+#: A file that asks for more than these is damaged or hostile.
 MAX_CHANNELS = 8192
 MAX_LATENT = 65536
 #: Classes, or numbers of a label.
 MAX_LABELS = MAX_LATENT
 MAX_LAYERS = 64
+_LEVELS = Bounds(0, 64)  # of a resolution's power of two
 
 
 def image_size(resolution: int, ratio: float) -> tuple[int, int]:
-    """Height and width in pixels of pictures with the longer side ``resolution`` and height/width ``ratio``."""
+    """Height and width in pixels of images with the longer side ``resolution`` and height/width ``ratio``."""
     if ratio <= 1:
         return max(1, round(resolution * ratio)), resolution
     return resolution, max(1, round(resolution / ratio))
 
 
 def start_grid(ratio: float) -> tuple[int, int]:
-    """Height and width of the first grid: 4 on the longer side, the next whole number on the shorter one."""
+    """Height and width of the first grid: 4 on the longer side, on the shorter one rounded up."""
     shorter = math.ceil(START_SIZE * min(ratio, 1 / ratio) - 1e-9)
     return (shorter, START_SIZE) if ratio <= 1 else (START_SIZE, shorter)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(JsonConfig):
-    """What both networks are. The fields are options of ``ganformer train`` with the same names, but for the last."""
+    """What both networks are. Fields with a help text are options of ``ganformer train`` with the same names."""
 
-    resolution: int = 256  # longer side of the pictures, pixels
-    ratio: float = 1.0  # height / width of the pictures
-    c_dim: int = 0  # numbers of a label: classes, or those of a vector; 0: no labels
-    attention: str = "duplex"
-    components_num: int = 16  # m; 0 without attention
-    latent_size: int = 512  # of all components together; without attention, of the one latent
-    channel_base: int = 32768  # channels at resolution r: min(channel_base / r, channel_max)
-    channel_max: int = 512
+    resolution: int = setting(
+        256,
+        "Longer side of the images in pixels.",
+        "Data",
+        usual=True,
+        default_text=f"the data set's; of scenes {SCENES_RESOLUTION_CPU} on a CPU, {SCENES_RESOLUTION_GPU} on a GPU",
+    )
+    ratio: float = setting(
+        1.0,
+        "Height / width of the images.",
+        "Data",
+        usual=True,
+        bounds=Bounds(1 / 8, 8),
+        default_text="the data set's; of scenes 1",
+    )
+    c_dim: int = setting(0, bounds=Bounds(0, MAX_LABELS))  # classes, or numbers of a label vector; 0: no labels
+    attention: Attention = setting(
+        "duplex", "Kind of attention between the components and the image.", "Model", usual=True
+    )
+    # m; 0 without attention
+    components_num: int = setting(16, "Number of latent components.", "Model", usual=True)
+    # Without attention: of the one latent.
+    latent_size: int = setting(
+        512, "Size of all components together.", "Model", usual=True, bounds=Bounds(1, MAX_LATENT)
+    )
+    channel_base: int = setting(
+        32768,
+        "Channels at resolution r: the smaller of base / r and --channel-max.",
+        "Model",
+        bounds=Bounds(1, MAX_CHANNELS * MAX_RESOLUTION),
+    )
+    channel_max: int = setting(512, "Most channels of a layer.", "Model", bounds=Bounds(1, MAX_CHANNELS))
     # Mapping network.
-    mapping_num_layers: int = 8
-    mapping_dim: int | None = None  # hidden width; None: the width of a component
-    mapping_resnet: bool = True
-    mapping_shared: bool = False  # the components' network maps the global latent too
-    mapping_ltnt2ltnt: bool = True  # components attend to each other
-    w_avg_per_component: bool = True  # False: one mean for all latents, as in the released networks
+    mapping_num_layers: int = setting(8, "Layers of the mapping network.", "Model", bounds=Bounds(0, MAX_LAYERS))
+    mapping_dim: int | None = setting(
+        None,
+        "Hidden width of the mapping network.",
+        "Model",
+        bounds=Bounds(1, MAX_LATENT),
+        default_text="that of a component",
+    )
+    mapping_resnet: bool = setting(True, "Residual connections in the mapping network.", "Model")
+    mapping_shared: bool = setting(False, "Map the global latent by the components' mapping network.", "Model")
+    mapping_ltnt2ltnt: bool = setting(True, "Self-attention of the components in the mapping network.", "Model")
+    # False: one mean for all latents, as in the released networks
+    w_avg_per_component: bool = setting(True, "Truncate each component towards a mean of its own.", "Model")
     # Generator.
-    g_arch: str = "resnet"
-    style: bool = True  # the global latent modulates the convolutions
-    latent_stem: bool = False  # the first grid is computed from the global latent instead of trained
-    local_noise: bool = True
-    tanh: bool = False
+    g_arch: Architecture = setting("resnet", "Architecture of the generator.", "Model")
+    style: bool = setting(True, "Modulate the convolutions by the global latent.", "Model")
+    latent_stem: bool = setting(
+        False, "Compute the first grid from the global latent instead of learning a constant one.", "Model"
+    )
+    local_noise: bool = setting(True, "Add noise to each pixel of the feature maps.", "Model")
+    tanh: bool = setting(False, "Apply tanh to the generator's output.", "Model")
     # Attention of the generator.
-    num_heads: int = 1
-    integration: str = "both"
-    normalize: str = "layer"
-    g_start_res: int = 0  # from resolution 2^g_start_res ...
-    g_end_res: int = 8  # ... to below 2^g_end_res
-    kmeans_iters: int = 1
-    iterative: bool = False  # k-means starts from the assignments of the layer before instead of trained centroids
-    g_ltnt2ltnt: bool = False  # components attend to each other before they attend to the image
-    img_gate: bool = False
-    ltnt_gate: bool = False
-    attention_dropout: float = 0.12
-    use_pos: bool = True  # components have positions; the image always has
-    pos_type: str = "sinus"  # of image positions
-    pos_dim: int | None = None  # width of an image position; None: the width of a component
-    pos_directions_num: int = 2  # of sinus and linear
-    pos_init: str = "uniform"  # of trained positions: the components' always, the image's where pos_type trains them
+    num_heads: int = setting(1, "Attention heads.", "Attention", bounds=Bounds(1, MAX_CHANNELS))
+    integration: Integration = setting(
+        "both",
+        "How attention changes the image: scale it, add to it, or both.",
+        "Attention",
+        default_text="mul with kmeans, else both",
+    )
+    normalize: Normalization = setting("layer", "Normalisation of the image features before attention.", "Attention")
+    g_start_res: int = setting(0, "First resolution with attention, 2^N.", "Attention", bounds=_LEVELS)
+    g_end_res: int = setting(8, "Attention stays below resolution 2^N.", "Attention", bounds=_LEVELS)
+    kmeans_iters: int = setting(1, "k-means iterations of a layer.", "Attention", bounds=Bounds(1, 64))
+    # Instead of from trained centroids.
+    iterative: bool = setting(False, "Start k-means from the assignments of the previous attention layer.", "Attention")
+    g_ltnt2ltnt: bool = setting(False, "Self-attention of the components before they attend to the image.", "Attention")
+    img_gate: bool = setting(False, "Gate what each image position receives.", "Attention")
+    ltnt_gate: bool = setting(False, "Gate what each component sends.", "Attention")
+    attention_dropout: float = setting(
+        0.12, "Dropout rate of the attention.", "Attention", bounds=Bounds(0, 1, below=True)
+    )
+    use_pos: bool = setting(True, "Give the components positions; the image always has them.", "Attention")
+    pos_type: PositionType = setting("sinus", "Encoding of image positions.", "Attention")
+    pos_dim: int | None = setting(
+        None, "Width of the encoding of an image position.", "Attention", default_text="that of a component"
+    )
+    pos_directions_num: int = setting(2, "Directions of sinus and linear positions.", "Attention", bounds=Bounds(1, 64))
+    # The components' positions always, the image's where pos_type trains them.
+    pos_init: PositionInit = setting("uniform", "Initial distribution of trained positions.", "Attention")
     # What the paper's baselines have instead of bipartite attention.
-    g_img2img: int = 0  # resolution at which all positions attend to all (SAGAN); 0: none
-    kgan: bool = False  # a picture from each component, merged into one (k-GAN)
-    merge_type: str = "softmax"
-    merge_layer: int = -1  # merge the features of resolution 2^merge_layer; -1: the finished pictures
+    g_img2img: int = setting(
+        0, "Resolution of dense self-attention of the image (SAGAN); 0: no self-attention.", "Model"
+    )
+    kgan: bool = setting(False)  # an image from each component, merged into one (k-GAN)
+    merge_type: MergeType = setting("softmax", "How k-GAN merges the images of its components.", "Model")
+    merge_layer: int = setting(-1, "k-GAN merges features at resolution 2^N; -1: the final images.", "Model")
     # Discriminator.
-    d_arch: str = "resnet"
-    mbstd_group_size: int = 4
-    d_transformer: bool = False  # trained aggregators attend to the picture
-    d_ltnt2img: bool = False  # ... and the picture to them
-    d_start_res: int = 0
-    d_end_res: int = 8
+    d_arch: Architecture = setting("resnet", "Architecture of the discriminator.", "Model")
+    mbstd_group_size: int = setting(
+        4, "Group size of the minibatch standard deviation.", "Model", bounds=Bounds(1, 1024)
+    )
+    d_transformer: bool = setting(
+        False, "Aggregators in the discriminator: trained latents that attend to the image.", "Attention"
+    )
+    d_ltnt2img: bool = setting(False, "Let the image attend to the aggregators, too.", "Attention")
+    d_start_res: int = setting(0, "First resolution with aggregators, 2^N.", "Attention", bounds=_LEVELS)
+    d_end_res: int = setting(8, "Aggregators stay below resolution 2^N.", "Attention", bounds=_LEVELS)
     # What only networks of earlier versions, or converted from the authors' files, have; no options of training.
     image_positions: bool = True  # False: what use_pos False meant earlier, no positions of the image either
     cropped_positions: bool = False  # image positions are those of the square grid, cropped in the middle
-    mapping_ltnt_gate: bool = False  # the components' attention to each other in the mapping is gated, both ways
+    mapping_ltnt_gate: bool = False  # the components' self-attention in the mapping network is gated, both ways
     square_grid: bool = False  # the networks compute a square, whatever the ratio, and crop it
     conv_last: bool = True  # the generator's last convolution before torgb
-    latent_norm: str = "together"  # components of z are normalised together; or "each" by itself, the global one not
-    kmeans_weight_per_iter: bool = False
+    latent_norm: LatentNorm = "together"  # components of z are normalised together; "each": by itself
+    kmeans_weight_per_iter: bool = False  # each k-means iteration has channel weights of its own
     truncation_cutoff: int | None = None  # truncate the first so many layers only
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("attention", ATTENTION_KINDS),
-            ("g_arch", ARCHITECTURES),
-            ("d_arch", ARCHITECTURES),
-            ("integration", INTEGRATIONS),
-            ("normalize", NORMALIZATIONS),
-            ("pos_type", POSITIONS),
-            ("pos_init", POSITION_INITS),
-            ("merge_type", MERGES),
-            ("latent_norm", LATENT_NORMS),
-        ):
-            value = getattr(self, name)
-            require(value in choices, f"{option_name(name)} {value}: choose one of {', '.join(choices)}")
-        self._check_sizes()
+        super().__post_init__()
+        size = self.resolution
+        require(
+            8 <= size <= MAX_RESOLUTION and size & (size - 1) == 0,
+            f"--resolution {size}: the networks need a power of two from 8 to {MAX_RESOLUTION}",
+        )
+        require(
+            self.channel_base >= size,
+            f"--channel-base {self.channel_base} leaves no channel at resolution {size}; give at least {size}",
+        )
         self._check_everything_acts()
         self._check_global_latent()
         if self.has_components:
@@ -138,12 +187,12 @@ class ModelConfig(JsonConfig):
             self._check_merge()
         require(
             self.g_img2img == 0 or self.g_img2img in self.block_resolutions,
-            f"--g-img2img {self.g_img2img} is none of the resolutions 4, 8, … up to --resolution {self.resolution}; "
-            "choose one of them, or 0 for no self-attention",
+            f"--g-img2img {self.g_img2img}: choose one of 4, 8, … up to --resolution {self.resolution}, or "
+            "0 for no self-attention",
         )
 
     def _check_everything_acts(self) -> None:
-        """Refuse a setting that nothing would read."""
+        """Raise ConfigError for a setting that would have no effect."""
         attention = f"--attention {self.attention}"
         needs: tuple[tuple[bool, str, str, tuple[str, ...]], ...] = (
             (self.has_attention, attention, "an --attention other than none", _ATTENTION_ONLY),
@@ -169,24 +218,24 @@ class ModelConfig(JsonConfig):
             for name in () if holds else names:
                 value = getattr(self, name)
                 require(
-                    value == _MODEL_DEFAULTS[name],
+                    value == getattr(ModelConfig, name),
                     f"{option_name(name)} {value} does nothing with {present}: it needs {needed}; leave it out",
                 )
 
     def _check_global_latent(self) -> None:
         require(
             self.style or self.latent_stem or self.has_components,
-            "--style False with --attention none: nothing would tell one picture from another; add --latent-stem "
-            "(--baseline GAN), or choose an --attention",
+            "--style False with --attention none: all images would be the same; add --latent-stem (--baseline GAN), or "
+            "choose another --attention",
         )
         require(
             self.c_dim == 0 or self.reads_global_latent,
-            "--labels with --style False: labels have no way into the picture, they act through the global latent; "
-            "use --style True or --latent-stem, or leave out --labels",
+            "--labels with --style False: labels act through the global latent, which nothing reads; use --style True "
+            "or --latent-stem, or leave out --labels",
         )
         trained = self.pos_type != "sinus" or self.d_transformer or self.reads_component_positions
         require(
-            self.pos_init == _MODEL_DEFAULTS["pos_init"] or trained,
+            self.pos_init == ModelConfig.pos_init or trained,
             f"--pos-init {self.pos_init} does nothing with --attention kmeans, --mapping-ltnt2ltnt False and "
             "--pos-type sinus: no position is trained; leave it out",
         )
@@ -197,38 +246,8 @@ class ModelConfig(JsonConfig):
             )
             require(
                 self.c_dim == 0,
-                "--mapping-shared with --labels: the global latent is wider by the label's embedding, and cannot "
-                "share the components' network; leave out one",
-            )
-
-    def _check_sizes(self) -> None:
-        size = self.resolution
-        require(
-            8 <= size <= MAX_RESOLUTION and size & (size - 1) == 0,
-            f"--resolution {size}: the networks need a power of two from 8 to {MAX_RESOLUTION}",
-        )
-        require(
-            math.isfinite(self.ratio) and 1 / 8 <= self.ratio <= 8,
-            f"--ratio {self.ratio}: height / width must lie between 0.125 and 8",
-        )
-        for name, low, high in (
-            ("c_dim", 0, MAX_LABELS),
-            ("latent_size", 1, MAX_LATENT),
-            ("channel_base", 1, MAX_CHANNELS * MAX_RESOLUTION),
-            ("channel_max", 1, MAX_CHANNELS),
-            ("mapping_num_layers", 0, MAX_LAYERS),
-            ("mbstd_group_size", 1, 1024),
-        ):
-            value = getattr(self, name)
-            require(low <= value <= high, f"{option_name(name)} {value}: choose a number from {low} to {high}")
-        require(
-            self.channel_base >= self.resolution,
-            f"--channel-base {self.channel_base} leaves no channel at resolution {size}: give at least {size}",
-        )
-        if self.mapping_dim is not None:
-            require(
-                1 <= self.mapping_dim <= MAX_LATENT,
-                f"--mapping-dim {self.mapping_dim}: choose a number from 1 to {MAX_LATENT}",
+                "--mapping-shared with --labels: the label's embedding widens the global latent, so it cannot share "
+                "the components' network; leave one of them out",
             )
 
     def _check_components(self) -> None:
@@ -237,25 +256,16 @@ class ModelConfig(JsonConfig):
         require(components >= 1, f"--components-num {components}: {asked} needs at least 1")
         require(
             latent % components == 0,
-            f"--components-num {components} does not divide --latent-size {latent}: each component gets an equal part; "
-            f"try --latent-size {max(1, round(latent / components)) * components}",
+            f"--components-num {components} does not divide --latent-size {latent}, and each component gets an equal "
+            f"part; try --latent-size {max(1, round(latent / components)) * components}",
         )
 
     def _check_attention(self) -> None:
         require(
-            0 <= self.attention_dropout < 1,
-            f"--attention-dropout {self.attention_dropout}: choose a rate from 0 to below 1",
-        )
-        require(1 <= self.kmeans_iters <= 64, f"--kmeans-iters {self.kmeans_iters}: choose a number from 1 to 64")
-        for name in ("g_start_res", "g_end_res", "d_start_res", "d_end_res"):
-            value = getattr(self, name)
-            require(0 <= value <= 64, f"{option_name(name)} {value}: choose a number from 0 to 64")
-        require(
             not self.iterative or max(self.attention_resolutions, default=START_SIZE) > START_SIZE,
-            f"--iterative does nothing with --g-end-res {self.g_end_res}: only one layer attends, and it has nothing "
-            "to take over; leave it out, or raise --g-end-res",
+            f"--iterative does nothing with --g-end-res {self.g_end_res}: only one layer attends, so there is no "
+            "previous one; leave it out, or raise --g-end-res",
         )
-        require(self.num_heads >= 1, f"--num-heads {self.num_heads}: choose at least 1")
         for resolution in sorted({*self.attention_resolutions, *self.d_attention_resolutions}):
             require(
                 self.channels(resolution) % self.num_heads == 0,
@@ -268,19 +278,18 @@ class ModelConfig(JsonConfig):
         for width in sorted(widths):
             require(
                 width % self.num_heads == 0,
-                f"--num-heads {self.num_heads} does not divide the {width} numbers of a component, which attend to "
-                "each other; change --num-heads or --latent-size, or leave out --mapping-ltnt2ltnt and --g-ltnt2ltnt",
+                f"--num-heads {self.num_heads} does not divide the width {width} of the components' self-attention; "
+                "change --num-heads or --latent-size, or give --mapping-ltnt2ltnt False and --g-ltnt2ltnt False",
             )
         require(
             self.image_positions or not self.use_pos,
-            "--use-pos True: components have positions only where the image has; leave out one",
+            "use_pos without image_positions: components have positions only where the image has them",
         )
         if self.image_positions:
             self._check_positions()
 
     def _check_positions(self) -> None:
         directions = self.pos_directions_num
-        require(1 <= directions <= 64, f"--pos-directions-num {directions}: choose a number from 1 to 64")
         unit = {"sinus": 2 * directions, "linear": directions, "trainable": 2, "trainable2d": 1}[self.pos_type]
         why = {
             "sinus": f"a sine and a cosine for each of --pos-directions-num {directions}",
@@ -296,24 +305,28 @@ class ModelConfig(JsonConfig):
     def _check_merge(self) -> None:
         require(
             self.attention == "none",
-            f"--baseline kGAN with --attention {self.attention}: its components do not attend; leave out one",
+            f"--baseline kGAN with --attention {self.attention}: its components do not attend; leave one of them out",
         )
         top = self.resolution.bit_length() - 1
         require(
             self.merge_layer == -1 or 2 <= self.merge_layer < top,
-            f"--merge-layer {self.merge_layer} with --resolution {self.resolution}: choose 2 to {top - 1} to merge the "
-            "features of that power of two, or -1 for the finished pictures",
+            f"--merge-layer {self.merge_layer} with --resolution {self.resolution}: choose N from 2 to {top - 1} to "
+            "merge features at resolution 2^N, or -1 to merge the final images",
         )
         for name in ("g_img2img", "latent_stem"):
             require(
                 not getattr(self, name),
-                f"--baseline kGAN with {option_name(name)}: not a network of the paper; leave out one",
+                f"--baseline kGAN with {option_name(name)}: the paper has no such network; leave one of them out",
             )
-        require(self.style, "--baseline kGAN with --style False: its latents act through the style; leave out one")
+        require(
+            self.style, "--baseline kGAN with --style False: its latents act through the style; leave one of them out"
+        )
 
     def check_attention_acts(self) -> None:
-        """Raise ConfigError where attention is asked for and no layer has it: networks of the authors' may be like
-        that, new ones should not."""
+        """Raise ConfigError if attention is asked for and no layer has it.
+
+        Not part of the validation, because networks of the authors' may be like that.
+        """
         for start, end, asked, found in (
             ("g_start_res", "g_end_res", self.has_attention, self.attention_resolutions),
             ("d_start_res", "d_end_res", self.d_transformer, self.d_attention_resolutions),
@@ -321,14 +334,14 @@ class ModelConfig(JsonConfig):
             require(
                 bool(found) or not asked,
                 f"{option_name(start)} {getattr(self, start)} and {option_name(end)} {getattr(self, end)} leave no "
-                f"resolution for attention: 2^start ≤ r < 2^end must hold for one of 4 … {self.resolution}",
+                f"resolution for attention: 2^start ≤ r < 2^end must hold for one r of 4, 8, …, {self.resolution}",
             )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "configuration") -> ModelConfig:
         """See ``JsonConfig.from_dict``; a configuration of an earlier version keeps its meaning."""
         if values.get("use_pos") is False and "image_positions" not in values:
-            # It took away the image's positions, too.
+            # There, use_pos False removed the image's positions, too.
             values = {**values, "image_positions": False}
         return super().from_dict(values, where)
 
@@ -339,17 +352,17 @@ class ModelConfig(JsonConfig):
 
     @property
     def has_components(self) -> bool:
-        """Whether there are components, that attend or that make pictures of their own."""
+        """Whether there are components, which attend (GANsformer) or make images of their own (k-GAN)."""
         return self.has_attention or self.kgan
 
     @property
     def has_maps(self) -> bool:
-        """Whether the generator can tell which component a pixel comes from."""
+        """Whether the generator has maps that say which component a pixel comes from."""
         return bool(self.attention_resolutions) or (self.kgan and self.merge_type in ("softmax", "leaves"))
 
     @property
     def reads_component_positions(self) -> bool:
-        """Whether anything in the generator reads the components' own positions: k-means alone does not."""
+        """Whether anything in the generator reads the components' positions: k-means alone does not."""
         if not (self.has_attention and self.use_pos):
             return False
         in_mapping = self.mapping_ltnt2ltnt and self.mapping_num_layers > 0
@@ -378,7 +391,7 @@ class ModelConfig(JsonConfig):
 
     @property
     def z_shape(self) -> tuple[int, int]:
-        """Shape of one picture's latents: ``(m + 1, w)``, the last one the global latent; k-GAN: ``(m, w)``."""
+        """Shape of the latents of one image: ``(m + 1, w)``, the last is the global latent; k-GAN: ``(m, w)``."""
         return self.components_num + (not self.kgan), self.component_size
 
     @property
@@ -408,7 +421,7 @@ class ModelConfig(JsonConfig):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the pictures."""
+        """Height and width of the images."""
         return image_size(self.resolution, self.ratio)
 
     def grid(self, resolution: int) -> tuple[int, int]:
@@ -421,11 +434,10 @@ class ModelConfig(JsonConfig):
         return min(self.channel_base // resolution, self.channel_max)
 
 
-#: Settings of bipartite attention: without it, nothing reads them.
+#: Settings that only bipartite attention reads.
 _ATTENTION_ONLY = (
     *("num_heads", "integration", "normalize", "g_start_res", "g_end_res", "g_ltnt2ltnt", "img_gate", "ltnt_gate"),
     *("mapping_shared", "mapping_ltnt2ltnt"),
     *("attention_dropout", "use_pos", "pos_type", "pos_dim", "pos_directions_num", "pos_init", "d_transformer"),
 )
 _POSITIONS_ONLY = ("pos_type", "pos_dim", "pos_directions_num", "pos_init")
-_MODEL_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ModelConfig)}

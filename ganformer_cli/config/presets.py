@@ -1,17 +1,16 @@
-"""What is chosen where the user leaves it out."""
+"""Presets: the values of settings that the user leaves out."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ganformer_cli.config.base import option_name, require
+from ganformer_cli.config.base import option_name, require, settings_of
 from ganformer_cli.config.model import ModelConfig, image_size
 from ganformer_cli.config.train import RunConfig, TrainConfig
 
-MODEL_FIELDS = frozenset(field.name for field in dataclasses.fields(ModelConfig))
-TRAIN_FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+MODEL_FIELDS = frozenset(settings_of(ModelConfig))
+TRAIN_FIELDS = frozenset(settings_of(TrainConfig))
 
 #: What the authors' --ganformer-default stands for: the layer of the released snapshots.
 GANFORMER_DEFAULT: dict[str, Any] = {
@@ -25,9 +24,7 @@ GANFORMER_DEFAULT: dict[str, Any] = {
     "d_arch": "resnet",
 }
 
-
-#: What --baseline stands for: the networks that the paper compares with, on the same backbone. (VQGAN, its fifth, is of
-#: another family.)
+#: What --baseline stands for: the networks that the paper compares with, on the same backbone.
 BASELINES: dict[str, dict[str, Any]] = {
     "GAN": {"attention": "none", "style": False, "latent_stem": True},
     "StyleGAN2": {"attention": "none", "style": True, "latent_stem": False},
@@ -35,19 +32,18 @@ BASELINES: dict[str, dict[str, Any]] = {
     "kGAN": {"attention": "none", "style": True, "latent_stem": False, "kgan": True},
 }
 
-#: Of a data set's preset, what is meant for a model with components.
+#: The part of a data set's preset that is meant for a model with components.
 COMPONENT_SETTINGS = ("components_num", "latent_size", "style", "mapping_ltnt2ltnt")
 
-
-#: What a data set's preset may hold, of those that are shipped.
+#: What the preset of a shipped data set may hold.
 DATA_SETTINGS = frozenset({*COMPONENT_SETTINGS, "gamma", "mirror_augment", "total_kimg", "snapshot_kimg"})
 
 
 def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
-    """Settings that scale with the pictures' size and the device.
+    """Settings for the image size and the device.
 
-    On a CPU: small networks, small batches and few pictures, so that a first run ends within minutes. On a GPU: the
-    networks of the paper; small pictures are learnt from fewer of them.
+    On a CPU: small networks, small batches and a short training, so that a first run ends within minutes. On a GPU: the
+    networks of the paper, with a shorter training for small images.
     """
     if not on_cpu:
         return {"total_kimg": 5000.0 if resolution <= 128 else 25000.0, "num_threads": 4}
@@ -69,11 +65,11 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
 
 
 def autotune_preset(pixels: int, batch_size: int) -> dict[str, Any]:
-    """Settings by rule (Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data", appendix C).
+    """Settings of --autotune (Karras et al. 2020, "Training GANs with Limited Data", appendix C).
 
     Args:
-        pixels: of a picture, height times width.
-        batch_size: pictures a step.
+        pixels: height times width of an image.
+        batch_size: images per step.
     """
     rate = 0.0025 if pixels < 1024**2 else 0.002
     return {"gamma": 0.0002 * pixels / batch_size, "g_lr": rate, "d_lr": rate, "ema_kimg": batch_size * 10 / 32}
@@ -87,14 +83,14 @@ def resolve_run(
     autotune: bool = False,
     defaults: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Complete what the user gave: presets fill only what was left out.
+    """The configuration of a run: what the user gave, completed by presets.
 
     Args:
         given: fields of ``ModelConfig`` and ``TrainConfig`` that the user chose, ``resolution`` among them.
         dataset_preset: settings that come with the data set.
-        on_cpu: whether the run will be on a CPU; then small networks are the default whatever the data set.
-        autotune: take weights and rates by rule, ``autotune_preset``, before those of presets.
-        defaults: instead of the fields' own, what ``dataset_preset`` may still change: ``GANFORMER_DEFAULT``.
+        on_cpu: whether the run is on a CPU; then ``size_preset`` wins over ``dataset_preset``.
+        autotune: whether ``autotune_preset`` wins over both.
+        defaults: replaces the fields' defaults, and loses against all presets: ``GANFORMER_DEFAULT``.
 
     Raises:
         ConfigError: an unknown field, or a contradiction.
@@ -102,7 +98,7 @@ def resolve_run(
     resolution = given.get("resolution", ModelConfig.resolution)
     defaults = defaults or {}
     attention = given.get("attention", defaults.get("attention", ModelConfig.attention))
-    # The released networks' layer goes with their integration; simplex and duplex with the paper's.
+    # k-means with the integration of the released networks, simplex and duplex with the paper's.
     values: dict[str, Any] = {"integration": "mul" if attention == "kmeans" else "both", **defaults}
     preset, size = dict(dataset_preset), size_preset(resolution, on_cpu)
     if attention == "none":

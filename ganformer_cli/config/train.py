@@ -4,115 +4,157 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from ganformer_cli.config.base import JsonConfig, option_name, require
+from ganformer_cli.config.base import MAX_NUMBER, Bounds, JsonConfig, option_name, require, setting
 from ganformer_cli.config.model import ModelConfig
 from ganformer_cli.errors import ConfigError
 
-G_LOSSES = ("logistic_ns", "logistic", "hinge", "wgan")
-D_LOSSES = ("logistic", "hinge", "wgan")
-AUGMENTATIONS = ("none", "ada", "fixed")
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+GeneratorLoss = Literal["logistic_ns", "logistic", "hinge", "wgan"]
+DiscriminatorLoss = Literal["logistic", "hinge", "wgan"]
+Augmentation = Literal["none", "ada", "fixed"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+_MANY = Bounds(1, 10**6)
+_SHARE = Bounds(0, 1)
+_WEIGHT = Bounds(0, 10**6)
+_TIME = Bounds(0, 10**9, above=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(JsonConfig):
     """How the networks are trained. Every field is an option of ``ganformer train`` with the same name."""
 
-    dataset: str = "scenes"
-    train_images_num: int | None = None  # use the first so many pictures; None: all
-    pretrained_pkl: str | None = None  # the snapshot whose networks are trained on
-    init_from: str | None = None  # the snapshot from which weights are taken as far as they fit
-    labels: bool = False  # class-conditional: train with the data set's labels
-    mirror_augment: bool = False
-    augment: str = "none"  # of what the discriminator sees: "ada", adaptively, or "fixed"
-    augment_p: float = 0.0  # probability of each transformation; with "ada" at the start
-    augment_target: float = 0.6  # with "ada": the mean sign of the discriminator's output for real pictures
-    augment_kimg: float = 500.0  # with "ada": p takes so long from 0 to 1
-    num_threads: int = 0  # processes that decode pictures; 0: none beside the main one
-    seed: int = 0
-    total_kimg: float = 25000.0  # thousands of real pictures to show
-    batch_size: int = 32
-    batch_gpu: int | None = None  # pictures at a time, the rest is accumulated; None: as many as fit into memory
-    g_lr: float = 0.002
-    d_lr: float = 0.002
-    gamma: float = 10.0  # weight of R1
-    g_loss: str = "logistic_ns"
-    d_loss: str = "logistic"
-    pl_weight: float = 0.0  # weight of path length regularisation
-    g_reg_interval: int = 4  # path length every so many steps; sets the time scale of the generator's optimiser
-    d_reg_interval: int = 16  # R1 every so many steps; sets that of the discriminator's
-    style_mixing: float = 0.9
-    component_mixing: float = 0.0
-    component_dropout: float = 0.0
-    ema_kimg: float = 10.0  # half-life of the averaged generator
-    ema_rampup: float | None = 0.05  # the half-life is at most this share of the pictures shown; None: no ramp
-    precision: str = "tf32"  # of a GPU's multiplications; on a CPU tf32 is fp32. bf16, fp16: image features in half
-    checkpoint_activations: bool = False  # compute features again in the backward pass, and do not keep them
-    cuda_bench: bool = True
-    tick_kimg: float = 4.0  # a line in log.jsonl every so many kimg
-    snapshot_kimg: float = 200.0
-    last_snapshots: int = 10  # how many are kept
-    save_minutes: float = 15.0  # a kill at any moment loses at most so much work
-    keep_samples: bool = True  # False: only the newest grids
-    vis_num: int = 32  # pictures in a grid
-    truncation_psi: float = 0.75  # of the grids
-    metrics: str = "swd,diversity"  # at each snapshot, comma-separated; "none" for none
-    metrics_every: int = 1  # snapshots between scores; the last one of a run always has them
-    eval_images_num: int = 1024
+    dataset: str = setting("scenes", "The built-in scenes, or a prepared data set by name or path.", "Data", usual=True)
+    train_images_num: int | None = setting(
+        None, "Use only the first N images.", "Data", bounds=Bounds(1, MAX_NUMBER), default_text="all"
+    )
+    pretrained_pkl: str | None = setting(
+        None,
+        "Continue training the networks of a snapshot: a run folder, a file of ours or of the authors', or a published "
+        "one such as gdrive:clevr-snapshot.pkl.",
+        "Run",
+        usual=True,
+        metavar="RUN|FILE",
+    )
+    init_from: str | None = setting(
+        None,
+        "Start a run from those weights of a snapshot that fit, whatever its resolution, classes or attention, and "
+        "list the others.",
+        "Run",
+        metavar="RUN|FILE",
+    )
+    labels: bool = setting(False, "Class-conditional training with the labels of the data set.", "Data", usual=True)
+    mirror_augment: bool = setting(False, "Also train on mirrored images.", "Data", usual=True)
+    augment: Augmentation = setting(
+        "none",
+        "Augment what the discriminator sees, for small data sets: with the probability --augment-p (fixed), or with "
+        "one that adapts to overfitting (ada).",
+        "Data",
+        usual=True,
+    )
+    augment_p: float = setting(0.0, "Probability of each augmentation; with ada at the start.", "Data", bounds=_SHARE)
+    augment_target: float = setting(
+        0.6,
+        "With ada: target of the mean sign of the discriminator's output on real images.",
+        "Data",
+        bounds=Bounds(0, 1, above=True, below=True),
+    )
+    augment_kimg: float = setting(
+        500.0,
+        "With ada: kimg that the probability needs to go from 0 to 1.",
+        "Data",
+        bounds=Bounds(0, 10**6, above=True),
+    )
+    num_threads: int = setting(
+        0, "Processes that decode images; 0: the main process does.", "Data", bounds=Bounds(0, 256)
+    )
+    seed: int = setting(
+        0,
+        "Seed of the initial weights, the order of the images and the latents.",
+        "Run",
+        usual=True,
+        bounds=Bounds(0, MAX_NUMBER),
+    )
+    total_kimg: float = setting(
+        25000.0, "Length of the training in thousands of real images.", "Run", usual=True, bounds=Bounds(0, 10**9)
+    )
+    batch_size: int = setting(32, "Images per step.", "Training", usual=True, bounds=Bounds(1, 65536))
+    batch_gpu: int | None = setting(
+        None,
+        "Images per forward pass; gradients are accumulated over the batch.",
+        "Training",
+        default_text="as many as fit into memory",
+    )
+    g_lr: float = setting(0.002, "Learning rate of the generator.", "Training", bounds=_SHARE)
+    d_lr: float = setting(0.002, "Learning rate of the discriminator.", "Training", bounds=_SHARE)
+    gamma: float = setting(10.0, "Weight of the R1 penalty.", "Training", usual=True, bounds=_WEIGHT)
+    g_loss: GeneratorLoss = setting("logistic_ns", "Loss of the generator.", "Training")
+    d_loss: DiscriminatorLoss = setting("logistic", "Loss of the discriminator.", "Training")
+    pl_weight: float = setting(0.0, "Weight of the path length penalty.", "Training", bounds=_WEIGHT)
+    # These also set the time scales of the two optimisers (lazy regularisation).
+    g_reg_interval: int = setting(4, "Steps between two path length penalties.", "Training", bounds=_MANY)
+    d_reg_interval: int = setting(16, "Steps between two R1 penalties.", "Training", bounds=_MANY)
+    style_mixing: float = setting(0.9, "Probability of mixing two latents across layers.", "Training", bounds=_SHARE)
+    component_mixing: float = setting(
+        0.0, "Probability of mixing two latents across components.", "Training", bounds=_SHARE
+    )
+    component_dropout: float = setting(
+        0.0, "Dropout rate of whole components.", "Training", bounds=Bounds(0, 1, below=True)
+    )
+    ema_kimg: float = setting(10.0, "Half-life of the averaged generator in kimg.", "Training", bounds=_WEIGHT)
+    ema_rampup: float | None = setting(
+        0.05,
+        "Limit the half-life to this share of the images shown so far.",
+        "Training",
+        bounds=Bounds(0, 10, above=True),
+    )
+    precision: Precision = setting(
+        "tf32",
+        "Precision of a GPU's matrix products and convolutions; on a CPU tf32 means fp32. bf16 and fp16 (GPU only) "
+        "also keep the image features of the four highest resolutions in 16 bits, in half the memory.",
+        "Device",
+        usual=True,
+    )
+    checkpoint_activations: bool = setting(
+        False,
+        "Recompute features in the backward pass instead of keeping them: less memory, more time, the same weights.",
+        "Device",
+        usual=True,
+    )
+    cuda_bench: bool = setting(True, "Let cuDNN choose its algorithms by trial.", "Device")
+    tick_kimg: float = setting(4.0, "Kimg between two lines of log.jsonl.", "Logging", bounds=_TIME)
+    snapshot_kimg: float = setting(200.0, "Kimg between two snapshots, each with image grids.", "Logging", bounds=_TIME)
+    last_snapshots: int = setting(10, "Number of snapshots to keep.", "Logging", bounds=_MANY)
+    save_minutes: float = setting(
+        15.0, "Minutes between two saved training states: what a crash can lose.", "Logging", bounds=_TIME
+    )
+    keep_samples: bool = setting(True, "Keep the image grids of all snapshots, not only the newest.", "Logging")
+    vis_num: int = setting(32, "Images in a grid.", "Logging", bounds=Bounds(1, 1024))
+    truncation_psi: float = setting(0.75, "Truncation psi of the image grids.", "Logging", bounds=Bounds(-10, 10))
+    metrics: str = setting(
+        "swd,diversity",
+        "Metrics computed at each snapshot, separated by commas (see ganformer eval), or none.",
+        "Logging",
+    )
+    metrics_every: int = setting(
+        1,
+        "Snapshots between two computations of the metrics; the last snapshot always has them.",
+        "Logging",
+        bounds=_MANY,
+    )
+    eval_images_num: int = setting(1024, "Images for the metrics.", "Logging", bounds=Bounds(2, 10**7))
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("num_threads", 0, 256),
-            ("seed", 0, 2**63 - 1),
-            ("batch_size", 1, 65536),
-            ("g_reg_interval", 1, 10**6),
-            ("d_reg_interval", 1, 10**6),
-            ("last_snapshots", 1, 10**6),
-            ("vis_num", 1, 1024),
-            ("metrics_every", 1, 10**6),
-            ("eval_images_num", 2, 10**7),
-            ("total_kimg", 0, 1e9),
-            ("g_lr", 0, 1),
-            ("d_lr", 0, 1),
-            ("gamma", 0, 1e6),
-            ("pl_weight", 0, 1e6),
-            ("style_mixing", 0, 1),
-            ("component_mixing", 0, 1),
-            ("ema_kimg", 0, 1e6),
-            ("truncation_psi", -10, 10),
-        ):
-            value = getattr(self, name)
-            require(low <= value <= high, f"{option_name(name)} {value}: choose a number from {low} to {high}")
-        require(
-            0 <= self.component_dropout < 1,
-            f"--component-dropout {self.component_dropout}: choose a rate from 0 to below 1",
-        )
-        for name in ("tick_kimg", "snapshot_kimg", "save_minutes"):
-            value = getattr(self, name)
-            require(0 < value <= 1e9, f"{option_name(name)} {value}: choose a number above 0")
-        require(self.ema_rampup is None or 0 < self.ema_rampup <= 10, "--ema-rampup: choose a number above 0, to 10")
-        require(
-            self.train_images_num is None or self.train_images_num >= 1,
-            f"--train-images-num {self.train_images_num}: choose at least 1",
-        )
-        for name, choices in (
-            ("g_loss", G_LOSSES),
-            ("d_loss", D_LOSSES),
-            ("precision", PRECISIONS),
-            ("augment", AUGMENTATIONS),
-        ):
-            value = getattr(self, name)
-            require(value in choices, f"{option_name(name)} {value}: choose one of {', '.join(choices)}")
+        super().__post_init__()
         require(
             self.d_loss != "wgan" or self.gamma > 0,
-            "--d-loss wgan with --gamma 0: nothing would bound the critic; give --gamma a value above 0",
+            "--d-loss wgan with --gamma 0: nothing bounds the critic; choose a --gamma above 0",
         )
         self._check_augmentation()
         require(
             self.init_from is None or self.pretrained_pkl is None,
-            "--init-from and --pretrained-pkl each say what to start from; give one of them",
+            "--init-from and --pretrained-pkl both say what to start from; give one of them",
         )
         micro = self.micro_batch
         require(
@@ -121,9 +163,6 @@ class TrainConfig(JsonConfig):
         )
 
     def _check_augmentation(self) -> None:
-        require(0 <= self.augment_p <= 1, f"--augment-p {self.augment_p}: choose a probability from 0 to 1")
-        require(0 < self.augment_target < 1, f"--augment-target {self.augment_target}: choose between 0 and 1")
-        require(0 < self.augment_kimg <= 1e6, f"--augment-kimg {self.augment_kimg}: choose a number above 0")
         for name, readers in (
             ("augment_p", ("ada", "fixed")),
             ("augment_target", ("ada",)),
@@ -137,17 +176,17 @@ class TrainConfig(JsonConfig):
             )
         require(
             self.augment != "fixed" or self.augment_p > 0,
-            "--augment fixed needs --augment-p, the probability of each transformation, above 0",
+            "--augment fixed needs --augment-p, the probability of each augmentation, above 0",
         )
         require(
             self.augment != "ada" or self.d_loss != "wgan",
-            "--augment ada follows the sign of the discriminator's output, which says nothing with --d-loss wgan; "
+            "--augment ada reads the sign of the discriminator's output, which has no meaning with --d-loss wgan; "
             "choose --augment fixed or another loss",
         )
 
     @property
     def micro_batch(self) -> int:
-        """Pictures that pass through the networks at a time, if they fit into memory."""
+        """Images per forward pass, if they fit into memory."""
         return self.batch_size if self.batch_gpu is None else self.batch_gpu
 
 
@@ -163,22 +202,22 @@ class RunConfig:
         option = "--batch-size" if self.train.batch_gpu is None else "--batch-gpu"
         require(
             micro >= 2,
-            f"{option} {micro}: minibatch-std compares pictures within the batch, and one alone tells the "
-            "discriminator nothing (such runs collapse); choose at least 2",
+            f"{option} {micro}: the minibatch standard deviation compares images of a batch, and without it runs "
+            "collapse; choose at least 2",
         )
         require(
             micro % min(group, micro) == 0,
-            f"{option} {micro}: minibatch-std works in groups of {group}; choose a multiple of {group}",
+            f"{option} {micro}: the minibatch standard deviation has groups of {group}; choose a multiple of {group}",
         )
         require(
             self.model.has_attention or self.train.component_dropout == 0,
-            f"--component-dropout {self.train.component_dropout} with --attention {self.model.attention}: there is "
-            "nothing to drop; leave it out or choose another --attention",
+            f"--component-dropout {self.train.component_dropout} with --attention {self.model.attention}: there are no "
+            "components to drop; leave it out or choose another --attention",
         )
         require(
             self.model.components_num >= 2 or self.train.component_mixing == 0,
-            f"--component-mixing {self.train.component_mixing} with --components-num {self.model.components_num}: it "
-            "takes two components to mix; leave it out or have more of them",
+            f"--component-mixing {self.train.component_mixing} with --components-num {self.model.components_num}: "
+            "mixing needs at least 2 components; leave it out or raise --components-num",
         )
         require(
             self.model.style or self.model.has_components or self.train.style_mixing == 0,
@@ -187,7 +226,7 @@ class RunConfig:
         )
         require(
             self.train.labels == (self.model.c_dim > 0),
-            "--labels: the networks and the training do not agree on whether there are labels",
+            "--labels: the networks and the training disagree on whether there are labels",
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -32,8 +32,8 @@ class AggregatorAttention(nn.Module):
         self.changes_image = config.d_ltnt2img
         options = AttentionOptions(
             heads=config.num_heads,
-            integration=config.integration,  # type: ignore[arg-type]  # checked by ModelConfig
-            normalization=config.normalize,  # type: ignore[arg-type]
+            integration=config.integration,
+            normalization=config.normalize,
             image_positions=config.image_positions,
             component_positions=config.use_pos,
             updates_image=config.d_ltnt2img,

@@ -482,8 +482,8 @@ def attention_options(config: ModelConfig) -> AttentionOptions:
     """Options of the generator's attention layers."""
     return AttentionOptions(
         heads=config.num_heads,
-        integration=config.integration,  # type: ignore[arg-type]  # checked by ModelConfig
-        normalization=config.normalize,  # type: ignore[arg-type]
+        integration=config.integration,
+        normalization=config.normalize,
         image_positions=config.image_positions,
         component_positions=config.use_pos,
         kmeans_iters=config.kmeans_iters,

@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ganformer_cli.config import ARCHITECTURES, NORMALIZATIONS, POSITIONS, ModelConfig
+from ganformer_cli.config import ModelConfig, settings_of
 from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT, MAX_LAYERS, MAX_RESOLUTION
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.original_snapshots.accounting import Found, Tensors
 from ganformer_cli.original_snapshots.arguments import Arguments
 from ganformer_cli.original_snapshots.pickles import PersistentObject, module_tensors
 
+_SETTINGS = settings_of(ModelConfig)
 #: Arguments that no picture depends on: names and numbers of training, and what follows from the others.
 _WITHOUT_EFFECT = frozenset(
     (
@@ -233,7 +234,7 @@ def _generator_settings(generator: PersistentObject, where: str) -> Found:
         "mapping_dim": mapping.optional_integer("layer_dim", low=1, high=MAX_LATENT),
         "mapping_resnet": mapping.flag("resnet", default=has(r"^mapping\..*\.fc0\.")),
         "w_avg_per_component": False,
-        "g_arch": synthesis.choice("architecture", default=shown, choices=ARCHITECTURES),
+        "g_arch": synthesis.choice("architecture", default=shown, choices=_SETTINGS["g_arch"].choices),
         "style": synthesis.flag("style", default=True),
         "local_noise": synthesis.flag("local_noise", default=has(r"\.noise_strength$")),
         # No argument says so.
@@ -286,7 +287,7 @@ def _attention_settings(
     settings: dict[str, Any] = {
         "num_heads": synthesis.integer("num_heads", default=1, low=1, high=MAX_CHANNELS),
         "integration": integration,
-        "normalize": synthesis.choice("norm", default="none", choices=NORMALIZATIONS),
+        "normalize": synthesis.choice("norm", default="none", choices=_SETTINGS["normalize"].choices),
         "g_start_res": synthesis.integer("start_res", default=0, low=0, high=64),
         "g_end_res": synthesis.integer("end_res", default=8, low=0, high=64),
         "img_gate": synthesis.flag("img_gate", default=False),
@@ -295,7 +296,7 @@ def _attention_settings(
         "attention_dropout": synthesis.number(
             "attention_dropout", default=ModelConfig.attention_dropout, low=0, high=0.999
         ),
-        "pos_type": synthesis.choice("pos_type", default="sinus", choices=POSITIONS),
+        "pos_type": synthesis.choice("pos_type", default="sinus", choices=_SETTINGS["pos_type"].choices),
         "pos_dim": synthesis.optional_integer("pos_dim", low=1, high=MAX_LATENT),
     }
     iterations = synthesis.integer("kmeans_iters", default=1, low=1, high=64)
@@ -358,7 +359,7 @@ def _discriminator_settings(
             raise SnapshotError(f"D has another {name} than G, and the two are trained with one here")
     arguments.refuse("transformer", "attention in the discriminator, which cannot be read")
     settings = {
-        "d_arch": arguments.choice("architecture", default="resnet", choices=ARCHITECTURES),
+        "d_arch": arguments.choice("architecture", default="resnet", choices=_SETTINGS["g_arch"].choices),
         "mbstd_group_size": epilogue.integer("mbstd_group_size", default=4, low=1, high=1024),
     }
     ratio = arguments.number("crop_ratio", default=0.0, low=0, high=8)

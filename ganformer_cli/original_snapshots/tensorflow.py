@@ -16,12 +16,9 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.config import (
-    ARCHITECTURES,
-    INTEGRATIONS,
     MAX_RESOLUTION,
-    NORMALIZATIONS,
-    POSITIONS,
     ModelConfig,
+    settings_of,
     start_grid,
 )
 from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT, MAX_LAYERS, START_SIZE
@@ -34,6 +31,8 @@ Array = npt.NDArray[Any]
 
 #: The only version that the GANsformer's networks were saved in.
 VERSION = 4
+
+_SETTINGS = settings_of(ModelConfig)
 
 _ATTENTION = {
     **{"query": "to_queries", "key": "to_keys", "value": "to_values", "out": "modulation"},
@@ -206,7 +205,7 @@ def _generator_settings(generator: Network, where: str) -> Found:
         "mapping_resnet": resnet,
         "w_avg_per_component": False,
         "latent_norm": "each",
-        "g_arch": given.choice("architecture", default="skip", choices=ARCHITECTURES),
+        "g_arch": given.choice("architecture", default="skip", choices=_SETTINGS["g_arch"].choices),
         "style": given.flag("style", default=True),
         "local_noise": given.flag("local_noise", default=has(r"/noise_strength$")),
         "tanh": given.flag("tanh", default=False),
@@ -249,8 +248,8 @@ def _attention_settings(given: Arguments, kmeans: bool, size: int, has: Any) -> 
         "mapping_ltnt2ltnt": attends,
         "mapping_shared": given.flag("mapping_shared", default=False),
         "num_heads": given.integer("num_heads", default=1, low=1, high=MAX_CHANNELS),
-        "integration": given.choice("integration", default="add", choices=INTEGRATIONS),
-        "normalize": given.choice("norm", default="none", choices=NORMALIZATIONS),
+        "integration": given.choice("integration", default="add", choices=_SETTINGS["integration"].choices),
+        "normalize": given.choice("norm", default="none", choices=_SETTINGS["normalize"].choices),
         "g_start_res": given.integer("start_res", default=0, low=0, high=64),
         "g_end_res": given.integer("end_res", default=8, low=0, high=64),
         "img_gate": given.flag("img_gate", default=False),
@@ -261,7 +260,7 @@ def _attention_settings(given: Arguments, kmeans: bool, size: int, has: Any) -> 
         "attention_dropout": given.number(
             "attention_dropout", default=ModelConfig.attention_dropout, low=0, high=0.999
         ),
-        "pos_type": given.choice("pos_type", default="sinus", choices=POSITIONS),
+        "pos_type": given.choice("pos_type", default="sinus", choices=_SETTINGS["pos_type"].choices),
         "pos_dim": given.optional_integer("pos_dim", low=1, high=MAX_LATENT),
     }
     if settings["pos_dim"] == size:
@@ -293,7 +292,7 @@ def _discriminator_settings(discriminator: Network, generator: Mapping[str, Any]
     for name in ("transformer", "img2img", "img2ltnt", "ltnt2img", "ltnt2ltnt"):
         given.refuse(name, "attention in the discriminator, which cannot be read")
     settings = {
-        "d_arch": given.choice("architecture", default="resnet", choices=ARCHITECTURES),
+        "d_arch": given.choice("architecture", default="resnet", choices=_SETTINGS["g_arch"].choices),
         "mbstd_group_size": given.integer("mbstd_group_size", default=4, low=1, high=1024),
     }
     given.check_the_rest(_UNREAD_BY_DISCRIMINATOR, {"mbstd_num_features": 1, **_FIXED})

@@ -1,0 +1,130 @@
+"""Running a training from the command line: progress, stopping, the closing lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ganformer_cli.cli.output import echo, echo_json
+from ganformer_cli.cli.progress import Progress, duration
+from ganformer_cli.cli.train_plan import show_plan
+from ganformer_cli.config import RunConfig
+from ganformer_cli.config.names import quoted
+from ganformer_cli.errors import ConfigError
+from ganformer_cli.stop_signals import stop_requested
+
+if TYPE_CHECKING:
+    import torch
+
+    from ganformer_cli.cli.model_choice import Origin
+    from ganformer_cli.data import ImageDataset
+    from ganformer_cli.training.distributed import Group
+    from ganformer_cli.training.loop import Means, RunResult
+
+
+def end(status: int) -> NoReturn:
+    """End one of several processes at once, because closing Gloo's connections aborts the process now and then."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def save_and_end() -> None:
+    """End a process whose launcher is gone as SIGTERM does, and if that has no effect, at once."""
+    from ganformer_cli.training.launcher import ORPHAN_GRACE
+
+    with contextlib.suppress(OSError, ValueError):  # whoever reads this may be gone, too
+        echo("the process that started this one is gone; ending", err=True)
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(ORPHAN_GRACE)
+    end(1)
+
+
+def check_count(count: int, devices: list[torch.device]) -> None:
+    """Raise ConfigError unless ``count`` processes can use these devices."""
+    if devices[0].type == "cuda" and count != len(devices):
+        raise ConfigError(
+            f"--processes {count}: on GPUs there is one process for each of --gpus, {len(devices)} here; leave it out"
+        )
+    if count > 1024:
+        raise ConfigError(f"--processes {count}: choose at most 1024")
+
+
+def launch(
+    config: RunConfig,
+    dataset: ImageDataset,
+    folder: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+    override: bool,
+    quiet: bool,
+    origin: Origin | None,
+    group: Group,
+) -> RunResult:
+    """Train with a progress bar; a new run starts from the weights of ``origin``.
+
+    Ctrl-C, SIGTERM and the like ask the loop to save and return; see ``stop_signals``.
+    """
+    from ganformer_cli.training import Callbacks, open_run
+    from ganformer_cli.training.starting import Start
+
+    with Progress() as progress, stop_requested(say_stopping) as should_stop:
+        started = False
+
+        def on_progress(kimg: float, means: Means) -> None:
+            nonlocal started
+            if not started:
+                started = True
+                done = kimg - config.train.batch_size / 1000
+                progress.start(config.train.total_kimg, "kimg", "training", done=done, rate=("images/s", 1000))
+            values = means.read() if device.type == "cpu" or means.steps % 16 == 1 else {}
+            shown = {name: values[key] for name, key in (("G", "loss_g"), ("D", "loss_d")) if key in values}
+            progress.update(kimg, **shown)
+
+        callbacks = Callbacks(should_stop=should_stop)
+        if group.is_main:
+            callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=should_stop)
+        start = None
+        if origin is not None:
+            left_out = origin.header.get("left_out") or {}
+            whole = config.train.pretrained_pkl is not None
+            start = Start(origin.option, origin.networks, whole=whole, left_out=left_out)
+        run = open_run(
+            config, dataset, folder,
+            device=device, resume=resume, callbacks=callbacks, start=start, override=override,
+            group=group,
+        )  # fmt: skip
+        if group.is_main and not quiet:
+            show_plan(config, dataset, device, as_json=False)
+        return run.run()
+
+
+def say_stopping() -> None:
+    """Answer the first request to stop."""
+    echo("\nfinishing the step and saving; once more to stop at once", err=True, lines=True)
+
+
+def report(result: RunResult, *, as_json: bool) -> None:
+    """Print how the run ended and where its images are."""
+    if as_json:
+        paths = {"run": result.folder, "snapshot": result.snapshot, "samples": result.samples}
+        places = {name: path.as_posix() for name, path in paths.items()}
+        best = None if result.best is None else result.best.as_posix()
+        figures = {"kimg": result.kimg, "finished": result.finished, "scores": result.scores, "best": best}
+        echo_json({**places, **figures}, indent=None)
+        return
+    if not result.finished:
+        echo(f"stopped at {result.kimg:g} kimg; the same command resumes the run")
+        return
+    echo(f"finished   {result.kimg:g} kimg in {duration(result.seconds)}")
+    echo(f"pictures   {result.samples}")
+    echo(f"model      {result.snapshot}")
+    if result.best is not None and result.best != result.snapshot:
+        echo(f"best       {result.best}")
+    echo(f"more       ganformer generate --model {quoted(str(result.folder))}")
