@@ -23,7 +23,7 @@ from ganformer_cli.metrics import frechet, inception_score, kernel_distance, man
 from ganformer_cli.metrics.cache import Cache
 from ganformer_cli.metrics.diversity import diversity_ratio
 from ganformer_cli.metrics.evaluate import evaluate
-from ganformer_cli.metrics.opening import Networks, open_networks
+from ganformer_cli.metrics.opening import FeatureNetworks, open_networks
 from ganformer_cli.metrics.plan import default_num_images
 from ganformer_cli.metrics.registry import parse_metrics, scores_of
 from ganformer_cli.metrics.sliced_wasserstein import sliced_wasserstein
@@ -53,7 +53,7 @@ def scenes() -> ImageDataset:
 
 
 @pytest.fixture
-def networks(tiny_features: dict[str, int]) -> Networks:
+def networks(tiny_features: dict[str, int]) -> FeatureNetworks:
     return open_networks(WITH_FEATURES, weights={}, resize=None, device=CPU)[0]
 
 
@@ -97,7 +97,7 @@ def test_scores_are_those_of_the_pictures_that_generate_draws(model: Generator, 
 
 
 def test_scores_of_features_are_those_of_these_pictures(
-    model: Generator, scenes: ImageDataset, networks: Networks
+    model: Generator, scenes: ImageDataset, networks: FeatureNetworks
 ) -> None:
     scores = evaluate(model, scenes, num_images=40, metrics=WITH_FEATURES, networks=networks)
     chosen = np.random.default_rng(0).permutation(48)[:40]
@@ -118,7 +118,7 @@ def test_scores_of_features_are_those_of_these_pictures(
 
 
 def test_batch_size_does_not_change_a_score_but_the_seed_does(
-    model: Generator, scenes: ImageDataset, networks: Networks
+    model: Generator, scenes: ImageDataset, networks: FeatureNetworks
 ) -> None:
     how: dict[str, Any] = {"num_images": 12, "metrics": ["swd", "fid"], "networks": networks}
     first = evaluate(model, scenes, batch_size=1, **how)
@@ -145,7 +145,7 @@ def test_only_what_is_asked_for(model: Generator, scenes: ImageDataset) -> None:
     assert set(distance) == {"swd", "swd_levels", "provenance"}
 
 
-def test_provenance_says_what_was_compared(model: Generator, scenes: ImageDataset, networks: Networks) -> None:
+def test_provenance_says_what_was_compared(model: Generator, scenes: ImageDataset, networks: FeatureNetworks) -> None:
     scores = evaluate(
         model, scenes, num_images=60, seed=3, truncation_psi=0.5, metrics=["swd", "fid", "is"], networks=networks
     )
@@ -180,7 +180,7 @@ def test_path_lengths_are_the_models_own(
         def __call__(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
             return (one.double() - other.double()).square().flatten(1).mean(1)
 
-    networks = Networks(distance=Squares())  # type: ignore[arg-type]
+    networks = FeatureNetworks(distance=Squares())  # type: ignore[arg-type]
     names = parse_metrics("ppl")
     scores = evaluate(model, scenes, num_images=20, truncation_psi=0.5, metrics=names, networks=networks)
     expected = path_length.perceptual_path_length(model, Squares(), space="w", end=True, pairs=20)  # type: ignore[arg-type]
@@ -253,7 +253,9 @@ def noisy(pictures: np.ndarray, amount: float) -> np.ndarray:
     return np.clip(pictures + noise, 0, 255).astype(np.uint8)
 
 
-def test_distances_of_identical_sets_are_nothing_and_grow_with_damage(scenes: ImageDataset, networks: Networks) -> None:
+def test_distances_of_identical_sets_are_nothing_and_grow_with_damage(
+    scenes: ImageDataset, networks: FeatureNetworks
+) -> None:
     whole = np.stack([scenes.image(i) for i in range(48)])
     found = {}
     for amount in (0, 20, 80):
@@ -265,7 +267,7 @@ def test_distances_of_identical_sets_are_nothing_and_grow_with_damage(scenes: Im
         assert found[0][name] < found[20][name] < found[80][name]
 
 
-def test_collapsed_samples_are_precise_and_recall_nothing(scenes: ImageDataset, networks: Networks) -> None:
+def test_collapsed_samples_are_precise_and_recall_nothing(scenes: ImageDataset, networks: FeatureNetworks) -> None:
     one = np.stack([scenes.image(0)] * 48)
     scores = evaluate(Given(one), scenes, metrics=["pr", "dc", "diversity"], networks=networks)
     assert scores["precision"] == 1
@@ -278,7 +280,7 @@ def test_collapsed_samples_are_precise_and_recall_nothing(scenes: ImageDataset, 
 
 
 def test_pictures_are_read_from_folders_zips_and_arrays_alike(
-    tmp_path: Path, scenes: ImageDataset, networks: Networks
+    tmp_path: Path, scenes: ImageDataset, networks: FeatureNetworks
 ) -> None:
     import zipfile
 
@@ -303,7 +305,7 @@ def test_pictures_are_read_from_folders_zips_and_arrays_alike(
     assert own["images"] == "folder"
 
 
-def test_pictures_of_another_size_compare_by_features_only(scenes: ImageDataset, networks: Networks) -> None:
+def test_pictures_of_another_size_compare_by_features_only(scenes: ImageDataset, networks: FeatureNetworks) -> None:
     said: list[str] = []
     smaller, narrower = Given(np.zeros((8, 3, 16, 16), np.uint8)), Given(np.zeros((8, 3, 16, 32), np.uint8))
     with pytest.raises(DataError, match="pictures of 32x32, --images given of 16x16: swd compare pixels"):
@@ -332,7 +334,7 @@ def test_arrays_that_hold_no_pictures(tmp_path: Path, scenes: ImageDataset) -> N
 
 
 def test_reals_are_looked_at_once(
-    tmp_path: Path, model: Generator, scenes: ImageDataset, networks: Networks, tiny_features: dict[str, int]
+    tmp_path: Path, model: Generator, scenes: ImageDataset, networks: FeatureNetworks, tiny_features: dict[str, int]
 ) -> None:
     cache = Cache(tmp_path)
     how: dict[str, Any] = {"num_images": 20, "metrics": ["fid", "kid", "pr"], "networks": networks, "cache": cache}
@@ -348,7 +350,7 @@ def test_reals_are_looked_at_once(
 
 
 def test_statistics_of_other_conditions_are_not_taken(
-    tmp_path: Path, model: Generator, scenes: ImageDataset, networks: Networks, tiny_features: dict[str, int]
+    tmp_path: Path, model: Generator, scenes: ImageDataset, networks: FeatureNetworks, tiny_features: dict[str, int]
 ) -> None:
     cache = Cache(tmp_path)
     evaluate(model, scenes, num_images=20, metrics=["fid"], networks=networks, cache=cache)
@@ -360,7 +362,7 @@ def test_statistics_of_other_conditions_are_not_taken(
 
 
 def test_a_picture_that_changes_under_its_name_is_looked_at_again(
-    tmp_path: Path, scenes: ImageDataset, networks: Networks
+    tmp_path: Path, scenes: ImageDataset, networks: FeatureNetworks
 ) -> None:
     """Of uncompressed pictures name and size stay the same."""
     folder = tmp_path / "reals"
@@ -380,7 +382,7 @@ def test_a_picture_that_changes_under_its_name_is_looked_at_again(
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "swapped", "empty"])
 def test_damaged_statistics_are_noticed_and_made_anew(
-    tmp_path: Path, model: Generator, scenes: ImageDataset, networks: Networks, damage: str
+    tmp_path: Path, model: Generator, scenes: ImageDataset, networks: FeatureNetworks, damage: str
 ) -> None:
     said: list[str] = []
     cache = Cache(tmp_path, said.append)
@@ -403,7 +405,7 @@ def test_damaged_statistics_are_noticed_and_made_anew(
 
 
 def test_a_cache_that_cannot_be_written_is_no_failure(
-    tmp_path: Path, model: Generator, scenes: ImageDataset, networks: Networks
+    tmp_path: Path, model: Generator, scenes: ImageDataset, networks: FeatureNetworks
 ) -> None:
     said: list[str] = []
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
@@ -432,7 +434,7 @@ class Together:
 
 
 def test_processes_come_to_the_scores_of_one(
-    tmp_path: Path, model: Generator, networks: Networks, tiny_features: dict[str, int]
+    tmp_path: Path, model: Generator, networks: FeatureNetworks, tiny_features: dict[str, int]
 ) -> None:
     world_size = 3
     reals = open_dataset("scenes", resolution=32, max_images=150)
@@ -487,7 +489,7 @@ def test_where_one_process_fails_all_end(scenes: ImageDataset) -> None:
 
 
 def test_large_arrays_lie_on_disk(
-    model: Generator, scenes: ImageDataset, networks: Networks, monkeypatch: pytest.MonkeyPatch
+    model: Generator, scenes: ImageDataset, networks: FeatureNetworks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ganformer_cli.metrics import collecting
 
@@ -515,7 +517,7 @@ def test_progress_counts_every_stage_to_its_end(model: Generator, scenes: ImageD
     assert last == {"reading reals": (12, 12), "drawing samples": (6, 6), "comparing": (2, 2)}
 
 
-def test_few_pictures_are_told(model: Generator, scenes: ImageDataset, networks: Networks) -> None:
+def test_few_pictures_are_told(model: Generator, scenes: ImageDataset, networks: FeatureNetworks) -> None:
     said: list[str] = []
     evaluate(model, scenes, num_images=40, metrics=WITH_FEATURES, networks=networks, notice=said.append)
     for name in WITH_FEATURES:
@@ -526,7 +528,9 @@ def test_few_pictures_are_told(model: Generator, scenes: ImageDataset, networks:
     assert "covariance is singular" in said[0]
 
 
-def test_one_metric_that_fails_leaves_the_others(model: Generator, scenes: ImageDataset, networks: Networks) -> None:
+def test_one_metric_that_fails_leaves_the_others(
+    model: Generator, scenes: ImageDataset, networks: FeatureNetworks
+) -> None:
     said: list[str] = []
     how: dict[str, Any] = {"num_images": 4, "networks": networks, "notice": said.append}
     scores = evaluate(model, scenes, metrics=["diversity", "is"], **how)  # ten splits need ten pictures
@@ -537,7 +541,7 @@ def test_one_metric_that_fails_leaves_the_others(model: Generator, scenes: Image
         evaluate(model, scenes, metrics=["is"], **how)
 
 
-def test_features_that_are_no_numbers(model: Generator, scenes: ImageDataset, networks: Networks) -> None:
+def test_features_that_are_no_numbers(model: Generator, scenes: ImageDataset, networks: FeatureNetworks) -> None:
     for weight in networks.features["inception"]._network.weights.values():  # type: ignore[attr-defined]
         weight.fill_(float("nan"))
     with pytest.raises(DataError, match="features of picture 0 are not finite"):

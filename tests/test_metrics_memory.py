@@ -20,7 +20,7 @@ from ganformer_cli.metrics import diversity, features, kernel_distance, manifold
 from ganformer_cli.metrics.blocks import BlockSize
 from ganformer_cli.metrics.evaluate import evaluate
 from ganformer_cli.metrics.features import FeatureNetwork, LearnedDistance
-from ganformer_cli.metrics.opening import Networks
+from ganformer_cli.metrics.opening import FeatureNetworks
 from ganformer_cli.process_memory import is_out_of_memory
 
 Run = Callable[..., Result]
@@ -115,7 +115,7 @@ def test_the_batch_size_limits_what_passes_at_a_time(monkeypatch: pytest.MonkeyP
     scores = []
     for batch_size, most in ((None, 24), (64, 24), (12, 12), (3, 4)):
         asked.clear()
-        networks = Networks({"inception": network(Small())})
+        networks = FeatureNetworks({"inception": network(Small())})
         scores.append(evaluate(scenes, scenes, batch_size=batch_size, metrics=["fid"], networks=networks)["fid"])
         assert set(asked) == {most}
     assert len(set(scores)) == 1
@@ -226,7 +226,10 @@ def test_where_no_thread_can_be_started_the_work_is_done_all_the_same(
             raise RuntimeError("can't start new thread")
 
     scenes = open_dataset("scenes", resolution=32, max_images=12)
-    how: dict[str, Any] = {"metrics": ["fid", "diversity"], "networks": Networks({"inception": network(Small())})}
+    how: dict[str, Any] = {
+        "metrics": ["fid", "diversity"],
+        "networks": FeatureNetworks({"inception": network(Small())}),
+    }
     expected = evaluate(scenes, scenes, **how)
     for module in (collecting, sources):
         monkeypatch.setattr(module, "ThreadPoolExecutor", NoThreads)
@@ -241,7 +244,7 @@ def test_a_metric_that_does_not_fit_leaves_the_others(
 
     monkeypatch.setattr(kernel_distance, "_unbiased", fails)
     scenes = open_dataset("scenes", resolution=32, max_images=12)
-    networks = Networks({"inception": network(Small())})
+    networks = FeatureNetworks({"inception": network(Small())})
     scores = evaluate(scenes, scenes, metrics=["kid", "diversity"], networks=networks)
     assert scores["diversity"] == 1
     assert scores["failed"]["kid"].startswith("memory ran out while comparing features; close other programs")

@@ -15,7 +15,7 @@ from click.testing import Result
 from ganformer_cli import checkpoints
 from ganformer_cli.config import resolve_run
 from ganformer_cli.errors import ConfigError, DataError, SnapshotError
-from ganformer_cli.metrics.records import is_number, read_records
+from ganformer_cli.metrics.records import is_finite_number, read_records
 from ganformer_cli.training import state
 from ganformer_cli.training.run_folder import append_record, forget_records_after, read_run_config
 
@@ -122,9 +122,9 @@ def test_an_answer_of_eval_that_is_damaged(tmp_path: Path, damage: bytes) -> Non
 
 
 def test_whole_numbers_beyond_floats_are_no_scores() -> None:
-    assert not is_number(10**400)
-    assert not is_number(True)
-    assert is_number(10**18)
+    assert not is_finite_number(10**400)
+    assert not is_finite_number(True)
+    assert is_finite_number(10**18)
 
 
 @pytest.fixture

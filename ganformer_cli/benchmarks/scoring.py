@@ -32,8 +32,8 @@ from ganformer_cli.metrics.collecting import collect
 from ganformer_cli.metrics.features import open_network
 from ganformer_cli.metrics.inception import Inception
 from ganformer_cli.metrics.inception_score import inception_score
-from ganformer_cli.metrics.processes import ALONE
-from ganformer_cli.metrics.sources import Chosen, open_images
+from ganformer_cli.metrics.processes import SINGLE_PROCESS
+from ganformer_cli.metrics.sources import DatasetImages, open_images
 from ganformer_cli.process_memory import proc_mib
 
 _SEED = 2020
@@ -113,14 +113,14 @@ def score_ours(folder: Path, weights: Path, device: str) -> Scored:
     started = time.perf_counter()
     network = open_network("inception", weights=weights, resize="tf1", device=device, offline=True)
     dataset = open_images(folder, "--images")
-    source = Chosen(dataset, np.arange(len(dataset)))
+    source = DatasetImages(dataset, np.arange(len(dataset)))
     wanted = ("inception", "logits")
     found = collect(
         source,
         {"inception": network},
         count=len(dataset),
         rows=[wanted],
-        group=ALONE,
+        group=SINGLE_PROCESS,
     )
     score, _ = inception_score(found.rows[wanted], splits=_SPLITS, seed=_SEED)
     return Scored(len(dataset) / (time.perf_counter() - started), proc_mib("VmHWM"), score)

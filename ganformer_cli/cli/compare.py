@@ -148,11 +148,11 @@ def command(
 
 def as_text(tables: Sequence[Table]) -> str:
     """The tables for people."""
-    from ganformer_cli.metrics.tabulate import as_rows, sources_of
+    from ganformer_cli.metrics.tabulate import sources_of, table_cells
 
     parts = []
     for each in tables:
-        heads, rows = as_rows(each)
+        heads, rows = table_cells(each)
         widths = [max(map(len, column)) + 2 for column in zip(heads, *rows, strict=True)]
         plain = [] if sys.stdout.isatty() else [tuple(heads)]
         text = table(tuple(heads), [*plain, *map(tuple, rows)], each.dataset, widths=widths)

@@ -18,8 +18,8 @@ from ganformer_cli.config.names import quoted
 from ganformer_cli.errors import ConfigError, DataError, SnapshotError
 
 if TYPE_CHECKING:
-    from ganformer_cli.metrics.records import Scored
-    from ganformer_cli.metrics.tabulate import Row, Run
+    from ganformer_cli.metrics.records import ScoreValue
+    from ganformer_cli.metrics.tabulate import ModelRow, ScoredRun
 
 #: Files of scores that a command line may name themselves.
 _FILES = (".json", ".jsonl")
@@ -36,17 +36,17 @@ class Meant:
 
 
 @dataclass(frozen=True)
-class Part:
+class ScoresPart:
     """The scores of one thing against one data set, before it has a row."""
 
     name: str | None  # of the row; None: a run's settings say it
     dataset: str
     kimg: float | None
-    scores: Mapping[str, Scored]
+    scores: Mapping[str, ScoreValue]
     identity: str  # of what was scored; empty where nobody knows
 
 
-def read_runs(names: Sequence[str], result_dir: Path, snapshot: str, columns: Sequence[str] | None) -> list[Run]:
+def read_runs(names: Sequence[str], result_dir: Path, snapshot: str, columns: Sequence[str] | None) -> list[ScoredRun]:
     """The scores that are meant, each with the name of its row.
 
     Raises:
@@ -54,13 +54,13 @@ def read_runs(names: Sequence[str], result_dir: Path, snapshot: str, columns: Se
         DataError: none has scores.
     """
     from ganformer_cli.metrics.registry import SCORES
-    from ganformer_cli.metrics.tabulate import Run
+    from ganformer_cli.metrics.tabulate import ScoredRun
 
     meant = [find(text) for text in names] or find_all(result_dir)
     settings = [None if each.run is None else read_settings(each.run) for each in meant]
     of_runs = [(each.label, each.run, config) for each, config in zip(meant, settings, strict=True) if each.run]
     labels = iter(row_names(of_runs))
-    found: list[tuple[Run, Part]] = []
+    found: list[tuple[ScoredRun, ScoresPart]] = []
     for each, config in zip(meant, settings, strict=True):
         label = each.label if each.run is None else next(labels)
         parts = of_run(each, config, snapshot, columns or list(SCORES)) if each.run else of_others(each.path)
@@ -69,7 +69,7 @@ def read_runs(names: Sequence[str], result_dir: Path, snapshot: str, columns: Se
             how = f"{option} {quoted(str(each.path))}"
             warn(f"{each.path}: no scores yet; score it with ganformer eval {how}")
         for part in parts:
-            run = Run(each.path.as_posix(), label or part.name or "?", part.dataset, part.kimg, part.scores)
+            run = ScoredRun(each.path.as_posix(), label or part.name or "?", part.dataset, part.kimg, part.scores)
             found.append((run, replace(part, name=None) if label else part))
     if not found:
         raise DataError("none of these runs has scores; score them with ganformer eval")
@@ -131,7 +131,7 @@ def find_all(result_dir: Path) -> list[Meant]:
 # ----- Their scores -----
 
 
-def of_run(meant: Meant, config: RunConfig | None, which: str, by: Sequence[str]) -> list[Part]:
+def of_run(meant: Meant, config: RunConfig | None, which: str, by: Sequence[str]) -> list[ScoresPart]:
     """The scores of a run's snapshot."""
     from ganformer_cli.metrics.records import read_records
     from ganformer_cli.metrics.tabulate import scores_of_run
@@ -147,12 +147,12 @@ def of_run(meant: Meant, config: RunConfig | None, which: str, by: Sequence[str]
     said = next(iter(scores.values())).conditions.get("dataset")
     dataset = str(said or (config.train.dataset if config else "?"))
     what = next((identity(record) for record in reversed(records) if record.get("kimg") == kimg), "")
-    return [Part(None, dataset, kimg, scores, what)]
+    return [ScoresPart(None, dataset, kimg, scores, what)]
 
 
-def of_others(path: Path) -> list[Part]:
+def of_others(path: Path) -> list[ScoresPart]:
     """The scores of another snapshot or of images, or those in a file, against each data set."""
-    from ganformer_cli.metrics.records import is_number, newest_scores, read_records, scores_in
+    from ganformer_cli.metrics.records import is_finite_number, newest_scores, read_records, scores_in
 
     if path.is_file() and path.suffix in _FILES:
         records = read_records(path, warn)
@@ -168,7 +168,9 @@ def of_others(path: Path) -> list[Part]:
     parts = []
     for (name, dataset, what), some in groups.items():
         kimg = some[-1].get("kimg")
-        parts.append(Part(name, dataset or "?", kimg if is_number(kimg) else None, newest_scores(some), what))
+        parts.append(
+            ScoresPart(name, dataset or "?", kimg if is_finite_number(kimg) else None, newest_scores(some), what)
+        )
     return parts
 
 
@@ -186,9 +188,9 @@ def _name(record: Mapping[str, Any], path: Path) -> str:
     return path.name.removesuffix(SUFFIX)
 
 
-def _told_apart(found: Sequence[tuple[Run, Part]]) -> list[Run]:
+def _told_apart(found: Sequence[tuple[ScoredRun, ScoresPart]]) -> list[ScoredRun]:
     """Nothing twice, since one snapshot at two paths is no second run; and no row of two things but of runs."""
-    kept: list[tuple[Run, Part]] = []
+    kept: list[tuple[ScoredRun, ScoresPart]] = []
     for run, part in found:
         for place, (other, known) in enumerate(kept):
             if part.identity and (known.identity, other.dataset) == (part.identity, run.dataset):
@@ -211,10 +213,10 @@ def _told_apart(found: Sequence[tuple[Run, Part]]) -> list[Run]:
 # ----- The paper's table -----
 
 
-def reported_rows(datasets: Iterable[str]) -> dict[str, list[Row]]:
+def reported_rows(datasets: Iterable[str]) -> dict[str, list[ModelRow]]:
     """The rows of the paper's table, by data set; what the user's own entry of the catalogue reports counts, too."""
     from ganformer_cli.data.catalogue import find_entry
-    from ganformer_cli.metrics.tabulate import Cell, Row
+    from ganformer_cli.metrics.tabulate import Cell, ModelRow
 
     rows = {}
     for name in datasets:
@@ -228,7 +230,7 @@ def reported_rows(datasets: Iterable[str]) -> dict[str, list[Row]]:
         said = entry.reported
         source = f"{said.source}; FID of {said.images} images, longer side {said.resolution}"
         rows[name] = [
-            Row(f"{model} (paper)", (), {"fid": Cell(value, None, 0)}, source) for model, value in said.fid.items()
+            ModelRow(f"{model} (paper)", (), {"fid": Cell(value, None, 0)}, source) for model, value in said.fid.items()
         ]
     return rows
 

@@ -12,7 +12,7 @@ import click
 
 from ganformer_cli.cli.eval_networks import fetch_networks, fetching
 from ganformer_cli.cli.eval_report import compare_records, curve_text, draw_curve, score_text
-from ganformer_cli.cli.kept_scores import SUFFIX, about_images, check_output, file_beside, keep, scores_file
+from ganformer_cli.cli.kept_scores import SUFFIX, about_images, check_scores_file, file_beside, keep, scores_file
 from ganformer_cli.cli.label_choice import class_number, class_option
 from ganformer_cli.cli.model_choice import (
     batch_size_option,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import torch
 
     from ganformer_cli.data import ImageDataset
-    from ganformer_cli.metrics.opening import Networks
+    from ganformer_cli.metrics.opening import FeatureNetworks
     from ganformer_cli.training.distributed import Group
 
 #: What --fetch alone fetches: the network of the score that is quoted most.
@@ -213,11 +213,13 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         echo(answer, lines=True)
         return
     if options["fetch"]:
-        fetch(options["metrics"] if "metrics" in given_options(ctx) else FETCHED, offline=options["offline"])
+        fetch_weights_only(
+            options["metrics"] if "metrics" in given_options(ctx) else FETCHED, offline=options["offline"]
+        )
         return
     refuse_contradictions(given_options(ctx))
     if options["output"] is not None:
-        check_output(options["output"])
+        check_scores_file(options["output"])
 
     from ganformer_cli.cli.train import check_count, end, save_and_end
     from ganformer_cli.training import distributed
@@ -262,7 +264,7 @@ class Evaluation:
         self.options, self.device, self.group = options, device, group
         self.given = given  # those of the options that are on the command line
         self.metrics: tuple[str, ...] = options["metrics"]
-        self.networks: Networks | None = None
+        self.networks: FeatureNetworks | None = None
         self.left_out: dict[str, None] = {}  # what could not be scored, and why; each once
 
     def run(self) -> str:
@@ -452,7 +454,7 @@ def snapshots(file: Path, *, every: bool) -> list[Path]:
     return snapshots_of(file.parent.parent)
 
 
-def fetch(metrics: Sequence[str], *, offline: bool) -> None:
+def fetch_weights_only(metrics: Sequence[str], *, offline: bool) -> None:
     """Download the weights that ``metrics`` need, and say where they lie."""
     if offline:
         raise click.UsageError("--fetch downloads, --offline forbids it; leave one of them out")

@@ -15,7 +15,7 @@ from ganformer_cli.errors import DataError, OutputError
 from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
-    from ganformer_cli.metrics.records import Scored
+    from ganformer_cli.metrics.records import ScoreValue
 
 CURVE = "metrics.png"
 
@@ -182,7 +182,7 @@ def compare_records(one: Path, other: Path, *, as_json: bool) -> tuple[str, list
     return type(text)(text.rstrip("\n")), told
 
 
-def scores_at(path: Path) -> dict[str, Scored]:
+def scores_at(path: Path) -> dict[str, ScoreValue]:
     """The newest scores of a run's newest scored snapshot, of a snapshot, or in a file of scores.
 
     Raises:

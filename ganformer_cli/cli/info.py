@@ -218,7 +218,7 @@ def _parameters(config: ModelConfig, networks: tuple[str, ...]) -> dict[str, int
 
 def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
     """The newest score of each kind that is kept of a snapshot, in its run or beside it: its value, and of what."""
-    from ganformer_cli.metrics.records import is_number, read_records, scores_in
+    from ganformer_cli.metrics.records import is_finite_number, read_records, scores_in
 
     kept, of_run = scores_file(file), run_of(file) is not None
     if not kept.is_file():
@@ -236,7 +236,7 @@ def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
                 "dataset": score.conditions.get("dataset"),
             }
             scores[name] = {"value": score.value, **conditions}
-            if is_number(record.get(f"{name}_floor")):
+            if is_finite_number(record.get(f"{name}_floor")):
                 scores[f"{name}_floor"] = {"value": record[f"{name}_floor"], **conditions}
     return scores
 

@@ -21,7 +21,7 @@ SUFFIX = ".metrics.jsonl"
 
 
 @dataclass
-class Kept:
+class KeptScores:
     """Scores that are kept of a snapshot or of images."""
 
     records: list[dict[str, Any]] = field(default_factory=list)  # oldest first, of what is there now
@@ -57,7 +57,7 @@ def keep(file: Path, record: Mapping[str, Any]) -> None:
     append_record(file, dict(record))
 
 
-def check_output(file: Path) -> None:
+def check_scores_file(file: Path) -> None:
     """Raise ConfigError unless ``file``, to which scores will be added, is free or holds scores already."""
     if not os.path.lexists(file):
         return
@@ -127,7 +127,7 @@ def _name(file: Path, path: Path) -> str:
     return file.relative_to(path).as_posix().encode("utf-8", "surrogateescape").hex() if file != path else ""
 
 
-def read_kept(scored: Path) -> Kept:
+def read_kept(scored: Path) -> KeptScores:
     """The scores that are kept beside a snapshot or images, of what is there now.
 
     A published snapshot that was deleted after it had been scored still has its scores.
@@ -137,7 +137,7 @@ def read_kept(scored: Path) -> Kept:
     """
     from ganformer_cli.metrics.records import read_records
 
-    file, found = file_beside(scored), Kept()
+    file, found = file_beside(scored), KeptScores()
     if not file.is_file():
         return found
     known: dict[str, bool] = {}

@@ -171,7 +171,7 @@ def command(
         return
     if count > 1 and not distributed.asked_for():
         ctx.exit(run_workers(sys.argv[1:], count))
-    from ganformer_cli.metrics.processes import together
+    from ganformer_cli.metrics.processes import fail_together
     from ganformer_cli.metrics.registry import parse_metrics
     from ganformer_cli.training.run_folder import claimed
 
@@ -190,7 +190,7 @@ def command(
                 begun = config
                 config = group.run_on_rank0(lambda: resumed_config(begun, folder))
             scored = parse_metrics(config.train.metrics)
-            together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.is_main))
+            fail_together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.is_main))
             result = launch(
                 config, dataset, folder, device,
                 resume=resume, override=override, quiet=as_json, origin=origin, group=group,

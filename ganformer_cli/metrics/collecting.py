@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ganformer_cli.errors import OutputError
 from ganformer_cli.metrics.blocks import submit
-from ganformer_cli.metrics.processes import Processes, together
-from ganformer_cli.metrics.sources import Images, Source, places_of
+from ganformer_cli.metrics.processes import ProcessGroup, fail_together
+from ganformer_cli.metrics.sources import Images, ImageSource, block_ranges
 from ganformer_cli.metrics.statistics import GaussianStatistics, check_finite
 
 if TYPE_CHECKING:
@@ -36,29 +36,29 @@ _TRAVELLING = 64 << 20
 
 Array = npt.NDArray[Any]
 #: A network's name, and which of its outputs.
-Wanted = tuple[str, str]
+FeatureKey = tuple[str, str]
 
 
 @dataclass
-class Found:
+class Collected:
     """What was kept of a set of pictures."""
 
-    moments: dict[Wanted, GaussianStatistics] = field(default_factory=dict)
-    rows: dict[Wanted, Array] = field(default_factory=dict)  # float32 [N, D]
+    moments: dict[FeatureKey, GaussianStatistics] = field(default_factory=dict)
+    rows: dict[FeatureKey, Array] = field(default_factory=dict)  # float32 [N, D]
     pixels: Images | None = None  # uint8 [some, 3, H, W], the first ones
 
 
 def collect(
-    source: Source,
+    source: ImageSource,
     networks: Mapping[str, FeatureNetwork],
     *,
     count: int,
-    moments: Sequence[Wanted] = (),
-    rows: Sequence[Wanted] = (),
+    moments: Sequence[FeatureKey] = (),
+    rows: Sequence[FeatureKey] = (),
     pixels: int = 0,
-    group: Processes,
+    group: ProcessGroup,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> Found:
+) -> Collected:
     """Look at the pictures of ``source`` once, each process at its share; all then have the whole.
 
     Args:
@@ -78,8 +78,8 @@ def collect(
     names = {name for name, _ in (*moments, *rows)}
     seen = max(count if names else 0, pixels)
     size = max(1, min(_BLOCK, _BLOCK_BYTES // (3 * source.height * source.width)))
-    places = [places_of(seen, size, rank, group.world_size) for rank in range(group.world_size)]
-    found = Found({wanted: GaussianStatistics() for wanted in moments})
+    places = [block_ranges(seen, size, rank, group.world_size) for rank in range(group.world_size)]
+    found = Collected({wanted: GaussianStatistics() for wanted in moments})
     keeper = _Keeper(found, rows, count)
 
     def look() -> None:
@@ -106,7 +106,7 @@ def collect(
             if waiting is not None:
                 waiting.result()
 
-    together(group, look)
+    fail_together(group, look)
     _share(found, places_by_rank=places, group=group)
     return found
 
@@ -114,7 +114,7 @@ def collect(
 class _Keeper:
     """Puts the features of each block where they are wanted."""
 
-    def __init__(self, found: Found, rows: Sequence[Wanted], count: int) -> None:
+    def __init__(self, found: Collected, rows: Sequence[FeatureKey], count: int) -> None:
         self.found, self.rows, self.count = found, rows, count
 
     def keep(self, place: range, features: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -153,7 +153,7 @@ def scratch(shape: tuple[int, ...], kind: npt.DTypeLike) -> Array:
         return np.memmap(file, kind, "w+", shape=shape)
 
 
-def _share(found: Found, *, places_by_rank: list[list[range]], group: Processes) -> None:
+def _share(found: Collected, *, places_by_rank: list[list[range]], group: ProcessGroup) -> None:
     """Give every process what all have, put together in one order."""
     if group.world_size == 1:
         return
@@ -173,14 +173,14 @@ def _share(found: Found, *, places_by_rank: list[list[range]], group: Processes)
         _exchange(found.pixels, places_by_rank, group)
 
 
-def _exchange(array: Array, places_by_rank: list[list[range]], group: Processes) -> None:
+def _exchange(array: Array, places_by_rank: list[list[range]], group: ProcessGroup) -> None:
     """Fill in what the other processes have of ``array``: its blocks in turn, some at a time."""
     row_bytes = max(1, array[:1].nbytes)
     longest = max(map(len, places_by_rank))
     size = max((len(place) for places in places_by_rank for place in places), default=1)
-    together = max(1, _TRAVELLING // (row_bytes * size * group.world_size))
-    for start in range(0, longest, together):
-        own = [np.array(array[p.start : p.stop]) for p in places_by_rank[group.rank][start : start + together]]
+    at_once = max(1, _TRAVELLING // (row_bytes * size * group.world_size))
+    for start in range(0, longest, at_once):
+        own = [np.array(array[p.start : p.stop]) for p in places_by_rank[group.rank][start : start + at_once]]
         for rank, blocks in enumerate(group.gather(own)):
-            for place, block in zip(places_by_rank[rank][start : start + together], blocks, strict=True):
+            for place, block in zip(places_by_rank[rank][start : start + at_once], blocks, strict=True):
                 array[place.start : place.stop] = block

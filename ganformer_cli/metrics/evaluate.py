@@ -25,24 +25,24 @@ from ganformer_cli.metrics import (
 )
 from ganformer_cli.metrics.blocks import out_of_memory
 from ganformer_cli.metrics.cache import Cache
-from ganformer_cli.metrics.collecting import Found, collect
-from ganformer_cli.metrics.opening import Networks
+from ganformer_cli.metrics.collecting import Collected, collect
+from ganformer_cli.metrics.opening import FeatureNetworks
 from ganformer_cli.metrics.plan import (
     DEFAULT_IMAGES,
+    EvaluationPlan,
     Indices,
     Notice,
-    Plan,
-    check_fit,
+    check_comparable,
     chosen_metrics,
     images_of,
     make_plan,
-    order_of,
+    shuffled_indices,
     warn_of_bias,
 )
-from ganformer_cli.metrics.processes import ALONE, Processes, together
-from ganformer_cli.metrics.reals import look_at_reals
+from ganformer_cli.metrics.processes import SINGLE_PROCESS, ProcessGroup, fail_together
+from ganformer_cli.metrics.reals import collect_reals
 from ganformer_cli.metrics.registry import METRICS, Metric, version_of
-from ganformer_cli.metrics.sources import SEEDS_APART, Chosen, Drawn, Source, places_of
+from ganformer_cli.metrics.sources import SEED_STRIDE, DatasetImages, GeneratedImages, ImageSource, block_ranges
 from ganformer_cli.process_memory import is_out_of_memory
 from ganformer_cli.sampling import DEFAULT_BATCH, Generator, NoiseMode
 
@@ -65,9 +65,9 @@ def evaluate(
     batch_size: int | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     class_index: int | None = None,
-    networks: Networks | None = None,
+    networks: FeatureNetworks | None = None,
     floor: bool = False,
-    group: Processes = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     cache: Cache | None = None,
     device: torch.device | None = None,
     progress: Progress | None = None,
@@ -114,9 +114,9 @@ def evaluate(
     """
     report = progress or (lambda stage, done, total: None)
     tell = notice or (lambda text: None)
-    networks = networks or Networks()
+    networks = networks or FeatureNetworks()
     chosen = chosen_metrics(metrics, fakes, networks, class_index)
-    check_fit(fakes, dataset, chosen, tell)
+    check_comparable(fakes, dataset, chosen, tell)
     if (
         isinstance(fakes, Generator)
         and any(metric.needs == "model" for metric in chosen)
@@ -127,8 +127,8 @@ def evaluate(
             f"this model does not say how frequent its labels are: for path lengths each of {fakes.config.c_dim} "
             "classes is taken to be equally likely"
         )
-    real_order = order_of(dataset, seed, class_index, "--dataset")
-    fake_order = None if isinstance(fakes, Generator) else order_of(fakes, seed, None, "--images")
+    real_order = shuffled_indices(dataset, seed, class_index, "--dataset")
+    fake_order = None if isinstance(fakes, Generator) else shuffled_indices(fakes, seed, None, "--images")
     plan = make_plan(chosen, num_images, dataset, real_order, fake_order, floor)
     if device is None:
         device = next(fakes.parameters()).device if isinstance(fakes, Generator) else torch.device("cpu")
@@ -136,12 +136,12 @@ def evaluate(
     for network in networks.features.values():
         network.batch_size = batch_size
 
-    source: Source
+    source: ImageSource
     if isinstance(fakes, Generator):
-        source = Drawn(
+        source = GeneratedImages(
             fakes,
             plan.fakes,
-            first_seed=seed * SEEDS_APART,
+            first_seed=seed * SEED_STRIDE,
             truncation_psi=truncation_psi,
             noise_mode=noise_mode,
             batch_size=batch_size or DEFAULT_BATCH,
@@ -149,9 +149,9 @@ def evaluate(
         )
     else:
         assert fake_order is not None
-        source = Chosen(fakes, fake_order)
-    reals = look_at_reals(
-        Chosen(dataset, real_order),
+        source = DatasetImages(fakes, fake_order)
+    reals = collect_reals(
+        DatasetImages(dataset, real_order),
         plan,
         networks.features,
         selection={"seed": seed, "class": class_index},
@@ -226,7 +226,7 @@ def _labels(
 
 
 def _compare(
-    plan: Plan, reals: Found, fakes: Found, seed: int, device: torch.device, report: Progress
+    plan: EvaluationPlan, reals: Collected, fakes: Collected, seed: int, device: torch.device, report: Progress
 ) -> dict[str, Any]:
     """The scores of all metrics but those of the model itself; the reasons for those that failed under ``failed``."""
     scores: dict[str, Any] = {"failed": {}}
@@ -251,7 +251,9 @@ def _compare(
     return scores
 
 
-def _score(metric: Metric, plan: Plan, reals: Found, fakes: Found, seed: int, device: torch.device) -> dict[str, Any]:
+def _score(
+    metric: Metric, plan: EvaluationPlan, reals: Collected, fakes: Collected, seed: int, device: torch.device
+) -> dict[str, Any]:
     """The scores of one metric."""
     name, features = metric.name, (metric.network or "", metric.output)
     if metric.needs == "pixels":
@@ -279,7 +281,9 @@ def _score(metric: Metric, plan: Plan, reals: Found, fakes: Found, seed: int, de
     return {"density": density, "coverage": coverage}
 
 
-def _sliced(plan: Plan, reals: npt.NDArray[np.uint8], fakes: npt.NDArray[np.uint8], seed: int) -> dict[str, Any]:
+def _sliced(
+    plan: EvaluationPlan, reals: npt.NDArray[np.uint8], fakes: npt.NDArray[np.uint8], seed: int
+) -> dict[str, Any]:
     levels = sliced_wasserstein.sliced_wasserstein(reals[: plan.swd], fakes[: plan.swd], seed=seed)
     found: dict[str, Any] = {"swd": levels.pop("mean"), "swd_levels": levels}
     if plan.halves:
@@ -291,17 +295,17 @@ def _sliced(plan: Plan, reals: npt.NDArray[np.uint8], fakes: npt.NDArray[np.uint
 
 def _path_length(
     name: str,
-    plan: Plan,
+    plan: EvaluationPlan,
     generator: Generator,
-    networks: Networks,
+    networks: FeatureNetworks,
     seed: int,
-    group: Processes,
+    group: ProcessGroup,
     report: Progress,
 ) -> dict[str, Any]:
     """A perceptual path length; each process takes a share of the pairs."""
     assert networks.distance is not None  # chosen_metrics has seen to it
     shares = [
-        [i for place in places_of(plan.pairs, _PAIRS_TOGETHER, rank, group.world_size) for i in place]
+        [i for place in block_ranges(plan.pairs, _PAIRS_TOGETHER, rank, group.world_size) for i in place]
         for rank in range(group.world_size)
     ]
     measure = partial(
@@ -314,7 +318,7 @@ def _path_length(
         seed=seed,
         progress=lambda done, total: report(METRICS[name].title, done, total),
     )
-    own = together(group, measure)
+    own = fail_together(group, measure)
     lengths = np.empty(plan.pairs)
     for share, found in zip(shares, group.gather(own), strict=True):
         lengths[share] = found
@@ -326,7 +330,11 @@ def _path_length(
 
 
 def _provenance(
-    plan: Plan, fakes: Generator | ImageDataset, dataset: ImageDataset, networks: Networks, device: torch.device
+    plan: EvaluationPlan,
+    fakes: Generator | ImageDataset,
+    dataset: ImageDataset,
+    networks: FeatureNetworks,
+    device: torch.device,
 ) -> dict[str, Any]:
     """What was compared, and with what."""
     reals, numbers = zip(*(images_of(metric, plan) for metric in plan.metrics), strict=True)
@@ -349,7 +357,7 @@ def _provenance(
     }
 
 
-def _own_provenance(metric: Metric, plan: Plan, networks: Networks) -> dict[str, Any]:
+def _own_provenance(metric: Metric, plan: EvaluationPlan, networks: FeatureNetworks) -> dict[str, Any]:
     reals, fakes = images_of(metric, plan)
     own: dict[str, Any] = {"version": version_of(metric.name), "num_reals": reals, "num_fakes": fakes}
     if metric.needs == "model":

@@ -26,7 +26,7 @@ from ganformer_cli.metrics.dino import DinoV2
 from ganformer_cli.metrics.inception import Inception
 from ganformer_cli.metrics.resizing import Resize, resized
 from ganformer_cli.metrics.vgg import Lpips, Vgg16
-from ganformer_cli.metrics.weights import CATALOGUE, Published, obtain, read_weights
+from ganformer_cli.metrics.weights import CATALOGUE, WeightsFile, download_weights, read_weights
 from ganformer_cli.sampling.threads import one_thread_each
 
 #: Pictures in a group on a CPU. Wider ones are no faster, and take more memory.
@@ -250,7 +250,7 @@ def fetch_weights(name: str, *, offline: bool = False, progress: Progress | None
     """
     if name not in CATALOGUE:
         raise ConfigError(f"feature network {name}: there are {', '.join(CATALOGUE)}")
-    return [obtain(file, name, offline=offline, progress=progress) for file in CATALOGUE[name]][-1]
+    return [download_weights(file, name, offline=offline, progress=progress) for file in CATALOGUE[name]][-1]
 
 
 class _File(NamedTuple):
@@ -265,7 +265,10 @@ def _files(name: str, weights: Path | None, *, offline: bool, progress: Progress
     """The files of a network, those that are published compared with their checksums."""
     wanted = CATALOGUE[name]
     if weights is None:
-        return [_File(obtain(file, name, offline=offline, progress=progress), file.sha256, True) for file in wanted]
+        return [
+            _File(download_weights(file, name, offline=offline, progress=progress), file.sha256, True)
+            for file in wanted
+        ]
     if weights.is_dir():
         return [_given(weights / file.name, file) for file in wanted]
     if len(wanted) > 1:
@@ -275,7 +278,7 @@ def _files(name: str, weights: Path | None, *, offline: bool, progress: Progress
     return [_given(weights, wanted[0])]
 
 
-def _given(path: Path, expected: Published) -> _File:
+def _given(path: Path, expected: WeightsFile) -> _File:
     """A file that the user names; under the published name it must be the published one."""
     if why := why_no_file(path):
         raise SnapshotError(f"--weights {path} {why}; give weights, or a folder that has {expected.name}")

@@ -23,7 +23,7 @@ Fetching = Callable[[str, int, int | None], None]
 
 
 @dataclass
-class Networks:
+class FeatureNetworks:
     """Networks that are open."""
 
     features: dict[str, FeatureNetwork] = field(default_factory=dict)  # by name
@@ -71,7 +71,7 @@ def open_networks(
     device: torch.device,
     offline: bool = False,
     progress: Fetching = lambda name, done, total: None,
-) -> tuple[Networks, dict[str, DownloadError]]:
+) -> tuple[FeatureNetworks, dict[str, DownloadError]]:
     """The networks that the metrics need, by name, and why the others cannot be had.
 
     Args:
@@ -88,7 +88,7 @@ def open_networks(
     """
     from ganformer_cli.metrics.features import open_distance, open_network
 
-    found, missing = Networks(), dict[str, DownloadError]()
+    found, missing = FeatureNetworks(), dict[str, DownloadError]()
     for name in networks_of(metrics):
 
         def report(done: int, total: int | None, name: str = name) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.metrics.features import LearnedDistance, exactly
-from ganformer_cli.metrics.sources import SEEDS_APART
+from ganformer_cli.metrics.sources import SEED_STRIDE
 from ganformer_cli.sampling import (
     Generator,
     Space,
@@ -121,7 +121,7 @@ def _lengths(
 ) -> npt.NDArray[np.float64]:
     """Of 16 pairs from number ``first`` on."""
     numbers = range(first, first + _TOGETHER)
-    seeds = [seed * SEEDS_APART + 2 * number for number in numbers]
+    seeds = [seed * SEED_STRIDE + 2 * number for number in numbers]
     starts, ends = latents_from_seeds(generator, seeds), latents_from_seeds(generator, [each + 1 for each in seeds])
     labels = labels_from_seeds(generator, seeds)
     # numpy promises never to change this generator's numbers.

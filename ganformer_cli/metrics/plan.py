@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ganformer_cli.data.datasets import ImageDataset
 from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.metrics import kernel_distance, path_length
-from ganformer_cli.metrics.collecting import Wanted
-from ganformer_cli.metrics.opening import Networks
+from ganformer_cli.metrics.collecting import FeatureKey
+from ganformer_cli.metrics.opening import FeatureNetworks
 from ganformer_cli.metrics.registry import METRICS, Metric, networks_of
 from ganformer_cli.sampling import Generator
 from ganformer_cli.text import printable
@@ -35,7 +35,7 @@ def default_num_images(dataset: ImageDataset) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EvaluationPlan:
     """What is looked at."""
 
     metrics: tuple[Metric, ...]
@@ -45,7 +45,7 @@ class Plan:
     diversity: int
     halves: int  # of reals on either side of the floor; 0: none is measured
 
-    def wanted(self, needs: str, *, real: bool) -> list[Wanted]:
+    def wanted(self, needs: str, *, real: bool) -> list[FeatureKey]:
         """The features that the metrics need, each once."""
         chosen = (m for m in self.metrics if m.needs == needs and (m.reals or not real))
         return list(dict.fromkeys((m.network, m.output) for m in chosen if m.network))
@@ -65,7 +65,7 @@ class Plan:
 
 
 def chosen_metrics(
-    names: Sequence[str], fakes: Generator | ImageDataset, networks: Networks, class_index: int | None
+    names: Sequence[str], fakes: Generator | ImageDataset, networks: FeatureNetworks, class_index: int | None
 ) -> tuple[Metric, ...]:
     """The metrics of these names.
 
@@ -89,7 +89,7 @@ def chosen_metrics(
     return chosen
 
 
-def check_fit(
+def check_comparable(
     fakes: Generator | ImageDataset,
     dataset: ImageDataset,
     metrics: Sequence[Metric] = (),
@@ -151,7 +151,7 @@ def _check_labels(generator: Generator, dataset: ImageDataset, notice: Notice) -
         )
 
 
-def order_of(dataset: ImageDataset, seed: int, class_index: int | None, option: str) -> Indices:
+def shuffled_indices(dataset: ImageDataset, seed: int, class_index: int | None, option: str) -> Indices:
     """The pictures that may be used, in the order in which they are taken.
 
     Raises:
@@ -186,7 +186,7 @@ def make_plan(
     reals: Indices,
     fakes: Indices | None,
     floor: bool,
-) -> Plan:
+) -> EvaluationPlan:
     """How many pictures each metric looks at.
 
     Args:
@@ -210,7 +210,7 @@ def make_plan(
     names = {metric.name for metric in metrics}
     both = min(of_fakes, of_reals)
     swd = min(both, _SWD_IMAGES) if "swd" in names else 0
-    return Plan(
+    return EvaluationPlan(
         metrics=metrics,
         reals=of_reals,
         fakes=of_fakes,
@@ -220,7 +220,7 @@ def make_plan(
     )
 
 
-def warn_of_bias(plan: Plan, networks: Networks, notice: Notice) -> None:
+def warn_of_bias(plan: EvaluationPlan, networks: FeatureNetworks, notice: Notice) -> None:
     """Tell what few pictures do to the scores."""
     least = min(plan.reals, plan.fakes)
     for metric in plan.metrics:
@@ -245,7 +245,7 @@ def warn_of_bias(plan: Plan, networks: Networks, notice: Notice) -> None:
             notice(f"is of {plan.fakes} pictures is biased downwards; compare scores of the same number only")
 
 
-def images_of(metric: Metric, plan: Plan) -> tuple[int, int]:
+def images_of(metric: Metric, plan: EvaluationPlan) -> tuple[int, int]:
     """How many reals and fakes a metric compares."""
     if metric.name == "swd":
         return plan.swd, plan.swd

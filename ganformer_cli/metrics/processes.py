@@ -10,7 +10,7 @@ from ganformer_cli.errors import GanformerError
 Value = TypeVar("Value")
 
 
-class Processes(Protocol):
+class ProcessGroup(Protocol):
     """Processes that all run the same evaluation; each computes the features of its share of the pictures."""
 
     @property
@@ -28,7 +28,7 @@ class Processes(Protocol):
         """What ``value`` gives in the first one, in all of them; an error there is one everywhere."""
 
 
-class Alone:
+class SingleProcess:
     """One process."""
 
     rank = 0
@@ -41,10 +41,10 @@ class Alone:
         return value()
 
 
-ALONE: Processes = Alone()
+SINGLE_PROCESS: ProcessGroup = SingleProcess()
 
 
-def together(group: Processes, work: Callable[[], Value]) -> Value:
+def fail_together(group: ProcessGroup, work: Callable[[], Value]) -> Value:
     """``work`` of this process. Where it fails in one it fails in all: none then waits for another for ever.
 
     Raises:

@@ -9,10 +9,10 @@ import torch
 
 from ganformer_cli.errors import DataError
 from ganformer_cli.metrics.cache import Cache
-from ganformer_cli.metrics.collecting import Found, Wanted, collect
-from ganformer_cli.metrics.plan import Plan
-from ganformer_cli.metrics.processes import Processes
-from ganformer_cli.metrics.sources import Chosen, content_of
+from ganformer_cli.metrics.collecting import Collected, FeatureKey, collect
+from ganformer_cli.metrics.plan import EvaluationPlan
+from ganformer_cli.metrics.processes import ProcessGroup
+from ganformer_cli.metrics.sources import DatasetImages, content_digest
 from ganformer_cli.metrics.statistics import GaussianStatistics
 
 if TYPE_CHECKING:
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 _FORMAT = 2
 
 
-def look_at_reals(
-    source: Chosen,
-    plan: Plan,
+def collect_reals(
+    source: DatasetImages,
+    plan: EvaluationPlan,
     networks: Mapping[str, FeatureNetwork],
     *,
     selection: Mapping[str, Any],
     cache: Cache | None,
     device: torch.device,
-    group: Processes,
+    group: ProcessGroup,
     report: Callable[[int, int], None],
-) -> Found:
+) -> Collected:
     """What the metrics need of the reals.
 
     Args:
@@ -49,10 +49,10 @@ def look_at_reals(
         OutputError: the disk has no space for the features.
     """
     moments, rows = plan.wanted("moments", real=True), plan.wanted("rows", real=True)
-    kept = Found()
-    descriptions: dict[tuple[str, Wanted], dict[str, Any]] = {}
+    kept = Collected()
+    descriptions: dict[tuple[str, FeatureKey], dict[str, Any]] = {}
     if cache is not None and (moments or rows):
-        content = group.run_on_rank0(lambda: content_of(source.dataset, source.indices[: plan.reals]))
+        content = group.run_on_rank0(lambda: content_digest(source.dataset, source.indices[: plan.reals]))
         for kind, wanted in [("moments", each) for each in moments] + [("rows", each) for each in rows]:
             network = networks[wanted[0]]
             descriptions[kind, wanted] = {
@@ -93,7 +93,7 @@ def look_at_reals(
     return found
 
 
-def _read(cache: Cache, descriptions: Mapping[tuple[str, Wanted], Mapping[str, Any]], kept: Found) -> None:
+def _read(cache: Cache, descriptions: Mapping[tuple[str, FeatureKey], Mapping[str, Any]], kept: Collected) -> None:
     """Put into ``kept`` what the cache has."""
     for (kind, wanted), description in descriptions.items():
         arrays = cache.read(description)

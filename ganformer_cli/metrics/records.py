@@ -42,7 +42,7 @@ CONDITIONS = {
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoreValue:
     """One score and everything that it depends on."""
 
     name: str
@@ -85,21 +85,21 @@ def read_records(path: Path, notice: Callable[[str], None] | None = None) -> lis
     return records
 
 
-def scores_in(record: Mapping[str, Any]) -> dict[str, Scored]:
+def scores_in(record: Mapping[str, Any]) -> dict[str, ScoreValue]:
     """The scores of a record that are numbers, by name."""
     provenance = _object(record.get("provenance"))
     own = _object(provenance.get("metrics"))
     found = {}
     for name, score in SCORES.items():
         value = record.get(name)
-        if not is_number(value):
+        if not is_finite_number(value):
             continue
         said = {**provenance, **_object(own.get(score.metric))}
         deviation = record.get(f"{name}_std")
-        found[name] = Scored(
+        found[name] = ScoreValue(
             name,
             float(value),
-            float(deviation) if is_number(deviation) else None,
+            float(deviation) if is_finite_number(deviation) else None,
             {key: said[key] for key in CONDITIONS if said.get(key) is not None},
         )
     return found
@@ -116,20 +116,20 @@ def scored_snapshots(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Map
 
     def trained(item: tuple[str, list[Mapping[str, Any]]]) -> float:
         kimg = item[1][-1].get("kimg")
-        return float(kimg) if is_number(kimg) else 0.0
+        return float(kimg) if is_finite_number(kimg) else 0.0
 
     return dict(sorted(found.items(), key=trained))
 
 
-def newest_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, Scored]:
+def newest_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, ScoreValue]:
     """Of each score the last one in ``records``."""
-    found: dict[str, Scored] = {}
+    found: dict[str, ScoreValue] = {}
     for record in records:
         found.update(scores_in(record))
     return found
 
 
-def differences(one: Scored, other: Scored, *, leave_out: frozenset[str] = frozenset()) -> list[str]:
+def differences(one: ScoreValue, other: ScoreValue, *, leave_out: frozenset[str] = frozenset()) -> list[str]:
     """What the two depend on that is not the same, each said in words; what only one of them says counts, too.
 
     Args:
@@ -143,7 +143,7 @@ def differences(one: Scored, other: Scored, *, leave_out: frozenset[str] = froze
     ]
 
 
-def is_number(value: Any) -> TypeGuard[float]:
+def is_finite_number(value: Any) -> TypeGuard[float]:
     """Whether this is a finite number, and no truth value."""
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) < 2**1000  # the largest that become a float

@@ -29,7 +29,7 @@ Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 #: Seeds of one evaluation are consecutive; evaluations of different ``seed`` share none.
-SEEDS_APART = 2**32
+SEED_STRIDE = 2**32
 #: Pictures whose seeds and labels are held at a time, at least.
 _TOGETHER = 1024
 _MOST_READERS = 8
@@ -41,7 +41,7 @@ _FARTHEST = 100.0
 _CLIPPED = 0.05
 
 
-class Source(ABC):
+class ImageSource(ABC):
     """Numbered pictures, all uint8 [3, height, width]."""
 
     def __init__(self, count: int, height: int, width: int) -> None:
@@ -52,7 +52,7 @@ class Source(ABC):
         """The pictures of each of ``places``, in this order: uint8 [len(place), 3, height, width]."""
 
 
-class Chosen(Source):
+class DatasetImages(ImageSource):
     """Pictures of a data set, in the order of ``indices``; read ahead by several threads."""
 
     def __init__(self, dataset: ImageDataset, indices: npt.NDArray[np.int64]) -> None:
@@ -82,7 +82,7 @@ class Chosen(Source):
         return np.stack([self.dataset.image(int(self.indices[i])) for i in place])
 
 
-class Drawn(Source):
+class GeneratedImages(ImageSource):
     """Pictures of a generator: picture i is that of the i-th seed from ``first_seed`` on."""
 
     def __init__(
@@ -237,7 +237,7 @@ def open_images(
     return opened
 
 
-def content_of(dataset: ImageDataset, indices: npt.NDArray[np.int64]) -> str:
+def content_digest(dataset: ImageDataset, indices: npt.NDArray[np.int64]) -> str:
     """A hash that changes with the chosen pictures: the data set's fingerprint, where that follows from their bytes.
 
     The fingerprint of a plain folder knows names and sizes only, which uncompressed pictures of one size share.
@@ -254,7 +254,7 @@ def content_of(dataset: ImageDataset, indices: npt.NDArray[np.int64]) -> str:
     return digest.hexdigest()
 
 
-def places_of(count: int, size: int, rank: int, world_size: int) -> list[range]:
+def block_ranges(count: int, size: int, rank: int, world_size: int) -> list[range]:
     """The blocks of ``size`` consecutive numbers below ``count`` that process ``rank`` of ``world_size`` takes.
 
     Blocks are the same whatever the number of processes, and so is what is computed of each.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from ganformer_cli.metrics.records import Scored, differences, newest_scores, scored_snapshots
+from ganformer_cli.metrics.records import ScoreValue, differences, newest_scores, scored_snapshots
 from ganformer_cli.metrics.registry import SCORES, is_better
 from ganformer_cli.text import printable
 
@@ -26,14 +26,14 @@ _ARROWS = {"lower": "↓", "higher": "↑", "one": "→1"}
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoredRun:
     """The scores of one snapshot of a run."""
 
     path: str
     model: str  # runs of one name are one row
     dataset: str
     kimg: float | None
-    scores: Mapping[str, Scored]
+    scores: Mapping[str, ScoreValue]
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """A model."""
 
     model: str
-    runs: tuple[Run, ...]
+    runs: tuple[ScoredRun, ...]
     cells: Mapping[str, Cell]  # by the score's name; without those that no run has
     source: str | None = None  # of values that somebody else has reported; such a row has no runs
 
@@ -61,7 +61,7 @@ class Table:
 
     dataset: str
     scores: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ModelRow, ...]
 
     def best(self, score: str) -> float | None:
         """The best mean of a score among those that were measured."""
@@ -76,7 +76,7 @@ class Table:
 
 def scores_of_run(
     records: Iterable[Mapping[str, Any]], which: Which, by: Sequence[str]
-) -> tuple[float | None, dict[str, Scored]]:
+) -> tuple[float | None, dict[str, ScoreValue]]:
     """The scores of a run's snapshot, and how many kimg that has seen.
 
     Args:
@@ -101,10 +101,10 @@ def scores_of_run(
 
 
 def tabulate(
-    runs: Sequence[Run],
+    runs: Sequence[ScoredRun],
     scores: Sequence[str] | None,
     order: Sequence[str] = (),
-    reported: Mapping[str, Sequence[Row]] = MappingProxyType({}),
+    reported: Mapping[str, Sequence[ModelRow]] = MappingProxyType({}),
 ) -> list[Table]:
     """A table for each data set.
 
@@ -124,17 +124,17 @@ def tabulate(
         rows = []
         for name in names:
             own = tuple(run for run in here if run.model == name)
-            rows.append(Row(name, own, {score: _cell(score, own) for score in columns if _values(score, own)}))
+            rows.append(ModelRow(name, own, {score: _cell(score, own) for score in columns if _values(score, own)}))
         rows += [row for row in reported.get(dataset, ()) if any(score in columns for score in row.cells)]
         tables.append(Table(dataset, columns, tuple(rows)))
     return tables
 
 
-def _values(score: str, runs: Sequence[Run]) -> list[float]:
+def _values(score: str, runs: Sequence[ScoredRun]) -> list[float]:
     return [run.scores[score].value for run in runs if score in run.scores]
 
 
-def _cell(score: str, runs: Sequence[Run]) -> Cell:
+def _cell(score: str, runs: Sequence[ScoredRun]) -> Cell:
     values = _values(score, runs)
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return Cell(statistics.fmean(values), deviation, len(values))
@@ -160,7 +160,7 @@ def warnings(tables: Sequence[Table]) -> list[str]:
 # ----- As text -----
 
 
-def as_rows(table: Table, *, mark: str = "") -> tuple[list[str], list[list[str]]]:
+def table_cells(table: Table, *, mark: str = "") -> tuple[list[str], list[list[str]]]:
     """Headings and cells; the best mean of each column stands between two ``mark``."""
     heads = ["model", *(f"{SCORES[name].heading} {_ARROWS[SCORES[name].better]}" for name in table.scores), "runs"]
     rows = []
@@ -186,7 +186,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
     """Tables with the best mean of each column in bold."""
     lines = []
     for table in tables:
-        heads, rows = as_rows(table, mark="**")
+        heads, rows = table_cells(table, mark="**")
         lines += [f"### {printable(table.dataset)}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         lines += ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
         lines += [line for source in sources_of(table) for line in ("", f"Reported, not measured: {source}")]

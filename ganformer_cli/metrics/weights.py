@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Published:
+class WeightsFile:
     """A file of weights that somebody publishes."""
 
     name: str
@@ -37,28 +37,28 @@ class Published:
         return cache_folder() / "weights" / self.name
 
 
-INCEPTION = Published(
+INCEPTION = WeightsFile(
     name="pt_inception-2015-12-05-6726825d.pth",
     url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     size=95_628_359,
     licence="Apache-2.0",
 )
-VGG16 = Published(
+VGG16 = WeightsFile(
     name="vgg16-397923af.pth",
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
     sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
     size=553_433_881,
     licence="BSD-3-Clause",
 )
-LPIPS = Published(
+LPIPS = WeightsFile(
     name="weights-vgg16-lpips.pth",
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
     sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
     size=7_289,
     licence="BSD-2-Clause",
 )
-DINOV2 = Published(
+DINOV2 = WeightsFile(
     name="dinov2_vitl14_pretrain.pth",
     url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
     sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
@@ -66,7 +66,7 @@ DINOV2 = Published(
     licence="Apache-2.0",
 )
 #: The files of each network.
-CATALOGUE: dict[str, tuple[Published, ...]] = {
+CATALOGUE: dict[str, tuple[WeightsFile, ...]] = {
     "inception": (INCEPTION,),
     "vgg16": (VGG16,),
     "lpips": (VGG16, LPIPS),
@@ -74,7 +74,7 @@ CATALOGUE: dict[str, tuple[Published, ...]] = {
 }
 
 
-def obtain(file: Published, network: str, *, offline: bool, progress: Progress | None = None) -> Path:
+def download_weights(file: WeightsFile, network: str, *, offline: bool, progress: Progress | None = None) -> Path:
     """A published file on disk, downloaded unless it is there, with the right checksum.
 
     Raises:

@@ -23,7 +23,7 @@ from ganformer_cli.data.readers import StoppedWaiting
 from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
 from ganformer_cli.files import remove, write_json
-from ganformer_cli.metrics.processes import together
+from ganformer_cli.metrics.processes import fail_together
 from ganformer_cli.metrics.registry import parse_metrics
 from ganformer_cli.models import LabelDistribution
 from ganformer_cli.training import run_folder, state
@@ -104,7 +104,7 @@ def open_run(
     group.same(dataset.fingerprint, "the pictures")
     trainer = Trainer(config, dataset, folder, device, callbacks, group)
 
-    together(group, trainer.scoring.check)
+    fail_together(group, trainer.scoring.check)
 
     def begin() -> None:
         goes_on = False

@@ -26,7 +26,7 @@ from ganformer_cli.files import (
     write_bytes,
     write_json,
 )
-from ganformer_cli.metrics.records import is_number
+from ganformer_cli.metrics.records import is_finite_number
 from ganformer_cli.training.run_lock import LockedError, locked
 from ganformer_cli.training.state import STATE_FOLDER
 
@@ -276,7 +276,7 @@ def forget_records_after(
     for number, line in enumerate(lines[:-1] if len(lines) not in records else lines, 1):
         record = records.get(number, {})
         at = record.get("kimg", kimg)
-        if not is_number(at):
+        if not is_finite_number(at):
             notice(f"{path}, line {number}: kimg is no number; the line stays as it is")
         elif at > kimg and ours(record):
             continue

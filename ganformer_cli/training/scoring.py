@@ -17,8 +17,8 @@ from ganformer_cli.files import sha256_of
 from ganformer_cli.metrics.cache import Cache
 from ganformer_cli.metrics.evaluate import evaluate
 from ganformer_cli.metrics.opening import open_networks
-from ganformer_cli.metrics.processes import together
-from ganformer_cli.metrics.records import Scored, differences, read_records, scores_in
+from ganformer_cli.metrics.processes import fail_together
+from ganformer_cli.metrics.records import ScoreValue, differences, read_records, scores_in
 from ganformer_cli.metrics.registry import SCORES, is_better, parse_metrics, scores_of
 from ganformer_cli.models import Generator
 from ganformer_cli.training.distributed import ALONE, Group
@@ -39,7 +39,7 @@ class _Known(NamedTuple):
     """A record and one of its scores."""
 
     record: dict[str, Any]
-    score: Scored
+    score: ScoreValue
 
 
 class Scoring:
@@ -125,7 +125,7 @@ class Scoring:
 
     def _evaluate(self, generator: Generator, count: int) -> dict[str, Any]:
         opening = partial(open_networks, self.metrics, weights={}, resize=None, device=self.device, offline=True)
-        networks, _ = together(self.group, opening)
+        networks, _ = fail_together(self.group, opening)
         return evaluate(
             generator,
             self.dataset,
@@ -146,7 +146,7 @@ class Scoring:
             self.told.add(text)
             self.message(f"warning: {text}")
 
-    def best(self) -> tuple[Path, Scored] | None:
+    def best(self) -> tuple[Path, ScoreValue] | None:
         """The snapshot with the best score of the first metric, among those that are there; None where there is none.
 
         Only scores that compare with the newest one count: numbers of pictures, for one, may change as a run goes on.
@@ -211,7 +211,7 @@ class Scoring:
         scores = [(record, scores_in(record).get(name)) for record in records]
         return [_Known(record, score) for record, score in scores if score is not None]
 
-    def _best(self, scored: list[_Known]) -> tuple[Path, Scored] | None:
+    def _best(self, scored: list[_Known]) -> tuple[Path, ScoreValue] | None:
         """The best of scores that compare, whose file is there and is the one that was scored."""
         left = list(scored)
         while left:
