@@ -16,7 +16,7 @@ from ganformer_cli.benchmarks.measuring import Conditions
 from ganformer_cli.benchmarks.training import Bench, training_cases
 from ganformer_cli.config import RunConfig
 from ganformer_cli.operators import native
-from ganformer_cli.training.players import Players
+from ganformer_cli.training.gan import GANTrainer
 
 Run = Callable[..., Result]
 QUICK = ("bench", "--quick", "--repeats", "1", "--device", "cpu")
@@ -146,8 +146,8 @@ def test_sides_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch, small: Run
 
 def test_step_is_a_whole_one(small: RunConfig) -> None:
     bench = Bench(Conditions(), small)
-    players: Players = bench.players
-    networks = (players.generator, players.discriminator, players.ema)
+    gan: GANTrainer = bench.gan
+    networks = (gan.generator, gan.discriminator, gan.ema)
     before = [[parameter.clone() for parameter in network.parameters()] for network in networks]
     bench.step(r1=False, path_length=False)
     for network, old in zip(networks, before, strict=True):

@@ -322,7 +322,7 @@ def test_the_first_loss_of_training_on(
     from ganformer_cli import checkpoints
     from ganformer_cli.config import RunConfig, TrainConfig
     from ganformer_cli.models import Generator
-    from ganformer_cli.training.players import Found, Players
+    from ganformer_cli.training.gan import GANTrainer, StepResult
     from ganformer_cli.training.starting import Start
 
     assert ganformer("convert", folder / "network-snapshot-000000.pkl", "out.safetensors").exit_code == 0
@@ -331,21 +331,21 @@ def test_the_first_loss_of_training_on(
     networks = dict(zip(names, checkpoints.load_available(out), strict=True))
     model = dataclasses.replace(checkpoints.read_config(out), attention_dropout=0.0)
     train = TrainConfig(batch_size=4, style_mixing=0.0, pretrained_pkl=str(out))
-    players = Players(RunConfig(model=model, train=train), torch.device("cpu"))
-    Start("--pretrained-pkl", lambda: networks, whole=True).apply(players, lambda text: None)
+    gan = GANTrainer(RunConfig(model=model, train=train), torch.device("cpu"))
+    Start("--pretrained-pkl", lambda: networks, whole=True).apply(gan, lambda text: None)
 
     draw, z = Generator.synthesis, torch.randn(4, *model.z_shape)
     monkeypatch.setattr(Generator, "synthesis", lambda self, ws, **more: draw(self, ws, "const", **more))
     monkeypatch.setattr(torch, "randn", lambda *shape, **how: z)
-    found = Found()
-    players.generator_gradients(None, 1, found, "seed")
+    found = StepResult()
+    gan.generator_gradients(None, 1, found, "seed")
     (loss,) = [value for name, value in found.values if name == "loss_g"]
 
     state, kwargs = golden_network(folder, "G")
     images = generate(state, settings_of(kwargs), z.double())
     expected = F.softplus(-judge(golden_network(folder, "D")[0], 32, images)).mean()
     assert abs(loss.item() - expected.item()) < 1e-4 * abs(expected.item()) + 1e-6
-    gradients = [p.grad for p in players.generator.parameters() if p.grad is not None]
+    gradients = [p.grad for p in gan.generator.parameters() if p.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 

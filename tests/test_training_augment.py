@@ -14,7 +14,7 @@ from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.training import Callbacks, open_run, state
 from ganformer_cli.training.augment import INTERVAL, MOST, Augmentation, colours, geometry
-from ganformer_cli.training.players import Means, Players
+from ganformer_cli.training.gan import GANTrainer, RunningMeans
 
 CPU = torch.device("cpu")
 
@@ -107,13 +107,13 @@ def test_a_fixed_probability_stays() -> None:
 
 def test_the_discriminator_sees_transformed_pictures_of_both_kinds(tiny: dict[str, Any]) -> None:
     config = resolve_run({**tiny, "augment": "fixed", "augment_p": 0.9}, dataset_preset={}, on_cpu=True)
-    players = Players(config, CPU)
+    gan = GANTrainer(config, CPU)
     black = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     seen: list[Tensor] = []
-    players.discriminator.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    gan.discriminator.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
     shown: list[Tensor] = []
-    players.generator.register_forward_hook(lambda module, args, out: shown.append(out.detach()))
-    players.step((black, torch.zeros(4, 0)), 1, Means())
+    gan.generator.register_forward_hook(lambda module, args, out: shown.append(out.detach()))
+    gan.step((black, torch.zeros(4, 0)), 1, RunningMeans())
     assert len(seen) == 3  # generator's fakes, fakes, reals
     # A black picture that only turns stays black: these are brighter, or of another contrast.
     assert float((seen[-1] + 1).abs().max()) > 0.1

@@ -18,8 +18,8 @@ from ganformer_cli.errors import TrainingError
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.training import Callbacks, fitting, loop, open_run, state
 from ganformer_cli.training.fitting import Trial, fit_micro_batch
+from ganformer_cli.training.gan import GANTrainer, StepResult, micro_batches
 from ganformer_cli.training.memory import Peak, free_memory_mib, is_out_of_memory
-from ganformer_cli.training.players import Found, Players, micro_batches
 
 TINY: dict[str, Any] = {
     "resolution": 32,
@@ -79,14 +79,14 @@ def fail_once(
 
 def cut_smaller(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
     """Halve the parts before update ``update`` of a player, without any error."""
-    whole, calls = Players.update, iter(range(10**9))
+    whole, calls = GANTrainer.update, iter(range(10**9))
 
-    def call(self: Players, *given: Any) -> Found:
+    def call(self: GANTrainer, *given: Any) -> StepResult:
         if next(calls) == update:
             self.micro_batch //= 2
         return whole(self, *given)
 
-    monkeypatch.setattr(Players, "update", call)
+    monkeypatch.setattr(GANTrainer, "update", call)
 
 
 # Calls of the synthesis network: one in the generator's step, another where path lengths are regularised (every second
@@ -139,7 +139,7 @@ def test_the_smaller_parts_stay_when_the_run_goes_on(tmp_path: Path, monkeypatch
         train(tmp_path / "run")
     data = open_dataset("scenes", resolution=32, max_images=16)
     again = open_run(settings(), data, tmp_path / "run", device=torch.device("cpu"), resume=True)
-    assert again.players.micro_batch == 4
+    assert again.gan.micro_batch == 4
 
 
 def test_without_memory_for_the_least_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, free: float | None, each: float,
     """A machine with ``free`` MiB where a picture needs ``each`` MiB; lists what is tried."""
     tried: list[int] = []
 
-    def trial(players: Players, micro_batch: int, *, regularised: bool) -> Trial:
+    def trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
         assert regularised
         tried.append(micro_batch)
         if micro_batch > fails_above:
@@ -202,7 +202,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, free: float | None, each: float,
 
     monkeypatch.setattr(fitting, "trial", trial)
     monkeypatch.setattr(fitting, "free_memory_mib", lambda device: free)
-    monkeypatch.setattr(fitting, "later_mib", lambda players: 0.0)
+    monkeypatch.setattr(fitting, "later_mib", lambda gan: 0.0)
     return tried
 
 
@@ -220,50 +220,50 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, free: float | None, each: float,
 def test_the_largest_part_that_fits_is_found_without_trying_what_cannot(
     monkeypatch: pytest.MonkeyPatch, free: float | None, each: float, found: int, tried: list[int]
 ) -> None:
-    players = Players(settings(batch_size=32, batch_gpu=None, mbstd_group_size=4, total_kimg=1.0), CPU)
-    monkeypatch.setattr(players, "sizes", lambda: [4, 8, 16, 32])
+    gan = GANTrainer(settings(batch_size=32, batch_gpu=None, mbstd_group_size=4, total_kimg=1.0), CPU)
+    monkeypatch.setattr(gan, "sizes", lambda: [4, 8, 16, 32])
     made = pretend(monkeypatch, free=free, each=each)
     messages: list[str] = []
-    assert fit_micro_batch(players, messages.append) == found
+    assert fit_micro_batch(gan, messages.append) == found
     assert made == tried
     assert len(messages) == (found < 32)
 
 
 def test_a_trial_that_fails_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    players = Players(settings(batch_size=32, batch_gpu=None), CPU)
-    monkeypatch.setattr(players, "sizes", lambda: [4, 8, 16, 32])
+    gan = GANTrainer(settings(batch_size=32, batch_gpu=None), CPU)
+    monkeypatch.setattr(gan, "sizes", lambda: [4, 8, 16, 32])
     assert pretend(monkeypatch, free=1000.0, each=24.0, fails_above=8) == []
-    assert fit_micro_batch(players, lambda text: None) == 8
+    assert fit_micro_batch(gan, lambda text: None) == 8
 
 
 @pytest.mark.parametrize("regularised", [False, True])
 def test_a_trial_changes_nothing(regularised: bool) -> None:
     torch.manual_seed(3)
-    players = Players(settings(), CPU)
-    before = {name: state.digest(network.state_dict()) for name, network in players.networks.items()}
-    found = fitting.trial(players, 4, regularised=regularised)
+    gan = GANTrainer(settings(), CPU)
+    before = {name: state.digest(network.state_dict()) for name, network in gan.networks.items()}
+    found = fitting.trial(gan, 4, regularised=regularised)
     assert (found.micro_batch, found.regularised) == (4, regularised)
     assert found.seconds > 0
-    assert before == {name: state.digest(network.state_dict()) for name, network in players.networks.items()}
-    assert all(p.grad is None for network in players.networks.values() for p in network.parameters())
-    assert players.micro_batch == 8
-    assert not players.g_optimizer.state
+    assert before == {name: state.digest(network.state_dict()) for name, network in gan.networks.items()}
+    assert all(p.grad is None for network in gan.networks.values() for p in network.parameters())
+    assert gan.micro_batch == 8
+    assert not gan.g_optimizer.state
 
 
 def test_what_fits_is_asked_only_where_nobody_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "fit_micro_batch", lambda players, message: 2)
+    monkeypatch.setattr(loop, "fit_micro_batch", lambda gan, message: 2)
     data = open_dataset("scenes", resolution=32, max_images=16)
     sizes = [
-        open_run(settings(batch_gpu=said), data, tmp_path / str(said), device=CPU, resume=False).players.micro_batch
+        open_run(settings(batch_gpu=said), data, tmp_path / str(said), device=CPU, resume=False).gan.micro_batch
         for said in (None, 4)
     ]
     assert sizes == [2, 4]
 
 
 def test_cost() -> None:
-    players = Players(settings(), CPU)
-    found = fitting.cost(players)
-    weights = sum(p.numel() * 4 / 2**20 for network in players.networks.values() for p in network.parameters())
+    gan = GANTrainer(settings(), CPU)
+    found = fitting.cost(gan)
+    weights = sum(p.numel() * 4 / 2**20 for network in gan.networks.values() for p in network.parameters())
     assert found.micro_batch == 8
     assert found.seconds_per_kimg > 0
     assert found.memory_mib is None or found.memory_mib > weights
@@ -274,12 +274,12 @@ def test_cost() -> None:
 def test_the_time_is_that_of_whole_steps(monkeypatch: pytest.MonkeyPatch, step: float, picture: float) -> None:
     """What a step costs whatever its pictures is not counted for each few of them; regularised every third step."""
 
-    def trial(players: Players, micro_batch: int, *, regularised: bool) -> Trial:
+    def trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
         return Trial(micro_batch, regularised, (1 + regularised) * (step + picture * micro_batch), 1.0)
 
     monkeypatch.setattr(fitting, "trial", trial)
-    players = Players(settings(pl_weight=0.0), CPU)
-    assert fitting.cost(players).seconds_per_kimg == pytest.approx(1000 / 8 * (step + 8 * picture) * (1 + 1 / 3))
+    gan = GANTrainer(settings(pl_weight=0.0), CPU)
+    assert fitting.cost(gan).seconds_per_kimg == pytest.approx(1000 / 8 * (step + 8 * picture) * (1 + 1 / 3))
 
 
 def test_free_memory_and_its_peak() -> None:

@@ -14,8 +14,8 @@ import torch
 from ganformer_cli.config import BASELINES, resolve_run
 from ganformer_cli.data.datasets import SceneDataset
 from ganformer_cli.training import Callbacks, losses
+from ganformer_cli.training.gan import RunningMeans, StepResult
 from ganformer_cli.training.loop import Trainer
-from ganformer_cli.training.players import Found, Means
 
 TINY: dict[str, Any] = {
     "resolution": 32,
@@ -127,36 +127,36 @@ def test_every_option_trains(options: dict[str, Any]) -> None:
             assert parameter.grad is not None, "a parameter is left out"
             largest[parameter] = max(largest.get(parameter, 0.0), parameter.grad.abs().max().item())
 
-    for optimizer in (trainer.players.g_optimizer, trainer.players.d_optimizer):
+    for optimizer in (trainer.gan.g_optimizer, trainer.gan.d_optimizer):
         optimizer.register_step_pre_hook(remember)
-    before = copy.deepcopy(trainer.players.ema)
-    means = Means()
+    before = copy.deepcopy(trainer.gan.ema)
+    means = RunningMeans()
     with trainer.open_stream() as stream:
         for _ in range(STEPS):
             trainer.train_step(next(stream), means)
     for name, value in means.read().items():
         assert np.isfinite(value), name
-    for network in (trainer.players.generator, trainer.players.discriminator):
+    for network in (trainer.gan.generator, trainer.gan.discriminator):
         for name, parameter in network.named_parameters():
             assert np.isfinite(largest[parameter]), name
             # Losses of the difference of real and fake scores do not see a number added to both.
             cancels = name == "b4.out.bias" and options.get("d_loss") in ("hinge", "wgan")
             assert largest[parameter] > 0 or cancels, f"{name} is dead"
-    for (name, old), new in zip(before.named_parameters(), trainer.players.ema.parameters(), strict=True):
+    for (name, old), new in zip(before.named_parameters(), trainer.gan.ema.parameters(), strict=True):
         assert not torch.equal(old, new), name
-    z = torch.randn(2, *trainer.players.ema.z_shape)
+    z = torch.randn(2, *trainer.gan.ema.z_shape)
     c = torch.eye(3)[:1].expand(2, -1) if options.get("labels") else None
-    first, second = trainer.players.ema(z, c, noise_mode="const")
+    first, second = trainer.gan.ema(z, c, noise_mode="const")
     assert first.isfinite().all()
     assert (first - second).abs().max() > 1e-4
 
 
 def test_labels_reach_the_picture_and_its_score() -> None:
     trainer = trainer_of({"labels": True})
-    z = torch.randn(1, *trainer.players.ema.z_shape).expand(3, -1, -1)
-    pictures = trainer.players.ema(z, torch.eye(3), noise_mode="const")
+    z = torch.randn(1, *trainer.gan.ema.z_shape).expand(3, -1, -1)
+    pictures = trainer.gan.ema(z, torch.eye(3), noise_mode="const")
     assert (pictures[0] - pictures[1]).abs().max() > 1e-4
-    scores = trainer.players.discriminator(pictures[:1].expand(3, -1, -1, -1), torch.eye(3))
+    scores = trainer.gan.discriminator(pictures[:1].expand(3, -1, -1, -1), torch.eye(3))
     assert len(set(scores.flatten().tolist())) == 3
 
 
@@ -164,7 +164,7 @@ def test_labels_reach_the_picture_and_its_score() -> None:
 def test_path_length_is_the_length_of_a_push(attention: str) -> None:
     """Against Jᵀy computed picture by picture, number by number."""
     torch.manual_seed(0)
-    generator = trainer_of({"attention": attention}).players.ema.double()
+    generator = trainer_of({"attention": attention}).gan.ema.double()
     ws = generator.mapping(torch.randn(2, *generator.z_shape, dtype=torch.float64)).detach().clone().requires_grad_()
     torch.manual_seed(1)
     lengths = losses.path_lengths(generator.synthesis(ws, "const"), ws)
@@ -191,8 +191,8 @@ def test_path_length_does_not_depend_on_how_many_components_push() -> None:
 
 def test_path_length_penalty_follows_its_running_mean() -> None:
     trainer = trainer_of({"pl_weight": 2.0})
-    ws = trainer.players.draw_latents(None, slice(0, 2), Found())
-    penalty, mean = losses.path_length_penalty(trainer.players.generator, ws, torch.zeros([]))
+    ws = trainer.gan.draw_latents(None, slice(0, 2), StepResult())
+    penalty, mean = losses.path_length_penalty(trainer.gan.generator, ws, torch.zeros([]))
     # From 0 the mean has gone a hundredth of the way: the lengths are about a hundred times as large.
     lengths = penalty.sqrt() + mean
     assert mean.item() == pytest.approx(0.01 * lengths.mean().item(), rel=1e-4)
@@ -200,7 +200,7 @@ def test_path_length_penalty_follows_its_running_mean() -> None:
 
 def test_component_mixing_takes_the_last_components_from_another_latent() -> None:
     torch.manual_seed(0)
-    generator = trainer_of({"attention": "simplex"}).players.ema
+    generator = trainer_of({"attention": "simplex"}).gan.ema
     z = torch.randn(2, *generator.z_shape)
     plain = generator.mapping(z)
     mixed, _ = losses.mixed_latents(generator, z, None, 0.0, component_mixing=1.0)

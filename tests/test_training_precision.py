@@ -14,7 +14,7 @@ from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.generator import SynthesisLayer
 from ganformer_cli.models.layers import Conv2d
 from ganformer_cli.models.precision import CLAMP, use_half
-from ganformer_cli.training.players import Means, Players
+from ganformer_cli.training.gan import GANTrainer, RunningMeans
 
 KINDS = [
     {"attention": "simplex"},
@@ -44,16 +44,14 @@ def settings(small: dict[str, Any], **options: Any) -> RunConfig:
 def trained(config: RunConfig, steps: int = 2) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The weights after some steps, and the means of what was logged."""
     torch.manual_seed(5)
-    players = Players(config, torch.device("cpu"))
+    gan = GANTrainer(config, torch.device("cpu"))
     random = torch.Generator().manual_seed(6)
     batch = (torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=random), torch.zeros(4, 0))
-    means = Means()
+    means = RunningMeans()
     for number in range(steps):
-        players.step(batch, number, means)
-        players.average(4 * number + 4)
-    weights = {
-        f"{name}.{key}": value for name, net in players.networks.items() for key, value in net.state_dict().items()
-    }
+        gan.step(batch, number, means)
+        gan.average(4 * number + 4)
+    weights = {f"{name}.{key}": value for name, net in gan.networks.items() for key, value in net.state_dict().items()}
     return weights, means.read()
 
 
@@ -68,7 +66,7 @@ def test_recomputed_activations_are_not_kept(small: dict[str, Any]) -> None:
     """What a forward pass of both players keeps for the backward one."""
 
     def kept(**options: Any) -> int:
-        players = Players(settings(small, **options), torch.device("cpu"))
+        gan = GANTrainer(settings(small, **options), torch.device("cpu"))
         storages: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -76,8 +74,8 @@ def test_recomputed_activations_are_not_kept(small: dict[str, Any]) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            image = players.generator(torch.randn(16, *players.config.model.z_shape))
-            players.discriminator(image)
+            image = gan.generator(torch.randn(16, *gan.config.model.z_shape))
+            gan.discriminator(image)
         return sum(storages.values())
 
     assert kept(checkpoint_activations=True) < 0.5 * kept()
@@ -159,13 +157,13 @@ def synthesis_layers(generator: nn.Module) -> Iterator[SynthesisLayer]:
 
 
 def test_gradients_that_overflow_in_float16_count_as_zero(small: dict[str, Any]) -> None:
-    players = Players(settings(small, precision="fp16"), torch.device("cpu"))
-    bias = players.generator.synthesis_network.get_submodule("b32").conv1.bias  # type: ignore[union-attr]
+    gan = GANTrainer(settings(small, precision="fp16"), torch.device("cpu"))
+    bias = gan.generator.synthesis_network.get_submodule("b32").conv1.bias  # type: ignore[union-attr]
     assert isinstance(bias, nn.Parameter)
     before = bias.detach().clone()
     bias.grad = torch.ones_like(bias)
     bias.grad[0], bias.grad[1] = float("inf"), float("nan")
-    players.move(players.g_optimizer)
+    gan.move(gan.g_optimizer)
     assert bias.isfinite().all()
     assert torch.equal(bias[:2], before[:2])
     assert (bias[2:] != before[2:]).all()

@@ -25,8 +25,8 @@ from ganformer_cli.data import ImageDataset, open_dataset, readers
 from ganformer_cli.data.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
 from ganformer_cli.training import Callbacks, RunResult, open_run, state
+from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.loop import Trainer
-from ganformer_cli.training.players import Players
 from ganformer_cli.training.run_folder import append_record
 from ganformer_cli.training.watch import DIVERSITY, PATIENCE, SIGN_REAL, CollapseWatch, all_finite
 
@@ -246,7 +246,7 @@ def test_a_run_that_cannot_keep_its_micro_batch_says_so(tmp_path: Path, monkeypa
     messages: list[str] = []
     train(folder, stop=1, resume=True, messages=messages)
     assert not any("at a time so far" in text for text in messages)
-    monkeypatch.setattr(Players, "sizes", lambda self: [2])
+    monkeypatch.setattr(GANTrainer, "sizes", lambda self: [2])
     train(folder, stop=1, resume=True, messages=messages)
     assert any("has taken 4 images at a time so far" in text for text in messages)
     assert "micro-batch" in (folder / "events.jsonl").read_text(encoding="utf-8")
@@ -344,7 +344,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, at: Callable[[int], bool]) -> None:
     def step(self: Trainer, *given: Any) -> None:
         whole(self, *given)
         if at(next(steps)):
-            next(self.players.discriminator.parameters()).data.fill_(float("nan"))
+            next(self.gan.discriminator.parameters()).data.fill_(float("nan"))
 
     monkeypatch.setattr(Trainer, "train_step", step)
 
@@ -422,15 +422,15 @@ def test_nothing_is_said_before_training_has_settled() -> None:
 def test_samples_that_are_all_alike_have_no_diversity(tmp_path: Path) -> None:
     trainer = open_run(settings(), data(), tmp_path / "run", device=CPU, resume=False)
     before = torch.get_rng_state()
-    usual = trainer.watch.diversity(trainer.players.generator)
+    usual = trainer.watch.diversity(trainer.gan.generator)
     assert usual is not None
     assert usual > 0.05
     with torch.no_grad():
-        for parameter in trainer.players.generator.parameters():
+        for parameter in trainer.gan.generator.parameters():
             parameter.zero_()
-    assert trainer.watch.diversity(trainer.players.generator) == 0
+    assert trainer.watch.diversity(trainer.gan.generator) == 0
     assert torch.equal(before, torch.get_rng_state())
-    assert trainer.players.generator.training
+    assert trainer.gan.generator.training
 
 
 def test_a_run_of_an_earlier_version_keeps_what_use_pos_meant(

@@ -46,7 +46,7 @@ def test_scores_are_those_of_eval(tmp_path: Path, tiny: dict[str, Any], scenes: 
     trainer = begin(config, scenes, tmp_path / "run", [])
     result = trainer.run()
     (first, last) = records(tmp_path / "run")
-    again = evaluate(trainer.players.ema, scenes, num_images=4)
+    again = evaluate(trainer.gan.ema, scenes, num_images=4)
     assert (last["swd"], last["diversity"]) == (again["swd"], again["diversity"])
     assert result.scores == {"swd": last["swd"], "diversity": last["diversity"]}
     assert (first["kimg"], last["kimg"], last["by"]) == (0, 0.004, "training")

@@ -16,7 +16,7 @@ from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.training import open_run, run_folder
-from ganformer_cli.training.players import Players
+from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.starting import Start, Taken, take_what_fits
 
 Run = Callable[..., Result]
@@ -33,10 +33,10 @@ def settings(tiny: dict[str, Any], **options: Any) -> RunConfig:
     return resolve_run(given, dataset_preset={}, on_cpu=True)
 
 
-def players_of(config: RunConfig, seed: int) -> Players:
+def players_of(config: RunConfig, seed: int) -> GANTrainer:
     """With weights of their own."""
     torch.manual_seed(seed)
-    return Players(config, torch.device("cpu"))
+    return GANTrainer(config, torch.device("cpu"))
 
 
 def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -44,7 +44,7 @@ def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def taken_over(own: Players, given: Players) -> dict[str, Taken]:
+def taken_over(own: GANTrainer, given: GANTrainer) -> dict[str, Taken]:
     """``take_what_fits``, checked against the tensors themselves: taken are those of the same name and shape."""
     before = {name: tensors(network) for name, network in own.networks.items()}
     found = take_what_fits(own, given.networks, "--init-from x")
@@ -106,7 +106,7 @@ def test_a_run_killed_before_its_first_state_starts_from_the_weights_all_the_sam
     data = open_dataset("scenes", resolution=32, max_images=8)
     start = Start("--init-from x", lambda: given.networks, whole=False)
     trainer = open_run(config, data, tmp_path, device=torch.device("cpu"), resume=True, start=start)
-    weights = trainer.players.generator.state_dict()
+    weights = trainer.gan.generator.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in given.generator.state_dict().items())
 
 

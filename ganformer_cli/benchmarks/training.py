@@ -12,14 +12,14 @@ from torch import Tensor
 from ganformer_cli.benchmarks.bare_convolutions import BareConvolutions, Clock, record
 from ganformer_cli.benchmarks.networks import BARE_CONVOLUTIONS, Bound, Case, Conditions, Workload, pixels_of_usual
 from ganformer_cli.config import RunConfig
-from ganformer_cli.training.players import Means, Players
+from ganformer_cli.training.gan import GANTrainer, RunningMeans
 
 #: Weight of path length regularisation where the configuration has none: that of StyleGAN2.
 PL_WEIGHT = 2.0
 
 
 class Bench:
-    """Players and random pictures, shared by the kinds of step.
+    """The networks and random pictures, shared by the kinds of step.
 
     Args:
         conditions: under which it is measured.
@@ -31,10 +31,10 @@ class Bench:
         self.clock = Clock(conditions)
 
     @cached_property
-    def players(self) -> Players:
+    def gan(self) -> GANTrainer:
         """Made when the first step is."""
         torch.manual_seed(self.config.train.seed)
-        return Players(self.config, torch.device(self.conditions.device))
+        return GANTrainer(self.config, torch.device(self.conditions.device))
 
     @cached_property
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -48,9 +48,9 @@ class Bench:
         given = self.config.train
         weight = (given.pl_weight or PL_WEIGHT) if path_length else 0.0
         train = replace(given, gamma=(given.gamma or 1.0) if r1 else 0.0, pl_weight=weight)
-        self.players.config = replace(self.config, train=train)
-        self.players.step(self.batch, 0, Means())  # step 0 is one of those that regularise
-        self.players.average(given.batch_size)
+        self.gan.config = replace(self.config, train=train)
+        self.gan.step(self.batch, 0, RunningMeans())  # step 0 is one of those that regularise
+        self.gan.average(given.batch_size)
 
     def build(self, run: Callable[[], None]) -> Workload:
         """The workload of a kind of step."""
@@ -60,7 +60,7 @@ class Bench:
             return {BARE_CONVOLUTIONS: bare}
 
         # The first step makes the optimisers' memory, which stays.
-        return Workload(run=run, bounds=bounds, warm_calls=0 if "players" in vars(self) else 1)
+        return Workload(run=run, bounds=bounds, warm_calls=0 if "gan" in vars(self) else 1)
 
 
 def training_cases(conditions: Conditions, config: RunConfig) -> list[Case]:

@@ -79,19 +79,19 @@ def cost_of(config: RunConfig, device: torch.device) -> Cost:
     import torch
 
     from ganformer_cli.training.fitting import cost, fit_micro_batch
+    from ganformer_cli.training.gan import GANTrainer
     from ganformer_cli.training.memory import is_out_of_memory
-    from ganformer_cli.training.players import Players
 
     torch.manual_seed(config.train.seed)
-    players = Players(config, device)
+    gan = GANTrainer(config, device)
     if config.train.batch_gpu is None:
-        players.micro_batch = fit_micro_batch(players, lambda text: None)
+        gan.micro_batch = fit_micro_batch(gan, lambda text: None)
     try:
-        return cost(players)
+        return cost(gan)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise TrainingError(
-            f"out of memory with {players.micro_batch} pictures at a time; choose a smaller --batch-gpu, a lower "
+            f"out of memory with {gan.micro_batch} pictures at a time; choose a smaller --batch-gpu, a lower "
             "--resolution, --channel-max or --channel-base, or free memory on the device"
         ) from error

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ganformer_cli.cli.model_choice import Origin
     from ganformer_cli.data import ImageDataset
     from ganformer_cli.training.distributed import Group
-    from ganformer_cli.training.loop import Means, RunResult
+    from ganformer_cli.training.loop import RunningMeans, RunResult
 
 
 def end(status: int) -> NoReturn:
@@ -77,7 +77,7 @@ def launch(
     with Progress() as progress, stop_requested(say_stopping) as should_stop:
         started = False
 
-        def on_progress(kimg: float, means: Means) -> None:
+        def on_progress(kimg: float, means: RunningMeans) -> None:
             nonlocal started
             if not started:
                 started = True

@@ -16,8 +16,8 @@ import torch
 
 from ganformer_cli.config import RunConfig
 from ganformer_cli.training.distributed import ALONE
+from ganformer_cli.training.gan import GANTrainer, StepResult
 from ganformer_cli.training.memory import MIB, Peak, free_memory_mib, is_out_of_memory
-from ganformer_cli.training.players import Found, Players
 from ganformer_cli.training.state import KEPT
 
 #: Share of the free memory that a step may take: the system, and grids and scores between the steps, need some, too.
@@ -49,27 +49,27 @@ class Cost:
     disk_mib: float  # of the snapshots that are kept and the states
 
 
-def fit_micro_batch(players: Players, message: Callable[[str], None]) -> int:
+def fit_micro_batch(gan: GANTrainer, message: Callable[[str], None]) -> int:
     """The largest micro-batch whose step fits into the free memory, with both regularisations if they will be used.
 
     The smallest where none does: the run itself then says so.
 
     Args:
-        players: as they begin; left as they are.
+        gan: as they begin; left as they are.
         message: told the outcome where the batch does not fit whole.
     """
-    sizes, batch = players.sizes(), players.share
-    free = free_memory_mib(players.device)
+    sizes, batch = gan.sizes(), gan.local_batch_size
+    free = free_memory_mib(gan.device)
     if free is None or len(sizes) < 2:
         return batch
-    room = USABLE * free - later_mib(players)
+    room = USABLE * free - later_mib(gan)
     best, needed = sizes[0], 0.0
     # From below: a CPU has no error to catch when memory runs out, the system kills. So none is tried that cannot fit.
     for size in sizes:
         if needed * size / best > room:
             break
         try:
-            tried = trial(players, size, regularised=True).needed_mib
+            tried = trial(gan, size, regularised=True).needed_mib
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -87,32 +87,32 @@ def fit_micro_batch(players: Players, message: Callable[[str], None]) -> int:
     return best
 
 
-def later_mib(players: Players) -> float:
+def later_mib(gan: GANTrainer) -> float:
     """What the optimisers will remember, which no trial makes: twice the parameters."""
-    return 2 * sum(_mib(module) for optimizer, module in players.optimizers.values() if not optimizer.state)
+    return 2 * sum(_mib(module) for optimizer, module in gan.optimizers.values() if not optimizer.state)
 
 
-def trial(players: Players, micro_batch: int, *, regularised: bool) -> Trial:
+def trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
     """Make the gradients of both players for one micro-batch.
 
     Raises:
         torch.OutOfMemoryError, RuntimeError, MemoryError: it does not fit.
     """
-    with _for_trial(players, micro_batch) as (images, labels), Peak(players.device) as peak:
+    with _for_trial(gan, micro_batch) as (images, labels), Peak(gan.device) as peak:
         number = 0 if regularised else 1
         start = time.perf_counter()
-        players.discriminator.requires_grad_(False)
-        players.generator_gradients(labels, number, Found(), "trial")
-        players.g_optimizer.zero_grad(set_to_none=True)
-        players.discriminator.requires_grad_(True)
-        players.discriminator_gradients(images, labels, number, Found(), "trial")
-        if players.device.type == "cuda":
-            torch.cuda.synchronize(players.device)
+        gan.discriminator.requires_grad_(False)
+        gan.generator_gradients(labels, number, StepResult(), "trial")
+        gan.g_optimizer.zero_grad(set_to_none=True)
+        gan.discriminator.requires_grad_(True)
+        gan.discriminator_gradients(images, labels, number, StepResult(), "trial")
+        if gan.device.type == "cuda":
+            torch.cuda.synchronize(gan.device)
         seconds = time.perf_counter() - start
     return Trial(micro_batch, regularised, seconds, peak.added_mib)
 
 
-def cost(players: Players) -> Cost:
+def cost(gan: GANTrainer) -> Cost:
     """Time, memory and disk space of a run at its micro-batch.
 
     On a CPU a long step is tried with four pictures only: in large networks a picture takes its time, however many come
@@ -121,17 +121,17 @@ def cost(players: Players) -> Cost:
     Raises:
         torch.OutOfMemoryError, RuntimeError, MemoryError: it does not fit.
     """
-    config, micro = players.config, players.micro_batch
-    free = free_memory_mib(players.device)
-    size = micro if players.device.type == "cuda" else min(micro, 4)
-    first = trial(players, size, regularised=False)  # builds operators and chooses algorithms
+    config, micro = gan.config, gan.micro_batch
+    free = free_memory_mib(gan.device)
+    size = micro if gan.device.type == "cuda" else min(micro, 4)
+    first = trial(gan, size, regularised=False)  # builds operators and chooses algorithms
     if first.seconds * micro / size < SHORT:
         size = micro
 
     def least(regularised: bool) -> Trial:
-        tried = [trial(players, size, regularised=regularised)]
+        tried = [trial(gan, size, regularised=regularised)]
         if tried[0].seconds < SHORT:
-            tried += [trial(players, size, regularised=regularised) for _ in range(3)]
+            tried += [trial(gan, size, regularised=regularised) for _ in range(3)]
         needed = [one.needed_mib for one in tried if one.needed_mib is not None]
         return replace(min(tried, key=lambda one: one.seconds), needed_mib=max(needed, default=None))
 
@@ -140,17 +140,17 @@ def cost(players: Players) -> Cost:
     regularisation = max(0.0, worst.seconds - plain) / _interval(config)
     memory = None
     if worst.needed_mib is not None:
-        own = sum(map(_mib, players.networks.values()))
-        memory = own + later_mib(players) + worst.needed_mib * micro / size
-    return Cost(micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(players)[1])
+        own = sum(map(_mib, gan.networks.values()))
+        memory = own + later_mib(gan) + worst.needed_mib * micro / size
+    return Cost(micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(gan)[1])
 
 
-def disk_mib(players: Players) -> tuple[float, float]:
+def disk_mib(gan: GANTrainer) -> tuple[float, float]:
     """What a run needs of the disk to begin, a snapshot and a state, and what in all."""
-    own = {name: _mib(module) for name, module in players.networks.items()}
+    own = {name: _mib(module) for name, module in gan.networks.items()}
     snapshot = sum(own.values())
     state = snapshot + 2 * (own["generator"] + own["discriminator"])
-    return snapshot + state, players.config.train.last_snapshots * snapshot + KEPT * state
+    return snapshot + state, gan.config.train.last_snapshots * snapshot + KEPT * state
 
 
 def _mib(module: torch.nn.Module) -> float:
@@ -166,22 +166,22 @@ def _interval(config: RunConfig) -> float:
 
 
 @contextmanager
-def _for_trial(players: Players, micro_batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+def _for_trial(gan: GANTrainer, micro_batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Random pictures ``[b, 3, H, W]`` and labels; afterwards the players are what they were."""
-    config, own, group = players.config, players.micro_batch, players.group
+    config, own, group = gan.config, gan.micro_batch, gan.group
     size = (micro_batch, 3, *config.model.image_size)
     try:
-        players.config = replace(config, train=replace(config.train, batch_size=micro_batch, batch_gpu=None))
-        players.micro_batch, players.group = micro_batch, ALONE
+        gan.config = replace(config, train=replace(config.train, batch_size=micro_batch, batch_gpu=None))
+        gan.micro_batch, gan.group = micro_batch, ALONE
         labels = None
         if config.model.c_dim > 0:
             classes = torch.arange(micro_batch) % config.model.c_dim
-            labels = torch.nn.functional.one_hot(classes, config.model.c_dim).float().to(players.device)
-        yield torch.rand(size, device=players.device) * 2 - 1, labels
+            labels = torch.nn.functional.one_hot(classes, config.model.c_dim).float().to(gan.device)
+        yield torch.rand(size, device=gan.device) * 2 - 1, labels
     finally:
-        players.config, players.micro_batch, players.group = config, own, group
-        players.g_optimizer.zero_grad(set_to_none=True)
-        players.d_optimizer.zero_grad(set_to_none=True)
+        gan.config, gan.micro_batch, gan.group = config, own, group
+        gan.g_optimizer.zero_grad(set_to_none=True)
+        gan.d_optimizer.zero_grad(set_to_none=True)
         gc.collect()
-        if players.device.type == "cuda":
+        if gan.device.type == "cuda":
             torch.cuda.empty_cache()

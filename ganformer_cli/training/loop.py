@@ -29,8 +29,8 @@ from ganformer_cli.models import LabelDistribution
 from ganformer_cli.training import run_folder, state
 from ganformer_cli.training.distributed import ALONE, Group, sharing
 from ganformer_cli.training.fitting import disk_mib, fit_micro_batch
+from ganformer_cli.training.gan import GANTrainer, RunningMeans, micro_batches
 from ganformer_cli.training.memory import MIB, gpu_memory_mib, process_memory_mib
-from ganformer_cli.training.players import Means, Players, micro_batches
 from ganformer_cli.training.run_lock import locked
 from ganformer_cli.training.samples import REALS, SampleGrids
 from ganformer_cli.training.scoring import Scoring, by_training
@@ -48,7 +48,7 @@ class Callbacks:
     """What a caller may watch; all do nothing by default."""
 
     #: (thousands of images shown, this tick's means), after every step.
-    progress: Callable[[float, Means], None] = lambda kimg, means: None
+    progress: Callable[[float, RunningMeans], None] = lambda kimg, means: None
     #: a sentence for the reader.
     message: Callable[[str], None] = lambda text: None
     #: True asks the loop to save and return.
@@ -114,25 +114,25 @@ def open_run(
         else:
             run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
             goes_on = trainer.restore(override=override)
-        check_disk(folder, trainer.players, callbacks.message)
-        record = None if start is None or goes_on else start.apply(trainer.players, callbacks.message)
+        check_disk(folder, trainer.gan, callbacks.message)
+        record = None if start is None or goes_on else start.apply(trainer.gan, callbacks.message)
         run_folder.create_run_folder(folder, config)
         if record is not None:
             write_json(folder / run_folder.TAKEN_FILE, record)
 
     group.run_on_rank0(begin)
-    trainer.share_state()
+    trainer.broadcast_state()
     if config.train.batch_gpu is None and not resume:
-        found = fit_micro_batch(trainer.players, callbacks.message)
-        trainer.players.micro_batch = group.least(found, device)
+        found = fit_micro_batch(trainer.gan, callbacks.message)
+        trainer.gan.micro_batch = group.least(found, device)
     return trainer
 
 
-def check_disk(folder: Path, players: Players, message: Callable[[str], None]) -> None:
+def check_disk(folder: Path, gan: GANTrainer, message: Callable[[str], None]) -> None:
     """Raise OutputError unless the disk of ``folder`` has room for a snapshot and a state; say where it gets tight."""
     there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(there).free / MIB
-    least, whole = disk_mib(players)
+    least, whole = disk_mib(gan)
     if free < least:
         raise OutputError(
             f"--result-dir {folder}: its disk has {free:.1f} MiB free, and a snapshot and a state of this run take "
@@ -186,7 +186,7 @@ class Trainer:
             torch.backends.cuda.matmul.allow_tf32 = options.precision != "fp32"
             torch.backends.cudnn.allow_tf32 = options.precision != "fp32"
         torch.manual_seed(options.seed)
-        self.players = Players(config, device, self.on_out_of_memory, group)
+        self.gan = GANTrainer(config, device, self.on_out_of_memory, group)
         self.keep_labels()
         self.scoring = Scoring(options, dataset, folder, device, callbacks.message, group)
         self.counters = state.Counters()
@@ -206,7 +206,7 @@ class Trainer:
         if labels is None:
             return
         kept = LabelDistribution.of(labels, self.config.model.c_dim, self.dataset.class_names)
-        self.players.generator.label_distribution = self.players.ema.label_distribution = kept
+        self.gan.generator.label_distribution = self.gan.ema.label_distribution = kept
         if kept.vectors is not None and not kept.is_whole and self.group.is_main:
             self.callbacks.message(
                 f"--labels: the data have {kept.distinct} different labels; {len(kept.vectors)} of a random choice of "
@@ -256,9 +256,9 @@ class Trainer:
         checkpoints.save_snapshot(
             self.snapshot_path,
             config=self.config.model,
-            ema=self.players.ema,
-            generator=self.players.generator,
-            discriminator=self.players.discriminator,
+            ema=self.gan.ema,
+            generator=self.gan.generator,
+            discriminator=self.gan.discriminator,
             kimg=self.kimg,
             provenance={
                 "version": __version__,
@@ -275,12 +275,12 @@ class Trainer:
         """Write what the run needs to go on from here."""
         state.save_state(
             self.folder,
-            networks=self.players.networks,
-            optimizers=self.players.optimizers,
-            scalars=self.players.scalars,
+            networks=self.gan.networks,
+            optimizers=self.gan.optimizers,
+            scalars=self.gan.scalars,
             counters=dataclasses.replace(
                 self.counters,
-                micro_batch=self.players.micro_batch,
+                micro_batch=self.gan.micro_batch,
                 seconds=self.counters.seconds + self.tick_seconds,
             ),
             identity={"config": self.config.to_dict(), "dataset": self.dataset.fingerprint},
@@ -333,27 +333,27 @@ class Trainer:
 
     def apply(self, found: state.State) -> None:
         """Be what a state says."""
-        players = self.players
-        players.scalars = state.apply_state(found, networks=players.networks, optimizers=players.optimizers)
+        gan = self.gan
+        gan.scalars = state.apply_state(found, networks=gan.networks, optimizers=gan.optimizers)
         self.counters = found.counters
         self.restored, self.scored_snapshot = True, found.scored_snapshot
         before = found.counters.micro_batch
-        if before in self.players.sizes():
-            self.players.micro_batch = before
+        if before in self.gan.sizes():
+            self.gan.micro_batch = before
         elif before:
             self.tell(
                 "micro-batch",
                 f"this run has taken {before} images at a time so far, which {self.group.world_size} processes cannot; "
-                f"going on with {self.players.micro_batch}. The results differ from there on: minibatch-std and noise "
+                f"going on with {self.gan.micro_batch}. The results differ from there on: minibatch-std and noise "
                 "follow that number",
             )
         said = self.scoring.tell_once
         run_folder.forget_records_after(self.folder / run_folder.LOG_FILE, self.kimg, said)
         run_folder.forget_records_after(self.folder / run_folder.METRICS_FILE, self.kimg, said, ours=by_training)
 
-    def share_state(self) -> None:
+    def broadcast_state(self) -> None:
         """Let all processes stand where the first one does."""
-        self.players.share_state()
+        self.gan.broadcast_state()
         self.counters, self.restored, self.scored_snapshot = self.group.run_on_rank0(
             lambda: (self.counters, self.restored, self.scored_snapshot)
         )
@@ -379,7 +379,7 @@ class Trainer:
         """Memory ran out; the step is made again."""
         self.tell("out of memory", f"out of memory; going on with {micro_batch} pictures at a time")
 
-    def agree(self, means: Means, *, snaps: bool) -> tuple[bool, bool, bool]:
+    def agree(self, means: RunningMeans, *, snaps: bool) -> tuple[bool, bool, bool]:
         """What all processes do now: whether they stop, save their state, or have to go back."""
         numbers = all(math.isfinite(float(total)) for total in means.sums.values())
         stopped, saves, unsound = self.group.any(
@@ -387,11 +387,11 @@ class Trainer:
         )
         if (stopped or saves or snaps) and not unsound:
             # No weights that are no numbers are ever saved.
-            weights = (p for network in self.players.networks.values() for p in network.parameters())
+            weights = (p for network in self.gan.networks.values() for p in network.parameters())
             unsound = self.group.any([not all_finite(weights)], self.device)[0]
         return stopped, saves, unsound
 
-    def roll_back(self, means: Means) -> None:
+    def roll_back(self, means: RunningMeans) -> None:
         """Return to the newest state, pass over the pictures since, and draw other random numbers from there on.
 
         Raises:
@@ -407,7 +407,7 @@ class Trainer:
                 "lower --g-lr and --d-lr or a larger --gamma; look for odd pictures in the data set"
             )
         self.group.run_on_rank0(lambda: self.restore(override=True))
-        self.share_state()
+        self.broadcast_state()
         self.setbacks = setbacks
         # Their number also changes the random numbers of the steps to come.
         self.counters.images_skipped = where - self.counters.images_seen
@@ -418,12 +418,12 @@ class Trainer:
 
     # ----- One step -----
 
-    def train_step(self, batch: tuple[Tensor, Tensor], means: Means) -> None:
+    def train_step(self, batch: tuple[Tensor, Tensor], means: RunningMeans) -> None:
         """One update of both players with one batch of uint8 ``[B, 3, H, W]`` and labels ``[B, c_dim]``."""
-        self.players.step(batch, self.counters.step, means, luck=self.counters.images_skipped)
+        self.gan.step(batch, self.counters.step, means, attempt=self.counters.images_skipped)
         self.counters.step += 1
         self.counters.images_seen += self.config.train.batch_size
-        self.players.average(self.counters.images_seen)
+        self.gan.average(self.counters.images_seen)
 
     # ----- The run -----
 
@@ -444,9 +444,9 @@ class Trainer:
         total = round(options.total_kimg * 1000)
         self.callbacks.message(self.opening(total))
         if self.group.world_size > 1:
-            self.callbacks.message(sharing(options.batch_size, self.group.world_size, self.players.micro_batch))
+            self.callbacks.message(sharing(options.batch_size, self.group.world_size, self.gan.micro_batch))
         scores = self.complete()
-        means, self.tick_start = Means(), time.perf_counter()
+        means, self.tick_start = RunningMeans(), time.perf_counter()
         stopped = False
         with self.open_stream() as stream:
             while self.counters.images_seen < total and not stopped:
@@ -466,12 +466,12 @@ class Trainer:
                         self.roll_back(means)
                         stream.close()
                         stream.position = self.position
-                        means, self.tick_start = Means(), time.perf_counter()
+                        means, self.tick_start = RunningMeans(), time.perf_counter()
                         continue
                 self.callbacks.progress(self.kimg, means)
                 if ticks or (stopped and means.steps):
                     self.end_tick(means, self.tick_seconds)
-                    means, self.tick_start = Means(), time.perf_counter()
+                    means, self.tick_start = RunningMeans(), time.perf_counter()
                 if snaps or stopped:
                     before_snapshot = time.perf_counter()
                     scores = self.snapshot(due=snaps, score=not stopped) or scores
@@ -511,7 +511,7 @@ class Trainer:
         options = self.config.train
         return ImageStream(
             self.dataset,
-            batch_size=self.players.share,
+            batch_size=self.gan.local_batch_size,
             rank=self.group.rank,
             world_size=self.group.world_size,
             seed=options.seed,
@@ -539,7 +539,7 @@ class Trainer:
         every = every_kimg * 1000
         return before // every != self.counters.images_seen // every
 
-    def end_tick(self, means: Means, seconds: float) -> None:
+    def end_tick(self, means: RunningMeans, seconds: float) -> None:
         """Write one line to the log, and give back what memory the steps have left in pieces."""
         self.counters.seconds += seconds
         memory = process_memory_mib()
@@ -553,8 +553,8 @@ class Trainer:
             return
         figures = means.read()
         if self.config.train.augment == "ada":
-            figures["augment_p"] = float(self.players.augmentation.p)
-        spread = self.watch.diversity(self.players.generator)
+            figures["augment_p"] = float(self.gan.augmentation.p)
+        spread = self.watch.diversity(self.gan.generator)
         if spread is not None:
             figures["diversity"] = spread
         record = {
@@ -582,12 +582,12 @@ class Trainer:
 
         def write() -> None:
             self.save(scored=scored)
-            self.grids.save_fakes(self.players.ema, self.kimg)
+            self.grids.save_fakes(self.gan.ema, self.kimg)
 
         self.group.run_on_rank0(write)
         scores = {}
         if score and scored:
-            scores = self.scoring.score(self.players.ema, self.snapshot_path, self.kimg)
+            scores = self.scoring.score(self.gan.ema, self.snapshot_path, self.kimg)
         self.saved_at, self.setbacks = time.monotonic(), 0
         return scores
 
@@ -611,11 +611,11 @@ class Trainer:
             if self.snapshot_path.name in missing:
                 self.save_snapshot()
             if self.grids.missing(self.kimg) and set(missing) - {REALS}:
-                self.grids.save_fakes(self.players.ema, self.kimg)
+                self.grids.save_fakes(self.gan.ema, self.kimg)
             return scores
 
         scores = self.group.run_on_rank0(make_up)
-        return self.scoring.score(self.players.ema, self.snapshot_path, self.kimg) if scores else {}
+        return self.scoring.score(self.gan.ema, self.snapshot_path, self.kimg) if scores else {}
 
     def missing_pieces(self) -> tuple[list[str], bool]:
         """Files of the snapshot that belongs to the state that was read, and whether its scores are missing."""

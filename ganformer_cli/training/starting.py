@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ganformer_cli.errors import SnapshotError
-from ganformer_cli.training.players import Players
+from ganformer_cli.training.gan import GANTrainer
 
 #: ``ema``, ``generator`` and ``discriminator`` of a snapshot; None where it has none.
 Networks = Mapping[str, nn.Module | None]
@@ -51,8 +51,8 @@ class Start:
     whole: bool  # every tensor, or what fits
     left_out: Mapping[str, str] = field(default_factory=dict)  # networks that the snapshot was read without, and why
 
-    def apply(self, players: Players, message: Callable[[str], None]) -> dict[str, Any] | None:
-        """Give ``players`` the weights; where not all have to fit, say what did, and return it for a file.
+    def apply(self, gan: GANTrainer, message: Callable[[str], None]) -> dict[str, Any] | None:
+        """Give ``gan`` the weights; where not all have to fit, say what did, and return it for a file.
 
         Raises:
             SnapshotError: a network is missing, nothing fits, or there are weights that are no finite numbers.
@@ -60,11 +60,11 @@ class Start:
         networks = self.networks()
         check_numbers(networks, self.option)
         if self.whole:
-            take_all(players, networks, self.option, self.left_out)
+            take_all(gan, networks, self.option, self.left_out)
             return None
         for name, why in self.left_out.items():
             message(f"{self.option}: without its {name}: {why}")
-        found = take_what_fits(players, networks, self.option)
+        found = take_what_fits(gan, networks, self.option)
         for name, taken in found.items():
             message(f"{self.option}: {name}: {taken.said()}")
         return {"from": self.option, "networks": {name: dataclasses.asdict(taken) for name, taken in found.items()}}
@@ -86,13 +86,13 @@ def check_numbers(given: Networks, option: str) -> None:
             )
 
 
-def take_all(players: Players, given: Networks, option: str, left_out: Mapping[str, str] | None = None) -> None:
+def take_all(gan: GANTrainer, given: Networks, option: str, left_out: Mapping[str, str] | None = None) -> None:
     """Take over all weights of networks of the same configuration.
 
     Raises:
         SnapshotError: one of the three is missing; the message names ``option``.
     """
-    for name, own in players.networks.items():
+    for name, own in gan.networks.items():
         network = given.get(name)
         if network is None:
             why = (left_out or {}).get(name)
@@ -104,7 +104,7 @@ def take_all(players: Players, given: Networks, option: str, left_out: Mapping[s
         own.load_state_dict(network.state_dict())
 
 
-def take_what_fits(players: Players, given: Networks, option: str) -> dict[str, Taken]:
+def take_what_fits(gan: GANTrainer, given: Networks, option: str) -> dict[str, Taken]:
     """Take over the weights whose name and shape fit, from networks of any configuration.
 
     Blocks are named by resolution, so that networks for other sizes share what they have in common. A snapshot without
@@ -114,7 +114,7 @@ def take_what_fits(players: Players, given: Networks, option: str) -> dict[str, 
         SnapshotError: none fits; the message names ``option``.
     """
     sources = {**given, "generator": given.get("generator") or given.get("ema")}
-    found = {name: _take(own, sources.get(name)) for name, own in players.networks.items()}
+    found = {name: _take(own, sources.get(name)) for name, own in gan.networks.items()}
     if not any(taken.taken for taken in found.values()):
         raise SnapshotError(f"{option}: not one of its tensors fits these networks; see ganformer info for what it is")
     return found

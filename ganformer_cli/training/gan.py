@@ -30,7 +30,7 @@ from ganformer_cli.training.state import ADAM_KEYS
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Means:
+class RunningMeans:
     """Running means of named scalars, read only when somebody asks: reading waits for a GPU."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Means:
 
 
 @dataclass
-class Found:
+class StepResult:
     """What half a step has found out; taken over when all of it has succeeded."""
 
     completing: Callable[[], None] = lambda: None  # called before the backward pass that completes the gradients
@@ -74,7 +74,7 @@ class Found:
         return torch.stack([signs.sum(), signs.new_tensor(len(signs))])
 
 
-class Players:
+class GANTrainer:
     """The networks and how they are trained.
 
     Args:
@@ -106,18 +106,20 @@ class Players:
         self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
         self.g_average = GradientAverage(self.generator.parameters(), group)
         self.d_average = GradientAverage(self.discriminator.parameters(), group)
-        self.micro_batch = min(options.micro_batch, self.share)  # pictures that pass through the networks at a time
+        self.micro_batch = min(
+            options.micro_batch, self.local_batch_size
+        )  # pictures that pass through the networks at a time
         self.pl_mean = torch.zeros([], device=device)  # running mean of path lengths
         self.augmentation = Augmentation(options, device)
-        self.wary = self.wary_steps
+        self.unproven_steps = self.proving_steps
 
     @property
-    def share(self) -> int:
+    def local_batch_size(self) -> int:
         """Pictures of a batch that this process takes."""
         return self.config.train.batch_size // self.group.world_size
 
     @property
-    def wary_steps(self) -> int:
+    def proving_steps(self) -> int:
         """Steps until each kind has been seen. So long gradients are not sent while they are still computed, because
         all processes must be able to begin anew when one of them runs out of memory."""
         return max(self.config.train.g_reg_interval, self.config.train.d_reg_interval)
@@ -153,9 +155,9 @@ class Players:
     @property
     def parts(self) -> list[slice]:
         """The micro-batches of this process's share."""
-        return [slice(start, start + self.micro_batch) for start in range(0, self.share, self.micro_batch)]
+        return [slice(start, start + self.micro_batch) for start in range(0, self.local_batch_size, self.micro_batch)]
 
-    def share_state(self) -> None:
+    def broadcast_state(self) -> None:
         """Let all processes have the first one's networks, optimisers and running mean."""
         if self.group.world_size == 1:
             return
@@ -174,29 +176,29 @@ class Players:
 
     # ----- A step -----
 
-    def step(self, batch: tuple[Tensor, Tensor], number: int, means: Means, *, luck: int = 0) -> None:
+    def step(self, batch: tuple[Tensor, Tensor], number: int, means: RunningMeans, *, attempt: int = 0) -> None:
         """One update of both players.
 
-        All random numbers follow from the run's seed, ``number``, ``luck``, and the place of a micro-batch in the batch
+        All random numbers follow from the run's seed, ``number``, ``attempt`` and a micro-batch's place in the batch
         of all processes.
 
         Args:
             batch: of this process: uint8 ``[b, 3, H, W]`` and labels ``[b, c_dim]``.
             number: of the step, from 0; it decides who is regularised, too.
             means: takes in what is logged.
-            luck: another number gives other random numbers.
+            attempt: another number gives other random numbers.
 
         Raises:
             TrainingError: there is not even memory for the smallest parts.
         """
         images, labels = batch
         c = labels.to(self.device) if self.config.model.c_dim > 0 else None
-        seed = f"{self.config.train.seed} {number} {luck}"
+        seed = f"{self.config.train.seed} {number} {attempt}"
 
-        def generator_gradients(found: Found) -> None:
+        def generator_gradients(found: StepResult) -> None:
             self.generator_gradients(c, number, found, f"{seed} generator")
 
-        def discriminator_gradients(found: Found) -> None:
+        def discriminator_gradients(found: StepResult) -> None:
             real = images.to(self.device).float() / 127.5 - 1
             self.discriminator_gradients(real, c, number, found, f"{seed} discriminator")
 
@@ -206,7 +208,7 @@ class Players:
         signs = self.update(self.d_optimizer, self.d_average, discriminator_gradients, means).signs()
         self.augmentation.observe(self.group.all_reduce(signs), number)
         means.steps += 1
-        self.wary = max(0, self.wary - 1)
+        self.unproven_steps = max(0, self.unproven_steps - 1)
 
     def average(self, images_seen: int) -> None:
         """Move the averaged generator towards the trained one, after so many real pictures."""
@@ -221,14 +223,14 @@ class Players:
         self,
         optimizer: torch.optim.Optimizer,
         average: GradientAverage,
-        gradients: Callable[[Found], None],
-        means: Means,
-    ) -> Found:
+        gradients: Callable[[StepResult], None],
+        means: RunningMeans,
+    ) -> StepResult:
         """One step of ``optimizer``; in smaller parts, with the same random numbers, where memory runs out."""
         several = self.group.world_size > 1
         while True:
-            wary = several and self.wary > 0
-            found = Found() if wary else Found(average.begin)
+            unproven = several and self.unproven_steps > 0
+            found = StepResult() if unproven else StepResult(average.begin)
             said = ""
             try:
                 gradients(found)
@@ -238,13 +240,13 @@ class Players:
                 if not is_out_of_memory(error):
                     raise
                 said = (str(error).splitlines() or [""])[0] or "no memory"
-            if said and several and not wary:
+            if said and several and not unproven:
                 raise TrainingError(
                     f"out of memory in process {self.group.rank} ({said}); start again with a smaller --batch-gpu than "
                     f"{self.micro_batch}: the run goes on from its last state"
                 )
             failed = bool(said)
-            if wary:
+            if unproven:
                 failed = self.group.any([failed], self.device)[0]
             if not failed:
                 break
@@ -286,19 +288,19 @@ class Players:
                 "lower --resolution, --channel-max or --channel-base, or free memory on the device"
             )
         self.micro_batch = max(size for size in smaller if size <= max(self.micro_batch // 2, min(smaller)))
-        self.wary = self.wary_steps
+        self.unproven_steps = self.proving_steps
         self.shrunk(self.micro_batch)
 
     def sizes(self) -> list[int]:
         """The micro-batches that the share of this process can be cut into, ascending."""
-        return micro_batches(self.share, self.config.model.mbstd_group_size)
+        return micro_batches(self.local_batch_size, self.config.model.mbstd_group_size)
 
-    def generator_gradients(self, c: Tensor | None, number: int, found: Found, seed: str) -> None:
+    def generator_gradients(self, c: Tensor | None, number: int, found: StepResult, seed: str) -> None:
         """Gradients of the generator, at times with path length regularisation."""
         options = self.config.train
         regularise = options.pl_weight > 0 and number % options.g_reg_interval == 0
         for part in self.seeded_parts(seed):
-            last = part.stop == self.share
+            last = part.stop == self.local_batch_size
             fake = self.draw_fakes(c, part, found)
             logits = self.discriminator(self.augmentation(fake), labels_of(c, part))
             loss = losses.generator_loss(logits, options.g_loss)
@@ -317,7 +319,9 @@ class Players:
                 found.pl_means.append(pl_mean)
                 found.add("path_length", pl_mean)
 
-    def discriminator_gradients(self, real: Tensor, c: Tensor | None, number: int, found: Found, seed: str) -> None:
+    def discriminator_gradients(
+        self, real: Tensor, c: Tensor | None, number: int, found: StepResult, seed: str
+    ) -> None:
         """Gradients of the discriminator by ``real [b, 3, H, W]`` and fresh fakes, at times with R1."""
         options = self.config.train
         regularise = options.gamma > 0 and number % options.d_reg_interval == 0
@@ -336,7 +340,7 @@ class Players:
                 penalty = losses.r1_penalty(real_logits, shown)
                 total = total + penalty.mean() * (options.gamma / 2 * options.d_reg_interval)
                 found.add("r1", penalty)
-            if part.stop == self.share:
+            if part.stop == self.local_batch_size:
                 found.completing()
             (total / len(self.parts)).backward()
             found.add("loss_d", fake_loss + real_loss)
@@ -352,7 +356,7 @@ class Players:
             torch.manual_seed(int.from_bytes(digest, "little") >> 1)
             yield part
 
-    def draw_latents(self, c: Tensor | None, part: slice, found: Found) -> Tensor:
+    def draw_latents(self, c: Tensor | None, part: slice, found: StepResult) -> Tensor:
         """Latents of a micro-batch for each layer, ``[b, m+1, L, w]``, with the labels of the real pictures."""
         options = self.config.train
         z = torch.randn(part.stop - part.start, *self.config.model.z_shape, device=self.device)
@@ -362,7 +366,7 @@ class Players:
         found.w_means.append(mean)
         return ws
 
-    def draw_fakes(self, c: Tensor | None, part: slice, found: Found) -> Tensor:
+    def draw_fakes(self, c: Tensor | None, part: slice, found: StepResult) -> Tensor:
         """A micro-batch of generated pictures ``[b, 3, H, W]``."""
         ws = self.draw_latents(c, part, found)
         components, rate = self.config.model.components_num, self.config.train.component_dropout
