@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.cli import doctor
 from ganformer_cli.operators import checks, native
 from ganformer_cli.operators.checks import Check, SelfTest
 from ganformer_cli.operators.cuda_toolkit import Nvcc
@@ -64,17 +62,6 @@ def test_plain_lines_in_a_pipe(ganformer: Run, monkeypatch: pytest.MonkeyPatch) 
         "              -> make room",
         "--  GPU       none",
     ]
-
-
-def test_a_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    row = {"name": "cache", "state": "bad", "found": "full [of it]", "remedy": "make room"}
-    table = doctor._table([row])
-    assert all(text in table for text in ("!!", "cache", "full [of it]", "-> make room"))
 
 
 def test_without_torch_training_cannot_run(ganformer: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from click.testing import Result
 from PIL import Image
 
 from ganformer_cli.cli.eval_report import table
-from ganformer_cli.cli.output import Rendered, cell, echo, echo_json
+from ganformer_cli.cli.output import Rendered, cell, echo, echo_json, echo_table
 from ganformer_cli.cli.progress import Progress
 from ganformer_cli.text import printable
 
@@ -70,6 +70,27 @@ def test_tables_hold_no_foreign_sequences(monkeypatch: pytest.MonkeyPatch, termi
     assert r"a\nb" in text
     for sequence in ("\x1b]", "\x07", "\x1b[31m", "\x9b", "\u202e"):
         assert sequence not in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_printed_table_holds_no_foreign_sequences(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    echo_table(("score", "value"), [("[red]x[/red]", EVIL), ("a\nb", ("two", "lines"))], title=EVIL)
+    said = stream.getvalue()
+    for text in ("score", "[red]x[/red]", SHOWN, r"a\nb", "two", "lines"):
+        assert text in said
+    for sequence in ("\x1b]", "\x07", "\x1b[31m", "\x9b", "\u202e"):
+        assert sequence not in said
+
+
+def test_a_table_in_a_pipe_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    echo_table(("name", "value", ""), [("fid", "1.5", ("of 10", "of 20")), ("diversity", "12", "")], right=("value",))
+    assert capsys.readouterr().out == (
+        "name       value\nfid          1.5  of 10\n                  of 20\ndiversity     12\n"
+    )
 
 
 @pytest.mark.parametrize("terminal", [True, False])

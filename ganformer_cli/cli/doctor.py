@@ -1,4 +1,4 @@
-"""``ganformer doctor``: what this machine has for the work, and what to do about what it lacks."""
+"""``ganformer doctor``: checks this machine, and says what to do about what is missing."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ import click
 
 from ganformer_cli import __version__
 from ganformer_cli.cli.options import GroupedCommand, json_option
-from ganformer_cli.cli.output import Rendered, cell, echo, echo_json
+from ganformer_cli.cli.output import echo_json, echo_table
 
-#: How a row is marked, and coloured on a terminal.
-MARKS = {"good": ("ok", "green"), "note": ("--", "yellow"), "bad": ("!!", "red")}
-INSTALL_TORCH = "install it again, as https://pytorch.org/get-started/locally/ says for this machine"
+MARKS = {"good": "ok", "note": "--", "bad": "!!"}
+COLOURS = {"ok": "green", "--": "yellow", "!!": "red"}
+INSTALL_TORCH = "install it again as described at https://pytorch.org/get-started/locally/"
 
 
 @click.command("doctor", cls=GroupedCommand)
 @json_option
 def command(as_json: bool) -> None:
-    """Look at what this machine has for the work: torch, graphics cards, compilers, and the operators.
+    """Check this machine: torch, GPUs, compilers and the native operators.
 
-    The operators are built if they are not there yet, tried, and compared with plain torch. Rows marked !! say what to
-    do; the work goes on without what they lack, only slower. The status is 1 only if training cannot run at all.
+    Operators that have not been built yet are built, and all are compared with plain torch. Rows marked !! say what to
+    do; without it, everything still works, only slower. The status is 1 only if training cannot run at all.
     """
     rows = list(_rows())
     blocked = any(row["blocks"] for row in rows)
     if as_json:
         echo_json({"version": __version__, "can_train": not blocked, "checks": rows})
     else:
-        echo(_table(rows), nl=False, lines=True)
+        remedies = [("-> " + row["remedy"],) if row["remedy"] else () for row in rows]
+        table = [(MARKS[r["state"]], r["name"], (r["found"], *more)) for r, more in zip(rows, remedies, strict=True)]
+        echo_table(("", "", ""), table, colours=COLOURS)
     if blocked:
         raise click.exceptions.Exit(1)
 
 
 def _rows() -> Iterator[dict[str, Any]]:
-    """The rows of the table as JSON values; without torch there are two."""
+    """The rows as JSON values; only two without torch."""
     found = f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}"
     yield _row("Python", "good", found, details={"version": platform.python_version(), "path": sys.executable})
     try:
@@ -55,32 +57,3 @@ def _rows() -> Iterator[dict[str, Any]]:
 
 def _row(name: str, state: str, found: str, remedy: str = "", **more: Any) -> dict[str, Any]:
     return {"name": name, "state": state, "found": found, "remedy": remedy, "blocks": False, "details": {}, **more}
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    """The rows as text, a remedy below its row; a coloured table where it is read on a terminal."""
-    if not sys.stdout.isatty():
-        width = max(len(row["name"]) for row in rows)
-        lines = []
-        for row in rows:
-            lines.append(f"{MARKS[row['state']][0]}  {row['name']:<{width}}  {cell(row['found'])}")
-            if row["remedy"]:
-                lines.append(f"    {'':<{width}}  -> {cell(row['remedy'])}")
-        return "\n".join(lines) + "\n"
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("", "", "found", title=f"ganformer {__version__}", title_justify="left", box=box.SIMPLE_HEAD)
-    table.columns[1].no_wrap = True
-    for row in rows:
-        mark, colour = MARKS[row["state"]]
-        found = Text(cell(row["found"]))  # a Text, because paths may hold square brackets
-        if row["remedy"]:
-            found.append(f"\n-> {cell(row['remedy'])}", style="bold")
-        table.add_row(Text(mark, style=colour), Text(row["name"]), found)
-    console = Console(file=sys.stdout)
-    with console.capture() as capture:
-        console.print(table)
-    return Rendered(capture.get())

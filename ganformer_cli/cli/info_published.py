@@ -6,7 +6,7 @@ from typing import Any
 
 from ganformer_cli.cli.kept_scores import read_kept
 from ganformer_cli.cli.model_choice import GDRIVE
-from ganformer_cli.cli.output import cell, echo, echo_json
+from ganformer_cli.cli.output import echo, echo_json, echo_table
 
 #: The model of the paper's table that the published snapshots are.
 PAPERS_MODEL = "duplex"
@@ -19,10 +19,7 @@ def list_published(*, as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    rows = [_COLUMNS, *map(_row, found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip(), lines=True)
+    echo_table(_COLUMNS, map(_row, found))
     source = next(each["paper"]["source"] for each in found if each["paper"])
     echo(f"paper's FID: as reported for such models, none of it measured on these files ({source})")
     echo("ganformer generate --model NAME and eval --model NAME download what is not here")
@@ -75,4 +72,4 @@ def _row(found: dict[str, Any]) -> tuple[str, ...]:
     height, width = found["image_size"]
     here = "not downloaded" if found["bytes"] is None else f"{found['bytes'] / 1e6:,.1f} MB, here"
     fid = f"{found['paper']['fid']:.2f}" if found["paper"] else "-"
-    return tuple(map(cell, (found["name"], found["dataset"], f"{width}x{height}", found["format"], here, fid)))
+    return found["name"], found["dataset"], f"{width}x{height}", found["format"], here, fid

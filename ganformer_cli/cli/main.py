@@ -15,7 +15,7 @@ from typing import IO, Any
 import click
 
 from ganformer_cli import __version__
-from ganformer_cli.cli.output import echo, spell_out_what_is_lacking
+from ganformer_cli.cli.output import echo, replace_unencodable
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.process_memory import is_out_of_memory
 from ganformer_cli.stop_signals import StopSignal, as_interrupts
@@ -144,5 +144,5 @@ def program() -> None:
 
 def main() -> None:
     """Run the program on the command line of this process, and exit with its status."""
-    spell_out_what_is_lacking()
+    replace_unencodable()
     program(prog_name="ganformer")

@@ -1,6 +1,6 @@
-"""The one way to stdout and stderr: what commands say holds other people's text, and a terminal obeys what it is sent.
+"""The only way to stdout and stderr: output holds other people's text, and a terminal obeys escape sequences.
 
-Everything is printed with :func:`echo` or :func:`echo_json`, which spell out what is no visible character.
+Everything is printed with :func:`echo`, :func:`echo_json` or :func:`echo_table`, which escape invisible characters.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import codecs
 import json
 import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import IO, Any
 
 import click
@@ -32,12 +34,72 @@ def echo(
 
 
 def echo_json(value: Any, *, indent: int | None = 2, ascii: bool = True) -> None:
-    """Print a value as JSON, for programs; on a terminal it is as harmless.
+    """Print a value as JSON, for programs, with invisible characters escaped.
 
-    It is UTF-8 whatever the console or pipe: what would be encoded otherwise is escaped.
+    It is UTF-8 whatever the console or pipe: on another encoding, everything but ASCII is escaped.
     """
     ascii = ascii or not _is_utf8(getattr(sys.stdout, "encoding", None))
     click.echo(visible_json(json.dumps(value, indent=indent, ensure_ascii=ascii)))
+
+
+def echo_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | tuple[str, ...]]],
+    *,
+    title: str = "",
+    right: Collection[str] = (),
+    colours: Mapping[str, str] | None = None,
+) -> None:
+    """Print a table: drawn by rich on a terminal, elsewhere as aligned columns below the title.
+
+    Args:
+        columns: headings; if all are empty, there is no line of headings.
+        rows: texts; a tuple is a cell of several lines.
+        title: the first line.
+        right: headings of the columns that are aligned on the right.
+        colours: of cells on a terminal, by their text.
+    """
+    cells = [[[cell(line) for line in ((text,) if isinstance(text, str) else text)] for text in row] for row in rows]
+    if sys.stdout.isatty():
+        echo(_draw(columns, cells, title, right, colours or {}), nl=False)
+        return
+    if title:
+        echo(title)
+    lines = [tuple(columns)] if any(columns) else []
+    lines += [line for row in cells for line in zip_longest(*row, fillvalue="")]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        aligned = (
+            text.rjust(width) if name in right else text.ljust(width)
+            for name, text, width in zip(columns, line, widths, strict=True)
+        )
+        echo("  ".join(aligned).rstrip())
+
+
+def _draw(
+    columns: Sequence[str],
+    cells: Sequence[Sequence[Sequence[str]]],
+    title: str,
+    right: Collection[str],
+    colours: Mapping[str, str],
+) -> Rendered:
+    # rich is imported for terminals only: a tenth of a second that a pipe need not wait.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(cell(title)) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    table.show_header = any(columns)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left")
+    for row in cells:
+        # A Text, because names may hold square brackets, which are markup elsewhere.
+        table.add_row(*(Text("\n".join(lines), style=colours.get(lines[0], "")) for lines in row))
+    console = Console(file=sys.stdout)
+    with console.capture() as capture:
+        console.print(table)
+    return Rendered(capture.get())
 
 
 def _is_utf8(encoding: str | None) -> bool:
@@ -47,7 +109,7 @@ def _is_utf8(encoding: str | None) -> bool:
         return False
 
 
-#: How our own signs are spelled where a console or pipe has no Unicode.
+#: Replacements of the signs in our own messages where a console or pipe has no Unicode.
 _PLAIN = {
     "↓": "v", "↑": "^", "→": "->", "←": "<-", "…": "...", "±": "+-", "×": "x", "·": "*", "²": "^2",
     "−": "-", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "≤": "<=", "≥": ">=", "≈": "~",
@@ -56,7 +118,7 @@ PLAIN_ERRORS = "ganformer-plain"
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """A codec's error handler: letters that the encoding lacks, spelled plainly or, in names, by their number."""
+    """A codec's error handler: characters that the encoding lacks are replaced or, in names, escaped."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
@@ -64,8 +126,8 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     return "".join(said), error.end
 
 
-def spell_out_what_is_lacking() -> None:
-    """Let stdout and stderr of this process spell what their encoding lacks: a message is no reason to crash."""
+def replace_unencodable() -> None:
+    """Let stdout and stderr of this process replace characters that their encoding lacks, instead of raising."""
     codecs.register_error(PLAIN_ERRORS, _plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -73,5 +135,5 @@ def spell_out_what_is_lacking() -> None:
 
 
 def cell(text: object) -> str:
-    """Text as it may stand in a table."""
+    """Text for a table: on one line, cut to 1000 characters."""
     return printable(text, limit=1000)
