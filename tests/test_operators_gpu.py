@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.operators import native
-from ganformer_cli.operators.attention_means import attention_means
-from ganformer_cli.operators.attention_reference import Keys, Over
+from ganformer_cli.operators.attention import Keys, Over, attention_means, bipartite_attention
 from ganformer_cli.operators.bias_act import bias_act, bias_act_reference
-from ganformer_cli.operators.bipartite_attention import bipartite_attention
 from ganformer_cli.operators.upfirdn2d import upfirdn2d
 
 pytestmark = pytest.mark.gpu

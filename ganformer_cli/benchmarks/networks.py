@@ -17,7 +17,7 @@ from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, A
 from ganformer_cli.models.generator import Generator
 from ganformer_cli.models.per_pixel import per_pixel_layer
 from ganformer_cli.models.positions import sinusoidal_positions
-from ganformer_cli.operators.bipartite_attention import Integration
+from ganformer_cli.operators.attention import Integration
 
 BARE_CONVOLUTIONS = "bare convolutions"
 #: The per-pixel form takes so long, and so steadily, that more samples would only keep the reader waiting.

@@ -26,7 +26,7 @@ from ganformer_cli.operators import (
     native,
     upfirdn2d,
 )
-from ganformer_cli.operators.attention_reference import Over
+from ganformer_cli.operators.attention import Over
 
 SECONDS_TO_BUILD = 900.0
 

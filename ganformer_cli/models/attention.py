@@ -25,8 +25,7 @@ from ganformer_cli.operators import (
     attention_probabilities,
     bipartite_attention,
 )
-from ganformer_cli.operators.attention_means import weighted_sums
-from ganformer_cli.operators.attention_reference import (
+from ganformer_cli.operators.attention import (
     EPSILON,
     Integration,
     Normalization,
@@ -34,7 +33,7 @@ from ganformer_cli.operators.attention_reference import (
     draw_seed,
     drop_cells,
     integrate,
-    is_channels_last,
+    weighted_sums,
 )
 
 #: Score of a component that is dropped.
@@ -286,7 +285,7 @@ class BipartiteLayer(nn.Module):
         if self.image_gate is not None:
             probabilities = attention_probabilities(x, projected)
             weights = self.weigh(probabilities, rate, seed, given)
-            g = attend(weights, values, bias[None], channels_last=is_channels_last(x))
+            g = attend(weights, values, bias[None], like=x)
             return integrate(x, g, options.integration, options.normalization), probabilities
         bias, normalization = bias[None], options.normalization
         if normalization == "instance":

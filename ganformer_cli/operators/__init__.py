@@ -1,9 +1,13 @@
 """The heavy small operations, each with its contract and its plain-torch reference."""
 
-from ganformer_cli.operators.attention_means import AttentionMeans, attention_means
-from ganformer_cli.operators.attention_reference import Keys
+from ganformer_cli.operators.attention import (
+    AttentionMeans,
+    Keys,
+    attention_means,
+    attention_probabilities,
+    bipartite_attention,
+)
 from ganformer_cli.operators.bias_act import bias_act
-from ganformer_cli.operators.bipartite_attention import attention_probabilities, bipartite_attention
 from ganformer_cli.operators.upfirdn2d import binomial_filter, upfirdn2d
 
 __all__ = [

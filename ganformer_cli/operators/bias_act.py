@@ -1,11 +1,12 @@
 """Noise, bias, activation, gain and clamp in one pass over the image.
 
-Gradients are native and need the result alone: the activation keeps the sign of its input, and a clamped number is
-recognised by the limit. The second derivative by the input, which R1 takes, is the same kind of pass again.
+Gradients are native and need only the result: the activation keeps the sign of its input, and a clamped number equals
+the limit. The second derivative by the input, which R1 takes, is the same kind of pass again.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -53,26 +54,29 @@ def bias_act(
     Raises:
         GanformerError: an argument does not fit; the message names it.
     """
-    _check_arguments(x, bias, noise, strength, activation, gain, clamp)
+    arguments = x, bias, noise, strength, activation, gain, clamp
+    math, serves = native.math_dtype(x.dtype), native.serves(x)
+    fits = serves and native.fits(x, math, bias, strength) and native.fits(x, x.dtype, noise)
+    fits = fits and (noise is None or not noise.requires_grad) and (strength is None or strength.ndim == 0)
+    # Other shapes the native operator checks by itself, at less cost.
+    if not fits or activation not in ACTIVATION_GAIN or not gain > 0 or (clamp is not None and not clamp >= 0):
+        _check_arguments(*arguments)
     total = ACTIVATION_GAIN[activation] * gain
-    if bias is None and noise is None and clamp is None and activation == "linear" and total == 1:
+    if bias is None and noise is None and strength is None and clamp is None and activation == "linear" and total == 1:
         return x
-    if not native.serves(x):
+    if not serves:
         return bias_act_reference(
             x, bias, noise=noise, strength=strength, activation=activation, gain=gain, clamp=clamp
         )
-    math = _math_dtype(x)
-    out: Tensor = native.call(
-        torch.ops.ganformer.bias_act,
-        x,
-        None if bias is None else bias.to(math),
-        None if noise is None else noise.to(x.dtype),
-        None if strength is None else strength.to(math),
-        NATIVE_ACTIVATIONS[activation],
-        total,
-        -1.0 if clamp is None else clamp,
-    )
-    return out
+    if not fits:
+        bias, strength = (None if tensor is None else tensor.to(math) for tensor in (bias, strength))
+        noise = None if noise is None else noise.to(x.dtype)
+    try:
+        rule = NATIVE_ACTIVATIONS[activation], total, -1.0 if clamp is None else clamp
+        return _bias_act(x, bias, noise, strength, *rule)
+    except GanformerError:
+        _check_arguments(*arguments)  # names the argument as it was given
+        raise
 
 
 def bias_act_reference(
@@ -110,7 +114,7 @@ def _check_arguments(
     gain: float,
     clamp: float | None,
 ) -> None:
-    """Raise an error that names the first argument that does not fit."""
+    """Raise an error that names the first argument that does not fit. The native operators check too, at less cost."""
     if not x.is_floating_point():
         raise GanformerError(f"bias_act: x is {x.dtype}; it must be floating")
     if activation not in ACTIVATION_GAIN:
@@ -148,80 +152,85 @@ def _shape(tensor: Tensor) -> str:
     return str(list(tensor.shape))
 
 
-def _math_dtype(x: Tensor) -> torch.dtype:
-    """What the native operators compute in."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+# The native operators' derivatives. A backward pass is linear in the gradient, and depends on the result only where the
+# activation has a corner; so its own backward pass is the same operator again.
 
 
-# The native operators' derivatives. A backward pass is linear in the gradient, and does not depend on the result but
-# where the activation has a corner; so its own backward pass is the same operator once more.
+def _bias_act(x: Tensor, bias: Any, noise: Any, strength: Any, *rule: float) -> Tensor:
+    recorded = native.needs_gradient(x, bias, strength)
+    run = _BiasAct.apply if recorded else partial(native.call, torch.ops.ganformer.bias_act)
+    out: Tensor = run(x, bias, noise, strength, *rule)
+    return out
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, _, noise, strength, activation, gain, clamp = inputs
-    ctx.rule = (activation, gain, clamp)
-    ctx.gated = activation != NATIVE_ACTIVATIONS["linear"] or clamp >= 0
-    by_strength = ctx.needs_input_grad[3]
-    ctx.save_for_backward(
-        output if ctx.gated else None, noise if by_strength else None, strength if by_strength else None
-    )
+def _gradients(grad: Tensor, out: Tensor, noise: Any, strength: Any, need_bias: bool, *rule: Any) -> Any:
+    """By x, by the bias and by the strength."""
+    recorded = native.needs_gradient(grad)
+    run = _BiasActBackward.apply if recorded else partial(native.call, torch.ops.ganformer.bias_act_backward)
+    return run(grad, out, noise, strength, need_bias, *rule)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    out, noise, strength = ctx.saved_tensors
-    by_x, by_bias, _, by_strength = ctx.needs_input_grad[:4]
-    if ctx.gated:
-        dx, dbias, dstrength = native.call(
-            torch.ops.ganformer.bias_act_backward, grad, out, noise, strength, by_bias, *ctx.rule
+class _BiasAct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Any, noise: Any, strength: Any, *rule: Any) -> Tensor:
+        out: Tensor = native.call(torch.ops.ganformer.bias_act, x, bias, noise, strength, *rule)
+        activation, _, clamp = ctx.rule = rule
+        ctx.gated = activation != NATIVE_ACTIVATIONS["linear"] or clamp >= 0
+        by_strength = ctx.needs_input_grad[3]
+        ctx.save_for_backward(
+            out if ctx.gated else None, noise if by_strength else None, strength if by_strength else None
         )
-    else:
-        _, gain, _ = ctx.rule
-        dx = grad if gain == 1 else grad * gain
-        math = _math_dtype(grad)
-        dbias = dx.sum([axis for axis in range(dx.ndim) if axis != 1], dtype=math) if by_bias else None
-        dstrength = (dx * noise).sum(dtype=math) if by_strength else None
-    return dx if by_x else None, dbias if by_bias else None, None, dstrength if by_strength else None, None, None, None
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        out, noise, strength = ctx.saved_tensors
+        by_x, by_bias, _, by_strength = ctx.needs_input_grad[:4]
+        if ctx.gated:
+            dx, dbias, dstrength = _gradients(grad, out, noise, strength, by_bias, *ctx.rule)
+        else:
+            gain, math = ctx.rule[1], native.math_dtype(grad.dtype)
+            dx = grad if gain == 1 else grad * gain
+            dbias = dx.sum([axis for axis in range(dx.ndim) if axis != 1], dtype=math) if by_bias else None
+            dstrength = (dx * noise).sum(dtype=math) if by_strength else None
+        dbias, dstrength = dbias if by_bias else None, dstrength if by_strength else None
+        return dx if by_x else None, dbias, None, dstrength, None, None, None
 
 
-def _keep_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, out, noise, _, ctx.need_bias, *rule = inputs
-    ctx.rule = tuple(rule)
-    ctx.save_for_backward(out, noise)
-    ctx.set_materialize_grads(False)
+class _BiasActBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, out: Tensor, noise: Any, strength: Any, need_bias: bool, *rule: Any) -> Any:
+        ctx.need_bias, ctx.rule = need_bias, rule
+        ctx.save_for_backward(out, noise)
+        ctx.set_materialize_grads(False)
+        return tuple(native.call(torch.ops.ganformer.bias_act_backward, grad, out, noise, strength, need_bias, *rule))
 
-
-def _backward_backward(
-    ctx: Any, by_dx: Tensor | None, by_dbias: Tensor | None, by_dstrength: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    out, noise = ctx.saved_tensors
-    total = by_dx
-    if by_dbias is not None and ctx.need_bias:
-        bias = by_dbias.to(out.dtype).reshape([-1] + [1] * (out.ndim - 2))
-        total = bias if total is None else total + bias
-    if by_dstrength is not None and noise is not None:
-        added = noise * by_dstrength.to(out.dtype)
-        total = added if total is None else total + added
-    if total is not None:
-        total = native.call(
-            torch.ops.ganformer.bias_act_backward, total.expand_as(out), out, None, None, False, *ctx.rule
-        )[0]
-    return total, None, None, None, None, None, None, None
+    @staticmethod
+    def backward(ctx: Any, by_dx: Tensor | None, by_dbias: Tensor | None, by_dstrength: Tensor | None) -> Any:
+        out, noise = ctx.saved_tensors
+        total = by_dx
+        if by_dbias is not None and ctx.need_bias:
+            bias = by_dbias.to(out.dtype).reshape([-1] + [1] * (out.ndim - 2))
+            total = bias if total is None else total + bias
+        if by_dstrength is not None and noise is not None:
+            added = noise * by_dstrength.to(out.dtype)
+            total = added if total is None else total + added
+        if total is not None:
+            total = _gradients(total.expand_as(out), out, None, None, False, *ctx.rule)[0]
+        return total, None, None, None, None, None, None, None
 
 
 @native.when_loaded
 def _register() -> None:
-    @torch.library.register_fake("ganformer::bias_act")
+    @native.register("bias_act")
     def fake(x: Tensor, *_: Any) -> Tensor:
         return torch.empty_like(x)
 
-    @torch.library.register_fake("ganformer::bias_act_backward")
+    @native.register("bias_act_backward")
     def fake_backward(
         grad: Tensor, out: Tensor, noise: Tensor | None, strength: Tensor | None, need_bias: bool, *_: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        math = _math_dtype(out)
+        math = native.math_dtype(out.dtype)
         dbias = out.new_empty([out.shape[1] if need_bias else 0], dtype=math)
         dstrength = out.new_empty([0] if noise is None or strength is None else strength.shape, dtype=math)
         return torch.empty_like(out), dbias, dstrength
-
-    torch.library.register_autograd("ganformer::bias_act", _backward, setup_context=_keep)
-    torch.library.register_autograd("ganformer::bias_act_backward", _backward_backward, setup_context=_keep_backward)

@@ -6,6 +6,7 @@ with the factors swapped and the filter turned around.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,12 +53,8 @@ def upfirdn2d(
     height, width = _output_size(x, kernel, up, down, padding)
     if not native.serves(x):
         return upfirdn2d_reference(x, kernel, up=up, down=down, padding=padding, gain=gain)
-    taps = kernel.to(torch.float64 if x.dtype == torch.float64 else torch.float32)  # what is computed in
-    before = padding[0]
-    out: Tensor = native.call(
-        torch.ops.ganformer.upfirdn2d, x, taps, up, down, before, before, height, width, False, float(gain)
-    )
-    return out
+    taps = kernel.to(native.math_dtype(x.dtype))
+    return _upfirdn2d(x, taps, up, down, padding[0], padding[0], height, width, False, float(gain))
 
 
 def upfirdn2d_reference(
@@ -136,42 +133,38 @@ def _output_size(x: Tensor, kernel: Tensor, up: int, down: int, padding: tuple[i
     return height, width
 
 
-# The native operator's derivative.
+def _upfirdn2d(x: Tensor, taps: Tensor, *settings: Any) -> Tensor:
+    """The native operator; it is its own derivative, to any order."""
+    recorded = native.needs_gradient(x)
+    run = _Upfirdn2d.apply if recorded else partial(native.call, torch.ops.ganformer.upfirdn2d)
+    out: Tensor = run(x, taps, *settings)
+    return out
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, taps, ctx.up, ctx.down, ctx.before_y, ctx.before_x, _, _, ctx.flip, ctx.gain = inputs
-    ctx.size = x.shape[2:]
-    ctx.memory_format = _memory_format(x)
-    ctx.save_for_backward(taps)
+class _Upfirdn2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, *settings: Any) -> Tensor:
+        ctx.up, ctx.down, ctx.before_y, ctx.before_x, _, _, ctx.flip, ctx.gain = settings
+        ctx.size = x.shape[2:]
+        ctx.memory_format = _memory_format(x)
+        ctx.save_for_backward(taps)
+        out: Tensor = native.call(torch.ops.ganformer.upfirdn2d, x, taps, *settings)
+        return out
 
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (taps,) = ctx.saved_tensors
-    before_y, before_x = taps.shape[0] - 1 - ctx.before_y, taps.shape[-1] - 1 - ctx.before_x
-    # The gradient in the layout of x, which the operators before it are likely to want.
-    grad = grad.contiguous(memory_format=ctx.memory_format)
-    dx = native.call(
-        torch.ops.ganformer.upfirdn2d,
-        grad,
-        taps,
-        ctx.down,
-        ctx.up,
-        before_y,
-        before_x,
-        *ctx.size,
-        not ctx.flip,
-        ctx.gain,
-    )
-    return dx, *[None] * 9
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (taps,) = ctx.saved_tensors
+        before = taps.shape[0] - 1 - ctx.before_y, taps.shape[-1] - 1 - ctx.before_x
+        # The gradient in the layout of x, which the operators before it are likely to want.
+        grad = grad.contiguous(memory_format=ctx.memory_format)
+        dx = _upfirdn2d(grad, taps, ctx.down, ctx.up, *before, *ctx.size, not ctx.flip, ctx.gain)
+        return dx, *[None] * 9
 
 
 @native.when_loaded
 def _register() -> None:
-    @torch.library.register_fake("ganformer::upfirdn2d")
+    @native.register("upfirdn2d")
     def fake(
         x: Tensor, taps: Tensor, up: int, down: int, before_y: int, before_x: int, height: int, width: int, *_: Any
     ) -> Tensor:
         return x.new_empty([*x.shape[:2], height, width]).contiguous(memory_format=_memory_format(x))
-
-    torch.library.register_autograd("ganformer::upfirdn2d", _backward, setup_context=_keep)
