@@ -16,7 +16,7 @@ from PIL import Image
 
 from ganformer_cli.cli.eval_report import table
 from ganformer_cli.cli.output import Rendered, cell, echo, echo_json, echo_table
-from ganformer_cli.cli.progress import Progress
+from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.text import printable
 
 CLI = Path(__file__).resolve().parent.parent / "ganformer_cli" / "cli"
@@ -98,7 +98,7 @@ def test_progress_shows_no_foreign_sequences(monkeypatch: pytest.MonkeyPatch, te
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with Progress(stream, seconds_between_lines=0) as progress:
+    with ProgressBar(stream, seconds_between_lines=0) as progress:
         progress.message(EVIL)
         progress.start(2, "images", f"reading {EVIL}")
         progress.update(1, behind=EVIL)

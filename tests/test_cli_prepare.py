@@ -269,14 +269,14 @@ def test_an_entry_in_the_folder_of_the_data_sets_goes_by_its_name(
 def test_an_interrupted_download_goes_on(
     ganformer: Run, server: Server, own_entry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ganformer_cli.cli.progress import Progress
+    from ganformer_cli.cli.progress import ProgressBar
 
-    def interrupting(progress: Progress, done: float, **_: object) -> None:
+    def interrupting(progress: ProgressBar, done: float, **_: object) -> None:
         if done > 0.2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "update", interrupting)
+        patch.setattr(ProgressBar, "update", interrupting)
         result = ganformer("prepare", "my-set.toml")
     assert result.exit_code == 130
     assert "my-set: what is done is kept; the same command goes on from there" in result.stderr

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from ganformer_cli.cli import progress as progress_module
-from ganformer_cli.cli.progress import Progress, duration
+from ganformer_cli.cli.progress import ProgressBar, duration
 
 
 class Terminal(io.StringIO):
@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 def test_pipe_gets_the_first_and_the_last_state_and_little_between() -> None:
     stream = io.StringIO()
-    with Progress(stream, seconds_between_lines=1e9) as progress:
+    with ProgressBar(stream, seconds_between_lines=1e9) as progress:
         progress.start(100, "images", "drawing")
         for done in range(1, 101):
             progress.update(done)
@@ -29,7 +29,7 @@ def test_fields_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 0.001, 10.0])
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
     stream = io.StringIO()
-    with Progress(stream, seconds_between_lines=0) as progress:
+    with ProgressBar(stream, seconds_between_lines=0) as progress:
         progress.start(2.0, "kimg", "training", done=1.0, rate=("images/s", 1000))
         progress.update(1.004)
         progress.update(1.5, loss_G=0.693147, images="many")
@@ -41,7 +41,7 @@ def test_fields_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_last_state_is_not_said_twice() -> None:
     stream = io.StringIO()
-    with Progress(stream, seconds_between_lines=0) as progress:
+    with ProgressBar(stream, seconds_between_lines=0) as progress:
         progress.start(1, "images", "drawing")
         progress.update(1)
     assert len(stream.getvalue().splitlines()) == 1
@@ -51,7 +51,7 @@ def test_last_state_is_said_when_the_work_fails() -> None:
     stream = io.StringIO()
 
     def work() -> None:
-        with Progress(stream, seconds_between_lines=1e9) as progress:
+        with ProgressBar(stream, seconds_between_lines=1e9) as progress:
             progress.start(9, "images", "drawing")
             progress.update(1)
             progress.update(2)
@@ -64,7 +64,7 @@ def test_last_state_is_said_when_the_work_fails() -> None:
 
 def test_one_piece_of_work_after_another() -> None:
     stream = io.StringIO()
-    with Progress(stream, seconds_between_lines=1e9) as progress:
+    with ProgressBar(stream, seconds_between_lines=1e9) as progress:
         for name in ("first", "second"):
             progress.start(1, "images", name)
             progress.update(1)
@@ -78,7 +78,7 @@ def test_terminal_gets_a_bar_that_leaves_stdout_alone(
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    with Progress(stream) as progress:
+    with ProgressBar(stream) as progress:
         progress.start(10, "images", "drawing")
         progress.update(3, loss=1.25)
         print("an answer")
@@ -94,7 +94,7 @@ def test_terminal_gets_a_bar_that_leaves_stdout_alone(
 def test_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()
-    with Progress(stream) as progress:
+    with ProgressBar(stream) as progress:
         progress.start(10, "images", "drawing")
         progress.update(3)
     assert stream.getvalue().startswith("drawing 3/10 images")

@@ -14,7 +14,7 @@ import click
 
 from ganformer_cli import __version__
 from ganformer_cli.cli.options import (
-    MOST_IN_BATCH,
+    MAX_BATCH_SIZE,
     GroupedCommand,
     boolean_option,
     given_options,
@@ -23,7 +23,7 @@ from ganformer_cli.cli.options import (
     warn,
 )
 from ganformer_cli.cli.output import cell, echo, echo_json
-from ganformer_cli.cli.progress import Progress
+from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.outputs import check_output, write_output
 
@@ -97,7 +97,7 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
     group="What",
     help="Their attention. Left out: that of the preset.",
 )
-@option("--batch-size", type=click.IntRange(1, MOST_IN_BATCH), default=4, group="What", help="Pictures at a time.")
+@option("--batch-size", type=click.IntRange(1, MAX_BATCH_SIZE), default=4, group="What", help="Pictures at a time.")
 @boolean_option("--quick", default=False, group="What", help="Tiny sizes: shows that everything runs, not how fast.")
 @option(
     "--device",
@@ -276,7 +276,7 @@ def measure_all(plan: Plan) -> dict[str, Any]:
     total = sum(parts.values())
     results: list[dict[str, Any]] = []
     built = pictures = scoring = None
-    with Progress() as progress:
+    with ProgressBar() as progress:
         minutes = max(1, round(total / 60))
         if not plan.settings["quick"] and not plan.conditions.on_cuda:
             progress.message(f"this takes about {minutes} minute{'s' * (minutes > 1)} on two CPU cores")

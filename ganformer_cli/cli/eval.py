@@ -35,7 +35,7 @@ from ganformer_cli.cli.options import (
     warn,
 )
 from ganformer_cli.cli.output import echo, echo_json
-from ganformer_cli.cli.progress import Progress
+from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import ConfigError, GanformerError, OutputError, SnapshotError
 from ganformer_cli.files import sha256_of
 
@@ -468,7 +468,7 @@ def fetch_weights_only(metrics: Sequence[str], *, offline: bool) -> None:
 @contextmanager
 def stages(*, silent: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Progress of the stages of an evaluation."""
-    with Progress() as progress:
+    with ProgressBar() as progress:
         stage = ""
 
         def report(now: str, done: int, total: int) -> None:

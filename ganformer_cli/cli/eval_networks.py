@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ganformer_cli.cli.model_choice import MIB
-from ganformer_cli.cli.progress import Progress
+from ganformer_cli.cli.progress import ProgressBar
 
 
 @contextmanager
 def fetching(*, silent: bool) -> Iterator[Callable[[str, int, int | None], None]]:
     """Progress of downloads: a function that is told a network's name, the bytes that are there, and all if known."""
-    with Progress() as progress:
+    with ProgressBar() as progress:
         shown = ""
 
         def report(name: str, done: int, total: int | None) -> None:

@@ -32,9 +32,9 @@ from ganformer_cli.cli.generate_output import (
 from ganformer_cli.cli.label_choice import chosen_label, class_option, label_option
 from ganformer_cli.cli.model_choice import find_model, load_model, model_options, run_of
 from ganformer_cli.cli.options import (
-    MOST_IN_BATCH,
-    MOST_PSI,
-    MOST_SEEDS,
+    MAX_BATCH_SIZE,
+    MAX_PSI,
+    MAX_SEEDS,
     SEEDS,
     GroupedCommand,
     boolean_option,
@@ -47,7 +47,7 @@ from ganformer_cli.cli.options import (
     warn,
 )
 from ganformer_cli.cli.output import echo, echo_json
-from ganformer_cli.cli.progress import Progress
+from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import OutputError
 from ganformer_cli.files import ensure_writable_folder, sha256_of
 
@@ -92,7 +92,7 @@ SHARE_OF_MEMORY = 0.5
 @option(
     "--truncation-psi",
     "psis",
-    type=Numbers(MOST_PSI),
+    type=Numbers(MAX_PSI),
     default=(0.7,),
     show_default=False,
     metavar="PSI[,PSI…]",
@@ -185,7 +185,7 @@ SHARE_OF_MEMORY = 0.5
     "--rich-num",
     "--vis-rich-num",
     "rich_num",
-    type=click.IntRange(1, MOST_SEEDS),
+    type=click.IntRange(1, MAX_SEEDS),
     default=5,
     metavar="N",
     group="Components",
@@ -196,7 +196,7 @@ SHARE_OF_MEMORY = 0.5
 @gpus_option
 @option(
     "--batch-size",
-    type=click.IntRange(1, MOST_IN_BATCH),
+    type=click.IntRange(1, MAX_BATCH_SIZE),
     metavar="N",
     group="Device",
     help="Pictures fetched from the device at a time; halved when memory runs out. It never changes a picture. Left "
@@ -295,7 +295,7 @@ def command(
         settings["space"] = space
     batch = batch_size or _fitting_batch(generator)
 
-    def look_at(folder: Path, progress: Progress) -> Work:
+    def look_at(folder: Path, progress: ProgressBar) -> Work:
         plan = Plan(folder, image_format, numbers, psis, settings, array, sheets_dir)
         drawing = Drawing(generator, plan, chosen.numbers, noise, ratio, batch, figures, overwrite)
         way = Way(interpolation, plan, ends, component) if interpolation.interpolate else None
@@ -318,7 +318,7 @@ def command(
             way_kept=way is not None and way.is_kept(kept),
         )
 
-    with Progress() as progress:
+    with ProgressBar() as progress:
         found = _first_free(output_dir, lambda folder: look_at(folder, progress), search="output_dir" not in given)
         plan, drawing, way, kept = found[:4]
         output_dir = plan.folder

@@ -25,7 +25,7 @@ from ganformer_cli.cli.generate_output import (
     without_names,
 )
 from ganformer_cli.cli.generate_sheets import draw_figures, draw_maps, sources_of
-from ganformer_cli.cli.progress import Progress
+from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import GanformerError, OutputError
 from ganformer_cli.files import read_json, remove, write_json
 
@@ -96,7 +96,7 @@ class Drawing:
             raise OutputError(taken(file, f"holds other pictures than these (see {ROWS_FILE})"))
         return False
 
-    def draw(self, kept: Kept, sheets: Mapping[str, Path], progress: Progress) -> None:
+    def draw(self, kept: Kept, sheets: Mapping[str, Path], progress: ProgressBar) -> None:
         """Draw and write what is missing: pictures, and these sheets of them."""
         plan = self.plan
         in_sheets = self._in_sheets(sheets)
@@ -134,7 +134,7 @@ class Drawing:
         return figure_files(self.figures, stems, component, plan.sheets, plan.about_all())
 
     def draw_others(
-        self, rich_num: int, component: int | None, header: Mapping[str, Any], progress: Progress
+        self, rich_num: int, component: int | None, header: Mapping[str, Any], progress: ProgressBar
     ) -> dict[str, Any]:
         """The figures that are not of one picture; see ``draw_figures``."""
         plan, current, parts = self.plan, "", 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ganformer_cli.cli.options import LARGEST_SEED, MAX_DIGITS, MAX_FLOAT, MOST_PSI, NUMBER, boolean_option, option
+from ganformer_cli.cli.options import MAX_DIGITS, MAX_FLOAT, MAX_PSI, MAX_SEED, NUMBER, boolean_option, option
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.text import printable
 
@@ -161,14 +161,14 @@ _OPTIONS = (
     ),
     option(
         "--mix-from",
-        type=click.IntRange(0, LARGEST_SEED),
+        type=click.IntRange(0, MAX_SEED),
         metavar="SEED",
         group="Components",
         help="The other picture of --mix take and swap.  [default: the next of the pictures, after the last the first]",
     ),
     option(
         "--component-psi",
-        type=Numbers(MOST_PSI),
+        type=Numbers(MAX_PSI),
         default=(),
         show_default=False,
         metavar="1,0.5,0",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from ganformer_cli.cli.generate_figures import Numbers
-from ganformer_cli.cli.options import option, warn
+from ganformer_cli.cli.options import F, option, warn
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
     from ganformer_cli.sampling import Generator
 
-F = TypeVar("F", bound=Callable[..., Any])
 #: So many classes are named one by one.
 _NAMED = 10
 _FLOAT32 = 3.4028234663852886e38
@@ -49,7 +48,7 @@ def label_option(*, group: str, help: str) -> Callable[[F], F]:
     return option("--label", "label", type=Numbers(), metavar="NUMBER,NUMBER…", group=group, help=help)
 
 
-class Label(NamedTuple):
+class ChosenLabel(NamedTuple):
     """What images are drawn with."""
 
     numbers: list[float] | None  # of all; None draws each seed's own
@@ -58,7 +57,7 @@ class Label(NamedTuple):
 
 def chosen_label(
     generator: Generator, class_index: int | str | None, numbers: Sequence[float] | None, *, drawn: bool = True
-) -> Label:
+) -> ChosenLabel:
     """What ``--class`` or ``--label`` mean for this model; without them, whether labels are drawn is said if need be.
 
     Args:
@@ -78,7 +77,7 @@ def chosen_label(
             raise ConfigError(f"{said}: {len(numbers)} numbers, and the labels of this model have {size}; give {size}")
         if any(abs(number) > _FLOAT32 for number in numbers):
             raise ConfigError(f"{said}: too large for single precision; give numbers like those of the data")
-        return Label(list(numbers), {"class": None, "label": list(numbers)})
+        return ChosenLabel(list(numbers), {"class": None, "label": list(numbers)})
     if class_index is not None:
         if kept is not None and kept.kind == "vectors":
             raise ConfigError(
@@ -90,12 +89,12 @@ def chosen_label(
         index = class_number(class_index, size, None if kept is None else kept.names, "this model")
         if kept is not None and not kept.counts[index]:
             warn(f"--class {class_index}: no picture that this model was trained on had this class")
-        return Label([float(number == index) for number in range(size)], {"class": index})
+        return ChosenLabel([float(number == index) for number in range(size)], {"class": index})
     if drawn and size and kept is None:
         warn(
             f"this model does not say how frequent its labels are: each of {size} classes is taken to be equally likely"
         )
-    return Label(None, {"class": None})
+    return ChosenLabel(None, {"class": None})
 
 
 def class_number(chosen: int | str, size: int, names: Sequence[str] | None, whose: str) -> int:

@@ -35,7 +35,7 @@ COMMANDS = {
     "build-ops": "Build the native operators ahead of time.",
 }
 
-LONGEST = 1500  # letters of a message
+MAX_ERROR = 1500  # letters of a message
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -43,7 +43,7 @@ class Failure(click.ClickException):
     """Something went wrong while the command ran: one line on stderr, status 1."""
 
     def __init__(self, command: str, message: str) -> None:
-        super().__init__(f"{command}: error: {' '.join(printable(message, limit=LONGEST, lines=True).splitlines())}")
+        super().__init__(f"{command}: error: {' '.join(printable(message, limit=MAX_ERROR, lines=True).splitlines())}")
 
     def show(self, file: IO[Any] | None = None) -> None:
         echo(self.format_message(), file=file, err=file is None)

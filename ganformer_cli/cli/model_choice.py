@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ganformer_cli.cli.options import MOST_IN_BATCH, MOST_PSI, boolean_option, option
-from ganformer_cli.cli.progress import Progress
+from ganformer_cli.cli.options import MAX_BATCH_SIZE, MAX_PSI, F, boolean_option, option
+from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import SnapshotError
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 #: How the authors name the snapshots that they published.
 GDRIVE = "gdrive:"
 MIB = 1 << 20
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def model_options(function: F) -> F:
@@ -64,14 +62,12 @@ def offline_option(function: F) -> F:
 
 def psi_option(*, default: float, group: str, help: str) -> Callable[[F], F]:
     """``--truncation-psi``."""
-    return option(
-        "--truncation-psi", type=click.FloatRange(-MOST_PSI, MOST_PSI), default=default, group=group, help=help
-    )
+    return option("--truncation-psi", type=click.FloatRange(-MAX_PSI, MAX_PSI), default=default, group=group, help=help)
 
 
 def batch_size_option(*, help: str) -> Callable[[F], F]:
     """``--batch-size``."""
-    return option("--batch-size", type=click.IntRange(1, MOST_IN_BATCH), default=None, group="Device", help=help)
+    return option("--batch-size", type=click.IntRange(1, MAX_BATCH_SIZE), default=None, group="Device", help=help)
 
 
 class Model(NamedTuple):
@@ -125,7 +121,7 @@ def download_snapshot(name: str, *, offline: bool) -> Path:
     """A published snapshot of the authors', with a progress bar if it has to be downloaded."""
     from ganformer_cli.original_snapshots import fetch_snapshot
 
-    with Progress() as progress:
+    with ProgressBar() as progress:
         started = False
 
         def report(done: int, total: int | None) -> None:

@@ -27,11 +27,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 HELP_ALL = "ganformer.help_all"  # key in Context.meta: rare options are shown
 WARNED = "ganformer.warned"  # key in Context.meta: warnings that this run has given
-MOST_SEEDS = 10_000_000
-MOST_PROCESSES = 1024
-MOST_IN_BATCH = 65_536
-MOST_PSI = 100.0  # of a truncation, in either direction; beyond it nothing is drawn but the activations' limits
-LARGEST_SEED = 2**63 - 1  # torch's generators take this much everywhere
+MAX_SEEDS = 10_000_000
+MAX_PROCESSES = 1024
+MAX_BATCH_SIZE = 65_536
+MAX_PSI = 100.0  # of a truncation, in either direction; beyond it nothing is drawn but the activations' limits
+MAX_SEED = 2**63 - 1  # torch's generators take this much everywhere
 
 _METAVARS = {"integer": "N", "integer range": "N", "float": "NUMBER", "float range": "NUMBER"}
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
@@ -84,7 +84,7 @@ def check_word(word: object, kind: click.ParamType, ctx: click.Context, paramete
             refuse(f"{shown} is not a finite number; write for instance 0.5")
         if not (_WHOLE if whole else NUMBER).fullmatch(word):
             refuse(f"{shown!r} is not a valid {'integer' if whole else 'float'}.")
-        if len(word) > MAX_DIGITS or not abs(float(word)) <= (LARGEST_SEED if whole else MAX_FLOAT):
+        if len(word) > MAX_DIGITS or not abs(float(word)) <= (MAX_SEED if whole else MAX_FLOAT):
             refuse(f"{shown} is too large")
     elif isinstance(kind, (type(click.STRING), click.Path)):
         if not word.strip():
@@ -252,14 +252,14 @@ class Seeds(click.ParamType):
                     ctx,
                 )
             if len(first) > MAX_DIGITS or len(last) > MAX_DIGITS:
-                self.fail(f"{part[:MAX_DIGITS]}… is too large; seeds end at {LARGEST_SEED}", param, ctx)
+                self.fail(f"{part[:MAX_DIGITS]}… is too large; seeds end at {MAX_SEED}", param, ctx)
             low, high = int(first), int(last or first)
             if high < low:
                 self.fail(f"{part.strip()!r} ends before it begins; write {high}-{low}", param, ctx)
-            if high > LARGEST_SEED:
-                self.fail(f"{high} is too large; seeds end at {LARGEST_SEED}", param, ctx)
-            if len(seeds) + high - low >= MOST_SEEDS:
-                self.fail(f"more than {MOST_SEEDS} seeds; ask for fewer at a time", param, ctx)
+            if high > MAX_SEED:
+                self.fail(f"{high} is too large; seeds end at {MAX_SEED}", param, ctx)
+            if len(seeds) + high - low >= MAX_SEEDS:
+                self.fail(f"more than {MAX_SEEDS} seeds; ask for fewer at a time", param, ctx)
             seeds.update(dict.fromkeys(range(low, high + 1)))
         return tuple(seeds)
 
@@ -310,7 +310,7 @@ def processes_option(does: str) -> Callable[[F], F]:
     """``--processes`` of a command that ``does`` its work in several, such as "Train"."""
     return option(
         "--processes",
-        type=click.IntRange(1, MOST_PROCESSES),
+        type=click.IntRange(1, MAX_PROCESSES),
         default=None,
         metavar="N",
         group="Device",

@@ -17,7 +17,7 @@ import click
 from ganformer_cli.files import visible_json
 from ganformer_cli.text import printable
 
-LONGEST_LINE = 10_000
+MAX_LINE = 10_000
 
 
 class Rendered(str):
@@ -29,7 +29,7 @@ def echo(
 ) -> None:
     """Print a line; or several, if ``lines``: then foreign text in it must have gone through :func:`cell`."""
     if not isinstance(text, Rendered):
-        text = printable(text, limit=None if lines else LONGEST_LINE, lines=lines)
+        text = printable(text, limit=None if lines else MAX_LINE, lines=lines)
     click.echo(text, file=file, err=err, nl=nl)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganformer_cli.cli.options import MOST_PROCESSES, GroupedCommand, boolean_option, json_option, option, warn
+from ganformer_cli.cli.options import MAX_PROCESSES, GroupedCommand, boolean_option, json_option, option, warn
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.prepare_report import (
     list_catalogue,
@@ -19,7 +19,7 @@ from ganformer_cli.cli.prepare_report import (
     warn_of_empty_classes,
     warn_of_unused_range,
 )
-from ganformer_cli.cli.progress import Progress
+from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.config.names import check_name, quoted, same_name, valid_name
 from ganformer_cli.errors import ConfigError, DataError, GanformerError
 
@@ -116,7 +116,7 @@ def catalogue_options(function: Any) -> Any:
     help="Report pictures that look alike, too, and not only those that are the same.",
 )  # fmt: skip
 @option(
-    "--workers", "--num-threads", type=click.IntRange(1, MOST_PROCESSES), metavar="N", group="Data set", rare=True,
+    "--workers", "--num-threads", type=click.IntRange(1, MAX_PROCESSES), metavar="N", group="Data set", rare=True,
     help="Processes at work. Left out: one for each core. The result is the same with any number.",
 )  # fmt: skip
 @option("--list", "show_list", is_flag=True, group="Known data sets", help="Show the catalogue, and exit.")
@@ -339,7 +339,7 @@ def _run(job: Job, settings: Settings) -> dict[str, Any]:
     if isinstance(job, Known) and options["resolution"] is None:
         options["resolution"] = job.entry.resolution or USUAL_RESOLUTION
     kept: tuple[Path, int] | None = None
-    with Progress() as progress:
+    with ProgressBar() as progress:
         try:
             if isinstance(job, Own):
                 prepared = _prepared(job.path, job.name, settings.form, settings, options, progress)
@@ -399,7 +399,12 @@ def _found(job: Known, settings: Settings, options: dict[str, Any]) -> Prepared 
 
 
 def _prepared(
-    source: Path | Source, name: str, form: str | None, settings: Settings, options: dict[str, Any], progress: Progress
+    source: Path | Source,
+    name: str,
+    form: str | None,
+    settings: Settings,
+    options: dict[str, Any],
+    progress: ProgressBar,
 ) -> Prepared:
     from ganformer_cli.data.prepare import prepare
 
@@ -418,7 +423,7 @@ def _prepared(
     )
 
 
-def _acquired(job: Known, settings: Settings, options: dict[str, Any], progress: Progress) -> Acquired:
+def _acquired(job: Known, settings: Settings, options: dict[str, Any], progress: ProgressBar) -> Acquired:
     """The archive of a catalogue's data set: the user's, or downloaded after the licence was shown."""
     from ganformer_cli.data.acquire import acquire, acquire_file, estimated_output
 
@@ -461,7 +466,7 @@ def _verify(word: str, data_dir: Path, *, as_json: bool) -> None:
         raise DataError(
             f"--verify {word}: neither a data set in {data_dir} nor a folder; look for it with: ls {data_dir}"
         )
-    with Progress() as progress:
+    with ProgressBar() as progress:
         started: list[bool] = []
 
         def report(done: int, total: int, wrong: int) -> None:

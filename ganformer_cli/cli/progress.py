@@ -11,7 +11,7 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ganformer_cli.cli.output import LONGEST_LINE, cell, echo
+from ganformer_cli.cli.output import MAX_LINE, cell, echo
 from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SECONDS_OF_RATE = 30.0  # the speed shown is that of this last while, so that it
 SECONDS_OF_SENSE = 0.5  # over less than this a speed says nothing
 
 
-class Progress:
+class ProgressBar:
     """Shows how far a piece of work is: ``start``, any number of ``update``, ``close``; also a context manager.
 
     Args:
@@ -76,7 +76,7 @@ class Progress:
     def message(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""
         if self._bar is not None:
-            self._bar.console.print(printable(text, limit=LONGEST_LINE), markup=False, highlight=False)
+            self._bar.console.print(printable(text, limit=MAX_LINE), markup=False, highlight=False)
         else:
             echo(text, file=self._stream)
 
@@ -89,7 +89,7 @@ class Progress:
             self._write_line()
         self._line = ""
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(

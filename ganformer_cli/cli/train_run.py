@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ganformer_cli.cli.output import echo, echo_json
-from ganformer_cli.cli.progress import Progress, duration
+from ganformer_cli.cli.progress import ProgressBar, duration
 from ganformer_cli.cli.train_plan import show_plan
 from ganformer_cli.config import RunConfig
 from ganformer_cli.config.names import quoted
@@ -74,7 +74,7 @@ def launch(
     from ganformer_cli.training import Callbacks, open_run
     from ganformer_cli.training.starting import Start
 
-    with Progress() as progress, stop_requested(say_stopping) as should_stop:
+    with ProgressBar() as progress, stop_requested(say_stopping) as should_stop:
         started = False
 
         def on_progress(kimg: float, means: RunningMeans) -> None:

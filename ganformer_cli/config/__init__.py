@@ -30,7 +30,7 @@ from ganformer_cli.config.presets import (
     resolve_run,
     size_preset,
 )
-from ganformer_cli.config.train import Augmentation, DiscriminatorLoss, GeneratorLoss, Precision, RunConfig, TrainConfig
+from ganformer_cli.config.train import AugmentMode, DiscriminatorLoss, GeneratorLoss, Precision, RunConfig, TrainConfig
 
 __all__ = [
     "BASELINES",
@@ -44,7 +44,7 @@ __all__ = [
     "TRAIN_FIELDS",
     "Architecture",
     "Attention",
-    "Augmentation",
+    "AugmentMode",
     "DiscriminatorLoss",
     "GeneratorLoss",
     "Integration",

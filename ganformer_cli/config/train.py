@@ -12,7 +12,7 @@ from ganformer_cli.errors import ConfigError
 
 GeneratorLoss = Literal["logistic_ns", "logistic", "hinge", "wgan"]
 DiscriminatorLoss = Literal["logistic", "hinge", "wgan"]
-Augmentation = Literal["none", "ada", "fixed"]
+AugmentMode = Literal["none", "ada", "fixed"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 _MANY = Bounds(1, 10**6)
@@ -46,7 +46,7 @@ class TrainConfig(JsonConfig):
     )
     labels: bool = setting(False, "Class-conditional training with the labels of the data set.", "Data", usual=True)
     mirror_augment: bool = setting(False, "Also train on mirrored images.", "Data", usual=True)
-    augment: Augmentation = setting(
+    augment: AugmentMode = setting(
         "none",
         "Augment what the discriminator sees, for small data sets: with the probability --augment-p (fixed), or with "
         "one that adapts to overfitting (ada).",
