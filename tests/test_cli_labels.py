@@ -105,8 +105,8 @@ def test_training_grids_draw_the_labels_of_the_data(ganformer: Run, runs: Path) 
     [
         ("vectors", "--class 1", "--class 1: this model has no classes, its labels are vectors of 2 .*--label"),
         ("vectors", "--class ant", "--class ant: this model has no classes"),
-        ("vectors", "--label 1", "--label 1: 1 numbers, and the labels of this model have 2"),
-        ("vectors", "--label 1,2,3,4,5", "--label 1,2,3,4,…: 5 numbers, and the labels of this model have 2"),
+        ("vectors", "--label 1", "--label 1: the labels of this model have 2 numbers, not 1"),
+        ("vectors", "--label 1,2,3,4,5", "--label 1,2,3,4,…: the labels of this model have 2 numbers, not 5"),
         ("vectors", "--label 1,nan", "nan is not a finite number"),
         ("vectors", "--label 1,1e39", "--label.*too large"),
         ("vectors", "--label 1,x", "'x' is no number"),
@@ -169,7 +169,7 @@ def test_a_model_that_keeps_no_labels_says_what_is_assumed(ganformer: Run, own_f
     save_snapshot(Path("old.safetensors"), config=config, kimg=0, provenance={}, **networks)  # type: ignore[arg-type]
     done = ganformer("generate", "--model", "old.safetensors", "--images-num", "1")
     assert done.exit_code == 0, done.stderr
-    assert "each of 3 classes is taken to be equally likely" in done.stderr
+    assert "all 3 classes are taken as equally likely" in done.stderr
     for words in (("--class", "1"), ("--label", "0,1,0")):
         line = ("generate", "--model", "old.safetensors", "--images-num", "1", "--output-dir", words[0])
         done = ganformer(*line, *words)
@@ -188,8 +188,8 @@ def test_a_class_that_no_image_had_is_said(ganformer: Run, own_folder: Path) -> 
     )
     done = ganformer("generate", "--model", "a.safetensors", "--images-num", "1", "--class", "1")
     assert done.exit_code == 0, done.stderr
-    assert "--class 1: no picture that this model was trained on had this class" in done.stderr
-    assert "that is the class called 2, and the one called 1 is number 2" in done.stderr
+    assert "--class 1: no training image of this model had this class" in done.stderr
+    assert "read as a number, which means the class named 2; the class named 1 has the number 2" in done.stderr
 
 
 def test_a_plan_says_whether_labels_are_used(ganformer: Run, runs: Path) -> None:

@@ -165,7 +165,7 @@ def test_memory_that_runs_out_is_a_line(ganformer: Run, add_command: Callable, e
     add_command(raising(error))
     done = ganformer("try")
     assert done.exit_code == 1
-    assert done.stderr.startswith("ganformer try: error: memory ran out")
+    assert done.stderr.startswith("ganformer try: error: out of memory")
     assert done.stderr.count("\n") == 1
 
 

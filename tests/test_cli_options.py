@@ -146,7 +146,7 @@ def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
     ("text", "message"),
     [
         ("", "'' is neither a seed nor a range"),
-        ("a", "'a' is neither a seed nor a range; write for instance 0-31,40"),
+        ("a", "'a' is neither a seed nor a range; write, for example, 0-31,40"),
         ("1,,2", "'' is neither a seed nor a range"),
         ("-1", "'-1' is neither a seed nor a range"),
         ("1-", "'1-' is neither a seed nor a range"),
@@ -227,7 +227,7 @@ def test_a_machine_without_gpus_does_not_train_for_several(gpus_found: Callable[
 
 def test_gpu_that_is_not_there(gpus_found: Callable[[int], None]) -> None:
     gpus_found(2)
-    with pytest.raises(ConfigError, match="--gpus 2: there is no GPU 2 here; the numbers that exist: 0 to 1"):
+    with pytest.raises(ConfigError, match="--gpus 2: there is no GPU 2 here; choose from 0 to 1"):
         pick_device((2,))
 
 

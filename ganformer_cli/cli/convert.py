@@ -1,4 +1,4 @@
-"""``ganformer convert``: a snapshot as one safetensors file."""
+"""``ganformer convert``: converts a snapshot to a safetensors file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ganformer_cli import __version__
-from ganformer_cli.cli.model_choice import MIB, find_model, load_networks, offline_option
+from ganformer_cli.cli.model_choice import MIB, find_model, load_all, offline_option
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.config.names import quoted
@@ -23,31 +23,30 @@ from ganformer_cli.outputs import check_output
     "--ema-only",
     default=False,
     group="Output",
-    help="Write the averaged generator alone: smaller, and enough to make pictures with; not to train on.",
+    help="Write the averaged generator only: a smaller file that can generate images, but not be trained further.",
 )
-@boolean_option("--overwrite", default=False, group="Output", help="Replace OUT.safetensors if it is there.")
+@boolean_option("--overwrite", default=False, group="Output", help="Replace OUT.safetensors if it exists.")
 @json_option
 @offline_option
 def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: bool, offline: bool) -> None:
-    """Write a snapshot as one safetensors file, which holds numbers and settings and no code.
+    """Convert a snapshot to one safetensors file, which contains weights and settings, but no code.
 
-    SNAPSHOT is a file of the authors' (.pkl, of PyTorch or TensorFlow), a published one such as
-    gdrive:clevr-snapshot.pkl, a run folder, or a file of ours. Nothing in it is executed: a file that asks for it is
-    refused.
+    SNAPSHOT is a file of the authors' (.pkl, PyTorch or TensorFlow), a published one such as gdrive:clevr-snapshot.pkl,
+    a run folder, or a file of ours. No code in it is executed: a file that contains any is refused.
 
     \b
       ganformer convert network-snapshot-005000.pkl clevr.safetensors
       ganformer convert results/faces-000 faces.safetensors --ema-only
     """
     if out.suffix != ".safetensors":
-        raise OutputError(f"{out}: the name of the file must end in .safetensors; change it")
+        raise OutputError(f"{out}: must end in .safetensors; change the name")
     check_output(out, "", overwrite=overwrite)
     file = find_model(snapshot, None, Path(), offline=offline)
     check_output(out, "", overwrite=overwrite, inputs=[file])
 
     from ganformer_cli.checkpoints import save_snapshot
 
-    found = load_networks(file)
+    found = load_all(file)
     remove_parts(out)
     provenance = {key: value for key, value in found.header.items() if key not in ("format", "config", "kimg")}
     save_snapshot(

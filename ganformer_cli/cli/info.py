@@ -10,7 +10,7 @@ import click
 
 from ganformer_cli.cli.info_published import list_published
 from ganformer_cli.cli.kept_scores import scores_file
-from ganformer_cli.cli.model_choice import find_model, load_networks, model_options, run_of
+from ganformer_cli.cli.model_choice import find_model, load_all, model_options, run_of
 from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option, warn
 from ganformer_cli.cli.output import cell, echo, echo_json
 from ganformer_cli.errors import DataError
@@ -105,7 +105,7 @@ def read_model(file: Path) -> ModelFile:
     from ganformer_cli.original_snapshots import is_original
 
     if is_original(file):
-        found = load_networks(file)
+        found = load_all(file)
         present = tuple(name for name in NETWORKS if getattr(found, name) is not None)
         return ModelFile(found.header, found.config, present, found.ema.label_distribution)
     header = read_header(file)

@@ -1,4 +1,4 @@
-"""``--class`` and ``--label``: which label images are drawn with."""
+"""``--class`` and ``--label``: the label that images are generated with."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ganformer_cli.text import printable
 if TYPE_CHECKING:
     from ganformer_cli.sampling import Generator
 
-#: So many classes are named one by one.
+#: Number of classes that a message lists.
 _NAMED = 10
 _FLOAT32 = 3.4028234663852886e38
 
 
 class ClassChoice(click.ParamType):
-    """A class by its number, an int, or by its name, a str."""
+    """A class: its number as an int, or its name as a str."""
 
     name = "class"
 
@@ -31,15 +31,15 @@ class ClassChoice(click.ParamType):
         text = str(value).strip()
         if text.removeprefix("-").isdecimal():
             if text.startswith("-") or len(text) > 9:
-                self.fail(f"{text} is no class; classes are numbered from 0", param, ctx)
+                self.fail(f"{text} is no class number; classes are numbered from 0", param, ctx)
             return int(text)
         if not text:
-            self.fail("is empty; give a class's number or name", param, ctx)
+            self.fail("is empty; give the number or name of a class", param, ctx)
         return text
 
 
 def class_option(*, group: str, help: str) -> Callable[[F], F]:
-    """``--class``, as parameter ``class_index``: an int or a name, see :func:`class_number`."""
+    """``--class``, as parameter ``class_index``: a number or a name, see :func:`class_number`."""
     return option("--class", "class_index", type=ClassChoice(), metavar="N|NAME", group=group, help=help)
 
 
@@ -49,19 +49,19 @@ def label_option(*, group: str, help: str) -> Callable[[F], F]:
 
 
 class ChosenLabel(NamedTuple):
-    """What images are drawn with."""
+    """The label that images are generated with."""
 
-    numbers: list[float] | None  # of all; None draws each seed's own
-    about: dict[str, Any]  # what an image says of it
+    numbers: list[float] | None  # of all images; None: each seed draws its own
+    about: dict[str, Any]  # for the metadata of the images
 
 
 def chosen_label(
     generator: Generator, class_index: int | str | None, numbers: Sequence[float] | None, *, drawn: bool = True
 ) -> ChosenLabel:
-    """What ``--class`` or ``--label`` mean for this model; without them, whether labels are drawn is said if need be.
+    """The label that ``--class`` or ``--label`` mean for this model.
 
     Args:
-        drawn: whether labels act on the images at all.
+        drawn: whether seeds draw labels without them; then a warning says if the model does not know their frequencies.
 
     Raises:
         ConfigError: the model has no such class or label.
@@ -74,34 +74,35 @@ def chosen_label(
         if kept is not None and kept.kind == "classes":
             raise ConfigError(f"{said}: this model has classes ({_listing(size, kept.names)}); give one with --class")
         if len(numbers) != size:
-            raise ConfigError(f"{said}: {len(numbers)} numbers, and the labels of this model have {size}; give {size}")
+            raise ConfigError(f"{said}: the labels of this model have {size} numbers, not {len(numbers)}; give {size}")
         if any(abs(number) > _FLOAT32 for number in numbers):
-            raise ConfigError(f"{said}: too large for single precision; give numbers like those of the data")
+            raise ConfigError(f"{said}: too large for float32; give numbers in the range of the training data")
         return ChosenLabel(list(numbers), {"class": None, "label": list(numbers)})
     if class_index is not None:
         if kept is not None and kept.kind == "vectors":
             raise ConfigError(
                 f"--class {class_index}: this model has no classes, its labels are vectors of {size} numbers; give one "
-                "with --label, or leave it out to draw those of the data"
+                "with --label, or leave it out to draw labels of the training data"
             )
         if size == 0:
             raise ConfigError(f"--class {class_index}: this model has no such class; it was trained without labels")
         index = class_number(class_index, size, None if kept is None else kept.names, "this model")
         if kept is not None and not kept.counts[index]:
-            warn(f"--class {class_index}: no picture that this model was trained on had this class")
+            warn(f"--class {class_index}: no training image of this model had this class")
         return ChosenLabel([float(number == index) for number in range(size)], {"class": index})
     if drawn and size and kept is None:
-        warn(
-            f"this model does not say how frequent its labels are: each of {size} classes is taken to be equally likely"
-        )
+        warn(f"this model does not know the frequencies of its labels; all {size} classes are taken as equally likely")
     return ChosenLabel(None, {"class": None})
 
 
 def class_number(chosen: int | str, size: int, names: Sequence[str] | None, whose: str) -> int:
-    """The number of a class that was chosen by number or by name.
+    """The number of the class ``chosen`` by number or name.
+
+    Args:
+        whose: the owner of the classes, for messages.
 
     Raises:
-        ConfigError: there is none; the message names ``whose`` classes they are.
+        ConfigError: there is no such class.
     """
     if names is not None:
         found = [number for number, name in enumerate(names) if name == str(chosen)]
@@ -109,8 +110,8 @@ def class_number(chosen: int | str, size: int, names: Sequence[str] | None, whos
             return found[0]
         if isinstance(chosen, int) and chosen < size and found not in ([], [chosen]):
             warn(
-                f"--class {chosen}: taken as the number; that is the class called {printable(names[chosen])}, and the "
-                f"one called {chosen} is number {found[0]}"
+                f"--class {chosen}: read as a number, which means the class named {printable(names[chosen])}; the "
+                f"class named {chosen} has the number {found[0]}"
             )
     if isinstance(chosen, str) or chosen >= size:
         raise ConfigError(f"--class {chosen}: {whose} has no such class; its classes are {_listing(size, names)}")

@@ -1,7 +1,6 @@
-"""The program ``ganformer``: finds the command, runs it, and turns errors into one line and a status.
+"""The program ``ganformer``: finds and runs the command, and turns errors into one line on stderr and a status.
 
-Statuses: 0 done; 1 something that the message names went wrong; 2 the command line is wrong; 130 interrupted;
-128 and its number: ended by another signal.
+Status: 0 success; 1 an error; 2 an invalid command line; 130 interrupted; 128 + N ended by another signal N.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ from ganformer_cli.process_memory import is_out_of_memory
 from ganformer_cli.stop_signals import StopSignal, as_interrupts
 from ganformer_cli.text import printable
 
-# The help of the program comes from here, so that reading it imports no command.
+# The help of the program is made from this table, so that showing it imports no command.
 COMMANDS = {
-    "prepare": "Turn pictures, as they are or downloaded, into a data set.",
-    "train": "Train a model; the same command again resumes it.",
-    "generate": "Make pictures with a trained model.",
-    "eval": "Score a trained model against a data set.",
-    "compare": "Tabulate the scores that runs have kept.",
-    "convert": "Write a snapshot, the authors' too, as one safe file.",
+    "prepare": "Make a data set from images.",
+    "train": "Train a model, or resume its training.",
+    "generate": "Generate images with a trained model.",
+    "eval": "Compute metrics of a trained model.",
+    "compare": "Compare the metrics of several runs.",
+    "convert": "Convert a snapshot to safetensors.",
     "info": "Show what a model is and where it comes from.",
     "bench": "Measure speed and memory on this machine.",
-    "doctor": "Check this machine, and say how to mend what it lacks.",
+    "doctor": "Check this machine, and say how to fix what is missing.",
     "build-ops": "Build the native operators ahead of time.",
 }
 
-MAX_ERROR = 1500  # letters of a message
+MAX_ERROR = 1500  # characters of a message
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class Failure(click.ClickException):
-    """Something went wrong while the command ran: one line on stderr, status 1."""
+    """An error while the command ran: one line on stderr, status 1."""
 
     def __init__(self, command: str, message: str) -> None:
         super().__init__(f"{command}: error: {' '.join(printable(message, limit=MAX_ERROR, lines=True).splitlines())}")
@@ -49,22 +48,22 @@ class Failure(click.ClickException):
         echo(self.format_message(), file=file, err=file is None)
 
 
-class WrongLine(Failure):
-    """The command line itself is wrong: one line on stderr, status 2."""
+class UsageFailure(Failure):
+    """An invalid command line: one line on stderr, status 2."""
 
     exit_code = 2
 
 
 @contextlib.contextmanager
 def one_line_errors(command: Callable[[], str]) -> Iterator[None]:
-    """Say errors of the block in one line that begins with ``command()``; anything unforeseen keeps its traceback."""
+    """Turn errors of the block into one line that begins with ``command()``; a bug keeps its traceback."""
     try:
         yield
     except (click.exceptions.NoArgsIsHelpError, Failure):
         raise
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else command()
-        raise WrongLine(path, f"{error.format_message()} (see {path} --help)") from error
+        raise UsageFailure(path, f"{error.format_message()} (see {path} --help)") from error
     except click.ClickException as error:
         raise Failure(command(), error.format_message()) from error
     except GanformerError as error:
@@ -77,14 +76,14 @@ def one_line_errors(command: Callable[[], str]) -> Iterator[None]:
         echo(f"\n{command()}: interrupted", err=True, lines=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        raise  # the reader has gone, for instance `| head`: click leaves quietly
+        raise  # the reader is gone, as in `| head`: click exits quietly
     except (MemoryError, RuntimeError, OSError) as error:
         if is_out_of_memory(error):
             said = " ".join(str(error).split())[:200]
             raise Failure(
                 command(),
-                f"memory ran out{f' ({said})' if said else ''}; close other programs, give this one more (ulimit, the "
-                "limit of a container), or ask for less at a time",
+                f"out of memory{f' ({said})' if said else ''}; close other programs, raise the limit (ulimit, "
+                "container), or choose a smaller batch or image size",
             ) from error
         if not isinstance(error, OSError):
             raise
@@ -93,7 +92,7 @@ def one_line_errors(command: Callable[[], str]) -> Iterator[None]:
 
 
 class Program(click.Group):
-    """A group that imports a command only when it is asked for."""
+    """A group that imports a command only when it is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -135,9 +134,9 @@ class Program(click.Group):
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ganformer")
 def program() -> None:
-    """Learn to make pictures in which a few latents each take charge of a region or an object.
+    """Train and use GANsformers: generators in which each latent component controls a region or an object.
 
-    Start with `ganformer train`: it needs no data and ends with pictures. Each command explains itself:
+    Start with `ganformer train`: it needs no data, and ends with images within minutes. Every command has a help:
     `ganformer train --help`.
     """
 

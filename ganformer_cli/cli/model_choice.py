@@ -1,4 +1,4 @@
-"""What ``generate`` and ``eval`` share: which model they mean, and how it draws."""
+"""Options that choose a model, and how the chosen model is found and loaded."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def model_options(function: F) -> F:
         "model",
         metavar="RUN|FILE",
         group="Model",
-        help="A run folder, whose newest snapshot is taken; a snapshot file, ours or the authors' (.pkl); or one of "
-        "those that they published, such as gdrive:clevr-snapshot.pkl. Left out: see --expname.",
+        help="A run folder (its newest snapshot), a snapshot file of ours or of the authors' (.pkl), or a published "
+        "one such as gdrive:clevr-snapshot.pkl.  [default: see --expname]",
     )
     expname = option(
         "--expname",
         default=None,
         metavar="NAME",
         group="Model",
-        help="Without --model: the name of the run. Left out: the run that saved last.",
+        help="Without --model: name of the run.  [default: the run that saved last]",
     )
     result_dir = option(
         "--result-dir",
         type=click.Path(path_type=Path),
         default="results",
         group="Model",
-        help="Without --model: the folder of the runs.",
+        help="Without --model: folder of the runs.",
     )
     return model(expname(result_dir(offline_option(function))))
 
@@ -71,14 +71,14 @@ def batch_size_option(*, help: str) -> Callable[[F], F]:
 
 
 class Model(NamedTuple):
-    """A model file, read."""
+    """The generator of a model file."""
 
     generator: Generator
-    #: What the file says of itself: kimg, dataset, source, truncation_psi, ...
+    #: Metadata of the file: kimg, dataset, source, truncation_psi, ...
     header: dict[str, Any]
 
 
-class Networks(NamedTuple):
+class ModelNetworks(NamedTuple):
     """All networks of a model file, on the CPU, in evaluation mode."""
 
     config: ModelConfig
@@ -86,15 +86,15 @@ class Networks(NamedTuple):
     generator: Generator | None
     discriminator: Discriminator | None
     header: dict[str, Any]
-    notes: tuple[str, ...] = ()  # what a user should know of a file of the authors'
+    notes: tuple[str, ...] = ()  # what the user should know about a file of the authors'
 
 
 def find_model(model: str | None, expname: str | None, result_dir: Path, *, offline: bool = False) -> Path:
-    """The snapshot file that the options mean; one of the authors' published ones is downloaded if need be.
+    """The snapshot file that the options mean; a published one of the authors' is downloaded if necessary.
 
     Raises:
         SnapshotError: there is none.
-        DownloadError: it cannot be had.
+        DownloadError: it cannot be downloaded.
     """
     from ganformer_cli.checkpoints import resolve_model, snapshots_of
     from ganformer_cli.training.run_folder import runs_of
@@ -107,7 +107,7 @@ def find_model(model: str | None, expname: str | None, result_dir: Path, *, offl
         runs = [path for path in result_dir.iterdir() if path.is_dir()] if result_dir.is_dir() else []
     else:
         runs = [*runs_of(result_dir, expname), result_dir / expname]
-    # A run that has just begun has nothing to show yet.
+    # A run that has just begun has no snapshot yet.
     ready = [snapshots[-1] for snapshots in map(snapshots_of, runs) if snapshots]
     if not ready:
         what = f"--expname {expname}: no run of that name" if expname else f"--result-dir {result_dir}: no run"
@@ -118,7 +118,7 @@ def find_model(model: str | None, expname: str | None, result_dir: Path, *, offl
 
 
 def download_snapshot(name: str, *, offline: bool) -> Path:
-    """A published snapshot of the authors', with a progress bar if it has to be downloaded."""
+    """A published snapshot of the authors', downloaded with a progress bar if it is not in the cache."""
     from ganformer_cli.original_snapshots import fetch_snapshot
 
     with ProgressBar() as progress:
@@ -138,7 +138,7 @@ def load_model(file: Path, device: torch.device) -> Model:
     """The averaged generator of a model file, ours or the authors', in evaluation mode.
 
     Raises:
-        SnapshotError: it is damaged, of another architecture, or not to be trusted.
+        SnapshotError: it is damaged, of another architecture, or unsafe.
     """
     from ganformer_cli.checkpoints import load_generator, read_header
     from ganformer_cli.original_snapshots import is_original, load_original
@@ -152,29 +152,29 @@ def load_model(file: Path, device: torch.device) -> Model:
 class Origin(NamedTuple):
     """The snapshot that a run starts from."""
 
-    option: str  # that named it, with its value
+    option: str  # that chose it, with its value
     config: ModelConfig
-    #: Reads ``ema``, ``generator`` and ``discriminator``; None for those that it has not.
+    #: Reads ``ema``, ``generator`` and ``discriminator``; None for those that the file does not have.
     networks: Callable[[], Mapping[str, nn.Module | None]]
-    #: What the file says of itself.
+    #: Metadata of the file.
     header: Mapping[str, Any]
 
 
 def find_origin(option: str, model: str, *, offline: bool) -> Origin:
-    """The snapshot that ``option`` names, of which only the configuration is read at once where that is possible.
+    """The snapshot that ``option`` names; of a file of ours, only the configuration is read now.
 
     Raises:
-        SnapshotError: there is none, or it is damaged, of another architecture, or not to be trusted.
-        DownloadError: it cannot be had.
+        SnapshotError: there is none, or it is damaged, of another architecture, or unsafe.
+        DownloadError: it cannot be downloaded.
     """
     from ganformer_cli.checkpoints import read_config, read_header, resolve_model
     from ganformer_cli.original_snapshots import is_original
 
     file = download_snapshot(model, offline=offline) if model.startswith(GDRIVE) else resolve_model(model, option)
-    read = load_networks(file) if is_original(file) else None
+    read = load_all(file) if is_original(file) else None
 
     def networks() -> Mapping[str, nn.Module | None]:
-        found = read or load_networks(file)
+        found = read or load_all(file)
         return {name: getattr(found, name) for name in ("ema", "generator", "discriminator")}
 
     if read is not None:
@@ -182,25 +182,25 @@ def find_origin(option: str, model: str, *, offline: bool) -> Origin:
     return Origin(f"{option} {model}", read_config(file), networks, read_header(file))
 
 
-def load_networks(file: Path) -> Networks:
-    """All networks that a model file holds, ours or the authors'.
+def load_all(file: Path) -> ModelNetworks:
+    """All networks of a model file, ours or the authors'.
 
     Raises:
-        SnapshotError: it is damaged, of another architecture, or not to be trusted.
+        SnapshotError: it is damaged, of another architecture, or unsafe.
     """
     from ganformer_cli.checkpoints import load_available, read_header
     from ganformer_cli.original_snapshots import is_original, load_original
 
     if is_original(file):
         found = load_original(file)
-        return Networks(found.config, found.ema, found.generator, found.discriminator, found.header, found.notes)
+        return ModelNetworks(found.config, found.ema, found.generator, found.discriminator, found.header, found.notes)
     header = read_header(file)
     ema, generator, discriminator = load_available(file)
-    return Networks(ema.config, ema, generator, discriminator, header)
+    return ModelNetworks(ema.config, ema, generator, discriminator, header)
 
 
 def run_of(snapshot: Path) -> Path | None:
-    """The run folder that a snapshot file lies in, or None."""
+    """The run folder that contains a snapshot file, or None."""
     from ganformer_cli.checkpoints import SNAPSHOT_FOLDER
     from ganformer_cli.training.run_folder import CONFIG_FILE
 

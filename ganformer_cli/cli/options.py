@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-HELP_ALL = "ganformer.help_all"  # key in Context.meta: rare options are shown
-WARNED = "ganformer.warned"  # key in Context.meta: warnings that this run has given
+HELP_ALL = "ganformer.help_all"  # key in Context.meta: whether to show rare options
+WARNED = "ganformer.warned"  # key in Context.meta: the warnings so far
 MAX_SEEDS = 10_000_000
 MAX_PROCESSES = 1024
 MAX_BATCH_SIZE = 65_536
-MAX_PSI = 100.0  # of a truncation, in either direction; beyond it nothing is drawn but the activations' limits
-MAX_SEED = 2**63 - 1  # torch's generators take this much everywhere
+MAX_PSI = 100.0  # of a truncation, in either direction; beyond it images are saturated
+MAX_SEED = 2**63 - 1  # the limit of torch's generators
 
 _METAVARS = {"integer": "N", "integer range": "N", "float": "NUMBER", "float range": "NUMBER"}
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
@@ -46,7 +46,7 @@ _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
 
 
 class GroupedOption(click.Option):
-    """An option that belongs to a section of the help; a rare one shows under ``--help-all`` only."""
+    """An option in a section of the help; a rare one is shown by ``--help-all`` only."""
 
     def __init__(self, *args: Any, group: str = "Options", rare: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,13 +63,10 @@ class GroupedOption(click.Option):
 
 
 def check_word(word: object, kind: click.ParamType, ctx: click.Context, parameter: click.Parameter) -> None:
-    """Refuse what is not written as a number where one belongs, and an empty text, before click takes it.
-
-    Python takes more for a number than people mean by one: ``nan``, ``1_000``, digits of other scripts, thousands of
-    digits.
+    """Refuse an empty text, and what Python reads as a number but people do not: ``nan``, ``1_000``, other scripts.
 
     Raises:
-        click.BadParameter: it is none.
+        click.BadParameter: ``word`` is no valid value of type ``kind``.
     """
     if not isinstance(word, str):
         return
@@ -81,7 +78,7 @@ def check_word(word: object, kind: click.ParamType, ctx: click.Context, paramete
     if isinstance(kind, (type(click.INT), type(click.FLOAT))):
         whole = isinstance(kind, type(click.INT))
         if word.strip().lower().lstrip("+-") in ("nan", "inf", "infinity") and not whole:
-            refuse(f"{shown} is not a finite number; write for instance 0.5")
+            refuse(f"{shown} is not a finite number; write, for example, 0.5")
         if not (_WHOLE if whole else NUMBER).fullmatch(word):
             refuse(f"{shown!r} is not a valid {'integer' if whole else 'float'}.")
         if len(word) > MAX_DIGITS or not abs(float(word)) <= (MAX_SEED if whole else MAX_FLOAT):
@@ -94,14 +91,14 @@ def check_word(word: object, kind: click.ParamType, ctx: click.Context, paramete
         try:
             os.fsencode(word)
         except UnicodeEncodeError:
-            refuse(f"{shown} is no text of this system")
+            refuse(f"{shown} cannot be encoded on this system")
 
 
 class BooleanOption(GroupedOption):
-    """An option that says true or false: ``--style``, ``--style True``, ``--style=False``, ``--no-style``."""
+    """A boolean option: ``--style``, ``--style True``, ``--style=False``, ``--no-style``."""
 
     def __init__(self, *args: Any, default: bool | None = None, usually_no: bool | None = None, **kwargs: Any) -> None:
-        # Where no is the default, the help shows neither that nor the negation, which is accepted all the same.
+        # If the default is no, the help shows neither it nor the negation, which is accepted nevertheless.
         self.usually_no = default is False if usually_no is None else usually_no
         if self.usually_no:
             kwargs.setdefault("show_default", False)
@@ -119,7 +116,7 @@ class BooleanOption(GroupedOption):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help shows titled sections, with the rare options left to ``--help-all``."""
+    """A command whose help has sections, and shows rare options with ``--help-all`` only."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         settings = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}
@@ -133,7 +130,7 @@ class GroupedCommand(click.Command):
                     is_eager=True,
                     expose_value=False,
                     callback=_show_all_help,
-                    help="Show the rarely used options too, and exit.",
+                    help="Show all options, including rarely used ones, and exit.",
                 )
             )
 
@@ -152,7 +149,7 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(records)
 
     def help_sections(self, ctx: click.Context, *, rare: bool) -> list[tuple[str, list[tuple[str, str]]]]:
-        """The help of the options: (title, [(names, text), ...]) in order of declaration, ``--help`` last."""
+        """Sections of the help as (title, [(names, text), ...]), in order of declaration, ``--help`` last."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if not isinstance(parameter, click.Option) or (getattr(parameter, "rare", False) and not rare):
@@ -173,11 +170,11 @@ def _show_all_help(ctx: click.Context, parameter: click.Parameter, value: bool) 
 
 
 def join_booleans(args: Iterable[str], params: Iterable[click.Parameter]) -> list[str]:
-    """Give each boolean option of the line its value: ``--style False`` becomes ``--style=False``, a lone ``--style``
-    becomes ``--style=True`` and ``--no-style`` becomes ``--style=False``.
+    """Join boolean options with their values: ``--style False`` and ``--no-style`` become ``--style=False``, a lone
+    ``--style`` becomes ``--style=True``.
 
-    Done before click reads the line, because an option whose value may be left out would swallow whatever follows:
-    in ``prepare --strict pictures.zip``, the source.
+    click cannot do this: an option with an optional value would take whatever follows as its value, such as the source
+    in ``prepare --strict images.zip``.
     """
     booleans = [parameter for parameter in params if isinstance(parameter, BooleanOption)]
     positive = {name for boolean in booleans for name in boolean.opts}
@@ -198,32 +195,29 @@ def join_booleans(args: Iterable[str], params: Iterable[click.Parameter]) -> lis
 
 
 def option(*names: str, group: str = "Options", rare: bool = False, **attributes: Any) -> Callable[[F], F]:
-    """``click.option`` in section ``group`` of the help; ``rare`` ones show under ``--help-all`` only."""
+    """``click.option`` in section ``group`` of the help; ``rare`` ones are shown by ``--help-all`` only."""
     return click.option(*names, cls=GroupedOption, group=group, rare=rare, **attributes)
 
 
 def boolean_option(*names: str, group: str = "Options", rare: bool = False, **attributes: Any) -> Callable[[F], F]:
-    """An option that takes ``--style``, ``--style True``, ``--style False`` and ``--no-style``.
-
-    Its value is a bool, or ``default`` (None where none is given) when it is left out.
-    """
+    """A ``BooleanOption``: its value is a bool, or ``default`` (None unless given) if it is left out."""
     return click.option(*names, cls=BooleanOption, group=group, rare=rare, **attributes)
 
 
 def ignored_option(*names: str, why: str) -> Callable[[F], F]:
-    """A flag that old command lines carry and that needs no answer, such as ``--train`` of ``ganformer train``."""
+    """A flag of the authors' scripts that is accepted without effect, such as ``--train`` of ``ganformer train``."""
     attributes: dict[str, Any] = {"group": "Compatibility", "rare": True, "expose_value": False}
     return boolean_option(*names, default=False, help=f"Accepted: {why}.", **attributes)
 
 
 def given_options(ctx: click.Context) -> dict[str, Any]:
-    """The options that the user gave, by parameter name: what a preset must not overwrite."""
+    """The options that the user gave, by parameter name."""
     untouched = {ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None}
     return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name) not in untouched}
 
 
 def warn(message: str) -> None:
-    """One line on stderr, once a run."""
+    """Print a warning on stderr, each only once."""
     ctx = click.get_current_context(silent=True)
     warned = ctx.meta.setdefault(WARNED, set()) if ctx else set()
     if message not in warned:
@@ -247,7 +241,7 @@ class Seeds(click.ParamType):
             first, dash, last = (piece.strip(" ") for piece in part.partition("-"))
             if not _is_number(first) or (dash and not _is_number(last)):
                 self.fail(
-                    f"{printable(part.strip(), limit=80)!r} is neither a seed nor a range; write for instance 0-31,40",
+                    f"{printable(part.strip(), limit=80)!r} is neither a seed nor a range; write, for example, 0-31,40",
                     param,
                     ctx,
                 )
@@ -302,12 +296,12 @@ gpus_option = option(
     default=None,
     metavar="N",
     group="Device",
-    help="Number of the GPU to use, or none for the CPU. Left out: the first GPU if there is one.",
+    help="Number of the GPU to use, or none for the CPU.  [default: the first GPU, or the CPU]",
 )
 
 
 def processes_option(does: str) -> Callable[[F], F]:
-    """``--processes`` of a command that ``does`` its work in several, such as "Train"."""
+    """``--processes``, whose help begins with ``does``, such as "Train"."""
     return option(
         "--processes",
         type=click.IntRange(1, MAX_PROCESSES),
@@ -315,20 +309,20 @@ def processes_option(does: str) -> Callable[[F], F]:
         metavar="N",
         group="Device",
         rare=True,
-        help=f"{does} in so many processes of this machine's CPU.  [default: one; on GPUs one for each of --gpus]",
+        help=f"{does} in N processes on the CPU.  [default: one; on GPUs one for each of --gpus]",
     )
 
 
 def pick_devices(gpus: tuple[int, ...] | None, *, training: bool = False) -> list[torch.device]:
     """The devices for ``--gpus``; ``None`` (left out) means the first GPU if there is one.
 
-    On a machine without a GPU, asking for one warns and gives the CPU, so that a command line works everywhere; who
-    asks for several to train on does not mean a CPU. In ``training`` a single number that is the number of GPUs here
-    means all of them. For the CPU's sake the process is told to keep the memory of freed tensors for the next ones,
-    less of it in ``training``.
+    On a machine without a GPU, asking for one warns and returns the CPU, so that a command line works everywhere;
+    asking for several to train on is an error. In ``training``, a single number that equals the number of GPUs
+    means all of them, as in the authors' scripts. The allocator is also told to keep the memory of freed tensors, less
+    of it in ``training``.
 
     Raises:
-        ConfigError: a GPU of that number is not there.
+        ConfigError: there is no GPU of that number.
     """
     keep_large_blocks(TRAINING_MIB if training else EVALUATION_MIB)
     import torch
@@ -341,30 +335,30 @@ def pick_devices(gpus: tuple[int, ...] | None, *, training: bool = False) -> lis
     said = f"--gpus {','.join(map(str, gpus))}"
     if not found:
         if training and len(gpus) > 1:
-            raise ConfigError(f"{said}: torch finds no GPU here, ganformer doctor may say why; --gpus none is the CPU")
+            raise ConfigError(f"{said}: torch finds no GPU here (see ganformer doctor); --gpus none is the CPU")
         warn(f"{said}: torch finds no GPU here; using the CPU")
         return [torch.device("cpu")]
     if training and found > 1 and gpus == (found,):
         gpus = tuple(range(found))
     if missing := [number for number in gpus if number >= found]:
         last = f"0 to {found - 1}" if found > 1 else "0"
-        raise ConfigError(f"{said}: there is no GPU {missing[0]} here; the numbers that exist: {last}")
+        raise ConfigError(f"{said}: there is no GPU {missing[0]} here; choose from {last}")
     return [torch.device("cuda", number) for number in gpus]
 
 
 def pick_device(gpus: tuple[int, ...] | None) -> torch.device:
-    """The one device for ``--gpus``, for a command that uses no more; see ``pick_devices``.
+    """The device for ``--gpus`` of a command that uses a single one; see ``pick_devices``.
 
     Raises:
-        ConfigError: there is none of that number, or several are asked for.
+        ConfigError: there is no GPU of that number, or several are given.
     """
     devices = pick_devices(gpus)
     if len(devices) > 1 and gpus is not None:
         said = ",".join(map(str, gpus))
-        raise ConfigError(f"--gpus {said}: this command uses one GPU; name one, for instance --gpus {gpus[0]}")
+        raise ConfigError(f"--gpus {said}: this command uses one GPU; give one, for example --gpus {gpus[0]}")
     return devices[0]
 
 
 json_option = boolean_option(
-    "--json", "as_json", default=False, group="Output", help="Print the answer as JSON on stdout, for programs."
+    "--json", "as_json", default=False, group="Output", help="Print the result as JSON on stdout."
 )

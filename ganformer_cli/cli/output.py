@@ -83,7 +83,7 @@ def _draw(
     right: Collection[str],
     colours: Mapping[str, str],
 ) -> Rendered:
-    # rich is imported for terminals only: a tenth of a second that a pipe need not wait.
+    # rich takes a tenth of a second to import, so only for terminals.
     from rich import box
     from rich.console import Console
     from rich.table import Table

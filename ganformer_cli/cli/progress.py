@@ -1,7 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a plain line now and then elsewhere.
-
-Rooms know nothing of it: they call a function that the command hands them.
-"""
+"""Progress on stderr: a bar on a terminal, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
@@ -18,16 +15,16 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 10.0
-SECONDS_OF_RATE = 30.0  # the speed shown is that of this last while, so that it follows changes
-SECONDS_OF_SENSE = 0.5  # over less than this a speed says nothing
+SECONDS_OF_RATE = 30.0  # the window of the speed that is shown
+MIN_SECONDS_OF_RATE = 0.5  # no speed is shown of a shorter time
 
 
 class ProgressBar:
-    """Shows how far a piece of work is: ``start``, any number of ``update``, ``close``; also a context manager.
+    """Shows progress: ``start``, any number of ``update``, ``close``; also a context manager.
 
     Args:
         stream: where to write; stderr if left out.
-        seconds_between_lines: how often a plain line is written when ``stream`` is no terminal.
+        seconds_between_lines: interval of plain lines if ``stream`` is no terminal.
     """
 
     def __init__(self, stream: TextIO | None = None, *, seconds_between_lines: float = SECONDS_BETWEEN_LINES) -> None:
@@ -43,9 +40,9 @@ class ProgressBar:
     def start(
         self, total: float, unit: str, description: str, *, done: float = 0.0, rate: tuple[str, float] | None = None
     ) -> None:
-        """Begin a piece of work of ``total`` ``unit``s, of which ``done`` lie behind.
+        """Begin a task of ``total`` ``unit``s, of which ``done`` are done.
 
-        ``rate`` is the unit of the speed and how many of them one ``unit`` is: ``("images/s", 1000)`` for kimg.
+        ``rate`` is the unit of the speed and the factor to it: ``("images/s", 1000)`` for kimg.
         """
         self.close()
         self._total, self._unit, self._description = total, unit, cell(description)
@@ -59,7 +56,7 @@ class ProgressBar:
             self._bar.start()
 
     def update(self, done: float, **fields: object) -> None:
-        """``done`` units lie behind now; ``fields`` are shown by name, for instance losses."""
+        """Show that ``done`` units are done, and ``fields`` by name, such as losses."""
         now = time.monotonic()
         self._history.append((now, done))
         while len(self._history) > 2 and now - self._history[1][0] > SECONDS_OF_RATE:
@@ -74,14 +71,14 @@ class ProgressBar:
             self._written_at = now
 
     def message(self, text: str) -> None:
-        """A line of its own, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.console.print(printable(text, limit=MAX_LINE), markup=False, highlight=False)
         else:
             echo(text, file=self._stream)
 
     def close(self) -> None:
-        """End the piece of work: the last state stays on the screen."""
+        """End the task; its last state stays on the screen."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -103,7 +100,7 @@ class ProgressBar:
             self._written = self._line
 
     def _make_bar(self) -> Bar | None:
-        # rich is imported for terminals only: a tenth of a second that a pipe need not wait.
+        # rich takes a tenth of a second to import, so only for terminals.
         if not self._stream.isatty():
             return None
         from rich.console import Console
@@ -113,15 +110,15 @@ class ProgressBar:
         console = Console(file=self._stream)
         if not console.is_terminal or console.is_dumb_terminal:
             return None
-        # What we print may hold square brackets: no markup.
+        # No markup, because descriptions may contain square brackets.
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
         details = TextColumn("{task.fields[details]}", markup=False)
-        # stdout is the command's answer, maybe in a pipe: rich must not carry it to stderr.
+        # By default, rich would redirect stdout, which may be a pipe, to stderr.
         return Bar(*columns, details, console=console, redirect_stdout=False)
 
     def _details(self, done: float, fields: dict[str, object]) -> str:
         (since, before), (now, _) = self._history[0], self._history[-1]
-        rate = (done - before) / (now - since) if now - since >= SECONDS_OF_SENSE else 0.0
+        rate = (done - before) / (now - since) if now - since >= MIN_SECONDS_OF_RATE else 0.0
         parts = [f"{_short(done)}/{_short(self._total)} {self._unit}"]
         if rate > 0:
             parts.append(f"{_short(rate * self._rate_scale)} {self._rate_unit}")
@@ -132,7 +129,7 @@ class ProgressBar:
 
 
 def _short(value: object) -> str:
-    """Whole numbers whole, others with three digits that say something."""
+    """Whole numbers in full, others with three significant digits."""
     if not isinstance(value, float):
         return str(value)
     if value.is_integer() and abs(value) < 1e9:

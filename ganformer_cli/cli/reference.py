@@ -1,6 +1,6 @@
-"""Writes ``docs/cli.md``, the page of every command and option, from the commands themselves.
+"""Writes ``docs/cli.md``, the reference of all commands and options, from the commands.
 
-In a checkout: ``python -m ganformer_cli.cli.reference``. A test fails when the page is stale.
+In a checkout: ``python -m ganformer_cli.cli.reference``. A test fails if the page is stale.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 _INTRODUCTION = """\
 # The command line
 
-Written from the commands themselves by `python -m ganformer_cli.cli.reference`; do not edit it by hand.
+Generated from the commands by `python -m ganformer_cli.cli.reference`; do not edit it by hand.
 
-`ganformer COMMAND --help` shows the usual options in the terminal, `--help-all` the rarely used ones too, which are
-marked *rare* here. A boolean option may be said in four ways: `--style`, `--style True`, `--style False`, `--no-style`.
-Messages and progress go to stderr. Status 0 means done, 1 that something went wrong which the message names, 2 that the
-command line is wrong, 130 that it was interrupted.
+`ganformer COMMAND --help` shows the usual options, `--help-all` also the rarely used ones, marked *rare* here. Boolean
+options have four forms: `--style`, `--style True`, `--style False`, `--no-style`. Messages and progress go to stderr.
+The exit status is 0 for success, 1 for an error, 2 for an invalid command line, 130 if interrupted.
 """
 
 

@@ -1,4 +1,4 @@
-"""What ``ganformer train`` is about to do, and what that takes."""
+"""The plan of a training run: what ``ganformer train`` and its ``--dry-run`` print about it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def show_plan(
     config: RunConfig, dataset: ImageDataset, device: torch.device, *, as_json: bool, measured: bool = False
 ) -> None:
-    """Print what would be, or will be, trained; ``measured``: and what it takes, which takes some steps to find out."""
+    """Print what is trained and how; ``measured``: also an estimate of time and memory, from a few training steps."""
     import torch
 
     from ganformer_cli.models import Discriminator, Generator, parameter_count
@@ -31,7 +31,7 @@ def show_plan(
             "generator": parameter_count(Generator(config.model)),
             "discriminator": parameter_count(Discriminator(config.model)),
         }
-    operators = native.status(device.type)  # builds them where that is still to be done
+    operators = native.status(device.type)  # builds them if necessary
     if as_json:
         side = "native" if operators.native else "reference"
         plan = {"config": config.to_dict(), "parameters": counts, "device": str(device), "operators": side}
@@ -52,9 +52,9 @@ def show_plan(
         labels = f"labels of {model.c_dim} numbers" if dataset.label_kind == "vectors" else f"{model.c_dim} classes"
         components += f", {labels}"
     unused = "; its labels are not used (see --labels)" if dataset.label_dim and not model.c_dim else ""
-    echo(f"data       {dataset.name}: {len(dataset)} pictures of {width}x{height} (width x height){unused}")
+    echo(f"data       {dataset.name}: {len(dataset)} images of {width}x{height} (width x height){unused}")
     if grid != (height, width):
-        echo(f"grid       {grid[1]}x{grid[0]}, the next larger one that 4·2^n gives, cropped to the picture")
+        echo(f"grid       {grid[1]}x{grid[0]}, the next larger multiple of the first grid, cropped to the image size")
     echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")
     echo(f"           generator, {counts['discriminator']:,} in the discriminator")
     echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
@@ -64,17 +64,17 @@ def show_plan(
         found = cost_of(config, device)
         free = "" if found.free_mib is None else f" of {found.free_mib / 1024:.3g} GiB free"
         needed = "unknown" if found.memory_mib is None else f"about {found.memory_mib / 1024:.2g} GiB{free}"
-        echo(f"memory     {needed}, with {found.micro_batch} pictures at a time")
+        echo(f"memory     {needed}, with {found.micro_batch} images per forward pass")
         whole = duration(found.seconds_per_kimg * train.total_kimg)
-        echo(f"time       {found.seconds_per_kimg:.3g} s/kimg here, {whole} in all, beside grids and scores")
+        echo(f"time       {found.seconds_per_kimg:.3g} s/kimg here, {whole} in total, without image grids and metrics")
         echo(f"disk       about {found.disk_mib / 1024:.2g} GiB for {train.last_snapshots} snapshots and the state")
 
 
 def cost_of(config: RunConfig, device: torch.device) -> Cost:
-    """What a run takes here, tried.
+    """Time and memory of a run on this machine, measured.
 
     Raises:
-        TrainingError: not even the smallest part of a batch fits into memory.
+        TrainingError: not even the smallest micro-batch fits into memory.
     """
     import torch
 
@@ -92,6 +92,6 @@ def cost_of(config: RunConfig, device: torch.device) -> Cost:
         if not is_out_of_memory(error):
             raise
         raise TrainingError(
-            f"out of memory with {gan.micro_batch} pictures at a time; choose a smaller --batch-gpu, a lower "
+            f"out of memory with {gan.micro_batch} images per forward pass; choose a smaller --batch-gpu, "
             "--resolution, --channel-max or --channel-base, or free memory on the device"
         ) from error
