@@ -143,7 +143,7 @@ def test_the_authors_lines(ganformer: Run, photos: Path) -> None:
 def test_work_that_was_interrupted_is_gone_on_with(
     ganformer: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ganformer_cli.data import prepare as room
+    from ganformer_cli.data.prepare import pipeline as room
 
     def interrupted(*_: Any, **how: Any) -> None:
         how["progress"](0, 5, 0)
@@ -328,7 +328,7 @@ def record(pixels: np.ndarray[Any, Any]) -> bytes:
 
 
 def test_tfrecords_in_a_zip_of_drive(ganformer: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ganformer_cli.data import acquire as room
+    from ganformer_cli.data.prepare import acquire as room
 
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 32, 3), np.uint8)
     stream = io.BytesIO()
@@ -370,7 +370,7 @@ def test_an_lmdb_in_a_zip(ganformer: Run, server: Server, photos: Path) -> None:
 
 
 def test_all_known_data_sets_at_once(ganformer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ganformer_cli.data import acquire as room
+    from ganformer_cli.data.prepare import acquire as room
 
     asked: list[str] = []
 
@@ -435,7 +435,7 @@ def test_a_data_set_is_verified(ganformer: Run, photos: Path) -> None:
 def test_the_formats_are_those_that_are_read() -> None:
     from ganformer_cli.cli import prepare as command
     from ganformer_cli.data.catalogue import FORMS as in_catalogue
-    from ganformer_cli.data.prepare import COMPRESSIONS
+    from ganformer_cli.data.prepare.pipeline import COMPRESSIONS
     from ganformer_cli.data.sources import FORMS
 
     assert command.FORMATS == FORMS
@@ -514,7 +514,7 @@ def test_a_folder_of_a_catalogue_name_is_a_folder(ganformer: Run, photos: Path) 
 def test_wrong_lines(
     ganformer: Run, photos: Path, monkeypatch: pytest.MonkeyPatch, line: str, status: int, words: str
 ) -> None:
-    from ganformer_cli.data import acquire as room
+    from ganformer_cli.data.prepare import acquire as room
 
     for asks in ("fetch", "fetch_drive"):
         monkeypatch.setattr(room, asks, lambda *_, **__: pytest.fail("the network is asked"))

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganformer_cli.data import acquire as room
-from ganformer_cli.data.acquire import Acquired, acquire, acquire_file, estimated_output, made_before
 from ganformer_cli.data.catalogue import CatalogueEntry, DownloadSource, load_catalogue
+from ganformer_cli.data.prepare import acquire as room
+from ganformer_cli.data.prepare.acquire import Acquired, acquire, acquire_file, estimated_output, made_before
 from ganformer_cli.errors import DataError, DownloadError, OutputError
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def test_another_file_than_the_catalogue_knows(source: Sources) -> None:
 
 
 def test_a_data_set_that_was_made_is_not_downloaded_again(source: Sources) -> None:
-    from ganformer_cli.data.prepare import prepare
+    from ganformer_cli.data.prepare.pipeline import prepare
 
     entry = entry_of(source("a", "zip of pictures", PICTURES))
     target = DATA / "mine"

@@ -20,7 +20,7 @@ from click.testing import Result
 from PIL import Image
 
 from ganformer_cli.data import budgets
-from ganformer_cli.data.datasets import PreparedDataset
+from ganformer_cli.data.loading.datasets import PreparedDataset
 from ganformer_cli.data.sources import open_source, tars
 from ganformer_cli.data.sources.crc32c import masked_crc32c
 from ganformer_cli.data.sources.tars import TarReader

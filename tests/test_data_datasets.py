@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from ganformer_cli.data import ImageDataset, PreparedDataset, SceneDataset, open_dataset
-from ganformer_cli.data.datasets import prepared_names
+from ganformer_cli.data.loading.datasets import prepared_names
 from ganformer_cli.data.manifest import checksum
-from ganformer_cli.data.prepare import prepare
+from ganformer_cli.data.prepare.pipeline import prepare
 from ganformer_cli.errors import ConfigError, DataError
 
 

@@ -17,8 +17,8 @@ from click.testing import Result
 from PIL import Image
 
 from ganformer_cli.data import image_formats
-from ganformer_cli.data.datasets import PreparedDataset, open_dataset
 from ganformer_cli.data.file_kinds import Kind, Selection, describe, is_companion, starts_as_image
+from ganformer_cli.data.loading.datasets import PreparedDataset, open_dataset
 from ganformer_cli.data.sources import open_source
 
 Run = Callable[..., Result]

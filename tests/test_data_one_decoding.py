@@ -16,9 +16,9 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from ganformer_cli.data.datasets import PreparedDataset, open_dataset
 from ganformer_cli.data.images import Decoding, decode
-from ganformer_cli.data.prepare import prepare
+from ganformer_cli.data.loading.datasets import PreparedDataset, open_dataset
+from ganformer_cli.data.prepare.pipeline import prepare
 from ganformer_cli.errors import DataError
 from ganformer_cli.metrics.sources import open_images
 

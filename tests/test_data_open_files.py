@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ganformer_cli.data.datasets import PreparedDataset
-from ganformer_cli.data.prepare import prepare
+from ganformer_cli.data.loading.datasets import PreparedDataset
+from ganformer_cli.data.prepare.pipeline import prepare
 from ganformer_cli.data.sources import open_source
 
 resource = pytest.importorskip("resource", reason="this system has no limits of its own for a process")

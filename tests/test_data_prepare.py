@@ -19,7 +19,7 @@ from PIL import Image
 
 from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data import open_dataset
-from ganformer_cli.data.prepare import check_name, choose_resolution, prepare
+from ganformer_cli.data.prepare.pipeline import check_name, choose_resolution, prepare
 from ganformer_cli.data.sources import open_source
 from ganformer_cli.errors import ConfigError, DataError
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ganformer_cli.data import conversion
-from ganformer_cli.data.conversion import Look, convert, convert_all, default_workers
 from ganformer_cli.data.images import Decoding
+from ganformer_cli.data.prepare import conversion
+from ganformer_cli.data.prepare.conversion import Look, convert, convert_all, default_workers
 from ganformer_cli.data.sources import Item
 from ganformer_cli.errors import OutputError
 

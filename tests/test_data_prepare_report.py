@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from ganformer_cli.config import MAX_LABELS
-from ganformer_cli.data import open_dataset, tally
-from ganformer_cli.data.conversion import difference_hash
-from ganformer_cli.data.duplicates import near, repeated
+from ganformer_cli.data import open_dataset
 from ganformer_cli.data.manifest import checksum
-from ganformer_cli.data.prepare import Prepared, prepare, verify
+from ganformer_cli.data.prepare import tally
+from ganformer_cli.data.prepare.conversion import difference_hash
+from ganformer_cli.data.prepare.duplicates import near, repeated
+from ganformer_cli.data.prepare.pipeline import Prepared, prepare, verify
 from ganformer_cli.data.sources import Item, Source
 from ganformer_cli.errors import DataError
 

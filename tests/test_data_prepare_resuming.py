@@ -20,9 +20,10 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from ganformer_cli.data import making, open_dataset
-from ganformer_cli.data.prepare import prepare
-from ganformer_cli.data.shards import Journal, ShardWriter
+from ganformer_cli.data import open_dataset
+from ganformer_cli.data.prepare import writer as making
+from ganformer_cli.data.prepare.pipeline import prepare
+from ganformer_cli.data.prepare.shards import Journal, ShardWriter
 from ganformer_cli.data.sources import Item, Source
 from ganformer_cli.errors import DataError, OutputError
 
@@ -240,8 +241,8 @@ def test_what_is_left_of_work_that_was_done_is_removed() -> None:
 SCRIPT = """
 import multiprocessing, sys
 from pathlib import Path
-from ganformer_cli.data import making
-from ganformer_cli.data.prepare import prepare
+from ganformer_cli.data.prepare import writer as making
+from ganformer_cli.data.prepare.pipeline import prepare
 
 def report(done, total, skipped):
     if done in (0, 30):

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from ganformer_cli.data import shards
+from ganformer_cli.data.loading.stores import ShardStore
 from ganformer_cli.data.manifest import image_name
-from ganformer_cli.data.shards import Journal, ShardWriter
-from ganformer_cli.data.stores import ShardStore
+from ganformer_cli.data.prepare import shards
+from ganformer_cli.data.prepare.shards import Journal, ShardWriter
 
 LISTING = b'{"labels": null}'
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ganformer_cli.data import readers
-from ganformer_cli.data.datasets import Bytes, ImageDataset, PreparedDataset, SceneDataset
-from ganformer_cli.data.readers import StoppedWaiting
-from ganformer_cli.data.stream import ImageStream
+from ganformer_cli.data.loading import readers
+from ganformer_cli.data.loading.datasets import Bytes, ImageDataset, PreparedDataset, SceneDataset
+from ganformer_cli.data.loading.readers import StoppedWaiting
+from ganformer_cli.data.loading.stream import ImageStream
 from ganformer_cli.errors import DataError
 
 needs_stop = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process")
@@ -157,9 +157,9 @@ def test_an_image_that_cannot_be_read_is_told_where_training_hears_it(own_folder
 
 SCRIPT = """\
 import sys, time
-from ganformer_cli.data.batches import ImageBatches, Order
-from ganformer_cli.data.datasets import SceneDataset
-from ganformer_cli.data.readers import Readers
+from ganformer_cli.data.loading.batches import ImageBatches, Order
+from ganformer_cli.data.loading.datasets import SceneDataset
+from ganformer_cli.data.loading.readers import Readers
 
 if __name__ == "__main__":
     batches = ImageBatches(SceneDataset(resolution=64, count=32), Order(32, 0, False), 16)

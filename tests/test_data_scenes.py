@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from ganformer_cli.data import SceneDataset, open_dataset
-from ganformer_cli.data.scenes import COLORS, MATERIALS, MAX_OBJECTS, MIN_OBJECTS, SHAPES, SIZES, compose
-from ganformer_cli.data.scenes_render import render, render_mask
+from ganformer_cli.data.scenes.composition import COLORS, MATERIALS, MAX_OBJECTS, MIN_OBJECTS, SHAPES, SIZES, compose
+from ganformer_cli.data.scenes.rendering import render, render_mask
 from ganformer_cli.errors import GanformerError
 
 # If a change of the drawing is meant, raise _SCENES_DRAWING in data/datasets.py and put the new sum here.

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ganformer_cli.data.datasets import PreparedDataset
-from ganformer_cli.data.prepare import prepare
+from ganformer_cli.data.loading.datasets import PreparedDataset
+from ganformer_cli.data.prepare.pipeline import prepare
 from ganformer_cli.data.sources import Source, open_source
 from ganformer_cli.data.sources import lmdbs as lmdb_room
 from ganformer_cli.errors import DataError, OutputError

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ganformer_cli.data.datasets import Bytes, Floats, ImageDataset, SceneDataset
-from ganformer_cli.data.stream import ImageStream, Order
+from ganformer_cli.data.loading.datasets import Bytes, Floats, ImageDataset, SceneDataset
+from ganformer_cli.data.loading.stream import ImageStream, Order
 from ganformer_cli.errors import ConfigError
 
 

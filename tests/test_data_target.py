@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ganformer_cli.data import open_dataset
-from ganformer_cli.data.prepare import prepare
-from ganformer_cli.data.shards import ShardWriter
+from ganformer_cli.data.prepare.pipeline import prepare
+from ganformer_cli.data.prepare.shards import ShardWriter
 from ganformer_cli.errors import DataError, OutputError
 
 

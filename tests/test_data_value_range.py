@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from ganformer_cli.data.datasets import PreparedDataset
+from ganformer_cli.data.loading.datasets import PreparedDataset
 
 Run = Callable[..., Result]
 LINE = ["--resolution", "16", "--workers", "1"]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ganformer_cli.data import acquire
-from ganformer_cli.data.acquire import Acquired
 from ganformer_cli.data.catalogue import CatalogueEntry, DownloadSource
+from ganformer_cli.data.prepare import acquire
+from ganformer_cli.data.prepare.acquire import Acquired
 from ganformer_cli.downloads import fetch, fetch_drive, patience, transfer
 from ganformer_cli.errors import DataError, DownloadError, SnapshotError
 from ganformer_cli.original_snapshots.catalogue import check_snapshot

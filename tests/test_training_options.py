@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ganformer_cli.config import BASELINES, resolve_run
-from ganformer_cli.data.datasets import SceneDataset
+from ganformer_cli.data.loading.datasets import SceneDataset
 from ganformer_cli.training import Callbacks, losses
 from ganformer_cli.training.gan import RunningMeans, StepResult
 from ganformer_cli.training.loop import Trainer

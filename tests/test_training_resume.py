@@ -21,8 +21,9 @@ from click.testing import Result
 
 from ganformer_cli import checkpoints, system_errors
 from ganformer_cli.config import RunConfig, resolve_run
-from ganformer_cli.data import ImageDataset, open_dataset, readers
-from ganformer_cli.data.stream import ImageStream
+from ganformer_cli.data import ImageDataset, open_dataset
+from ganformer_cli.data.loading import readers
+from ganformer_cli.data.loading.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
 from ganformer_cli.training import Callbacks, RunResult, open_run, state
 from ganformer_cli.training.gan import GANTrainer

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ganformer_cli.data.conversion import default_workers
-from ganformer_cli.data.datasets import PreparedDataset
-from ganformer_cli.data.prepare import COMPRESSIONS, prepare
+from ganformer_cli.data.loading.datasets import PreparedDataset
+from ganformer_cli.data.prepare.conversion import default_workers
+from ganformer_cli.data.prepare.pipeline import COMPRESSIONS, prepare
 
 #: What training on a fast GPU takes at 256 × 256, pictures a second.
 NEEDED = 1500

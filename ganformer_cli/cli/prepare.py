@@ -24,9 +24,9 @@ from ganformer_cli.config.names import check_name, quoted, same_name, valid_name
 from ganformer_cli.errors import ConfigError, DataError, GanformerError
 
 if TYPE_CHECKING:
-    from ganformer_cli.data.acquire import Acquired
     from ganformer_cli.data.catalogue import CatalogueEntry
-    from ganformer_cli.data.prepare import Prepared
+    from ganformer_cli.data.prepare.acquire import Acquired
+    from ganformer_cli.data.prepare.pipeline import Prepared
     from ganformer_cli.data.sources import Source
 
 CATALOGUE = ("ffhq", "cityscapes", "clevr", "bedrooms")  # flags of the authors' script
@@ -374,8 +374,8 @@ def _run(job: Job, settings: Settings) -> dict[str, Any]:
 
 def _found(job: Known, settings: Settings, options: dict[str, Any]) -> Prepared | None:
     """The data set if it is there already, so that nothing needs to be downloaded for it; checks the options first."""
-    from ganformer_cli.data.acquire import made_before
-    from ganformer_cli.data.prepare import Prepared, check_settings
+    from ganformer_cli.data.prepare.acquire import made_before
+    from ganformer_cli.data.prepare.pipeline import Prepared, check_settings
 
     checked = {key: value for key, value in options.items() if key not in {"strict", "overwrite", "near_duplicates"}}
     check_settings(job.name, **checked)
@@ -406,7 +406,7 @@ def _prepared(
     options: dict[str, Any],
     progress: ProgressBar,
 ) -> Prepared:
-    from ganformer_cli.data.prepare import prepare
+    from ganformer_cli.data.prepare.pipeline import prepare
 
     begun = 0
 
@@ -425,7 +425,7 @@ def _prepared(
 
 def _acquired(job: Known, settings: Settings, options: dict[str, Any], progress: ProgressBar) -> Acquired:
     """The archive of a catalogue's data set: the user's, or downloaded after the licence was shown."""
-    from ganformer_cli.data.acquire import acquire, acquire_file, estimated_output
+    from ganformer_cli.data.prepare.acquire import acquire, acquire_file, estimated_output
 
     entry = job.entry
     words = {"download": "downloading", "check": "checking"}
@@ -457,7 +457,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _verify(word: str, data_dir: Path, *, as_json: bool) -> None:
-    from ganformer_cli.data.prepare import verify
+    from ganformer_cli.data.prepare.pipeline import verify
 
     folder = data_dir / word
     if not (folder / "manifest.json").is_file():

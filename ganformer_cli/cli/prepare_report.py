@@ -13,7 +13,7 @@ from ganformer_cli.errors import DataError
 
 if TYPE_CHECKING:
     from ganformer_cli.data.catalogue import CatalogueEntry
-    from ganformer_cli.data.prepare import Prepared
+    from ganformer_cli.data.prepare.pipeline import Prepared
 
 SMALL_PART = 0.5  # of a range: less is worth a word
 EXAMPLES = 3  # files named for each reason

@@ -1,8 +1,8 @@
 """Pictures: where they come from, how they are prepared, and how they are read.
 
-``ganformer_cli.data.stream`` is not imported here, because it needs torch and preparing pictures does not.
+``ganformer_cli.data.loading.stream`` is not imported here, because it needs torch and preparing pictures does not.
 """
 
-from ganformer_cli.data.datasets import ImageDataset, PreparedDataset, SceneDataset, open_dataset
+from ganformer_cli.data.loading.datasets import ImageDataset, PreparedDataset, SceneDataset, open_dataset
 
 __all__ = ["ImageDataset", "PreparedDataset", "SceneDataset", "open_dataset"]

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.data.budgets import LARGEST_SHARD_DIRECTORY, open_zip, read_labels_entry
+from ganformer_cli.data.loading.stores import Store
 from ganformer_cli.data.manifest import LABELS, MANIFEST, image_name
 from ganformer_cli.data.sources.label_values import is_number
 from ganformer_cli.data.sources.labels import NamedLabels, json_labels
-from ganformer_cli.data.stores import Store
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import MAX_LABELS_MEMORY, parse_json
 from ganformer_cli.text import printable

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from ganformer_cli import __version__
-from ganformer_cli.data.datasets import ImageDataset
+from ganformer_cli.data.loading.datasets import ImageDataset
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.metrics import (
     diversity,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.datasets import ImageDataset
+from ganformer_cli.data.loading.datasets import ImageDataset
 from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.metrics import kernel_distance, path_length
 from ganformer_cli.metrics.collecting import FeatureKey

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.datasets import ImageDataset, PreparedDataset, conformed_text
 from ganformer_cli.data.images import Decoding, UnusableError, decode_array, is_large_enough
+from ganformer_cli.data.loading.datasets import ImageDataset, PreparedDataset, conformed_text
+from ganformer_cli.data.loading.stores import open_store
 from ganformer_cli.data.manifest import MANIFEST
 from ganformer_cli.data.sources.arrays import layout_of
-from ganformer_cli.data.stores import open_store
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 from ganformer_cli.metrics.blocks import submit

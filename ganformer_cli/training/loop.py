@@ -19,8 +19,8 @@ from ganformer_cli import __version__, checkpoints
 from ganformer_cli.allocator import return_free_memory
 from ganformer_cli.config import ModelConfig, RunConfig
 from ganformer_cli.data import ImageDataset
-from ganformer_cli.data.readers import StoppedWaiting
-from ganformer_cli.data.stream import ImageStream
+from ganformer_cli.data.loading.readers import StoppedWaiting
+from ganformer_cli.data.loading.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
 from ganformer_cli.files import remove, write_json
 from ganformer_cli.metrics.processes import fail_together

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.config import MAX_LABELS
-from ganformer_cli.data.conversion import Outcome, outcome_digest
-from ganformer_cli.data.duplicates import near, repeated
 from ganformer_cli.data.manifest import image_name
+from ganformer_cli.data.prepare.conversion import Outcome, outcome_digest
+from ganformer_cli.data.prepare.duplicates import near, repeated
 from ganformer_cli.errors import DataError
 
 SKIPPED_SHOWN = 100  # in the manifest; all are in a file of their own if there are more

@@ -25,7 +25,6 @@ from PIL import ImageColor
 from ganformer_cli import __version__
 from ganformer_cli.config import MAX_RESOLUTION, ModelConfig, image_size, names
 from ganformer_cli.data.catalogue import SCENES
-from ganformer_cli.data.conversion import NO_LABEL, Look, convert_all, source_digest
 from ganformer_cli.data.file_kinds import count_text, describe, sheets_text
 from ganformer_cli.data.images import (
     TOO_SMALL,
@@ -37,11 +36,12 @@ from ganformer_cli.data.images import (
     open_image,
     shown_size,
 )
-from ganformer_cli.data.making import Making, Plan, abandon, locked, put_in_place, settle
 from ganformer_cli.data.manifest import MANIFEST_FORMAT, belongs, read_manifest
+from ganformer_cli.data.prepare.conversion import NO_LABEL, Look, convert_all, source_digest
+from ganformer_cli.data.prepare.tally import Tally, UnusableLabelsError, check_label_width, source_fingerprint
+from ganformer_cli.data.prepare.verify import verify
+from ganformer_cli.data.prepare.writer import Making, Plan, abandon, locked, put_in_place, settle
 from ganformer_cli.data.sources import Item, Source, open_source
-from ganformer_cli.data.tally import Tally, UnusableLabelsError, check_label_width, source_fingerprint
-from ganformer_cli.data.verify import verify
 from ganformer_cli.errors import ConfigError, DataError, OutputError
 from ganformer_cli.files import ensure_writable_folder, reason_and_remedy, sha256_of
 

@@ -41,7 +41,7 @@ from ganformer_cli.data.images import (
 )
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.manifest import LABELS, MANIFEST, image_name
-from ganformer_cli.data.shards import read_directory
+from ganformer_cli.data.prepare.shards import read_directory
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular, read_regular, why_no_file
 

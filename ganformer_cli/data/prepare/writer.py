@@ -17,11 +17,11 @@ from typing import Any
 
 from PIL import Image
 
-from ganformer_cli.data.conversion import Converted, Outcome
+from ganformer_cli.data.loading.stores import ShardStore
 from ganformer_cli.data.manifest import DUPLICATES, MANIFEST, PREVIEW, SKIPPED, checksum, shard_name
-from ganformer_cli.data.shards import Journal, ShardWriter
-from ganformer_cli.data.stores import ShardStore
-from ganformer_cli.data.tally import Tally
+from ganformer_cli.data.prepare.conversion import Converted, Outcome
+from ganformer_cli.data.prepare.shards import Journal, ShardWriter
+from ganformer_cli.data.prepare.tally import Tally
 from ganformer_cli.errors import OutputError
 from ganformer_cli.files import json_text, quietly, remove, replace
 

@@ -1,7 +1,7 @@
 """What is in a scene: a few coloured solids on a lit ground, chosen from a seed.
 
 The pictures are in the manner of CLEVR (Johnson et al. 2017): spheres, cubes and cylinders of two sizes, two materials
-and eight colours. This module decides where everything stands; :mod:`ganformer_cli.data.scenes_render` draws it.
+and eight colours. This module decides where everything stands; :mod:`ganformer_cli.data.scenes.rendering` draws it.
 
 Every number here comes from a stable bit stream, ordinary double arithmetic and square roots, which IEEE 754 fixes to
 the last bit; there is no sine, power or exponential, whose last bit differs among machines. So (seed, index, shape of

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.datasets import ImageDataset
-from ganformer_cli.data.readers import Arrays
+from ganformer_cli.data.loading.datasets import ImageDataset
+from ganformer_cli.data.loading.readers import Arrays
 
 
 class Order:

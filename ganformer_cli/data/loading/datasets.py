@@ -17,12 +17,12 @@ from ganformer_cli.config import ModelConfig, image_size
 from ganformer_cli.config.names import quoted
 from ganformer_cli.data.catalogue import SCENES, find_entry
 from ganformer_cli.data.images import Decoding, is_large_enough
+from ganformer_cli.data.loading.stores import ShardStore, open_store
 from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
-from ganformer_cli.data.scenes import Scene, compose
-from ganformer_cli.data.scenes_render import render, render_mask
+from ganformer_cli.data.scenes.composition import Scene, compose
+from ganformer_cli.data.scenes.rendering import render, render_mask
 from ganformer_cli.data.set_labels import plain_labels, prepared_labels
 from ganformer_cli.data.sources.label_values import is_one_hot
-from ganformer_cli.data.stores import ShardStore, open_store
 from ganformer_cli.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
@@ -110,7 +110,7 @@ class ImageDataset(abc.ABC):
 
 
 class SceneDataset(ImageDataset):
-    """The built-in pictures; see :mod:`ganformer_cli.data.scenes`."""
+    """The built-in pictures; see :mod:`ganformer_cli.data.scenes.composition`."""
 
     def __init__(self, *, resolution: int = 32, ratio: float = 1.0, count: int = SCENES_COUNT, seed: int = 0) -> None:
         low, high = SCENES_RESOLUTIONS

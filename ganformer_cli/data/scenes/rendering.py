@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.scenes import COLORS, Camera, Scene, SceneObject, Vector, frame_extent
+from ganformer_cli.data.scenes.composition import COLORS, Camera, Scene, SceneObject, Vector, frame_extent
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

@@ -8,10 +8,10 @@ from types import TracebackType
 
 import torch
 
-from ganformer_cli.data.batches import ImageBatches
-from ganformer_cli.data.batches import Order as Order
-from ganformer_cli.data.datasets import ImageDataset
-from ganformer_cli.data.readers import Readers
+from ganformer_cli.data.loading.batches import ImageBatches
+from ganformer_cli.data.loading.batches import Order as Order
+from ganformer_cli.data.loading.datasets import ImageDataset
+from ganformer_cli.data.loading.readers import Readers
 from ganformer_cli.errors import ConfigError
 
 Batch = tuple[torch.Tensor, torch.Tensor]

@@ -1,0 +1,1 @@
+"""The built-in data set: images of simple scenes, drawn from a seed."""
