@@ -41,6 +41,7 @@ setup(
         "rich>=13.4",  # the progress bar
         "requests>=2.28",  # downloads
         "platformdirs>=4.0",  # where this system keeps caches
+        "ninja>=1.11",  # compiles the native operators in parallel
         "filelock>=3.12",  # two processes must not write one download, nor build the same operators
         'tomli>=2.0; python_version < "3.11"',  # reads datasets/*.toml; newer Pythons have tomllib
     ],

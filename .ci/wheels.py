@@ -47,7 +47,7 @@ def plain_wheel(folder: Path) -> Path:
 
 def platform_wheel(plain: Path, target: str, folder: Path, cache: Path) -> Path:
     """The plain wheel with the libraries of ``target`` inside."""
-    from ganformer_cli.operators.zig import TARGETS
+    from ganformer_cli.operators.toolchain import TARGETS
 
     libraries = cache / target
     words = [sys.executable, "-m", "ganformer_cli", "build-ops", "--target", target, "--output-dir", str(libraries)]
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--target", action="append", help="one of the systems; left out: all")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    from ganformer_cli.operators.zig import TARGETS
+    from ganformer_cli.operators.toolchain import TARGETS
 
     os.environ.setdefault("SOURCE_DATE_EPOCH", run(["git", "log", "-1", "--format=%ct"]).strip())
     os.environ["PYTHONPATH"] = str(ROOT)

@@ -15,9 +15,9 @@ from click.testing import Result
 
 from ganformer_cli.operators import build, compiling
 from ganformer_cli.operators.build import build_folders, find_build
-from ganformer_cli.operators.compiling import NoCompilerError, Tools, make_recipe
+from ganformer_cli.operators.compiling import Tools, make_build_spec
 from ganformer_cli.operators.cuda_toolkit import Nvcc
-from ganformer_cli.operators.toolchain import Compiler
+from ganformer_cli.operators.toolchain import Compiler, NoCompilerError
 
 Run = Callable[..., Result]
 
@@ -82,9 +82,9 @@ def test_nodes_without_a_compiler_find_it(
     assert ganformer("build-ops", "--cpu", "DEFAULT", "--output-dir", tmp_path / "shared").exit_code == 0
     monkeypatch.setenv("GANFORMER_OPS_FOLDER", str(tmp_path / "shared"))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    recipe = make_recipe("cpu", "AVX512", sources)
-    assert recipe is not None
-    assert find_build(recipe, build_folders())
+    build_spec = make_build_spec("cpu", "AVX512", sources)
+    assert build_spec is not None
+    assert find_build(build_spec, build_folders())
 
 
 def test_that_folder_is_filled_if_nothing_else_is_said(

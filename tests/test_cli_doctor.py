@@ -13,9 +13,8 @@ import torch
 from click.testing import Result
 
 from ganformer_cli.operators import checks, native
-from ganformer_cli.operators.checks import Check, SelfTest
+from ganformer_cli.operators.checks import Cards, Check, SelfTest
 from ganformer_cli.operators.cuda_toolkit import Nvcc
-from ganformer_cli.operators.nvidia import Cards
 
 Run = Callable[..., Result]
 

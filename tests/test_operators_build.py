@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,14 +24,12 @@ from ganformer_cli.errors import OutputError
 from ganformer_cli.operators import build
 from ganformer_cli.operators.build import Build, build_ahead, build_folders, find_build, obtain
 from ganformer_cli.operators.compiling import (
-    BuildError,
-    NoCompilerError,
-    Recipe,
+    BuildSpec,
     Tools,
-    make_recipe,
+    make_build_spec,
 )
 from ganformer_cli.operators.cuda_toolkit import Nvcc
-from ganformer_cli.operators.toolchain import Compiler, find_compiler
+from ganformer_cli.operators.toolchain import BuildError, Compiler, NoCompilerError, find_compiler
 
 # It keeps a line for each run beside itself. A source may tell it what to do.
 FAKE = """\
@@ -46,10 +45,18 @@ if "FAIL" in text:
     sys.exit(1)
 while "ENDLESS" in text and os.path.isdir(os.getcwd()):  # until its folder is cleared away, or it is killed
     time.sleep(0.05)
+for beat in range(600 if "STUBBORN" in text else 0):  # a minute, unless it is killed
+    with open(os.path.join(os.path.dirname(__file__), "beats"), "a") as beats:
+        beats.write(".")
+    time.sleep(0.1)
 if "SLOW" in text:
     time.sleep(1)
+objects = [] if source else [pathlib.Path(word) for word in sys.argv[1:] if ".o" in pathlib.Path(word).name]
+for path in objects:
+    if not path.exists():
+        sys.exit(f"error: {path.name} is not there")
 if "NOTHING" not in text:
-    target.write_bytes(text.encode() or b"".join(pathlib.Path(a).read_bytes() for a in sys.argv if a.endswith(".o")))
+    target.write_bytes(text.encode() or b"".join(path.read_bytes() for path in objects))
 """
 
 
@@ -69,10 +76,10 @@ class Workshop:
     def write(self, name: str, text: str) -> None:
         (self.sources / name).write_text(text, encoding="utf-8")
 
-    def recipe(self, capability: str = "AVX2") -> Recipe:
-        recipe = make_recipe("cpu", capability, self.sources)
-        assert recipe is not None
-        return recipe
+    def build_spec(self, capability: str = "AVX2") -> BuildSpec:
+        build_spec = make_build_spec("cpu", capability, self.sources)
+        assert build_spec is not None
+        return build_spec
 
     def tools(self) -> Tools:
         compiler = Compiler("gnu", (sys.executable, str(self.script)), "fake", self.version)
@@ -86,15 +93,19 @@ class Workshop:
 
     def obtain(self, capability: str = "AVX2", *, folders: list[Path] | None = None) -> Build:
         return obtain(
-            self.recipe(capability),
+            self.build_spec(capability),
             self.tools,
             folders=folders or [self.kept],
             say=self.said.append,
             warn=self.warned.append,
         )
 
+    def build_ahead(self, capability: str = "AVX2", *, folder: Path | None = None, force: bool = False) -> Build:
+        (made,) = build_ahead([(self.build_spec(capability), self.tools())], folder or self.kept, force=force)
+        return made
+
     def without_compiler(self, capability: str = "AVX2", *, folders: list[Path] | None = None) -> Build:
-        return obtain(self.recipe(capability), no_compiler, folders=folders or [self.kept])
+        return obtain(self.build_spec(capability), no_compiler, folders=folders or [self.kept])
 
 
 def no_compiler() -> Tools:
@@ -152,10 +163,10 @@ def test_sources_of_the_other_library_change_nothing(workshop: Workshop) -> None
 
 def test_another_compiler_builds_anew(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = workshop.obtain()
-    note_file = next(workshop.kept.glob("*.json"))
-    note = json.loads(note_file.read_text(encoding="utf-8"))
-    note["compiler"]["identity"]["mtime"] -= 1  # it has been replaced since
-    note_file.write_text(json.dumps(note), encoding="utf-8")
+    metadata_file = next(workshop.kept.glob("*.json"))
+    metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
+    metadata["compiler"]["identity"]["mtime"] -= 1  # it has been replaced since
+    metadata_file.write_text(json.dumps(metadata), encoding="utf-8")
     workshop.version = "2.0"
     second = workshop.obtain()
     assert second.fresh
@@ -167,7 +178,7 @@ def test_another_compiler_builds_anew(workshop: Workshop, monkeypatch: pytest.Mo
 def test_other_words_behind_the_compiler_build_anew(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop.obtain()
     monkeypatch.setenv("CXX", f"'{sys.executable}' {workshop.script} -fsanitize=address")
-    assert find_build(workshop.recipe(), [workshop.kept]) is None
+    assert find_build(workshop.build_spec(), [workshop.kept]) is None
 
 
 def test_without_a_compiler_what_was_built_before_is_taken(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +188,7 @@ def test_without_a_compiler_what_was_built_before_is_taken(workshop: Workshop, m
 
 
 def test_built_ahead_is_taken_whatever_compiler_is_there(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    ahead = build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+    ahead = workshop.build_ahead()
     monkeypatch.setenv("CXX", "no-such-compiler")
     workshop.version = "2.0"
     assert workshop.obtain().path == ahead.path
@@ -186,15 +197,15 @@ def test_built_ahead_is_taken_whatever_compiler_is_there(workshop: Workshop, mon
 
 def test_a_build_on_first_use_becomes_one_made_ahead(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     first = workshop.obtain()
-    ahead = build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+    ahead = workshop.build_ahead()
     assert (ahead.path, ahead.fresh) == (first.path, False)
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert workshop.obtain().path == first.path
 
 
 def test_forced_builds_even_what_is_there(workshop: Workshop) -> None:
-    first = build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
-    again = build_ahead(workshop.recipe(), workshop.tools(), workshop.kept, force=True)
+    first = workshop.build_ahead()
+    again = workshop.build_ahead(force=True)
     assert again.fresh
     assert again.path == first.path  # the same bytes
     assert workshop.runs == ["one.cpp", "link"] * 2
@@ -221,14 +232,14 @@ def test_a_relative_folder_is_built_into(
     workshop: Workshop, variable: str, monkeypatch: pytest.MonkeyPatch, own_folder: Path
 ) -> None:
     monkeypatch.setenv(variable, "near/by")
-    made = obtain(workshop.recipe(), workshop.tools)
+    made = obtain(workshop.build_spec(), workshop.tools)
     assert made.path.is_absolute()
     assert made.path.is_file()
     assert own_folder / "near" / "by" in made.path.parents
 
 
 def test_building_ahead_into_a_relative_folder(workshop: Workshop, own_folder: Path) -> None:
-    made = build_ahead(workshop.recipe(), workshop.tools(), Path("near/by"))
+    made = workshop.build_ahead(folder=Path("near/by"))
     assert made.path.parent == own_folder / "near" / "by"
     assert workshop.obtain(folders=[Path("near/by")]).path == made.path
 
@@ -237,15 +248,15 @@ def test_building_ahead_into_a_relative_folder(workshop: Workshop, own_folder: P
 
 
 def test_a_build_for_a_plainer_cpu_serves_if_made_ahead(workshop: Workshop) -> None:
-    plain = build_ahead(workshop.recipe("DEFAULT"), workshop.tools(), workshop.kept)
+    plain = workshop.build_ahead("DEFAULT")
     assert workshop.without_compiler("AVX512").path == plain.path
-    better = build_ahead(workshop.recipe("AVX2"), workshop.tools(), workshop.kept)
+    better = workshop.build_ahead("AVX2")
     assert workshop.obtain("AVX512").path == better.path
     assert workshop.obtain("DEFAULT").path == plain.path
 
 
 def test_a_build_for_a_richer_cpu_never_serves(workshop: Workshop) -> None:
-    build_ahead(workshop.recipe("AVX512"), workshop.tools(), workshop.kept)
+    workshop.build_ahead("AVX512")
     with pytest.raises(NoCompilerError, match="build-ops"):  # which says that there is one that does not fit
         workshop.without_compiler("AVX2")
 
@@ -259,7 +270,7 @@ def test_a_build_that_wants_a_newer_system_library_does_not_serve(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "libc_version", lambda: (2, 40))
-    build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+    workshop.build_ahead()
     monkeypatch.setattr(build, "libc_version", lambda: (2, 36))
     with pytest.raises(NoCompilerError):
         workshop.without_compiler()
@@ -269,13 +280,73 @@ def test_a_build_that_wants_a_newer_system_library_does_not_serve(
 
 def test_a_cuda_build_serves_the_cards_that_run_it(workshop: Workshop) -> None:
     made = workshop.obtain()
-    note_file = workshop.kept / f"cuda-{build.platform_tag()}-{workshop.recipe().digest}-x.json"
-    note = {**made.note, "library": "cuda", "capability": "sm80-sm90", "ahead": True}
-    note_file.write_text(json.dumps(note), encoding="utf-8")
-    recipe = replace(workshop.recipe(), library="cuda")
-    assert find_build(replace(recipe, capability="sm86"), [workshop.kept])
-    assert find_build(replace(recipe, capability="sm80-sm120"), [workshop.kept])
-    assert find_build(replace(recipe, capability="sm75"), [workshop.kept]) is None
+    metadata_file = workshop.kept / f"cuda-{build.platform_tag()}-{workshop.build_spec().digest}-x.json"
+    metadata = {**made.metadata, "library": "cuda", "capability": "sm80-sm90", "ahead": True}
+    metadata_file.write_text(json.dumps(metadata), encoding="utf-8")
+    build_spec = replace(workshop.build_spec(), library="cuda")
+    assert find_build(replace(build_spec, capability="sm86"), [workshop.kept])
+    assert find_build(replace(build_spec, capability="sm80-sm120"), [workshop.kept])
+    assert find_build(replace(build_spec, capability="sm75"), [workshop.kept]) is None
+
+
+# ----- What ninja does -----
+
+
+def test_only_what_changed_is_compiled_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANFORMER_OPS_FOLDER", str(workshop.kept))  # where builds of this machine are kept
+    workshop.write("two.cpp", '#include "shared.h"')
+    workshop.write("shared.h", "")
+    workshop.obtain()
+    workshop.write("two.cpp", '#include "shared.h"\nchanged')
+    changed = workshop.obtain()
+    assert sorted(workshop.runs) == ["link", "link", "one.cpp", "two.cpp", "two.cpp"]
+    assert b"first" in changed.path.read_bytes()
+    workshop.write("shared.h", "changed")
+    workshop.obtain()
+    assert workshop.runs[-2:] == ["two.cpp", "link"]
+    workshop.obtain("DEFAULT")  # its objects are others
+    assert sorted(workshop.runs[-3:]) == ["link", "one.cpp", "two.cpp"]
+    workshop.build_ahead(force=True)
+    assert sorted(workshop.runs[-3:]) == ["link", "one.cpp", "two.cpp"]
+    assert len(list((workshop.kept / build.OBJECTS).iterdir())) == 4  # one for each source and CPU
+
+
+def test_several_libraries_are_built_at_once_or_not_at_all(workshop: Workshop) -> None:
+    plans = [(workshop.build_spec(capability), workshop.tools()) for capability in ("AVX512", "AVX2")]
+    made = build_ahead(plans, workshop.kept, say=workshop.said.append)
+    assert [library.capability for library in made] == ["AVX512", "AVX2"]
+    assert len({library.path for library in made}) == 2
+    assert len(workshop.said) == 1
+    workshop.write("one.cpp", "FAIL")
+    with pytest.raises(BuildError):
+        build_ahead(
+            [(workshop.build_spec(capability), workshop.tools()) for capability in ("AVX2", "DEFAULT")], workshop.kept
+        )
+    assert len(list(workshop.kept.glob("*.json"))) == 2
+
+
+def test_names_with_spaces_dollars_and_letters_of_many_languages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "mein  $Ordner: ä 日本" if os.name == "posix" else tmp_path / "mein  $Ordner ä"
+    root.mkdir()
+    workshop = Workshop(root)
+    monkeypatch.setattr("ganformer_cli.operators.jobs._run_in_order", lambda *_: pytest.fail("ninja cannot do it"))
+    assert workshop.obtain().path.read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("broken", ["not there", "no program", "fails"])
+def test_without_ninja_sources_are_compiled_one_after_another(
+    workshop: Workshop, broken: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    programs = {"not there": None, "no program": str(tmp_path), "fails": sys.executable}
+    monkeypatch.setattr("ganformer_cli.operators.jobs.find_ninja", lambda: programs[broken])
+    workshop.write("two.cpp", "second, longer")
+    assert workshop.obtain().path.read_bytes() == b"second, longerfirst"
+    assert workshop.runs == ["two.cpp", "one.cpp", "link"]
+    workshop.write("one.cpp", "FAIL")
+    with pytest.raises(BuildError, match=r"one\.cpp:1:5: error: FAIL"):
+        workshop.obtain()
 
 
 # ----- What is damaged -----
@@ -305,7 +376,7 @@ def test_what_is_damaged_is_built_anew(workshop: Workshop, damage: object) -> No
 
 def test_a_build_of_no_use_is_not_given_again(workshop: Workshop) -> None:
     made = workshop.obtain()
-    assert find_build(workshop.recipe(), [workshop.kept], but=made) is None
+    assert find_build(workshop.build_spec(), [workshop.kept], exclude=made) is None
 
 
 # ----- What fails -----
@@ -326,7 +397,7 @@ def test_a_compiler_that_fails(workshop: Workshop) -> None:
 
 
 def test_one_failure_ends_the_others(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganformer_cli.operators.compiling._processors", lambda: 2)
+    monkeypatch.setattr("ganformer_cli.operators.jobs._processors", lambda: 2)
     workshop.write("endless.cpp", "ENDLESS and long")  # the longest begins first
     workshop.write("failing.cpp", "FAIL")
     with pytest.raises(BuildError, match=r"failing\.cpp"):
@@ -335,18 +406,18 @@ def test_one_failure_ends_the_others(workshop: Workshop, monkeypatch: pytest.Mon
 
 def test_a_compiler_that_writes_nothing(workshop: Workshop) -> None:
     workshop.write("one.cpp", "NOTHING")
-    with pytest.raises(BuildError, match="wrote nothing"):
+    with pytest.raises(BuildError, match=r"one\.o"):
         workshop.obtain()
 
 
 def test_a_compiler_that_cannot_be_started(workshop: Workshop, tmp_path: Path) -> None:
     tools = Tools(Compiler("gnu", (str(tmp_path / "gone"),), "gone", "1"), tmp_path)
-    with pytest.raises(BuildError, match="cannot be started"):
-        obtain(workshop.recipe(), lambda: tools, folders=[workshop.kept])
+    with pytest.raises(BuildError, match="gone 1 failed"):
+        obtain(workshop.build_spec(), lambda: tools, folders=[workshop.kept])
 
 
 def test_a_compiler_that_never_ends(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganformer_cli.operators.compiling.SECONDS_TO_COMPILE", 0.2)
+    monkeypatch.setattr("ganformer_cli.operators.jobs.SECONDS_TO_BUILD", 0.2)
     workshop.write("one.cpp", "ENDLESS")
     with pytest.raises(BuildError, match="no result after"):
         workshop.obtain()
@@ -359,7 +430,7 @@ def test_no_compiler_and_nothing_built(workshop: Workshop) -> None:
 
 
 def test_no_compiler_and_a_build_of_another_version(workshop: Workshop) -> None:
-    build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+    workshop.build_ahead()
     workshop.write("one.cpp", "a new version of the program")
     with pytest.raises(NoCompilerError, match="run ganformer build-ops again"):
         workshop.without_compiler()
@@ -374,7 +445,7 @@ def test_a_folder_that_cannot_be_written_to(workshop: Workshop) -> None:
     assert str(workshop.kept) in warning
     assert "GANFORMER_CACHE" in warning
     with pytest.raises(OutputError, match="cannot write"):  # building ahead must not pretend
-        build_ahead(workshop.recipe(), workshop.tools(), workshop.kept)
+        workshop.build_ahead()
 
 
 def test_what_is_there_needs_no_writing(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +454,7 @@ def test_what_is_there_needs_no_writing(workshop: Workshop, monkeypatch: pytest.
     def read_only(*_: object, **__: object) -> None:
         raise AssertionError("nothing may be written")
 
-    for name in ("_locked", "_make", "write_json"):
+    for name in ("_locked", "_build", "write_json"):
         monkeypatch.setattr(build, name, read_only)
     assert workshop.obtain().path == made.path
 
@@ -434,11 +505,11 @@ OTHER = """\
 import sys
 from pathlib import Path
 from ganformer_cli.operators.build import obtain
-from ganformer_cli.operators.compiling import Tools, make_recipe
+from ganformer_cli.operators.compiling import Tools, make_build_spec
 from ganformer_cli.operators.toolchain import Compiler
 sources, script, kept = map(Path, sys.argv[1:])
 tools = Tools(Compiler("gnu", (sys.executable, str(script)), "fake", "1.0"), script.parent)
-print(obtain(make_recipe("cpu", "AVX2", sources), lambda: tools, folders=[kept]).path)
+print(obtain(make_build_spec("cpu", "AVX2", sources), lambda: tools, folders=[kept]).path)
 """
 
 
@@ -486,6 +557,23 @@ def test_a_killed_build_hinders_nobody(workshop: Workshop, start: object) -> Non
     assert workshop.warned == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to consoles only")
+def test_ctrl_c_ends_the_compilers(workshop: Workshop, start: object) -> None:
+    workshop.write("one.cpp", "STUBBORN")
+    assert callable(start)
+    process = start()
+    beats = workshop.script.with_name("beats")
+    while not beats.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    beaten = beats.stat().st_size
+    time.sleep(0.3)
+    assert beats.stat().st_size == beaten
+    assert remains(workshop.kept) == []
+
+
 def test_a_lock_that_is_held_too_long_is_not_waited_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "SECONDS_TO_NOTICE", 0.01)
     monkeypatch.setattr(build, "SECONDS_TO_WAIT", 0.02)
@@ -515,11 +603,11 @@ def test_the_compiler_of_this_machine(workshop: Workshop, monkeypatch: pytest.Mo
     if find_compiler() is None:
         pytest.skip("no C++ compiler here")
     workshop.write("one.cpp", ANSWER)
-    made = obtain(workshop.recipe("DEFAULT"), folders=[workshop.kept])
+    made = obtain(workshop.build_spec("DEFAULT"), folders=[workshop.kept])
     assert ctypes.CDLL(str(made.path)).answer() == 42
     monkeypatch.setattr(build, "find_compiler", lambda: pytest.fail("the compiler is not needed any more"))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("no program may be run"))
-    assert obtain(workshop.recipe("DEFAULT"), folders=[workshop.kept]).path == made.path
+    assert obtain(workshop.build_spec("DEFAULT"), folders=[workshop.kept]).path == made.path
     if os.name == "posix":
         monkeypatch.setenv("PATH", "")  # a node without a compiler
-        assert obtain(workshop.recipe("DEFAULT"), no_compiler, folders=[workshop.kept]).path == made.path
+        assert obtain(workshop.build_spec("DEFAULT"), no_compiler, folders=[workshop.kept]).path == made.path

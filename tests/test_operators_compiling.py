@@ -10,17 +10,16 @@ from pathlib import Path
 import pytest
 
 from ganformer_cli.operators.compiling import (
+    BuildSpec,
     Library,
-    Recipe,
     Tools,
-    compile_jobs,
-    first_error,
-    link_job,
-    make_recipe,
-    remedy_of,
-    stand_in_job,
+    compile_job,
+    link_jobs,
+    longest_first,
+    make_build_spec,
 )
 from ganformer_cli.operators.cuda_toolkit import Nvcc
+from ganformer_cli.operators.jobs import first_error, remedy_of
 from ganformer_cli.operators.toolchain import Compiler
 
 
@@ -33,10 +32,10 @@ def sources(tmp_path: Path) -> Path:
     return folder
 
 
-def recipe_of(sources: Path, capability: str = "AVX2", library: Library = "cpu") -> Recipe:
-    recipe = make_recipe(library, capability, sources)
-    assert recipe is not None
-    return recipe
+def spec_of(sources: Path, capability: str = "AVX2", library: Library = "cpu") -> BuildSpec:
+    build_spec = make_build_spec(library, capability, sources)
+    assert build_spec is not None
+    return build_spec
 
 
 def write(sources: Path, name: str, text: str) -> None:
@@ -55,8 +54,7 @@ def test_the_longest_source_is_compiled_first(sources: Path, tmp_path: Path) -> 
     write(sources, "three.cpp", '#include "three.h"\n')  # short, and yet the longest with what it includes
     write(sources, "three.h", '#pragma once\n#include <vector>\n  # include "templates.h"\n#include "three.h"\n')
     write(sources, "templates.h", "x" * 200)
-    jobs = compile_jobs(recipe_of(sources), gnu_tools(tmp_path), tmp_path)
-    assert [job.output.name for job in jobs] == ["three.o", "two.o", "one.o"]
+    assert longest_first(spec_of(sources)) == ["three.cpp", "two.cpp", "one.cpp"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +62,7 @@ def test_the_longest_source_is_compiled_first(sources: Path, tmp_path: Path) -> 
     [("AVX512", {"-mavx512f", "-mfma"}), ("AVX2", {"-mavx2", "-mfma"}), ("DEFAULT", set()), ("SVE256", set())],
 )
 def test_flags_of_gcc(sources: Path, tmp_path: Path, capability: str, flags: set[str]) -> None:
-    (job,) = compile_jobs(recipe_of(sources, capability), gnu_tools(tmp_path), tmp_path)
+    job = compile_job(spec_of(sources, capability), gnu_tools(tmp_path), "one.cpp")
     assert {word for word in job.words if word.startswith("-m")} >= flags
     assert flags or not any(word.startswith("-m") for word in job.words)
     assert {"-std=c++17", "-O3", "-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020a000000000000"} <= {*job.words}
@@ -78,13 +76,13 @@ def test_command_lines_of_microsofts(sources: Path, tmp_path: Path, version: str
     for name in ("torch_cpu", "c10", "torch"):
         (torch / "lib" / f"{name}.lib").touch()
     tools = Tools(Compiler("msvc", ("C:\\cl.exe",), "MSVC", version, {"PATH": ""}), torch)
-    (job,) = compile_jobs(recipe_of(sources, "AVX512"), tools, tmp_path)
+    job = compile_job(spec_of(sources, "AVX512"), tools, "one.cpp")
     assert {"/std:c++17", "/O2", "/EHsc", "/MD", "/utf-8", "/arch:AVX512", "/c", f"/I{torch / 'include'}"} <= {
         *job.words
     }
     assert ("/fp:contract" in job.words) == contracts
     assert job.words[-1] == f"/Fo{job.output}"
-    link = link_job(recipe_of(sources), tools, [job.output], tmp_path)
+    (link,) = link_jobs(spec_of(sources), tools, [job.output])
     assert {"/LD", f"/Fe{link.output}", f"/LIBPATH:{torch / 'lib'}", "torch_cpu.lib", "c10.lib", "torch.lib"} <= {
         *link.words
     }
@@ -96,43 +94,43 @@ def test_command_lines_of_cuda(sources: Path, tmp_path: Path, monkeypatch: pytes
         monkeypatch.delenv(name, raising=False)
     write(sources, "kernel.cu", "a kernel, longer than the bindings")
     write(sources, "cuda_bindings.cpp", "bindings")
-    recipe = make_recipe("cuda", "sm80-sm90", sources)
-    assert recipe is not None
-    assert recipe.sources == ("cuda_bindings.cpp", "kernel.cu")
+    build_spec = make_build_spec("cuda", "sm80-sm90", sources)
+    assert build_spec is not None
+    assert build_spec.sources == ("cuda_bindings.cpp", "kernel.cu")
     tools = replace(gnu_tools(tmp_path), nvcc=Nvcc("nvcc", (13, 0), (tmp_path,)))
-    kernel, bindings = compile_jobs(recipe, tools, tmp_path)
+    kernel, bindings = (compile_job(build_spec, tools, name) for name in ("kernel.cu", "cuda_bindings.cpp"))
     said = " ".join(kernel.words)
-    assert said.startswith("nvcc -c -std=c++17 -O3")
+    assert said.startswith("nvcc -std=c++17 -O3")
     for pair in ("arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90"):
         assert f"-gencode {pair}" in said
     assert f"-ccbin {sys.executable}" in said
     assert bindings.words[0] == sys.executable
     assert "-DUSE_CUDA" in bindings.words
-    assert "-lcudart" in link_job(recipe, tools, [kernel.output, bindings.output], tmp_path).words
+    assert "-lcudart" in link_jobs(build_spec, tools, [kernel.output, bindings.output])[-1].words
     monkeypatch.setenv("NVCC_CCBIN", "g++-13")
-    assert "-ccbin g++-13" in " ".join(compile_jobs(recipe, tools, tmp_path)[0].words)
+    assert "-ccbin g++-13" in " ".join(compile_job(build_spec, tools, "kernel.cu").words)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows links with an import library")
 def test_a_torch_without_cuda_builds_for_one_that_has_it(sources: Path, tmp_path: Path) -> None:
     tools = replace(gnu_tools(tmp_path), nvcc=Nvcc("nvcc", (13, 0), (tmp_path,)))
-    stand_in = stand_in_job(tools, tmp_path)
-    assert stand_in is not None
+    build_spec = replace(spec_of(sources), library="cuda")
+    stand_in, link = link_jobs(build_spec, tools, [])
     assert "-Wl,-soname,libtorch_cuda.so" in stand_in.words
-    recipe = replace(recipe_of(sources), library="cuda")
-    assert str(stand_in.output) in link_job(recipe, tools, [], tmp_path).words
+    assert str(stand_in.output) in link.words
+    assert stand_in.output in link.inputs
     real = tools.torch / "lib" / "libtorch_cuda.so"
     real.parent.mkdir()
     real.touch()
-    assert stand_in_job(tools, tmp_path) is None
-    assert str(real) in link_job(recipe, tools, [], tmp_path).words
-    assert stand_in_job(gnu_tools(tmp_path), tmp_path) is None  # the library of the CPU needs none
+    (link,) = link_jobs(build_spec, tools, [])
+    assert str(real) in link.words
+    assert len(link_jobs(build_spec, gnu_tools(tmp_path), [])) == 1  # the CPU library needs none
 
 
-def test_a_folder_without_sources_has_no_recipe(tmp_path: Path) -> None:
+def test_a_folder_without_sources_has_no_build_spec(tmp_path: Path) -> None:
     (tmp_path / "README.md").touch()
-    assert make_recipe("cpu", "AVX2", tmp_path) is None
-    assert make_recipe("cuda", "sm80", tmp_path) is None
+    assert make_build_spec("cpu", "AVX2", tmp_path) is None
+    assert make_build_spec("cuda", "sm80", tmp_path) is None
 
 
 # ----- What compilers say -----

@@ -14,7 +14,7 @@ import torch
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.operators import native
 from ganformer_cli.operators.build import Build
-from ganformer_cli.operators.compiling import BuildError, NoCompilerError
+from ganformer_cli.operators.toolchain import BuildError, NoCompilerError
 
 BUILD = Build(Path("library"), {})
 X = torch.zeros(2)
@@ -191,9 +191,9 @@ def test_what_cannot_be_loaded_is_built_here(monkeypatch: pytest.MonkeyPatch) ->
     loaded: list[str] = []
     foreign, own = Build(Path("foreign"), {}), Build(Path("own"), {}, fresh=True)
 
-    def obtain(recipe: object, find: object, but: Build | None = None, **_: object) -> Build:
-        given.append(but)
-        return own if but else foreign
+    def obtain(build_spec: object, find: object, exclude: Build | None = None, **_: object) -> Build:
+        given.append(exclude)
+        return own if exclude else foreign
 
     def load(path: str) -> None:
         if path == "foreign":

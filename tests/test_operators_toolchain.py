@@ -10,10 +10,18 @@ from pathlib import Path
 import pytest
 
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.operators import cuda_toolkit, nvidia
+from ganformer_cli.operators import cuda_toolkit
+from ganformer_cli.operators.checks import Cards, find_cards
 from ganformer_cli.operators.cuda_toolkit import Nvcc, covers, find_nvcc, misfit, parse_architectures, within
-from ganformer_cli.operators.msvc import find_msvc, installations
-from ganformer_cli.operators.toolchain import Compiler, decoded, find_compiler, gnu_commands, run_program
+from ganformer_cli.operators.toolchain import (
+    Compiler,
+    decoded,
+    find_compiler,
+    find_msvc,
+    gnu_commands,
+    installations,
+    run_program,
+)
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows finds no program without an .exe")
 
@@ -376,8 +384,8 @@ def test_cards_that_the_driver_tells_of(tmp_path: Path) -> None:
             return 0, b"NVIDIA GeForce RTX 3060, 580.65.06\nNVIDIA A100, 580.65.06\n"
         return 0, b"| NVIDIA-SMI 580.65.06    Driver Version: 580.65.06     CUDA Version: 13.0  |"
 
-    cards = nvidia.find_cards({"PATH": str(tmp_path)}, run)
-    assert cards == nvidia.Cards(("NVIDIA GeForce RTX 3060", "NVIDIA A100"), "580.65.06", (13, 0), works=True)
+    cards = find_cards({"PATH": str(tmp_path)}, run)
+    assert cards == Cards(("NVIDIA GeForce RTX 3060", "NVIDIA A100"), "580.65.06", (13, 0), works=True)
 
 
 @posix
@@ -386,8 +394,8 @@ def test_cards_of_a_driver_that_does_not_answer(tmp_path: Path) -> None:
     (folder / "gpus" / "0000:01:00.0").mkdir(parents=True)
     (folder / "gpus" / "0000:01:00.0" / "information").write_text("Model: \t\t NVIDIA A10\nIRQ: 1\n", encoding="utf-8")
     (folder / "version").write_text("NVRM version: NVIDIA UNIX Module  550.54.15  Tue\n", encoding="utf-8")
-    cards = nvidia.find_cards({"PATH": ""}, answering(), tmp_path)
-    assert cards == nvidia.Cards(("NVIDIA A10",), "550.54.15")
+    cards = find_cards({"PATH": ""}, answering(), tmp_path)
+    assert cards == Cards(("NVIDIA A10",), "550.54.15")
 
 
 @posix
@@ -401,9 +409,9 @@ def test_cards_without_a_driver_show_on_the_bus(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "vendor").write_text(f"{vendor}\n", encoding="utf-8")
         (folder / "class").write_text(f"{kind}\n", encoding="utf-8")
-    assert nvidia.find_cards({"PATH": ""}, answering(), tmp_path) == nvidia.Cards(("NVIDIA card",))
+    assert find_cards({"PATH": ""}, answering(), tmp_path) == Cards(("NVIDIA card",))
 
 
 @posix
 def test_no_cards(tmp_path: Path) -> None:
-    assert nvidia.find_cards({"PATH": ""}, answering(), tmp_path) == nvidia.Cards()
+    assert find_cards({"PATH": ""}, answering(), tmp_path) == Cards()

@@ -13,10 +13,10 @@ import torch
 from click.testing import Result
 
 from ganformer_cli.errors import GanformerError
-from ganformer_cli.operators import build, compiling, native, zig
-from ganformer_cli.operators.compiling import BuildError, Tools, compile_jobs, link_job, make_recipe
+from ganformer_cli.operators import build, compiling, native, toolchain
+from ganformer_cli.operators.compiling import Tools, compile_job, link_jobs, make_build_spec
 from ganformer_cli.operators.import_libraries import libraries_for
-from ganformer_cli.operators.toolchain import Compiler, find_compiler, how_to_get_a_compiler, is_current
+from ganformer_cli.operators.toolchain import BuildError, Compiler, find_compiler, how_to_get_a_compiler, is_current
 
 PROGRAM = "zig.exe" if sys.platform == "win32" else "zig"
 Run = Callable[..., Result]
@@ -50,7 +50,7 @@ PLATFORM = "linux-x86_64"
 
 
 def test_it_is_found_where_it_is_installed(package: Path) -> None:
-    found = zig.find_zig(answer("0.17.1\n"), PLATFORM)
+    found = toolchain.find_zig(answer("0.17.1\n"), PLATFORM)
     assert found == Compiler("zig", (str(package / PROGRAM), "c++"), "zig c++", "0.17.1")
 
 
@@ -61,7 +61,7 @@ def test_half_an_installation_is_none(package: Path, broken: str, monkeypatch: p
     if broken == "no package":
         monkeypatch.setitem(sys.modules, "ziglang", None)
     run = answer("", 0) if broken == "answers nothing" else answer("0.17.1", int(broken == "fails"))
-    assert zig.find_zig(run, "macosx-14-arm64" if broken == "another system" else PLATFORM) is None
+    assert toolchain.find_zig(run, "macosx-14-arm64" if broken == "another system" else PLATFORM) is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="other compilers are looked for elsewhere on Windows")
@@ -118,15 +118,15 @@ def test_the_system_to_build_for_is_said(
     sources: Path, tmp_path: Path, target: str, capability: str, machine: str, output: str
 ) -> None:
     compiler = Compiler("zig", ("zig", "c++"), "zig c++", "0.17.1")
-    tools = Tools(compiler, tmp_path / "torch", target=zig.TARGETS[target], libraries=tmp_path / "libraries")
-    recipe = make_recipe("cpu", capability, sources)
-    assert recipe is not None
-    (job,) = compile_jobs(recipe, tools, tmp_path)
+    tools = Tools(compiler, tmp_path / "torch", target=toolchain.TARGETS[target], libraries=tmp_path / "libraries")
+    build_spec = make_build_spec("cpu", capability, sources)
+    assert build_spec is not None
+    job = compile_job(build_spec, tools, "one.cpp")
     line = " ".join(job.words)
     assert machine in line
     assert ("-fPIC" in line) == (output == ".so")
     assert "-fno-sanitize=undefined" in line
-    link = link_job(recipe, tools, [job.output], tmp_path)
+    (link,) = link_jobs(build_spec, tools, [job.output])
     assert link.output.suffix == output
     assert machine in " ".join(link.words)
     assert any(str(tmp_path / "libraries") in word for word in link.words)
@@ -143,7 +143,7 @@ def wheel(path: Path, *names: str) -> Path:
 
 
 COMPILER = Compiler("zig", ("zig", "c++"), "zig c++", "0.17.1")
-WINDOWS = zig.TARGETS["windows-x86_64"]
+WINDOWS = toolchain.TARGETS["windows-x86_64"]
 
 
 def test_import_libraries_come_out_of_a_wheel(tmp_path: Path) -> None:
@@ -218,17 +218,17 @@ def test_what_does_not_go_together(ganformer: Run, words: list[str], said: str) 
 def test_a_library_inside_the_installation_is_taken_where_no_compiler_is(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe("cpu", "DEFAULT", sources)
-    assert recipe is not None
+    build_spec = make_build_spec("cpu", "DEFAULT", sources)
+    assert build_spec is not None
     folder = sources / build.SHIPPED
     folder.mkdir()
-    name = f"cpu-{build.platform_tag()}-{recipe.digest}-DEFAULT-0.17.1"
+    name = f"cpu-{build.platform_tag()}-{build_spec.digest}-DEFAULT-0.17.1"
     (folder / f"{name}.so").write_bytes(b"library")
     note = {"file": f"{name}.so", "sha256": build.sha256_of(folder / f"{name}.so"), "capability": "DEFAULT"}
     (folder / f"{name}.json").write_text(json.dumps({**note, "ahead": True}), encoding="utf-8")
     monkeypatch.setattr(build, "resource_folder", lambda name: sources)
     monkeypatch.delenv("GANFORMER_OPS_FOLDER", raising=False)
-    found = build.obtain(recipe, lambda: pytest.fail("no compiler is asked for"))
+    found = build.obtain(build_spec, lambda: pytest.fail("no compiler is asked for"))
     assert found.path.parent == folder
 
 

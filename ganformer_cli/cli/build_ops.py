@@ -104,9 +104,11 @@ def command(
     """
     import torch
 
-    from ganformer_cli.operators import build, zig
-    from ganformer_cli.operators.compiling import BuildError, NoCompilerError, cuda_capability, make_recipe
+    from ganformer_cli.operators import build
+    from ganformer_cli.operators.compiling import BuildSpec, Library, cuda_capability, make_build_spec
     from ganformer_cli.operators.cuda_toolkit import USUAL_ARCHITECTURES, parse_architectures, present_architectures
+    from ganformer_cli.operators.toolchain import TARGETS as SYSTEMS
+    from ganformer_cli.operators.toolchain import BuildError, NoCompilerError
 
     if cuda_arch is not None and device == "cpu":
         raise click.UsageError(f"--cuda-arch {cuda_arch} is for GPUs, and --device is cpu; leave one of them out")
@@ -126,36 +128,33 @@ def command(
     find: Callable[[], Tools] = build.find_tools
     levels = cpu or (torch.backends.cpu.get_cpu_capability(),)
     if target is not None:
-        system = zig.TARGETS[target]
+        system = SYSTEMS[target]
         if system.arm and cpu and cpu != ("DEFAULT",):
             raise click.UsageError(f"--cpu {','.join(cpu)} are levels of x86-64; for {target} leave --cpu out")
         levels = ("DEFAULT",) if system.arm else cpu or ("AVX512", "AVX2")
         find = functools.cache(lambda: build.find_tools_for(system, torch_given))
-    wanted: list[tuple[str, str, Callable[[], Tools]]] = [("cpu", level, find) for level in levels]
+    wanted: list[tuple[Library, str, Callable[[], Tools]]] = [("cpu", level, find) for level in levels]
     if device != "cpu" and target is None:
         wanted.append(("cuda", cuda_capability(architectures), build.find_cuda_tools))
-    built: list[Build] = []
+    plans: list[tuple[BuildSpec, Tools]] = []
     for library, capability, find_tools in wanted:
-        recipe = make_recipe("cuda" if library == "cuda" else "cpu", capability)
+        build_spec = make_build_spec(library, capability)
         optional = library == "cuda" and device == "auto" and cuda_arch is None
-        if recipe is None:
-            if not optional:
-                raise GanformerError(f"this installation has no sources of the {library} library; install it again")
+        if optional and (build_spec is None or torch.version.cuda is None):
             continue
-        if optional and torch.version.cuda is None:
-            continue
+        if build_spec is None:
+            raise GanformerError(f"this installation has no sources of the {library} library; install it again")
         try:
-            tools = find_tools()
+            plans.append((build_spec, find_tools()))
         except NoCompilerError as error:
             if not optional:
                 raise
             _say(f"without the CUDA library: {error}")
-            continue
-        try:
-            built.append(build.build_ahead(recipe, tools, folder, force=force, say=_say))
-        except BuildError as error:
-            echo(error.output.rstrip("\n"), err=True, lines=True)
-            raise
+    try:
+        built = build.build_ahead(plans, folder, force=force, say=_say)
+    except BuildError as error:
+        echo(error.output.rstrip("\n"), err=True, lines=True)
+        raise
     _show(built, folder, as_json=as_json)
 
 
@@ -165,7 +164,7 @@ def _say(text: str) -> None:
 
 def _show(built: list[Build], folder: Path, *, as_json: bool) -> None:
     records: list[dict[str, Any]] = [
-        {"path": str(build.path), "built": build.fresh, **{key: build.note.get(key) for key in _SHOWN}}
+        {"path": str(build.path), "built": build.fresh, **{key: build.metadata.get(key) for key in _SHOWN}}
         for build in built
     ]
     if as_json:

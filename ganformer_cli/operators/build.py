@@ -1,9 +1,9 @@
-"""Keeps the native operators: finds a library that was built before, else builds one and publishes it.
+"""Keeps the native operators: finds a library that was built earlier, or builds one and publishes it.
 
-A folder of builds holds, for each, the library and a note of what it was made of, and with what. The library is
-published by a rename and its note after it, so that whatever has a note is whole; the note has its checksum. A build
-made ahead of time (``ganformer build-ops``) is taken whatever compiler is there; one that was made on first use only
-while its compiler is, and where there is none.
+A folder of builds holds each library and its metadata: what it was made of, and with what. The library is published by
+a rename and its metadata after it, so that a library with metadata is complete; the metadata has its checksum. A build
+made ahead of time (``ganformer build-ops``) serves whatever compiler is there. One made on first use serves as long as
+its compiler is the one that would be chosen, or if there is none.
 """
 
 from __future__ import annotations
@@ -25,24 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.errors import GanformerError, OutputError
-from ganformer_cli.files import (
-    check_replaceable,
-    insist,
-    quietly,
-    read_json,
-    reason_and_remedy,
-    remove,
-    sha256_of,
-    write_json,
-)
+from ganformer_cli.files import quietly, read_json, reason_and_remedy, remove, sha256_of, write_json
 from ganformer_cli.operators.compiling import (
     CAPABILITIES,
-    BuildError,
-    NoCompilerError,
-    Recipe,
+    BuildSpec,
     Tools,
-    compile_library,
+    compile_libraries,
     cuda_capability,
+    place,
 )
 from ganformer_cli.operators.cuda_toolkit import (
     covers,
@@ -53,21 +43,29 @@ from ganformer_cli.operators.cuda_toolkit import (
     within,
 )
 from ganformer_cli.operators.toolchain import (
+    BuildError,
+    NoCompilerError,
+    Target,
     file_identity,
     find_compiler,
+    find_zig,
     how_to_get_a_compiler,
     is_current,
-    run_program,
 )
-from ganformer_cli.operators.zig import INSTALL, Target, find_zig
 from ganformer_cli.resources import cache_folder, resource_folder
 
 FOLDER_VARIABLE = "GANFORMER_OPS_FOLDER"
 SHIPPED = "built"  # folder of the libraries inside a wheel, beside the sources
-SECONDS_TO_NOTICE = 1.0  # of waiting for another process, before that is said
-SECONDS_TO_WAIT = 600.0  # for another process that builds the same; then this one builds for itself
+OBJECTS = "objects"  # folder of compiled sources, in a folder of builds: the next build compiles only what changed
+WORK = "building-"
+SECONDS_TO_NOTICE = 1.0  # of waiting for another process, before a message says so
+SECONDS_TO_WAIT = 600.0  # for another process that builds; then this one builds for itself
 
 Say = Callable[[str], None]
+
+
+def silent(text: str) -> None:
+    """A ``Say`` that drops the message."""
 
 
 @dataclass(frozen=True)
@@ -76,29 +74,29 @@ class Build:
 
     Attributes:
         path: its file.
-        note: what it was made of and with what, as JSON values.
-        fresh: it was made just now.
+        metadata: what it was made of and with what, as JSON values.
+        fresh: whether it was built just now.
     """
 
     path: Path
-    note: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     fresh: bool = False
 
     @property
     def compiler(self) -> str:
-        tools = [self.note[key].get("name") for key in ("nvcc", "compiler") if key in self.note]
+        tools = [self.metadata[key].get("name") for key in ("nvcc", "compiler") if key in self.metadata]
         return " and ".join(map(str, tools))
 
     @property
     def capability(self) -> str:
-        return str(self.note.get("capability", ""))
+        return str(self.metadata.get("capability", ""))
 
 
-# ----- What is there -----
+# ----- Finding a build -----
 
 
 def operators_folder() -> Path:
-    """Where builds are kept if nothing else is said."""
+    """Where builds are kept by default."""
     return cache_folder() / "operators"
 
 
@@ -109,7 +107,7 @@ def build_folders() -> list[Path]:
 
 
 def shipped_folders() -> list[Path]:
-    """Where a wheel with operators inside has them; only read."""
+    """The read-only folder of a wheel with operators inside."""
     folder = resource_folder("ops") / SHIPPED
     return [folder] if folder.is_dir() else []
 
@@ -119,84 +117,85 @@ def platform_tag() -> str:
     return f"{sys.platform}-{platform.machine().lower() or 'unknown'}"
 
 
-def read_build(note_file: Path) -> Build | None:
-    """The build of a note, if its library is whole."""
-    for _ in range(2):  # between reading the note and the library, another process may have published anew
+def read_build(metadata_file: Path) -> Build | None:
+    """The build of a metadata file, if its library is intact."""
+    for _ in range(2):  # between reading the metadata and the library, another process may have published anew
         try:
-            note = read_json(note_file)
-            path = note_file.with_name(note["file"])
-            if sha256_of(path) == note["sha256"]:
-                return Build(path, note)
+            metadata = read_json(metadata_file)
+            path = metadata_file.with_name(metadata["file"])
+            if sha256_of(path) == metadata["sha256"]:
+                return Build(path, metadata)
         except (GanformerError, OSError, ValueError, KeyError, TypeError):
             continue
     return None
 
 
 def find_build(
-    recipe: Recipe, folders: Sequence[Path], *, any_compiler: bool = False, but: Build | None = None
+    build_spec: BuildSpec, folders: Sequence[Path], *, any_compiler: bool = False, exclude: Build | None = None
 ) -> Build | None:
-    """The best build that is there for ``recipe``: whole, of these very sources, and for this machine.
+    """The best existing build: intact, of exactly these sources, and for this machine.
 
     Args:
-        but: not this one.
-        any_compiler: take those that were made on first use too, with a compiler that is not the one of now.
+        build_spec: what it must be built from and for.
+        folders: where to look, best first.
+        any_compiler: accept builds on first use by a compiler that would not be chosen now.
+        exclude: a build that is of no use.
     """
-    best: tuple[int, Build] | None = None
+    found: list[tuple[int, Build]] = []
     for folder in folders:
-        for note_file in sorted(folder.glob(f"{_stem(recipe)}-*.json")):
-            build = read_build(note_file)
-            if build is None or (but is not None and build.path == but.path):
-                continue
-            rank = _rank(recipe, build.note, any_compiler=any_compiler)
-            if rank is not None and (best is None or rank < best[0]):
-                best = rank, build
-    return best[1] if best else None
+        for metadata_file in sorted(folder.glob(f"{_stem(build_spec)}-*.json")):
+            build = read_build(metadata_file)
+            if build is not None and (exclude is None or build.path != exclude.path):
+                rank = _rank(build_spec, build.metadata, any_compiler=any_compiler)
+                found += [] if rank is None else [(rank, build)]
+    return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def _rank(recipe: Recipe, note: Mapping[str, Any], *, any_compiler: bool) -> int | None:
+def _rank(build_spec: BuildSpec, metadata: Mapping[str, Any], *, any_compiler: bool) -> int | None:
     """How well a build fits, 0 the best; None if it does not."""
-    built = str(note.get("capability"))
-    if recipe.library == "cuda":
-        rank = 0 if covers(_architectures(built), recipe.architectures) else None
+    capability = str(metadata.get("capability"))
+    if build_spec.library == "cuda":
+        serves = covers([part.removeprefix("sm") for part in capability.split("-")], build_spec.architectures)
+        rank = 0 if serves else None
+    elif capability == build_spec.capability:
+        rank = 0
     else:
-        abilities = CAPABILITIES[CAPABILITIES.index(recipe.capability) :] if recipe.capability in CAPABILITIES else ()
-        rank = 0 if built == recipe.capability else abilities.index(built) if built in abilities else None
-    if rank is None or tuple(note.get("libc") or ()) > libc_version():
+        known = build_spec.capability in CAPABILITIES
+        poorer = CAPABILITIES[CAPABILITIES.index(build_spec.capability) :] if known else ()
+        rank = poorer.index(capability) if capability in poorer else None
+    if rank is None or tuple(metadata.get("libc") or ()) > libc_version():
         return None
-    if any_compiler or note.get("ahead"):
+    if any_compiler or metadata.get("ahead"):
         return rank
-    # What was made on first use is as good as what would be made now, or it is made anew.
-    current = is_current(note.get("compiler", {}))
-    if nvcc := note.get("nvcc"):
-        current = current and file_identity(str(nvcc.get("path"))) == nvcc.get("identity")
+    # A build on first use serves only if a new one would be the same.
+    nvcc = metadata.get("nvcc")
+    current = is_current(metadata.get("compiler", {})) and (
+        not nvcc or file_identity(str(nvcc.get("path"))) == nvcc.get("identity")
+    )
     return rank if rank == 0 and current else None
 
 
-def _architectures(capability: str) -> list[str]:
-    return [part.removeprefix("sm") for part in capability.split("-")]
-
-
 def libc_version() -> tuple[int, ...]:
-    """Of glibc: a library runs with the one that it was built with and with later ones. () elsewhere."""
+    """Of glibc, with which, and with later ones, a library runs that was built here; () elsewhere."""
     try:
-        said = os.confstr("CS_GNU_LIBC_VERSION") or ""
+        version = os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (AttributeError, ValueError, OSError):
         return ()
-    return tuple(int(part) for part in re.findall(r"\d+", said))
+    return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-def _stem(recipe: Recipe, tag: str | None = None) -> str:
-    """How the names of all builds of these sources begin, for this platform or the one of ``tag``."""
-    return f"{recipe.library}-{tag or platform_tag()}-{recipe.digest}"
+def _stem(build_spec: BuildSpec, tag: str | None = None) -> str:
+    """How the names of all builds of these sources begin, for this platform or that of ``tag``."""
+    return f"{build_spec.library}-{tag or platform_tag()}-{build_spec.digest}"
 
 
-def _name(recipe: Recipe, tools: Tools) -> str:
-    """The name of the build that ``tools`` make: another compiler, or another version of it, has another."""
+def _name(build_spec: BuildSpec, tools: Tools) -> str:
+    """The name of the build that ``tools`` make; another compiler, or version of it, makes another."""
     if tools.target:  # the same wherever it is built
-        return f"{_stem(recipe, tools.target.tag)}-{recipe.capability}-{tools.compiler.version}"
+        return f"{_stem(build_spec, tools.target.tag)}-{build_spec.capability}-{tools.compiler.version}"
     identity = [str(tools), tools.compiler.command, file_identity(tools.compiler.path), _libc_of(tools)]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    return f"{_stem(recipe)}-{recipe.capability}-{digest[:8]}"
+    return f"{_stem(build_spec)}-{build_spec.capability}-{digest[:8]}"
 
 
 def _libc_of(tools: Tools) -> tuple[int, ...]:
@@ -204,7 +203,7 @@ def _libc_of(tools: Tools) -> tuple[int, ...]:
     return tools.zig_target.libc if tools.compiler.kind == "zig" else libc_version()
 
 
-# ----- Making one -----
+# ----- Building -----
 
 
 def find_tools() -> Tools:
@@ -227,23 +226,23 @@ def find_tools_for(target: Target, torch_given: Path | None = None) -> Tools:
         torch_given: a torch of that system, or its wheel, to link with; see ``import_libraries.libraries_for``.
 
     Raises:
-        NoCompilerError: ``ziglang`` is not there.
+        NoCompilerError: ``ziglang`` is not installed.
         BuildError: there is nothing to link with.
     """
     import torch
 
     from ganformer_cli.operators.import_libraries import libraries_for
 
-    compiler = find_zig(run_program)
+    compiler = find_zig()
     if compiler is None:
-        raise NoCompilerError("building for a named system needs the compiler of ziglang", f"run: {INSTALL}")
+        raise NoCompilerError("--target needs the compiler of ziglang", "run: pip install ziglang")
     version = str(torch.__version__).partition("+")[0]
     libraries = libraries_for(target, compiler, version, torch_given)
     return Tools(compiler, torch_folder(), target=target, libraries=libraries)
 
 
 def find_cuda_tools() -> Tools:
-    """What builds the CUDA library here, for the CUDA of the torch that is installed.
+    """What builds the CUDA library here, for the CUDA version of the installed torch.
 
     Raises:
         NoCompilerError: there is no compiler, or no nvcc that fits.
@@ -253,124 +252,131 @@ def find_cuda_tools() -> Tools:
     tools = find_tools()
     if tools.compiler.kind == "zig":
         raise NoCompilerError(
-            "nvcc needs g++, clang++ or Microsoft's compiler beside it, and only ziglang is there", how_to_get_nvcc(())
+            "nvcc needs g++, clang++ or Microsoft's compiler, and only ziglang is installed", how_to_get_nvcc(())
         )
     wanted = tuple(int(part) for part in re.findall(r"\d+", torch.version.cuda or ""))[:2]
-    remedy = how_to_get_nvcc(wanted)
     nvcc = find_nvcc(wanted)
-    if nvcc is None:
-        raise NoCompilerError("no nvcc was found", remedy)
-    if problem := misfit(nvcc, wanted):
-        raise NoCompilerError(problem, remedy)
-    return Tools(tools.compiler, tools.torch, nvcc)
+    problem = "no nvcc was found" if nvcc is None else misfit(nvcc, wanted)
+    if problem:
+        raise NoCompilerError(problem, how_to_get_nvcc(wanted))
+    return replace(tools, nvcc=nvcc)
 
 
 def torch_folder() -> Path:
-    """Where torch lies; its headers and libraries are below."""
+    """torch's folder, with its headers and libraries."""
     import torch
 
     return Path(torch.__path__[0])
 
 
 def obtain(
-    recipe: Recipe,
+    build_spec: BuildSpec,
     find: Callable[[], Tools] = find_tools,
     *,
     folders: Sequence[Path] | None = None,
-    but: Build | None = None,
-    say: Say = lambda text: None,
-    warn: Say = lambda text: None,
+    exclude: Build | None = None,
+    say: Say = silent,
+    warn: Say = silent,
 ) -> Build:
-    """The library of ``recipe``: one that is there, else one that is built now.
-
-    Where no folder can be written to, it is built for this process only.
+    """A library that exists, or else one that is built now; for this process only if no folder can be written to.
 
     Args:
-        find: finds what compiles; called only if a build is needed. NoCompilerError where there is nothing.
-        but: a build that is of no use, although it is there.
-        folders: where to look, and to put what is built; :func:`build_folders` if left out.
-        say: called with a line for people before something that lasts.
-        warn: called with a line about what the user should mend.
+        build_spec: what it is built from and for.
+        find: finds the compiler; called only if something must be built. Raises NoCompilerError where there is none.
+        folders: where to look, and to put what is built; by default :func:`build_folders`.
+        exclude: an existing build that is of no use.
+        say: called with a message before something that takes long.
+        warn: called with a message about what the user should fix.
 
     Raises:
-        NoCompilerError: nothing is there, and nothing to build with.
+        NoCompilerError: there is no build, and no compiler.
         BuildError: the compiler fails, or nothing at all can be written to.
     """
     readable = shipped_folders() if folders is None else []
     folders = build_folders() if folders is None else [folder.absolute() for folder in folders]
-    if build := find_build(recipe, [*folders, *readable], but=but):
+    if build := find_build(build_spec, [*folders, *readable], exclude=exclude):
         return build
     try:
         tools = find()
     except NoCompilerError as error:
-        if build := find_build(recipe, folders, any_compiler=True, but=but):
+        if build := find_build(build_spec, folders, any_compiler=True, exclude=exclude):
             return build
-        raise _hinting_at_other_versions(error, recipe, folders) from error
+        raise _hint_at_other_versions(error, build_spec, folders) from error
     refused: OutputError | None = None
     for folder in folders:
         try:
-            with _locked(folder, _name(recipe, tools), say):
-                # Another process may have built it while we waited.
-                return find_build(recipe, [folder], but=but) or _make(recipe, tools, folder, ahead=False, say=say)
+            with _locked(folder, say):
+                # Another process may have built it meanwhile.
+                if build := find_build(build_spec, [folder], exclude=exclude):
+                    return build
+                return _build([(build_spec, tools)], folder, ahead=False, say=say)[0]
         except OutputError as error:
             refused = refused or error
     private = _private_folder(refused)
     warn(f"{refused}; until then every process builds the native operators for itself")
-    return _make(recipe, tools, private, ahead=False, say=say)
+    return _build([(build_spec, tools)], private, ahead=False, say=say)[0]
 
 
 def build_ahead(
-    recipe: Recipe, tools: Tools, folder: Path, *, force: bool = False, say: Say = lambda text: None
-) -> Build:
-    """Build the library of ``recipe`` into ``folder`` for every machine that can run it, unless it is there.
+    plans: Sequence[tuple[BuildSpec, Tools]], folder: Path, *, force: bool = False, say: Say = silent
+) -> list[Build]:
+    """Libraries in ``folder`` for every machine that can run them: what is missing there is built, all or nothing.
 
     Args:
-        force: build it even so.
+        plans: what to build and with what, with the same C++ compiler for all.
+        folder: where to put them.
+        force: build even what is there.
+        say: called with a message before something that takes long.
 
     Raises:
         BuildError: the compiler fails.
         OutputError: the folder cannot be written to.
     """
-    name, folder = _name(recipe, tools), folder.absolute()
-    with _locked(folder, name, say):
-        build = None if force else read_build(folder / f"{name}.json")
-        if build is None:
-            return _make(recipe, tools, folder, ahead=True, say=say)
-        if not build.note.get("ahead"):
-            build = Build(build.path, {**build.note, "ahead": True})
-            write_json(folder / f"{name}.json", build.note)
-        return build
+    folder = folder.absolute()
+    with _locked(folder, say):
+        found = {plan: None if force else read_build(folder / f"{_name(*plan)}.json") for plan in plans}
+        missing = [plan for plan in plans if found[plan] is None]
+        built = dict(zip(missing, _build(missing, folder, ahead=True, force=force, say=say), strict=True))
+        builds = []
+        for plan in plans:
+            build = built.get(plan) or found[plan]
+            assert build is not None
+            if not build.metadata.get("ahead"):
+                build = Build(build.path, {**build.metadata, "ahead": True})
+                write_json(folder / f"{_name(*plan)}.json", build.metadata)
+            builds.append(build)
+        return builds
 
 
-def _hinting_at_other_versions(error: NoCompilerError, recipe: Recipe, folders: Sequence[Path]) -> NoCompilerError:
-    """``error``, which says so if there is a build of another version of the program."""
+def _hint_at_other_versions(error: NoCompilerError, build_spec: BuildSpec, folders: Sequence[Path]) -> NoCompilerError:
+    """``error``, with a hint if there are builds of another version of the program."""
     for folder in folders:
-        if any(folder.glob(f"{recipe.library}-{platform_tag()}-*.json")):
-            hint = f"{folder} holds builds of another version, or for other machines: run ganformer build-ops again"
+        if any(folder.glob(f"{build_spec.library}-{platform_tag()}-*.json")):
+            hint = f"{folder} has builds of another version, or for other machines: run ganformer build-ops again"
             return NoCompilerError(error.problem, f"{error.remedy}; {hint}")
     return error
 
 
 def _private_folder(refused: OutputError | None) -> Path:
-    """A folder that goes when this process does."""
+    """A folder that is removed when this process ends."""
     try:
         folder = Path(tempfile.mkdtemp(prefix="ganformer-operators-"))
     except OSError as error:
         raise BuildError(f"nowhere to build: {error.strerror or error}", str(refused or "make room")) from error
-    # On Windows the library stays, since it is loaded; the system clears its folder of temporary files.
+    # On Windows the library stays, since it is loaded; the system clears its temporary files.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, name: str, say: Say) -> Iterator[None]:
-    """Hold the lock of a build, so that one process builds and the others wait; makes the folder.
+def _locked(folder: Path, say: Say) -> Iterator[None]:
+    """Create the folder and hold its lock, so that one process builds and the others wait.
 
-    The system gives the lock back when a process dies, however it dies.
+    The system releases the lock when a process dies, however it dies.
     """
     from filelock import FileLock, Timeout
 
-    path = folder / f"{name}.lock"
+    path = folder / "build.lock"
     lock = FileLock(str(path))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -397,34 +403,53 @@ def _unwritable(folder: Path, error: Exception) -> OutputError:
     return OutputError(f"cannot write to {folder} ({reason}): {remedy}")
 
 
-def _make(recipe: Recipe, tools: Tools, folder: Path, *, ahead: bool, say: Say) -> Build:
+def _build(
+    plans: Sequence[tuple[BuildSpec, Tools]], folder: Path, *, ahead: bool, say: Say, force: bool = False
+) -> list[Build]:
     """Compile in a folder inside ``folder`` and publish there. The caller holds the lock."""
-    name = _name(recipe, tools)
-    if tools.nvcc:
-        known = known_architectures(tools.nvcc)
-        recipe = replace(recipe, capability=cuda_capability(within(recipe.architectures, known)))
-    for left_over in folder.glob(f"{name}.building-*"):  # of one that was killed, since we hold its lock
+    if not plans:
+        return []
+    names = [_name(*plan) for plan in plans]
+    plans = [(_for_known_cards(build_spec, tools), tools) for build_spec, tools in plans]
+    for left_over in folder.glob(f"{WORK}*"):  # by a process that was killed, since we hold the lock
         remove(left_over, warn=quietly)
     try:
-        work = Path(tempfile.mkdtemp(prefix=f"{name}.building-", dir=folder))
+        work = Path(tempfile.mkdtemp(prefix=WORK, dir=folder))
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:
-        about = "about 20 s" if recipe.library == "cpu" else "a minute or two"
-        say(f"building the native operators with {tools} (once, {about}) ...")
+        tools = plans[-1][1]
+        duration = "a minute or two" if tools.nvcc else f"about {20 * len(plans)} s"
+        say(f"building the native operators with {tools} (once, {duration}) ...")
         start = time.monotonic()
-        made = compile_library(recipe, tools, work)
-        return _publish(made, folder, name, _note(recipe, tools, time.monotonic() - start, ahead=ahead))
+        # Only where builds are kept for this machine: what is built for others is nothing but libraries.
+        objects = folder / OBJECTS if folder in build_folders() and not force else None
+        libraries = compile_libraries(plans, work, objects)
+        seconds = time.monotonic() - start
+        return [
+            _publish(made, folder, name, _metadata(*plan, seconds, ahead=ahead))
+            for made, name, plan in zip(libraries, names, plans, strict=True)
+        ]
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     finally:
         remove(work, warn=quietly)
 
 
-def _note(recipe: Recipe, tools: Tools, seconds: float, *, ahead: bool) -> dict[str, Any]:
+def _for_known_cards(build_spec: BuildSpec, tools: Tools) -> BuildSpec:
+    """With the newest GPU that nvcc knows in place of newer ones."""
+    if tools.nvcc is None:
+        return build_spec
+    known = known_architectures(tools.nvcc)
+    return replace(build_spec, capability=cuda_capability(within(build_spec.architectures, known)))
+
+
+def _metadata(build_spec: BuildSpec, tools: Tools, seconds: float, *, ahead: bool) -> dict[str, Any]:
     compiler = tools.compiler
-    note: dict[str, Any] = {
-        "library": recipe.library,
-        "capability": recipe.capability,
-        "sources": list(recipe.sources),
+    metadata: dict[str, Any] = {
+        "library": build_spec.library,
+        "capability": build_spec.capability,
+        "sources": list(build_spec.sources),
         "compiler": {
             "name": str(compiler),
             "command": list(compiler.command),
@@ -436,25 +461,19 @@ def _note(recipe: Recipe, tools: Tools, seconds: float, *, ahead: bool) -> dict[
     }
     if tools.nvcc:
         path = tools.nvcc.path
-        note["nvcc"] = {"name": str(tools.nvcc), "path": path, "identity": file_identity(path)}
-    return note
+        metadata["nvcc"] = {"name": str(tools.nvcc), "path": path, "identity": file_identity(path)}
+    return metadata
 
 
-def _publish(made: Path, folder: Path, name: str, note: Mapping[str, Any]) -> Build:
-    """Rename the library to its place, and only then write its note."""
+def _publish(made: Path, folder: Path, name: str, metadata: Mapping[str, Any]) -> Build:
+    """Move the library to its place, and only then write its metadata."""
     digest = sha256_of(made)
-    # With its checksum in its name: one that a process has loaded need never be written over, which Windows refuses.
+    # With its checksum in the name: one that a process has loaded is never overwritten, which Windows refuses.
     path = folder / f"{name}-{digest[:8]}{made.suffix}"
-    note = {"file": path.name, "sha256": digest, "bytes": made.stat().st_size, **note}
-    try:
-        with made.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        check_replaceable(path)
-        insist(lambda: os.replace(made, path))
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    write_json(folder / f"{name}.json", note)
+    metadata = {"file": path.name, "sha256": digest, "bytes": made.stat().st_size, **metadata}
+    place(made, path)
+    write_json(folder / f"{name}.json", metadata)
     for old in folder.glob(f"{name}-*{made.suffix}"):
         if old != path:
-            remove(old, warn=quietly)  # a process that has it loaded keeps it, on Windows
-    return Build(path, note, fresh=True)
+            remove(old, warn=quietly)  # on Windows a process that has it loaded keeps it
+    return Build(path, metadata, fresh=True)

@@ -1,12 +1,14 @@
-"""What ``ganformer doctor`` looks at: torch, graphics cards, compilers, the cache, and each operator at work."""
+"""What ``ganformer doctor`` checks: torch, graphics cards, compilers, the cache, and each operator's results."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,8 +19,8 @@ from ganformer_cli.files import ensure_writable_folder
 from ganformer_cli.operators import Keys, attention_means, bias_act, bipartite_attention, native, upfirdn2d
 from ganformer_cli.operators.build import FOLDER_VARIABLE, operators_folder
 from ganformer_cli.operators.cuda_toolkit import find_nvcc, how_to_get_nvcc, misfit
-from ganformer_cli.operators.nvidia import Cards, find_cards
-from ganformer_cli.operators.toolchain import find_compiler, how_to_get_a_compiler
+from ganformer_cli.operators.jobs import find_ninja
+from ganformer_cli.operators.toolchain import Runner, decoded, find_compiler, how_to_get_a_compiler, run_program
 from ganformer_cli.resources import cache_folder
 
 State = Literal["good", "note", "bad"]
@@ -28,6 +30,8 @@ DRIVERS = "https://www.nvidia.com/drivers"
 
 #: Of the largest number of the result. Float32 is a hundred times better; a wrong formula a thousand times worse.
 TOLERANCE = 1e-4
+
+NVIDIA_VENDOR = "0x10de"  # on the PCI bus
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,80 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-# ----- torch and cards -----
+# ----- NVIDIA's cards -----
+
+
+@dataclass(frozen=True)
+class Cards:
+    """NVIDIA's graphics cards in this machine, found without torch.
+
+    Attributes:
+        names: of the cards; "NVIDIA card" for one whose name is not known.
+        driver: its version; empty if there is none, or if it is not known.
+        cuda: the newest CUDA that the driver runs, ``(13, 0)``; () if it is not known.
+        works: whether the driver answers.
+    """
+
+    names: tuple[str, ...] = ()
+    driver: str = ""
+    cuda: tuple[int, ...] = ()
+    works: bool = False
+
+
+def find_cards(environment: Mapping[str, str], run: Runner = run_program, root: Path | None = None) -> Cards:
+    """Ask nvidia-smi; where it is missing or fails, look at the driver's files and the PCI bus.
+
+    Args:
+        environment: variables, with ``PATH``.
+        run: runs nvidia-smi.
+        root: the root folder, for tests.
+    """
+    for path in _nvidia_smi(environment):
+        status, output = run([path, "--query-gpu=name,driver_version", "--format=csv,noheader"], None)
+        rows = [line.rpartition(",") for line in decoded(output).splitlines() if "," in line]
+        if status == 0 and rows:
+            newest = re.search(r"CUDA Version: *(\d+)\.(\d+)", decoded(run([path], None)[1]))
+            cuda = (int(newest[1]), int(newest[2])) if newest else ()
+            return Cards(tuple(name.strip() for name, _, _ in rows), rows[0][2].strip(), cuda, works=True)
+    if sys.platform == "win32":
+        system = Path(environment.get("SystemRoot") or environment.get("SYSTEMROOT") or "C:\\Windows") / "System32"
+        return Cards(("NVIDIA card",)) if (system / "nvcuda.dll").is_file() else Cards()
+    return _cards_in_files(Path("/") if root is None else root)
+
+
+def _nvidia_smi(environment: Mapping[str, str]) -> list[str]:
+    paths = [shutil.which("nvidia-smi", path=environment.get("PATH", ""))]
+    if sys.platform == "win32":
+        programs = environment.get("ProgramFiles") or environment.get("PROGRAMFILES") or "C:\\Program Files"
+        paths.append(shutil.which("nvidia-smi", path=f"{programs}\\NVIDIA Corporation\\NVSMI"))
+    else:
+        paths.append(shutil.which("nvidia-smi", path="/usr/lib/wsl/lib"))  # Windows' driver, as WSL shows it
+    return [path for path in paths if path]
+
+
+def _cards_in_files(root: Path) -> Cards:
+    driver = _read(root / "proc/driver/nvidia/version")
+    version = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", driver)
+    names = []
+    for card in sorted((root / "proc/driver/nvidia/gpus").glob("*")):
+        model = re.search(r"^Model:\s*(.+)$", _read(card / "information"), re.MULTILINE)
+        names.append(model[1].strip() if model else "NVIDIA card")
+    if not names:
+        for device in sorted((root / "sys/bus/pci/devices").glob("*")):
+            # 0x03.... are the displays and accelerators: cards have sound and USB too.
+            if _read(device / "vendor").strip() == NVIDIA_VENDOR and _read(device / "class").startswith("0x03"):
+                names.append("NVIDIA card")
+    return Cards(tuple(names), version[1] if version else "")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+# ----- Checks of torch and cards -----
 
 
 def check_torch() -> Check:
@@ -183,9 +260,11 @@ def check_nvcc(wanted: tuple[int, ...], *, needed: bool) -> Check:
 
 
 def check_ninja() -> Check:
-    """Asked for by people who know how torch builds extensions; ours needs none."""
-    path = shutil.which("ninja")
-    return Check("ninja", "good", f"not needed (it is {f'at {path}' if path else 'not there'})", details={"path": path})
+    """Without it the operators are compiled one after another."""
+    path = find_ninja()
+    if path is None:
+        return Check("ninja", "note", "not found; the operators take longer to build", "run: pip install ninja")
+    return Check("ninja", "good", path, details={"path": path})
 
 
 def check_cache() -> Check:

@@ -210,8 +210,8 @@ def covers(built: Sequence[str], present: Sequence[str]) -> bool:
 
 
 def nvcc_words(nvcc: Nvcc, architectures: Sequence[str]) -> list[str]:
-    """The words of ``nvcc -c`` for these architectures, but for the host compiler, the source and the object."""
-    words = [nvcc.path, "-c", "-std=c++17", "-O3"]
+    """How nvcc compiles for these architectures, without the host compiler, the source and the object."""
+    words = [nvcc.path, "-std=c++17", "-O3"]
     for name in architectures:
         words += ["-gencode", f"arch=compute_{name},code=sm_{name}"]
     if plain := [name for name in architectures if name.isdigit()]:

@@ -7,16 +7,13 @@ empty library of the right name does: what is missing is found by name when ours
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 from ganformer_cli.files import atomic_open
-from ganformer_cli.operators.compiling import BuildError
-from ganformer_cli.operators.toolchain import Compiler
-from ganformer_cli.operators.zig import Target
+from ganformer_cli.operators.toolchain import BuildError, Compiler, Target, decoded, run_program
 from ganformer_cli.resources import cache_folder
 
 NAMES = {True: ("torch_cpu.lib", "c10.lib"), False: ("libtorch_cpu.so", "libc10.so")}
@@ -25,7 +22,7 @@ SECONDS_TO_LINK = 300.0
 
 
 def libraries_for(target: Target, compiler: Compiler, torch_version: str, given: Path | None = None) -> Path:
-    """A folder with what to link with for ``target``.
+    """The folder of the libraries to link with for ``target``.
 
     Args:
         target: the system.
@@ -34,7 +31,7 @@ def libraries_for(target: Target, compiler: Compiler, torch_version: str, given:
         given: a torch wheel (``.whl``), an unpacked one, or a folder that has them; None fetches the wheel with pip.
 
     Raises:
-        BuildError: they cannot be had.
+        BuildError: there are none.
     """
     if given is not None:
         return _from(given, target)
@@ -78,20 +75,11 @@ def _from_index(target: Target, version: str, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="ganformer-torch-") as work:
         words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         words += ["--only-binary=:all:", "--platform", target.wheel, "--python-version", python, "--dest", work]
-        try:
-            done = subprocess.run(
-                [*words, f"torch=={version}"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=SECONDS_TO_DOWNLOAD,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise BuildError(f"pip cannot fetch torch {version} for {target.name}: {error}", remedy) from error
+        status, output = run_program([*words, f"torch=={version}"], seconds=SECONDS_TO_DOWNLOAD)
         found = sorted(Path(work).glob("torch-*.whl"))
-        if done.returncode or not found:
-            said = done.stdout.decode("utf-8", "replace").strip().splitlines()
-            raise BuildError(f"pip cannot fetch torch {version} for {target.name}: {' '.join(said[-1:])}", remedy)
+        if status or not found:
+            last = decoded(output).strip().splitlines()[-1:]
+            raise BuildError(f"pip cannot fetch torch {version} for {target.name}: {' '.join(last)}", remedy)
         _unpack(found[0], folder, NAMES[target.windows])
     return folder
 
@@ -105,15 +93,9 @@ def _stand_ins(target: Target, compiler: Compiler, folder: Path) -> Path:
         for name in NAMES[target.windows]:
             made = Path(work) / name
             words = [compiler.path, "cc", "-target", target.triple, "-shared", f"-Wl,-soname,{name}", str(source)]
-            done = subprocess.run(
-                [*words, "-o", str(made)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=SECONDS_TO_LINK,
-            )
-            if done.returncode:
-                said = " ".join(done.stdout.decode("utf-8", "replace").split())
-                raise BuildError(f"{compiler} failed: {said[:300]}", "install ziglang again")
+            status, output = run_program([*words, "-o", str(made)], seconds=SECONDS_TO_LINK)
+            if status:
+                problem = " ".join(decoded(output).split())[:300]
+                raise BuildError(f"{compiler} failed: {problem}", "install ziglang again")
             made.replace(folder / name)
     return folder

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.operators.build import Build, find_cuda_tools, find_tools, obtain
-from ganformer_cli.operators.compiling import BuildError, Library, NoCompilerError, cuda_capability, make_recipe
+from ganformer_cli.operators.compiling import Library, cuda_capability, make_build_spec
 from ganformer_cli.operators.cuda_toolkit import present_architectures
+from ganformer_cli.operators.toolchain import BuildError, NoCompilerError
 
 Side = Literal["auto", "native", "reference"]
 Register = TypeVar("Register", bound=Callable[[], None])
@@ -227,10 +228,10 @@ def _load_cuda() -> Build:
 
 
 def _load(library: Library, capability: str, find: Callable) -> Build:
-    recipe = make_recipe(library, capability)
-    if recipe is None:
+    build_spec = make_build_spec(library, capability)
+    if build_spec is None:
         raise BuildError(f"this installation has no sources of the {library} library", "install ganformer again")
-    build = obtain(recipe, find, say=_say, warn=_warn)
+    build = obtain(build_spec, find, say=_say, warn=_warn)
     try:
         return _open(build)
     except BuildError as error:
@@ -238,7 +239,7 @@ def _load(library: Library, capability: str, find: Callable) -> Build:
             raise
         # It came from elsewhere, and wants for instance a newer C++ library than there is here: build one here.
         try:
-            return _open(obtain(recipe, find, but=build, say=_say, warn=_warn))
+            return _open(obtain(build_spec, find, exclude=build, say=_say, warn=_warn))
         except NoCompilerError:
             raise error from None
 
