@@ -16,6 +16,8 @@ from PIL import Image
 
 from ganformer_cli.checkpoints import load_generator, save_snapshot, snapshots_of
 from ganformer_cli.cli.main import program
+from ganformer_cli.cli.train_plan import show_plan
+from ganformer_cli.cli.train_settings import open_data, resolve
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Generator, LabelDistribution
 from ganformer_cli.sampling import labels_from_seeds, sample
@@ -192,10 +194,12 @@ def test_a_class_that_no_image_had_is_said(ganformer: Run, own_folder: Path) -> 
     assert "read as a number, which means the class named 2; the class named 1 has the number 2" in done.stderr
 
 
-def test_a_plan_says_whether_labels_are_used(ganformer: Run, runs: Path) -> None:
-    line = [word for word in TINY if word != "--labels"]
-    unused = ganformer(*line, "--dataset", "vectors", "--dry-run")
-    assert "12 pictures of 16x16 (width x height); its labels are not used (see --labels)" in unused.stdout
-    used = ganformer(*line, "--dataset", "vectors", "--dry-run", "--labels")
-    assert "labels of 2 numbers" in used.stdout
-    assert "not used" not in used.stdout
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_plan_says_whether_labels_are_used(runs: Path, capsys: pytest.CaptureFixture[str], labels: bool) -> None:
+    dataset = open_data({"dataset": "vectors"}, Path("datasets"), on_cpu=True)
+    options = {"labels": labels, "components_num": 2, "latent_size": 16, "channel_max": 8, "batch_size": 4}
+    config = resolve(options, dataset, None, Path("datasets"), on_cpu=True)
+    show_plan(config, dataset, torch.device("cpu"), as_json=False)
+    said = capsys.readouterr().out
+    assert ("12 images of 16x16 (width x height); its labels are not used (see --labels)" in said) != labels
+    assert ("labels of 2 numbers" in said) == labels

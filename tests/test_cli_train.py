@@ -69,13 +69,13 @@ def test_changed_options_are_refused_with_the_difference(ganformer: Run) -> None
 
 
 def test_dry_run_shows_everything_and_writes_nothing(ganformer: Run, own_folder: Path) -> None:
-    result = ganformer("train", "--dry-run", "--json", "--resolution", "64", "--attention", "simplex")
+    result = ganformer(*TINY, "--dry-run", "--json", "--resolution", "64", "--attention", "simplex")
     assert result.exit_code == 0, result.output
     shown = json.loads(result.stdout)
     assert shown["config"]["model"]["attention"] == "simplex"
     assert shown["config"]["model"]["resolution"] == 64
     assert shown["parameters"]["generator"] > 0
-    plain = ganformer("train", "--dry-run").stdout
+    plain = ganformer(*TINY, "--dry-run").stdout
     assert "parameters" in plain
     assert f"operators  {'native' if shown['operators'] == 'native' else 'plain torch'}" in plain
     assert list(own_folder.iterdir()) == []
