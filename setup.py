@@ -13,6 +13,7 @@ if VERSION is None:
 setup(
     name="ganformer",
     version=VERSION[1],
+    author="The ganformer developers",
     description="GANsformer: generate pictures with a few latents that attend to regions and objects",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -29,7 +30,11 @@ setup(
     packages=find_packages(include=["ganformer_cli", "ganformer_cli.*"])
     + ["ganformer_cli.ops", "ganformer_cli.datasets"],
     package_dir={"ganformer_cli.ops": "ops", "ganformer_cli.datasets": "datasets"},
-    package_data={"ganformer_cli.ops": ["*.cpp", "*.cu", "*.h", "built/*"], "ganformer_cli.datasets": ["*.toml"]},
+    package_data={
+        "ganformer_cli": ["py.typed"],
+        "ganformer_cli.ops": ["*.cpp", "*.cu", "*.h", "built/*"],
+        "ganformer_cli.datasets": ["*.toml"],
+    },
     include_package_data=False,
     # Ranges that may work; requirements.txt pins what is tested.
     install_requires=[
@@ -61,11 +66,18 @@ setup(
             "setuptools>=77",  # a test builds the wheel, without a network
             "h5py>=3.8",  # sources of pictures that tests write and read
             "lmdb>=1.4",
+            "pytest-cov>=5",  # which lines no test runs
             "torch-fidelity==0.4.0",  # the metrics are compared with it; exact, since its numbers are what counts
+        ],
+        "docs": [  # the documentation site: mkdocs build --strict
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.5,<10",
+            "mkdocstrings[python]>=0.26",  # the page of what Python users import
         ],
         "dev": [  # exact, because what a linter finds changes with its version
             "mypy==2.4.1",
             "pytest>=8.2",  # mypy reads its types
+            "pre-commit>=3.5",  # runs the linters before a commit, for those who like that
             "ruff==0.17.6",
             "types-requests==2.33.0.20261030",
         ],
