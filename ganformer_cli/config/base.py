@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -73,14 +72,23 @@ class Setting(NamedTuple):
         require(bounds is None or value in bounds, f"{self.option} {value}: choose a number {bounds}")
 
 
-def setting(default: T, help: str = "", section: str = "", **more: Any) -> T:
-    """A dataclass field with a ``Description``, for which ``more`` are the other arguments."""
-    description = Description(help, section, **more)
+def setting(default: T, description: Description) -> T:
+    """A dataclass field that is described."""
     value: T = dataclasses.field(default=default, metadata={_METADATA: description})
     return value
 
 
-@functools.cache
+class Section:
+    """A section of the help of ``ganformer train``; called, it makes a field that has an option there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, default: T, help: str, **more: Any) -> T:
+        """A field whose ``Description`` has ``help`` and ``more``."""
+        return setting(default, Description(help, self.name, **more))
+
+
 def settings_of(config: type[Any]) -> dict[str, Setting]:
     """The fields of a configuration by name, in order of declaration."""
     hints = get_type_hints(config)

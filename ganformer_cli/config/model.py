@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ganformer_cli.config.base import Bounds, JsonConfig, option_name, require, setting
+from ganformer_cli.config.base import Bounds, Description, JsonConfig, Section, option_name, require, setting
 
 Attention = Literal["none", "simplex", "duplex", "kmeans"]
 Architecture = Literal["resnet", "skip", "orig"]
@@ -30,6 +30,9 @@ MAX_LATENT = 65536
 #: Classes, or numbers of a label.
 MAX_LABELS = MAX_LATENT
 MAX_LAYERS = 64
+_ATTENTION = Section("Attention")
+_DATA = Section("Data")
+_MODEL = Section("Model")
 _LEVELS = Bounds(0, 64)  # of a resolution's power of two
 
 
@@ -50,106 +53,89 @@ def start_grid(ratio: float) -> tuple[int, int]:
 class ModelConfig(JsonConfig):
     """What both networks are. Fields with a help text are options of ``ganformer train`` with the same names."""
 
-    resolution: int = setting(
+    resolution: int = _DATA(
         256,
         "Longer side of the images in pixels.",
-        "Data",
         usual=True,
         default_text=f"the data set's; of scenes {SCENES_RESOLUTION_CPU} on a CPU, {SCENES_RESOLUTION_GPU} on a GPU",
     )
-    ratio: float = setting(
+    ratio: float = _DATA(
         1.0,
         "Height / width of the images.",
-        "Data",
         usual=True,
         bounds=Bounds(1 / 8, 8),
         default_text="the data set's; of scenes 1",
     )
-    c_dim: int = setting(0, bounds=Bounds(0, MAX_LABELS))  # classes, or numbers of a label vector; 0: no labels
-    attention: Attention = setting(
-        "duplex", "Kind of attention between the components and the image.", "Model", usual=True
-    )
-    # m; 0 without attention
-    components_num: int = setting(16, "Number of latent components.", "Model", usual=True)
+    # Classes, or numbers of a label vector; 0: no labels.
+    c_dim: int = setting(0, Description(bounds=Bounds(0, MAX_LABELS)))
+    attention: Attention = _MODEL("duplex", "Kind of attention between the components and the image.", usual=True)
+    # m; 0 without attention.
+    components_num: int = _MODEL(16, "Number of latent components.", usual=True)
     # Without attention: of the one latent.
-    latent_size: int = setting(
-        512, "Size of all components together.", "Model", usual=True, bounds=Bounds(1, MAX_LATENT)
-    )
-    channel_base: int = setting(
+    latent_size: int = _MODEL(512, "Size of all components together.", usual=True, bounds=Bounds(1, MAX_LATENT))
+    channel_base: int = _MODEL(
         32768,
         "Channels at resolution r: the smaller of base / r and --channel-max.",
-        "Model",
         bounds=Bounds(1, MAX_CHANNELS * MAX_RESOLUTION),
     )
-    channel_max: int = setting(512, "Most channels of a layer.", "Model", bounds=Bounds(1, MAX_CHANNELS))
+    channel_max: int = _MODEL(512, "Most channels of a layer.", bounds=Bounds(1, MAX_CHANNELS))
     # Mapping network.
-    mapping_num_layers: int = setting(8, "Layers of the mapping network.", "Model", bounds=Bounds(0, MAX_LAYERS))
-    mapping_dim: int | None = setting(
-        None,
-        "Hidden width of the mapping network.",
-        "Model",
-        bounds=Bounds(1, MAX_LATENT),
-        default_text="that of a component",
+    mapping_num_layers: int = _MODEL(8, "Layers of the mapping network.", bounds=Bounds(0, MAX_LAYERS))
+    mapping_dim: int | None = _MODEL(
+        None, "Hidden width of the mapping network.", bounds=Bounds(1, MAX_LATENT), default_text="that of a component"
     )
-    mapping_resnet: bool = setting(True, "Residual connections in the mapping network.", "Model")
-    mapping_shared: bool = setting(False, "Map the global latent by the components' mapping network.", "Model")
-    mapping_ltnt2ltnt: bool = setting(True, "Self-attention of the components in the mapping network.", "Model")
-    # False: one mean for all latents, as in the released networks
-    w_avg_per_component: bool = setting(True, "Truncate each component towards a mean of its own.", "Model")
+    mapping_resnet: bool = _MODEL(True, "Residual connections in the mapping network.")
+    mapping_shared: bool = _MODEL(False, "Map the global latent by the components' mapping network.")
+    mapping_ltnt2ltnt: bool = _MODEL(True, "Self-attention of the components in the mapping network.")
+    # False: one mean for all latents, as in the released networks.
+    w_avg_per_component: bool = _MODEL(True, "Truncate each component towards a mean of its own.")
     # Generator.
-    g_arch: Architecture = setting("resnet", "Architecture of the generator.", "Model")
-    style: bool = setting(True, "Modulate the convolutions by the global latent.", "Model")
-    latent_stem: bool = setting(
-        False, "Compute the first grid from the global latent instead of learning a constant one.", "Model"
+    g_arch: Architecture = _MODEL("resnet", "Architecture of the generator.")
+    style: bool = _MODEL(True, "Modulate the convolutions by the global latent.")
+    latent_stem: bool = _MODEL(
+        False, "Compute the first grid from the global latent instead of learning a constant one."
     )
-    local_noise: bool = setting(True, "Add noise to each pixel of the feature maps.", "Model")
-    tanh: bool = setting(False, "Apply tanh to the generator's output.", "Model")
+    local_noise: bool = _MODEL(True, "Add noise to each pixel of the feature maps.")
+    tanh: bool = _MODEL(False, "Apply tanh to the generator's output.")
     # Attention of the generator.
-    num_heads: int = setting(1, "Attention heads.", "Attention", bounds=Bounds(1, MAX_CHANNELS))
-    integration: Integration = setting(
+    num_heads: int = _ATTENTION(1, "Attention heads.", bounds=Bounds(1, MAX_CHANNELS))
+    integration: Integration = _ATTENTION(
         "both",
         "How attention changes the image: scale it, add to it, or both.",
-        "Attention",
         default_text="mul with kmeans, else both",
     )
-    normalize: Normalization = setting("layer", "Normalisation of the image features before attention.", "Attention")
-    g_start_res: int = setting(0, "First resolution with attention, 2^N.", "Attention", bounds=_LEVELS)
-    g_end_res: int = setting(8, "Attention stays below resolution 2^N.", "Attention", bounds=_LEVELS)
-    kmeans_iters: int = setting(1, "k-means iterations of a layer.", "Attention", bounds=Bounds(1, 64))
+    normalize: Normalization = _ATTENTION("layer", "Normalisation of the image features before attention.")
+    g_start_res: int = _ATTENTION(0, "First resolution with attention, 2^N.", bounds=_LEVELS)
+    g_end_res: int = _ATTENTION(8, "Attention stays below resolution 2^N.", bounds=_LEVELS)
+    kmeans_iters: int = _ATTENTION(1, "k-means iterations of a layer.", bounds=Bounds(1, 64))
     # Instead of from trained centroids.
-    iterative: bool = setting(False, "Start k-means from the assignments of the previous attention layer.", "Attention")
-    g_ltnt2ltnt: bool = setting(False, "Self-attention of the components before they attend to the image.", "Attention")
-    img_gate: bool = setting(False, "Gate what each image position receives.", "Attention")
-    ltnt_gate: bool = setting(False, "Gate what each component sends.", "Attention")
-    attention_dropout: float = setting(
-        0.12, "Dropout rate of the attention.", "Attention", bounds=Bounds(0, 1, below=True)
+    iterative: bool = _ATTENTION(False, "Start k-means from the assignments of the previous attention layer.")
+    g_ltnt2ltnt: bool = _ATTENTION(False, "Self-attention of the components before they attend to the image.")
+    img_gate: bool = _ATTENTION(False, "Gate what each image position receives.")
+    ltnt_gate: bool = _ATTENTION(False, "Gate what each component sends.")
+    attention_dropout: float = _ATTENTION(0.12, "Dropout rate of the attention.", bounds=Bounds(0, 1, below=True))
+    use_pos: bool = _ATTENTION(True, "Give the components positions; the image always has them.")
+    pos_type: PositionType = _ATTENTION("sinus", "Encoding of image positions.")
+    pos_dim: int | None = _ATTENTION(
+        None, "Width of the encoding of an image position.", default_text="that of a component"
     )
-    use_pos: bool = setting(True, "Give the components positions; the image always has them.", "Attention")
-    pos_type: PositionType = setting("sinus", "Encoding of image positions.", "Attention")
-    pos_dim: int | None = setting(
-        None, "Width of the encoding of an image position.", "Attention", default_text="that of a component"
-    )
-    pos_directions_num: int = setting(2, "Directions of sinus and linear positions.", "Attention", bounds=Bounds(1, 64))
+    pos_directions_num: int = _ATTENTION(2, "Directions of sinus and linear positions.", bounds=Bounds(1, 64))
     # The components' positions always, the image's where pos_type trains them.
-    pos_init: PositionInit = setting("uniform", "Initial distribution of trained positions.", "Attention")
+    pos_init: PositionInit = _ATTENTION("uniform", "Initial distribution of trained positions.")
     # What the paper's baselines have instead of bipartite attention.
-    g_img2img: int = setting(
-        0, "Resolution of dense self-attention of the image (SAGAN); 0: no self-attention.", "Model"
-    )
-    kgan: bool = setting(False)  # an image from each component, merged into one (k-GAN)
-    merge_type: MergeType = setting("softmax", "How k-GAN merges the images of its components.", "Model")
-    merge_layer: int = setting(-1, "k-GAN merges features at resolution 2^N; -1: the final images.", "Model")
+    g_img2img: int = _MODEL(0, "Resolution of dense self-attention of the image (SAGAN); 0: no self-attention.")
+    kgan: bool = False  # an image from each component, merged into one (k-GAN)
+    merge_type: MergeType = _MODEL("softmax", "How k-GAN merges the images of its components.")
+    merge_layer: int = _MODEL(-1, "k-GAN merges features at resolution 2^N; -1: the final images.")
     # Discriminator.
-    d_arch: Architecture = setting("resnet", "Architecture of the discriminator.", "Model")
-    mbstd_group_size: int = setting(
-        4, "Group size of the minibatch standard deviation.", "Model", bounds=Bounds(1, 1024)
+    d_arch: Architecture = _MODEL("resnet", "Architecture of the discriminator.")
+    mbstd_group_size: int = _MODEL(4, "Group size of the minibatch standard deviation.", bounds=Bounds(1, 1024))
+    d_transformer: bool = _ATTENTION(
+        False, "Aggregators in the discriminator: trained latents that attend to the image."
     )
-    d_transformer: bool = setting(
-        False, "Aggregators in the discriminator: trained latents that attend to the image.", "Attention"
-    )
-    d_ltnt2img: bool = setting(False, "Let the image attend to the aggregators, too.", "Attention")
-    d_start_res: int = setting(0, "First resolution with aggregators, 2^N.", "Attention", bounds=_LEVELS)
-    d_end_res: int = setting(8, "Aggregators stay below resolution 2^N.", "Attention", bounds=_LEVELS)
+    d_ltnt2img: bool = _ATTENTION(False, "Let the image attend to the aggregators, too.")
+    d_start_res: int = _ATTENTION(0, "First resolution with aggregators, 2^N.", bounds=_LEVELS)
+    d_end_res: int = _ATTENTION(8, "Aggregators stay below resolution 2^N.", bounds=_LEVELS)
     # What only networks of earlier versions, or converted from the authors' files, have; no options of training.
     image_positions: bool = True  # False: what use_pos False meant earlier, no positions of the image either
     cropped_positions: bool = False  # image positions are those of the square grid, cropped in the middle

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ganformer_cli.config.base import MAX_NUMBER, Bounds, JsonConfig, option_name, require, setting
+from ganformer_cli.config.base import MAX_NUMBER, Bounds, JsonConfig, Section, option_name, require
 from ganformer_cli.config.model import ModelConfig
 from ganformer_cli.errors import ConfigError
 
@@ -20,130 +20,111 @@ _SHARE = Bounds(0, 1)
 _WEIGHT = Bounds(0, 10**6)
 _TIME = Bounds(0, 10**9, above=True)
 
+_DATA = Section("Data")
+_DEVICE = Section("Device")
+_LOGGING = Section("Logging")
+_RUN = Section("Run")
+_TRAINING = Section("Training")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(JsonConfig):
     """How the networks are trained. Every field is an option of ``ganformer train`` with the same name."""
 
-    dataset: str = setting("scenes", "The built-in scenes, or a prepared data set by name or path.", "Data", usual=True)
-    train_images_num: int | None = setting(
-        None, "Use only the first N images.", "Data", bounds=Bounds(1, MAX_NUMBER), default_text="all"
+    dataset: str = _DATA("scenes", "The built-in scenes, or a prepared data set by name or path.", usual=True)
+    train_images_num: int | None = _DATA(
+        None, "Use only the first N images.", bounds=Bounds(1, MAX_NUMBER), default_text="all"
     )
-    pretrained_pkl: str | None = setting(
+    pretrained_pkl: str | None = _RUN(
         None,
-        "Continue training the networks of a snapshot: a run folder, a file of ours or of the authors', or a published "
-        "one such as gdrive:clevr-snapshot.pkl.",
-        "Run",
+        "Continue training the networks of a snapshot: a run folder, a file of ours or of the authors', or a "
+        "published one such as gdrive:clevr-snapshot.pkl.",
         usual=True,
         metavar="RUN|FILE",
     )
-    init_from: str | None = setting(
+    init_from: str | None = _RUN(
         None,
-        "Start a run from those weights of a snapshot that fit, whatever its resolution, classes or attention, and "
-        "list the others.",
-        "Run",
+        "Start a run from those weights of a snapshot that fit, whatever its resolution, classes or "
+        "attention, and list the others.",
         metavar="RUN|FILE",
     )
-    labels: bool = setting(False, "Class-conditional training with the labels of the data set.", "Data", usual=True)
-    mirror_augment: bool = setting(False, "Also train on mirrored images.", "Data", usual=True)
-    augment: AugmentMode = setting(
+    labels: bool = _DATA(False, "Class-conditional training with the labels of the data set.", usual=True)
+    mirror_augment: bool = _DATA(False, "Also train on mirrored images.", usual=True)
+    augment: AugmentMode = _DATA(
         "none",
-        "Augment what the discriminator sees, for small data sets: with the probability --augment-p (fixed), or with "
-        "one that adapts to overfitting (ada).",
-        "Data",
+        "Augment what the discriminator sees, for small data sets: with the probability --augment-p (fixed), "
+        "or with one that adapts to overfitting (ada).",
         usual=True,
     )
-    augment_p: float = setting(0.0, "Probability of each augmentation; with ada at the start.", "Data", bounds=_SHARE)
-    augment_target: float = setting(
+    augment_p: float = _DATA(0.0, "Probability of each augmentation; with ada at the start.", bounds=_SHARE)
+    augment_target: float = _DATA(
         0.6,
         "With ada: target of the mean sign of the discriminator's output on real images.",
-        "Data",
         bounds=Bounds(0, 1, above=True, below=True),
     )
-    augment_kimg: float = setting(
-        500.0,
-        "With ada: kimg that the probability needs to go from 0 to 1.",
-        "Data",
-        bounds=Bounds(0, 10**6, above=True),
+    augment_kimg: float = _DATA(
+        500.0, "With ada: kimg that the probability needs to go from 0 to 1.", bounds=Bounds(0, 10**6, above=True)
     )
-    num_threads: int = setting(
-        0, "Processes that decode images; 0: the main process does.", "Data", bounds=Bounds(0, 256)
-    )
-    seed: int = setting(
+    num_threads: int = _DATA(0, "Processes that decode images; 0: the main process does.", bounds=Bounds(0, 256))
+    seed: int = _RUN(
         0,
         "Seed of the initial weights, the order of the images and the latents.",
-        "Run",
         usual=True,
         bounds=Bounds(0, MAX_NUMBER),
     )
-    total_kimg: float = setting(
-        25000.0, "Length of the training in thousands of real images.", "Run", usual=True, bounds=Bounds(0, 10**9)
+    total_kimg: float = _RUN(
+        25000.0, "Length of the training in thousands of real images.", usual=True, bounds=Bounds(0, 10**9)
     )
-    batch_size: int = setting(32, "Images per step.", "Training", usual=True, bounds=Bounds(1, 65536))
-    batch_gpu: int | None = setting(
+    batch_size: int = _TRAINING(32, "Images per step.", usual=True, bounds=Bounds(1, 65536))
+    batch_gpu: int | None = _TRAINING(
         None,
         "Images per forward pass; gradients are accumulated over the batch.",
-        "Training",
         default_text="as many as fit into memory",
     )
-    g_lr: float = setting(0.002, "Learning rate of the generator.", "Training", bounds=_SHARE)
-    d_lr: float = setting(0.002, "Learning rate of the discriminator.", "Training", bounds=_SHARE)
-    gamma: float = setting(10.0, "Weight of the R1 penalty.", "Training", usual=True, bounds=_WEIGHT)
-    g_loss: GeneratorLoss = setting("logistic_ns", "Loss of the generator.", "Training")
-    d_loss: DiscriminatorLoss = setting("logistic", "Loss of the discriminator.", "Training")
-    pl_weight: float = setting(0.0, "Weight of the path length penalty.", "Training", bounds=_WEIGHT)
+    g_lr: float = _TRAINING(0.002, "Learning rate of the generator.", bounds=_SHARE)
+    d_lr: float = _TRAINING(0.002, "Learning rate of the discriminator.", bounds=_SHARE)
+    gamma: float = _TRAINING(10.0, "Weight of the R1 penalty.", usual=True, bounds=_WEIGHT)
+    g_loss: GeneratorLoss = _TRAINING("logistic_ns", "Loss of the generator.")
+    d_loss: DiscriminatorLoss = _TRAINING("logistic", "Loss of the discriminator.")
+    pl_weight: float = _TRAINING(0.0, "Weight of the path length penalty.", bounds=_WEIGHT)
     # These also set the time scales of the two optimisers (lazy regularisation).
-    g_reg_interval: int = setting(4, "Steps between two path length penalties.", "Training", bounds=_MANY)
-    d_reg_interval: int = setting(16, "Steps between two R1 penalties.", "Training", bounds=_MANY)
-    style_mixing: float = setting(0.9, "Probability of mixing two latents across layers.", "Training", bounds=_SHARE)
-    component_mixing: float = setting(
-        0.0, "Probability of mixing two latents across components.", "Training", bounds=_SHARE
+    g_reg_interval: int = _TRAINING(4, "Steps between two path length penalties.", bounds=_MANY)
+    d_reg_interval: int = _TRAINING(16, "Steps between two R1 penalties.", bounds=_MANY)
+    style_mixing: float = _TRAINING(0.9, "Probability of mixing two latents across layers.", bounds=_SHARE)
+    component_mixing: float = _TRAINING(0.0, "Probability of mixing two latents across components.", bounds=_SHARE)
+    component_dropout: float = _TRAINING(0.0, "Dropout rate of whole components.", bounds=Bounds(0, 1, below=True))
+    ema_kimg: float = _TRAINING(10.0, "Half-life of the averaged generator in kimg.", bounds=_WEIGHT)
+    ema_rampup: float | None = _TRAINING(
+        0.05, "Limit the half-life to this share of the images shown so far.", bounds=Bounds(0, 10, above=True)
     )
-    component_dropout: float = setting(
-        0.0, "Dropout rate of whole components.", "Training", bounds=Bounds(0, 1, below=True)
-    )
-    ema_kimg: float = setting(10.0, "Half-life of the averaged generator in kimg.", "Training", bounds=_WEIGHT)
-    ema_rampup: float | None = setting(
-        0.05,
-        "Limit the half-life to this share of the images shown so far.",
-        "Training",
-        bounds=Bounds(0, 10, above=True),
-    )
-    precision: Precision = setting(
+    precision: Precision = _DEVICE(
         "tf32",
-        "Precision of a GPU's matrix products and convolutions; on a CPU tf32 means fp32. bf16 and fp16 (GPU only) "
-        "also keep the image features of the four highest resolutions in 16 bits, in half the memory.",
-        "Device",
+        "Precision of a GPU's matrix products and convolutions; on a CPU tf32 means fp32. bf16 and fp16 (GPU "
+        "only) also keep the image features of the four highest resolutions in 16 bits, in half the memory.",
         usual=True,
     )
-    checkpoint_activations: bool = setting(
+    checkpoint_activations: bool = _DEVICE(
         False,
         "Recompute features in the backward pass instead of keeping them: less memory, more time, the same weights.",
-        "Device",
         usual=True,
     )
-    cuda_bench: bool = setting(True, "Let cuDNN choose its algorithms by trial.", "Device")
-    tick_kimg: float = setting(4.0, "Kimg between two lines of log.jsonl.", "Logging", bounds=_TIME)
-    snapshot_kimg: float = setting(200.0, "Kimg between two snapshots, each with image grids.", "Logging", bounds=_TIME)
-    last_snapshots: int = setting(10, "Number of snapshots to keep.", "Logging", bounds=_MANY)
-    save_minutes: float = setting(
-        15.0, "Minutes between two saved training states: what a crash can lose.", "Logging", bounds=_TIME
+    cuda_bench: bool = _DEVICE(True, "Let cuDNN choose its algorithms by trial.")
+    tick_kimg: float = _LOGGING(4.0, "Kimg between two lines of log.jsonl.", bounds=_TIME)
+    snapshot_kimg: float = _LOGGING(200.0, "Kimg between two snapshots, each with image grids.", bounds=_TIME)
+    last_snapshots: int = _LOGGING(10, "Number of snapshots to keep.", bounds=_MANY)
+    save_minutes: float = _LOGGING(
+        15.0, "Minutes between two saved training states: what a crash can lose.", bounds=_TIME
     )
-    keep_samples: bool = setting(True, "Keep the image grids of all snapshots, not only the newest.", "Logging")
-    vis_num: int = setting(32, "Images in a grid.", "Logging", bounds=Bounds(1, 1024))
-    truncation_psi: float = setting(0.75, "Truncation psi of the image grids.", "Logging", bounds=Bounds(-10, 10))
-    metrics: str = setting(
-        "swd,diversity",
-        "Metrics computed at each snapshot, separated by commas (see ganformer eval), or none.",
-        "Logging",
+    keep_samples: bool = _LOGGING(True, "Keep the image grids of all snapshots, not only the newest.")
+    vis_num: int = _LOGGING(32, "Images in a grid.", bounds=Bounds(1, 1024))
+    truncation_psi: float = _LOGGING(0.75, "Truncation psi of the image grids.", bounds=Bounds(-10, 10))
+    metrics: str = _LOGGING(
+        "swd,diversity", "Metrics computed at each snapshot, separated by commas (see ganformer eval), or none."
     )
-    metrics_every: int = setting(
-        1,
-        "Snapshots between two computations of the metrics; the last snapshot always has them.",
-        "Logging",
-        bounds=_MANY,
+    metrics_every: int = _LOGGING(
+        1, "Snapshots between two computations of the metrics; the last snapshot always has them.", bounds=_MANY
     )
-    eval_images_num: int = setting(1024, "Images for the metrics.", "Logging", bounds=Bounds(2, 10**7))
+    eval_images_num: int = _LOGGING(1024, "Images for the metrics.", bounds=Bounds(2, 10**7))
 
     def __post_init__(self) -> None:
         super().__post_init__()
