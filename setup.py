@@ -40,6 +40,7 @@ setup(
     install_requires=[
         "torch>=2.10,<3",  # the networks; 2.10 is the first with the stable interface that ops/ builds against
         "numpy>=2.0,<3",  # pictures and metrics as arrays
+        "scipy>=1.11",  # image filters of metrics, connected regions, optimal assignment
         "pillow>=10.1",  # reads and writes every kind of picture
         "safetensors>=0.4.3",  # model files that hold weights and can run no code
         "click>=8.2,<9",  # the command line

@@ -147,7 +147,7 @@ def test_what_does_not_compare_is_told(ganformer: Run, make_run: Maker) -> None:
     messages = done.stderr.splitlines()
     assert len(messages) == 2
     assert "fid, swd: results/a-000 and results/b-000 do not compare" in messages[1]
-    assert "number of generated pictures (2048 and 1024)" in messages[1]
+    assert "number of generated images (2048 and 1024)" in messages[1]
     assert "fid: results/a-000 and results/b-000 do not compare, another resize before the network" in messages[0]
 
 

@@ -70,7 +70,7 @@ def test_another_data_set(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
     done = ganformer("eval", "--dataset", pictures, "--eval-images-num", "50", "--metrics", "diversity", "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["provenance"]["dataset"] == "fitting"
-    assert "has 6 pictures; comparing with so many" in done.stderr
+    assert "has 6 images; comparing with so many" in done.stderr
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
@@ -179,7 +179,7 @@ def test_the_authors_line(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
         (
             "--images small --reals fitting",
             1,
-            "has pictures of 32x32, --images small of 16x16: swd and diversity compare",
+            "has images of 32x32, --images small of 16x16: swd and diversity compare",
         ),
         ("--reals fitting --dataset scenes", 2, "give one of them"),
         ("--class 0", 1, "--class 0: --dataset scenes has no labels"),
@@ -188,7 +188,7 @@ def test_the_authors_line(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
         ("--compare results/exp-000 results/exp-000", 1, "no scores there"),
         ("--model cut.safetensors --all", 1, "--all: cut.safetensors lies in no run"),
         ("--dataset nowhere", 1, "--dataset nowhere"),
-        ("--dataset small", 1, "--dataset small has pictures of 16x16, this model makes 32x32"),
+        ("--dataset small", 1, "--dataset small has images of 16x16, this model makes 32x32"),
         ("--model results/other", 1, "--model results/other: no such file or run folder"),
         ("--model cut.safetensors", 1, "cut.safetensors: not a readable safetensors file"),
         ("--pretrained-pkl gdrive:clevr-snapshot.pkl --offline", 1, "clevr-snapshot.pkl"),
@@ -276,7 +276,7 @@ def test_a_metric_that_fails_leaves_the_others(ganformer: Run, tiny_run: Path, t
     done = ganformer("eval", "--metrics", "is,diversity", "--eval-images-num", "4")
     assert done.exit_code == 1
     assert [row.split()[0] for row in done.stdout.splitlines()[1:]] == ["diversity"]
-    assert "error: no is: an Inception Score of 10 splits needs at least 10 pictures" in done.stderr
+    assert "error: no is: an Inception Score of 10 splits needs at least 10 images" in done.stderr
 
 
 def test_fetch_says_where_the_weights_are(ganformer: Run, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +359,7 @@ def test_comparing_scores_names_every_difference(ganformer: Run, tiny_run: Path,
     assert [row.split()[0] for row in done.stdout.splitlines()] == ["A", "B", "score", "fid", "swd"]
     messages = done.stderr.splitlines()
     assert len(messages) == 5
-    for text in ("truncation psi (1 and 0.5)", "seed (0 and 3)", "number of real pictures (16 and 20)"):
+    for text in ("truncation psi (1 and 0.5)", "seed (0 and 3)", "number of real images (16 and 20)"):
         assert any(f"fid, swd: not comparable, another {text}" in line for line in messages), text
     assert any("fid: not comparable, another resize before the network (tf1 and clean)" in line for line in messages)
     answer = json.loads(ganformer("eval", "--compare", "results/exp-000", "results/other-000", "--json").stdout)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ganformer_cli.benchmarks.scoring import random_weights
-from ganformer_cli.metrics.dino import DinoV2, Sizes
+from ganformer_cli.metrics.dino import DinoV2, VitSizes
 from ganformer_cli.metrics.features import FeatureNetwork
 
-SMALL = Sizes(width=32, blocks=3, heads=4)
+SMALL = VitSizes(width=32, blocks=3, heads=4)
 Weights = dict[str, Tensor]
 
 

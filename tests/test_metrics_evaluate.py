@@ -1,4 +1,4 @@
-"""Scores of a model or of pictures: what is compared, what is written down about it, and what is said of it."""
+"""Scores of a model or of images: what is compared, what is written down about it, and what is said of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ganformer_cli.metrics.diversity import diversity_ratio
 from ganformer_cli.metrics.evaluate import evaluate
 from ganformer_cli.metrics.opening import FeatureNetworks, open_networks
 from ganformer_cli.metrics.plan import default_num_images
-from ganformer_cli.metrics.registry import parse_metrics, scores_of
+from ganformer_cli.metrics.registry import METRICS, parse_metrics
 from ganformer_cli.metrics.sliced_wasserstein import sliced_wasserstein
 from ganformer_cli.metrics.sources import open_images
 from ganformer_cli.metrics.statistics import GaussianStatistics
@@ -233,7 +233,7 @@ def test_classes_that_cannot_be(model: Generator, scenes: ImageDataset) -> None:
         evaluate(model, scenes, class_index=1)
     with pytest.raises(DataError, match="has the classes 0 to 2"):
         evaluate(generator(c_dim=3), Labelled(), class_index=3)
-    with pytest.raises(DataError, match="has 0 pictures of --class 2"):
+    with pytest.raises(DataError, match="has 0 images of --class 2"):
         evaluate(generator(c_dim=3), Labelled(only=0), class_index=2)
     with pytest.raises(ConfigError, match="this model knows no classes"):
         evaluate(model, Labelled(), class_index=1)
@@ -241,8 +241,8 @@ def test_classes_that_cannot_be(model: Generator, scenes: ImageDataset) -> None:
 
 def test_reals_of_one_class_only_are_told() -> None:
     said: list[str] = []
-    evaluate(generator(c_dim=3), Labelled(only=2), num_images=4, metrics=["diversity"], notice=said.append)
-    assert said == ["all pictures of --dataset labelled that are compared are of class 2, of 3"]
+    evaluate(generator(c_dim=3), Labelled(only=2), num_images=4, metrics=["diversity"], warn=said.append)
+    assert said == ["all images of --dataset labelled that are compared are of class 2, of 3"]
 
 
 # ----- Meaning -----
@@ -308,11 +308,11 @@ def test_pictures_are_read_from_folders_zips_and_arrays_alike(
 def test_pictures_of_another_size_compare_by_features_only(scenes: ImageDataset, networks: FeatureNetworks) -> None:
     said: list[str] = []
     smaller, narrower = Given(np.zeros((8, 3, 16, 16), np.uint8)), Given(np.zeros((8, 3, 16, 32), np.uint8))
-    with pytest.raises(DataError, match="pictures of 32x32, --images given of 16x16: swd compare pixels"):
+    with pytest.raises(DataError, match="images of 32x32, --images given of 16x16: swd compare pixels"):
         evaluate(smaller, scenes, metrics=["swd", "fid"], networks=networks)
-    evaluate(smaller, scenes, metrics=["fid"], networks=networks, notice=said.append)
+    evaluate(smaller, scenes, metrics=["fid"], networks=networks, warn=said.append)
     assert "another resolution" in said[0]
-    evaluate(narrower, scenes, metrics=["fid"], networks=networks, notice=said.append)
+    evaluate(narrower, scenes, metrics=["fid"], networks=networks, warn=said.append)
     assert any("another ratio" in text for text in said)
 
 
@@ -320,7 +320,7 @@ def test_arrays_that_hold_no_pictures(tmp_path: Path, scenes: ImageDataset) -> N
     broken = np.zeros((4, 3, 32, 32), np.float32)
     broken[2, 1, 3, 4] = np.nan
     np.save(tmp_path / "nan.npy", broken)
-    with pytest.raises(DataError, match="picture 2 holds numbers that are not finite"):
+    with pytest.raises(DataError, match="image 2 holds numbers that are not finite"):
         evaluate(open_images(tmp_path / "nan.npy", "--images"), scenes, metrics=["diversity"])
     np.save(tmp_path / "flat.npy", np.zeros((4, 32, 32, 5), np.uint8))
     with pytest.raises(DataError, match=r"--images .*flat.npy: uint8 \[4, 32, 32, 5\]; pictures are uint8, uint16"):
@@ -495,7 +495,7 @@ def test_large_arrays_lie_on_disk(
 
     how: dict[str, Any] = {"num_images": 20, "metrics": ["swd", "diversity", "kid", "pr"], "networks": networks}
     expected = evaluate(model, scenes, **how)
-    monkeypatch.setattr(collecting, "_MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(collecting, "_MAX_IN_MEMORY", 0)
     assert isinstance(collecting.scratch((2, 3), np.float32), np.memmap)
     assert evaluate(model, scenes, **how) == expected
     full = type(shutil.disk_usage("."))(1 << 30, 1 << 30, 0)
@@ -519,11 +519,11 @@ def test_progress_counts_every_stage_to_its_end(model: Generator, scenes: ImageD
 
 def test_few_pictures_are_told(model: Generator, scenes: ImageDataset, networks: FeatureNetworks) -> None:
     said: list[str] = []
-    evaluate(model, scenes, num_images=40, metrics=WITH_FEATURES, networks=networks, notice=said.append)
+    evaluate(model, scenes, num_images=40, metrics=WITH_FEATURES, networks=networks, warn=said.append)
     for name in WITH_FEATURES:
         assert any(text.startswith(f"{name} of 40 ") for text in said), name
     said.clear()
-    evaluate(model, scenes, num_images=12, metrics=["fid"], networks=networks, notice=said.append)
+    evaluate(model, scenes, num_images=12, metrics=["fid"], networks=networks, warn=said.append)
     assert "fewer than the 12 numbers" in said[0]
     assert "covariance is singular" in said[0]
 
@@ -532,19 +532,19 @@ def test_one_metric_that_fails_leaves_the_others(
     model: Generator, scenes: ImageDataset, networks: FeatureNetworks
 ) -> None:
     said: list[str] = []
-    how: dict[str, Any] = {"num_images": 4, "networks": networks, "notice": said.append}
+    how: dict[str, Any] = {"num_images": 4, "networks": networks, "warn": said.append}
     scores = evaluate(model, scenes, metrics=["diversity", "is"], **how)  # ten splits need ten pictures
     assert set(scores) == {"diversity", "failed", "provenance"}
-    assert "at least 10 pictures" in scores["failed"]["is"]
+    assert "at least 10 images" in scores["failed"]["is"]
     assert any(text.startswith("no is: ") for text in said)
-    with pytest.raises(GanformerError, match="at least 10 pictures"):
+    with pytest.raises(GanformerError, match="at least 10 images"):
         evaluate(model, scenes, metrics=["is"], **how)
 
 
 def test_features_that_are_no_numbers(model: Generator, scenes: ImageDataset, networks: FeatureNetworks) -> None:
     for weight in networks.features["inception"]._network.weights.values():  # type: ignore[attr-defined]
         weight.fill_(float("nan"))
-    with pytest.raises(DataError, match="features of picture 0 are not finite"):
+    with pytest.raises(DataError, match="features of image 0 are not finite"):
         evaluate(model, scenes, num_images=4, metrics=["fid"], networks=networks)
 
 
@@ -557,7 +557,7 @@ def test_a_model_that_has_diverged_is_named(scenes: ImageDataset) -> None:
 
 
 def test_what_does_not_fit_is_named(model: Generator, scenes: ImageDataset) -> None:
-    with pytest.raises(DataError, match="--dataset scenes has pictures of 32x32, this model makes 32x24"):
+    with pytest.raises(DataError, match="--dataset scenes has images of 32x32, this model makes 32x24"):
         evaluate(generator(ratio=0.75), scenes)
     with pytest.raises(DataError, match="--dataset scenes has labels of 0 numbers, this model takes 3"):
         evaluate(generator(c_dim=3), scenes)
@@ -567,7 +567,7 @@ def test_what_does_not_fit_is_named(model: Generator, scenes: ImageDataset) -> N
         evaluate(model, scenes, metrics=["fid"])
     with pytest.raises(ConfigError, match="--eval-images-num 1"):
         evaluate(model, scenes, num_images=1)
-    with pytest.raises(DataError, match="--images given has 1 pictures; .* at least 2"):
+    with pytest.raises(DataError, match="--images given has 1 images; .* at least 2"):
         evaluate(Given(np.zeros((1, 3, 32, 32), np.uint8)), scenes)
 
 
@@ -592,6 +592,6 @@ def test_metrics_by_name() -> None:
     assert parse_metrics("FID, is,pr,fid") == ("fid", "is", "pr")
     assert parse_metrics("fd-dinov2") == ("fd_dinov2",)
     assert parse_metrics("none") == parse_metrics("") == ()
-    assert [score.name for score in scores_of("pr")] == ["precision", "recall"]
+    assert [score.name for score in METRICS["pr"].scores] == ["precision", "recall"]
     with pytest.raises(ConfigError, match="--metrics fidd: there is no such metric; did you mean fid"):
         parse_metrics("fidd")

@@ -97,5 +97,5 @@ GOLDEN = 1.3539068580433735
 def test_what_has_no_distance() -> None:
     with pytest.raises(DataError, match="different networks"):
         distance(normal(10, 3), normal(10, 4))
-    with pytest.raises(DataError, match="at least 2 pictures, not of 1"):
+    with pytest.raises(DataError, match="at least 2 images, not of 1"):
         distance(normal(10), normal(1))

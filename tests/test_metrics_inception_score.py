@@ -60,7 +60,7 @@ GOLDEN = (3.7248530692258854, 0.3771193619854704)
 
 
 def test_what_has_no_score() -> None:
-    with pytest.raises(DataError, match="of 10 splits needs at least 10 pictures, not 9"):
+    with pytest.raises(DataError, match="of 10 splits needs at least 10 images, not 9"):
         inception_score(np.zeros((9, 4)))
-    with pytest.raises(DataError, match="picture 1 are not finite"):
+    with pytest.raises(DataError, match="image 1 are not finite"):
         inception_score(np.array([[0.0, 1.0], [np.nan, 1.0]]), splits=1)

@@ -129,7 +129,7 @@ GOLDEN = (0.08112480086239734, 0.04560097666822087)
 
 
 def test_what_cannot_be_compared() -> None:
-    with pytest.raises(DataError, match="at least 2 pictures of either kind, not 1"):
+    with pytest.raises(DataError, match="at least 2 images of either kind, not 1"):
         kernel_distance(normal(5), normal(1))
     with pytest.raises(DataError, match="different networks"):
         kernel_distance(normal(5), normal(5, 4))

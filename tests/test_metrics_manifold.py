@@ -137,5 +137,5 @@ def test_what_has_no_balls() -> None:
         precision_recall(normal(10), normal(10, 4))
     damaged = normal(10)
     damaged[7] = np.inf
-    with pytest.raises(DataError, match="picture 7 are not finite"):
+    with pytest.raises(DataError, match="image 7 are not finite"):
         precision_recall(normal(10), damaged)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.metrics import path_length
-from ganformer_cli.metrics.path_length import path_lengths, perceptual_path_length, summary
+from ganformer_cli.metrics.path_length import pair_lengths, perceptual_path_length, summary
 from ganformer_cli.models import Generator
 
 
@@ -38,7 +38,7 @@ def generator() -> Generator:
 
 
 def lengths(generator: Generator, pairs: list[int] | range, **options: Any) -> np.ndarray:
-    return path_lengths(generator, Pixels(), pairs, **options)  # type: ignore[arg-type]
+    return pair_lengths(generator, Pixels(), pairs, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("space", ["z", "w"])
@@ -100,7 +100,7 @@ def test_the_extremes_are_left_out() -> None:
 def test_large_pictures_are_averaged(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path_length, "_SIDE", 5)
     distance = Pixels()
-    path_lengths(generator, distance, [0], space="w")  # type: ignore[arg-type]
+    pair_lengths(generator, distance, [0], space="w")  # type: ignore[arg-type]
     assert distance.sizes == {(16, 3, 5, 5)}
 
 

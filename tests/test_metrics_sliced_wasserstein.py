@@ -188,8 +188,8 @@ def test_fewer_pictures_on_one_side_compare_as_many_of_the_other(reals: Images) 
     [
         ((2, 3, 32, 32), (2, 3, 16, 32), "one size, not 32x32 and 32x16"),
         ((2, 3, 12, 32), (2, 3, 12, 32), "32x12 are too small"),
-        ((2, 1, 32, 32), (2, 3, 32, 32), "the real pictures must be uint8"),
-        ((2, 3, 32, 32), (0, 3, 32, 32), "no generated pictures"),
+        ((2, 1, 32, 32), (2, 3, 32, 32), "the real images must be uint8"),
+        ((2, 3, 32, 32), (0, 3, 32, 32), "no generated images"),
     ],
 )
 def test_sets_that_do_not_compare(reals_shape: tuple[int, ...], fakes_shape: tuple[int, ...], message: str) -> None:

@@ -90,9 +90,9 @@ def test_float32_tensors_are_summed_in_float64() -> None:
 
 def test_what_has_no_statistics() -> None:
     empty = GaussianStatistics()
-    with pytest.raises(DataError, match="at least 1 pictures, not of 0"):
+    with pytest.raises(DataError, match="at least 1 images, not of 0"):
         empty.mean  # noqa: B018
-    with pytest.raises(DataError, match="at least 2 pictures, not of 1"):
+    with pytest.raises(DataError, match="at least 2 images, not of 1"):
         statistics(rows(1)).covariance  # noqa: B018
     with pytest.raises(DataError, match="features of 3 numbers cannot be put to features of 7"):
         statistics(rows(5)).add(np.zeros((2, 3)))
@@ -100,7 +100,7 @@ def test_what_has_no_statistics() -> None:
         statistics(rows(5)).merge(statistics(rows(5, 3)))
     damaged = rows(5)
     damaged[3, 1] = np.nan
-    with pytest.raises(DataError, match="picture 3 are not finite"):
+    with pytest.raises(DataError, match="image 3 are not finite"):
         statistics(damaged)
     with pytest.raises(DataError, match=r"floating \[N, D\], not int64 \[4, 2\]"):
         empty.add(np.zeros((4, 2), np.int64))

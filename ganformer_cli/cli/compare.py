@@ -108,7 +108,7 @@ def command(
       ganformer compare results/clevr-000 gdrive:clevr-snapshot.pkl samples-of-another-model
     """
     from ganformer_cli.metrics import tabulate
-    from ganformer_cli.metrics.registry import parse_metrics, scores_of
+    from ganformer_cli.metrics.registry import METRICS, parse_metrics
 
     if as_json and form != "json":
         if "form" in given_options(ctx):
@@ -119,7 +119,7 @@ def command(
     for path, name in ((output, "--output"), (plot, "--plot")):
         if path is not None:
             check_output(path, name, overwrite=overwrite)
-    columns = None if metrics is None else [s.name for name in parse_metrics(metrics) for s in scores_of(name)]
+    columns = None if metrics is None else [s.name for name in parse_metrics(metrics) for s in METRICS[name].scores]
     found = read_runs(runs, result_dir, snapshot, columns)
     reported = reported_rows({run.dataset for run in found}) if paper else {}
     tables = tabulate.tabulate(found, columns, ORDER, reported)

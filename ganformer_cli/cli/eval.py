@@ -417,7 +417,7 @@ class Evaluation:
         options = self.options
         asked = options["eval_images_num"]
         if asked is not None and asked > len(reals):
-            self.notice(f"--eval-images-num {asked}: {reals.name} has {len(reals)} pictures; comparing with so many")
+            self.notice(f"--eval-images-num {asked}: {reals.name} has {len(reals)} images; comparing with so many")
         if not options["every"]:
             reals.cache_bytes = 0  # each picture is looked at once
         with stages(silent=not self.group.is_main) as report:
@@ -436,7 +436,7 @@ class Evaluation:
                 cache=Cache(notice=self.notice) if options["keep_statistics"] else None,
                 device=self.device,
                 progress=report,
-                notice=self.notice,
+                warn=self.notice,
             )
         for name, reason in scores.get("failed", {}).items():
             self.left_out[f"no {name}: {reason}"] = None

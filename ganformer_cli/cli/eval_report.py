@@ -15,11 +15,12 @@ from ganformer_cli.errors import DataError, OutputError
 from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
+    from ganformer_cli.metrics.metric import Score
     from ganformer_cli.metrics.records import ScoreValue
 
 CURVE = "metrics.png"
 
-_NOTES = {"lower": "lower is better", "higher": "higher is better"}
+_DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "one": "1 is best"}
 Row = tuple[str, ...]
 
 
@@ -32,19 +33,14 @@ def score_text(record: Mapping[str, Any]) -> str:
     for name, score in SCORES.items():
         if name not in record:
             continue
-        note = _NOTES.get(score.better, "")
-        if name == "swd":
-            note += _floor_note(record)
-        elif name == "diversity":
-            note = "1 is as varied as the data, 0 is one picture"
+        note = (score.explanation or _DIRECTIONS[score.better]) + _floor_text(record, score)
         if f"{name}_std" in record:
             note += f"; ± {score.text(record[f'{name}_std'])}"
         own = provenance["metrics"].get(score.metric, {})
         if own.get("resize") == "clean":
             note += "; clean resize"
         rows.append((name, score.text(record[name]), note))
-        if name == "swd":
-            rows += [(f"  {size}", f"{value:.2f}", "") for size, value in record["swd_levels"].items()]
+        rows += [(f"  {level}", score.number(value), "") for level, value in record.get(f"{name}_levels", {}).items()]
     reals, fakes = provenance["num_reals"], provenance["num_fakes"]
     numbers = f"{fakes} images of each" if reals == fakes else f"{fakes} images and {reals} real ones"
     psi, only = provenance.get("truncation_psi"), provenance["class"]
@@ -56,13 +52,13 @@ def score_text(record: Mapping[str, Any]) -> str:
     return table(("score", "value", ""), rows, title, widths=(12, 8))
 
 
-def _floor_note(record: Mapping[str, Any]) -> str:
-    floor = record.get("swd_floor")
+def _floor_text(record: Mapping[str, Any], score: Score) -> str:
+    floor = record.get(f"{score.name}_floor")
     if floor is None:
         return ""
-    images = record.get("swd_floor_images")
-    same = images == record["provenance"]["metrics"]["swd"]["num_reals"]
-    return f"; two sets of reals: {floor:.2f}{'' if same else f' ({images} images)'}"
+    images = record.get(f"{score.name}_floor_images")
+    same = images == record["provenance"]["metrics"][score.metric]["num_reals"]
+    return f"; two sets of reals: {score.number(floor)}{'' if same else f' ({images} images)'}"
 
 
 def table(columns: Row, rows: Sequence[Row], title: str, *, widths: Sequence[int]) -> str:
@@ -132,7 +128,7 @@ def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
         known = [record for record in records if name in record and record["kimg"] is not None]
         if len(known) > 1:
             places, values = [record["kimg"] for record in known], [score.shown(record[name]) for record in known]
-            floor = known[-1].get("swd_floor") if name == "swd" else None
+            floor = known[-1].get(f"{name}_floor")
             panels.append(Curve(score.heading, places, values, floor))
     if not panels:
         return None

@@ -11,7 +11,7 @@ from ganformer_cli.allocator import return_free_memory
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.process_memory import is_out_of_memory
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 
 class BlockSize:
@@ -25,7 +25,7 @@ class BlockSize:
     def __init__(self, size: int, doing: str) -> None:
         self.size, self.doing = size, doing
 
-    def run(self, compute: Callable[[int], Value]) -> Value:
+    def run(self, compute: Callable[[int], _Value]) -> _Value:
         """``compute(size)``; where memory runs out, from the beginning with half the size, down to 1.
 
         Raises:
@@ -46,14 +46,14 @@ class BlockSize:
             self.size //= 2
 
 
-def submit(pool: ThreadPoolExecutor, compute: Callable[..., Value], *args: Any) -> Future[Value]:
+def submit(pool: ThreadPoolExecutor, compute: Callable[..., _Value], *args: Any) -> Future[_Value]:
     """``pool.submit``; where there is no memory for another thread, the work is done here and now."""
     try:
         return pool.submit(compute, *args)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-    done: Future[Value] = Future()
+    done: Future[_Value] = Future()
     done.set_result(compute(*args))
     return done
 

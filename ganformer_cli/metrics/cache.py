@@ -1,6 +1,6 @@
-"""What was computed of real pictures, kept on disk under what it was computed from.
+"""What was computed of real images, kept on disk under what it was computed from.
 
-An entry is a safetensors file named by the hash of a plain description (which pictures, which network, which resize);
+An entry is a safetensors file named by the hash of a plain description (which images, which network, which resize);
 the description itself and a checksum of the arrays lie in its header. An entry that is damaged, or not the one that its
 name says, is as good as none.
 """
@@ -22,11 +22,11 @@ from ganformer_cli.errors import OutputError
 from ganformer_cli.files import write_bytes
 from ganformer_cli.resources import cache_folder
 
-Arrays = dict[str, npt.NDArray[Any]]
+_Arrays = dict[str, npt.NDArray[Any]]
 
 FOLDER = "statistics"
 #: Larger ones are not kept: they would fill the disk.
-MOST_BYTES = 256 << 20
+_MAX_BYTES = 256 << 20
 _DESCRIPTION, _CHECKSUM = "description", "sha256"
 
 
@@ -47,7 +47,7 @@ class Cache:
         name = hashlib.sha256(_as_text(description).encode()).hexdigest()[:40]
         return self.folder / f"{name}.safetensors"
 
-    def read(self, description: Mapping[str, Any]) -> Arrays | None:
+    def read(self, description: Mapping[str, Any]) -> _Arrays | None:
         """The arrays that were kept under this description; None where there are none, or damaged ones."""
         path = self.path(description)
         if not path.is_file():
@@ -64,23 +64,23 @@ class Cache:
             return None
         return arrays
 
-    def write(self, description: Mapping[str, Any], arrays: Arrays) -> None:
+    def write(self, description: Mapping[str, Any], arrays: _Arrays) -> None:
         """Keep ``arrays``, whole or not at all, unless they are too large or the folder cannot be written to."""
-        if sum(array.nbytes for array in arrays.values()) > MOST_BYTES:
+        if sum(array.nbytes for array in arrays.values()) > _MAX_BYTES:
             return
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         header = {_DESCRIPTION: _as_text(description), _CHECKSUM: _checksum(whole)}
         try:
             write_bytes(self.path(description), save(whole, metadata=header))
         except OutputError as error:
-            self.notice(f"the statistics of the real pictures were not kept: {error}")
+            self.notice(f"the statistics of the real images were not kept: {error}")
 
 
 def _as_text(description: Mapping[str, Any]) -> str:
     return json.dumps(description, sort_keys=True)
 
 
-def _checksum(arrays: Arrays) -> str:
+def _checksum(arrays: _Arrays) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())

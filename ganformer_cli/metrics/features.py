@@ -1,6 +1,6 @@
-"""Feature networks: pictures to the numbers that metrics compare.
+"""Feature networks: images to the numbers that metrics compare.
 
-A picture's features are the same in every batch. On a CPU pictures pass through a network in groups of one width, empty
+An image's features are the same in every batch. On a CPU images pass through a network in groups of one width, empty
 places filled up, each group in one thread and several groups at once; that is also the fastest way there. On a GPU a
 batch passes as it is, in float32 without TF32.
 
@@ -29,7 +29,7 @@ from ganformer_cli.metrics.vgg import Lpips, Vgg16
 from ganformer_cli.metrics.weights import CATALOGUE, WeightsFile, download_weights, read_weights
 from ganformer_cli.sampling.threads import one_thread_each
 
-#: Pictures in a group on a CPU. Wider ones are no faster, and take more memory.
+#: Images in a group on a CPU. Wider ones are no faster, and take more memory.
 GROUP = 4
 
 #: Each network, and the resize that its published scores are made with.
@@ -43,14 +43,14 @@ NETWORKS: dict[str, tuple[type[Inception] | type[Vgg16] | type[DinoV2], Resize]]
 class Network(Protocol):
     """What computes features: a module of torch's."""
 
-    side: int  # of the pictures that it takes
+    side: int  # of the images that it takes
     outputs: dict[str, int]
 
     def scaled(self, pixels: Tensor) -> Tensor:
         """Float pixels 0 .. 255 as it takes them."""
 
     def __call__(self, x: Tensor) -> Any:
-        """Outputs by name, of scaled pictures ``[B, 3, side, side]``."""
+        """Outputs by name, of scaled images ``[B, 3, side, side]``."""
 
     def to(self, device: torch.device) -> Any: ...
 
@@ -64,7 +64,7 @@ class FeatureNetwork:
         name: of the network.
         weights_sha256: of its file.
         published: whether that is the file that scores elsewhere are made with.
-        resize: how pictures are brought to its size.
+        resize: how images are brought to its size.
         outputs: how many numbers each of its outputs has: ``{"pool": 2048, "logits": 1008}`` for inception (``logits``
             without the last bias, as the Inception Score takes them), ``{"fc2": 4096}`` for vgg16, ``{"cls": 1024}``
             for dinov2.
@@ -151,7 +151,7 @@ class LearnedDistance:
         self._at_once: BlockSize | None = None
 
     def __call__(self, one: Tensor, other: Tensor) -> Tensor:
-        """Distances, float64 ``[B]`` on the CPU, of float32 pictures ``[B, 3, H, W]`` from 0 to 255.
+        """Distances, float64 ``[B]`` on the CPU, of float32 images ``[B, 3, H, W]`` from 0 to 255.
 
         Each pair by itself: the distance of neighbours on a path is a difference of nearly equal numbers, and hangs on
         the last bits of what the network computes.

@@ -4,9 +4,9 @@
 
 The last trace is the sum of the singular values of R1ᵀ R2, where Ci = Ri Riᵀ and Ri has the eigenvectors of Ci times
 the roots of their eigenvalues. Unlike a root of the product C1 C2, which is not symmetric, that is never complex; and
-it loses no digits: identical sets have distance 0 to float64's rounding, however few their pictures are.
+it loses no digits: identical sets have distance 0 to float64's rounding, however few their images are.
 
-The distance is biased: the fewer pictures, the larger it is. Compare values of equal numbers only.
+The distance is biased: the fewer images, the larger it is. Compare values of equal numbers only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from __future__ import annotations
 import numpy as np
 
 from ganformer_cli.metrics.statistics import Doubles, GaussianStatistics, check_same_width
-
-VERSION = "fid-1"
 
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIDE = 299
+_SIDE = 299
 FEATURES, CLASSES = 2048, 1008
 #: Added to variances by every batch norm.
 _EPSILON = 1e-3
 
-Shape = tuple[int, ...]
+_Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,13 @@ _BLOCKS: dict[str, tuple[Branch, ...]] = {
 
 
 class Inception(nn.Module):
-    """Pictures to features.
+    """Images to features.
 
     Args:
         tensors: parameters and statistics by name, of the shapes of ``shapes``.
     """
 
-    side = SIDE
+    side = _SIDE
     outputs = {"pool": FEATURES, "logits": CLASSES}
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -164,9 +164,9 @@ class Inception(nn.Module):
         self.register_buffer("classes", tensors["fc.weight"].float())
 
     @staticmethod
-    def shapes() -> dict[str, Shape]:
+    def shapes() -> dict[str, _Shape]:
         """What a file of weights must hold."""
-        found: dict[str, Shape] = {"fc.weight": (CLASSES, FEATURES), "fc.bias": (CLASSES,)}
+        found: dict[str, _Shape] = {"fc.weight": (CLASSES, FEATURES), "fc.bias": (CLASSES,)}
         for name, step, inputs in _convolutions():
             found[f"{name}.conv.weight"] = (step.outputs, inputs, *step.kernel)
             for part in ("weight", "bias", "running_mean", "running_var"):
@@ -179,7 +179,7 @@ class Inception(nn.Module):
         return (pixels - 128) / 128
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Features of pictures ``[B, 3, 299, 299]``, scaled.
+        """Features of images ``[B, 3, 299, 299]``, scaled.
 
         ``pool`` is what the Fréchet distance takes. ``logits`` are without the bias of the last layer, as they were
         taken for the Inception Score (Salimans et al. 2016).

@@ -1,7 +1,7 @@
 """Inception Score (Salimans et al. 2016, section 4): exp of the mean divergence KL(p(y|x) ‖ p(y)).
 
-p(y|x) is the softmax of a picture's logits, p(y) its mean over the pictures of a split; the score is the mean over
-splits. It needs no reals, and cannot see whether pictures are like them.
+p(y|x) is the softmax of an image's logits, p(y) its mean over the images of a split; the score is the mean over
+splits. It needs no reals, and cannot see whether images are like them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import numpy as np
 from ganformer_cli.errors import DataError
 from ganformer_cli.metrics.statistics import Doubles, Features, as_rows, check_finite
 
-VERSION = "is-1"
 SPLITS = 10
 _ROWS = 4096
 
@@ -21,7 +20,7 @@ def inception_score(logits: Features, *, splits: int = SPLITS, seed: int | None 
 
     Args:
         logits: ``[N, classes]``, floating, N >= splits.
-        splits: how many parts the pictures are divided into.
+        splits: how many parts the images are divided into.
         seed: of the order in which they are divided; None leaves them as they come.
 
     Raises:
@@ -30,7 +29,7 @@ def inception_score(logits: Features, *, splits: int = SPLITS, seed: int | None 
     rows = as_rows(logits)
     count = len(rows)
     if count < splits:
-        raise DataError(f"an Inception Score of {splits} splits needs at least {splits} pictures, not {count}")
+        raise DataError(f"an Inception Score of {splits} splits needs at least {splits} images, not {count}")
     for start in range(0, count, _ROWS):
         check_finite(rows[start : start + _ROWS], start)
     # numpy promises never to change this generator's numbers.
@@ -43,7 +42,7 @@ def inception_score(logits: Features, *, splits: int = SPLITS, seed: int | None 
 
 def _score(log_p: Doubles) -> float:
     p = np.exp(log_p)
-    # A class that no picture has contributes nothing; its logarithm must not become infinite.
+    # A class that no image has contributes nothing; its logarithm must not become infinite.
     log_q = np.log(np.maximum(p.mean(0), np.finfo(np.float64).tiny))
     return float(np.exp((p * (log_p - log_q)).sum(1).mean()))
 

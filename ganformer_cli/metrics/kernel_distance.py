@@ -24,7 +24,6 @@ import numpy as np
 from ganformer_cli.errors import DataError
 from ganformer_cli.metrics.statistics import Doubles, Features, as_doubles, as_rows, check_same_width
 
-VERSION = "kid-1"
 SUBSETS = 100
 SUBSET_SIZE = 1000
 #: From so many times the subset's size on, subsets share few enough images to be a sample: their deviation is then at
@@ -57,7 +56,7 @@ def kernel_distance(
     fewest = min(map(len, sides))
     size = min(subset_size, fewest)
     if size < 2:
-        raise DataError(f"a kernel distance needs at least 2 pictures of either kind, not {size}")
+        raise DataError(f"a kernel distance needs at least 2 images of either kind, not {size}")
     if all(len(rows) == size for rows in sides):
         subsets = 1
     # numpy promises never to change this generator's numbers.

@@ -9,7 +9,7 @@ A ball lies around each row of a set and reaches to the row's k-th nearest neigh
   identical sets without repetition have density and coverage 1.
 
 Distances are computed in float64 block by block: memory does not grow with the number of rows, time does with its
-square. Rows so near that float64 cannot tell their distance from 0 count as equal; distances that differ by less than
+square. _Rows so near that float64 cannot tell their distance from 0 count as equal; distances that differ by less than
 a part in 10⁹ do, too. So nothing hangs on the order in which products are summed.
 """
 
@@ -27,8 +27,6 @@ from ganformer_cli.errors import DataError
 from ganformer_cli.metrics.blocks import BlockSize
 from ganformer_cli.metrics.statistics import Features, as_rows, check_finite, check_same_width
 
-VERSION_PRECISION = "pr-1"
-VERSION_DENSITY = "dc-1"
 NEIGHBOURS_PRECISION = 3
 NEIGHBOURS_DENSITY = 5
 
@@ -38,7 +36,7 @@ _MOST_ROWS = 2048
 _NOTHING = 1e-13
 _EDGE = 1e-9
 
-Rows = npt.NDArray[Any]
+_Rows = npt.NDArray[Any]
 
 
 def precision_recall(
@@ -124,20 +122,20 @@ class _Sets:
             total += block.sum(0)
         self.centre = total / len(self.reals)
 
-    def blocks(self, rows: Rows, first: int = 0) -> Iterator[tuple[slice, Tensor]]:
+    def blocks(self, rows: _Rows, first: int = 0) -> Iterator[tuple[slice, Tensor]]:
         """Parts of a set from row ``first`` on, float64 on the device, each with its place."""
         for start in range(first, len(rows), self.size):
             part = np.array(rows[start : start + self.size], np.float64)
             check_finite(part, start)
             yield slice(start, start + len(part)), torch.from_numpy(part).to(self.device).sub_(self.centre)
 
-    def pairs(self, rows: Rows, others: Rows, *, once: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
+    def pairs(self, rows: _Rows, others: _Rows, *, once: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
         """Squared distances of parts of two sets, each with its places; ``once``: of one set, each pair once."""
         for place, block in self.blocks(rows):
             for other, around in self.blocks(others, place.start if once else 0):
                 yield place, other, _squares(block, around)
 
-    def radii(self, rows: Rows, k: int) -> Tensor:
+    def radii(self, rows: _Rows, k: int) -> Tensor:
         """The squared distance of each row to its k-th nearest neighbour in the same set, ``[N]`` on the device."""
         # A row itself is among its nearest, at distance 0.
         nearest = torch.full((len(rows), k + 1), torch.inf, dtype=torch.float64, device=self.device)

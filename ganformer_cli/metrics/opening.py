@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ganformer_cli.metrics.features import FeatureNetwork, LearnedDistance
     from ganformer_cli.metrics.resizing import Resize
 
-#: The network that does not give features of a picture but the distance of two.
+#: The network that does not give features of an image but the distance of two.
 DISTANCE = "lpips"
 #: Told the name of a network, how many bytes of its files are there, and how many there are if known.
 Fetching = Callable[[str, int, int | None], None]
@@ -31,6 +31,11 @@ class FeatureNetworks:
 
     def __contains__(self, name: object) -> bool:
         return self.distance is not None if name == DISTANCE else name in self.features
+
+    def __getitem__(self, name: str) -> FeatureNetwork | LearnedDistance:
+        if name == DISTANCE and self.distance is not None:
+            return self.distance
+        return self.features[name]
 
 
 def weights_by_network(given: Sequence[str], metrics: Sequence[str]) -> dict[str, Path]:
@@ -77,7 +82,7 @@ def open_networks(
     Args:
         metrics: of ``registry.METRICS``.
         weights: files to use in place of those that are downloaded.
-        resize: how pictures get the networks' size, ``tf1`` or ``clean``; None: as for each network's published scores.
+        resize: how images get the networks' size, ``tf1`` or ``clean``; None: as for each network's published scores.
         device: where to put them.
         offline: download nothing.
         progress: see ``Fetching``.

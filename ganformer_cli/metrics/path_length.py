@@ -1,14 +1,14 @@
 """Perceptual path length (Karras et al. 2019, "A Style-Based Generator Architecture", section 4.1).
 
-How much pictures change along a way through latent space: two latents are drawn, a place t on the way between them, and
+How much images change along a way through latent space: two latents are drawn, a place t on the way between them, and
 
     LPIPS(G(way(t)), G(way(t + ε))) / ε²        with ε = 10⁻⁴
 
 is averaged over pairs, the lowest and the highest percent of them left out. In space z the way is an arc for each
-component, in space w it is straight; t is uniform from 0 to 1 (full), or 0 (end). Both pictures have the class of the
-first latent, the model's stored noise, and no truncation; they are compared as float pictures, since rounding to 8 bits
+component, in space w it is straight; t is uniform from 0 to 1 (full), or 0 (end). Both images have the class of the
+first latent, the model's stored noise, and no truncation; they are compared as float images, since rounding to 8 bits
 would be larger than what changes, and averaged over squares of pixels until the shorter side is below 512. Faces are
-not cropped out of pictures, which the authors of StyleGAN do for FFHQ.
+not cropped out of images, which the authors of StyleGAN do for FFHQ.
 
 Each pair depends on its number and the seed alone: any share of the pairs may be computed anywhere.
 """
@@ -16,6 +16,7 @@ Each pair depends on its number and the seed alone: any share of the pairs may b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.metrics.features import LearnedDistance, exactly
-from ganformer_cli.metrics.sources import SEED_STRIDE
+from ganformer_cli.metrics.processes import SINGLE_PROCESS, ProcessGroup, fail_together
+from ganformer_cli.metrics.sources import SEED_STRIDE, block_ranges
 from ganformer_cli.sampling import (
     Generator,
     Space,
@@ -36,13 +38,13 @@ from ganformer_cli.sampling import (
     slerp,
 )
 
-VERSION = "ppl-1"
-PAIRS = 50_000
-EPSILON = 1e-4
+_STEP = 1e-4
 
-#: Pairs that are drawn together. A pair has the same place among them in every share, and so the same picture.
+#: Pairs that are drawn together. A pair has the same place among them in every share, and so the same image.
 _TOGETHER = 16
-#: LPIPS was made for pictures of about this size.
+#: Pairs that a process takes at a time; a multiple of those that are drawn together.
+_PAIRS_TOGETHER = 64
+#: LPIPS was made for images of about this size.
 _SIDE = 256
 _LEFT_OUT = 1  # percent, on either side
 
@@ -53,15 +55,31 @@ def perceptual_path_length(
     *,
     space: Space,
     end: bool = False,
-    pairs: int = PAIRS,
+    pairs: int = 50_000,
     seed: int = 0,
+    group: ProcessGroup = SINGLE_PROCESS,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the path lengths that are not left out; arguments as for ``path_lengths``."""
-    return summary(path_lengths(generator, distance, range(pairs), space=space, end=end, seed=seed, progress=progress))
+    """Mean and standard deviation of the path lengths, without the lowest and the highest percent.
+
+    Args:
+        pairs: how many.
+        group: the processes, which compute a part of them each.
+        generator, distance, space, end, seed, progress: as for ``pair_lengths``.
+    """
+    parts = [
+        [i for block in block_ranges(pairs, _PAIRS_TOGETHER, rank, group.world_size) for i in block]
+        for rank in range(group.world_size)
+    ]
+    how = {"space": space, "end": end, "seed": seed, "progress": progress}
+    own = fail_together(group, partial(pair_lengths, generator, distance, parts[group.rank], **how))
+    lengths = np.empty(pairs)
+    for part, found in zip(parts, group.gather(own), strict=True):
+        lengths[part] = found
+    return summary(lengths)
 
 
-def path_lengths(
+def pair_lengths(
     generator: Generator,
     distance: LearnedDistance,
     pairs: Sequence[int],
@@ -75,7 +93,7 @@ def path_lengths(
 
     Args:
         generator: the model.
-        distance: of two pictures.
+        distance: of two images.
         pairs: their numbers, from 0 on; 16 consecutive ones are drawn together.
         space: in which the way lies, ``z`` or ``w``.
         end: measure at the beginning of each way, not along it.
@@ -131,11 +149,11 @@ def _lengths(
             starts = map_latents(generator, starts, labels=labels.numpy())
             ends = map_latents(generator, ends, labels=labels.numpy())
         sides = []
-        for step in (0.0, EPSILON):
+        for step in (0.0, _STEP):
             t = torch.tensor(places, dtype=torch.float64).add(step).view(-1, *[1] * (starts.ndim - 1))
             way = slerp(starts, ends, t) if space == "z" else _lerp(starts, ends, t)
             sides.append(_images(generator, way, space, labels))
-        return distance(*sides).numpy() / EPSILON**2
+        return distance(*sides).numpy() / _STEP**2
 
 
 def _lerp(starts: Tensor, ends: Tensor, t: Tensor) -> Tensor:
@@ -143,7 +161,7 @@ def _lerp(starts: Tensor, ends: Tensor, t: Tensor) -> Tensor:
 
 
 def _images(generator: Generator, latents: Tensor, space: Space, labels: Tensor) -> Tensor:
-    """Float pictures ``[16, 3, H, W]``, nominally from 0 to 255, at the size at which they are compared."""
+    """Float images ``[16, 3, H, W]``, nominally from 0 to 255, at the size at which they are compared."""
     given = labels.numpy() if space == "z" and generator.config.c_dim else None
     drawn = sample_latents(generator, latents, space=space, labels=given, batch_size=_TOGETHER, raw=True)
     images = (torch.stack([torch.from_numpy(each.image) for each in drawn]) + 1) * 127.5

@@ -1,4 +1,4 @@
-"""What an evaluation looks at: which pictures, how many, and whether they fit together at all."""
+"""What an evaluation looks at: which images, how many, and whether they can be compared at all."""
 
 from __future__ import annotations
 
@@ -10,58 +10,52 @@ import numpy.typing as npt
 
 from ganformer_cli.data.loading.datasets import ImageDataset
 from ganformer_cli.errors import ConfigError, DataError
-from ganformer_cli.metrics import kernel_distance, path_length
 from ganformer_cli.metrics.collecting import FeatureKey
+from ganformer_cli.metrics.metric import Circumstances, Metric
 from ganformer_cli.metrics.opening import FeatureNetworks
-from ganformer_cli.metrics.registry import METRICS, Metric, networks_of
+from ganformer_cli.metrics.registry import METRICS, networks_of
 from ganformer_cli.sampling import Generator
 from ganformer_cli.text import printable
 
-DEFAULT_IMAGES = 2048
-#: Descriptors of the sliced Wasserstein distance take 75 kB of memory a picture.
-_SWD_IMAGES = 8192
-#: Distances of all pairs take time that grows with the square; so many pictures fix their mean to about a percent.
-_DIVERSITY_IMAGES = 1024
-#: Below so many pictures a Fréchet distance is so biased that it should not be quoted.
-_FEW = 10_000
+DEFAULT_NUM_IMAGES = 2048
 
-Notice = Callable[[str], None]
 Indices = npt.NDArray[np.int64]
+Warn = Callable[[str], None]
 
 
 def default_num_images(dataset: ImageDataset) -> int:
     """2048, or as many as the data set has."""
-    return min(DEFAULT_IMAGES, len(dataset))
+    return min(DEFAULT_NUM_IMAGES, len(dataset))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
-    """What is looked at."""
+    """How many images are looked at.
+
+    Attributes:
+        metrics: what is computed.
+        reals, fakes: images whose features are compared.
+        floor_images: reals on either side of a floor; 0: no floor is measured.
+    """
 
     metrics: tuple[Metric, ...]
-    reals: int  # whose features are compared
+    reals: int
     fakes: int
-    swd: int  # pictures of either kind
-    diversity: int
-    halves: int  # of reals on either side of the floor; 0: none is measured
+    floor_images: int = 0
 
-    def wanted(self, needs: str, *, real: bool) -> list[FeatureKey]:
+    def counts(self, metric: Metric) -> tuple[int, int]:
+        """How many reals and fakes a metric looks at."""
+        return metric.counts(self.reals, self.fakes)
+
+    def features(self, needs: str, *, real: bool) -> list[FeatureKey]:
         """The features that the metrics need, each once."""
-        chosen = (m for m in self.metrics if m.needs == needs and (m.reals or not real))
-        return list(dict.fromkeys((m.network, m.output) for m in chosen if m.network))
+        chosen = (m for m in self.metrics if m.needs == needs and (m.uses_reals or not real))
+        return list(dict.fromkeys(m.features for m in chosen))
 
     @property
-    def pairs(self) -> int:
-        """Of latents, for path lengths."""
-        return min(self.fakes, path_length.PAIRS)
-
-    @property
-    def real_pixels(self) -> int:
-        return max(self.swd, self.diversity, 2 * self.halves)
-
-    @property
-    def fake_pixels(self) -> int:
-        return max(self.swd, self.diversity)
+    def pixels(self) -> int:
+        """Images of either kind that are wanted as they are."""
+        return max((self.counts(metric)[1] for metric in self.metrics if metric.needs == "pixels"), default=0)
 
 
 def chosen_metrics(
@@ -70,7 +64,7 @@ def chosen_metrics(
     """The metrics of these names.
 
     Raises:
-        ConfigError: one is unknown, needs a network that is not there, or a model where there is none.
+        ConfigError: one is unknown, its feature network is not loaded, or it needs a model and there are only images.
     """
     if unknown := [name for name in names if name not in METRICS]:
         raise ConfigError(f"--metrics {','.join(unknown)}: unknown; there are {', '.join(METRICS)}")
@@ -81,7 +75,7 @@ def chosen_metrics(
     chosen = tuple(METRICS[name] for name in names)
     of_model = ",".join(metric.name for metric in chosen if metric.needs == "model")
     if of_model and not isinstance(fakes, Generator):
-        raise ConfigError(f"--metrics {of_model}: needs a model whose latents it can move, not pictures; leave it out")
+        raise ConfigError(f"--metrics {of_model}: needs a model whose latents it can move, not images; leave it out")
     if of_model and class_index is not None:
         raise ConfigError(
             f"--metrics {of_model} with --class {class_index}: it takes latents of all classes; leave it out"
@@ -90,23 +84,20 @@ def chosen_metrics(
 
 
 def check_comparable(
-    fakes: Generator | ImageDataset,
-    dataset: ImageDataset,
-    metrics: Sequence[Metric] = (),
-    notice: Notice = lambda text: None,
+    fakes: Generator | ImageDataset, dataset: ImageDataset, metrics: Sequence[Metric], warn: Warn
 ) -> None:
-    """Raise ``DataError`` unless the data set's pictures and labels are such as the model makes and takes.
+    """Raise ``DataError`` unless the data set has images of the model's size, and labels that it takes.
 
-    Of given pictures, those of another size can only be compared by their features, and ``notice`` is told.
+    Given images of another size can be compared by their features only; ``warn`` is called then.
     """
-    sizes = f"--dataset {dataset.name} has pictures of {dataset.width}x{dataset.height}"
+    sizes = f"--dataset {dataset.name} has images of {dataset.width}x{dataset.height}"
     if isinstance(fakes, Generator):
         height, width = fakes.config.image_size
         if (dataset.height, dataset.width) != (height, width):
             raise DataError(
                 f"{sizes}, this model makes {width}x{height}; prepare the data set at that --resolution and --ratio"
             )
-        _check_labels(fakes, dataset, notice)
+        _check_labels(fakes, dataset, warn)
         return
     if (dataset.height, dataset.width) == (fakes.height, fakes.width):
         return
@@ -117,142 +108,120 @@ def check_comparable(
             "prepare both at one --resolution and --ratio, or choose other --metrics"
         )
     other = "ratio" if abs(dataset.height / dataset.width - fakes.height / fakes.width) > 0.01 else "resolution"
-    notice(
-        f"{sizes}, {others}: another {other}, which changes the features; "
-        "compare the scores with none of pictures of one size"
+    warn(
+        f"{sizes}, {others}: another {other}, which changes the features; do not compare these scores with scores of "
+        "images of one size"
     )
 
 
-def _check_labels(generator: Generator, dataset: ImageDataset, notice: Notice) -> None:
-    """Raise ``DataError`` unless the model can be given the labels of the data set, or has kept some of its own."""
+def _check_labels(generator: Generator, dataset: ImageDataset, warn: Warn) -> None:
+    """Raise ``DataError`` unless the model takes the data set's labels, or holds a distribution of labels itself."""
     size, kept = generator.config.c_dim, generator.label_distribution
     if size == 0:
         return
     if dataset.label_dim == 0 and kept is not None:
-        notice(
-            f"--dataset {dataset.name} has no labels; those of the generated pictures are drawn from the labels that "
-            "the model was trained on"
+        warn(
+            f"--dataset {dataset.name} has no labels; the labels of the generated images are drawn from those that the "
+            "model was trained on"
         )
         return
-    whose = "give the data set that it was trained on"
+    remedy = "give the data set that it was trained on"
     if dataset.label_dim != size:
         raise DataError(
-            f"--dataset {dataset.name} has labels of {dataset.label_dim} numbers, this model takes {size}; {whose}"
+            f"--dataset {dataset.name} has labels of {dataset.label_dim} numbers, this model takes {size}; {remedy}"
         )
     if kept is not None and kept.kind != dataset.label_kind:
         raise DataError(
-            f"--dataset {dataset.name} has {dataset.label_kind} for labels, this model takes {kept.kind}; {whose}"
+            f"--dataset {dataset.name} has {dataset.label_kind} for labels, this model takes {kept.kind}; {remedy}"
         )
     names = None if kept is None else kept.names
     if names is not None and dataset.class_names is not None and list(names) != dataset.class_names:
         one, other = next((a, b) for a, b in zip(names, dataset.class_names, strict=False) if a != b)
         raise DataError(
-            f"--dataset {dataset.name} calls a class {printable(other)} that is {printable(one)} to this model; {whose}"
+            f"--dataset {dataset.name} calls a class {printable(other)} that is {printable(one)} to this model; "
+            f"{remedy}"
         )
 
 
 def shuffled_indices(dataset: ImageDataset, seed: int, class_index: int | None, option: str) -> Indices:
-    """The pictures that may be used, in the order in which they are taken.
+    """The images that may be used, in the order in which they are taken.
 
     Raises:
         DataError: there are fewer than two.
     """
     chosen = np.arange(len(dataset))
     if class_index is not None:
+        refused = f"--class {class_index}: {option} {dataset.name}"
         if dataset.label_dim == 0:
-            raise DataError(f"--class {class_index}: {option} {dataset.name} has no labels; leave the option out")
+            raise DataError(f"{refused} has no labels; leave the option out")
         if dataset.label_kind == "vectors":
             raise DataError(
-                f"--class {class_index}: {option} {dataset.name} has no classes, its labels are vectors of "
-                f"{dataset.label_dim} numbers; leave the option out"
+                f"{refused} has no classes, its labels are vectors of {dataset.label_dim} numbers; leave the option out"
             )
         if class_index >= dataset.label_dim:
-            raise DataError(
-                f"--class {class_index}: {option} {dataset.name} has the classes 0 to {dataset.label_dim - 1}"
-            )
+            raise DataError(f"{refused} has the classes 0 to {dataset.label_dim - 1}")
         chosen = np.array([i for i in chosen if int(dataset.label(int(i)).argmax()) == class_index], np.int64)
     if len(chosen) < 2:
         of_class = "" if class_index is None else f" of --class {class_index}"
         raise DataError(
-            f"{option} {dataset.name} has {len(chosen)} pictures{of_class}; scores compare sets and need at least 2"
+            f"{option} {dataset.name} has {len(chosen)} images{of_class}; scores compare sets and need at least 2"
         )
     return chosen[np.random.default_rng(seed).permutation(len(chosen))]
 
 
 def make_plan(
     metrics: tuple[Metric, ...],
-    asked: int | None,
+    num_images: int | None,
     dataset: ImageDataset,
     reals: Indices,
     fakes: Indices | None,
     floor: bool,
 ) -> EvaluationPlan:
-    """How many pictures each metric looks at.
+    """How many images each metric looks at.
 
     Args:
         metrics: the metrics.
-        asked: how many generated pictures the user asked for, if they did.
+        num_images: how many generated images the user asked for; None: the default.
         dataset: the reals.
         reals: those of them that may be used.
-        fakes: the given pictures that may be used; None: a model makes them.
+        fakes: the given images that may be used; None: a model makes them.
         floor: whether the distance of two sets of reals is measured, too.
 
     Raises:
-        ConfigError: fewer than two pictures are asked for.
+        ConfigError: fewer than two images are asked for.
     """
-    if asked is not None and asked < 2:
-        raise ConfigError(f"--eval-images-num {asked}: scores compare sets and need at least 2 pictures of either kind")
+    if num_images is not None and num_images < 2:
+        raise ConfigError(
+            f"--eval-images-num {num_images}: scores compare sets and need at least 2 images of either kind"
+        )
     if fakes is None:
-        of_fakes = min(default_num_images(dataset), len(reals)) if asked is None else asked
-        of_reals = min(of_fakes, len(reals))
+        num_fakes = min(default_num_images(dataset), len(reals)) if num_images is None else num_images
+        num_reals = min(num_fakes, len(reals))
     else:
-        of_fakes, of_reals = (len(s) if asked is None else min(asked, len(s)) for s in (fakes, reals))
-    names = {metric.name for metric in metrics}
-    both = min(of_fakes, of_reals)
-    swd = min(both, _SWD_IMAGES) if "swd" in names else 0
+        num_fakes, num_reals = (len(s) if num_images is None else min(num_images, len(s)) for s in (fakes, reals))
+    with_floor = [metric.counts(num_reals, num_fakes)[0] for metric in metrics if metric.has_floor and floor]
     return EvaluationPlan(
         metrics=metrics,
-        reals=of_reals,
-        fakes=of_fakes,
-        swd=swd,
-        diversity=min(both, _DIVERSITY_IMAGES) if "diversity" in names else 0,
-        halves=min(swd, len(reals) // 2) if floor else 0,
+        reals=num_reals,
+        fakes=num_fakes,
+        floor_images=min(max(with_floor), len(reals) // 2) if with_floor else 0,
     )
 
 
-def warn_of_bias(plan: EvaluationPlan, networks: FeatureNetworks, notice: Notice) -> None:
-    """Tell what few pictures do to the scores."""
-    least = min(plan.reals, plan.fakes)
+def give_cautions(plan: EvaluationPlan, networks: FeatureNetworks, fakes: Generator | ImageDataset, warn: Warn) -> None:
+    """Call ``warn`` with what makes scores mean less than they seem, each once."""
+    found: dict[str, None] = {}
     for metric in plan.metrics:
-        if metric.needs == "moments" and metric.network:
-            width = networks.features[metric.network].outputs[metric.output]
-            if least <= width:
-                notice(
-                    f"{metric.name} of {plan.reals} real and {plan.fakes} generated pictures: fewer than the "
-                    f"{width} numbers of a picture's features, so that their covariance is singular; the score is far "
-                    "too high and compares with nothing but scores of the very same numbers"
-                )
-            elif least < _FEW:
-                notice(
-                    f"{metric.name} of {plan.reals} real and {plan.fakes} generated pictures is biased upwards; quote "
-                    "only those of --eval-images-num 50000, and compare scores of the same numbers only"
-                )
-        elif metric.name == "kid" and least < kernel_distance.SUBSET_SIZE:
-            notice(f"kid of {least} pictures: its subsets are smaller than {kernel_distance.SUBSET_SIZE}, and noisier")
-        elif metric.name in ("pr", "dc") and least < _FEW:
-            notice(f"{metric.name} of {least} pictures of either kind depends on their number; compare equal ones only")
-        elif metric.name == "is" and plan.fakes < _FEW:
-            notice(f"is of {plan.fakes} pictures is biased downwards; compare scores of the same number only")
-
-
-def images_of(metric: Metric, plan: EvaluationPlan) -> tuple[int, int]:
-    """How many reals and fakes a metric compares."""
-    if metric.name == "swd":
-        return plan.swd, plan.swd
-    if metric.name == "diversity":
-        return plan.diversity, plan.diversity
-    if metric.name in ("pr", "dc"):
-        return (min(plan.reals, plan.fakes),) * 2
-    if metric.needs == "model":
-        return 0, plan.pairs
-    return plan.reals if metric.reals else 0, plan.fakes
+        network = networks.features.get(metric.network or "")
+        text = metric.caution(
+            Circumstances(
+                reals=plan.reals,
+                fakes=plan.fakes,
+                width=network.outputs[metric.output] if network else 0,
+                generator=fakes if isinstance(fakes, Generator) else None,
+            )
+        )
+        if text is not None:
+            found[text] = None
+    for text in found:
+        warn(text)

@@ -7,11 +7,11 @@ from typing import Protocol, TypeVar
 
 from ganformer_cli.errors import GanformerError
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 
 class ProcessGroup(Protocol):
-    """Processes that all run the same evaluation; each computes the features of its share of the pictures."""
+    """Processes that all run the same evaluation; each computes the features of its share of the images."""
 
     @property
     def rank(self) -> int:
@@ -21,10 +21,10 @@ class ProcessGroup(Protocol):
     def world_size(self) -> int:
         """How many there are."""
 
-    def gather(self, value: Value) -> list[Value]:
+    def gather(self, value: _Value) -> list[_Value]:
         """What all of them have, in the order of their ranks."""
 
-    def run_on_rank0(self, value: Callable[[], Value]) -> Value:
+    def run_on_rank0(self, value: Callable[[], _Value]) -> _Value:
         """What ``value`` gives in the first one, in all of them; an error there is one everywhere."""
 
 
@@ -34,17 +34,17 @@ class SingleProcess:
     rank = 0
     world_size = 1
 
-    def gather(self, value: Value) -> list[Value]:
+    def gather(self, value: _Value) -> list[_Value]:
         return [value]
 
-    def run_on_rank0(self, value: Callable[[], Value]) -> Value:
+    def run_on_rank0(self, value: Callable[[], _Value]) -> _Value:
         return value()
 
 
 SINGLE_PROCESS: ProcessGroup = SingleProcess()
 
 
-def fail_together(group: ProcessGroup, work: Callable[[], Value]) -> Value:
+def fail_together(group: ProcessGroup, work: Callable[[], _Value]) -> _Value:
     """``work`` of this process. Where it fails in one it fails in all: none then waits for another for ever.
 
     Raises:
@@ -53,7 +53,7 @@ def fail_together(group: ProcessGroup, work: Callable[[], Value]) -> Value:
     """
     if group.world_size == 1:
         return work()
-    done: list[Value] = []
+    done: list[_Value] = []
     error: Exception | None = None
     try:
         done.append(work())

@@ -1,4 +1,4 @@
-"""The real pictures' side of an evaluation: what was computed of them before is taken from the cache."""
+"""The real images' side of an evaluation: what was computed of them before is taken from the cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def collect_reals(
     cache: Cache | None,
     device: torch.device,
     group: ProcessGroup,
-    report: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> Collected:
     """What the metrics need of the reals.
 
@@ -39,23 +39,23 @@ def collect_reals(
         source: the reals that may be used.
         plan: how many of them are, and for what.
         networks: the feature networks by name, on ``device``.
-        selection: how they were chosen; part of what the cache's entries are known by.
+        selection: how the reals were chosen; part of what an entry of the cache is known by.
         cache: where features are kept, if anywhere.
         device: where the networks are.
-        group, report: as for ``collect``.
+        group, progress: as for ``collect``.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
         OutputError: the disk has no space for the features.
     """
-    moments, rows = plan.wanted("moments", real=True), plan.wanted("rows", real=True)
-    kept = Collected()
+    wanted = {kind: plan.features(kind, real=True) for kind in ("moments", "rows")}
+    cached = Collected()
     descriptions: dict[tuple[str, FeatureKey], dict[str, Any]] = {}
-    if cache is not None and (moments or rows):
+    if cache is not None and any(wanted.values()):
         content = group.run_on_rank0(lambda: content_digest(source.dataset, source.indices[: plan.reals]))
-        for kind, wanted in [("moments", each) for each in moments] + [("rows", each) for each in rows]:
-            network = networks[wanted[0]]
-            descriptions[kind, wanted] = {
+        for kind, key in [(kind, key) for kind, keys in wanted.items() for key in keys]:
+            network = networks[key[0]]
+            descriptions[kind, key] = {
                 "format": _FORMAT,
                 "kind": kind,
                 "pictures": content,
@@ -63,46 +63,47 @@ def collect_reals(
                 "of": len(source.indices),
                 "decoding": repr(source.dataset.decoding),
                 **selection,
-                "network": wanted,
+                "network": key,
                 "weights_sha256": network.weights_sha256,
                 "resize": network.resize,
                 "device": device.type,
                 "torch": torch.__version__,
             }
-        group.run_on_rank0(lambda: _read(cache, descriptions, kept))
-        # The files need not be seen by all: each process asks the first what it has.
-        kept.moments, kept.rows = group.run_on_rank0(lambda: (kept.moments, kept.rows))
+        # The first process reads for all: the others need not see the files.
+        cached = group.run_on_rank0(lambda: _read(cache, descriptions))
     found = collect(
         source,
         networks,
         count=plan.reals,
-        moments=[each for each in moments if each not in kept.moments],
-        rows=[each for each in rows if each not in kept.rows],
-        pixels=plan.real_pixels,
+        moments=[key for key in wanted["moments"] if key not in cached.moments],
+        rows=[key for key in wanted["rows"] if key not in cached.rows],
+        pixels=max(plan.pixels, 2 * plan.floor_images),
         group=group,
-        report=report,
+        progress=progress,
     )
     if cache is not None and group.rank == 0:
-        for (kind, wanted), description in descriptions.items():
-            if kind == "moments" and wanted in found.moments:
-                cache.write(description, found.moments[wanted].to_arrays())
-            elif kind == "rows" and wanted in found.rows:
-                cache.write(description, {"rows": found.rows[wanted]})
-    found.moments.update(kept.moments)
-    found.rows.update(kept.rows)
+        for (kind, key), description in descriptions.items():
+            if kind == "moments" and key in found.moments:
+                cache.write(description, found.moments[key].to_arrays())
+            elif kind == "rows" and key in found.rows:
+                cache.write(description, {"rows": found.rows[key]})
+    found.moments.update(cached.moments)
+    found.rows.update(cached.rows)
     return found
 
 
-def _read(cache: Cache, descriptions: Mapping[tuple[str, FeatureKey], Mapping[str, Any]], kept: Collected) -> None:
-    """Put into ``kept`` what the cache has."""
-    for (kind, wanted), description in descriptions.items():
+def _read(cache: Cache, descriptions: Mapping[tuple[str, FeatureKey], Mapping[str, Any]]) -> Collected:
+    """What the cache has."""
+    found = Collected()
+    for (kind, key), description in descriptions.items():
         arrays = cache.read(description)
         if arrays is None:
             continue
         try:
             if kind == "moments":
-                kept.moments[wanted] = GaussianStatistics.from_arrays(arrays)
+                found.moments[key] = GaussianStatistics.from_arrays(arrays)
             else:
-                kept.rows[wanted] = arrays["rows"]
+                found.rows[key] = arrays["rows"]
         except (DataError, KeyError):
-            continue  # written by something else under the same name; computed anew
+            continue  # something else was written under this name; it is computed anew
+    return found

@@ -1,7 +1,7 @@
 """Records of scores: lines of ``metrics.jsonl`` and answers of ``ganformer eval --json``, and when two of them compare.
 
 A record holds the scores by name and, under ``provenance``, what they depend on: what all of them share, and under
-``metrics`` what is each metric's own (version, feature network, numbers of pictures). Standard library only.
+``metrics`` what is each metric's own (version, feature network, numbers of images). Standard library only.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ CONDITIONS = {
     "network": "feature network",
     "weights_sha256": "weights of the feature network",
     "resize": "resize before the network",
-    "num_reals": "number of real pictures",
-    "num_fakes": "number of generated pictures",
+    "num_reals": "number of real images",
+    "num_fakes": "number of generated images",
     "dataset": "data set",
-    "dataset_fingerprint": "pictures and preprocessing of the data set",
-    "image_size": "size of the pictures",
-    "fakes_size": "size of the generated pictures",
+    "dataset_fingerprint": "images and preprocessing of the data set",
+    "image_size": "size of the images",
+    "fakes_size": "size of the generated images",
     "class": "class",
     "truncation_psi": "truncation psi",
     "noise_mode": "noise",

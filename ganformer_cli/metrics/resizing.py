@@ -1,7 +1,7 @@
-"""Pictures at the size that a feature network wants.
+"""Images at the size that a feature network wants.
 
 ``tf1``: the bilinear resize of TensorFlow 1, which published scores were made with. Output pixel i looks at input place
-i·(input / output), not half a pixel further on, and at that place and the next one only: a picture that is made smaller
+i·(input / output), not half a pixel further on, and at that place and the next one only: an image that is made smaller
 aliases.
 
 ``clean``: Pillow's bicubic resize of floating-point channels, clipped to 0 to 255, which averages over all pixels that
@@ -30,7 +30,7 @@ def resized(images: Tensor, side: int, resize: Resize) -> Tensor:
     if resize == "tf1":
         return _bilinear_tf1(images, side)
     if resize == "clean":
-        # Torch's antialiased filter is Pillow's, but computes places in the pictures' dtype; Pillow's are float64.
+        # Torch's antialiased filter is Pillow's, but computes places in the images' dtype; Pillow's are float64.
         found = torch.nn.functional.interpolate(images.double(), (side, side), mode="bicubic", antialias=True)
         return found.clamp_(0, 255).float()
     raise ConfigError(f"--resize {resize}: there are {' and '.join(RESIZES)}")

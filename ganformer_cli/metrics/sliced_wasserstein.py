@@ -1,14 +1,14 @@
 """Sliced Wasserstein distance on a Laplacian pyramid (Karras et al. 2018, "Progressive Growing of GANs", section 5).
 
-Two sets of pictures are compared scale by scale, without any trained network:
+Two sets of images are compared scale by scale, without any trained network:
 
-1. *Pyramid.* Each picture becomes a Laplacian pyramid (Burt & Adelson 1983). ``reduce`` blurs with the binomial filter
+1. *Pyramid.* Each image becomes a Laplacian pyramid (Burt & Adelson 1983). ``reduce`` blurs with the binomial filter
    [1, 4, 6, 4, 1]/16 along both axes (reflected at the borders, the border pixel not repeated) and keeps every other
    row and column, the first included; ``expand`` puts zeros between and applies the same filter with gain 4. The levels
    are the differences ``g - expand(reduce(g))``, finest first, and last the coarsest ``g`` itself: the one whose
    shorter side would fall below 16 if halved again. 32x32 gives 32x32 and 16x16; 64x96 gives 64x96, 32x48 and 16x24.
-2. *Descriptors.* 128 patches of 7x7 pixels and 3 channels (147 numbers) per picture and level, at positions drawn
-   uniformly, with replacement, from those where the patch lies inside. Picture i of either set has the same positions,
+2. *Descriptors.* 128 patches of 7x7 pixels and 3 channels (147 numbers) per image and level, at positions drawn
+   uniformly, with replacement, from those where the patch lies inside. Image i of either set has the same positions,
    so that two identical sets have distance 0 and a comparison carries less noise.
 3. *Normalisation.* Per level and channel, each set's descriptors are shifted and scaled by that set's own mean and
    standard deviation, as in the paper. What a whole set shares, a tint or a contrast, is therefore divided out;
@@ -18,7 +18,7 @@ Two sets of pictures are compared scale by scale, without any trained network:
    sorted projections; a level's distance is the mean over directions, times 1000. "mean" is the plain mean over the
    levels.
 
-The value depends on the number of pictures: fewer pictures, larger distances, even between two samples of one
+The value depends on the number of images: fewer images, larger distances, even between two samples of one
 distribution. Compare values of equal numbers only, and read them against such a floor.
 """
 
@@ -30,45 +30,45 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from ganformer_cli.errors import DataError
 from ganformer_cli.metrics.blocks import BlockSize
 from ganformer_cli.metrics.collecting import scratch
 
-VERSION = "swd-1"
 COARSEST = 16
 PATCH = 7
 PATCHES_PER_IMAGE = 128
 PROJECTIONS = 512
 
-_BLUR = np.array([1, 4, 6, 4, 1], np.float32) / 16
+_BINOMIAL = np.array([1, 4, 6, 4, 1]) / 16
 # Below this deviation (in 8-bit levels) a channel counts as constant: what remains is float32 rounding.
 _CONSTANT = 1e-3
-# Bounds the pictures turned into a pyramid at a time, and the projections that each thread sorts at a time.
+# Bounds the images turned into a pyramid at a time, and the projections that each thread sorts at a time.
 _CHUNK_BYTES = 64 << 20
 _MOST_THREADS = 8
 
-Floats = npt.NDArray[np.float32]
-Images = npt.NDArray[np.uint8]
+_Floats = npt.NDArray[np.float32]
+_Images = npt.NDArray[np.uint8]
 
 
 def sliced_wasserstein(
-    reals: Images, fakes: Images, *, seed: int = 0, statistics: Literal["own", "reals"] = "own"
+    reals: _Images, fakes: _Images, *, seed: int = 0, statistics: Literal["own", "reals"] = "own"
 ) -> dict[str, float]:
-    """Distance of two sets of pictures, per pyramid level and on average; see the module's text for the definition.
+    """Distance of two sets of images, per pyramid level and on average; see the module's text for the definition.
 
     Args:
-        reals, fakes: uint8 ``[N, 3, H, W]`` of the same H, W >= 16. If one set is larger, its first pictures are used.
+        reals, fakes: uint8 ``[N, 3, H, W]`` of the same H, W >= 16. If one set is larger, its first images are used.
         seed: draws the patches' positions and the directions; it changes the value by its sampling noise only.
         statistics: whose mean and deviation normalise the fakes: their ``"own"`` (the paper) or those of the
             ``"reals"``.
 
     Returns:
         ``{"32x32": .., "16x16": .., "mean": ..}``: one entry a level named height x width, finest first, times 1000.
-        Only one level's descriptors are held at a time: 75 kB a picture and set.
+        Only one level's descriptors are held at a time: 75 kB an image and set.
 
     Raises:
-        DataError: pictures of another type or shape, of different sizes, too small, or none at all.
+        DataError: images of another type or shape, of different sizes, too small, or none at all.
     """
     sizes = pyramid_sizes(*_checked_size(reals, fakes))
     count = min(len(reals), len(fakes))
@@ -86,7 +86,7 @@ def sliced_wasserstein(
 
 
 def pyramid_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """The (height, width) of each pyramid level of a picture, finest first; none if a side is below 16."""
+    """The (height, width) of each pyramid level of an image, finest first; none if a side is below 16."""
     sizes = []
     while min(height, width) >= COARSEST:
         sizes.append((height, width))
@@ -94,7 +94,7 @@ def pyramid_sizes(height: int, width: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def laplacian_level(images: Images, level: int) -> Floats:
+def laplacian_level(images: _Images, level: int) -> _Floats:
     """Level ``level`` (0 is the finest) of the Laplacian pyramid of uint8 ``[N, 3, H, W]``, in 8-bit units."""
     levels = len(pyramid_sizes(*images.shape[2:]))
     finer = images.astype(np.float32)
@@ -103,10 +103,10 @@ def laplacian_level(images: Images, level: int) -> Floats:
     return finer if level == levels - 1 else finer - _expand(_reduce(finer), finer.shape[2], finer.shape[3])
 
 
-def descriptors(images: Images, level: int, *, seed: int) -> Floats:
+def descriptors(images: _Images, level: int, *, seed: int) -> _Floats:
     """The patches of one level: float32 ``[N, 128, 3, 7, 7]``, not yet normalised.
 
-    The positions of picture i depend on (seed, level, i) only, not on the number of pictures.
+    The positions of image i depend on (seed, level, i) only, not on the number of images.
     """
     height, width = pyramid_sizes(*images.shape[2:])[level]
     across = width - PATCH + 1
@@ -115,7 +115,7 @@ def descriptors(images: Images, level: int, *, seed: int) -> Floats:
     )
     shape = (len(images), PATCHES_PER_IMAGE, 3, PATCH, PATCH)
     try:
-        patches: Floats = np.empty(shape, np.float32)
+        patches: _Floats = np.empty(shape, np.float32)
     except MemoryError:
         patches = scratch(shape, np.float32)
     chunk = max(1, _CHUNK_BYTES // images[0].size // 4)
@@ -127,34 +127,34 @@ def descriptors(images: Images, level: int, *, seed: int) -> Floats:
     return patches
 
 
-def _checked_size(reals: Images, fakes: Images) -> tuple[int, int]:
+def _checked_size(reals: _Images, fakes: _Images) -> tuple[int, int]:
     for name, images in (("real", reals), ("generated", fakes)):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise DataError(
-                f"the {name} pictures must be uint8 [N, 3, height, width], not {images.dtype} {list(images.shape)}"
+                f"the {name} images must be uint8 [N, 3, height, width], not {images.dtype} {list(images.shape)}"
             )
         if not len(images):
-            raise DataError(f"there are no {name} pictures to compare; give at least one")
+            raise DataError(f"there are no {name} images to compare; give at least one")
     if reals.shape[2:] != fakes.shape[2:]:
         raise DataError(
-            "real and generated pictures must have one size, not "
+            "real and generated images must have one size, not "
             f"{reals.shape[3]}x{reals.shape[2]} and {fakes.shape[3]}x{fakes.shape[2]} (width x height)"
         )
     height, width = reals.shape[2:]
     if min(height, width) < COARSEST:
-        raise DataError(f"pictures of {width}x{height} are too small; each side needs at least {COARSEST} pixels")
+        raise DataError(f"images of {width}x{height} are too small; each side needs at least {COARSEST} pixels")
     return height, width
 
 
-def _directions(seed: int) -> Floats:
+def _directions(seed: int) -> _Floats:
     """Unit vectors, float32 ``[512, 147]``."""
     vectors = np.random.default_rng([seed, 0xD1]).standard_normal((PROJECTIONS, 3 * PATCH * PATCH))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _statistics(patches: Floats) -> tuple[Floats, Floats]:
+def _statistics(patches: _Floats) -> tuple[_Floats, _Floats]:
     """Mean and deviation per channel; infinite where a channel is constant, which normalises it to 0."""
-    # Pairwise over a few values, then in float64 over the pictures: exact enough for millions of patches.
+    # Pairwise over a few values, then in float64 over the images: exact enough for millions of patches.
     mean = patches.mean(axis=(1, 3, 4)).mean(axis=0, dtype=np.float64)
     square = np.zeros(3)
     for image in patches:
@@ -165,20 +165,20 @@ def _statistics(patches: Floats) -> tuple[Floats, Floats]:
     return mean.astype(np.float32), deviation.astype(np.float32)
 
 
-def _normalise(patches: Floats, mean: Floats, deviation: Floats) -> None:
+def _normalise(patches: _Floats, mean: _Floats, deviation: _Floats) -> None:
     """In place."""
     patches -= mean[:, None, None]
     patches /= deviation[:, None, None]
 
 
-def _flat(patches: Floats) -> Floats:
+def _flat(patches: _Floats) -> _Floats:
     return patches.reshape(-1, 3 * PATCH * PATCH)
 
 
-def _mean_sorted_difference(first: Floats, second: Floats, directions: Floats) -> float:
+def _mean_sorted_difference(first: _Floats, second: _Floats, directions: _Floats) -> float:
     """Mean over directions of the Wasserstein-1 distance between two equal numbers of projected points."""
 
-    def distances(some: Floats) -> npt.NDArray[np.float64]:
+    def distances(some: _Floats) -> npt.NDArray[np.float64]:
         ours, theirs = some @ first.T, some @ second.T
         ours.sort(axis=1)
         theirs.sort(axis=1)
@@ -198,24 +198,18 @@ def _mean_sorted_difference(first: Floats, second: Floats, directions: Floats) -
     return threads.run(mean)
 
 
-def _blur(images: Floats, gain: float) -> Floats:
+def _blur(images: _Floats, gain: float) -> _Floats:
     """The 5x5 binomial filter, separably; borders are reflected."""
     for axis in (2, 3):
-        size = images.shape[axis]
-        pad = [(0, 0)] * 4
-        pad[axis] = (2, 2)
-        padded = np.pad(images, pad, mode="reflect")
-        images = np.zeros_like(images)
-        for tap, weight in enumerate(_BLUR * np.float32(np.sqrt(gain))):
-            images += weight * padded[(slice(None),) * axis + (slice(tap, tap + size),)]
+        images = ndimage.correlate1d(images, _BINOMIAL * np.sqrt(gain), axis, mode="mirror")
     return images
 
 
-def _reduce(images: Floats) -> Floats:
+def _reduce(images: _Floats) -> _Floats:
     return _blur(images, gain=1)[:, :, ::2, ::2]
 
 
-def _expand(images: Floats, height: int, width: int) -> Floats:
+def _expand(images: _Floats, height: int, width: int) -> _Floats:
     """Up to ``height`` x ``width``, of which ``images`` has every other row and column."""
     spread = np.zeros((*images.shape[:2], height, width), np.float32)
     spread[:, :, ::2, ::2] = images

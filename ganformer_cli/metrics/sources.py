@@ -1,4 +1,4 @@
-"""Where the pictures of an evaluation come from: a data set, a folder, a zip, an array, or a generator."""
+"""Where the images of an evaluation come from: a data set, a folder, a zip, an array, or a generator."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ from ganformer_cli.metrics.blocks import submit
 from ganformer_cli.npy_header import check_npy
 from ganformer_cli.sampling import Generator, NoiseMode, sample_images
 
-Images = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
+_Images = npt.NDArray[np.uint8]
 
 #: Seeds of one evaluation are consecutive; evaluations of different ``seed`` share none.
 SEED_STRIDE = 2**32
-#: Pictures whose seeds and labels are held at a time, at least.
+#: Images whose seeds and labels are held at a time, at least.
 _TOGETHER = 1024
 _MOST_READERS = 8
 #: Bytes of an array that are looked at together to find the range of its values.
@@ -42,31 +41,31 @@ _CLIPPED = 0.05
 
 
 class ImageSource(ABC):
-    """Numbered pictures, all uint8 [3, height, width]."""
+    """Numbered images, all uint8 [3, height, width]."""
 
     def __init__(self, count: int, height: int, width: int) -> None:
         self.count, self.height, self.width = count, height, width
 
     @abstractmethod
-    def blocks(self, places: Sequence[range]) -> Iterator[Images]:
-        """The pictures of each of ``places``, in this order: uint8 [len(place), 3, height, width]."""
+    def blocks(self, places: Sequence[range]) -> Iterator[_Images]:
+        """The images of each of ``places``, in this order: uint8 [len(place), 3, height, width]."""
 
 
 class DatasetImages(ImageSource):
-    """Pictures of a data set, in the order of ``indices``; read ahead by several threads."""
+    """Images of a data set, in the order of ``indices``; read ahead by several threads."""
 
     def __init__(self, dataset: ImageDataset, indices: npt.NDArray[np.int64]) -> None:
         super().__init__(len(indices), dataset.height, dataset.width)
         self.dataset, self.indices = dataset, indices
 
-    def blocks(self, places: Sequence[range]) -> Iterator[Images]:
+    def blocks(self, places: Sequence[range]) -> Iterator[_Images]:
         if not places:
             return
-        # The first picture makes the data set's memory, which only one thread may do.
+        # The first image makes the data set's memory, which only one thread may do.
         self.dataset.image(int(self.indices[places[0].start]))
         readers = min(_MOST_READERS, os.cpu_count() or 1)
         with ThreadPoolExecutor(readers, thread_name_prefix="reading") as pool:
-            waiting: deque[Future[Images]] = deque()
+            waiting: deque[Future[_Images]] = deque()
             try:
                 for place in places:
                     waiting.append(submit(pool, self._read, place))
@@ -78,12 +77,12 @@ class DatasetImages(ImageSource):
                 for task in waiting:
                     task.cancel()
 
-    def _read(self, place: range) -> Images:
+    def _read(self, place: range) -> _Images:
         return np.stack([self.dataset.image(int(self.indices[i])) for i in place])
 
 
 class GeneratedImages(ImageSource):
-    """Pictures of a generator: picture i is that of the i-th seed from ``first_seed`` on."""
+    """Images of a generator: image i is that of the i-th seed from ``first_seed`` on."""
 
     def __init__(
         self,
@@ -94,17 +93,17 @@ class GeneratedImages(ImageSource):
         truncation_psi: float,
         noise_mode: NoiseMode,
         batch_size: int,
-        label: Callable[[int], Floats] | None = None,
+        label: Callable[[int], npt.NDArray[np.float32]] | None = None,
     ) -> None:
         """
         Args:
-            label: of picture i, float32 [c_dim]; None for a model without classes.
+            label: of image i, float32 [c_dim]; None for a model without classes.
         """
         super().__init__(count, *generator.config.image_size)
         self.generator, self.first_seed, self.batch_size = generator, first_seed, batch_size
         self.truncation_psi, self.noise_mode, self.label = truncation_psi, noise_mode, label
 
-    def blocks(self, places: Sequence[range]) -> Iterator[Images]:
+    def blocks(self, places: Sequence[range]) -> Iterator[_Images]:
         together = max(1, max(_TOGETHER, self.batch_size) // max(map(len, places), default=1))
         for start in range(0, len(places), together):
             some = places[start : start + together]
@@ -112,7 +111,7 @@ class GeneratedImages(ImageSource):
             for place in some:
                 yield np.stack([next(drawn) for _ in place])
 
-    def _draw(self, numbers: Sequence[int]) -> Iterator[Images]:
+    def _draw(self, numbers: Sequence[int]) -> Iterator[_Images]:
         labels = None if self.label is None else np.stack([self.label(i) for i in numbers])
         drawn = sample_images(
             self.generator,
@@ -195,16 +194,16 @@ class ArrayImages(ImageDataset):
             )
         return None
 
-    def _load(self, index: int) -> Images:
+    def _load(self, index: int) -> _Images:
         row = self._layout.pixels(self._rows[index])
         if row.dtype.kind == "f" and not np.isfinite(row).all():
-            raise DataError(f"{self.path}: picture {index} holds numbers that are not finite (NaN or infinite)")
+            raise DataError(f"{self.path}: image {index} holds numbers that are not finite (NaN or infinite)")
         if row.dtype.kind == "f" and self._value_range == (-1.0, 1.0):
             row = np.clip(np.rint((row.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
         try:
             image = decode_array(row, Decoding(self.decoding.background, self._value_range), self._size)
         except UnusableError as error:
-            raise DataError(f"{self.path}: picture {index}: {error}") from error
+            raise DataError(f"{self.path}: image {index}: {error}") from error
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -238,9 +237,9 @@ def open_images(
 
 
 def content_digest(dataset: ImageDataset, indices: npt.NDArray[np.int64]) -> str:
-    """A hash that changes with the chosen pictures: the data set's fingerprint, where that follows from their bytes.
+    """A hash that changes with the chosen images: the data set's fingerprint, where that follows from their bytes.
 
-    The fingerprint of a plain folder knows names and sizes only, which uncompressed pictures of one size share.
+    The fingerprint of a plain folder knows names and sizes only, which uncompressed images of one size share.
     """
     if not isinstance(dataset, PreparedDataset) or not dataset.path.is_dir() or (dataset.path / MANIFEST).is_file():
         return dataset.fingerprint

@@ -150,7 +150,7 @@ class GaussianStatistics:
 
     def _require(self, rows: int) -> None:
         if self.count < rows:
-            raise DataError(f"statistics need the features of at least {rows} pictures, not of {self.count}")
+            raise DataError(f"statistics need the features of at least {rows} images, not of {self.count}")
 
 
 _Sums = tuple[int, Doubles, Doubles]
@@ -193,7 +193,7 @@ def check_finite(rows: npt.NDArray[Any], first: int = 0) -> None:
     finite = np.isfinite(rows).all(1)
     if not finite.all():
         raise DataError(
-            f"the features of picture {first + int(finite.argmin())} are not finite: the picture or the feature "
+            f"the features of image {first + int(finite.argmin())} are not finite: the image or the feature "
             "network's weights are damaged"
         )
 

@@ -1,4 +1,4 @@
-"""VGG16 (Simonyan & Zisserman 2015), and the learned distance of two pictures that is built on it.
+"""VGG16 (Simonyan & Zisserman 2015), and the learned distance of two images that is built on it.
 
 Parameters have torchvision's names. Its second fully connected layer is what precision and recall were defined on
 (Kynkäänniemi et al. 2019).
@@ -16,25 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIDE = 224
+_SIDE = 224
 FC = 4096
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures, on a scale of 0 to 1
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images, on a scale of 0 to 1
 
 #: Output channels of convolutions, in groups between which a maximum halves the size.
 _GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _EPSILON = 1e-10
 
-Shape = tuple[int, ...]
+_Shape = tuple[int, ...]
 
 
 class Vgg16(nn.Module):
-    """Pictures to features.
+    """Images to features.
 
     Args:
         tensors: parameters by name, of the shapes of ``shapes``.
     """
 
-    side = SIDE
+    side = _SIDE
     outputs = {"fc2": FC}
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -45,7 +45,7 @@ class Vgg16(nn.Module):
                 self.register_buffer(f"fc{number}_{part}", tensors[f"classifier.{number}.{part}"].float())
 
     @staticmethod
-    def shapes() -> dict[str, Shape]:
+    def shapes() -> dict[str, _Shape]:
         """What a file of weights must hold."""
         found = _Trunk.shapes()
         for number, (outputs, inputs) in {0: (FC, 512 * 7 * 7), 3: (FC, FC), 6: (1000, FC)}.items():
@@ -59,7 +59,7 @@ class Vgg16(nn.Module):
         return normalised(pixels)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """``fc2``, behind its ReLU, of pictures ``[B, 3, 224, 224]``, scaled."""
+        """``fc2``, behind its ReLU, of images ``[B, 3, 224, 224]``, scaled."""
         *_, last = self.trunk(x)
         x = F.max_pool2d(last, 2).flatten(1)
         for number in (0, 3):
@@ -69,7 +69,7 @@ class Vgg16(nn.Module):
 
 
 class Lpips(nn.Module):
-    """The learned distance of pictures.
+    """The learned distance of images.
 
     Args:
         tensors: parameters of VGG16's convolutions and ``lin0.model.1.weight`` to ``lin4.model.1.weight``.
@@ -82,17 +82,17 @@ class Lpips(nn.Module):
             self.register_buffer(f"weights_{layer}", tensors[f"lin{layer}.model.1.weight"].float())
 
     @staticmethod
-    def trunk_shapes() -> dict[str, Shape]:
+    def trunk_shapes() -> dict[str, _Shape]:
         """What VGG16's file of weights must hold."""
         return _Trunk.shapes()
 
     @staticmethod
-    def own_shapes() -> dict[str, Shape]:
+    def own_shapes() -> dict[str, _Shape]:
         """What its own file of weights must hold beside VGG16's."""
         return {f"lin{layer}.model.1.weight": (1, widths[-1], 1, 1) for layer, widths in enumerate(_GROUPS)}
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        """Distances, float64 ``[B]``, of float pictures ``[B, 3, H, W]`` from 0 to 255, H and W at least 16."""
+        """Distances, float64 ``[B]``, of float images ``[B, 3, H, W]`` from 0 to 255, H and W at least 16."""
         total = torch.zeros(len(one), dtype=torch.float64, device=one.device)
         pairs = zip(self.trunk(_lpips_normalised(one)), self.trunk(_lpips_normalised(other)), strict=True)
         for layer, (a, b) in enumerate(pairs):
@@ -112,8 +112,8 @@ class _Trunk(nn.Module):
             self.register_buffer(f"bias_{number}", tensors[f"features.{number}.bias"].float())
 
     @staticmethod
-    def shapes() -> dict[str, Shape]:
-        found: dict[str, Shape] = {}
+    def shapes() -> dict[str, _Shape]:
+        found: dict[str, _Shape] = {}
         for number, outputs, inputs in _convolutions():
             found[f"features.{number}.weight"] = (outputs, inputs, 3, 3)
             found[f"features.{number}.bias"] = (outputs,)
@@ -133,7 +133,7 @@ class _Trunk(nn.Module):
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """0 .. 255 to mean 0 and deviation 1 over ImageNet's pictures."""
+    """0 .. 255 to mean 0 and deviation 1 over ImageNet's images."""
     mean, deviation = (255 * torch.tensor(each, device=pixels.device)[:, None, None] for each in (MEAN, DEVIATION))
     return (pixels - mean) / deviation
 

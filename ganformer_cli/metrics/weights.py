@@ -18,7 +18,7 @@ from ganformer_cli.errors import DownloadError, SnapshotError
 from ganformer_cli.files import check_regular
 from ganformer_cli.resources import cache_folder
 
-Shape = tuple[int, ...]
+_Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
-def read_weights(path: Path, shapes: Mapping[str, Shape], network: str) -> dict[str, Tensor]:
+def read_weights(path: Path, shapes: Mapping[str, _Shape], network: str) -> dict[str, Tensor]:
     """The parameters of ``shapes`` in a ``.pth`` or ``.safetensors`` file, on the CPU; what else is in it is left out.
 
     Raises:

@@ -19,7 +19,7 @@ from ganformer_cli.metrics.evaluate import evaluate
 from ganformer_cli.metrics.opening import open_networks
 from ganformer_cli.metrics.processes import fail_together
 from ganformer_cli.metrics.records import ScoreValue, differences, read_records, scores_in
-from ganformer_cli.metrics.registry import SCORES, is_better, parse_metrics, scores_of
+from ganformer_cli.metrics.registry import METRICS, SCORES, is_better, parse_metrics
 from ganformer_cli.models import Generator
 from ganformer_cli.training.distributed import ALONE, Group
 from ganformer_cli.training.run_folder import METRICS_FILE, append_record
@@ -137,7 +137,7 @@ class Scoring:
             group=self.group,
             cache=Cache(notice=self.tell_once),
             device=self.device,
-            notice=self.tell_once,
+            warn=self.tell_once,
         )
 
     def tell_once(self, text: str) -> None:
@@ -154,7 +154,7 @@ class Scoring:
         """
         if not self.metrics:
             return None
-        scored = self._scored(scores_of(self.metrics[0])[0].name, self._records() or [])
+        scored = self._scored(METRICS[self.metrics[0]].scores[0].name, self._records() or [])
         return self._best([known for known in scored if not differences(known.score, scored[-1].score)])
 
     def keepers(self) -> set[Path] | None:
