@@ -121,7 +121,8 @@ def tiny_run_kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``tiny_run`` copies."""
     import torch
 
-    from ganformer_cli.checkpoints import SNAPSHOT_FOLDER, save_snapshot, snapshot_name
+    from ganformer_cli.checkpoints.run_folder import SNAPSHOT_FOLDER, snapshot_name
+    from ganformer_cli.checkpoints.snapshots import save_snapshot
     from ganformer_cli.config import ModelConfig
     from ganformer_cli.data import open_dataset
     from ganformer_cli.models import Discriminator, Generator

@@ -320,7 +320,7 @@ def test_wrong_lines(ganformer: Run, tiny_run: Path, line: str, status: int, mes
 
 
 def test_maps_of_a_model_without_attention(ganformer: Run, tiny_run: Path) -> None:
-    from ganformer_cli.checkpoints import save_snapshot
+    from ganformer_cli.checkpoints.snapshots import save_snapshot
     from ganformer_cli.config import ModelConfig
     from ganformer_cli.models import Discriminator, Generator
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.checkpoints import save_snapshot
+from ganformer_cli.checkpoints.snapshots import save_snapshot
 from ganformer_cli.cli.generate_figures import MIXTURES, Figures
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator

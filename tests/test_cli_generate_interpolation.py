@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.checkpoints import save_snapshot
+from ganformer_cli.checkpoints.snapshots import save_snapshot
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.sampling import latents_from_seeds, load_generator, map_latents, sample, sample_latents

@@ -13,7 +13,8 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.checkpoints import load_generator, read_header, read_tensors, save_snapshot, save_tensors
+from ganformer_cli.checkpoints.headers import read_header
+from ganformer_cli.checkpoints.snapshots import load_generator, read_tensors, save_snapshot, save_tensors
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator, parameter_count
 

@@ -14,7 +14,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from ganformer_cli.checkpoints import load_generator, save_snapshot, snapshots_of
+from ganformer_cli.checkpoints.run_folder import snapshots_of
+from ganformer_cli.checkpoints.snapshots import load_generator, save_snapshot
 from ganformer_cli.cli.main import program
 from ganformer_cli.cli.train_plan import show_plan
 from ganformer_cli.cli.train_settings import open_data, resolve

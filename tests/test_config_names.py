@@ -12,10 +12,10 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from ganformer_cli.checkpoints.run_folder import choose_run_folder
 from ganformer_cli.cli.train_settings import open_data
 from ganformer_cli.config.names import MAX_BYTES, MAX_CHARACTERS, check_name, quoted, valid_name, what_is_wrong
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.training.run_folder import choose_run_folder
 
 Run = Callable[..., Result]
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import GanformerError
+from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.metrics import diversity, features, kernel_distance, manifold, sliced_wasserstein
 from ganformer_cli.metrics.blocks import BlockSize
 from ganformer_cli.metrics.evaluate import evaluate
 from ganformer_cli.metrics.features import FeatureNetwork, LearnedDistance
 from ganformer_cli.metrics.opening import FeatureNetworks
-from ganformer_cli.process_memory import is_out_of_memory
 
 Run = Callable[..., Result]
 

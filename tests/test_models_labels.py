@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from ganformer_cli.checkpoints import load_available, load_generator, read_tensors, save_snapshot, save_tensors
+from ganformer_cli.checkpoints.snapshots import (
+    load_available,
+    load_generator,
+    read_tensors,
+    save_snapshot,
+    save_tensors,
+)
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.models import Generator, LabelDistribution, labels

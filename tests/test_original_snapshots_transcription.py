@@ -319,7 +319,7 @@ def test_the_first_loss_of_training_on(
     ganformer: Run, folder: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without mixing and dropout, with constant noise and given latents it is mean softplus(−D(G(z)))."""
-    from ganformer_cli import checkpoints
+    from ganformer_cli.checkpoints import headers, snapshots
     from ganformer_cli.config import RunConfig, TrainConfig
     from ganformer_cli.models import Generator
     from ganformer_cli.training.gan import GANTrainer, StepResult
@@ -328,8 +328,8 @@ def test_the_first_loss_of_training_on(
     assert ganformer("convert", folder / "network-snapshot-000000.pkl", "out.safetensors").exit_code == 0
     out = own_folder / "out.safetensors"
     names = ("ema", "generator", "discriminator")
-    networks = dict(zip(names, checkpoints.load_available(out), strict=True))
-    model = dataclasses.replace(checkpoints.read_config(out), attention_dropout=0.0)
+    networks = dict(zip(names, snapshots.load_available(out), strict=True))
+    model = dataclasses.replace(headers.read_config(out), attention_dropout=0.0)
     train = TrainConfig(batch_size=4, style_mixing=0.0, pretrained_pkl=str(out))
     gan = GANTrainer(RunConfig(model=model, train=train), torch.device("cpu"))
     Start("--pretrained-pkl", lambda: networks, whole=True).apply(gan, lambda text: None)

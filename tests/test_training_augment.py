@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ganformer_cli.checkpoints import training_state
 from ganformer_cli.config import TrainConfig, resolve_run
 from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.training import Callbacks, open_run, state
+from ganformer_cli.training import Callbacks, open_run
 from ganformer_cli.training.augment import INTERVAL, MOST, Augmentation, colours, geometry
 from ganformer_cli.training.gan import GANTrainer, RunningMeans
 
@@ -129,7 +130,7 @@ def test_a_stopped_run_goes_on_with_the_same_probability(tiny: dict[str, Any], t
         steps = iter(range(10**6))
         callbacks = Callbacks(should_stop=lambda: next(steps) >= stop_after - 1)
         open_run(config, data, folder, device=CPU, resume=resume, callbacks=callbacks).run()
-        return state.read_state(state.states_of(folder)[-1]).tensors
+        return training_state.read_state(training_state.states_of(folder)[-1]).tensors
 
     whole = go(tmp_path / "whole", False)
     half = go(tmp_path / "parts", False, stop_after=6)

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from ganformer_cli import checkpoints
+from ganformer_cli.checkpoints import headers, run_folder, snapshots, training_state
+from ganformer_cli.checkpoints.run_folder import append_record, forget_records_after, read_run_config
 from ganformer_cli.config import resolve_run
 from ganformer_cli.errors import ConfigError, DataError, SnapshotError
 from ganformer_cli.metrics.records import is_finite_number, read_records
-from ganformer_cli.training import state
-from ganformer_cli.training.run_folder import append_record, forget_records_after, read_run_config
 
 Run = Callable[..., Result]
 
@@ -132,7 +131,7 @@ def scored(tiny_run: Path) -> Path:
     """A run whose settings can be read, and three scores of it."""
     config = resolve_run({"resolution": 32, "total_kimg": 2}, dataset_preset={}, on_cpu=True)
     (tiny_run / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
-    names = [path.name for path in checkpoints.snapshots_of(tiny_run)]
+    names = [path.name for path in run_folder.snapshots_of(tiny_run)]
     lines = [{"snapshot": name, "kimg": 1, "swd": 2.0, "by": "training", "provenance": {}} for name in names]
     (tiny_run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return tiny_run
@@ -219,7 +218,7 @@ def with_header(path: Path, text: str) -> None:
     data = path.read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
-    header["__metadata__"][checkpoints.METADATA_KEY] = text
+    header["__metadata__"][headers.METADATA_KEY] = text
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data[8 + size :])
@@ -231,10 +230,10 @@ def with_header(path: Path, text: str) -> None:
     ids=lambda text: text[:16],
 )
 def test_a_damaged_header(tiny_run: Path, text: str) -> None:
-    path = checkpoints.snapshots_of(tiny_run)[-1]
+    path = run_folder.snapshots_of(tiny_run)[-1]
     with_header(path, text)
     with pytest.raises(SnapshotError, match="header") as error:
-        checkpoints.read_header(path)
+        headers.read_header(path)
     assert path.name in str(error.value)
     assert len(str(error.value)) < 500
 
@@ -247,8 +246,8 @@ IMPOSSIBLE: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values])
 def test_counters_that_cannot_be(tmp_path: Path, name: str, value: Any) -> None:
-    counters = {**vars(state.Counters()), name: value}
+    counters = {**vars(training_state.Counters()), name: value}
     path = tmp_path / "training-state-000000000.safetensors"
-    checkpoints.save_tensors(path, {}, {"counters": counters, "identity": {}, "sha256": state.digest({})})
+    snapshots.save_tensors(path, {}, {"counters": counters, "identity": {}, "sha256": training_state.digest({})})
     with pytest.raises(SnapshotError, match=r"training-state.*(counters|header)"):
-        state.read_state(path)
+        training_state.read_state(path)

@@ -17,12 +17,12 @@ import pytest
 import torch
 from click.testing import Result
 
+from ganformer_cli.checkpoints import training_state
+from ganformer_cli.checkpoints.run_lock import OWNER_FILE, read_owner
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.training import state
 from ganformer_cli.training.distributed import ALONE, Group, asked_for
 from ganformer_cli.training.loop import check_batch
-from ganformer_cli.training.run_lock import OWNER_FILE, read_owner
 
 #: A run of six steps with both regularisations.
 LINE = (
@@ -71,7 +71,7 @@ def finish(started: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """Of the newest state."""
-    return state.read_state(state.states_of(folder / "run-000")[-1]).tensors
+    return training_state.read_state(training_state.states_of(folder / "run-000")[-1]).tensors
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +124,17 @@ def test_the_result_folder_need_not_be_seen_by_all(tmp_path: Path) -> None:
         ended = finish(launch(Path("results"), 2, "--total-kimg", kimg, places=places))
         assert [status for status, _, _ in ended] == [0, 0], ended
     assert list(places[1].iterdir()) == []
-    assert state.read_state(state.states_of(places[0] / "results/run-000")[-1]).counters.images_seen == 48
+    assert (
+        training_state.read_state(training_state.states_of(places[0] / "results/run-000")[-1]).counters.images_seen
+        == 48
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_when_one_dies_the_others_end_with_an_error_and_the_run_can_go_on(tmp_path: Path) -> None:
     started = launch(tmp_path, 2, "--total-kimg", "1000", "--save-minutes", "0.0001")
     deadline = time.monotonic() + 100
-    while len(state.states_of(tmp_path / "run-000")) < 2 and time.monotonic() < deadline:
+    while len(training_state.states_of(tmp_path / "run-000")) < 2 and time.monotonic() < deadline:
         assert all(process.poll() is None for process in started), finish(started)
         time.sleep(0.05)
     started[1].send_signal(signal.SIGKILL)
@@ -139,7 +142,7 @@ def test_when_one_dies_the_others_end_with_an_error_and_the_run_can_go_on(tmp_pa
     assert status not in (0, 130)
     assert "Traceback" not in err
     assert "process" in err
-    at = state.read_state(state.states_of(tmp_path / "run-000")[-1]).counters.images_seen
+    at = training_state.read_state(training_state.states_of(tmp_path / "run-000")[-1]).counters.images_seen
     ended = finish(launch(tmp_path, 2, "--total-kimg", str((at + 16) / 1000)))
     assert [status for status, _, _ in ended] == [0, 0], ended
 
@@ -147,7 +150,7 @@ def test_when_one_dies_the_others_end_with_an_error_and_the_run_can_go_on(tmp_pa
 def test_a_signal_to_one_stops_all(tmp_path: Path) -> None:
     started = launch(tmp_path, 2, "--total-kimg", "1000", "--save-minutes", "0.0001")
     deadline = time.monotonic() + 100
-    while len(state.states_of(tmp_path / "run-000")) < 2 and time.monotonic() < deadline:
+    while len(training_state.states_of(tmp_path / "run-000")) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     started[1].send_signal(signal.SIGTERM)
     assert [status for status, _, _ in finish(started)] == [130, 130]
@@ -218,7 +221,9 @@ def test_processes_save_and_end_when_what_started_them_is_killed_and_the_next_st
     assert again.returncode == 0, again.stderr
     # Whoever still trained would have changed it.
     found = json.loads(again.stdout)["kimg"]
-    assert state.read_state(state.states_of(tmp_path / "run-000")[-1]).counters.images_seen == round(found * 1000)
+    assert training_state.read_state(training_state.states_of(tmp_path / "run-000")[-1]).counters.images_seen == round(
+        found * 1000
+    )
     assert "stopped at " in (tmp_path / "output").read_text(encoding="utf-8")
 
 

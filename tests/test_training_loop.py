@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ganformer_cli import checkpoints
+from ganformer_cli.checkpoints import run_folder, snapshots, training_state
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import ImageDataset, open_dataset
 from ganformer_cli.errors import ConfigError, OutputError
+from ganformer_cli.memory import process_memory_mib
 from ganformer_cli.models import Generator
-from ganformer_cli.training import Callbacks, RunResult, loop, losses, open_run, run_folder, state
+from ganformer_cli.training import Callbacks, RunResult, loop, losses, open_run
 from ganformer_cli.training.ema import ema_decay, update_ema
-from ganformer_cli.training.memory import process_memory_mib
 
 TINY: dict[str, Any] = {
     "resolution": 32,
@@ -83,7 +83,7 @@ def test_a_run_leaves_a_complete_folder(tmp_path: Path, attention: str) -> None:
         assert {"sec_per_kimg", "loss_g", "loss_d", "score_real", "score_fake", "memory_mib"} <= set(record)
         assert record["loss_d"] > 0
     assert "r1" in log[0]
-    assert checkpoints.load_generator(folder).config == config.model
+    assert snapshots.load_generator(folder).config == config.model
 
 
 def test_seconds_are_those_of_all_steps_and_of_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,13 +108,13 @@ def test_seconds_are_those_of_all_steps_and_of_no_snapshot(tmp_path: Path, monke
     run(folder, settings(tick_kimg=0.008, snapshot_kimg=0.012))
     assert [record["seconds"] for record in log_of(folder)] == [2, 4, 6]
     assert [record["sec_per_kimg"] for record in log_of(folder)] == [250] * 3
-    assert state.read_state(state.states_of(folder)[0]).counters.seconds == 3
+    assert training_state.read_state(training_state.states_of(folder)[0]).counters.seconds == 3
 
 
 def test_training_moves_every_network(tmp_path: Path) -> None:
     folder = tmp_path / "run-000"
     run(folder, settings(total_kimg=0.004))
-    first = load_file(checkpoints.resolve_model(folder))
+    first = load_file(run_folder.resolve_model(folder))
     torch.manual_seed(TINY.get("seed", 0))
     start = Generator(settings().model).state_dict()
     assert not torch.equal(first["generator.synthesis_network.b4.const"], start["synthesis_network.b4.const"])
@@ -151,10 +151,10 @@ def test_old_snapshots_are_thinned_out(tmp_path: Path) -> None:
     # Only the names matter here: stop long before the end.
     run(folder, config, callbacks=stop_after(1))
     for kimg in (1, 2, 3):
-        (folder / "snapshots" / checkpoints.snapshot_name(kimg)).write_bytes(b"")
-    (folder / "snapshots" / checkpoints.snapshot_name(1)).unlink()
+        (folder / "snapshots" / run_folder.snapshot_name(kimg)).write_bytes(b"")
+    (folder / "snapshots" / run_folder.snapshot_name(1)).unlink()
     run(folder, config, resume=True, callbacks=stop_after(1))
-    assert len(checkpoints.snapshots_of(folder)) == 2
+    assert len(run_folder.snapshots_of(folder)) == 2
 
 
 def test_accumulation_is_the_same_step(tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+from ganformer_cli.checkpoints import training_state
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import TrainingError
+from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.training import Callbacks, fitting, loop, open_run, state
+from ganformer_cli.training import Callbacks, fitting, loop, open_run
 from ganformer_cli.training.fitting import Trial, fit_micro_batch
 from ganformer_cli.training.gan import GANTrainer, StepResult, micro_batches
-from ganformer_cli.training.memory import Peak, free_memory_mib, is_out_of_memory
 
 TINY: dict[str, Any] = {
     "resolution": 32,
@@ -52,7 +53,7 @@ def train(folder: Path, messages: list[str] | None = None, **options: Any) -> di
     data = open_dataset("scenes", resolution=32, max_images=16)
     callbacks = Callbacks(message=(messages if messages is not None else []).append)
     open_run(settings(**options), data, folder, device=torch.device("cpu"), resume=False, callbacks=callbacks).run()
-    return state.read_state(state.states_of(folder)[-1]).tensors
+    return training_state.read_state(training_state.states_of(folder)[-1]).tensors
 
 
 ERRORS: list[Callable[[], Exception]] = [
@@ -119,7 +120,7 @@ def test_the_weights_are_those_of_a_run_that_was_cut_smaller_there(
     with monkeypatch.context() as patch:
         cut_smaller(patch, update)
         expected = train(tmp_path / "cut")
-    assert state.digest(found) == state.digest(expected)
+    assert training_state.digest(found) == training_state.digest(expected)
     events = [json.loads(line) for line in (tmp_path / "failing/events.jsonl").read_text("utf-8").splitlines()]
     assert [event["event"] for event in events] == ["out of memory"]
 
@@ -130,7 +131,7 @@ def test_out_of_memory_at_the_start_is_as_if_batch_gpu_had_said_so(
     with monkeypatch.context() as patch:
         fail_once(patch, Generator, "synthesis", 0, ERRORS[0])
         found = train(tmp_path / "failing")
-    assert state.digest(found) == state.digest(train(tmp_path / "told", batch_gpu=4))
+    assert training_state.digest(found) == training_state.digest(train(tmp_path / "told", batch_gpu=4))
 
 
 def test_the_smaller_parts_stay_when_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,11 +241,11 @@ def test_a_trial_that_fails_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_trial_changes_nothing(regularised: bool) -> None:
     torch.manual_seed(3)
     gan = GANTrainer(settings(), CPU)
-    before = {name: state.digest(network.state_dict()) for name, network in gan.networks.items()}
+    before = {name: training_state.digest(network.state_dict()) for name, network in gan.networks.items()}
     found = fitting.trial(gan, 4, regularised=regularised)
     assert (found.micro_batch, found.regularised) == (4, regularised)
     assert found.seconds > 0
-    assert before == {name: state.digest(network.state_dict()) for name, network in gan.networks.items()}
+    assert before == {name: training_state.digest(network.state_dict()) for name, network in gan.networks.items()}
     assert all(p.grad is None for network in gan.networks.values() for p in network.parameters())
     assert gan.micro_batch == 8
     assert not gan.g_optimizer.state
@@ -293,7 +294,7 @@ def test_free_memory_and_its_peak() -> None:
 IN_PIECES = """
 import json, sys
 from pathlib import Path
-from ganformer_cli.allocator import keep_large_blocks
+from ganformer_cli.memory import keep_large_blocks
 assert keep_large_blocks() or sys.exit("another C library than glibc")
 import torch
 from ganformer_cli.config import resolve_run

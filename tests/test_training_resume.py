@@ -19,16 +19,17 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli import checkpoints, system_errors
+from ganformer_cli import system_errors
+from ganformer_cli.checkpoints import run_folder, snapshots, training_state
+from ganformer_cli.checkpoints.run_folder import append_record
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import ImageDataset, open_dataset
 from ganformer_cli.data.loading import readers
 from ganformer_cli.data.loading.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
-from ganformer_cli.training import Callbacks, RunResult, open_run, state
+from ganformer_cli.training import Callbacks, RunResult, open_run
 from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.loop import Trainer
-from ganformer_cli.training.run_folder import append_record
 from ganformer_cli.training.watch import DIVERSITY, PATIENCE, SIGN_REAL, CollapseWatch, all_finite
 
 STEPS = 10
@@ -80,9 +81,9 @@ def train(
 
 def everything(run: Path) -> str:
     """sha256 of all that the newest state holds: networks, optimisers, random state, counters but for time."""
-    found = state.read_state(state.states_of(run)[-1])
+    found = training_state.read_state(training_state.states_of(run)[-1])
     counters = {name: value for name, value in vars(found.counters).items() if name not in ("seconds", "ticks")}
-    return hashlib.sha256((state.digest(found.tensors) + json.dumps(counters)).encode()).hexdigest()
+    return hashlib.sha256((training_state.digest(found.tensors) + json.dumps(counters)).encode()).hexdigest()
 
 
 @pytest.fixture(scope="module", params=["duplex", "kmeans"])
@@ -195,8 +196,8 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, spoil: Call
     folder = tmp_path / "run"
     train(folder)
     expected = everything(folder)
-    newest = state.states_of(folder)
-    assert len(newest) == state.KEPT
+    newest = training_state.states_of(folder)
+    assert len(newest) == training_state.KEPT
     spoil(newest[-1])
     messages: list[str] = []
     assert train(folder, resume=True, messages=messages).finished
@@ -207,7 +208,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, spoil: Call
 def test_without_any_whole_state_nothing_is_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(folder, stop=1)
-    for path in state.states_of(folder):
+    for path in training_state.states_of(folder):
         spoil_start(path)
     with pytest.raises(SnapshotError, match=r"none of the training states.*--restart"):
         train(folder, resume=True)
@@ -216,7 +217,7 @@ def test_without_any_whole_state_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_a_state_of_a_newer_version_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "FORMAT_VERSION", 99)
+        patch.setattr(snapshots, "FORMAT_VERSION", 99)
         train(folder, stop=1)
     with pytest.raises(SnapshotError, match="newer ganformer"):
         train(folder, resume=True)
@@ -225,7 +226,7 @@ def test_a_state_of_a_newer_version_is_not_passed_over(tmp_path: Path, monkeypat
 def test_a_full_disk_ends_the_run_and_costs_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     train(tmp_path / "whole")
-    saved = checkpoints.save_tensors
+    saved = snapshots.save_tensors
 
     def full(path: Path, *rest: Any) -> None:
         if "000000020" in path.name:
@@ -233,7 +234,7 @@ def test_a_full_disk_ends_the_run_and_costs_no_state(tmp_path: Path, monkeypatch
         saved(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_tensors", full)
+        patch.setattr(snapshots, "save_tensors", full)
         with pytest.raises(OutputError, match="No space left"):
             train(folder, save_minutes=1e-6)
     assert train(folder, resume=True).finished
@@ -280,9 +281,9 @@ def test_old_files_that_another_program_holds_cost_a_warning(tmp_path: Path, mon
     events = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["event"] for line in events] == ["tidying"] * len(warnings)
     assert train(folder, resume=True, **options).finished
-    assert len(state.states_of(folder)) == state.KEPT
+    assert len(training_state.states_of(folder)) == training_state.KEPT
     # The newest one and the best.
-    assert len(checkpoints.snapshots_of(folder)) <= 2
+    assert len(run_folder.snapshots_of(folder)) <= 2
 
 
 def test_lines_for_a_log_that_another_program_holds_are_written_later(
@@ -360,7 +361,7 @@ def test_a_step_without_numbers_is_rolled_back_and_its_pictures_passed_over(
     assert result.finished
     assert result.kimg == TINY["total_kimg"]
     assert sum("no numbers any more" in line for line in messages) == 1
-    found = state.read_state(state.states_of(tmp_path / "run")[-1])
+    found = training_state.read_state(training_state.states_of(tmp_path / "run")[-1])
     assert all(value.isfinite().all() for value in found.tensors.values() if value.is_floating_point())
     assert found.counters.images_skipped > 0
     events = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text("utf-8").splitlines()]
@@ -383,7 +384,7 @@ def test_after_three_setbacks_in_a_row_it_stops_with_a_diagnosis(
     with pytest.raises(TrainingError, match=r"3 times in a row.*--g-lr"):
         train(tmp_path / "run", messages=messages)
     assert sum("no numbers any more" in line for line in messages) == 3
-    newest = state.read_state(state.states_of(tmp_path / "run")[-1])
+    newest = training_state.read_state(training_state.states_of(tmp_path / "run")[-1])
     assert all(value.isfinite().all() for value in newest.tensors.values() if value.is_floating_point())
 
 

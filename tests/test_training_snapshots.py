@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from ganformer_cli import checkpoints
-from ganformer_cli.checkpoints import images_in_name, snapshot_name, snapshots_of
+from ganformer_cli.checkpoints import snapshots, training_state
+from ganformer_cli.checkpoints.run_folder import images_in_name, snapshot_name, snapshots_of
 from ganformer_cli.config import resolve_run
 from ganformer_cli.data import open_dataset
-from ganformer_cli.training import Callbacks, RunResult, open_run, state
+from ganformer_cli.training import Callbacks, RunResult, open_run
 from ganformer_cli.training.loop import Trainer
 from ganformer_cli.training.samples import SampleGrids
 from ganformer_cli.training.scoring import Scoring
@@ -277,9 +277,9 @@ def test_a_stop_at_a_snapshot_leaves_its_scores_for_later(tmp_path: Path, undist
 def test_a_state_of_an_earlier_version_goes_on_and_gets_its_snapshot_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = state.save_state
+    save = training_state.save_state
     with monkeypatch.context() as patch:
-        patch.setattr(state, "save_state", lambda *given, scored_snapshot, **more: save(*given, **more))
+        patch.setattr(training_state, "save_state", lambda *given, scored_snapshot, **more: save(*given, **more))
         train(tmp_path / "run")
     messages: list[str] = []
     train(tmp_path / "run", resume=True, messages=messages)
@@ -298,9 +298,9 @@ def test_no_file_of_a_run_stays_mapped(tmp_path: Path) -> None:
     """Windows does not let anybody replace or delete a file that is mapped into memory."""
     run = tmp_path / "run"
     train(run, stop=1)
-    found = state.read_state(state.states_of(run)[-1])
-    tensors = checkpoints.read_tensors(snapshots_of(run)[-1])
-    generator = checkpoints.load_generator(run)
+    found = training_state.read_state(training_state.states_of(run)[-1])
+    tensors = snapshots.read_tensors(snapshots_of(run)[-1])
+    generator = snapshots.load_generator(run)
     config = resolve_run(TINY, dataset_preset={}, on_cpu=True)
     trainer = open_run(
         config, open_dataset("scenes", resolution=32, max_images=8), run, device=CPU, resume=True

@@ -12,10 +12,11 @@ import torch
 from click.testing import Result
 from torch import nn
 
+from ganformer_cli.checkpoints import run_folder
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import SnapshotError
-from ganformer_cli.training import open_run, run_folder
+from ganformer_cli.training import open_run
 from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.starting import Start, Taken, take_what_fits
 
@@ -151,7 +152,8 @@ def test_autotune_follows_the_rule_where_nothing_is_said(ganformer: Run) -> None
 def test_weights_that_are_no_numbers_are_refused_before_anything_is_saved(
     ganformer: Run, tiny_run: Path, own_folder: Path, option: str, network: str, value: float
 ) -> None:
-    from ganformer_cli.checkpoints import load_available, read_header, save_snapshot
+    from ganformer_cli.checkpoints.headers import read_header
+    from ganformer_cli.checkpoints.snapshots import load_available, save_snapshot
 
     source = next((tiny_run / "snapshots").iterdir())
     names = ("ema", "generator", "discriminator")

@@ -19,11 +19,10 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ganformer_cli.allocator import return_free_memory
 from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.memory import proc_mib, reset_high_water, return_free_memory
 from ganformer_cli.operators import native
 from ganformer_cli.operators.native import Side
-from ganformer_cli.process_memory import proc_mib, reset_high_water
 from ganformer_cli.stop_signals import leave_to_parent
 
 #: Seconds of measuring a case, after which half of the repeats will do.

@@ -28,13 +28,13 @@ from torch import Tensor
 
 from ganformer_cli.benchmarks.data import ImageSizes, draw
 from ganformer_cli.errors import GanformerError
+from ganformer_cli.memory import proc_mib
 from ganformer_cli.metrics.collecting import collect
 from ganformer_cli.metrics.features import open_network
 from ganformer_cli.metrics.inception import Inception
 from ganformer_cli.metrics.inception_score import inception_score
 from ganformer_cli.metrics.processes import SINGLE_PROCESS
 from ganformer_cli.metrics.sources import DatasetImages, open_images
-from ganformer_cli.process_memory import proc_mib
 
 _SEED = 2020
 _SPLITS = 2

@@ -349,7 +349,7 @@ def memories_of(plan: Plan, group: str, side: Side) -> list[Memory | None]:
 
 def keep_memory(group: str = "training") -> None:
     """As the commands do that need what is measured in ``group``."""
-    from ganformer_cli.allocator import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
+    from ganformer_cli.memory import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
 
     keep_large_blocks(EVALUATION_MIB if group == "generator" else TRAINING_MIB)
 

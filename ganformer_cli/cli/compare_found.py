@@ -85,7 +85,7 @@ def find(text: str) -> Meant:
     Raises:
         SnapshotError: there is no such thing.
     """
-    from ganformer_cli.training.run_folder import CONFIG_FILE
+    from ganformer_cli.checkpoints.run_folder import CONFIG_FILE
 
     label, equals, rest = text.partition("=")
     named = bool(equals) and not Path(text).exists()
@@ -115,7 +115,7 @@ def find_all(result_dir: Path) -> list[Meant]:
     Raises:
         SnapshotError: there is nothing.
     """
-    from ganformer_cli.training.run_folder import CONFIG_FILE
+    from ganformer_cli.checkpoints.run_folder import CONFIG_FILE
 
     inside = sorted(result_dir.iterdir()) if result_dir.is_dir() else []
     found = [Meant(None, path, path) for path in inside if (path / CONFIG_FILE).is_file()]
@@ -133,9 +133,9 @@ def find_all(result_dir: Path) -> list[Meant]:
 
 def of_run(meant: Meant, config: RunConfig | None, which: str, by: Sequence[str]) -> list[ScoresPart]:
     """The scores of a run's snapshot."""
+    from ganformer_cli.checkpoints.run_folder import METRICS_FILE
     from ganformer_cli.metrics.records import read_records
     from ganformer_cli.metrics.tabulate import scores_of_run
-    from ganformer_cli.training.run_folder import METRICS_FILE
 
     file = (meant.run or meant.path) / METRICS_FILE
     records = read_records(file, warn) if file.exists() else []
@@ -240,7 +240,7 @@ def reported_rows(datasets: Iterable[str]) -> dict[str, list[ModelRow]]:
 
 def read_settings(run: Path) -> RunConfig | None:
     """How a run was made; None, and a warning, where its configuration is of another version or damaged."""
-    from ganformer_cli.training.run_folder import read_run_config
+    from ganformer_cli.checkpoints.run_folder import read_run_config
 
     try:
         return read_run_config(run)
@@ -268,7 +268,7 @@ def row_names(runs: Sequence[tuple[str | None, Path, RunConfig | None]]) -> list
 
 def way_of(config: RunConfig | None) -> str:
     """All settings that runs of one row share, as text."""
-    from ganformer_cli.training.run_folder import MAY_CHANGE
+    from ganformer_cli.checkpoints.run_folder import MAY_CHANGE
 
     if config is None:
         return ""

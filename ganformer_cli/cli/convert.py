@@ -44,7 +44,7 @@ def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: 
     file = find_model(snapshot, None, Path(), offline=offline)
     check_output(out, "", overwrite=overwrite, inputs=[file])
 
-    from ganformer_cli.checkpoints import save_snapshot
+    from ganformer_cli.checkpoints.snapshots import save_snapshot
 
     found = load_all(file)
     remove_parts(out)

@@ -445,7 +445,7 @@ class Evaluation:
 
 def snapshots(file: Path, *, every: bool) -> list[Path]:
     """The snapshot, or with ``every`` all of its run, oldest first."""
-    from ganformer_cli.checkpoints import snapshots_of
+    from ganformer_cli.checkpoints.run_folder import snapshots_of
 
     if not every:
         return [file]

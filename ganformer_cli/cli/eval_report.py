@@ -184,9 +184,9 @@ def scores_at(path: Path) -> dict[str, ScoreValue]:
     Raises:
         DataError: there are none.
     """
+    from ganformer_cli.checkpoints.run_folder import METRICS_FILE
     from ganformer_cli.cli.model_choice import run_of
     from ganformer_cli.metrics.records import newest_scores, read_records, scored_snapshots
-    from ganformer_cli.training.run_folder import METRICS_FILE
 
     beside = file_beside(path)
     if beside.is_file() and run_of(path) is None:

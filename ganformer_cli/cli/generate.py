@@ -449,8 +449,8 @@ def _fitting_batch(generator: Generator) -> int:
     """As many pictures as there is work for at once, if half of the free memory holds them."""
     import torch
 
+    from ganformer_cli.memory import free_memory_mib
     from ganformer_cli.sampling import LANES, image_mib
-    from ganformer_cli.training.memory import free_memory_mib
 
     device = next(generator.parameters()).device
     wanted = max(DEFAULT_BATCH, LANES * torch.get_num_threads() if device.type == "cpu" else 0)

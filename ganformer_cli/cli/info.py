@@ -101,7 +101,8 @@ def read_model(file: Path) -> ModelFile:
     Raises:
         SnapshotError: the file is damaged, or no model.
     """
-    from ganformer_cli.checkpoints import read_config, read_header, read_label_distribution, read_shapes
+    from ganformer_cli.checkpoints.headers import read_config, read_header, read_shapes
+    from ganformer_cli.checkpoints.snapshots import read_label_distribution
     from ganformer_cli.original_snapshots import is_original
 
     if is_original(file):

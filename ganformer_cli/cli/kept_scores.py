@@ -36,7 +36,7 @@ def file_beside(scored: Path) -> Path:
 
 def scores_file(snapshot: Path) -> Path:
     """Where the scores of a snapshot are kept: in its run, if it lies in one, else beside it."""
-    from ganformer_cli.training.run_folder import METRICS_FILE
+    from ganformer_cli.checkpoints.run_folder import METRICS_FILE
 
     run = run_of(snapshot)
     return file_beside(snapshot) if run is None else run / METRICS_FILE
@@ -48,7 +48,7 @@ def keep(file: Path, record: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written to.
     """
-    from ganformer_cli.training.run_folder import append_record
+    from ganformer_cli.checkpoints.run_folder import append_record
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

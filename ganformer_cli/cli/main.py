@@ -16,7 +16,7 @@ import click
 from ganformer_cli import __version__
 from ganformer_cli.cli.output import echo, replace_unencodable
 from ganformer_cli.errors import GanformerError
-from ganformer_cli.process_memory import is_out_of_memory
+from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.stop_signals import StopSignal, as_interrupts
 from ganformer_cli.text import printable
 

@@ -96,8 +96,7 @@ def find_model(model: str | None, expname: str | None, result_dir: Path, *, offl
         SnapshotError: there is none.
         DownloadError: it cannot be downloaded.
     """
-    from ganformer_cli.checkpoints import resolve_model, snapshots_of
-    from ganformer_cli.training.run_folder import runs_of
+    from ganformer_cli.checkpoints.run_folder import resolve_model, runs_of, snapshots_of
 
     if model is not None and model.startswith(GDRIVE):
         return download_snapshot(model, offline=offline)
@@ -140,7 +139,8 @@ def load_model(file: Path, device: torch.device) -> Model:
     Raises:
         SnapshotError: it is damaged, of another architecture, or unsafe.
     """
-    from ganformer_cli.checkpoints import load_generator, read_header
+    from ganformer_cli.checkpoints.headers import read_header
+    from ganformer_cli.checkpoints.snapshots import load_generator
     from ganformer_cli.original_snapshots import is_original, load_original
 
     if is_original(file):
@@ -167,7 +167,8 @@ def find_origin(option: str, model: str, *, offline: bool) -> Origin:
         SnapshotError: there is none, or it is damaged, of another architecture, or unsafe.
         DownloadError: it cannot be downloaded.
     """
-    from ganformer_cli.checkpoints import read_config, read_header, resolve_model
+    from ganformer_cli.checkpoints.headers import read_config, read_header
+    from ganformer_cli.checkpoints.run_folder import resolve_model
     from ganformer_cli.original_snapshots import is_original
 
     file = download_snapshot(model, offline=offline) if model.startswith(GDRIVE) else resolve_model(model, option)
@@ -188,7 +189,8 @@ def load_all(file: Path) -> ModelNetworks:
     Raises:
         SnapshotError: it is damaged, of another architecture, or unsafe.
     """
-    from ganformer_cli.checkpoints import load_available, read_header
+    from ganformer_cli.checkpoints.headers import read_header
+    from ganformer_cli.checkpoints.snapshots import load_available
     from ganformer_cli.original_snapshots import is_original, load_original
 
     if is_original(file):
@@ -201,8 +203,7 @@ def load_all(file: Path) -> ModelNetworks:
 
 def run_of(snapshot: Path) -> Path | None:
     """The run folder that contains a snapshot file, or None."""
-    from ganformer_cli.checkpoints import SNAPSHOT_FOLDER
-    from ganformer_cli.training.run_folder import CONFIG_FILE
+    from ganformer_cli.checkpoints.run_folder import CONFIG_FILE, SNAPSHOT_FOLDER
 
     run = snapshot.resolve().parent.parent
     return run if snapshot.resolve().parent.name == SNAPSHOT_FOLDER and (run / CONFIG_FILE).is_file() else None

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
-from ganformer_cli.allocator import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
 from ganformer_cli.cli.output import echo
 from ganformer_cli.errors import ConfigError
+from ganformer_cli.memory import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
 from ganformer_cli.text import printable
 
 if TYPE_CHECKING:

@@ -171,9 +171,9 @@ def command(
         return
     if count > 1 and not distributed.asked_for():
         ctx.exit(run_workers(sys.argv[1:], count))
+    from ganformer_cli.checkpoints.run_folder import claimed
     from ganformer_cli.metrics.processes import fail_together
     from ganformer_cli.metrics.registry import parse_metrics
-    from ganformer_cli.training.run_folder import claimed
 
     name = expname or f"{valid_name(dataset.name, spare=_SPARE)}-{(baseline or config.model.attention).lower()}"
     try:

@@ -78,9 +78,9 @@ def cost_of(config: RunConfig, device: torch.device) -> Cost:
     """
     import torch
 
+    from ganformer_cli.memory import is_out_of_memory
     from ganformer_cli.training.fitting import cost, fit_micro_batch
     from ganformer_cli.training.gan import GANTrainer
-    from ganformer_cli.training.memory import is_out_of_memory
 
     torch.manual_seed(config.train.seed)
     gan = GANTrainer(config, device)

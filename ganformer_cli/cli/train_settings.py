@@ -162,7 +162,7 @@ def reloaded_settings(result_dir: Path, expname: str | None) -> tuple[str, dict[
     Raises:
         ConfigError: there is none.
     """
-    from ganformer_cli.training.run_folder import CONFIG_FILE, read_run_config, runs_of
+    from ganformer_cli.checkpoints.run_folder import CONFIG_FILE, read_run_config, runs_of
 
     runs = [path for path in result_dir.iterdir() if path.is_dir()] if result_dir.is_dir() else []
     if expname is not None:
@@ -178,7 +178,7 @@ def reloaded_settings(result_dir: Path, expname: str | None) -> tuple[str, dict[
 
 def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
     """``config`` for resuming the run in ``folder``, with the meaning that its version gave to the same options."""
-    from ganformer_cli.training.run_folder import read_run_config
+    from ganformer_cli.checkpoints.run_folder import read_run_config
 
     begun = read_run_config(folder).model
     if begun.image_positions or config.model.use_pos:

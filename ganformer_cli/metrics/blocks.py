@@ -7,9 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ganformer_cli.allocator import return_free_memory
 from ganformer_cli.errors import GanformerError
-from ganformer_cli.process_memory import is_out_of_memory
+from ganformer_cli.memory import is_out_of_memory, return_free_memory
 
 _Value = TypeVar("_Value")
 

@@ -14,6 +14,7 @@ import torch
 from ganformer_cli import __version__
 from ganformer_cli.data.loading.datasets import ImageDataset
 from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.metrics.blocks import out_of_memory
 from ganformer_cli.metrics.cache import Cache
 from ganformer_cli.metrics.collecting import Collected, collect
@@ -33,7 +34,6 @@ from ganformer_cli.metrics.plan import (
 from ganformer_cli.metrics.processes import SINGLE_PROCESS, ProcessGroup
 from ganformer_cli.metrics.reals import collect_reals
 from ganformer_cli.metrics.sources import SEED_STRIDE, DatasetImages, GeneratedImages, ImageSource
-from ganformer_cli.process_memory import is_out_of_memory
 from ganformer_cli.sampling import DEFAULT_BATCH, Generator, NoiseMode
 
 DEFAULT_METRICS = ("swd", "diversity")

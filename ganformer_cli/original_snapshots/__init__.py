@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ganformer_cli import checkpoints
+from ganformer_cli.checkpoints import snapshots
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
 from ganformer_cli.files import open_regular, sha256_of
@@ -168,7 +168,7 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     if str(path).startswith(PREFIX):
         path = fetch_snapshot(str(path))
     elif not is_original(Path(path)):
-        return checkpoints.load_generator(path, device)
+        return snapshots.load_generator(path, device)
     return load_original(Path(path)).ema.to(device)
 
 

@@ -12,7 +12,7 @@ Two kinds of processor, or two releases of torch, may still differ in a last bit
 
 from __future__ import annotations
 
-from ganformer_cli.checkpoints import load_generator
+from ganformer_cli.checkpoints.snapshots import load_generator
 from ganformer_cli.models import AttentionMap, Generator, NoiseMode
 from ganformer_cli.sampling.drawing import (
     DEFAULT_BATCH,

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.models import AttentionMap, Generator, NoiseMode
-from ganformer_cli.process_memory import is_out_of_memory
 from ganformer_cli.sampling.latents import (
     Space,
     as_float32,

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ganformer_cli.checkpoints.training_state import KEPT
 from ganformer_cli.config import RunConfig
+from ganformer_cli.files import MIB
+from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.training.distributed import ALONE
 from ganformer_cli.training.gan import GANTrainer, StepResult
-from ganformer_cli.training.memory import MIB, Peak, free_memory_mib, is_out_of_memory
-from ganformer_cli.training.state import KEPT
 
 #: Share of the free memory that a step may take: the system, and grids and scores between the steps, need some, too.
 USABLE = 0.85

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ganformer_cli.checkpoints.training_state import ADAM_KEYS
 from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import TrainingError
+from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.precision import use_half
 from ganformer_cli.training import losses
 from ganformer_cli.training.augment import Augmentation
 from ganformer_cli.training.distributed import ALONE, GradientAverage, Group
 from ganformer_cli.training.ema import ema_decay, update_ema
-from ganformer_cli.training.memory import is_out_of_memory
-from ganformer_cli.training.state import ADAM_KEYS
 
 #: By --precision: the dtype of the image features in the blocks of the highest resolutions.
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -12,16 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from ganformer_cli.checkpoints.run_lock import LAUNCHER
 from ganformer_cli.stop_signals import handled, held_back, signals_named
 
 #: Seconds that the others get to end by themselves when one has ended with an error, and to end when told to.
 GRACE = 20.0
 #: Seconds between looks at the processes.
 PAUSE = 0.2
-#: The environment variable that tells a process which one has started it.
-LAUNCHER = "GANFORMER_LAUNCHER"
-#: Seconds that a process whose launcher is gone gets to save and end by itself.
-ORPHAN_GRACE = 60.0
 
 
 def run_workers(words: Sequence[str], count: int) -> int:

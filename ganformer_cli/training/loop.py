@@ -15,23 +15,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ganformer_cli import __version__, checkpoints
-from ganformer_cli.allocator import return_free_memory
+from ganformer_cli import __version__
+from ganformer_cli.checkpoints import headers, run_folder, training_state
+from ganformer_cli.checkpoints.run_lock import locked
+from ganformer_cli.checkpoints.snapshots import save_snapshot
 from ganformer_cli.config import ModelConfig, RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.data.loading.readers import StoppedWaiting
 from ganformer_cli.data.loading.stream import ImageStream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
-from ganformer_cli.files import remove, write_json
+from ganformer_cli.files import MIB, remove, write_json
+from ganformer_cli.memory import gpu_memory_mib, process_memory_mib, return_free_memory
 from ganformer_cli.metrics.processes import fail_together
 from ganformer_cli.metrics.registry import parse_metrics
 from ganformer_cli.models import LabelDistribution
-from ganformer_cli.training import run_folder, state
 from ganformer_cli.training.distributed import ALONE, Group, sharing
 from ganformer_cli.training.fitting import disk_mib, fit_micro_batch
 from ganformer_cli.training.gan import GANTrainer, RunningMeans, micro_batches
-from ganformer_cli.training.memory import MIB, gpu_memory_mib, process_memory_mib
-from ganformer_cli.training.run_lock import locked
 from ganformer_cli.training.samples import REALS, SampleGrids
 from ganformer_cli.training.scoring import Scoring, by_training
 from ganformer_cli.training.starting import Start
@@ -189,10 +189,10 @@ class Trainer:
         self.gan = GANTrainer(config, device, self.on_out_of_memory, group)
         self.keep_labels()
         self.scoring = Scoring(options, dataset, folder, device, callbacks.message, group)
-        self.counters = state.Counters()
+        self.counters = training_state.Counters()
         self.grids = SampleGrids(folder, config, dataset, self.tidying_failed)
         self.restored = False  # whether a state was read
-        self.scored_snapshot: bool | None = None  # see state.State
+        self.scored_snapshot: bool | None = None  # see TrainingState
         self.tick_kimg = 0.0  # where the current tick began
         self.tick_start: float | None = None  # when; None before the first step
         self.tidying: set[str] = set()  # what was said of files that could not be deleted
@@ -233,7 +233,7 @@ class Trainer:
     @property
     def snapshot_path(self) -> Path:
         """Where a snapshot that is taken now lies."""
-        return self.folder / checkpoints.SNAPSHOT_FOLDER / checkpoints.snapshot_name(self.kimg)
+        return self.folder / run_folder.SNAPSHOT_FOLDER / run_folder.snapshot_name(self.kimg)
 
     def save(self, *, scored: bool) -> None:
         """Write a snapshot and the training state that belongs to it; thin out old snapshots.
@@ -246,14 +246,14 @@ class Trainer:
         kept = self.scoring.keepers()
         if kept is None:  # nobody can tell which is the best
             return
-        snapshots = checkpoints.snapshots_of(self.folder)[: -self.config.train.last_snapshots]
+        snapshots = run_folder.snapshots_of(self.folder)[: -self.config.train.last_snapshots]
         for old in snapshots:
-            if old not in kept and checkpoints.images_in_name(old) is not None:
+            if old not in kept and run_folder.images_in_name(old) is not None:
                 remove(old, warn=self.tidying_failed)
 
     def save_snapshot(self) -> None:
         """Write the networks as they are."""
-        checkpoints.save_snapshot(
+        save_snapshot(
             self.snapshot_path,
             config=self.config.model,
             ema=self.gan.ema,
@@ -273,7 +273,7 @@ class Trainer:
 
     def save_state(self, *, scored_snapshot: bool | None = None) -> None:
         """Write what the run needs to go on from here."""
-        state.save_state(
+        training_state.save_state(
             self.folder,
             networks=self.gan.networks,
             optimizers=self.gan.optimizers,
@@ -295,11 +295,11 @@ class Trainer:
             SnapshotError: there are states, but none that can be used.
             ConfigError: they are of other settings or other pictures, without ``override``.
         """
-        paths = state.states_of(self.folder)
+        paths = training_state.states_of(self.folder)
         for path in reversed(paths):
             try:
-                found = state.read_state(path)
-            except checkpoints.NewerError:
+                found = training_state.read_state(path)
+            except headers.NewerError:
                 raise
             except SnapshotError as error:
                 self.tell("damaged state", f"{error}; going on from the one before")
@@ -309,13 +309,13 @@ class Trainer:
             return True
         if paths:
             raise SnapshotError(
-                f"{self.folder / state.STATE_FOLDER}: none of the training states in it can be read; begin a new run "
-                "with --restart, from its newest snapshot with --restart --pretrained-pkl FILE"
+                f"{self.folder / training_state.STATE_FOLDER}: none of the training states in it can be read; begin a "
+                "new run with --restart, from its newest snapshot with --restart --pretrained-pkl FILE"
             )
         self.callbacks.message(f"{self.folder} holds no training state yet; starting at the beginning")
         return False
 
-    def check_identity(self, found: state.State, *, override: bool) -> None:
+    def check_identity(self, found: training_state.TrainingState, *, override: bool) -> None:
         """Raise ConfigError unless a state belongs to this run."""
         model = None
         with contextlib.suppress(ConfigError, KeyError, TypeError, AttributeError):
@@ -331,10 +331,10 @@ class Trainer:
                 "bring those back, go on with these with --override, or begin a new run with --restart"
             )
 
-    def apply(self, found: state.State) -> None:
+    def apply(self, found: training_state.TrainingState) -> None:
         """Be what a state says."""
         gan = self.gan
-        gan.scalars = state.apply_state(found, networks=gan.networks, optimizers=gan.optimizers)
+        gan.scalars = training_state.apply_state(found, networks=gan.networks, optimizers=gan.optimizers)
         self.counters = found.counters
         self.restored, self.scored_snapshot = True, found.scored_snapshot
         before = found.counters.micro_batch
@@ -482,7 +482,7 @@ class Trainer:
                     self.saved_at, self.setbacks = time.monotonic(), 0
         # Other machines need not see the folder.
         newest, samples, best = self.group.run_on_rank0(
-            lambda: (checkpoints.resolve_model(self.folder), self.grids.newest(), self.scoring.best())
+            lambda: (run_folder.resolve_model(self.folder), self.grids.newest(), self.scoring.best())
         )
         return RunResult(
             folder=self.folder,
@@ -620,7 +620,7 @@ class Trainer:
     def missing_pieces(self) -> tuple[list[str], bool]:
         """Files of the snapshot that belongs to the state that was read, and whether its scores are missing."""
         if self.scored_snapshot is None:  # none does, or an earlier version wrote the state
-            there = bool(checkpoints.snapshots_of(self.folder))
+            there = bool(run_folder.snapshots_of(self.folder))
             return ([] if there else [self.snapshot_path.name, *self.grids.missing(self.kimg)]), False
         missing = [] if self.snapshot_path.is_file() else [self.snapshot_path.name]
         missing += self.grids.missing(self.kimg)

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ganformer_cli.checkpoints import kimg_in_name
+from ganformer_cli.checkpoints.run_folder import SAMPLE_FOLDER, kimg_in_name
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.files import Warn, remove
 from ganformer_cli.models import AttentionMap, Generator
 from ganformer_cli.sampling import sample_attention, sample_images
 from ganformer_cli.sampling.image_files import save_png
-from ganformer_cli.training.run_folder import SAMPLE_FOLDER
 from ganformer_cli.visualization import attention_sheet, image_grid
 
 #: Pictures beside which the attention is drawn.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ganformer_cli.checkpoints import SNAPSHOT_FOLDER, snapshots_of
+from ganformer_cli.checkpoints.run_folder import METRICS_FILE, SNAPSHOT_FOLDER, append_record, snapshots_of
 from ganformer_cli.config import TrainConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import ConfigError, DataError
@@ -22,7 +22,6 @@ from ganformer_cli.metrics.records import ScoreValue, differences, read_records,
 from ganformer_cli.metrics.registry import METRICS, SCORES, is_better, parse_metrics
 from ganformer_cli.models import Generator
 from ganformer_cli.training.distributed import ALONE, Group
-from ganformer_cli.training.run_folder import METRICS_FILE, append_record
 
 #: Seeds of an evaluation; those of training reach further.
 _SEEDS = 2**31

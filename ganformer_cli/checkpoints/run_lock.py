@@ -21,8 +21,11 @@ from typing import Any
 
 from ganformer_cli.errors import GanformerError, OutputError
 from ganformer_cli.files import read_json, write_json
-from ganformer_cli.training.launcher import LAUNCHER, ORPHAN_GRACE
 
+#: The environment variable that tells a process which one has started it.
+LAUNCHER = "GANFORMER_LAUNCHER"
+#: Seconds that a process whose launcher is gone gets to save and end by itself.
+ORPHAN_GRACE = 60.0
 LOCK_FILE = ".lock"
 OWNER_FILE = "lock.json"
 #: Seconds in which two processes that take a folder without locks at the same moment notice each other.

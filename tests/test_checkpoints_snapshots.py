@@ -13,7 +13,7 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 
-from ganformer_cli import checkpoints
+from ganformer_cli.checkpoints import headers, run_folder, snapshots
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import OutputError, SnapshotError
 from ganformer_cli.models import Discriminator, Generator
@@ -26,7 +26,7 @@ CONFIG = ModelConfig(
 def write(path: Path, config: ModelConfig = CONFIG) -> tuple[Generator, Path]:
     """A snapshot of new networks."""
     generator = Generator(config)
-    checkpoints.save_snapshot(
+    snapshots.save_snapshot(
         path,
         config=config,
         ema=generator,
@@ -40,7 +40,7 @@ def write(path: Path, config: ModelConfig = CONFIG) -> tuple[Generator, Path]:
 
 def rewrite(path: Path, change: dict[str, Any] | None = None, drop: str = "", add: str = "") -> None:
     """Change the configuration, or drop or add a tensor."""
-    header = checkpoints.read_header(path)
+    header = headers.read_header(path)
     tensors = load_file(path)
     header["config"].update(change or {})
     tensors.pop(drop, None)
@@ -51,16 +51,16 @@ def rewrite(path: Path, change: dict[str, Any] | None = None, drop: str = "", ad
 
 def test_there_and_back(tmp_path: Path) -> None:
     generator, path = write(tmp_path / "a.safetensors")
-    loaded = checkpoints.load_generator(path)
+    loaded = snapshots.load_generator(path)
     z = torch.randn(2, *generator.z_shape)
     with torch.no_grad():
         assert torch.equal(loaded(z, noise_mode="const"), generator.eval()(z, noise_mode="const"))
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    header = checkpoints.read_header(path)
+    header = headers.read_header(path)
     assert header["kimg"] == 1.5
     assert header["dataset"] == {"name": "scenes"}
-    assert checkpoints.read_config(path) == CONFIG
+    assert headers.read_config(path) == CONFIG
 
 
 def test_plain_safetensors_reads_it(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_plain_safetensors_reads_it(tmp_path: Path) -> None:
 
 def test_the_other_generator_is_there_too(tmp_path: Path) -> None:
     _, path = write(tmp_path / "a.safetensors")
-    average, trained = checkpoints.load_generator(path), checkpoints.load_generator(path, which="generator")
+    average, trained = snapshots.load_generator(path), snapshots.load_generator(path, which="generator")
     assert average.pos is not None
     assert trained.pos is not None
     assert not torch.equal(average.pos, trained.pos)
@@ -81,8 +81,8 @@ def test_the_other_generator_is_there_too(tmp_path: Path) -> None:
 
 def test_newest_snapshot_of_a_run(tmp_path: Path) -> None:
     for kimg in (0, 20, 100):
-        write(tmp_path / "run" / "snapshots" / checkpoints.snapshot_name(kimg))
-    assert checkpoints.resolve_model(tmp_path / "run").name == "network-snapshot-000100.safetensors"
+        write(tmp_path / "run" / "snapshots" / run_folder.snapshot_name(kimg))
+    assert run_folder.resolve_model(tmp_path / "run").name == "network-snapshot-000100.safetensors"
 
 
 @pytest.mark.parametrize("keep", [0, 4, 50, 5000, -1])
@@ -90,31 +90,31 @@ def test_truncated_file(tmp_path: Path, keep: int) -> None:
     _, path = write(tmp_path / "a.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(SnapshotError, match=r"a\.safetensors"):
-        checkpoints.load_generator(path)
+        snapshots.load_generator(path)
 
 
 def test_header_that_lies_about_its_size(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
     with pytest.raises(SnapshotError):
-        checkpoints.load_generator(path)
+        snapshots.load_generator(path)
 
 
 def test_not_ours(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(SnapshotError, match="no ganformer configuration"):
-        checkpoints.load_generator(path)
+        snapshots.load_generator(path)
     (tmp_path / "b.safetensors").write_text("<html>quota exceeded</html>", encoding="utf-8")
     with pytest.raises(SnapshotError, match="a web page"):
-        checkpoints.load_generator(tmp_path / "b.safetensors")
+        snapshots.load_generator(tmp_path / "b.safetensors")
 
 
 def test_another_architecture_names_the_tensors(tmp_path: Path) -> None:
     _, path = write(tmp_path / "a.safetensors")
     rewrite(path, change={"attention": "simplex"})
     with pytest.raises(SnapshotError, match=r"another architecture.*missing.*to_keys.*surplus.*gather") as error:
-        checkpoints.load_generator(path)
+        snapshots.load_generator(path)
     assert "a.safetensors" in str(error.value)
 
 
@@ -122,14 +122,14 @@ def test_another_width_names_the_shapes(tmp_path: Path) -> None:
     _, path = write(tmp_path / "a.safetensors")
     rewrite(path, change={"channel_max": 4})
     with pytest.raises(SnapshotError, match=r"\[8.* instead of \[4"):
-        checkpoints.load_generator(path)
+        snapshots.load_generator(path)
 
 
 def test_missing_and_surplus_tensor(tmp_path: Path) -> None:
     _, path = write(tmp_path / "a.safetensors")
     rewrite(path, drop="ema.pos", add="ema.surprise")
     with pytest.raises(SnapshotError, match=r"missing: pos; surplus: surprise"):
-        checkpoints.load_generator(path)
+        snapshots.load_generator(path)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_absurd_configuration_is_refused_before_anything_is_built(tmp_path: Path
     _, path = write(tmp_path / "a.safetensors")
     rewrite(path, change=change)
     with pytest.raises(SnapshotError, match=next(iter(change)).replace("_", ".")):
-        checkpoints.load_generator(path)
+        snapshots.load_generator(path)
 
 
 def test_a_header_larger_than_its_tensors_takes_no_memory(tmp_path: Path) -> None:
@@ -147,21 +147,21 @@ def test_a_header_larger_than_its_tensors_takes_no_memory(tmp_path: Path) -> Non
     _, path = write(tmp_path / "a.safetensors")
     rewrite(path, change={"latent_size": 65536, "components_num": 1, "mapping_num_layers": 64})
     with pytest.raises(SnapshotError, match="of another architecture"):
-        checkpoints.load_generator(path)
+        snapshots.load_generator(path)
 
 
 def test_newer_format(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(1)}, path, metadata={"ganformer": '{"format": 99}'})
     with pytest.raises(SnapshotError, match="newer ganformer"):
-        checkpoints.load_generator(path)
+        snapshots.load_generator(path)
 
 
 def test_missing_places(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="no such file"):
-        checkpoints.resolve_model(tmp_path / "nowhere")
+        run_folder.resolve_model(tmp_path / "nowhere")
     with pytest.raises(SnapshotError, match="no snapshot"):
-        checkpoints.resolve_model(tmp_path)
+        run_folder.resolve_model(tmp_path)
 
 
 def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganformer_cli import checkpoints
+from ganformer_cli.checkpoints import headers, snapshots
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.files import Warn, remove
 
@@ -46,7 +46,7 @@ class Counters:
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """What a state file holds beside networks and optimisers."""
 
     path: Path
@@ -104,7 +104,7 @@ def save_state(
     header = {"counters": asdict(counters), "identity": dict(identity), "sha256": digest(tensors)}
     if scored_snapshot is not None:
         header["snapshot"] = {"scored": scored_snapshot}
-    checkpoints.save_tensors(path, tensors, header)
+    snapshots.save_tensors(path, tensors, header)
     for old in states_of(run)[:-KEPT]:
         remove(old, warn=warn)
     return path
@@ -133,13 +133,13 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 # ----- Reading -----
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path) -> TrainingState:
     """A state file, checked.
 
     Raises:
         SnapshotError: it is damaged, or of a newer version.
     """
-    header = checkpoints.read_header(path)
+    header = headers.read_header(path)
     counters, identity = header.get("counters"), header.get("identity")
     if not isinstance(counters, dict) or not isinstance(identity, dict):
         raise SnapshotError(f"{path}: not a training state")
@@ -148,10 +148,10 @@ def read_state(path: Path) -> State:
         raise SnapshotError(f"{path}: its counters are not those of this version")
     snapshot = header.get("snapshot")
     scored = snapshot.get("scored") is True if isinstance(snapshot, dict) else None
-    tensors = checkpoints.read_tensors(path)
+    tensors = snapshots.read_tensors(path)
     if digest(tensors) != header.get("sha256"):
         raise SnapshotError(f"{path}: its checksum is not the one that was written")
-    return State(path, Counters(**counters), identity, tensors, scored)
+    return TrainingState(path, Counters(**counters), identity, tensors, scored)
 
 
 def _is_count(value: Any, kind: type) -> bool:
@@ -159,7 +159,9 @@ def _is_count(value: Any, kind: type) -> bool:
     return isinstance(value, (int, float)) and type(value) is kind and 0 <= value < 2**53
 
 
-def apply_state(state: State, *, networks: Mapping[str, nn.Module], optimizers: Optimizers) -> dict[str, Tensor]:
+def apply_state(
+    state: TrainingState, *, networks: Mapping[str, nn.Module], optimizers: Optimizers
+) -> dict[str, Tensor]:
     """Give networks and optimisers what a state holds; nothing is changed where it does not fit.
 
     Returns:
@@ -171,7 +173,7 @@ def apply_state(state: State, *, networks: Mapping[str, nn.Module], optimizers: 
     parts = {name: _part(state.tensors, name) for name in (*networks, *optimizers, "scalar")}
     for name, module in networks.items():
         shapes = {key: tuple(value.shape) for key, value in parts[name].items()}
-        checkpoints.check_fit(module, shapes, f"{state.path} ({name})")
+        snapshots.check_fit(module, shapes, f"{state.path} ({name})")
     memories = {
         name: _adam_memory(module, parts[name], f"{state.path} ({name})") for name, (_, module) in optimizers.items()
     }

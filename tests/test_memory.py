@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from ganformer_cli.allocator import keep_large_blocks
+from ganformer_cli.memory import keep_large_blocks
 
 FAULTS = """
 import resource
-from ganformer_cli.allocator import keep_large_blocks
+from ganformer_cli.memory import keep_large_blocks
 kept = {call}
 import torch
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganformer_cli.checkpoints import SNAPSHOT_FOLDER
+from ganformer_cli.checkpoints.run_lock import LockedError, locked
+from ganformer_cli.checkpoints.training_state import STATE_FOLDER
 from ganformer_cli.config import RunConfig
 from ganformer_cli.config.names import check_name
-from ganformer_cli.errors import ConfigError, GanformerError, OutputError
+from ganformer_cli.errors import ConfigError, GanformerError, OutputError, SnapshotError
 from ganformer_cli.files import (
     Warn,
     append_json_line,
@@ -23,13 +24,13 @@ from ganformer_cli.files import (
     read_json_lines,
     read_regular,
     remove,
+    why_no_file,
     write_bytes,
     write_json,
 )
-from ganformer_cli.metrics.records import is_finite_number
-from ganformer_cli.training.run_lock import LockedError, locked
-from ganformer_cli.training.state import STATE_FOLDER
 
+SNAPSHOT_FOLDER = "snapshots"
+SNAPSHOT_PATTERN = "network-snapshot-*.safetensors"
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 METRICS_FILE = "metrics.jsonl"
@@ -54,6 +55,9 @@ MAY_CHANGE = frozenset(
         "cuda_bench",
     }
 )
+
+
+_SNAPSHOT_NAME = re.compile(r"network-snapshot-(\d{1,15})(?:_(\d{3}))?\.safetensors")
 
 
 def runs_of(result_dir: Path, expname: str) -> list[Path]:
@@ -276,7 +280,7 @@ def forget_records_after(
     for number, line in enumerate(lines[:-1] if len(lines) not in records else lines, 1):
         record = records.get(number, {})
         at = record.get("kimg", kimg)
-        if not is_finite_number(at):
+        if type(at) not in (int, float) or not abs(at) < 2**1000:
             notice(f"{path}, line {number}: kimg is no number; the line stays as it is")
         elif at > kimg and ours(record):
             continue
@@ -288,3 +292,59 @@ def forget_records_after(
     text = b"".join(line + b"\n" for line in kept if line.strip())
     if text != b"\n".join(lines):
         write_bytes(path, text)
+
+
+# ----- Snapshots -----
+
+
+def kimg_in_name(kimg: float) -> str:
+    """``kimg`` thousand images in a file name: ``000012``, or to the image ``000012_345``.
+
+    No two numbers of images share a name, and names that are sorted as text are sorted by number.
+    """
+    thousands, rest = divmod(round(kimg * 1000), 1000)
+    return f"{thousands:06d}_{rest:03d}" if rest else f"{thousands:06d}"
+
+
+def snapshot_name(kimg: float) -> str:
+    """File name of the snapshot taken after ``kimg`` thousand images."""
+    return f"network-snapshot-{kimg_in_name(kimg)}.safetensors"
+
+
+def images_in_name(path: Path) -> int | None:
+    """How many images the file name of a snapshot says; None where a user has named it.
+
+    Names of earlier versions said whole thousands only.
+    """
+    match = _SNAPSHOT_NAME.fullmatch(path.name)
+    return int(match[1]) * 1000 + int(match[2] or 0) if match else None
+
+
+def snapshots_of(run: Path) -> list[Path]:
+    """The snapshots of a run folder, oldest first; those that a user has named come before all others."""
+
+    def order(path: Path) -> tuple[int, str]:
+        images = images_in_name(path)
+        return -1 if images is None else images, path.name
+
+    return sorted((run / SNAPSHOT_FOLDER).glob(SNAPSHOT_PATTERN), key=order)
+
+
+def resolve_model(path: str | Path, option: str = "--model") -> Path:
+    """The model file that ``path``, given with ``option``, means: itself, or the newest snapshot of a run folder.
+
+    Raises:
+        SnapshotError: there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = snapshots_of(path)
+        if not found:
+            raise SnapshotError(
+                f"{option} {path}: no snapshot in {path / SNAPSHOT_FOLDER}; give a run folder or a file"
+            )
+        return found[-1]
+    if why := why_no_file(path):
+        why = ": no such file or run folder" if why == "does not exist" else f" {why}"
+        raise SnapshotError(f"{option} {path}{why}; give one, for example results/NAME-000")
+    return path

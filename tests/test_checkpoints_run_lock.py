@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from ganformer_cli.errors import ConfigError, OutputError
-from ganformer_cli.training import run_lock
-from ganformer_cli.training.launcher import LAUNCHER
-from ganformer_cli.training.run_folder import claimed
-from ganformer_cli.training.run_lock import (
+from ganformer_cli.checkpoints import run_lock
+from ganformer_cli.checkpoints.run_folder import claimed
+from ganformer_cli.checkpoints.run_lock import (
+    LAUNCHER,
     OWNER_FILE,
     LockedError,
     lives,
@@ -26,16 +25,13 @@ from ganformer_cli.training.run_lock import (
     process_start,
     this_process,
 )
+from ganformer_cli.errors import ConfigError, OutputError
 
 #: Loads no torch: holds the lock until its standard input ends.
 HOLDER = """
-import importlib.util, sys, types
+import sys
 from pathlib import Path
-import ganformer_cli
-package = types.ModuleType("ganformer_cli.training")
-package.__path__ = [str(Path(ganformer_cli.__file__).parent / "training")]
-sys.modules["ganformer_cli.training"] = package
-from ganformer_cli.training.run_lock import locked
+from ganformer_cli.checkpoints.run_lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -227,12 +223,16 @@ def test_workers_that_still_save_are_waited_for(tmp_path: Path) -> None:
 
 def test_a_process_learns_that_what_started_it_is_gone(tmp_path: Path) -> None:
     program = (
-        HOLDER.partition("from ganformer_cli.training.run_lock")[0]
-        + "import os, time\n"
-        + "from ganformer_cli.training.launcher import when_launcher_ends\n"
-        + "when_launcher_ends(lambda: os._exit(7))\n"
-        + "print('begun', flush=True)\n"
-        + "time.sleep(60)\n"
+        "import os, sys, time, types\n"
+        "from pathlib import Path\n"
+        "import ganformer_cli\n"
+        "package = types.ModuleType('ganformer_cli.training')\n"  # whose own modules load torch
+        "package.__path__ = [str(Path(ganformer_cli.__file__).parent / 'training')]\n"
+        "sys.modules['ganformer_cli.training'] = package\n"
+        "from ganformer_cli.training.launcher import when_launcher_ends\n"
+        "when_launcher_ends(lambda: os._exit(7))\n"
+        "print('begun', flush=True)\n"
+        "time.sleep(60)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
