@@ -12,33 +12,6 @@ from torch import nn
 from ganformer_cli.benchmarks.bare_convolutions import BareConvolutions, Clock, Convolution, equivalents, record
 from ganformer_cli.benchmarks.measuring import Conditions, Timing
 from ganformer_cli.benchmarks.networks import LayerCase, LayerInputs, LayerSizes
-from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
-from ganformer_cli.models.per_pixel import per_pixel_layer
-
-
-@pytest.mark.parametrize("kind", ["simplex", "kmeans", "duplex"])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"integration": "mul"},
-        {"integration": "both", "heads": 2},
-        {"integration": "add", "heads": 4, "normalization": "instance"},
-        {"integration": "both", "normalization": "none", "image_positions": False, "component_positions": False},
-        {"integration": "mul", "heads": 2, "kmeans_iters": 3, "weight_per_iter": True},
-    ],
-    ids=str,
-)
-def test_the_layer_is_the_equations_pixel_by_pixel(kind: str, settings: dict[str, object]) -> None:
-    torch.manual_seed(0)
-    options = AttentionOptions(**settings)  # type: ignore[arg-type]
-    layer = ATTENTION_LAYERS[kind](AttentionSizes(8, 6, 5, 7, 3), options).double().eval()
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter)
-    x, y = torch.randn(2, 8, 11, dtype=torch.double), torch.randn(2, 3, 6, dtype=torch.double)
-    positions, own = torch.randn(11, 5, dtype=torch.double), torch.randn(3, 7, dtype=torch.double)
-    with torch.no_grad():
-        expected = per_pixel_layer(layer, x, y, positions, own)
-        torch.testing.assert_close(layer(x, y, positions, own).x, expected)
 
 
 def test_what_the_layer_keeps_is_counted_without_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

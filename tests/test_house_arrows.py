@@ -27,7 +27,7 @@ ARROWS = {
     "system_errors": set(),
     "text": set(),
     "config": set(),
-    "operators": set(),
+    "operators": {"config"},
     "downloads": set(),
     "data": {"downloads", "config"},
     "models": {"operators", "config"},

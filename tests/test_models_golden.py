@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ganformer_cli.config import ModelConfig
-from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.models import AttentionMap, Discriminator, Generator
 from ganformer_cli.training.losses import r1_penalty, real_loss
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -76,7 +76,8 @@ def forward_errors(name: str) -> dict[str, float]:
     io = golden_io(name, torch.float32)
     with torch.no_grad():
         ws = generator.mapping(io["z"])
-        image, maps = generator.synthesis(ws, "const", return_attention=True)
+        maps: list[AttentionMap] = []
+        image = generator.synthesis(ws, "const", on_attention=maps.append)
         truncated = generator.mapping(io["z"], truncation_psi=0.7)
         found = {
             "ws": ws[:, :, 0],

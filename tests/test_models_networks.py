@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.config import ModelConfig
-from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.models import AttentionMap, Discriminator, Generator
 from ganformer_cli.models.attention import DuplexAttention
 from ganformer_cli.models.layers import Conv2d, FullyConnected, ModulatedConv2d, minibatch_std
 from ganformer_cli.models.merge import Merge
@@ -113,7 +113,8 @@ def test_k_gan_composes_independent_pictures() -> None:
     generator = noticeable(Generator(config(attention="none", kgan=True)))
     assert generator.z_shape == (4, 8)
     z = torch.randn(2, *generator.z_shape)
-    image, maps = generator(z, noise_mode="const", return_attention=True)
+    maps: list[AttentionMap] = []
+    image = generator(z, noise_mode="const", on_attention=maps.append)
     (weights,) = maps
     assert weights.probabilities.shape == (2, 1, 4, 16, 16)
     torch.testing.assert_close(weights.probabilities.sum(2), torch.ones(2, 1, 16, 16))
@@ -194,7 +195,8 @@ def test_directions_turn_evenly() -> None:
 def test_attention_maps(kind: str) -> None:
     generator = Generator(config(attention=kind, num_heads=2, g_end_res=4)).eval()
     z = torch.randn(3, *generator.z_shape)
-    image, maps = generator(z, noise_mode="const", return_attention=True)
+    maps: list[AttentionMap] = []
+    image = generator(z, noise_mode="const", on_attention=maps.append)
     assert torch.equal(image, generator(z, noise_mode="const"))
     assert [layer.layer for layer in maps] == ["b4.conv1", "b8.conv0", "b8.conv1"]
     assert [tuple(layer.probabilities.shape) for layer in maps] == [(3, 2, 4, size, size) for size in (4, 8, 8)]

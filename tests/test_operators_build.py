@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from ganformer_cli.errors import OutputError
 from ganformer_cli.operators import build
-from ganformer_cli.operators.build import Build, build_ahead, build_folders, find_build, obtain
+from ganformer_cli.operators.build import Build, build_ahead, build_folders, find_build, find_or_build
 from ganformer_cli.operators.compiling import (
     BuildSpec,
     Tools,
@@ -91,8 +91,8 @@ class Workshop:
         book = self.script.with_name("runs")
         return book.read_text(encoding="utf-8").split() if book.exists() else []
 
-    def obtain(self, capability: str = "AVX2", *, folders: list[Path] | None = None) -> Build:
-        return obtain(
+    def find_or_build(self, capability: str = "AVX2", *, folders: list[Path] | None = None) -> Build:
+        return find_or_build(
             self.build_spec(capability),
             self.tools,
             folders=folders or [self.kept],
@@ -105,7 +105,7 @@ class Workshop:
         return made
 
     def without_compiler(self, capability: str = "AVX2", *, folders: list[Path] | None = None) -> Build:
-        return obtain(self.build_spec(capability), no_compiler, folders=folders or [self.kept])
+        return find_or_build(self.build_spec(capability), no_compiler, folders=folders or [self.kept])
 
 
 def no_compiler() -> Tools:
@@ -130,13 +130,13 @@ def remains(folder: Path) -> list[str]:
 
 
 def test_built_once_then_found(workshop: Workshop) -> None:
-    first = workshop.obtain()
+    first = workshop.find_or_build()
     assert first.fresh
     assert first.path.read_bytes() == b"first"
     assert workshop.runs == ["one.cpp", "link"]
     assert len(workshop.said) == 1
     assert "fake 1.0" in workshop.said[0]
-    second = workshop.obtain()
+    second = workshop.find_or_build()
     assert not second.fresh
     assert second.path == first.path
     assert workshop.runs == ["one.cpp", "link"]
@@ -147,42 +147,42 @@ def test_built_once_then_found(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("name", ["one.cpp", "two.cpp", "shared.h"])
 def test_changed_sources_are_built_anew(workshop: Workshop, name: str) -> None:
-    first = workshop.obtain()
+    first = workshop.find_or_build()
     workshop.write(name, "changed")
-    second = workshop.obtain()
+    second = workshop.find_or_build()
     assert second.fresh
     assert second.path != first.path
 
 
 def test_sources_of_the_other_library_change_nothing(workshop: Workshop) -> None:
-    workshop.obtain()
+    workshop.find_or_build()
     for name in ("kernel.cu", "cuda_bindings.cpp", "cuda_common.h", "README.md"):
         workshop.write(name, "of no concern")
-    assert not workshop.obtain().fresh
+    assert not workshop.find_or_build().fresh
 
 
 def test_another_compiler_builds_anew(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    first = workshop.obtain()
+    first = workshop.find_or_build()
     metadata_file = next(workshop.kept.glob("*.json"))
     metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
     metadata["compiler"]["identity"]["mtime"] -= 1  # it has been replaced since
     metadata_file.write_text(json.dumps(metadata), encoding="utf-8")
     workshop.version = "2.0"
-    second = workshop.obtain()
+    second = workshop.find_or_build()
     assert second.fresh
     assert second.path != first.path
-    assert not workshop.obtain().fresh
+    assert not workshop.find_or_build().fresh
 
 
 @pytest.mark.skipif(os.name == "nt", reason="on Windows CXX does not count")
 def test_other_words_behind_the_compiler_build_anew(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    workshop.obtain()
+    workshop.find_or_build()
     monkeypatch.setenv("CXX", f"'{sys.executable}' {workshop.script} -fsanitize=address")
     assert find_build(workshop.build_spec(), [workshop.kept]) is None
 
 
 def test_without_a_compiler_what_was_built_before_is_taken(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = workshop.obtain()
+    first = workshop.find_or_build()
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert workshop.without_compiler().path == first.path
 
@@ -191,16 +191,16 @@ def test_built_ahead_is_taken_whatever_compiler_is_there(workshop: Workshop, mon
     ahead = workshop.build_ahead()
     monkeypatch.setenv("CXX", "no-such-compiler")
     workshop.version = "2.0"
-    assert workshop.obtain().path == ahead.path
+    assert workshop.find_or_build().path == ahead.path
     assert workshop.without_compiler().path == ahead.path
 
 
 def test_a_build_on_first_use_becomes_one_made_ahead(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = workshop.obtain()
+    first = workshop.find_or_build()
     ahead = workshop.build_ahead()
     assert (ahead.path, ahead.fresh) == (first.path, False)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert workshop.obtain().path == first.path
+    assert workshop.find_or_build().path == first.path
 
 
 def test_forced_builds_even_what_is_there(workshop: Workshop) -> None:
@@ -213,10 +213,10 @@ def test_forced_builds_even_what_is_there(workshop: Workshop) -> None:
 
 def test_of_several_folders_all_are_searched_and_the_first_is_filled(workshop: Workshop, tmp_path: Path) -> None:
     ahead, cache = tmp_path / "ahead", tmp_path / "cache"
-    made = workshop.obtain(folders=[cache])
-    assert workshop.obtain(folders=[ahead, cache]).path == made.path
+    made = workshop.find_or_build(folders=[cache])
+    assert workshop.find_or_build(folders=[ahead, cache]).path == made.path
     workshop.write("one.cpp", "changed")
-    assert workshop.obtain(folders=[ahead, cache]).path.parent == ahead
+    assert workshop.find_or_build(folders=[ahead, cache]).path.parent == ahead
 
 
 def test_folders_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_relative_folder_is_built_into(
     workshop: Workshop, variable: str, monkeypatch: pytest.MonkeyPatch, own_folder: Path
 ) -> None:
     monkeypatch.setenv(variable, "near/by")
-    made = obtain(workshop.build_spec(), workshop.tools)
+    made = find_or_build(workshop.build_spec(), workshop.tools)
     assert made.path.is_absolute()
     assert made.path.is_file()
     assert own_folder / "near" / "by" in made.path.parents
@@ -241,7 +241,7 @@ def test_a_relative_folder_is_built_into(
 def test_building_ahead_into_a_relative_folder(workshop: Workshop, own_folder: Path) -> None:
     made = workshop.build_ahead(folder=Path("near/by"))
     assert made.path.parent == own_folder / "near" / "by"
-    assert workshop.obtain(folders=[Path("near/by")]).path == made.path
+    assert workshop.find_or_build(folders=[Path("near/by")]).path == made.path
 
 
 # ----- Which CPUs and GPUs -----
@@ -251,8 +251,8 @@ def test_a_build_for_a_plainer_cpu_serves_if_made_ahead(workshop: Workshop) -> N
     plain = workshop.build_ahead("DEFAULT")
     assert workshop.without_compiler("AVX512").path == plain.path
     better = workshop.build_ahead("AVX2")
-    assert workshop.obtain("AVX512").path == better.path
-    assert workshop.obtain("DEFAULT").path == plain.path
+    assert workshop.find_or_build("AVX512").path == better.path
+    assert workshop.find_or_build("DEFAULT").path == plain.path
 
 
 def test_a_build_for_a_richer_cpu_never_serves(workshop: Workshop) -> None:
@@ -262,8 +262,8 @@ def test_a_build_for_a_richer_cpu_never_serves(workshop: Workshop) -> None:
 
 
 def test_a_cpu_with_a_compiler_gets_a_build_of_its_own(workshop: Workshop) -> None:
-    workshop.obtain("DEFAULT")
-    assert workshop.obtain("AVX2").fresh
+    workshop.find_or_build("DEFAULT")
+    assert workshop.find_or_build("AVX2").fresh
 
 
 def test_a_build_that_wants_a_newer_system_library_does_not_serve(
@@ -279,7 +279,7 @@ def test_a_build_that_wants_a_newer_system_library_does_not_serve(
 
 
 def test_a_cuda_build_serves_the_cards_that_run_it(workshop: Workshop) -> None:
-    made = workshop.obtain()
+    made = workshop.find_or_build()
     metadata_file = workshop.kept / f"cuda-{build.platform_tag()}-{workshop.build_spec().digest}-x.json"
     metadata = {**made.metadata, "library": "cuda", "capability": "sm80-sm90", "ahead": True}
     metadata_file.write_text(json.dumps(metadata), encoding="utf-8")
@@ -296,15 +296,15 @@ def test_only_what_changed_is_compiled_again(workshop: Workshop, monkeypatch: py
     monkeypatch.setenv("GANFORMER_OPS_FOLDER", str(workshop.kept))  # where builds of this machine are kept
     workshop.write("two.cpp", '#include "shared.h"')
     workshop.write("shared.h", "")
-    workshop.obtain()
+    workshop.find_or_build()
     workshop.write("two.cpp", '#include "shared.h"\nchanged')
-    changed = workshop.obtain()
+    changed = workshop.find_or_build()
     assert sorted(workshop.runs) == ["link", "link", "one.cpp", "two.cpp", "two.cpp"]
     assert b"first" in changed.path.read_bytes()
     workshop.write("shared.h", "changed")
-    workshop.obtain()
+    workshop.find_or_build()
     assert workshop.runs[-2:] == ["two.cpp", "link"]
-    workshop.obtain("DEFAULT")  # its objects are others
+    workshop.find_or_build("DEFAULT")  # its objects are others
     assert sorted(workshop.runs[-3:]) == ["link", "one.cpp", "two.cpp"]
     workshop.build_ahead(force=True)
     assert sorted(workshop.runs[-3:]) == ["link", "one.cpp", "two.cpp"]
@@ -332,7 +332,7 @@ def test_names_with_spaces_dollars_and_letters_of_many_languages(
     root.mkdir()
     workshop = Workshop(root)
     monkeypatch.setattr("ganformer_cli.operators.jobs._run_in_order", lambda *_: pytest.fail("ninja cannot do it"))
-    assert workshop.obtain().path.read_bytes() == b"first"
+    assert workshop.find_or_build().path.read_bytes() == b"first"
 
 
 @pytest.mark.parametrize("broken", ["not there", "no program", "fails"])
@@ -342,11 +342,11 @@ def test_without_ninja_sources_are_compiled_one_after_another(
     programs = {"not there": None, "no program": str(tmp_path), "fails": sys.executable}
     monkeypatch.setattr("ganformer_cli.operators.jobs.find_ninja", lambda: programs[broken])
     workshop.write("two.cpp", "second, longer")
-    assert workshop.obtain().path.read_bytes() == b"second, longerfirst"
+    assert workshop.find_or_build().path.read_bytes() == b"second, longerfirst"
     assert workshop.runs == ["two.cpp", "one.cpp", "link"]
     workshop.write("one.cpp", "FAIL")
     with pytest.raises(BuildError, match=r"one\.cpp:1:5: error: FAIL"):
-        workshop.obtain()
+        workshop.find_or_build()
 
 
 # ----- What is damaged -----
@@ -365,17 +365,17 @@ def test_without_ninja_sources_are_compiled_one_after_another(
     ids=["cut off", "no library", "no note", "half a note", "another note", "a wrong note"],
 )
 def test_what_is_damaged_is_built_anew(workshop: Workshop, damage: object) -> None:
-    first = workshop.obtain()
+    first = workshop.find_or_build()
     assert callable(damage)
     damage(first.path, next(workshop.kept.glob("*.json")))
-    second = workshop.obtain()
+    second = workshop.find_or_build()
     assert second.fresh
     assert second.path.read_bytes() == b"first"
     assert len(remains(workshop.kept)) == 2
 
 
 def test_a_build_of_no_use_is_not_given_again(workshop: Workshop) -> None:
-    made = workshop.obtain()
+    made = workshop.find_or_build()
     assert find_build(workshop.build_spec(), [workshop.kept], exclude=made) is None
 
 
@@ -385,7 +385,7 @@ def test_a_build_of_no_use_is_not_given_again(workshop: Workshop) -> None:
 def test_a_compiler_that_fails(workshop: Workshop) -> None:
     workshop.write("two.cpp", "FAIL: no space left on device")
     with pytest.raises(BuildError) as caught:
-        workshop.obtain()
+        workshop.find_or_build()
     assert "fake 1.0" in caught.value.problem
     assert "two.cpp:1:5: error: FAIL" in caught.value.problem  # the first line that says what is wrong
     assert "more" not in caught.value.problem
@@ -393,7 +393,7 @@ def test_a_compiler_that_fails(workshop: Workshop) -> None:
     assert "In file included from" in caught.value.output
     assert remains(workshop.kept) == []
     workshop.write("two.cpp", "mended")
-    assert workshop.obtain().fresh
+    assert workshop.find_or_build().fresh
 
 
 def test_one_failure_ends_the_others(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,26 +401,26 @@ def test_one_failure_ends_the_others(workshop: Workshop, monkeypatch: pytest.Mon
     workshop.write("endless.cpp", "ENDLESS and long")  # the longest begins first
     workshop.write("failing.cpp", "FAIL")
     with pytest.raises(BuildError, match=r"failing\.cpp"):
-        workshop.obtain()  # would never end otherwise
+        workshop.find_or_build()  # would never end otherwise
 
 
 def test_a_compiler_that_writes_nothing(workshop: Workshop) -> None:
     workshop.write("one.cpp", "NOTHING")
     with pytest.raises(BuildError, match=r"one\.o"):
-        workshop.obtain()
+        workshop.find_or_build()
 
 
 def test_a_compiler_that_cannot_be_started(workshop: Workshop, tmp_path: Path) -> None:
     tools = Tools(Compiler("gnu", (str(tmp_path / "gone"),), "gone", "1"), tmp_path)
     with pytest.raises(BuildError, match="gone 1 failed"):
-        obtain(workshop.build_spec(), lambda: tools, folders=[workshop.kept])
+        find_or_build(workshop.build_spec(), lambda: tools, folders=[workshop.kept])
 
 
 def test_a_compiler_that_never_ends(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganformer_cli.operators.jobs.SECONDS_TO_BUILD", 0.2)
     workshop.write("one.cpp", "ENDLESS")
     with pytest.raises(BuildError, match="no result after"):
-        workshop.obtain()
+        workshop.find_or_build()
 
 
 def test_no_compiler_and_nothing_built(workshop: Workshop) -> None:
@@ -438,7 +438,7 @@ def test_no_compiler_and_a_build_of_another_version(workshop: Workshop) -> None:
 
 def test_a_folder_that_cannot_be_written_to(workshop: Workshop) -> None:
     workshop.kept.write_text("a file where the folder should be", encoding="utf-8")
-    made = workshop.obtain()
+    made = workshop.find_or_build()
     assert made.path.read_bytes() == b"first"
     assert not made.path.is_relative_to(workshop.kept)
     (warning,) = workshop.warned
@@ -449,19 +449,19 @@ def test_a_folder_that_cannot_be_written_to(workshop: Workshop) -> None:
 
 
 def test_what_is_there_needs_no_writing(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = workshop.obtain()
+    made = workshop.find_or_build()
 
     def read_only(*_: object, **__: object) -> None:
         raise AssertionError("nothing may be written")
 
     for name in ("_locked", "_build", "write_json"):
         monkeypatch.setattr(build, name, read_only)
-    assert workshop.obtain().path == made.path
+    assert workshop.find_or_build().path == made.path
 
 
 def test_the_second_folder_is_taken_if_the_first_cannot_be_written_to(workshop: Workshop, tmp_path: Path) -> None:
     workshop.kept.write_text("a file where the folder should be", encoding="utf-8")
-    made = workshop.obtain(folders=[workshop.kept, tmp_path / "cache"])
+    made = workshop.find_or_build(folders=[workshop.kept, tmp_path / "cache"])
     assert made.path.parent == tmp_path / "cache"
     assert workshop.warned == []  # as is usual for a folder that the administrator has filled
 
@@ -504,12 +504,12 @@ def test_nvcc_must_fit_torch(
 OTHER = """\
 import sys
 from pathlib import Path
-from ganformer_cli.operators.build import obtain
+from ganformer_cli.operators.build import find_or_build
 from ganformer_cli.operators.compiling import Tools, make_build_spec
 from ganformer_cli.operators.toolchain import Compiler
 sources, script, kept = map(Path, sys.argv[1:])
 tools = Tools(Compiler("gnu", (sys.executable, str(script)), "fake", "1.0"), script.parent)
-print(obtain(make_build_spec("cpu", "AVX2", sources), lambda: tools, folders=[kept]).path)
+print(find_or_build(make_build_spec("cpu", "AVX2", sources), lambda: tools, folders=[kept]).path)
 """
 
 
@@ -552,7 +552,7 @@ def test_a_killed_build_hinders_nobody(workshop: Workshop, start: object) -> Non
     assert any("building" in name for name in remains(workshop.kept))
     # The same sources for us; only the compiler has learnt to end.
     workshop.script.write_text(FAKE.replace("ENDLESS", "never"), encoding="utf-8")
-    assert workshop.obtain().fresh
+    assert workshop.find_or_build().fresh
     assert len(remains(workshop.kept)) == 2  # what it left is gone
     assert workshop.warned == []
 
@@ -577,11 +577,11 @@ def test_ctrl_c_ends_the_compilers(workshop: Workshop, start: object) -> None:
 def test_a_lock_that_is_held_too_long_is_not_waited_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "SECONDS_TO_NOTICE", 0.01)
     monkeypatch.setattr(build, "SECONDS_TO_WAIT", 0.02)
-    workshop.obtain()
+    workshop.find_or_build()
     (lock_file,) = workshop.kept.glob("*.lock")
     next(workshop.kept.glob("*.json")).unlink()
     with FileLock(str(lock_file)):
-        assert workshop.obtain().fresh
+        assert workshop.find_or_build().fresh
     assert any("waiting" in line for line in workshop.said)
     (warning,) = workshop.warned
     assert str(lock_file) in warning
@@ -603,11 +603,11 @@ def test_the_compiler_of_this_machine(workshop: Workshop, monkeypatch: pytest.Mo
     if find_compiler() is None:
         pytest.skip("no C++ compiler here")
     workshop.write("one.cpp", ANSWER)
-    made = obtain(workshop.build_spec("DEFAULT"), folders=[workshop.kept])
+    made = find_or_build(workshop.build_spec("DEFAULT"), folders=[workshop.kept])
     assert ctypes.CDLL(str(made.path)).answer() == 42
     monkeypatch.setattr(build, "find_compiler", lambda: pytest.fail("the compiler is not needed any more"))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("no program may be run"))
-    assert obtain(workshop.build_spec("DEFAULT"), folders=[workshop.kept]).path == made.path
+    assert find_or_build(workshop.build_spec("DEFAULT"), folders=[workshop.kept]).path == made.path
     if os.name == "posix":
         monkeypatch.setenv("PATH", "")  # a node without a compiler
-        assert obtain(workshop.build_spec("DEFAULT"), no_compiler, folders=[workshop.kept]).path == made.path
+        assert find_or_build(workshop.build_spec("DEFAULT"), no_compiler, folders=[workshop.kept]).path == made.path

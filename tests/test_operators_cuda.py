@@ -23,12 +23,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ganformer_cli.config import Integration, Normalization
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import native
 from ganformer_cli.operators.attention import (
-    Integration,
     Keys,
-    Normalization,
     Over,
     attention_means_reference,
     bipartite_attention_reference,

@@ -191,7 +191,7 @@ def test_what_cannot_be_loaded_is_built_here(monkeypatch: pytest.MonkeyPatch) ->
     loaded: list[str] = []
     foreign, own = Build(Path("foreign"), {}), Build(Path("own"), {}, fresh=True)
 
-    def obtain(build_spec: object, find: object, exclude: Build | None = None, **_: object) -> Build:
+    def find_or_build(build_spec: object, find: object, exclude: Build | None = None, **_: object) -> Build:
         given.append(exclude)
         return own if exclude else foreign
 
@@ -200,7 +200,7 @@ def test_what_cannot_be_loaded_is_built_here(monkeypatch: pytest.MonkeyPatch) ->
             raise OSError("GLIBCXX_3.4.32 not found")
         loaded.append(path)
 
-    monkeypatch.setattr(native, "obtain", obtain)
+    monkeypatch.setattr(native, "find_or_build", find_or_build)
     monkeypatch.setattr(torch.ops, "load_library", load)
     assert native._load("cpu", "DEFAULT", lambda: pytest.fail("not asked for")) == own
     assert given == [None, foreign]
@@ -210,7 +210,7 @@ def test_what_cannot_be_loaded_is_built_here(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_was_built_here_and_cannot_be_loaded_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "library.so"
     path.write_bytes(b"no library")
-    monkeypatch.setattr(native, "obtain", lambda *_, **__: Build(path, {}, fresh=True))
+    monkeypatch.setattr(native, "find_or_build", lambda *_, **__: Build(path, {}, fresh=True))
     with pytest.raises(BuildError, match=r"library.so cannot be loaded: .*delete that file"):
         native._load("cpu", "DEFAULT", lambda: pytest.fail("not asked for"))
 

@@ -228,7 +228,7 @@ def test_a_library_inside_the_installation_is_taken_where_no_compiler_is(
     (folder / f"{name}.json").write_text(json.dumps({**note, "ahead": True}), encoding="utf-8")
     monkeypatch.setattr(build, "resource_folder", lambda name: sources)
     monkeypatch.delenv("GANFORMER_OPS_FOLDER", raising=False)
-    found = build.obtain(build_spec, lambda: pytest.fail("no compiler is asked for"))
+    found = build.find_or_build(build_spec, lambda: pytest.fail("no compiler is asked for"))
     assert found.path.parent == folder
 
 

@@ -255,7 +255,8 @@ def model() -> Generator:
 def test_maps_are_given_out_layer_by_layer_and_not_kept(model: Generator) -> None:
     ws = model.mapping(torch.randn(1, *model.z_shape))
     with torch.no_grad():
-        _, expected = model.synthesis(ws, "const", return_attention=True)
+        expected: list[AttentionMap] = []
+        model.synthesis(ws, "const", on_attention=expected.append)
     alive: list[weakref.ref[torch.Tensor]] = []
     seen = []
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ganformer_cli.benchmarks.bare_convolutions import BareConvolutions, Clock, record
 from ganformer_cli.benchmarks.measuring import Bound, Case, Conditions, Work, Workload, copies_of, kept_bytes
-from ganformer_cli.config import ModelConfig
+from ganformer_cli.config import Integration, ModelConfig
 from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
 from ganformer_cli.models.generator import Generator
-from ganformer_cli.models.per_pixel import per_pixel_layer
 from ganformer_cli.models.positions import sinusoidal_positions
-from ganformer_cli.operators.attention import Integration
 
 BARE_CONVOLUTIONS = "bare convolutions"
 #: The per-pixel form takes so long, and so steadily, that more samples would only keep the reader waiting.
@@ -89,15 +86,11 @@ def build_layer(case: LayerCase, sizes: LayerSizes, conditions: Conditions) -> W
     """A layer with random weights and features, and what it is compared with."""
     given = LayerInputs(case, sizes, conditions.device)
 
-    def per_pixel(*arguments: Any) -> Tensor:
-        # Its matrices are float32: in bfloat16 torch brings both together as it does in training.
-        with conditions.autocast():
-            return per_pixel_layer(*arguments)
-
     def rivals() -> dict[str, Work]:
         found = {}
         if case.per_pixel:
-            found["per pixel"] = Work(partial(given.run, per_pixel), "reference", PER_PIXEL_SAMPLES)
+            definition = LayerInputs(case, sizes, conditions.device, per_pixel=True)
+            found["per pixel"] = Work(partial(definition.run, conditions), "reference", PER_PIXEL_SAMPLES)
         if not case.usual:
             usual = LayerInputs(replace(case, dtype=torch.float32, channels_last=True), sizes, conditions.device)
             found["channels-last float32"] = Work(usual.run)
@@ -107,14 +100,22 @@ def build_layer(case: LayerCase, sizes: LayerSizes, conditions: Conditions) -> W
 
 
 class LayerInputs:
-    """A layer and what it is called with."""
+    """A layer and its arguments.
 
-    def __init__(self, case: LayerCase, sizes: LayerSizes, device: str) -> None:
+    Args:
+        case: which layer.
+        sizes: of the layer and its arguments.
+        device: where they are.
+        per_pixel: compute the definition. It gets no dropout, whose hash of every cell is slow in plain torch.
+    """
+
+    def __init__(self, case: LayerCase, sizes: LayerSizes, device: str, *, per_pixel: bool = False) -> None:
         torch.manual_seed(0)
         images, size, backward = sizes.images, sizes.component, case.backward
         widths = AttentionSizes(sizes.features, size, size, size, sizes.components)
         options = AttentionOptions(integration=case.integration)
-        self.layer = ATTENTION_LAYERS[case.kind](widths, options).to(device)
+        self.layer = ATTENTION_LAYERS[case.kind](widths, replace(options, dropout=0.0) if per_pixel else options)
+        self.layer.to(device).per_pixel = per_pixel
         # Dropout, too, belongs to what training costs.
         self.layer.train(backward).requires_grad_(backward)
         shape = (images, sizes.features, sizes.side, sizes.side)
@@ -127,20 +128,17 @@ class LayerInputs:
         self.gradient = torch.randn_like(self.x) if backward else None
         self.trained = [self.x, self.y, self.own_positions, *self.layer.parameters()] if backward else []
 
-    def run(self, form: Callable[..., Tensor] | None = None) -> Tensor:
-        """The layer, or another ``form`` of it, and where it trains the gradients of all that it reads."""
-        with torch.set_grad_enabled(self.gradient is not None):
-            x = self.forward(form)
+    def run(self, conditions: Conditions | None = None) -> Tensor:
+        """The layer, and if it is trained the gradients of all that it reads; in the autocast of ``conditions``."""
+        with torch.set_grad_enabled(self.gradient is not None), conditions.autocast() if conditions else nullcontext():
+            x = self.forward()
         if self.gradient is not None:
             torch.autograd.grad(x, self.trained, self.gradient.to(x.dtype), allow_unused=True)
         return x
 
-    def forward(self, form: Callable[..., Tensor] | None = None) -> Tensor:
+    def forward(self) -> Tensor:
         """The new features."""
-        around = self.x, self.y, self.positions, self.own_positions
-        if form is not None:
-            return form(self.layer, *around)
-        new: Tensor = self.layer(*around).x
+        new: Tensor = self.layer(self.x, self.y, self.positions, self.own_positions).x
         return new
 
     def kept(self) -> float:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ganformer_cli.operators.build import Build
     from ganformer_cli.operators.compiling import Tools
 
-CAPABILITIES = ("AVX512", "AVX2", "DEFAULT")
-TARGETS = ("windows-x86_64", "linux-x86_64", "linux-aarch64")
+_CAPABILITIES = ("AVX512", "AVX2", "DEFAULT")
+_TARGETS = ("windows-x86_64", "linux-x86_64", "linux-aarch64")
 
 
 def _levels(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -27,9 +27,9 @@ def _levels(context: click.Context, parameter: click.Parameter, value: str | Non
     if value is None:
         return None
     levels = {level.strip().upper() for level in value.split(",")}
-    if unknown := sorted(levels - set(CAPABILITIES)):
-        raise click.BadParameter(f"{', '.join(unknown)}: choose of {', '.join(CAPABILITIES)}")
-    return tuple(level for level in CAPABILITIES if level in levels)
+    if unknown := sorted(levels - set(_CAPABILITIES)):
+        raise click.BadParameter(f"{', '.join(unknown)}: choose of {', '.join(_CAPABILITIES)}")
+    return tuple(level for level in _CAPABILITIES if level in levels)
 
 
 @click.command("build-ops", cls=GroupedCommand)
@@ -51,7 +51,7 @@ def _levels(context: click.Context, parameter: click.Parameter, value: str | Non
 )
 @option(
     "--target",
-    type=click.Choice(TARGETS),
+    type=click.Choice(_TARGETS),
     default=None,
     group="What",
     help="For another system, with the compiler of `pip install ziglang`.",
@@ -107,8 +107,7 @@ def command(
     from ganformer_cli.operators import build
     from ganformer_cli.operators.compiling import BuildSpec, Library, cuda_capability, make_build_spec
     from ganformer_cli.operators.cuda_toolkit import USUAL_ARCHITECTURES, parse_architectures, present_architectures
-    from ganformer_cli.operators.toolchain import TARGETS as SYSTEMS
-    from ganformer_cli.operators.toolchain import BuildError, NoCompilerError
+    from ganformer_cli.operators.toolchain import TARGETS, BuildError, NoCompilerError
 
     if cuda_arch is not None and device == "cpu":
         raise click.UsageError(f"--cuda-arch {cuda_arch} is for GPUs, and --device is cpu; leave one of them out")
@@ -128,7 +127,7 @@ def command(
     find: Callable[[], Tools] = build.find_tools
     levels = cpu or (torch.backends.cpu.get_cpu_capability(),)
     if target is not None:
-        system = SYSTEMS[target]
+        system = TARGETS[target]
         if system.arm and cpu and cpu != ("DEFAULT",):
             raise click.UsageError(f"--cpu {','.join(cpu)} are levels of x86-64; for {target} leave --cpu out")
         levels = ("DEFAULT",) if system.arm else cpu or ("AVX512", "AVX2")

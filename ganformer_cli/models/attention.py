@@ -1,22 +1,24 @@
 """Bipartite attention: simplex, k-means and duplex (GANsformer, sections 3.1 and 3.2); dense self-attention.
 
 Shapes: image features ``x [B, d, n]`` (n = height·width positions, row by row), components ``y [B, m, w]``, image
-positions ``[n, p]``, component positions ``[m, w]``, heads h, ``dₕ = d/h``.
+positions ``[n, p]``, component positions ``[m, w]``, h heads, ``dₕ = d/h``.
 
-Queries, position maps and modulation are ``d × d`` matrices by definition. They are multiplied into the ``m``
-components' keys and values here, so that a pixel never meets them: O(h·n·m·d), exactly the same function. Where many
-heads meet few channels that would cost more than it saves, and every pixel is multiplied as the definition says.
+A layer has two forms, which compute the same function. Its definition multiplies every pixel by ``d × d`` matrices: the
+query, the position map and the modulation. The re-associated form multiplies the ``m`` components' keys and values by
+them instead, which costs a pixel ``O(h·m·d)`` and no ``d²`` term. A layer uses the cheaper form, which is the
+definition only for many heads and few channels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganformer_cli.config import Integration, ModelConfig, Normalization
 from ganformer_cli.models.layers import FullyConnected
 from ganformer_cli.operators import (
     AttentionMeans,
@@ -27,14 +29,13 @@ from ganformer_cli.operators import (
 )
 from ganformer_cli.operators.attention import (
     EPSILON,
-    Integration,
-    Normalization,
     attend,
     draw_seed,
     drop_cells,
     integrate,
     weighted_sums,
 )
+from ganformer_cli.operators.native import math_dtype
 
 #: Score of a component that is dropped.
 DROPPED = -10000.0
@@ -50,16 +51,34 @@ class AttentionOptions:
     image_positions: bool = True
     component_positions: bool = True
     kmeans_iters: int = 1
-    weight_per_iter: bool = False  # k-means: the channel weights are not the same in every iteration
+    weight_per_iter: bool = False  # k-means: channel weights of its own for each iteration
     iterative: bool = False  # k-means: start from the assignments of the layer before
     updates_image: bool = True  # False: duplex gathers only (the discriminator's aggregators)
     image_gate: bool = False
     latent_gate: bool = False
     dropout: float = 0.12
 
+    @classmethod
+    def from_config(cls, config: ModelConfig, **changes: Any) -> AttentionOptions:
+        """The options of the generator's layers, with ``changes``."""
+        options = cls(
+            heads=config.num_heads,
+            integration=config.integration,
+            normalization=config.normalize,
+            image_positions=config.image_positions,
+            component_positions=config.use_pos,
+            kmeans_iters=config.kmeans_iters,
+            weight_per_iter=config.kmeans_weight_per_iter,
+            iterative=config.iterative,
+            image_gate=config.img_gate,
+            latent_gate=config.ltnt_gate,
+            dropout=config.attention_dropout,
+        )
+        return replace(options, **changes)
+
 
 class AttentionSizes(NamedTuple):
-    """Widths of what a layer sees."""
+    """Widths of a layer's inputs."""
 
     features: int  # d, channels of the image
     component: int  # w, width of a component
@@ -68,30 +87,39 @@ class AttentionSizes(NamedTuple):
     components: int  # m
 
 
+class Embedding(NamedTuple):
+    """The image's embedding as a linear function of a pixel and its position, ``E = content·x + place·pos + bias``."""
+
+    content: Tensor  # [h, e, d]
+    place: Tensor | None  # [h, e, p]
+    bias: Tensor  # [h, e]
+
+
 class AttentionInputs(NamedTuple):
-    """What a layer is given."""
+    """The arguments of a layer."""
 
     x: Tensor  # [B, d, n]
     y: Tensor  # [B, m, w]
     positions: Tensor | None  # [n, p]
     component_positions: Tensor | None  # [m, w]
-    mask: Tensor | None  # [B, 1, m], added to the scores
-    assignments: Tensor | None  # probabilities of the layer before [B, h, m, n], for iterative k-means
+    embedding: Embedding | None = None  # for the re-associated form
+    mask: Tensor | None = None  # [B, 1, m], added to the scores
+    assignments: Tensor | None = None  # probabilities of the layer before [B, h, m, n], for iterative k-means
 
 
 class AttentionResult(NamedTuple):
-    """What a layer gives: the new features, the new components, and who attended to whom."""
+    """The result of a layer."""
 
-    x: Tensor  # [B, d, n], in the memory format that it came in
-    y: Tensor  # [B, m, w]; unchanged but for duplex
-    probabilities: Tensor | None  # [B, h, m, n], before dropout and gates; None unless asked for
+    x: Tensor  # [B, d, n], in the memory format of the input
+    y: Tensor  # [B, m, w]; changed by duplex only
+    probabilities: Tensor | None  # [B, h, m, n], before dropout and gates; None unless requested
 
 
 def is_cheaper_per_pixel(features: int, components: int, heads: int, outputs: int) -> bool:
-    """Whether multiplying every pixel by the ``d × d`` matrices costs no more than not doing so.
+    """Whether the definition costs a position no more multiply-adds than the re-associated form.
 
-    Multiply-adds of one position, without what both forms share. Per pixel: query, scores, contexts and modulation,
-    each head on its own dₕ channels. Moved to the components: scores and modulation, each head on all d channels.
+    Both without what they share. Definition: query, scores, contexts and modulation, each head on its own dₕ channels.
+    Re-associated: scores and modulation, each head on all d channels.
 
     Args:
         features: d.
@@ -99,48 +127,16 @@ def is_cheaper_per_pixel(features: int, components: int, heads: int, outputs: in
         heads: h.
         outputs: channels of the modulation, d or 2d.
     """
-    per_pixel = features * (features + outputs) + 2 * components * features
-    moved = heads * components * (features + outputs)
-    return per_pixel <= moved
-
-
-def fold_instance_normalization(
-    x: Tensor, integration: Integration, values: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Normalisation over the positions as factors of the values, so that the image is changed in one pass.
-
-    With mean μ and factor r of each channel: ``r·x·g = x·(r·g)`` and ``r·(x − μ)·g₁ + g₂ = x·(r·g₁) + (g₂ − μ·r·g₁)``.
-
-    Args:
-        x: ``[B, d, n]``.
-        integration: ``add`` subtracts the mean only, ``mul`` divides by the root mean square only, ``both`` both.
-        values: ``[B, h, m, d']``.
-        bias: ``[d']``.
-
-    Returns:
-        ``values [B, h, m, d']`` and ``bias [B, d']`` for features that are not normalised.
-    """
-    variance, mean = torch.var_mean(x.to(values.dtype), 2, correction=0)
-    if integration == "add":
-        return values, bias - mean
-    if integration == "mul":
-        factor = (variance + mean.square() + EPSILON).rsqrt()
-        return values * factor[:, None, None], bias * factor
-    factor = (variance + EPSILON).rsqrt()
-
-    def fold(g: Tensor, factor: Tensor, mean: Tensor) -> Tensor:
-        scale, shift = g.chunk(2, dim=-1)
-        scale = scale * factor
-        return torch.cat([scale, shift - mean * scale], dim=-1)
-
-    return fold(values, factor[:, None, None], mean[:, None, None]), fold(bias, factor, mean)
+    definition = features * (features + outputs) + 2 * components * features
+    reassociated = heads * components * (features + outputs)
+    return definition <= reassociated
 
 
 class BipartiteLayer(nn.Module):
-    """What the three kinds of layer share: the image's embedding, values, gates, modulation, integration.
+    """What the three kinds of layer share: the image's embedding, values, gates, modulation and integration.
 
-    The embedding ``E = q(x) + P(pos)`` is cut into heads, contiguous blocks of dₕ channels. A kind of layer says in
-    ``compare`` which keys, per head as wide as E's block, the embedding is compared with.
+    The embedding ``E = q(x) + P(pos)`` is cut into heads, contiguous blocks of dₕ channels. ``compare`` gives the keys
+    that each head's block is compared with.
 
     Args:
         sizes: see ``AttentionSizes``.
@@ -150,9 +146,10 @@ class BipartiteLayer(nn.Module):
     def __init__(self, sizes: AttentionSizes, options: AttentionOptions) -> None:
         super().__init__()
         self.options = options
-        self.features = features = sizes.features
+        features = sizes.features
         self.head_size = features // options.heads
         outputs = 2 * features if options.integration == "both" else features
+        #: Whether to compute the definition.
         self.per_pixel = is_cheaper_per_pixel(features, sizes.components, options.heads, outputs)
         self.to_queries = FullyConnected(features, features)
         self.from_pos_map = FullyConnected(sizes.position, features) if options.image_positions else None
@@ -161,6 +158,11 @@ class BipartiteLayer(nn.Module):
             return
         self.to_values = FullyConnected(sizes.component, features)
         self.modulation = FullyConnected(features, outputs)
+        # The 1 of ω(x)·(1 + g), which is part of the modulation's bias.
+        unit = torch.zeros(outputs)
+        unit[: 0 if options.integration == "add" else features] = 1
+        self.register_buffer("unit", unit, persistent=False)
+        self.unit: Tensor
         if options.image_gate:
             self.image_gate = FullyConnected(features, options.heads)
             if options.image_positions:
@@ -190,62 +192,80 @@ class BipartiteLayer(nn.Module):
             component_positions: ``[m, w]`` or None.
             component_mask: bool ``[B, m]``, True where a component is dropped, or None.
             assignments: probabilities of the layer before ``[B, h, m, n]``, for iterative k-means.
-            need_probabilities: whether to give those of this layer; they cost h·m numbers a position.
+            need_probabilities: whether to return this layer's; they cost h·m numbers a position.
         """
         mask = None if component_mask is None else component_mask[:, None] * DROPPED
-        if self.from_pos_map is None:
-            positions = None
-        given = AttentionInputs(x, y, positions, component_positions, mask, assignments)
+        given = self.inputs(x, y, positions, component_positions)._replace(mask=mask, assignments=assignments)
         y, keys = self.compare(given)
         x, probabilities = self.update_image(given._replace(y=y), keys, need_probabilities)
         return AttentionResult(x, y, probabilities)
+
+    def inputs(
+        self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None
+    ) -> AttentionInputs:
+        """The arguments, with the embedding's matrices where they are needed."""
+        positions = None if self.from_pos_map is None else positions
+        embedding = None if self.per_pixel else self.embedding(positions is not None)
+        return AttentionInputs(x, y, positions, component_positions, embedding)
 
     def compare(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
         """The components to style with ``[B, m, w]``, and the keys of the image's embedding ``[B or 1, h, m, e]``."""
         raise NotImplementedError
 
-    # The image's embedding E, in three forms: of every pixel, of keys that are compared with it, of weighted sums.
-
-    def embed(self, given: AttentionInputs) -> Tensor:
-        """E of every pixel, per head: ``[B, h, n, e]``; d² multiply-adds each."""
-        embedding = self.to_queries(pixels_of(given.x, self.to_queries))
-        if self.from_pos_map is not None and given.positions is not None:
-            embedding = embedding + self.from_pos_map(given.positions)
-        return self.split_heads(embedding)
-
-    def project(self, keys: Tensor, given: AttentionInputs) -> Keys:
-        """Keys of E ``[B or 1, h, m, e]`` as keys of the pixels and their positions, divided by √dₕ."""
-        keys = keys * self.head_size**-0.5
-        heads = (self.options.heads, self.head_size)
-        content = keys @ self.to_queries.scaled_weight().unflatten(0, heads)
-        bias, place = self.to_queries.scaled_bias(), None
-        if self.from_pos_map is not None and given.positions is not None:
-            bias = bias + self.from_pos_map.scaled_bias()
-            place = keys @ self.from_pos_map.scaled_weight().unflatten(0, heads)
-        return Keys(
-            content, masked((keys @ bias.unflatten(0, heads)[..., None])[..., 0], given), given.positions, place
-        )
-
-    def embed_sums(self, sums: AttentionMeans) -> Tensor:
-        """Sums of E from sums of the pixels and their positions: ``[B, h, m, e]``."""
-        heads = (self.options.heads, self.head_size)
-        found = sums.content @ self.to_queries.scaled_weight().unflatten(0, heads).transpose(1, 2)
-        bias = self.to_queries.scaled_bias()
-        if self.from_pos_map is not None and sums.place is not None:
-            bias = bias + self.from_pos_map.scaled_bias()
-            found = found + sums.place @ self.from_pos_map.scaled_weight().unflatten(0, heads).transpose(1, 2)
-        return found + sums.total[..., None] * bias.unflatten(0, heads)[:, None]
-
     def split_heads(self, x: Tensor) -> Tensor:
         """``[..., m, d] → [..., h, m, dₕ]``: heads are contiguous blocks of channels."""
         return x.unflatten(-1, (self.options.heads, -1)).movedim(-2, -3)
 
-    def probabilities_per_pixel(self, keys: Tensor, given: AttentionInputs) -> Tensor:
-        """``[B, h, m, n]``, from the embedding of every pixel."""
+    # ----- The definition -----
+
+    def embed(self, given: AttentionInputs) -> Tensor:
+        """E of every pixel, ``[B, h, n, e]``."""
+        return self.split_heads(plus(self.to_queries(pixels(given.x)), self.from_pos_map, given.positions))
+
+    def probabilities(self, keys: Tensor, given: AttentionInputs) -> Tensor:
+        """``softmax(E Kᵀ / √dₕ)`` over the components: ``[B, h, m, n]``."""
         scores = keys * self.head_size**-0.5 @ self.embed(given).transpose(2, 3)
         return (scores if given.mask is None else scores + given.mask[..., None]).softmax(2)
 
-    # What the image gathers from the components.
+    def modulate(self, contexts: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        """``ω(x)`` integrated with a linear function of the contexts ``[B, h, n, dₕ]``: ``[B, d, n]``."""
+        contexts = contexts.transpose(1, 2).flatten(2)
+        g = F.linear(contexts, self.modulation.scaled_weight(), bias).transpose(1, 2)
+        return integrate(x, g, self.options.integration, self.options.normalization)
+
+    # ----- Re-associated: the matrices move from the pixels to the components -----
+
+    def embedding(self, has_positions: bool) -> Embedding:
+        """E as a function of pixels and positions."""
+        heads = (self.options.heads, self.head_size)
+        content, bias = self.to_queries.scaled_weight().unflatten(0, heads), self.to_queries.scaled_bias()
+        if self.from_pos_map is None or not has_positions:
+            return Embedding(content, None, bias.unflatten(0, heads))
+        bias = bias + self.from_pos_map.scaled_bias()
+        return Embedding(content, self.from_pos_map.scaled_weight().unflatten(0, heads), bias.unflatten(0, heads))
+
+    def project(self, keys: Tensor, given: AttentionInputs) -> Keys:
+        """Keys of E ``[B or 1, h, m, e]`` as keys of pixels and positions, divided by √dₕ."""
+        assert given.embedding is not None
+        content, place, bias = given.embedding
+        keys = keys * self.head_size**-0.5
+        bias = per_head(keys, bias[..., None])[..., 0]
+        bias = bias if given.mask is None else bias + given.mask
+        return Keys(per_head(keys, content), bias, given.positions, None if place is None else per_head(keys, place))
+
+    def embed_sums(self, sums: AttentionMeans, given: AttentionInputs) -> Tensor:
+        """Sums of E from sums of pixels and positions: ``[B, h, m, e]``."""
+        assert given.embedding is not None
+        content, place, bias = given.embedding
+        embedded = torch.addcmul(per_head(sums.content, content.mT), sums.total[..., None], bias[:, None])
+        return embedded if place is None or sums.place is None else embedded + per_head(sums.place, place.mT)
+
+    def modulated_values(self, values: Tensor) -> Tensor:
+        """The modulation of the values: it is linear, and so need not be computed of every pixel's context."""
+        weight = self.modulation.scaled_weight().unflatten(1, (self.options.heads, self.head_size))
+        return per_head(values, weight.permute(1, 2, 0))
+
+    # ----- The image's update -----
 
     def update_image(
         self, given: AttentionInputs, keys: Tensor, need_probabilities: bool
@@ -255,81 +275,98 @@ class BipartiteLayer(nn.Module):
         Args:
             given: with the components to style with.
             keys: of the image's embedding, ``[B or 1, h, m, e]``.
-            need_probabilities: whether to give them.
+            need_probabilities: whether to return them.
 
         Returns:
             The new ``x [B, d, n]``, and the probabilities ``[B, h, m, n]`` or None.
         """
-        x, options = given.x, self.options
+        x, integration, normalization = given.x, self.options.integration, self.options.normalization
         # Half of the dropout takes single cells, half a component's whole column, which is a factor of its value.
-        rate = options.dropout / 2 if self.training else 0.0
+        rate = self.options.dropout / 2 if self.training else 0.0
+        seed = None
         values = self.split_heads(self.to_values(given.y))
         if rate > 0:
             values = values * F.dropout(torch.ones_like(values[..., :1]), rate)
+            seed = draw_seed(x.device)
         if self.latent_gate is not None:
-            values = values * torch.sigmoid(self.latent_gate_logits(given)).transpose(1, 2)[..., None]
-        seed = draw_seed(x.device) if rate > 0 else None
-        bias = self.modulation.scaled_bias()
-        if options.integration != "add":
-            # The 1 of ω(x)·(1 + g).
-            bias = torch.cat([bias[: self.features] + 1, bias[self.features :]])
+            gate = plus(self.latent_gate(given.y), self.latent_gate_pos, given.component_positions)
+            values = values * torch.sigmoid(gate).transpose(1, 2)[..., None]
+        bias = self.modulation.scaled_bias() + self.unit
         if self.per_pixel:
-            probabilities = self.probabilities_per_pixel(keys, given)
+            probabilities = self.probabilities(keys, given)
             contexts = self.weigh(probabilities, rate, seed, given).transpose(2, 3) @ values
-            g = F.linear(contexts.transpose(1, 2).flatten(2), self.modulation.scaled_weight(), bias).transpose(1, 2)
-            return integrate(x, g, options.integration, options.normalization), probabilities
-        # The modulation is linear: multiply the m values by it, not the n contexts.
-        heads = (options.heads, self.head_size)
-        values = values @ self.modulation.scaled_weight().unflatten(1, heads).movedim(1, 0).transpose(1, 2)
-        projected = self.project(keys, given)
+            return self.modulate(contexts, bias, x), probabilities
+        values, projected = self.modulated_values(values), self.project(keys, given)
         if self.image_gate is not None:
             probabilities = attention_probabilities(x, projected)
-            weights = self.weigh(probabilities, rate, seed, given)
-            g = attend(weights, values, bias[None], like=x)
-            return integrate(x, g, options.integration, options.normalization), probabilities
-        bias, normalization = bias[None], options.normalization
+            g = attend(self.weigh(probabilities, rate, seed, given), values, bias[None], like=x)
+            return integrate(x, g, integration, normalization), probabilities
+        bias = bias[None]
         if normalization == "instance":
-            values, bias = fold_instance_normalization(x, options.integration, values, bias[0])
+            values, bias = fold_instance_normalization(x, integration, values, bias[0])
             normalization = "none"
-        found = bipartite_attention(
-            x,
-            projected,
-            values,
-            bias,
-            integration=options.integration,
-            normalization=normalization,
-            dropout=rate,
-            seed=seed,
+        x_new = bipartite_attention(
+            x, projected, values, bias, integration=integration, normalization=normalization, dropout=rate, seed=seed
         )
-        return found, attention_probabilities(x, projected) if need_probabilities else None
+        return x_new, attention_probabilities(x, projected) if need_probabilities else None
 
     def weigh(self, probabilities: Tensor, rate: float, seed: Tensor | None, given: AttentionInputs) -> Tensor:
-        """Probabilities ``[B, h, m, n]`` after dropout of cells and the image's gate; rows need not sum to 1 then."""
+        """Probabilities ``[B, h, m, n]`` after dropout of cells and the image's gate; they need not sum to 1 then."""
         weights = probabilities if seed is None else drop_cells(probabilities, rate, seed)
         if self.image_gate is not None:
-            gate = self.image_gate(pixels_of(given.x, self.image_gate))
-            if self.image_gate_pos is not None and given.positions is not None:
-                gate = gate + self.image_gate_pos(given.positions)
+            gate = plus(self.image_gate(pixels(given.x)), self.image_gate_pos, given.positions)
             weights = weights * torch.sigmoid(gate + 1).transpose(1, 2)[:, :, None]
         return weights
 
-    def latent_gate_logits(self, given: AttentionInputs) -> Tensor:
-        """``[B, m, h]``."""
-        assert self.latent_gate is not None
-        gate: Tensor = self.latent_gate(given.y)
-        if self.latent_gate_pos is not None and given.component_positions is not None:
-            gate = gate + self.latent_gate_pos(given.component_positions)
-        return gate
+
+def pixels(x: Tensor) -> Tensor:
+    """``[B, d, n] → [B, n, d]``, in the dtype of the layers' weights."""
+    return x.transpose(1, 2).to(math_dtype(x.dtype))
 
 
-def pixels_of(x: Tensor, layer: FullyConnected) -> Tensor:
-    """``[B, d, n] → [B, n, d]``, in the dtype in which ``layer`` computes."""
-    return x.transpose(1, 2).to(layer.weight.dtype)
+def per_head(x: Tensor, matrices: Tensor) -> Tensor:
+    """``[B, h, m, e] @ [h, e, d] → [B, h, m, d]``, as one product a head: matmul would copy the matrices B times."""
+    if len(matrices) == 1:
+        return x @ matrices[0]
+    by_head = x.transpose(0, 1)
+    return (by_head.flatten(1, 2) @ matrices).unflatten(1, by_head.shape[1:3]).transpose(0, 1)
 
 
-def masked(bias: Tensor, given: AttentionInputs) -> Tensor:
-    """Scores' bias ``[B or 1, h, m]`` with the mask of dropped components."""
-    return bias if given.mask is None else bias + given.mask
+def plus(content: Tensor, layer: FullyConnected | None, positions: Tensor | None) -> Tensor:
+    """``content + layer(positions)``, if there are such a layer and positions."""
+    return content if layer is None or positions is None else content + layer(positions)
+
+
+def fold_instance_normalization(
+    x: Tensor, integration: Integration, values: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Normalisation over the positions as factors of the values, so that one pass changes the image.
+
+    With mean μ and factor r of each channel: ``r·x·g = x·(r·g)`` and ``r·(x − μ)·g₁ + g₂ = x·(r·g₁) + (g₂ − μ·r·g₁)``.
+
+    Args:
+        x: ``[B, d, n]``.
+        integration: ``add`` subtracts the mean only, ``mul`` divides by the root mean square only, ``both`` both.
+        values: ``[B, h, m, d']``.
+        bias: ``[d']``.
+
+    Returns:
+        ``values [B, h, m, d']`` and ``bias [B, d']`` for features that are not normalised.
+    """
+    variance, mean = torch.var_mean(x.to(values.dtype), 2, correction=0)
+    if integration == "add":
+        return values, bias - mean
+    if integration == "mul":
+        factor = (variance + mean.square() + EPSILON).rsqrt()
+        return values * factor[:, None, None], bias * factor
+    factor = (variance + EPSILON).rsqrt()
+
+    def fold(g: Tensor, factor: Tensor, mean: Tensor) -> Tensor:
+        scale, shift = g.chunk(2, dim=-1)
+        scale = scale * factor
+        return torch.cat([scale, shift - mean * scale], dim=-1)
+
+    return fold(values, factor[:, None, None], mean[:, None, None]), fold(bias, factor, mean)
 
 
 class SimplexAttention(BipartiteLayer):
@@ -340,18 +377,14 @@ class SimplexAttention(BipartiteLayer):
 
     def __init__(self, sizes: AttentionSizes, options: AttentionOptions) -> None:
         super().__init__(sizes, options)
-        features = sizes.features
-        self.to_keys = FullyConnected(sizes.component, features, bias=False)
+        self.to_keys = FullyConnected(sizes.component, sizes.features, bias=False)
         self.to_pos_map = None
         if options.component_positions:
-            self.to_pos_map = FullyConnected(sizes.component_position, features, bias=False)
+            self.to_pos_map = FullyConnected(sizes.component_position, sizes.features, bias=False)
 
     def compare(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.compare``."""
-        keys = self.to_keys(given.y)
-        if self.to_pos_map is not None and given.component_positions is not None:
-            keys = keys + self.to_pos_map(given.component_positions)
-        return given.y, self.split_heads(keys)
+        return given.y, self.split_heads(plus(self.to_keys(given.y), self.to_pos_map, given.component_positions))
 
 
 class KMeansAttention(BipartiteLayer):
@@ -360,8 +393,8 @@ class KMeansAttention(BipartiteLayer):
     The image's embedding is the concatenation ``E = [q(x) | P(pos)]``, 2d wide, cut into heads as contiguous blocks of
     2dₕ: with two heads the first sees content only, the second positions only.
 
-    Iterative, the first centroids are the means of E under the assignments of the layer before; the first layer has
-    none to take over and trains its own.
+    Iterative, the first centroids are the means of E under the assignments of the layer before; the first layer has no
+    layer before it and trains its own.
 
     Args:
         sizes: see ``AttentionSizes``.
@@ -375,8 +408,8 @@ class KMeansAttention(BipartiteLayer):
         self.centroids = None
         if not (options.iterative and takes_over):
             self.centroids = nn.Parameter(torch.randn(1, heads, sizes.components, width))
-        own = (options.kmeans_iters,) if options.weight_per_iter else ()
-        self.att_weight = nn.Parameter(torch.ones(*own, heads, 1, width))
+        iterations = (options.kmeans_iters,) if options.weight_per_iter else ()
+        self.att_weight = nn.Parameter(torch.ones(*iterations, heads, 1, width))
 
     def compare(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.compare``."""
@@ -384,14 +417,14 @@ class KMeansAttention(BipartiteLayer):
             centroids: Tensor = self.centroids
         else:
             assert given.assignments is not None, "iterative k-means needs the assignments of the layer before"
-            centroids = self.means_under(given.assignments, given)
+            centroids = self.means(given.assignments, given)
         keys = centroids * self.weight_of(0)
         for iteration in range(1, self.options.kmeans_iters):
             if self.per_pixel:
-                centroids = self.means_under(self.probabilities_per_pixel(keys, given), given)
+                centroids = self.means(self.probabilities(keys, given), given)
             else:
                 sums = attention_means(given.x, self.project(keys, given), over="components")
-                centroids = self.embed_sums(sums) / (sums.total[..., None] + 1e-8)
+                centroids = self.embed_sums(sums, given) / (sums.total[..., None] + EPSILON)
             keys = centroids * self.weight_of(iteration)
         return given.y, keys
 
@@ -399,55 +432,29 @@ class KMeansAttention(BipartiteLayer):
         """The channels' weights ``[h, 1, 2dₕ]``."""
         return self.att_weight[iteration] if self.options.weight_per_iter else self.att_weight
 
-    def means_under(self, assignments: Tensor, given: AttentionInputs) -> Tensor:
+    def means(self, assignments: Tensor, given: AttentionInputs) -> Tensor:
         """Means of E weighted with ``assignments [B, h, m, n]``: ``[B, h, m, 2dₕ]``."""
         if self.per_pixel:
-            total = assignments.sum(3)
-            found = assignments @ self.embed(given)
-        else:
-            sums = weighted_sums(given.x, assignments, given.positions)
-            total, found = sums.total, self.embed_sums(sums)
-        return found / (total[..., None] + 1e-8)
+            return assignments @ self.embed(given) / (assignments.sum(3, keepdim=True) + EPSILON)
+        sums = weighted_sums(given.x, assignments, given.positions)
+        return self.embed_sums(sums, given) / (sums.total[..., None] + EPSILON)
 
     def embed(self, given: AttentionInputs) -> Tensor:
         """See ``BipartiteLayer.embed``."""
-        content = self.to_queries(pixels_of(given.x, self.to_queries))
-        place = torch.zeros_like(content)
-        if self.from_pos_map is not None and given.positions is not None:
-            place = self.from_pos_map(given.positions).expand_as(content)
+        content = self.to_queries(pixels(given.x))
+        place = plus(torch.zeros_like(content), self.from_pos_map, given.positions)
         return self.split_heads(torch.cat([content, place], dim=-1))
 
-    def project(self, keys: Tensor, given: AttentionInputs) -> Keys:
-        """See ``BipartiteLayer.project``."""
-        content, place = self.on_all_channels(keys * self.head_size**-0.5).split(self.features, dim=-1)
-        bias, position_keys = (content @ self.to_queries.scaled_bias()[:, None])[..., 0], None
-        if self.from_pos_map is not None and given.positions is not None:
-            bias = bias + (place @ self.from_pos_map.scaled_bias()[:, None])[..., 0]
-            position_keys = place @ self.from_pos_map.scaled_weight()
-        content = content @ self.to_queries.scaled_weight()
-        return Keys(content, masked(bias, given), given.positions, position_keys)
-
-    def on_all_channels(self, blocks: Tensor) -> Tensor:
-        """Place each head's block among the 2d channels: ``[B, h, m, 2dₕ] → [B, h, m, 2d]``, zero elsewhere."""
-        heads, width = self.options.heads, 2 * self.head_size
-        if heads == 1:
-            return blocks
-        full = blocks.new_zeros(*blocks.shape[:3], heads, width)
-        index = torch.arange(heads, device=blocks.device)
-        full[:, index, :, index] = blocks.movedim(1, 0)
-        return full.flatten(-2)
-
-    def embed_sums(self, sums: AttentionMeans) -> Tensor:
-        """See ``BipartiteLayer.embed_sums``."""
-        total = sums.total[..., None]
-        content = F.linear(sums.content, self.to_queries.scaled_weight()) + total * self.to_queries.scaled_bias()
-        place = torch.zeros_like(content)
-        if self.from_pos_map is not None and sums.place is not None:
-            place = F.linear(sums.place, self.from_pos_map.scaled_weight()) + total * self.from_pos_map.scaled_bias()
-        # Of the sums under a head's probabilities, that head's own block.
-        blocks = torch.cat([content, place], dim=-1).unflatten(-1, (self.options.heads, -1))
-        index = torch.arange(self.options.heads, device=blocks.device)
-        return blocks[:, index, :, index].movedim(0, 1)
+    def embedding(self, has_positions: bool) -> Embedding:
+        """See ``BipartiteLayer.embedding``."""
+        heads = (self.options.heads, 2 * self.head_size)
+        content, bias, position = self.to_queries.scaled_weight(), self.to_queries.scaled_bias(), None
+        position_bias = torch.zeros_like(bias)
+        if self.from_pos_map is not None and has_positions:
+            place, position_bias = self.from_pos_map.scaled_weight(), self.from_pos_map.scaled_bias()
+            position = torch.cat([torch.zeros_like(place), place]).unflatten(0, heads)
+        content = torch.cat([content, torch.zeros_like(content)]).unflatten(0, heads)
+        return Embedding(content, position, torch.cat([bias, position_bias]).unflatten(0, heads))
 
 
 class DuplexAttention(BipartiteLayer):
@@ -472,36 +479,36 @@ class DuplexAttention(BipartiteLayer):
 
     def compare(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.compare``."""
-        y = self.update_components(given.x, given.y, given.positions, given.component_positions)
+        y = self.gathered_components(given)
         return y, self.gather(given._replace(y=y))
 
     def update_components(
         self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None
     ) -> Tensor:
-        """The components ``[B, m, w]`` after gathering: ``LayerNorm(Y + a(Y, X) Wo + bo)``."""
-        gathered = self.gather(AttentionInputs(x, y, positions, component_positions, None, None))
-        found: Tensor = self.layer_norm(y + self.gather_out(gathered.movedim(1, 2).flatten(2)))
-        return found
+        """The first half alone: the components ``[B, m, w]`` after gathering, ``LayerNorm(Y + a(Y, X) Wo + bo)``."""
+        return self.gathered_components(self.inputs(x, y, positions, component_positions))
+
+    def gathered_components(self, given: AttentionInputs) -> Tensor:
+        """``LayerNorm(Y + a(Y, X) Wo + bo)``, ``[B, m, w]``."""
+        y: Tensor = self.layer_norm(given.y + self.gather_out(self.gather(given).movedim(1, 2).flatten(2)))
+        return y
 
     def gather(self, given: AttentionInputs) -> Tensor:
         """a(Y, X): attention-weighted means of the image's embedding, ``[B, h, m, dₕ]``."""
-        queries = self.gather_queries(given.y)
-        if self.gather_query_pos is not None and given.component_positions is not None:
-            queries = queries + self.gather_query_pos(given.component_positions)
+        queries = plus(self.gather_queries(given.y), self.gather_query_pos, given.component_positions)
         queries = self.split_heads(queries) * self.head_size**-0.5
         if self.per_pixel:
-            offered = self.gather_keys(pixels_of(given.x, self.gather_keys))
-            if self.gather_key_pos is not None and given.positions is not None:
-                offered = offered + self.gather_key_pos(given.positions)
-            return (queries @ self.split_heads(offered).transpose(2, 3)).softmax(3) @ self.embed(given)
+            offered = self.split_heads(plus(self.gather_keys(pixels(given.x)), self.gather_key_pos, given.positions))
+            return (queries @ offered.transpose(2, 3)).softmax(3) @ self.embed(given)
         heads = (self.options.heads, self.head_size)
-        keys = queries @ self.gather_keys.scaled_weight().unflatten(0, heads)
+        content = per_head(queries, self.gather_keys.scaled_weight().unflatten(0, heads))
         positions, place = None, None
         if self.gather_key_pos is not None and given.positions is not None:
-            positions, place = given.positions, queries @ self.gather_key_pos.scaled_weight().unflatten(0, heads)
-        # What the mask adds is for the image's side; a bias would drop out of a softmax over the positions.
-        projected = Keys(keys, keys.new_zeros(1, *keys.shape[1:3]), positions, place)
-        return self.embed_sums(attention_means(given.x, projected, over="positions"))
+            positions = given.positions
+            place = per_head(queries, self.gather_key_pos.scaled_weight().unflatten(0, heads))
+        # No bias, and no mask: one number for all positions has no effect on a softmax over them.
+        keys = Keys(content, content.new_zeros(1, *content.shape[1:3]), positions, place)
+        return self.embed_sums(attention_means(given.x, keys, over="positions"), given)
 
 
 class SelfAttention(nn.Module):
@@ -522,8 +529,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, d, H, W]``, before and after."""
-        pixels = pixels_of(x.flatten(2), self.out)
-        found = F.scaled_dot_product_attention(self.to_queries(pixels), self.to_keys(pixels), self.to_values(pixels))
+        flat = pixels(x.flatten(2))
+        found = F.scaled_dot_product_attention(self.to_queries(flat), self.to_keys(flat), self.to_values(flat))
         change = (self.strength * self.out(found)).to(x.dtype)
         return x + change.transpose(1, 2).unflatten(2, x.shape[2:])
 

@@ -30,14 +30,8 @@ class AggregatorAttention(nn.Module):
         super().__init__()
         size = config.component_size
         self.changes_image = config.d_ltnt2img
-        options = AttentionOptions(
-            heads=config.num_heads,
-            integration=config.integration,
-            normalization=config.normalize,
-            image_positions=config.image_positions,
-            component_positions=config.use_pos,
-            updates_image=config.d_ltnt2img,
-            dropout=config.attention_dropout,
+        options = AttentionOptions.from_config(
+            config, updates_image=config.d_ltnt2img, image_gate=False, latent_gate=False
         )
         sizes = AttentionSizes(channels, size, config.position_size, size, config.components_num)
         self.attention = DuplexAttention(sizes, options)

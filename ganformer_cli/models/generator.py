@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -387,80 +387,34 @@ class Generator(nn.Module):
         cutoff = self.config.truncation_cutoff
         return truncated if cutoff is None else torch.cat([truncated[:, :, :cutoff], ws[:, :, cutoff:]], dim=2)
 
-    @overload
-    def synthesis(
-        self,
-        ws: Tensor,
-        noise_mode: NoiseMode = ...,
-        return_attention: Literal[False] = ...,
-        component_mask: Tensor | None = ...,
-        on_attention: Callable[[AttentionMap], None] | None = ...,
-    ) -> Tensor: ...
-
-    @overload
-    def synthesis(
-        self,
-        ws: Tensor,
-        noise_mode: NoiseMode = ...,
-        *,
-        return_attention: Literal[True],
-        component_mask: Tensor | None = ...,
-    ) -> tuple[Tensor, list[AttentionMap]]: ...
-
     def synthesis(
         self,
         ws: Tensor,
         noise_mode: NoiseMode = "random",
-        return_attention: bool = False,
         component_mask: Tensor | None = None,
         on_attention: Callable[[AttentionMap], None] | None = None,
-    ) -> Tensor | tuple[Tensor, list[AttentionMap]]:
-        """Pictures from latents.
+    ) -> Tensor:
+        """Images from latents.
 
         Args:
             ws: ``[B, m+1, L, w]``.
             noise_mode: ``random`` (a new map each call), ``const`` (the stored map of each layer) or ``none``.
-            return_attention: also return the map of every attention layer.
             component_mask: bool ``[B, m]``, True where a component is dropped, or None.
-            on_attention: without ``return_attention``: called with every attention layer's map as soon as it is made;
-                none is kept.
+            on_attention: called with each attention layer's map as soon as it is computed; none is kept.
 
         Returns:
-            float32 ``[B, 3, H, W]``, nominally in [-1, 1]; with ``return_attention`` a pair of it and the maps.
+            float32 ``[B, 3, H, W]``, nominally in [-1, 1].
         """
-        maps: list[AttentionMap] = []
         components = Components(
             y=None,
             source=None,
             mask=component_mask,
             positions=self.pos,
             assignments=None,
-            on_attention=maps.append if return_attention else on_attention,
+            on_attention=on_attention,
         )
-        image = self.synthesis_network(ws, components, noise_mode=noise_mode)
-        return (image, maps) if return_attention else image
-
-    @overload
-    def forward(
-        self,
-        z: Tensor,
-        c: Tensor | None = ...,
-        *,
-        truncation_psi: float = ...,
-        noise_mode: NoiseMode = ...,
-        return_attention: Literal[False] = ...,
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self,
-        z: Tensor,
-        c: Tensor | None = ...,
-        *,
-        truncation_psi: float = ...,
-        noise_mode: NoiseMode = ...,
-        return_attention: Literal[True],
-    ) -> tuple[Tensor, list[AttentionMap]]: ...
+        image: Tensor = self.synthesis_network(ws, components, noise_mode=noise_mode)
+        return image
 
     def forward(
         self,
@@ -469,53 +423,31 @@ class Generator(nn.Module):
         *,
         truncation_psi: float = 1.0,
         noise_mode: NoiseMode = "random",
-        return_attention: bool = False,
-    ) -> Tensor | tuple[Tensor, list[AttentionMap]]:
+        on_attention: Callable[[AttentionMap], None] | None = None,
+    ) -> Tensor:
         """``mapping``, then ``synthesis``: see there."""
-        ws = self.mapping(z, c, truncation_psi)
-        if return_attention:
-            return self.synthesis(ws, noise_mode, return_attention=True)
-        return self.synthesis(ws, noise_mode)
-
-
-def attention_options(config: ModelConfig) -> AttentionOptions:
-    """Options of the generator's attention layers."""
-    return AttentionOptions(
-        heads=config.num_heads,
-        integration=config.integration,
-        normalization=config.normalize,
-        image_positions=config.image_positions,
-        component_positions=config.use_pos,
-        kmeans_iters=config.kmeans_iters,
-        iterative=config.iterative,
-        weight_per_iter=config.kmeans_weight_per_iter,
-        image_gate=config.img_gate,
-        latent_gate=config.ltnt_gate,
-        dropout=config.attention_dropout,
-    )
+        return self.synthesis(self.mapping(z, c, truncation_psi), noise_mode, on_attention=on_attention)
 
 
 def self_attention_options(config: ModelConfig, *, gated: bool = False) -> AttentionOptions:
-    """Options of the components' attention to each other."""
-    return AttentionOptions(
-        heads=config.num_heads,
+    """Options of the components' attention to each other: both sides have the components' positions."""
+    return AttentionOptions.from_config(
+        config,
         integration="add",
         normalization="none",
-        image_positions=config.use_pos,  # from components to components: both have the components' positions
-        component_positions=config.use_pos,
+        image_positions=config.use_pos,
         image_gate=gated,
         latent_gate=gated,
-        dropout=config.attention_dropout,
     )
 
 
 def attention_layer(channels: int, config: ModelConfig, *, is_first: bool) -> BipartiteLayer:
     """A bipartite layer of the generator; ``is_first`` of those that attend."""
-    size = config.component_size
+    size, options = config.component_size, AttentionOptions.from_config(config)
     sizes = AttentionSizes(channels, size, config.position_size, size, config.components_num)
     if config.attention == "kmeans":
-        return KMeansAttention(sizes, attention_options(config), takes_over=not is_first)
-    layer = ATTENTION_LAYERS[config.attention](sizes, attention_options(config))
+        return KMeansAttention(sizes, options, takes_over=not is_first)
+    layer = ATTENTION_LAYERS[config.attention](sizes, options)
     if isinstance(layer, DuplexAttention):
         # What all components of a picture gather is nearly the same at first. Added at full weight, layer after layer,
         # it is soon all that they hold, and components that are alike cannot divide a picture among them.

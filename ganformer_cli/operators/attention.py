@@ -18,11 +18,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ganformer_cli.config import Integration, Normalization
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import native
 
-Integration = Literal["add", "mul", "both"]
-Normalization = Literal["none", "layer", "instance"]
 Over = Literal["components", "positions"]
 
 #: Inside the root of the normalisation.

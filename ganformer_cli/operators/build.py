@@ -45,7 +45,7 @@ from ganformer_cli.operators.cuda_toolkit import (
 from ganformer_cli.operators.toolchain import (
     BuildError,
     NoCompilerError,
-    Target,
+    TargetSystem,
     file_identity,
     find_compiler,
     find_zig,
@@ -218,7 +218,7 @@ def find_tools() -> Tools:
     return Tools(compiler, torch_folder())
 
 
-def find_tools_for(target: Target, torch_given: Path | None = None) -> Tools:
+def find_tools_for(target: TargetSystem, torch_given: Path | None = None) -> Tools:
     """What builds the CPU library for another system (or this one): the compiler of ``ziglang``.
 
     Args:
@@ -269,7 +269,7 @@ def torch_folder() -> Path:
     return Path(torch.__path__[0])
 
 
-def obtain(
+def find_or_build(
     build_spec: BuildSpec,
     find: Callable[[], Tools] = find_tools,
     *,

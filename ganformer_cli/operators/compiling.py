@@ -19,12 +19,12 @@ from typing import Literal
 
 from ganformer_cli.files import replace
 from ganformer_cli.operators.cuda_toolkit import Nvcc, nvcc_words
-from ganformer_cli.operators.jobs import Job, run_jobs
+from ganformer_cli.operators.jobs import CompilerJob, run_jobs
 from ganformer_cli.operators.toolchain import (
     TARGETS,
     BuildError,
     Compiler,
-    Target,
+    TargetSystem,
     file_identity,
     target_words,
     this_target,
@@ -122,11 +122,11 @@ class Tools:
     compiler: Compiler
     torch: Path
     nvcc: Nvcc | None = None
-    target: Target | None = None
+    target: TargetSystem | None = None
     libraries: Path | None = None
 
     @property
-    def zig_target(self) -> Target:
+    def zig_target(self) -> TargetSystem:
         """What zig builds for."""
         target = self.target or this_target()
         if target is None:
@@ -157,7 +157,7 @@ def compile_libraries(plans: Sequence[tuple[BuildSpec, Tools]], work: Path, obje
     Raises:
         BuildError: with the first error line of the compiler.
     """
-    jobs: list[Job] = []
+    jobs: list[CompilerJob] = []
     libraries: list[Path] = []
     new: dict[Path, Path] = {}  # object file → where to keep it
     for build_spec, tools in plans:
@@ -195,7 +195,7 @@ def place(made: Path, path: Path) -> None:
     replace(made, path)
 
 
-def _object_name(build_spec: BuildSpec, tools: Tools, source: str, job: Job) -> str:
+def _object_name(build_spec: BuildSpec, tools: Tools, source: str, job: CompilerJob) -> str:
     """A file name that changes with all that the object is made of: ``AVX2-bias_act.o-0123456789abcdef``."""
     torch = file_identity(str(tools.torch / "version.py"))
     programs = [file_identity(program.path) for program in (tools.compiler, tools.nvcc) if program]
@@ -227,15 +227,15 @@ def _included(folder: Path, source: str) -> list[str]:
 # ----- Command lines -----
 
 
-def compile_job(build_spec: BuildSpec, tools: Tools, name: str) -> Job:
+def compile_job(build_spec: BuildSpec, tools: Tools, name: str) -> CompilerJob:
     """Compiles the source ``name``."""
     source = build_spec.folder / name
     suffix = ".obj" if tools.compiler.kind == "msvc" else ".o"
     output = Path(build_spec.capability, name.removesuffix(".cpp") + suffix)
     words = _cuda_words(build_spec, tools) if source.suffix == ".cu" else _cpp_words(build_spec, tools)
     if source.suffix == ".cpp" and tools.compiler.kind == "msvc":
-        return Job([*words, "/c", str(source), f"/Fo{output}"], output)
-    return Job([*words, "-c", str(source), "-o", str(output)], output)
+        return CompilerJob([*words, "/c", str(source), f"/Fo{output}"], output)
+    return CompilerJob([*words, "-c", str(source), "-o", str(output)], output)
 
 
 def _cpp_words(build_spec: BuildSpec, tools: Tools) -> list[str]:
@@ -275,7 +275,7 @@ def _cuda_words(build_spec: BuildSpec, tools: Tools) -> list[str]:
     return [*words, "-ccbin", host]
 
 
-def link_jobs(build_spec: BuildSpec, tools: Tools, objects: Sequence[Path]) -> list[Job]:
+def link_jobs(build_spec: BuildSpec, tools: Tools, objects: Sequence[Path]) -> list[CompilerJob]:
     """Links ``objects`` with torch, and with nvcc's CUDA runtime, in the last job.
 
     Args:
@@ -292,19 +292,19 @@ def link_jobs(build_spec: BuildSpec, tools: Tools, objects: Sequence[Path]) -> l
         words += ["/nologo", "/LD", *map(str, objects), f"/Fe{output}", "/link", f"/LIBPATH:{folder}"]
         words += [f"{name}.lib" for name in names]
         words += [str(runtime or "cudart.lib")] if tools.nvcc else []
-        return [Job([*words, f"/IMPLIB:{below / 'library.lib'}"], output, made)]
+        return [CompilerJob([*words, f"/IMPLIB:{below / 'library.lib'}"], output, made)]
     if tools.compiler.kind == "zig":
         words += [*target_words(tools.zig_target, build_spec.capability), "-s"]
         if tools.zig_target.windows:
             linked = [*map(str, objects), str(folder / "torch_cpu.lib"), str(folder / "c10.lib")]
-            return [Job([*words, "-shared", "-o", str(output), *linked], output, made)]
+            return [CompilerJob([*words, "-shared", "-o", str(output), *linked], output, made)]
         if tools.libraries:  # empty stand-ins
             words.append("-Wl,--no-as-needed")
     words += ["-shared", "-o", str(output), *map(str, objects), f"-L{folder}", "-ltorch_cpu", "-lc10"]
     if tools.nvcc is None:
         if sys.platform == "linux" and not tools.libraries:
             words.append("-Wl,-z,defs")  # what is missing shows now, with its name, and not when it is loaded
-        return [Job(words, output, made)]
+        return [CompilerJob(words, output, made)]
     torch_cuda = tools.torch / "lib" / "libtorch_cuda.so"
     jobs = []
     if not torch_cuda.is_file():
@@ -312,7 +312,7 @@ def link_jobs(build_spec: BuildSpec, tools: Tools, objects: Sequence[Path]) -> l
         # the real one is in use already and found by that name.
         torch_cuda = below / torch_cuda.name
         stand_in = [*tools.compiler.command, "-shared", f"-Wl,-soname,{torch_cuda.name}", "-o", str(torch_cuda)]
-        jobs.append(Job(stand_in, torch_cuda))
+        jobs.append(CompilerJob(stand_in, torch_cuda))
         made.append(torch_cuda)
     words += [str(runtime or "-lcudart"), "-Wl,--no-as-needed", str(torch_cuda)]
-    return [*jobs, Job(words, output, made)]
+    return [*jobs, CompilerJob(words, output, made)]

@@ -13,15 +13,15 @@ import zipfile
 from pathlib import Path
 
 from ganformer_cli.files import atomic_open
-from ganformer_cli.operators.toolchain import BuildError, Compiler, Target, decoded, run_program
+from ganformer_cli.operators.toolchain import BuildError, Compiler, TargetSystem, decoded, run_program
 from ganformer_cli.resources import cache_folder
 
-NAMES = {True: ("torch_cpu.lib", "c10.lib"), False: ("libtorch_cpu.so", "libc10.so")}
+LINK_LIBRARIES = {True: ("torch_cpu.lib", "c10.lib"), False: ("libtorch_cpu.so", "libc10.so")}
 SECONDS_TO_DOWNLOAD = 1800.0
 SECONDS_TO_LINK = 300.0
 
 
-def libraries_for(target: Target, compiler: Compiler, torch_version: str, given: Path | None = None) -> Path:
+def libraries_for(target: TargetSystem, compiler: Compiler, torch_version: str, given: Path | None = None) -> Path:
     """The folder of the libraries to link with for ``target``.
 
     Args:
@@ -36,16 +36,16 @@ def libraries_for(target: Target, compiler: Compiler, torch_version: str, given:
     if given is not None:
         return _from(given, target)
     folder = cache_folder() / "operators" / f"torch-{torch_version}-{target.name}"
-    if all((folder / name).is_file() for name in NAMES[target.windows]):
+    if all((folder / name).is_file() for name in LINK_LIBRARIES[target.windows]):
         return folder
     if target.windows:
         return _from_index(target, torch_version, folder)
     return _stand_ins(target, compiler, folder)
 
 
-def _from(given: Path, target: Target) -> Path:
+def _from(given: Path, target: TargetSystem) -> Path:
     """The folder of a torch that the user named."""
-    names = NAMES[target.windows]
+    names = LINK_LIBRARIES[target.windows]
     if given.suffix == ".whl" and given.is_file():
         folder = cache_folder() / "operators" / given.stem
         _unpack(given, folder, names)
@@ -68,7 +68,7 @@ def _unpack(wheel: Path, folder: Path, names: tuple[str, ...]) -> None:
         raise BuildError(f"{wheel}: no libraries to link with can be read from it ({error})", remedy) from error
 
 
-def _from_index(target: Target, version: str, folder: Path) -> Path:
+def _from_index(target: TargetSystem, version: str, folder: Path) -> Path:
     """Fetch torch's wheel for ``target`` with pip, and keep the libraries."""
     remedy = "fetch the wheel yourself (pip download --no-deps --platform win_amd64) and name it with --torch"
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -80,17 +80,17 @@ def _from_index(target: Target, version: str, folder: Path) -> Path:
         if status or not found:
             last = decoded(output).strip().splitlines()[-1:]
             raise BuildError(f"pip cannot fetch torch {version} for {target.name}: {' '.join(last)}", remedy)
-        _unpack(found[0], folder, NAMES[target.windows])
+        _unpack(found[0], folder, LINK_LIBRARIES[target.windows])
     return folder
 
 
-def _stand_ins(target: Target, compiler: Compiler, folder: Path) -> Path:
+def _stand_ins(target: TargetSystem, compiler: Compiler, folder: Path) -> Path:
     """Empty libraries of the names of torch's."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="stand-in-", dir=folder) as work:
         source = Path(work) / "empty.c"
         source.write_text("", encoding="utf-8")
-        for name in NAMES[target.windows]:
+        for name in LINK_LIBRARIES[target.windows]:
             made = Path(work) / name
             words = [compiler.path, "cc", "-target", target.triple, "-shared", f"-Wl,-soname,{name}", str(source)]
             status, output = run_program([*words, "-o", str(made)], seconds=SECONDS_TO_LINK)

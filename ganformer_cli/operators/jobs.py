@@ -22,7 +22,7 @@ SECONDS_TO_STOP = 10.0
 
 
 @dataclass(frozen=True)
-class Job:
+class CompilerJob:
     """One run of a compiler.
 
     Attributes:
@@ -36,7 +36,7 @@ class Job:
     inputs: Sequence[Path] = ()
 
 
-def run_jobs(jobs: Sequence[Job], folder: Path, environment: Mapping[str, str] | None, who: str) -> None:
+def run_jobs(jobs: Sequence[CompilerJob], folder: Path, environment: Mapping[str, str] | None, who: str) -> None:
     """Run ``jobs`` in ``folder``. The first failure stops the others, and so does Ctrl-C.
 
     Args:
@@ -59,7 +59,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, environment: Mapping[str, str] |
         raise BuildError(f"{who} failed: {first_error(failed)}", remedy_of(failed), failed)
 
 
-def _run_in_order(jobs: Sequence[Job], folder: Path, environment: Mapping[str, str] | None) -> str:
+def _run_in_order(jobs: Sequence[CompilerJob], folder: Path, environment: Mapping[str, str] | None) -> str:
     """The output of the first job that fails; empty if none does."""
     for job in jobs:
         status, output = run_program(job.words, environment, folder=folder, seconds=SECONDS_TO_BUILD)
@@ -80,7 +80,7 @@ def find_ninja() -> str | None:
     return shutil.which("ninja", path=BIN_DIR or None)
 
 
-def build_file(jobs: Sequence[Job]) -> str:
+def build_file(jobs: Sequence[CompilerJob]) -> str:
     """A ninja file with one edge a job."""
 
     def escaped(path: Path) -> str:
@@ -94,7 +94,7 @@ def build_file(jobs: Sequence[Job]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _run_ninja(jobs: Sequence[Job], folder: Path, environment: Mapping[str, str] | None) -> str | None:
+def _run_ninja(jobs: Sequence[CompilerJob], folder: Path, environment: Mapping[str, str] | None) -> str | None:
     """The output of the first job that fails, empty if none does; None where ninja itself cannot run."""
     program = find_ninja()
     if program is None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, GanformerError
-from ganformer_cli.operators.build import Build, find_cuda_tools, find_tools, obtain
+from ganformer_cli.operators.build import Build, find_cuda_tools, find_or_build, find_tools
 from ganformer_cli.operators.compiling import Library, cuda_capability, make_build_spec
 from ganformer_cli.operators.cuda_toolkit import present_architectures
 from ganformer_cli.operators.toolchain import BuildError, NoCompilerError
@@ -231,7 +231,7 @@ def _load(library: Library, capability: str, find: Callable) -> Build:
     build_spec = make_build_spec(library, capability)
     if build_spec is None:
         raise BuildError(f"this installation has no sources of the {library} library", "install ganformer again")
-    build = obtain(build_spec, find, say=_say, warn=_warn)
+    build = find_or_build(build_spec, find, say=_say, warn=_warn)
     try:
         return _open(build)
     except BuildError as error:
@@ -239,7 +239,7 @@ def _load(library: Library, capability: str, find: Callable) -> Build:
             raise
         # It came from elsewhere, and wants for instance a newer C++ library than there is here: build one here.
         try:
-            return _open(obtain(build_spec, find, exclude=build, say=_say, warn=_warn))
+            return _open(find_or_build(build_spec, find, exclude=build, say=_say, warn=_warn))
         except NoCompilerError:
             raise error from None
 

@@ -341,7 +341,7 @@ GLIBC = (2, 28)
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetSystem:
     """A system to build for.
 
     Attributes:
@@ -367,26 +367,26 @@ class Target:
         return "aarch64" in self.triple
 
 
-def _linux(machine: str) -> Target:
+def _linux(machine: str) -> TargetSystem:
     major, minor = GLIBC
     wheel = f"manylinux_{major}_{minor}_{machine}"
-    return Target(f"linux-{machine}", f"{machine}-linux-gnu.{major}.{minor}", f"linux-{machine}", wheel, GLIBC)
+    return TargetSystem(f"linux-{machine}", f"{machine}-linux-gnu.{major}.{minor}", f"linux-{machine}", wheel, GLIBC)
 
 
-_WINDOWS = Target("windows-x86_64", "x86_64-windows-gnu", "win32-amd64", "win_amd64")
+_WINDOWS = TargetSystem("windows-x86_64", "x86_64-windows-gnu", "win32-amd64", "win_amd64")
 TARGETS = {target.name: target for target in (_WINDOWS, _linux("x86_64"), _linux("aarch64"))}
 _TARGET_OF_PLATFORM = {"win-amd64": "windows-x86_64", "linux-x86_64": "linux-x86_64", "linux-aarch64": "linux-aarch64"}
 #: By torch's name for a CPU's instruction set.
 _ZIG_CPUS = {"AVX512": "x86_64_v4", "AVX2": "x86_64_v3", "DEFAULT": "x86_64"}
 
 
-def this_target(platform: str | None = None) -> Target | None:
+def this_target(platform: str | None = None) -> TargetSystem | None:
     """The system that this Python runs on; None where zig is not known to build for it."""
     name = _TARGET_OF_PLATFORM.get(platform or sysconfig.get_platform())
     return TARGETS[name] if name else None
 
 
-def target_words(target: Target, capability: str) -> list[str]:
+def target_words(target: TargetSystem, capability: str) -> list[str]:
     """zig's options for a target. By default its Clang makes undefined behaviour abort; the tests check ours."""
     cpu = "generic" if target.arm else _ZIG_CPUS.get(capability, _ZIG_CPUS["DEFAULT"])
     return ["-target", target.triple, f"-mcpu={cpu}", "-fno-sanitize=undefined", "-DNOMINMAX"]
