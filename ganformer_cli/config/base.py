@@ -15,6 +15,7 @@ T = TypeVar("T")
 #: Largest magnitude of any number in a configuration.
 MAX_NUMBER = 2**63 - 1
 _METADATA = "ganformer"
+_settings: dict[type, dict[str, Setting]] = {}  # what settings_of has found
 
 
 class Bounds(NamedTuple):
@@ -91,6 +92,8 @@ class Section:
 
 def settings_of(config: type[Any]) -> dict[str, Setting]:
     """The fields of a configuration by name, in order of declaration."""
+    if config in _settings:
+        return _settings[config]
     hints = get_type_hints(config)
     found = {}
     for field in dataclasses.fields(config):
@@ -101,6 +104,7 @@ def settings_of(config: type[Any]) -> dict[str, Setting]:
         description = field.metadata.get(_METADATA, Description())
         kind = str if choices else hint
         found[field.name] = Setting(field.name, kind, is_optional, choices, field.default, description)
+    _settings[config] = found
     return found
 
 
