@@ -62,7 +62,7 @@ def test_built_once_unless_forced(ganformer: Run, sources: Path) -> None:
     assert str(build_folders()[0]) in line
     assert "building" in done.stderr
     again = ganformer("build-ops")
-    assert "was there" in again.stdout
+    assert "up to date" in again.stdout
     assert again.stderr == ""
     assert "built in" in ganformer("build-ops", "--force").stdout
 

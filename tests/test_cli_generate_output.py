@@ -68,7 +68,7 @@ def test_a_picture_says_what_made_it(ganformer: Run, tiny_run: Path, format: str
 
 def test_info_of_other_pictures(ganformer: Run) -> None:
     PIL.Image.new("RGB", (8, 8)).save("holiday.png")
-    for name, message in (("holiday.png", "does not say how it was made"), ("none.png", "no such file")):
+    for name, message in (("holiday.png", "has no metadata of ganformer generate"), ("none.png", "no such file")):
         done = ganformer("info", name)
         assert (done.exit_code, message in done.stderr) == (1, True)
 

@@ -59,13 +59,13 @@ def test_what_is_shown(ganformer: Run, tiny_run: Path) -> None:
     assert shown["networks"] == "ema, generator, discriminator"
     assert shown["architecture"] == "duplex attention"
     assert shown["components"] == "2 of 8 numbers"
-    assert shown["pictures"] == "32x32 (width x height)"
+    assert shown["images"] == "32x32 (width x height)"
     assert shown["resolution"] == "32, ratio 1"
     assert shown["classes"] == "none"
     assert shown["training"] == "2 kimg"
     assert shown["data set"].startswith("scenes, 64 pictures, fingerprint ")
     assert shown["ganformer"] == "not recorded"
-    assert "whoever trained it" in shown["licence"]
+    assert "whoever trained the model" in shown["licence"]
     assert not {"scores", "source", "truncation"} & set(shown)
     generator = parameter_count(load_generator(tiny_run).requires_grad_(True))
     assert shown["parameters"].startswith(f"{generator:,} in the generator, ")
@@ -113,8 +113,8 @@ def test_the_newest_scores_of_this_snapshot(ganformer: Run, tiny_run: Path) -> N
     assert answer["scores"]["swd"]["images"] == 32
     lines = [line[14:] for line in ganformer("info").stdout.splitlines() if line.startswith("scores")]
     assert lines == [
-        "swd 7, swd_floor 2 (32 pictures, truncation psi 1, against scenes)",
-        "diversity 0.25 (64 pictures, truncation psi 1, against scenes)",
+        "swd 7, swd_floor 2 (32 images, truncation psi 1, against scenes)",
+        "diversity 0.25 (64 images, truncation psi 1, against scenes)",
     ]
 
 
@@ -182,7 +182,7 @@ def test_other_architectures(ganformer: Run, changes: dict[str, Any], architectu
     assert shown["components"] == ("2 of 8 numbers" if config.components_num else "none")
     assert shown["classes"] == (str(config.c_dim) if config.c_dim else "none")
     assert shown["training"] == "0.5 kimg"
-    assert shown["pictures"] == f"16x{config.image_size[0]} (width x height)"
+    assert shown["images"] == f"16x{config.image_size[0]} (width x height)"
     counts = parameter_count(generator), parameter_count(discriminator)
     assert shown["parameters"] == f"{counts[0]:,} in the generator, {counts[1]:,} in the discriminator"
 
@@ -230,7 +230,7 @@ def test_published_models_are_listed_with_what_the_paper_reports(ganformer: Run,
     assert fid["gdrive:clevr-snapshot.pkl"] == "9.17"
     assert fid["gdrive:ffhq-snapshot.pkl"] == "7.42"
     assert fid["gdrive:ffhq-snapshot-1024.pkl"] == "-"  # the paper's table is of 256
-    assert "none of it measured on these files" in done.stdout
+    assert "not measured on these files" in done.stdout
     listed = json.loads(ganformer("info", "--list", "--json").stdout)
     clevr = listed[0]
     assert (clevr["dataset"], clevr["image_size"], clevr["bytes"]) == ("clevr", [192, 256], 5)

@@ -153,7 +153,7 @@ def test_eval_and_convert_and_info(ganformer: Run, runs: Path) -> None:
     assert ganformer("convert", "results/vectors-duplex-000", "v.safetensors", "--ema-only").exit_code == 0
     messages = json.loads(ganformer("info", "v.safetensors", "--json").stdout)
     assert (messages["classes"], messages["labels"]) == (0, {"kind": "vectors", "size": 2, "distinct": 3, "kept": 3})
-    assert "vectors of 2 numbers, 3 different ones" in ganformer("info", "v.safetensors").stdout
+    assert "vectors of 2 numbers, 3 distinct ones" in ganformer("info", "v.safetensors").stdout
     messages = json.loads(ganformer("info", "results/classes-duplex-000", "--json").stdout)
     assert messages["labels"] == {"kind": "classes", "images": [6, 3, 3], "names": NAMES}
     assert "ant 6, cat 3, dog 3" in ganformer("info", "results/classes-duplex-000").stdout

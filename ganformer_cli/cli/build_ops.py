@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ganformer_cli.operators.build import Build
     from ganformer_cli.operators.compiling import Tools
 
-_CAPABILITIES = ("AVX512", "AVX2", "DEFAULT")
+_LEVELS = ("AVX512", "AVX2", "DEFAULT")  # best first
 _TARGETS = ("windows-x86_64", "linux-x86_64", "linux-aarch64")
 
 
@@ -27,9 +27,9 @@ def _levels(context: click.Context, parameter: click.Parameter, value: str | Non
     if value is None:
         return None
     levels = {level.strip().upper() for level in value.split(",")}
-    if unknown := sorted(levels - set(_CAPABILITIES)):
-        raise click.BadParameter(f"{', '.join(unknown)}: choose of {', '.join(_CAPABILITIES)}")
-    return tuple(level for level in _CAPABILITIES if level in levels)
+    if unknown := sorted(levels - set(_LEVELS)):
+        raise click.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(_LEVELS)}")
+    return tuple(level for level in _LEVELS if level in levels)
 
 
 @click.command("build-ops", cls=GroupedCommand)
@@ -38,7 +38,7 @@ def _levels(context: click.Context, parameter: click.Parameter, value: str | Non
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     group="What",
-    help="cuda builds both libraries; auto does so where torch has CUDA and nvcc is there.",
+    help="cuda: build both libraries; auto: build both if torch has CUDA support and nvcc is found.",
 )
 @option(
     "--cpu",
@@ -46,15 +46,15 @@ def _levels(context: click.Context, parameter: click.Parameter, value: str | Non
     metavar="AVX512|AVX2|DEFAULT,...",
     callback=_levels,
     group="What",
-    help="For which CPUs, one library each. A CPU runs what was built for it and for those further right. Left out: "
-    "this CPU; with --target, AVX512 and AVX2, or DEFAULT on ARM.",
+    help="CPUs to build for, one library each. A CPU can use its own library and those further right.  [default: this "
+    "CPU; with --target AVX512,AVX2, or DEFAULT on ARM]",
 )
 @option(
     "--target",
     type=click.Choice(_TARGETS),
     default=None,
     group="What",
-    help="For another system, with the compiler of `pip install ziglang`.",
+    help="Build for another system, with the compiler of `pip install ziglang`.",
 )
 @option(
     "--torch",
@@ -63,23 +63,25 @@ def _levels(context: click.Context, parameter: click.Parameter, value: str | Non
     default=None,
     metavar="WHEEL|DIRECTORY",
     group="What",
-    help="With --target windows-x86_64: torch's wheel for it, or one unpacked, to link with. Left out: fetched by pip.",
+    help="With --target windows-x86_64: torch's wheel for Windows, packed or unpacked, to link with.  [default: "
+    "downloaded by pip]",
 )
 @option(
     "--cuda-arch",
     default=None,
     metavar="N,...",
     group="What",
-    help="For which GPUs, by compute capability. Left out: those of this machine, or 80,90 if it has none.",
+    help="Compute capabilities of the GPUs to build for.  [default: those of this machine, or 80,90]",
 )
 @option(
     "--output-dir",
     type=click.Path(path_type=Path),
     default=None,
     group="Output",
-    help="Where to put them; name it in GANFORMER_OPS_FOLDER where they are used. Left out: that folder, or the cache.",
+    help="Folder for the libraries; set GANFORMER_OPS_FOLDER to it where they are used.  [default: that variable, or "
+    "the cache]",
 )
-@option("--force", is_flag=True, group="Output", help="Build even what is there.")
+@option("--force", is_flag=True, group="Output", help="Build even if up to date.")
 @json_option
 def command(
     device: str,
@@ -91,16 +93,16 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Build the native operators now, for machines that have no compiler.
+    """Build the native operators ahead of time, for machines without a compiler.
 
-    Training and generating build them on first use and keep them. On a cluster whose nodes have no compiler, run this
-    once where one is, with a folder that all see. It serves every torch since 2.10.
+    Other commands build them on first use and cache them. For a cluster whose nodes have no compiler, run this once on
+    a machine that has one, with a shared folder. The libraries work with every version of torch from 2.10.
 
     \b
-      ganformer build-ops                                       for this machine, into the cache
-      ganformer build-ops --output-dir /shared/ops --cpu AVX2   for all nodes: GANFORMER_OPS_FOLDER=/shared/ops
-      ganformer build-ops --device cuda --cuda-arch 80,90       the CUDA library too
-      ganformer build-ops --target windows-x86_64 --output-dir ops   on Linux, for machines with Windows
+      ganformer build-ops                                            for this machine, into the cache
+      ganformer build-ops --output-dir /shared/ops --cpu AVX2        for all nodes: GANFORMER_OPS_FOLDER=/shared/ops
+      ganformer build-ops --device cuda --cuda-arch 80,90            the CUDA library, too
+      ganformer build-ops --target windows-x86_64 --output-dir ops   on Linux, for Windows
     """
     import torch
 
@@ -121,15 +123,15 @@ def command(
     if output_dir is not None:
         ensure_writable_folder(output_dir, "--output-dir")
     if torch_given is not None and target is None:
-        raise click.UsageError("--torch is for --target: name a target, or leave --torch out")
+        raise click.UsageError("--torch needs --target; give a target, or leave --torch out")
     if target is not None and (device == "cuda" or cuda_arch is not None):
-        raise click.UsageError("--target builds the CPU library only: leave --device cuda and --cuda-arch out")
+        raise click.UsageError("--target builds the CPU library only; leave out --device cuda and --cuda-arch")
     find: Callable[[], Tools] = build.find_tools
     levels = cpu or (torch.backends.cpu.get_cpu_capability(),)
     if target is not None:
         system = TARGETS[target]
         if system.arm and cpu and cpu != ("DEFAULT",):
-            raise click.UsageError(f"--cpu {','.join(cpu)} are levels of x86-64; for {target} leave --cpu out")
+            raise click.UsageError(f"--cpu {','.join(cpu)} is for x86-64; leave it out for {target}")
         levels = ("DEFAULT",) if system.arm else cpu or ("AVX512", "AVX2")
         find = functools.cache(lambda: build.find_tools_for(system, torch_given))
     wanted: list[tuple[Library, str, Callable[[], Tools]]] = [("cpu", level, find) for level in levels]
@@ -170,7 +172,7 @@ def _show(built: list[Build], folder: Path, *, as_json: bool) -> None:
         echo_json({"folder": str(folder), "libraries": records})
         return
     for build, record in zip(built, records, strict=True):
-        how = f"built in {record['seconds']:.1f} s" if build.fresh else "was there"
+        how = f"built in {record['seconds']:.1f} s" if build.fresh else "up to date"
         echo(
             f"{record['library']:<5} {build.capability}, {build.compiler}: {how}, {record['bytes'] / 1e6:.2f} MB, "
             f"{record['path']}"

@@ -1,4 +1,4 @@
-"""``ganformer info``: what a model file holds, and where it comes from; what a picture says of itself."""
+"""``ganformer info``: what a model file contains and where it comes from; how an image was made."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ganformer_cli.cli.info_published import list_published
+from ganformer_cli.cli.info_text import text_of
 from ganformer_cli.cli.kept_scores import scores_file
 from ganformer_cli.cli.model_choice import find_model, load_all, model_options, run_of
 from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option, warn
@@ -20,31 +21,25 @@ if TYPE_CHECKING:
     from ganformer_cli.config import ModelConfig
     from ganformer_cli.models import LabelDistribution
 
-#: So many classes are shown one by one.
-CLASSES = 20
-#: Files that ``ganformer generate`` writes, and that say of themselves how they were made.
-PICTURES = frozenset({".png", ".jpg", ".webp", ".gif", ".mp4"})
-NETWORKS = ("ema", "generator", "discriminator")
-NOT_SAID = "not recorded"
-NO_LICENCE = "the licence of a model is that of whoever trained it, and of its data"
-#: What two scores must share to be shown on one line, and how it is said.
-_CONDITIONS = {"images": "{} pictures", "truncation_psi": "truncation psi {}", "dataset": "against {}"}
+#: Suffixes of files that ``ganformer generate`` writes, with metadata that says how.
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".webp", ".gif", ".mp4"})
+NETWORK_NAMES = ("ema", "generator", "discriminator")
 
 
 class ModelFile(NamedTuple):
-    """What a model file says of itself."""
+    """What is read of a model file."""
 
     header: Mapping[str, Any]
     config: ModelConfig
-    networks: tuple[str, ...]  # of NETWORKS
+    networks: tuple[str, ...]  # of NETWORK_NAMES
     labels: LabelDistribution | None
 
 
 @click.command("info", cls=GroupedCommand)
-@click.argument("chosen", metavar="[RUN|FILE|PICTURE]", required=False)
+@click.argument("chosen", metavar="[RUN|FILE|IMAGE]", required=False)
 @model_options
 @option(
-    "--list", "show_list", is_flag=True, group="Model", help="Show the models that the authors published, and exit."
+    "--list", "show_list", is_flag=True, group="Model", help="List the models that the authors published, and exit."
 )
 @json_option
 @click.pass_context
@@ -61,15 +56,15 @@ def command(
 ) -> None:
     """Show what a model is and where it comes from: networks, data set, training, scores, checksum.
 
-    RUN|FILE is a run folder, whose newest snapshot is taken, or a model file; --model says the same. Of a PICTURE that
-    ganformer generate has made: which model, seed and settings made it.
+    RUN|FILE is a run folder (its newest snapshot) or a model file, as for --model. IMAGE is an image or film made by
+    ganformer generate, of which the model, the seed and the settings are shown.
 
     \b
-      ganformer info                                    the run that saved last
+      ganformer info                                    the newest run
       ganformer info results/faces-002
       ganformer info --json results/faces-002/snapshots/network-snapshot-005000.safetensors
       ganformer info images/seed0007.png
-      ganformer info --list                             the models that the authors published
+      ganformer info --list                             models that the authors published
     """
     if show_list:
         if others := sorted(set(given_options(ctx)) - {"show_list", "as_json", "offline"}):
@@ -79,24 +74,23 @@ def command(
         return
     if chosen is not None and model is not None:
         raise click.UsageError(f"{chosen} and --model {model} each name a model; give one of them")
-    if chosen is not None and Path(chosen).suffix.lower() in PICTURES:
+    if chosen is not None and Path(chosen).suffix.lower() in IMAGE_SUFFIXES:
         image = describe_image(Path(chosen))
-        lines = [f"{name:<20}{cell(value)}" for name, value in image.items()]
         if as_json:
             echo_json(image)
         else:
-            echo("\n".join(lines), lines=True)
+            echo("\n".join(f"{name:<20}{cell(value)}" for name, value in image.items()), lines=True)
         return
     file = find_model(chosen if model is None else model, expname, result_dir, offline=offline)
     record = describe(file)
     if as_json:
         echo_json(record)
     else:
-        echo("\n".join(_lines(record)), lines=True)
+        echo(text_of(record), lines=True)
 
 
 def read_model(file: Path) -> ModelFile:
-    """Read what ``describe`` needs; of our own files without the weights.
+    """Read what ``describe`` needs; not the weights, if the file is ours.
 
     Raises:
         SnapshotError: the file is damaged, or no model.
@@ -107,16 +101,16 @@ def read_model(file: Path) -> ModelFile:
 
     if is_original(file):
         found = load_all(file)
-        present = tuple(name for name in NETWORKS if getattr(found, name) is not None)
+        present = tuple(name for name in NETWORK_NAMES if getattr(found, name) is not None)
         return ModelFile(found.header, found.config, present, found.ema.label_distribution)
     header = read_header(file)
     inside = {name.partition(".")[0] for name in read_shapes(file)}
-    config, present = read_config(file), tuple(name for name in NETWORKS if name in inside)
+    config, present = read_config(file), tuple(name for name in NETWORK_NAMES if name in inside)
     return ModelFile(header, config, present, read_label_distribution(file, config))
 
 
 def describe(file: Path) -> dict[str, Any]:
-    """Everything that is known of a model file, as JSON values; None where it does not say."""
+    """What is known about a model file, as JSON values; None if it is not recorded."""
     header, config, networks, labels = read_model(file)
     height, width = config.image_size
     digest = sha256_of(file)
@@ -145,27 +139,26 @@ def describe(file: Path) -> dict[str, Any]:
 
 
 def describe_image(file: Path) -> dict[str, Any]:
-    """What a picture or film says of itself.
+    """The metadata of an image or film.
 
     Raises:
-        DataError: there is none, or it is not ganformer's.
+        DataError: it does not exist, or has none.
     """
     from ganformer_cli.sampling.image_files import read_metadata
 
     if not file.is_file():
-        raise DataError(f"{file}: no such file; give a picture that ganformer generate has made, or a model")
+        raise DataError(f"{file}: no such file; give an image made by ganformer generate, or a model")
     about = read_metadata(file)
     if not about:
         raise DataError(
-            f"{file}: does not say how it was made: it is none of ganformer generate's, or another program has "
-            "rewritten it; give another"
+            f"{file}: has no metadata of ganformer generate; another program made or rewrote it, so give another file"
         )
     names: dict[str, Any] = {name: about[name] for name in ("run", "file") if name in about}
     return {"picture": str(file), **names, **about}
 
 
 def _labels(kept: LabelDistribution | None, config: ModelConfig) -> dict[str, Any]:
-    """How many classes a model has, and what it has kept of the labels of its data."""
+    """The number of classes of a model, and the labels of its training data that it keeps."""
     if kept is None:
         return {"classes": config.c_dim, "labels": None}
     counts = kept.counts.tolist()
@@ -176,23 +169,8 @@ def _labels(kept: LabelDistribution | None, config: ModelConfig) -> dict[str, An
     return {"classes": 0, "labels": about}
 
 
-def _label_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    labels, classes = record["labels"], record["classes"]
-    lines = [("classes", str(classes or "none"))]
-    if labels is None:
-        return [*lines, ("labels", f"{NOT_SAID}; classes are taken to be equally likely")] if classes else lines
-    if labels["kind"] == "vectors":
-        some = "" if labels["kept"] == labels["distinct"] else f", {labels['kept']} of them kept in the model"
-        said = f"vectors of {labels['size']} numbers, {labels['distinct']} different ones in the data{some}"
-    else:
-        names = labels["names"] or range(classes)
-        shown = [f"{name} {count}" for name, count in zip(names, labels["images"], strict=True)][:CLASSES]
-        said = f"images of each class: {', '.join(shown)}{', …' * (classes > CLASSES)}"
-    return [*lines, ("labels", said)]
-
-
 def _architecture(config: ModelConfig) -> str:
-    """What kind of network it is, in a few words."""
+    """The kind of network in a few words."""
     if config.has_attention:
         kind = f"{config.attention} attention{'' if config.attention_resolutions else ' in no layer'}"
     elif config.kgan:
@@ -203,7 +181,7 @@ def _architecture(config: ModelConfig) -> str:
 
 
 def _parameters(config: ModelConfig, networks: tuple[str, ...]) -> dict[str, int]:
-    """How many numbers are trained in each kind of network that the file holds."""
+    """The number of parameters of each kind of network in the file."""
     import torch
 
     from ganformer_cli.models import Discriminator, Generator, parameter_count
@@ -218,7 +196,7 @@ def _parameters(config: ModelConfig, networks: tuple[str, ...]) -> dict[str, int
 
 
 def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
-    """The newest score of each kind that is kept of a snapshot, in its run or beside it: its value, and of what."""
+    """The newest score of each metric that is kept for a snapshot, with its conditions."""
     from ganformer_cli.metrics.records import is_finite_number, read_records, scores_in
 
     kept, of_run = scores_file(file), run_of(file) is not None
@@ -229,7 +207,7 @@ def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
         said = record.get("provenance")
         provenance = said if isinstance(said, Mapping) else {}
         if (of_run and record.get("snapshot") != file.name) or provenance.get("snapshot_sha256", digest) != digest:
-            continue  # of another file, which may have had this name
+            continue  # of another file, possibly an earlier one of this name
         for name, score in scores_in(record).items():
             conditions = {
                 "images": score.conditions.get("num_fakes"),
@@ -240,75 +218,3 @@ def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
             if is_finite_number(record.get(f"{name}_floor")):
                 scores[f"{name}_floor"] = {"value": record[f"{name}_floor"], **conditions}
     return scores
-
-
-def _lines(record: Mapping[str, Any]) -> list[str]:
-    """The record as text, a line for each thing."""
-    height, width = record["image_size"]
-    components = "none"
-    if record["components"]:
-        components = f"{record['components']} of {record['component_size']} numbers"
-    rows = [
-        ("model", f"{record['model']} ({record['bytes'] / 1e6:,.1f} MB)"),
-        ("sha256", record["sha256"]),
-        ("networks", ", ".join(record["networks"]) or "none"),
-        ("architecture", record["architecture"]),
-        ("components", components),
-        ("pictures", f"{width}x{height} (width x height)"),
-        ("resolution", f"{record['resolution']}, ratio {record['ratio']:g}"),
-        *_label_lines(record),
-        ("parameters", ", ".join(f"{count:,} in the {name}" for name, count in record["parameters"].items()) or "none"),
-        ("training", NOT_SAID if record["kimg"] is None else f"{_said(record['kimg'])} kimg"),
-        ("data set", _dataset(record["dataset"])),
-        *(("scores", line) for line in _score_lines(record["scores"])),
-        ("ganformer", str(record["version"] or NOT_SAID)),
-    ]
-    if "truncation_psi" in record:
-        rows.append(("truncation", f"psi {_said(record['truncation_psi'])}"))
-    if isinstance(record.get("training"), Mapping):
-        said = ", ".join(f"{name.replace('_', ' ')} {_said(value)}" for name, value in record["training"].items())
-        rows.append(("trained with", said))
-    if isinstance(record.get("left_out"), Mapping):
-        rows += [("left out", f"{name}: {why}") for name, why in record["left_out"].items()]
-    if "source" in record:
-        rows.append(("source", _source(record["source"])))
-    rows.append(("licence", str(record["licence"] or NO_LICENCE)))
-    return [f"{name:<14}{cell(value)}" for name, value in rows]
-
-
-def _dataset(dataset: Any) -> str:
-    if not isinstance(dataset, Mapping):
-        return NOT_SAID
-    parts = [str(dataset.get("name", "of no name"))]
-    if "images" in dataset:
-        parts.append(f"{dataset['images']} pictures")
-    if "mirror_augment" in dataset:
-        parts.append("mirrored too" if dataset["mirror_augment"] else "not mirrored")
-    if "fingerprint" in dataset:
-        parts.append(f"fingerprint {dataset['fingerprint']}")
-    return ", ".join(parts)
-
-
-def _source(source: Any) -> str:
-    """Of a converted file: the one that it was made from."""
-    if not isinstance(source, Mapping):
-        return str(source)
-    return f"{source.get('file')} ({source.get('format')}), sha256 {source.get('sha256')}"
-
-
-def _score_lines(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line for the scores that were taken in the same way."""
-    from ganformer_cli.metrics.registry import SCORES
-
-    lines: dict[str, list[str]] = {}
-    for name, score in scores.items():
-        how = ", ".join(text.format(_said(score[key])) for key, text in _CONDITIONS.items() if score[key] is not None)
-        in_percent = name in SCORES and SCORES[name].percent
-        value = SCORES[name].text(score["value"]) if in_percent else f"{score['value']:.4g}"
-        lines.setdefault(how, []).append(f"{name} {value}")
-    return [", ".join(values) + f" ({how})" * bool(how) for how, values in lines.items()]
-
-
-def _said(value: Any) -> str:
-    """Whole numbers without a point."""
-    return f"{value:g}" if isinstance(value, float) else str(value)

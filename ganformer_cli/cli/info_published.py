@@ -1,4 +1,4 @@
-"""``ganformer info --list``: the snapshots that the authors published."""
+"""``ganformer info --list``: snapshots that the authors published."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from ganformer_cli.cli.kept_scores import read_kept
 from ganformer_cli.cli.model_choice import GDRIVE
 from ganformer_cli.cli.output import echo, echo_json, echo_table
 
-#: The model of the paper's table that the published snapshots are.
+#: The row of the paper's table that the published snapshots belong to.
 PAPERS_MODEL = "duplex"
 _COLUMNS = ("name", "data set", "size", "written by", "file", "paper's FID")
 
 
 def list_published(*, as_json: bool) -> None:
-    """Print what is known of each, whether it is here, and what the paper reports of such a model."""
-    found = [describe(name) for name in _names()]
+    """Print all of them: what they are, whether they are downloaded, and what the paper reports."""
+    from ganformer_cli.original_snapshots.catalogue import PUBLISHED
+
+    found = [published_record(name) for name in PUBLISHED]
     if as_json:
         echo_json(found)
         return
     echo_table(_COLUMNS, map(_row, found))
     source = next(each["paper"]["source"] for each in found if each["paper"])
-    echo(f"paper's FID: as reported for such models, none of it measured on these files ({source})")
-    echo("ganformer generate --model NAME and eval --model NAME download what is not here")
+    echo(f"paper's FID: reported for such models, not measured on these files ({source})")
+    echo("ganformer generate --model NAME and eval --model NAME download a model if necessary")
 
 
-def describe(name: str) -> dict[str, Any]:
-    """What is known of a published snapshot, as JSON values; None where it is not known."""
+def published_record(name: str) -> dict[str, Any]:
+    """What is known about a published snapshot, as JSON values; None if it is not known."""
     from ganformer_cli.config import image_size
     from ganformer_cli.data.catalogue import load_catalogue
     from ganformer_cli.downloads import drive_address
@@ -36,7 +38,7 @@ def describe(name: str) -> dict[str, Any]:
     height, width = image_size(known.resolution, known.ratio)
     reported = load_catalogue()[known.dataset].reported
     paper = None
-    # The paper's table is of models of one resolution only.
+    # The paper's table is about one resolution only.
     if reported is not None and reported.resolution == known.resolution and PAPERS_MODEL in reported.fid:
         paper = {
             "fid": reported.fid[PAPERS_MODEL],
@@ -60,12 +62,6 @@ def describe(name: str) -> dict[str, Any]:
             {name: record[name] for name in record if name != "swd_levels"} for record in read_kept(path).records
         ],
     }
-
-
-def _names() -> list[str]:
-    from ganformer_cli.original_snapshots.catalogue import PUBLISHED
-
-    return list(PUBLISHED)
 
 
 def _row(found: dict[str, Any]) -> tuple[str, ...]:
