@@ -63,7 +63,7 @@ def test_what_is_shown(ganformer: Run, tiny_run: Path) -> None:
     assert shown["resolution"] == "32, ratio 1"
     assert shown["classes"] == "none"
     assert shown["training"] == "2 kimg"
-    assert shown["data set"].startswith("scenes, 64 pictures, fingerprint ")
+    assert shown["data set"].startswith("scenes, 64 images, fingerprint ")
     assert shown["ganformer"] == "not recorded"
     assert "whoever trained the model" in shown["licence"]
     assert not {"scores", "source", "truncation"} & set(shown)
