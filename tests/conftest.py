@@ -60,7 +60,7 @@ def native_operators(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def need_native() -> None:
-    """Skip where there is no compiler; where anything else is missing, forcing the native side fails."""
+    """Skip where there is no compiler; where anything else is missing, forcing the native backend fails."""
     from ganformer_cli.operators import native
 
     found = native.status("cpu")
@@ -69,7 +69,7 @@ def need_native() -> None:
 
 
 @pytest.fixture(params=["native", "reference"])
-def side(request: pytest.FixtureRequest) -> Iterator[str]:
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each test with native operators and with plain torch."""
     from ganformer_cli.operators import native
 
@@ -80,7 +80,7 @@ def side(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def native_side(need_native: None) -> Iterator[None]:
+def native_backend(need_native: None) -> Iterator[None]:
     """A test with native operators."""
     from ganformer_cli.operators import native
 

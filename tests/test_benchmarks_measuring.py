@@ -43,7 +43,7 @@ def test_calls_are_made_on_their_side_with_the_same_random_numbers() -> None:
     numbers: dict[str, set[float]] = {"native": set(), "reference": set()}
 
     def call(side: str) -> None:
-        sides[side].add(native._side)
+        sides[side].add(native._backend)
         numbers[side].add(float(torch.rand([])))
 
     # Each sample is a loop of many calls; the first number of each is what the other side draws too.
@@ -68,7 +68,7 @@ def test_slow_rivals_may_be_sampled_less_often() -> None:
 def test_a_case_is_measured_on_the_sides_and_beside_its_rivals() -> None:
     seen: list[str] = []
     work = Workload(
-        run=lambda: seen.append(native._side),
+        run=lambda: seen.append(native._backend),
         rivals=lambda: {"copy": Work(lambda: None, "reference")},
         kept=lambda: 0.5,
     )

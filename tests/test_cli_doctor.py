@@ -169,7 +169,7 @@ def test_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_operators_that_cannot_be_built_say_why_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_side", "auto")
+    monkeypatch.setattr(native, "_backend", "auto")
     monkeypatch.setattr(native, "_found", {"cpu": native.Status(False, "g++ failed: x.cpp:1: error: no", "mend it")})
     library, *operators = checks.check_operators("cpu")
     assert (library.state, library.remedy) == ("bad", "mend it")
@@ -187,7 +187,7 @@ def test_operators_that_are_switched_off_are_no_fault() -> None:
 
 def times(ours: float) -> SelfTest:
     """An operator that is not the same on both sides."""
-    return SelfTest("wrong", ((2, 3),), lambda x: [x * (1 if native._side == "reference" else ours)])
+    return SelfTest("wrong", ((2, 3),), lambda x: [x * (1 if native._backend == "reference" else ours)])
 
 
 def refuse(x: torch.Tensor) -> list[torch.Tensor | None]:
@@ -203,7 +203,7 @@ def refuse(x: torch.Tensor) -> list[torch.Tensor | None]:
         (SelfTest("failing", ((2, 3),), refuse), "bad", "no kernel image for this card"),
         # The gradient is compared too.
         (
-            SelfTest("half", ((2, 3),), lambda x: [x if native._side == "reference" else x.detach() + 0 * x]),
+            SelfTest("half", ((2, 3),), lambda x: [x if native._backend == "reference" else x.detach() + 0 * x]),
             "bad",
             "wrong",
         ),

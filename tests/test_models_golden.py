@@ -27,7 +27,7 @@ GRADIENT = 1e-4
 
 
 # Each test with native operators and with plain torch.
-pytestmark = pytest.mark.usefixtures("side")
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def relative(a: Tensor, b: Tensor) -> float:

@@ -159,7 +159,7 @@ STYLES = [(i, n) for i in ("mul", "add", "both") for n in ("layer", "none")]
 
 @pytest.mark.parametrize(("integration", "normalization"), STYLES)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_attention_is_its_definition(side: str, sizes: Sizes, integration: Any, normalization: Any) -> None:
+def test_attention_is_its_definition(backend: str, sizes: Sizes, integration: Any, normalization: Any) -> None:
     given = draw(sizes, integration).to(torch.float64)
     ours = bipartite_attention(
         given.x, given.keys, given.values, given.value_bias, integration=integration, normalization=normalization
@@ -172,7 +172,7 @@ def test_attention_is_its_definition(side: str, sizes: Sizes, integration: Any, 
 
 @pytest.mark.parametrize("over", ["components", "positions"])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_means_are_their_definition(side: str, sizes: Sizes, over: Any) -> None:
+def test_means_are_their_definition(backend: str, sizes: Sizes, over: Any) -> None:
     given = draw(sizes).to(torch.float64)
     ours, theirs = listed(attention_means(given.x, given.keys, over=over)), means_definition(given, over)
     inputs = given.present(values=False)
@@ -210,7 +210,7 @@ def test_native_errs_at_most_twice_as_much_as_plain_torch(
             assert error <= 2 * allowed + 1e-7, (i, error, allowed)
 
 
-def test_memory_format_is_kept_and_other_layouts_are_taken_too(side: str) -> None:
+def test_memory_format_is_kept_and_other_layouts_are_taken_too(backend: str) -> None:
     sizes = Sizes(batch=3, positions=24)
     given = draw(sizes)
     x = given.x.detach().contiguous()
@@ -276,7 +276,7 @@ def test_what_is_not_finite_shows_where_plain_torch_shows_it(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_masked_component_has_no_part_at_all(side: str, dtype: torch.dtype) -> None:
+def test_a_masked_component_has_no_part_at_all(backend: str, dtype: torch.dtype) -> None:
     given = draw(Sizes(components=6)).to(dtype)
     bias = given.bias.detach().clone()
     bias[0, :, 4] = -10000
@@ -289,7 +289,7 @@ def test_a_masked_component_has_no_part_at_all(side: str, dtype: torch.dtype) ->
     assert attention_means(given.x, keys, over="components").total[0, :, 4].max() == 0
 
 
-def test_large_scores_overflow_nowhere(side: str) -> None:
+def test_large_scores_overflow_nowhere(backend: str) -> None:
     given = draw(replace(BIG, batch=1)).to(torch.float32)
     keys = given.keys._replace(content=given.content * 1e4)
     exact = Keys(*(None if t is None else t.double() for t in keys))  # type: ignore[arg-type]
@@ -308,7 +308,7 @@ SMALL = Sizes(batch=2, channels=4, positions=5, components=3, heads=2, width=2)
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("integration", "normalization"), STYLES)
 def test_native_attention_has_first_and_second_derivatives(
-    native_side: None, integration: Any, normalization: Any, shared: bool
+    native_backend: None, integration: Any, normalization: Any, shared: bool
 ) -> None:
     given = draw(replace(SMALL, shared=shared), integration).to(torch.float64)
     seed = torch.tensor(3)
@@ -329,7 +329,7 @@ def test_native_attention_has_first_and_second_derivatives(
 
 
 @pytest.mark.parametrize("over", ["components", "positions"])
-def test_native_means_have_first_and_second_derivatives(native_side: None, over: Any) -> None:
+def test_native_means_have_first_and_second_derivatives(native_backend: None, over: Any) -> None:
     given = draw(SMALL).to(torch.float64)
 
     def run(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
@@ -341,7 +341,7 @@ def test_native_means_have_first_and_second_derivatives(native_side: None, over:
     assert gradgradcheck(run, given.present(values=False))
 
 
-def test_one_tensor_in_two_places_gets_both_gradients(side: str) -> None:
+def test_one_tensor_in_two_places_gets_both_gradients(backend: str) -> None:
     """Also where they are differentiated again."""
     given = draw(Sizes(channels=5, width=5, shared=True)).to(torch.float64)
     both = given.content
@@ -384,7 +384,7 @@ def test_dropped_cells_are_a_hash_of_seed_and_place(seed: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("components", [3, 16, 33])
-def test_native_drops_the_same_cells(native_side: None, components: int, last: bool, dtype: torch.dtype) -> None:
+def test_native_drops_the_same_cells(native_backend: None, components: int, last: bool, dtype: torch.dtype) -> None:
     """Forward and backward are those of the definition with the mask of the plain form."""
     sizes = Sizes(heads=2, components=components, positions=40, last=last)
     given = draw(sizes).to(dtype)
@@ -420,7 +420,7 @@ def test_dropout_has_its_rate_everywhere_and_follows_the_seed() -> None:
         assert (pair[0] * pair[1]).mean().item() == pytest.approx(0.06**2, rel=0.15)
 
 
-def test_results_do_not_depend_on_the_number_of_threads(native_side: None) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(native_backend: None) -> None:
     """To the last bit, forward and backward."""
     threads = torch.get_num_threads()
     results = []
@@ -450,7 +450,7 @@ def test_results_do_not_depend_on_the_number_of_threads(native_side: None) -> No
 
 
 @pytest.mark.parametrize("operator", ["attention", "components", "positions"])
-def test_only_x_and_small_tensors_are_kept_for_the_backward_pass(native_side: None, operator: Any) -> None:
+def test_only_x_and_small_tensors_are_kept_for_the_backward_pass(native_backend: None, operator: Any) -> None:
     given = draw(Sizes(channels=64, positions=4096, components=16, width=8)).to(torch.float32)
     shared = {t.untyped_storage().data_ptr() for t in given.present()}
     kept: dict[int, int] = {}
@@ -493,7 +493,7 @@ WRONG: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("argument", "said", "change"), WRONG)
-def test_a_wrong_argument_is_named(side: str, argument: str, said: str, change: Any) -> None:
+def test_a_wrong_argument_is_named(backend: str, argument: str, said: str, change: Any) -> None:
     given = draw(Sizes(batch=4))
     setattr(given, argument, change(given))
     with pytest.raises(GanformerError, match=f"bipartite_attention: {said}"):
@@ -517,13 +517,13 @@ def test_a_wrong_argument_is_named(side: str, argument: str, said: str, change: 
         ({"dropout": 0.1, "seed": torch.tensor([1, 2])}, "seed must be"),
     ],
 )
-def test_a_wrong_option_is_named(side: str, options: dict[str, Any], said: str) -> None:
+def test_a_wrong_option_is_named(backend: str, options: dict[str, Any], said: str) -> None:
     given = draw(Sizes())
     with pytest.raises(GanformerError, match=said):
         bipartite_attention(given.x, given.keys, given.values, given.value_bias, **options)
 
 
-def test_means_over_no_positions_are_refused(side: str) -> None:
+def test_means_over_no_positions_are_refused(backend: str) -> None:
     given = draw(Sizes(positions=0))
     with pytest.raises(GanformerError, match="x must have at least one position"):
         attention_means(given.x, given.keys, over="positions")
@@ -557,7 +557,7 @@ BAD_CALLS: list[tuple[int, str, Any]] = [
 
 
 @pytest.mark.parametrize(("place", "said", "change"), BAD_CALLS)
-def test_the_native_operators_check_for_themselves(native_side: None, place: int, said: str, change: Any) -> None:
+def test_the_native_operators_check_for_themselves(native_backend: None, place: int, said: str, change: Any) -> None:
     """They must not read beyond a tensor, whoever calls them."""
     given = draw(Sizes(channels=16, positions=8, components=4, width=4, last=False))
     tensors = [t.detach().float() for t in given.present()]
@@ -572,7 +572,7 @@ def test_the_native_operators_check_for_themselves(native_side: None, place: int
             native.call(torch.ops.ganformer.attention_means, *arguments[:5], 1)
 
 
-def test_the_registration_is_complete(native_side: None) -> None:
+def test_the_registration_is_complete(native_backend: None) -> None:
     """Schema, shapes without data, and derivatives, as torch itself checks them."""
     given = draw(Sizes(channels=8, positions=6, shared=True)).to(torch.float64)
     arguments = (*(t.detach().contiguous().requires_grad_() for t in given.present()), "mul", "layer", 0.0, None)

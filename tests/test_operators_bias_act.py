@@ -54,7 +54,7 @@ def definition(
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_definition(side: str, shape: tuple[int, ...], last: bool) -> None:
+def test_definition(backend: str, shape: tuple[int, ...], last: bool) -> None:
     for shared, lrelu in ((False, True), (True, False)):
         arguments = random_arguments(shape, torch.float64, shared=shared)
         expected = definition(**arguments, lrelu=lrelu, gain=0.7, clamp=0.9)
@@ -67,19 +67,19 @@ def test_definition(side: str, shape: tuple[int, ...], last: bool) -> None:
         torch.testing.assert_close(plain, x * 3)
 
 
-def test_without_bias_any_shape_will_do(side: str) -> None:
+def test_without_bias_any_shape_will_do(backend: str) -> None:
     for shape in ((), (5,), (2, 3, 4)):
         x = torch.randn(shape)
         torch.testing.assert_close(bias_act(x, activation="lrelu"), torch.where(x < 0, 0.2 * x, x) * ROOT2)
 
 
-def test_nothing_to_do_costs_nothing(side: str) -> None:
+def test_nothing_to_do_costs_nothing(backend: str) -> None:
     x = torch.randn(2, 3)
     assert bias_act(x) is x
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_nan_and_infinity_go_through(side: str, dtype: torch.dtype) -> None:
+def test_nan_and_infinity_go_through(backend: str, dtype: torch.dtype) -> None:
     nan, inf = float("nan"), float("inf")
     x = torch.tensor([nan, inf, -inf, 1.0]).to(dtype).repeat(40).reshape(1, 1, 160).requires_grad_()
     out = bias_act(x, activation="lrelu")
@@ -91,7 +91,7 @@ def test_nan_and_infinity_go_through(side: str, dtype: torch.dtype) -> None:
     assert dx[0, 0, 1:3].tolist() == pytest.approx(expected, rel=1e-2 if dtype == torch.bfloat16 else 1e-6)
 
 
-def test_other_memory_layouts(side: str) -> None:
+def test_other_memory_layouts(backend: str) -> None:
     bias, weight = torch.randn(3), torch.randn(2, 3, 4, 4)
     base = torch.randn(2, 3, 8, 8)
     views = {
@@ -111,7 +111,7 @@ def test_other_memory_layouts(side: str) -> None:
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
-def test_gradients_of_any_memory_layout(side: str, last: bool) -> None:
+def test_gradients_of_any_memory_layout(backend: str, last: bool) -> None:
     """Expanded, as of a mean, sliced, or in the layout that the result has not."""
     arguments = random_arguments((2, 6, 4, 4), torch.float32)
     if last:
@@ -147,7 +147,7 @@ def test_gradients_of_any_memory_layout(side: str, last: bool) -> None:
     ],
     ids=str,
 )
-def test_derivatives(side: str, shape: tuple[int, ...], shared: bool, options: dict[str, Any], last: bool) -> None:
+def test_derivatives(backend: str, shape: tuple[int, ...], shared: bool, options: dict[str, Any], last: bool) -> None:
     """The first and the second, with respect to everything that has one."""
     arguments = random_arguments(shape, torch.float64, shared=shared)
     noise = arguments.pop("noise")
@@ -161,7 +161,7 @@ def test_derivatives(side: str, shape: tuple[int, ...], shared: bool, options: d
     assert gradgradcheck(lambda x: bias_act(x, **options), x)
 
 
-def test_third_derivative(native_side: None) -> None:
+def test_third_derivative(native_backend: None) -> None:
     """A penalty on a second derivative is differentiable, too."""
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
 
@@ -174,7 +174,7 @@ def test_third_derivative(native_side: None) -> None:
     torch.testing.assert_close(thrice(bias_act), thrice(bias_act_reference))
 
 
-def test_only_what_needs_a_gradient_gets_one(native_side: None) -> None:
+def test_only_what_needs_a_gradient_gets_one(native_backend: None) -> None:
     arguments = random_arguments((2, 3, 4, 4), torch.float32)
     noise = arguments.pop("noise")
     for wanted in arguments:
@@ -187,7 +187,7 @@ def test_only_what_needs_a_gradient_gets_one(native_side: None) -> None:
         assert [name for name, tensor in arguments.items() if tensor.grad is not None] == [wanted]
 
 
-def test_where_it_clamps_there_is_no_gradient(side: str) -> None:
+def test_where_it_clamps_there_is_no_gradient(backend: str) -> None:
     """Also where the limit, 256.3, is no number of the format: bfloat16 rounds it to 256."""
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         x = torch.tensor([[-3000.0, -300.0, -1.0, 1.0, 100.0, 300.0]]).to(dtype).requires_grad_()
@@ -200,7 +200,7 @@ def test_where_it_clamps_there_is_no_gradient(side: str) -> None:
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(4, 17, 23, 29), (1, 3, 113, 203), (16, 113)], ids=str)
-def test_as_exact_as_plain_torch(native_side: None, shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> None:
+def test_as_exact_as_plain_torch(native_backend: None, shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> None:
     """Against float64, at most twice the error of plain torch in the same precision; results and gradients."""
     names = ("out", "dx", "dbias", "dstrength")
     ours, plain = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
@@ -226,7 +226,7 @@ def test_as_exact_as_plain_torch(native_side: None, shape: tuple[int, ...], dtyp
         assert ours[name] ** 0.5 <= 2 * plain[name] ** 0.5, name
 
 
-def test_parameters_of_another_precision(side: str) -> None:
+def test_parameters_of_another_precision(backend: str) -> None:
     """float32 parameters beside bfloat16 features: the result stays bfloat16, the gradients come back as float32."""
     arguments = random_arguments((2, 3, 4, 4), torch.float32)
     x, bias, noise, strength = arguments.values()
@@ -247,7 +247,7 @@ def test_half_precision_on_a_cpu_is_left_to_plain_torch() -> None:
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
-def test_the_number_of_threads_changes_nothing(native_side: None, last: bool) -> None:
+def test_the_number_of_threads_changes_nothing(native_backend: None, last: bool) -> None:
     """Sums, too, are the same to the last bit."""
     threads = torch.get_num_threads()
     results = []
@@ -266,7 +266,7 @@ def test_the_number_of_threads_changes_nothing(native_side: None, last: bool) ->
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_backward_keeps_the_result_alone(native_side: None) -> None:
+def test_backward_keeps_the_result_alone(native_backend: None) -> None:
     """Neither the input nor anything in between: they may be freed, or were never there."""
     x, bias = torch.randn(2, 3, 16, 16, requires_grad=True), torch.randn(3, requires_grad=True)
     kept: list[Tensor] = []
@@ -311,7 +311,7 @@ GOOD: dict[str, Any] = {
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_arguments_are_named(side: str, changes: dict[str, Any], said: str) -> None:
+def test_wrong_arguments_are_named(backend: str, changes: dict[str, Any], said: str) -> None:
     bias_act(**GOOD)
     with pytest.raises(GanformerError) as caught:
         bias_act(**{**GOOD, **changes})
@@ -332,7 +332,7 @@ def test_wrong_arguments_are_named(side: str, changes: dict[str, Any], said: str
         (5, -1.0, "gain must"),
     ],
 )
-def test_the_native_operator_never_reads_beyond(native_side: None, position: int, value: Any, said: str) -> None:
+def test_the_native_operator_never_reads_beyond(native_backend: None, position: int, value: Any, said: str) -> None:
     """Called past the checks in Python it checks by itself."""
     native.serves(GOOD["x"])
     arguments = [*GOOD.values(), 1, 1.0, -1.0]
@@ -353,7 +353,7 @@ def test_the_native_operator_never_reads_beyond(native_side: None, position: int
         (5, -1, "activation must"),
     ],
 )
-def test_the_native_derivative_never_reads_beyond(native_side: None, position: int, value: Any, said: str) -> None:
+def test_the_native_derivative_never_reads_beyond(native_backend: None, position: int, value: Any, said: str) -> None:
     native.serves(GOOD["x"])
     arguments = [GOOD["x"], GOOD["x"], GOOD["noise"], GOOD["strength"], True, 1, 1.0, -1.0]
     torch.ops.ganformer.bias_act_backward(*arguments)
@@ -362,7 +362,7 @@ def test_the_native_derivative_never_reads_beyond(native_side: None, position: i
         native.call(torch.ops.ganformer.bias_act_backward, *arguments)
 
 
-def test_registration(native_side: None) -> None:
+def test_registration(native_backend: None) -> None:
     """The schema is true, and shapes are known without computing."""
     native.serves(GOOD["x"])
     arguments = random_arguments((2, 3, 4, 5), torch.float32)

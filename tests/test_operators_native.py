@@ -38,7 +38,7 @@ class Library:
 def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     """A process in which nothing has been loaded yet."""
     made = Library()
-    monkeypatch.setattr(native, "_side", "auto")
+    monkeypatch.setattr(native, "_backend", "auto")
     monkeypatch.setattr(native, "_found", {})
     monkeypatch.setattr(native, "_warned", set())
     monkeypatch.setattr(native, "_load_cpu", made.load)
@@ -117,7 +117,7 @@ def test_a_side_is_restored(library: Library) -> None:
 
 
 def test_a_misspelt_side_is_an_error(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_side", "natve")
+    monkeypatch.setattr(native, "_backend", "natve")
     for _ in range(2):
         with pytest.raises(ConfigError, match="GANFORMER_OPS=natve: choose one of auto, native, reference"):
             native.serves(X)
@@ -226,7 +226,7 @@ def test_the_sources_of_this_version_are_built_and_loaded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "status", "said"),
+    ("backend", "status", "said"),
     [
         ("reference", 0, ""),
         ("native", 1, "GanformerError: GANFORMER_OPS=native: no C++ compiler was found"),
@@ -234,12 +234,12 @@ def test_the_sources_of_this_version_are_built_and_loaded() -> None:
     ],
 )
 @pytest.mark.skipif(os.name == "nt", reason="on Windows the compiler is not looked for on the PATH")
-def test_a_machine_without_a_compiler(tmp_path: Path, side: str, status: int, said: str) -> None:
+def test_a_machine_without_a_compiler(tmp_path: Path, backend: str, status: int, said: str) -> None:
     ask = (
         "import sys; sys.modules['ziglang'] = None; import torch; from ganformer_cli.operators import native; "
         "assert not native.serves(torch.ones(1))"
     )
-    environment = {**os.environ, "GANFORMER_OPS": side, "GANFORMER_CACHE": str(tmp_path), "PATH": str(tmp_path)}
+    environment = {**os.environ, "GANFORMER_OPS": backend, "GANFORMER_CACHE": str(tmp_path), "PATH": str(tmp_path)}
     del environment["GANFORMER_OPS_FOLDER"]
     environment.pop("CXX", None)
     done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True)

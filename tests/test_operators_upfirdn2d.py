@@ -98,14 +98,14 @@ def definition(case: Case, x: Tensor, kernel: Tensor, gain: float = 1.0) -> Tens
 
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_definition(side: str, case: Case, layout: str) -> None:
+def test_definition(backend: str, case: Case, layout: str) -> None:
     x, kernel = draw(case, layout)
     out = run(case, x, kernel, gain=1.7)
     torch.testing.assert_close(out, definition(case, x, kernel, gain=1.7), rtol=1e-12, atol=1e-12)
     assert out.is_contiguous(memory_format=FORMATS["contiguous" if x.is_contiguous() else layout])
 
 
-def test_separable_is_the_product_with_itself(side: str) -> None:
+def test_separable_is_the_product_with_itself(backend: str) -> None:
     x, kernel = draw(Case(taps=(5,)))
     options: dict[str, Any] = {"up": 2, "down": 3, "padding": (2, 2)}
     torch.testing.assert_close(upfirdn2d(x, kernel, **options), upfirdn2d(x, torch.outer(kernel, kernel), **options))
@@ -134,7 +134,7 @@ def test_the_binomial_filter_keeps_the_mean() -> None:
     ],
     ids=str,
 )
-def test_derivatives(side: str, case: Case, layout: str) -> None:
+def test_derivatives(backend: str, case: Case, layout: str) -> None:
     x, kernel = draw(case)
     x.requires_grad_()
 
@@ -145,7 +145,7 @@ def test_derivatives(side: str, case: Case, layout: str) -> None:
     assert gradgradcheck(function, x)
 
 
-def test_it_is_its_own_derivative(native_side: None) -> None:
+def test_it_is_its_own_derivative(native_backend: None) -> None:
     """To any order: the gradient of a gradient comes from the operator, too, and is the operator again."""
     x, kernel = draw(Case())
     x.requires_grad_()
@@ -160,7 +160,7 @@ def test_it_is_its_own_derivative(native_side: None) -> None:
 
 
 @pytest.mark.parametrize("layout", FORMATS)
-def test_gradients_of_any_memory_layout(side: str, layout: str) -> None:
+def test_gradients_of_any_memory_layout(backend: str, layout: str) -> None:
     """Expanded, as of a mean, or in the layout that the image has not: the gradient has the image's."""
     case = Case((2, 3, 6, 7), up=2, padding=(2, 1))
     x, kernel = draw(case, layout)
@@ -179,7 +179,7 @@ def test_gradients_of_any_memory_layout(side: str, layout: str) -> None:
         assert found.is_contiguous(memory_format=FORMATS[layout])
 
 
-def test_other_memory_layouts(side: str) -> None:
+def test_other_memory_layouts(backend: str) -> None:
     kernel = binomial_filter()
     base = torch.randn(2, 3, 16, 16)
     views = {
@@ -197,7 +197,7 @@ def test_other_memory_layouts(side: str) -> None:
 
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("up", [1, 2, 3])
-def test_nan_goes_where_the_filter_reaches_and_no_further(side: str, up: int, layout: str) -> None:
+def test_nan_goes_where_the_filter_reaches_and_no_further(backend: str, up: int, layout: str) -> None:
     for length in (3, 4):
         case = Case((1, 2, 9, 9), (length,), up=up, padding=(2, 1))
         x, kernel = draw(case, layout)
@@ -220,7 +220,7 @@ def test_nan_goes_where_the_filter_reaches_and_no_further(side: str, up: int, la
     ],
     ids=str,
 )
-def test_as_exact_as_plain_torch(native_side: None, case: Case, dtype: torch.dtype, layout: str) -> None:
+def test_as_exact_as_plain_torch(native_backend: None, case: Case, dtype: torch.dtype, layout: str) -> None:
     """Against float64, at most twice the error of plain torch in the same precision; results and gradients."""
     x, kernel = (t.to(dtype) for t in draw(case, layout))
     options: dict[str, Any] = {"up": case.up, "down": case.down, "padding": case.padding, "gain": 4}
@@ -240,7 +240,7 @@ def test_as_exact_as_plain_torch(native_side: None, case: Case, dtype: torch.dty
 
 
 @pytest.mark.parametrize("layout", FORMATS)
-def test_large_results_are_the_same_as_small_ones(native_side: None, layout: str) -> None:
+def test_large_results_are_the_same_as_small_ones(native_backend: None, layout: str) -> None:
     """Those that the native operator writes past the caches; at odd sizes, whose rows begin anywhere."""
     x = torch.randn(1, 33, 511, 507).contiguous(memory_format=FORMATS[layout])
     out = upfirdn2d(x, binomial_filter(), padding=(2, 2))
@@ -251,7 +251,7 @@ def test_large_results_are_the_same_as_small_ones(native_side: None, layout: str
 
 
 @pytest.mark.parametrize("layout", FORMATS)
-def test_the_number_of_threads_changes_nothing(native_side: None, layout: str) -> None:
+def test_the_number_of_threads_changes_nothing(native_backend: None, layout: str) -> None:
     threads = torch.get_num_threads()
     case = Case((3, 17, 61, 67), (4,), up=2, padding=(2, 1))
     results = []
@@ -272,7 +272,7 @@ def test_half_precision_on_a_cpu_is_left_to_plain_torch() -> None:
     torch.testing.assert_close(out.float(), upfirdn2d(x, binomial_filter(), up=2, padding=(2, 1)), rtol=0, atol=1e-2)
 
 
-def test_filters_of_another_precision(side: str) -> None:
+def test_filters_of_another_precision(backend: str) -> None:
     x = torch.randn(2, 3, 8, 8)
     expected = upfirdn2d(x, binomial_filter(), padding=(1, 2))
     for dtype in (torch.bfloat16, torch.float16, torch.float64):  # all of which have these numbers exactly
@@ -300,7 +300,7 @@ GOOD: dict[str, Any] = {"x": torch.zeros(2, 3, 4, 5), "kernel": binomial_filter(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_arguments_are_named(side: str, changes: dict[str, Any], said: str) -> None:
+def test_wrong_arguments_are_named(backend: str, changes: dict[str, Any], said: str) -> None:
     upfirdn2d(**GOOD)
     with pytest.raises(GanformerError) as caught:
         upfirdn2d(**{**GOOD, **changes})
@@ -323,7 +323,7 @@ def test_wrong_arguments_are_named(side: str, changes: dict[str, Any], said: str
         (7, 2**40, "height and width"),
     ],
 )
-def test_the_native_operator_never_reads_beyond(native_side: None, position: int, value: Any, said: str) -> None:
+def test_the_native_operator_never_reads_beyond(native_backend: None, position: int, value: Any, said: str) -> None:
     """Called past the checks in Python it checks by itself; any padding and any size are only more zeros."""
     native.serves(GOOD["x"])
     arguments = [torch.ones(2, 3, 4, 5), GOOD["kernel"], 1, 1, 1, 1, 3, 4, False, 1.0]
@@ -337,7 +337,7 @@ def test_the_native_operator_never_reads_beyond(native_side: None, position: int
         native.call(torch.ops.ganformer.upfirdn2d, *arguments)
 
 
-def test_registration(native_side: None) -> None:
+def test_registration(native_backend: None) -> None:
     """The schema is true, and shapes are known without computing."""
     native.serves(GOOD["x"])
     for layout in FORMATS:

@@ -235,7 +235,7 @@ def test_a_library_inside_the_installation_is_taken_where_no_compiler_is(
 # ----- Errors -----
 
 
-def test_errors_reach_python_as_ours(native_side: None) -> None:
+def test_errors_reach_python_as_ours(native_backend: None) -> None:
     x = torch.ones(2, 3, 4, 5)
     native.serves(x)
     with pytest.raises(GanformerError, match="upfirdn2d: up must be 1 or more"):
@@ -244,7 +244,7 @@ def test_errors_reach_python_as_ours(native_side: None) -> None:
     torch.testing.assert_close(good, x)
 
 
-def test_errors_of_one_thread_are_not_those_of_another(native_side: None) -> None:
+def test_errors_of_one_thread_are_not_those_of_another(native_backend: None) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     x = torch.ones(1, 1, 4, 4)

@@ -22,7 +22,7 @@ from torch import Tensor
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.memory import proc_mib, reset_high_water, return_free_memory
 from ganformer_cli.operators import native
-from ganformer_cli.operators.native import Side
+from ganformer_cli.operators.native import Backend
 from ganformer_cli.stop_signals import leave_to_parent
 
 #: Seconds of measuring a case, after which half of the repeats will do.
@@ -105,7 +105,7 @@ class Work(NamedTuple):
     """A call and the side of the operators that it is made with."""
 
     call: Callable[[], object]
-    side: Side | None = None  # None: the one that is compared, the first of ``measure``
+    side: Backend | None = None  # None: the one that is compared, the first of ``measure``
     most: int | None = None  # samples, for calls that take long and are far off anyway
 
 
@@ -194,14 +194,14 @@ def native_missing(conditions: Conditions) -> str | None:
     return None if found.native else found.reason or "they are not there"
 
 
-def measure(case: Case, conditions: Conditions, sides: Sequence[Side]) -> Row:
+def measure(case: Case, conditions: Conditions, sides: Sequence[Backend]) -> Row:
     """Time a case on the given sides and what it is compared with.
 
     The memory of a process is not to be had beside the other side's: see ``process_memories``.
     """
     work = case.build()
-    kept: dict[Side, float] = {}
-    memory: dict[Side, Memory] = {}
+    kept: dict[Backend, float] = {}
+    memory: dict[Backend, Memory] = {}
     for side in sides:
         with native.use(side):
             if work.kept is not None:
@@ -227,7 +227,7 @@ def copies_of(x: Tensor) -> dict[str, Work]:
     return {"copy": Work(lambda: target.copy_(x), "reference"), "clone": Work(x.clone, "reference")}
 
 
-def on_side(side: Side | None) -> contextlib.AbstractContextManager[None]:
+def on_side(side: Backend | None) -> contextlib.AbstractContextManager[None]:
     """The operators on a side; None leaves them as they are."""
     return contextlib.nullcontext() if side is None else native.use(side)
 
@@ -332,7 +332,7 @@ def cuda_memory_of(work: Workload, conditions: Conditions) -> Memory:
 
 
 def process_memories(
-    cases: Cases, side: Side, conditions: Conditions, prepare: Callable[[], object] | None = None
+    cases: Cases, side: Backend, conditions: Conditions, prepare: Callable[[], object] | None = None
 ) -> list[Memory | None]:
     """Memory of this process at the worst moment of each case. Meant for ``in_fresh_process``.
 
@@ -351,7 +351,7 @@ def process_memories(
         return [_process_memory(case, side) for case in cases()]
 
 
-def _process_memory(case: Case, side: Side) -> Memory | None:
+def _process_memory(case: Case, side: Backend) -> Memory | None:
     work = case.build()
     with native.use(side):
         for _ in range(work.warm_calls):

@@ -28,7 +28,7 @@ from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.outputs import check_output, write_output
 
 if TYPE_CHECKING:
-    from ganformer_cli.benchmarks.measuring import Cases, Conditions, Memory, Row, Side
+    from ganformer_cli.benchmarks.measuring import Backend, Cases, Conditions, Memory, Row
     from ganformer_cli.config import RunConfig
 
 #: What can be measured, in this order, and what the column of MiB says of it.
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     groups: tuple[str, ...]
     cases: Mapping[str, Cases]  # by group
     settings: dict[str, Any]  # for the record
-    sides: tuple[Side, ...]
+    sides: tuple[Backend, ...]
     without_native: str | None  # why there is no native side
     memory: bool
 
@@ -185,7 +185,7 @@ def command(
     keep_memory()
     with conditions.apply():
         missing = native_missing(conditions)
-        sides: tuple[Side, ...] = ("reference",) if missing else ("native", "reference")
+        sides: tuple[Backend, ...] = ("reference",) if missing else ("native", "reference")
         cases = cases_of(groups, conditions, config, settings)
         plan = Plan(conditions, groups, cases, settings, sides, missing, memory)
         record = measure_all(plan)
@@ -335,7 +335,7 @@ def measure_all(plan: Plan) -> dict[str, Any]:
     }
 
 
-def memories_of(plan: Plan, group: str, side: Side) -> list[Memory | None]:
+def memories_of(plan: Plan, group: str, side: Backend) -> list[Memory | None]:
     """Memory of a group's cases, each in turn in one new process."""
     from ganformer_cli.benchmarks.measuring import in_fresh_process, process_memories
 
@@ -383,7 +383,7 @@ def cpu_name() -> str:
     return f"{name or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def row_record(row: Row, first: Side) -> dict[str, Any]:
+def row_record(row: Row, first: Backend) -> dict[str, Any]:
     """A line of the table as JSON values: times in milliseconds, ratios of least times."""
     record: dict[str, Any] = {"group": row.group, "what": row.what, "images": row.images}
     for side in ("native", "reference"):

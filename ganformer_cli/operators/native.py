@@ -1,8 +1,8 @@
-"""Chooses, in this one place, between the native operators and plain torch.
+"""Chooses between the native operators and plain torch, in this one place.
 
-The native ones are built on first use (``build.py``). Where that cannot be, one line on stderr says why and how to mend
-it, and plain torch does the work. ``GANFORMER_OPS=native`` makes that an error; ``GANFORMER_OPS=reference`` builds
-nothing and is silent.
+The native operators are built on first use (``build.py``). If that fails, one line on stderr gives the reason and the
+remedy, and plain torch is used. ``GANFORMER_OPS=native`` makes it an error; ``GANFORMER_OPS=reference`` builds nothing
+and prints nothing.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ganformer_cli.operators.compiling import Library, cuda_capability, make_bui
 from ganformer_cli.operators.cuda_toolkit import present_architectures
 from ganformer_cli.operators.toolchain import BuildError, NoCompilerError
 
-Side = Literal["auto", "native", "reference"]
+Backend = Literal["auto", "native", "reference"]
 Register = TypeVar("Register", bound=Callable[[], None])
 
 VARIABLE = "GANFORMER_OPS"
-SIDES = ("auto", "native", "reference")
+BACKENDS = ("auto", "native", "reference")
 OLDEST_TORCH = (2, 10)  # the first with all of the stable interface that the sources use
 
-#: What the library of each kind of device takes.
+#: What the library of each kind of device accepts.
 DTYPES = {
     "cpu": frozenset({torch.float32, torch.bfloat16, torch.float64}),
     "cuda": frozenset({torch.float32, torch.bfloat16, torch.float16}),
@@ -41,14 +41,14 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Status:
-    """What became of the library of a kind of device.
+    """The state of the library of a kind of device.
 
     Attributes:
-        native: it is loaded.
+        native: whether it is loaded.
         problem: why it is not; empty if it is.
         remedy: what to do about that; empty if there is nothing to do.
-        build: the library that is loaded.
-        no_compiler: it is not there because nothing here can build it.
+        build: the loaded library.
+        no_compiler: whether it is missing because there is no compiler.
     """
 
     native: bool
@@ -63,7 +63,7 @@ class Status:
         return "; ".join(filter(None, (self.problem, self.remedy)))
 
 
-_side: str = os.environ.get(VARIABLE, "").strip().lower() or "auto"
+_backend: str = os.environ.get(VARIABLE, "").strip().lower() or "auto"
 _lock = threading.RLock()
 _found: dict[str, Status] = {}  # by the kind of device; what has failed is not tried again
 _warned: set[str] = set()
@@ -72,14 +72,14 @@ _fragment = torch.library.Library("ganformer", "FRAGMENT")
 
 
 def serves(*tensors: Tensor | None) -> bool:
-    """Whether the native operators take these tensors; the first time for a kind of device builds or loads its library.
+    """Whether the native operators accept these tensors. The first call for a device builds or loads its library.
 
-    They do if all lie on one kind of device whose library is there, and have dtypes that it takes (``DTYPES``).
+    They do if all are on one kind of device whose library is available, and have dtypes that it accepts (``DTYPES``).
 
     Raises:
-        GanformerError: the side is ``native`` and the library cannot be had; ``GANFORMER_OPS`` says what it must not.
+        GanformerError: the backend is ``native`` and the library is not available, or ``GANFORMER_OPS`` is invalid.
     """
-    if _side == "reference":
+    if _backend == "reference":
         return False
     device = ""
     for tensor in tensors:
@@ -91,26 +91,26 @@ def serves(*tensors: Tensor | None) -> bool:
         device = kind
     if not device:
         return False
-    # Nothing but look-ups from the second time on, so that torch.compile can look through it.
+    # From the second call on only look-ups, which torch.compile can trace.
     found = _found.get(device)
-    if found is not None and (found.native or (device in _warned and _side == "auto")):
+    if found is not None and (found.native or (device in _warned and _backend == "auto")):
         return found.native
     return _decide(device)
 
 
 def _decide(device: str) -> bool:
-    """``serves`` where there is something to build, to load, or to say."""
+    """``serves`` where there is something to build, load or report."""
     found = status(device)
     if found.native:
         return True
-    if _side == "native":
+    if _backend == "native":
         raise GanformerError(f"{VARIABLE}=native: {found.reason}")
     if found.problem:
         with _lock:
             if device not in _warned:
                 _warned.add(device)
                 _warn(
-                    f"plain torch does the work of the native operators, slower: {found.reason} "
+                    f"plain torch replaces the native operators and is slower: {found.reason} "
                     f"({VARIABLE}=reference silences this)"
                 )
     return False
@@ -120,13 +120,13 @@ def call(operator: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a native operator.
 
     Raises:
-        GanformerError: the operator refuses its arguments. Its library hands a message over instead of throwing,
-            because torch may come from another compiler (``ops/errors.h``): bytes in place of the result.
+        GanformerError: the operator rejects its arguments. Its library returns a message, as bytes in place of the
+            result, instead of throwing, because torch may be from another compiler (``ops/errors.h``).
     """
     result = operator(*arguments)
     first = result[0] if isinstance(result, tuple | list) else result
     if first is None:
-        raise GanformerError("a native operator failed, and there was no memory to say why")
+        raise GanformerError("a native operator failed, and there was no memory for a message")
     if first.dtype is torch.uint8:
         raise GanformerError(" ".join(bytes(first.tolist()).decode("utf-8", "replace").split()))
     return result
@@ -148,18 +148,18 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
 
 
 @contextlib.contextmanager
-def use(side: Side) -> Iterator[None]:
-    """Force a side for the block, in all threads, whatever ``GANFORMER_OPS`` says: for tests and measurements."""
-    global _side
-    before, _side = _side, side
+def use(backend: Backend) -> Iterator[None]:
+    """Force a backend for the block, in all threads, whatever ``GANFORMER_OPS`` is: for tests and measurements."""
+    global _backend
+    before, _backend = _backend, backend
     try:
         yield
     finally:
-        _side = before
+        _backend = before
 
 
 def when_loaded(register: Register) -> Register:
-    """Call ``register`` once, right after the CPU library is loaded, which defines the operators. A decorator."""
+    """Call ``register`` once, as soon as the CPU library, which defines the operators, is loaded. A decorator."""
     with _lock:
         if _found.get("cpu", Status(False)).native:
             register()
@@ -169,9 +169,9 @@ def when_loaded(register: Register) -> Register:
 
 
 def register(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function as what tells torch the shapes of the native operator's results; a decorator.
+    """Register the function that tells torch the shapes of the operator's results. A decorator.
 
-    torch does not record the operator itself: autograd functions of ours call it, at less than half the cost of
+    autograd does not record the operator itself: our autograd functions call it, at less than half the cost of
     ``torch.library.register_autograd``.
     """
     _fragment.impl(name, torch.library.fallthrough_kernel, "Autograd")
@@ -179,14 +179,14 @@ def register(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def status(device: str) -> Status:
-    """What there is for ``cpu`` or ``cuda``; builds or loads it first, unless the side is ``reference``.
+    """The library's state for ``cpu`` or ``cuda``; builds or loads it first, unless the backend is ``reference``.
 
     Raises:
         ConfigError: ``GANFORMER_OPS`` is neither auto, native nor reference.
     """
-    if _side not in SIDES:
-        raise ConfigError(f"{VARIABLE}={_side}: choose one of {', '.join(SIDES)}")
-    if _side == "reference":
+    if _backend not in BACKENDS:
+        raise ConfigError(f"{VARIABLE}={_backend}: choose one of {', '.join(BACKENDS)}")
+    if _backend == "reference":
         return Status(False, f"{VARIABLE}=reference")
     with _lock:
         if device not in _found:
@@ -196,7 +196,7 @@ def status(device: str) -> Status:
             except BuildError as error:
                 missing = isinstance(error, NoCompilerError)
                 _found[device] = Status(False, error.problem, error.remedy, no_compiler=missing)
-            except (GanformerError, OSError) as error:  # the second: a source that cannot be read, for instance
+            except (GanformerError, OSError) as error:  # the second: for instance a source that cannot be read
                 _found[device] = Status(False, str(error), "install ganformer again if this stays so")
         return _found[device]
 
@@ -221,7 +221,7 @@ def _load_cpu() -> Build:
 def _load_cuda() -> Build:
     cpu = status("cpu")
     if not cpu.native:
-        raise BuildError(f"the CPU library, which defines them, is not there: {cpu.problem}", cpu.remedy)
+        raise BuildError(f"the CPU library, which defines them, is not available: {cpu.problem}", cpu.remedy)
     if torch.version.cuda is None or not torch.cuda.is_available():
         raise BuildError("torch sees no NVIDIA card", "see ganformer doctor")
     return _load("cuda", cuda_capability(present_architectures()), find_cuda_tools)
@@ -237,7 +237,7 @@ def _load(library: Library, capability: str, find: Callable) -> Build:
     except BuildError as error:
         if build.fresh:
             raise
-        # It came from elsewhere, and wants for instance a newer C++ library than there is here: build one here.
+        # It was built elsewhere, and requires for instance a newer C++ library: build one here.
         try:
             return _open(find_or_build(build_spec, find, exclude=build, say=_say, warn=_warn))
         except NoCompilerError:
@@ -248,8 +248,8 @@ def _open(build: Build) -> Build:
     try:
         torch.ops.load_library(str(build.path))
     except OSError as error:
-        said = " ".join(str(error).split())
-        raise BuildError(f"{build.path} cannot be loaded: {said}", "delete that file, and it is built anew") from error
+        text = " ".join(str(error).split())
+        raise BuildError(f"{build.path} cannot be loaded: {text}", "delete that file, and it is built anew") from error
     return build
 
 

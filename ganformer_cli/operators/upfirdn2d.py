@@ -98,10 +98,10 @@ def upfirdn2d_reference(
 
 def _pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
     """Zeros around the image; negative numbers crop, what was padded on the other side too."""
-    zeros = [max(side, 0) for side in (left, right, top, bottom)]
+    zeros = [max(backend, 0) for backend in (left, right, top, bottom)]
     if any(zeros):
         x = F.pad(x, zeros)
-    top, bottom, left, right = (max(-side, 0) for side in (top, bottom, left, right))
+    top, bottom, left, right = (max(-backend, 0) for backend in (top, bottom, left, right))
     return x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
 
 
