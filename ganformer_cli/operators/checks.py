@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ State = Literal["good", "note", "bad"]
 SELECTOR = "https://pytorch.org/get-started/locally/"
 DRIVERS = "https://www.nvidia.com/drivers"
 
-#: Of the largest number of the result. Float32 is a hundred times better; a wrong formula a thousand times worse.
+#: Relative to the largest result. Float32 is a hundred times better; a wrong formula a thousand times worse.
 TOLERANCE = 1e-4
 
 NVIDIA_VENDOR = "0x10de"  # on the PCI bus
@@ -39,11 +39,11 @@ class Check:
     """A row of the table.
 
     Attributes:
-        state: ``bad`` is what the user should mend, ``note`` what they may want to know.
-        found: in words.
-        remedy: what to do, of every bad row.
-        blocks: training cannot run like this.
-        details: for programs.
+        state: ``bad`` needs the user's attention, ``note`` is for information.
+        found: the result in words.
+        remedy: what to do; every bad row has one.
+        blocks: whether training is impossible.
+        details: the result as JSON values.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Check:
 
 
 def all_checks() -> Iterator[Check]:
-    """Every row, in order. Builds the operators if they are not there yet."""
+    """Every row, in order. Builds the operators if there is no build yet."""
     cards = find_cards(os.environ)
     wanted = cuda_of_torch()
     yield check_torch()
@@ -71,7 +71,7 @@ def all_checks() -> Iterator[Check]:
 
 
 def cuda_of_torch() -> tuple[int, ...]:
-    """The CUDA that this torch was built with; () for one without."""
+    """The CUDA version of this torch; () for one without CUDA."""
     return tuple(int(part) for part in re.findall(r"\d+", torch.version.cuda or ""))[:2]
 
 
@@ -156,7 +156,7 @@ def _read(path: Path) -> str:
 
 
 def check_torch() -> Check:
-    """The version, and whether a sum comes out right."""
+    """The version, which must be new enough for the operators."""
     details = {"version": torch.__version__, "threads": torch.get_num_threads()}
     capability = torch.backends.cpu.get_cpu_capability()
     found = f"{torch.__version__}, {torch.get_num_threads()} threads, {capability}"
@@ -167,39 +167,34 @@ def check_torch() -> Check:
 
 
 def check_cuda(cards: Cards, wanted: tuple[int, ...]) -> Check:
-    """The CUDA of torch beside the card and its driver."""
-    driver = f"driver {cards.driver}" if cards.driver else "no driver that answers"
-    details = {"torch": _dotted(wanted), "driver": cards.driver, "driver_cuda": _dotted(cards.cuda)}
+    """torch's CUDA beside the card and its driver."""
+    driver = f"driver {cards.driver}" if cards.driver else "no working driver"
+    found, state, remedy = f"torch has {_dotted(wanted)}, {driver}", "bad", ""
     if torch.version.hip:
-        return Check(
-            "CUDA", "note", f"a torch for AMD's ROCm {torch.version.hip}; ours is not tried there", details=details
-        )
-    if not wanted:
-        if not cards.names:
-            return Check("CUDA", "note", "this torch is for the CPU only, and no NVIDIA card is here", details=details)
-        return Check(
-            "CUDA", "bad", f"{cards.names[0]} is here ({driver}), but this torch is for the CPU only",
-            _install_torch_for(cards), details=details,
-        )  # fmt: skip
-    found = f"torch has {_dotted(wanted)}, {driver}"
-    if torch.cuda.is_available():
-        return Check("CUDA", "good", found, details=details)
-    if not cards.names:
-        return Check("CUDA", "note", f"torch has {_dotted(wanted)}, and no NVIDIA card is here", details=details)
-    if not cards.works:
-        return Check("CUDA", "bad", found, f"install NVIDIA's driver ({DRIVERS}) and restart", details=details)
-    if cards.cuda and cards.cuda[0] < wanted[0]:
+        state, found = "note", f"a torch for AMD's ROCm {torch.version.hip}, with which ganformer is not tested"
+    elif not wanted and not cards.names:
+        state, found = "note", "this torch is for the CPU only, and there is no NVIDIA card"
+    elif not wanted:
+        found = f"{cards.names[0]} is installed ({driver}), but this torch is for the CPU only"
+        remedy = _install_torch_for(cards)
+    elif torch.cuda.is_available():
+        state = "good"
+    elif not cards.names:
+        state, found = "note", f"torch has {_dotted(wanted)}, and there is no NVIDIA card"
+    elif not cards.works:
+        remedy = f"install NVIDIA's driver ({DRIVERS}) and restart"
+    elif cards.cuda and cards.cuda[0] < wanted[0]:
+        found = f"{found}, which supports CUDA up to {_dotted(cards.cuda)}"
         remedy = f"install a newer driver ({DRIVERS}), or a torch for CUDA {cards.cuda[0]}.x: {SELECTOR}"
-        return Check("CUDA", "bad", f"{found}, which runs CUDA {_dotted(cards.cuda)} at most", remedy, details=details)
-    remedy = (
-        "see that CUDA_VISIBLE_DEVICES does not hide it and that the container may use it (docker run --gpus all), "
-        "then restart the machine"
-    )
-    return Check("CUDA", "bad", f"{found}, and yet torch sees no card", remedy, details=details)
+    else:
+        found = f"{found}, but torch sees no card"
+        remedy = "check CUDA_VISIBLE_DEVICES and the container's access (docker run --gpus all), then restart"
+    details = {"torch": _dotted(wanted), "driver": cards.driver, "driver_cuda": _dotted(cards.cuda)}
+    return Check("CUDA", cast(State, state), found, remedy, details=details)
 
 
 def _install_torch_for(cards: Cards) -> str:
-    """The command that brings a torch with CUDA: pip's own index has none for Windows."""
+    """The command that installs a torch with CUDA: PyPI has none for Windows."""
     index = "cu130" if not cards.cuda or cards.cuda >= (13, 0) else "cu126"
     command = f"pip install --upgrade torch --index-url https://download.pytorch.org/whl/{index}"
     update = "" if cards.works else f"install NVIDIA's driver ({DRIVERS}), then "
@@ -207,9 +202,9 @@ def _install_torch_for(cards: Cards) -> str:
 
 
 def check_cards(cards: Cards, wanted: tuple[int, ...]) -> Iterator[Check]:
-    """One row for each card that torch sees; one for none."""
+    """One row for each card that torch sees; one row if there is none."""
     if not (wanted and torch.cuda.is_available()):
-        found = ", ".join(cards.names) + " (not used)" if cards.names else "none; the CPU does the work"
+        found = ", ".join(cards.names) + " (not used)" if cards.names else "none; the CPU is used"
         yield Check("GPU", "note", found, details={"cards": list(cards.names)})
         return
     for index in range(torch.cuda.device_count()):
@@ -218,7 +213,7 @@ def check_cards(cards: Cards, wanted: tuple[int, ...]) -> Iterator[Check]:
         found = f"{known.name}, {known.total_memory / 2**30:.1f} GiB, compute capability {known.major}.{known.minor}"
         try:
             works = bool(torch.ones(4, device=torch.device("cuda", index)).sum().item() == 4)
-            problem = "" if works else "it adds wrongly"
+            problem = "" if works else "it computes wrong sums"
             free, _ = torch.cuda.mem_get_info(index)
         except RuntimeError as error:
             problem = str(error).splitlines()[0]
@@ -242,18 +237,15 @@ def check_compiler() -> Check:
 
 
 def check_nvcc(wanted: tuple[int, ...], *, needed: bool) -> Check:
-    """nvcc, and whether it fits torch; it is needed only where torch sees a card."""
+    """nvcc, and whether it matches torch; needed only if torch sees a card."""
     nvcc = find_nvcc(wanted)
     worst: State = "bad" if needed else "note"
     remedy = how_to_get_nvcc(wanted) if needed else ""
     if nvcc is None:
         return Check("nvcc", worst, "not found" + ("" if needed else "; not needed without a card"), remedy)
-    details = {
-        "version": _dotted(nvcc.version),
-        "path": nvcc.path,
-        "matches": bool(wanted) and not misfit(nvcc, wanted),
-    }
-    if problem := misfit(nvcc, wanted):
+    problem = misfit(nvcc, wanted)
+    details = {"version": _dotted(nvcc.version), "path": nvcc.path, "matches": bool(wanted) and not problem}
+    if problem:
         return Check("nvcc", worst, problem, remedy, details=details)
     fit = f"matches torch's CUDA {_dotted(wanted)}" if wanted else "this torch has no CUDA to match"
     return Check("nvcc", "good" if wanted else "note", f"{nvcc} at {nvcc.path}; {fit}", details=details)
@@ -276,27 +268,26 @@ def check_cache() -> Check:
     builds = len(list(operators.glob("*.json"))) if operators.is_dir() else 0
     details: dict[str, Any] = {"path": str(folder), "bytes": size, "files": len(files), "builds": builds}
     found = f"{folder}: {size / 1e6:,.1f} MB, {builds} build{'s' * (builds != 1)} of operators"
-    if ahead := os.environ.get(FOLDER_VARIABLE):
-        found += f"; {FOLDER_VARIABLE}={ahead}"
-        details["ahead"] = ahead
+    if chosen := os.environ.get(FOLDER_VARIABLE):
+        found += f"; {FOLDER_VARIABLE}={chosen}"
+        details["ahead"] = chosen
+    state, remedy = "good", ""
     try:
         ensure_writable_folder(folder, "cache folder")
     except OutputError as error:
         reason = getattr(error.__cause__, "strerror", None) or error.__cause__ or error
-        remedy = "set GANFORMER_CACHE to a folder that you may write to"
-        return Check(
-            "cache", "bad", f"{folder} cannot be written to ({reason})", remedy, details={**details, "writable": False}
-        )
-    return Check("cache", "good", found, details={**details, "writable": True})
+        state, remedy = "bad", "set GANFORMER_CACHE to a folder that you may write to"
+        found = f"{folder} cannot be written to ({reason})"
+    return Check("cache", cast(State, state), found, remedy, details={**details, "writable": state == "good"})
 
 
-# ----- The operators at work -----
+# ----- Self-tests of the operators -----
 
 
 class SelfTest(NamedTuple):
-    """An operator at work on small arguments of odd sizes.
+    """An operator's results for small arguments of odd sizes.
 
-    ``arguments`` are the shapes of random numbers, and ``run`` gives the results for them.
+    ``arguments`` are the shapes of random numbers; ``run`` computes the results for them.
     """
 
     name: str
@@ -334,7 +325,7 @@ def _attention_means(x: Tensor, *keys: Tensor) -> list[Tensor | None]:
     return [*attention_means(x, Keys(*keys), over="components"), *attention_means(x, Keys(*keys), over="positions")]
 
 
-# Two pictures of 9 channels and 35 positions; two heads, 5 components, 4 numbers of position.
+# Two images of 9 channels and 35 positions; two heads, 5 components, positions 4 wide.
 _X, _KEYS = (2, 9, 35), ((2, 2, 5, 9), (2, 2, 5), (35, 4), (2, 2, 5, 4))
 
 SELF_TESTS = (
@@ -346,10 +337,10 @@ SELF_TESTS = (
 
 
 def check_operators(device: str) -> Iterator[Check]:
-    """A row for the library of a device, and one for each operator: how far it is from plain torch in float64."""
+    """A row for the library of a device, and one for each operator: its error against plain torch in float64."""
     found, name = native.status(device), f"operators ({device})"
     if not found.native:
-        # Without a remedy, plain torch is what was asked for.
+        # Without a remedy, plain torch is what the user chose.
         state: State = "bad" if found.remedy else "note"
         yield Check(name, state, f"reference (plain torch): {found.problem}", found.remedy, details={"native": False})
     elif found.build:
@@ -366,20 +357,20 @@ def check_operators(device: str) -> Iterator[Check]:
 
 def _tested(test: SelfTest, device: str) -> Check:
     name, details = f"{test.name} ({device})", {"native": True, "device": device}
-    remedy = "work without it, GANFORMER_OPS=reference, and report this with the output of ganformer doctor --json"
+    remedy = "run with GANFORMER_OPS=reference, and report this with the output of ganformer doctor --json"
     try:
         with native.use("native"):
             ours = _results(test, torch.float32, device)
         with native.use("reference"):
             truth = _results(test, torch.float64, device)
         error = max(_distance(one, other) for one, other in zip(ours, truth, strict=True))
-    except Exception as failure:  # whatever it is, the other rows are worth having
-        said = " ".join(str(failure).split()) or type(failure).__name__
-        return Check(name, "bad", f"native, and fails: {said}", remedy, details={**details, "failure": said})
+    except Exception as failure:  # whatever it is, the other rows are still useful
+        text = " ".join(str(failure).split()) or type(failure).__name__
+        return Check(name, "bad", f"native, and fails: {text}", remedy, details={**details, "failure": text})
     if not error <= TOLERANCE:
-        said = f"native, and wrong: it is {error:.1e} from plain torch"
-        return Check(name, "bad", said, remedy, details={**details, "error": str(error)})
-    return Check(name, "good", f"native, {error:.1e} from plain torch", details={**details, "error": error})
+        text = f"native, and wrong: error {error:.1e} against plain torch"
+        return Check(name, "bad", text, remedy, details={**details, "error": str(error)})
+    return Check(name, "good", f"native, error {error:.1e} against plain torch", details={**details, "error": error})
 
 
 def _results(test: SelfTest, dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -387,7 +378,7 @@ def _results(test: SelfTest, dtype: torch.dtype, device: str) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     arguments = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in test.arguments]
     results = [result for result in test.run(*arguments) if result is not None]
-    # Weighted with other numbers at each place, so that no error cancels out.
+    # Weighted differently at each place, so that no error cancels out.
     weights = [torch.randn(result.shape, generator=generator).to(result) for result in results]
     total = sum((result * weight).sum() for result, weight in zip(results, weights, strict=True))
     gradients = torch.autograd.grad(total, arguments, allow_unused=True) if isinstance(total, Tensor) else ()
@@ -395,6 +386,6 @@ def _results(test: SelfTest, dtype: torch.dtype, device: str) -> list[Tensor]:
 
 
 def _distance(ours: Tensor, truth: Tensor) -> float:
-    """The largest difference, as a part of the largest number; NaN stays NaN."""
+    """The largest difference, relative to the largest number; NaN stays NaN."""
     scale = truth.abs().max().clamp_min(1e-30)
     return float(((ours.to(truth.dtype) - truth).abs().max() / scale).item())

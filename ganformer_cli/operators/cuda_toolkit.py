@@ -1,4 +1,4 @@
-"""Finds nvcc and the CUDA runtime to link with, and says which graphics cards a library is built for."""
+"""Finds nvcc and the CUDA runtime to link with; which GPUs a library is built for."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ganformer_cli.operators.toolchain import Runner, decoded, run_program
 
 WINDOWS = sys.platform == "win32"
 
-#: What is built where no card says otherwise: cards of one generation run what was built for the first of it, and later
-#: ones translate the last of the list when they first meet it.
+#: Built for if there is no GPU here: a GPU runs what was built for the first of its generation, and those of later
+#: generations compile the last of the list on first use.
 USUAL_ARCHITECTURES = ("80", "90")
 
 
 @dataclass(frozen=True)
 class Nvcc:
-    """A CUDA compiler: its path and version, ``(13, 0)``, and where to look for headers and libraries beside it."""
+    """A CUDA compiler: its path, its version ``(13, 0)``, and the folders with its headers and libraries."""
 
     path: str
     version: tuple[int, int]
@@ -60,11 +60,13 @@ def find_nvcc(
     run: Runner = run_program,
     places: Iterable[Path] | None = None,
 ) -> Nvcc | None:
-    """The nvcc that fits a torch built with CUDA ``wanted`` best: the same release, else the same generation, else the
-    first that is found, which :func:`misfit` then tells of.
+    """The nvcc that fits a torch with CUDA ``wanted`` best: of the same release, else of the same generation, else the
+    first that is found, which :func:`misfit` reports.
 
     Args:
-        wanted: ``(13, 0)``; nothing is preferred if empty.
+        wanted: ``(13, 0)``; empty for no preference.
+        environment: variables, or None for those of this process.
+        run: runs nvcc.
         places: folders to look in, instead of :func:`toolkit_places`.
     """
     environment = os.environ if environment is None else environment
@@ -82,20 +84,20 @@ def find_nvcc(
 
 
 def misfit(nvcc: Nvcc, wanted: tuple[int, ...]) -> str:
-    """Why ``nvcc`` does not fit a torch of CUDA ``wanted``, or "". Releases of one generation work together."""
+    """Why ``nvcc`` does not fit a torch with CUDA ``wanted``, or "". Releases of one generation are compatible."""
     if not wanted or nvcc.version[0] == wanted[0]:
         return ""
     return f"{nvcc} at {nvcc.path} is of another generation than torch's CUDA {'.'.join(map(str, wanted))}"
 
 
 def how_to_get_nvcc(wanted: tuple[int, ...]) -> str:
-    """What to do where there is none that fits."""
+    """What to do if there is no nvcc that fits."""
     release = f"CUDA toolkit {'.'.join(map(str, wanted))}" if wanted else "CUDA toolkit of torch's CUDA version"
     return f"install the {release} (https://developer.nvidia.com/cuda-toolkit-archive), or set CUDA_HOME to its folder"
 
 
 def toolkit_places(environment: Mapping[str, str]) -> Iterator[Path]:
-    """Folders where nvcc may be: what was said, what is on the path, and the usual ones, newest first."""
+    """Folders where nvcc may be: the user's choice, the path, and the usual ones, newest first."""
     for name in ("CUDA_HOME", "CUDA_PATH"):
         if value := environment.get(name, "").strip():
             yield Path(value) / "bin"
@@ -117,7 +119,7 @@ def toolkit_places(environment: Mapping[str, str]) -> Iterator[Path]:
 
 
 def packages_of_nvidia() -> list[Path]:
-    """What pip has installed of CUDA, torch's own libraries among it: ``site-packages/nvidia/*``."""
+    """The CUDA parts that pip installed, torch's own libraries included: ``site-packages/nvidia/*``."""
     folders = []
     for entry in sys.path:
         nvidia = Path(entry) / "nvidia"
@@ -134,11 +136,11 @@ def _newest_first(folder: Path, pattern: str) -> list[Path]:
 
 
 def _described(path: Path, run: Runner) -> Nvcc | None:
-    status, said = run([str(path), "--version"], None)
-    release = re.search(r"release (\d+)\.(\d+)", decoded(said))
+    status, output = run([str(path), "--version"], None)
+    release = re.search(r"release (\d+)\.(\d+)", decoded(output))
     if status != 0 or not release:
         return None
-    # /usr/local/bin/nvcc may be a link, or a script that calls the real one: then the usual folder of that release.
+    # /usr/local/bin/nvcc may be a link or a script that calls the real one: add the usual folder of that release.
     version = (int(release[1]), int(release[2]))
     roots = [Path(os.path.realpath(path)).parent.parent, path.parent.parent]
     if not WINDOWS:
@@ -147,9 +149,9 @@ def _described(path: Path, run: Runner) -> Nvcc | None:
 
 
 def known_architectures(nvcc: Nvcc, run: Runner = run_program) -> list[str]:
-    """What ``nvcc`` can build for, ``80`` and so on; empty if it does not say."""
-    status, said = run([nvcc.path, "--list-gpu-arch"], None)
-    return re.findall(r"compute_(\d+[a-z]?)", decoded(said)) if status == 0 else []
+    """The architectures that ``nvcc`` can build for, ``80`` and so on; empty if it does not list them."""
+    status, output = run([nvcc.path, "--list-gpu-arch"], None)
+    return re.findall(r"compute_(\d+[a-z]?)", decoded(output)) if status == 0 else []
 
 
 # ----- Which cards -----
@@ -164,7 +166,7 @@ def parse_architectures(text: str) -> tuple[str, ...]:
     parts = [part.strip().lower().removeprefix("sm_").replace(".", "") for part in re.split(r"[,; ]+", text) if part]
     for part in parts:
         if not re.fullmatch(r"\d{2,3}[af]?", part):
-            raise ConfigError(f"{part!r} is no architecture of NVIDIA's; write for instance 80,90")
+            raise ConfigError(f"{part!r} is not a compute capability of NVIDIA GPUs; write for instance 80,90")
     return tuple(sorted(set(parts), key=_order))
 
 
@@ -173,7 +175,7 @@ def _order(architecture: str) -> tuple[int, str]:
 
 
 def present_architectures() -> tuple[str, ...]:
-    """Of the cards that torch sees."""
+    """Those of the GPUs that torch sees."""
     import torch
 
     if not torch.cuda.is_available():
@@ -183,7 +185,7 @@ def present_architectures() -> tuple[str, ...]:
 
 
 def within(architectures: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """``architectures``, with those that nvcc does not know yet replaced by the newest that it knows before them."""
+    """``architectures``, each that nvcc does not know replaced by the newest before it that it knows."""
     if not known:
         return tuple(architectures)
     replaced = set()
@@ -194,10 +196,10 @@ def within(architectures: Sequence[str], known: Sequence[str]) -> tuple[str, ...
 
 
 def covers(built: Sequence[str], present: Sequence[str]) -> bool:
-    """Whether a library that was built for ``built`` runs on all cards of ``present``.
+    """Whether a library built for ``built`` runs on all GPUs ``present``.
 
-    A card runs what was built for its generation (the first digits) up to its own number; and the library also holds
-    what a card of a later generation can translate, for the last of ``built``.
+    A GPU runs what was built for its generation (the first digits) up to its own number. The library also has PTX of
+    the last of ``built``, which later generations compile.
     """
     plain = [_order(name)[0] for name in built if name.isdigit()]
 
