@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.checkpoints.run_lock import LockedError, locked
-from ganformer_cli.checkpoints.training_state import STATE_FOLDER
 from ganformer_cli.config import RunConfig
 from ganformer_cli.config.names import check_name
 from ganformer_cli.errors import ConfigError, GanformerError, OutputError, SnapshotError
@@ -36,6 +35,7 @@ LOG_FILE = "log.jsonl"
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"  # warnings: what went wrong, and when
 TAKEN_FILE = "init-from.json"  # what came from --init-from and what did not, tensor by tensor
+STATE_FOLDER = "state"
 SAMPLE_FOLDER = "samples"
 
 #: Settings that a run may change when it goes on.

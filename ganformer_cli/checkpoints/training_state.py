@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ganformer_cli.checkpoints import headers, snapshots
+from ganformer_cli.checkpoints.run_folder import STATE_FOLDER
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.files import Warn, remove
 
-STATE_FOLDER = "state"
 KEPT = 2  # states
 
 #: What Adam remembers of a parameter.
