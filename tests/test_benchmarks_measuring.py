@@ -1,4 +1,4 @@
-"""The tools of ``ganformer bench``: what is timed in turn, memory, what autograd keeps."""
+"""The tools of ``ganformer bench``: what is timed in turn, ratios, memory, what autograd keeps."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import pytest
 import torch
 
 from ganformer_cli.benchmarks.measuring import (
+    PLAIN,
     Case,
     Conditions,
-    Work,
+    Contender,
+    Measurement,
+    Memory,
     Workload,
     in_fresh_process,
     interleaved,
     kept_bytes,
     measure,
-    process_memories,
+    memories,
+    ratio_of,
 )
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.operators import native
@@ -28,54 +32,86 @@ QUICK = Conditions(repeats=3, seconds=0.0, sample=0.0)
 MIB = 2**20
 
 
-def test_calls_are_sampled_in_turn_and_nobody_is_always_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_are_sampled_in_turn_and_nobody_is_always_first() -> None:
     order: list[str] = []
-    # One call is one sample: each seems to take a second.
-    monkeypatch.setattr("ganformer_cli.benchmarks.measuring._warm_up", lambda work, conditions: 1.0)
-    works = {name: Work(partial(order.append, name)) for name in "abc"}
-    timings = interleaved(works, QUICK)
+
+    def sample(name: str) -> tuple[float, None]:
+        order.append(name)
+        return 1.0, None
+
+    timings = interleaved({name: Contender(measure=partial(sample, name)) for name in "abc"}, QUICK)
     assert "".join(order) == "abcbcacab"
-    assert {name: timing.samples for name, timing in timings.items()} == {"a": 3, "b": 3, "c": 3}
+    assert {name: sorted(samples) for name, samples in timings.items()} == {name: [1, 2, 3] for name in "abc"}
 
 
-def test_calls_are_made_on_their_side_with_the_same_random_numbers() -> None:
-    sides: dict[str, set[str]] = {"native": set(), "reference": set()}
+def test_calls_are_made_on_their_backend_with_the_same_random_numbers() -> None:
+    backends: dict[str, set[bool]] = {"native": set(), "reference": set()}
     numbers: dict[str, set[float]] = {"native": set(), "reference": set()}
 
-    def call(side: str) -> None:
-        sides[side].add(native._backend)
-        numbers[side].add(float(torch.rand([])))
+    def call(backend: str) -> None:
+        backends[backend].add(native.serves(torch.zeros(1)))
+        numbers[backend].add(float(torch.rand([])))
 
-    # Each sample is a loop of many calls; the first number of each is what the other side draws too.
-    interleaved({side: Work(partial(call, side), side) for side in ("native", "reference")}, QUICK)
-    assert sides == {"native": {"native"}, "reference": {"reference"}}
-    starts = {float(torch.rand([], generator=torch.Generator().manual_seed(seed))) for seed in range(3)}
+    # Each sample is a loop of many calls; the first number of each is what the other backend draws too.
+    with native.use("reference"):
+        interleaved(
+            {
+                "native": Contender(call=partial(call, "native"), backend="auto"),
+                "reference": Contender(call=partial(call, "reference"), backend="reference"),
+            },
+            QUICK,
+        )
+    assert backends["reference"] == {False}
+    starts = {float(torch.rand([], generator=torch.Generator().manual_seed(seed))) for seed in range(4)}
     assert starts <= numbers["native"]
     assert starts <= numbers["reference"]
 
 
 def test_a_long_call_is_not_made_only_to_warm_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganformer_cli.benchmarks.measuring.LONG_CALL", 0.0)
-    timing = interleaved({"long": Work(lambda: None)}, QUICK)["long"]
-    assert timing.samples == QUICK.repeats + 1
+    assert sorted(interleaved({"long": Contender(call=lambda: None)}, QUICK)["long"]) == [0, 1, 2, 3]
 
 
-def test_slow_rivals_may_be_sampled_less_often() -> None:
-    timings = interleaved({"much": Work(lambda: None), "little": Work(lambda: None, most=2)}, QUICK)
-    assert (timings["much"].samples, timings["little"].samples) == (3, 2)
+def test_slow_baselines_may_be_sampled_less_often() -> None:
+    found = interleaved({"much": Contender(), "little": Contender(max_rounds=2)}, QUICK)
+    assert (sorted(found["much"]), sorted(found["little"])) == ([1, 2, 3], [1, 2])
 
 
-def test_a_case_is_measured_on_the_sides_and_beside_its_rivals() -> None:
+def test_a_ratio_is_the_median_over_rounds_with_its_quartiles_and_none_of_one_sample() -> None:
+    def measured(samples: dict[int, float]) -> Measurement:
+        return Measurement(samples=samples, memory=None)
+
+    own = measured({1: 2.0, 2: 8.0, 3: 6.0, 4: 10.0, 5: 100.0})
+    # The machine was slow in round 2, for both: their ratio says nothing of it.
+    assert ratio_of(own, measured({1: 1.0, 2: 4.0, 3: 2.0, 4: 2.0})) == (2.5, 2.0, 3.5)
+    assert ratio_of(own, measured({5: 1.0})) is None
+    assert ratio_of(own, measured({7: 1.0, 8: 1.0})) is None
+
+
+def test_a_case_is_measured_against_its_baselines_and_closed() -> None:
     seen: list[str] = []
     work = Workload(
-        run=lambda: seen.append(native._backend),
-        rivals=lambda: {"copy": Work(lambda: None, "reference")},
+        run=Contender(call=lambda: seen.append("run")),
+        baselines=lambda: {
+            "copy": Contender(),
+            "elsewhere": Contender(measure=lambda: (2.0, Memory(30.0))),
+        },
         kept=lambda: 0.5,
     )
-    row = measure(Case(group="g", what="w", images=2, build=lambda: work), QUICK, ["reference"])
-    assert set(seen) == {"reference"}
-    assert (row.group, row.what, row.images, set(row.sides), set(row.against)) == ("g", "w", 2, {"reference"}, {"copy"})
-    assert row.sides["reference"].kept == 0.5
+    work.resources.callback(seen.append, "closed")
+    row = measure(Case(group="g", what="w", images=2, build=lambda: work), QUICK, "reference")
+    assert set(seen[:-1]) == {"run"}
+    assert seen[-1] == "closed"
+    assert (row.case.what, set(row.baselines), row.kept) == ("w", {"copy", "elsewhere"}, 0.5)
+    assert row.baselines["elsewhere"] == Measurement(samples={1: 2.0, 2: 2.0, 3: 2.0}, memory=Memory(30.0))
+
+
+def test_the_plain_operators_are_a_baseline_of_the_native_ones() -> None:
+    for has_operators, backend, names in ((True, "native", {"", PLAIN}), (True, "reference", {""})):
+        work = Workload(run=Contender(), has_operators=has_operators)
+        with native.use("reference"):
+            assert set(work.contenders(backend)) == names  # type: ignore[arg-type]
+    assert set(Workload(run=Contender(), has_operators=False).contenders("reference")) == {""}
 
 
 def test_kept_bytes_count_each_memory_once_and_nothing_that_was_there() -> None:
@@ -88,11 +124,15 @@ def test_kept_bytes_count_each_memory_once_and_nothing_that_was_there() -> None:
     assert kept_bytes(lambda: x + w, []) == 0
 
 
+def do_nothing() -> None:
+    pass
+
+
 def memory_cases() -> list[Case]:
     """Cases that need 64 MiB, nothing, and 32 MiB."""
 
     def using(mib: int) -> Workload:
-        return Workload(run=lambda: torch.ones(mib * MIB // 4).sum())
+        return Workload(run=Contender(call=lambda: torch.ones(mib * MIB // 4).sum(), with_memory=True))
 
     return [Case(group="g", what=str(mib), images=1, build=partial(using, mib)) for mib in (64, 0, 32)]
 
@@ -109,11 +149,11 @@ def importable(monkeypatch: pytest.MonkeyPatch, checkout: Path, tmp_path: Path) 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the worst moment")
 @pytest.mark.usefixtures("importable")
 def test_memory_of_a_fresh_process_is_that_of_each_case() -> None:
-    found = in_fresh_process(partial(process_memories, memory_cases, "reference", QUICK))
-    added = [memory.added for memory in found if memory is not None]
+    found = in_fresh_process(partial(memories, memory_cases, "", "reference", QUICK, do_nothing))
+    added = [memory.added for memory in found if memory is not None and memory.added is not None]
     assert len(added) == 3
     assert added == pytest.approx([64, 0, 32], abs=4)
-    assert all(memory is not None and memory.peak > memory.added for memory in found)
+    assert all(memory is not None and memory.peak > (memory.added or 0) for memory in found)
 
 
 def raise_error() -> None:

@@ -6,8 +6,6 @@ both memory formats and in every equivalent form, and the fastest counts.
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ganformer_cli.benchmarks.measuring import Conditions, Timing, sample_of
+from ganformer_cli.benchmarks.measuring import Conditions, Contender, seconds_of
 
 Size = tuple[int, ...]
 
-#: A memory format that takes so many times as long as the other is not tried again.
+#: A form that takes so many times as long as the fastest one is not tried again.
 HOPELESS = 1.5
 
-_FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+_FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 class Convolution(NamedTuple):
@@ -48,25 +46,28 @@ class Convolution(NamedTuple):
     def output(self) -> Size:
         """Size of the result ``[B, O, H', W']``."""
         with torch.device("meta"):
-            result = self.forward(torch.empty(self.image), torch.empty(self.weight))
-        return tuple(result.shape)
+            return tuple(self.run(torch.empty(self.image), torch.empty(self.weight)).shape)
 
-    def forward(self, image: Tensor, weight: Tensor) -> Tensor:
-        """The convolution itself."""
-        return torch.ops.aten.convolution(image, weight, None, *self._geometry())
+    def run(self, image: Tensor, weight: Tensor, gradient: Tensor | None = None) -> Any:
+        """The convolution itself, or of a ``gradient`` those that are wanted."""
+        sizes = list(self.stride), list(self.padding), list(self.dilation)
+        geometry = *sizes, self.transposed, list(self.output_padding), self.groups
+        if gradient is None or self.wanted is None:
+            return torch.ops.aten.convolution(image, weight, None, *geometry)
+        return torch.ops.aten.convolution_backward(gradient, image, weight, None, *geometry, [*self.wanted, False])
 
-    def backward(self, gradient: Tensor, image: Tensor, weight: Tensor) -> Any:
-        """The gradients that are wanted."""
-        assert self.wanted is not None
-        wanted = [*self.wanted, False]
-        return torch.ops.aten.convolution_backward(gradient, image, weight, None, *self._geometry(), wanted)
+    def alone(self, memory_format: torch.memory_format, device: str) -> Callable[[], object]:
+        """The call with random numbers."""
 
-    def _geometry(self) -> tuple[Any, ...]:
-        sizes = (list(self.stride), list(self.padding), list(self.dilation))
-        return *sizes, self.transposed, list(self.output_padding), self.groups
+        def random(size: Size) -> Tensor:
+            return torch.randn(size, device=device).to(self.dtype).contiguous(memory_format=memory_format)
+
+        image, weight = random(self.image), random(self.weight)
+        gradient = None if self.wanted is None else random(self.output())
+        return lambda: self.run(image, weight, gradient)
 
 
-class ConvolutionRecorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):
     """Counts the convolutions that are made inside of it, those of backward passes too."""
 
     def __init__(self) -> None:
@@ -76,43 +77,33 @@ class ConvolutionRecorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        aten = torch.ops.aten
+        kwargs, aten = kwargs or {}, torch.ops.aten
         if function in (aten.conv2d.default, aten.conv2d.padding, aten.conv_transpose2d.input):
             # Outside of inference mode torch takes these apart before we see them.
             with self:
                 return function.decompose(*args, **kwargs)
         if function is aten.convolution.default:
             image, weight, _, *geometry = args
-            self._note(image, weight, geometry, None)
+            self._count(image, weight, geometry, None)
         elif function is aten.convolution_backward.default:
             _, image, weight, _, *geometry, wanted = args
             if wanted[0] or wanted[1]:
-                self._note(image, weight, geometry, (bool(wanted[0]), bool(wanted[1])))
+                self._count(image, weight, geometry, (bool(wanted[0]), bool(wanted[1])))
         return function(*args, **kwargs)
 
-    def _note(self, image: Tensor, weight: Tensor, geometry: list[Any], wanted: tuple[bool, bool] | None) -> None:
-        stride, padding, dilation, transposed, output_padding, groups = geometry
-        if image.ndim == 4:  # of pictures; torch expands sizes given as one number itself
+    def _count(self, image: Tensor, weight: Tensor, geometry: list[Any], wanted: tuple[bool, bool] | None) -> None:
+        if image.ndim == 4:
+            stride, padding, dilation, transposed, output_padding, groups = geometry
+            # torch expands sizes that are given as one number by itself
             sizes = [tuple(size) * (2 // len(size)) for size in (stride, padding, dilation, output_padding)]
-            call = Convolution(
-                image=tuple(image.shape),
-                weight=tuple(weight.shape),
-                stride=sizes[0],
-                padding=sizes[1],
-                dilation=sizes[2],
-                transposed=bool(transposed),
-                output_padding=sizes[3],
-                groups=groups,
-                wanted=wanted,
-                dtype=weight.dtype,
-            )
-            self.calls[call] += 1
+            shapes = tuple(image.shape), tuple(weight.shape)
+            found = Convolution(*shapes, *sizes[:3], bool(transposed), sizes[3], groups, wanted, weight.dtype)
+            self.calls[found] += 1
 
 
 def record(call: Callable[[], object]) -> Counter[Convolution]:
     """The network's convolutions in ``call``, and how often each is made; filters do not count."""
-    with ConvolutionRecorder() as recorder:
+    with _Recorder() as recorder:
         call()
     return Counter({made: count for made, count in recorder.calls.items() if not made.is_filter})
 
@@ -121,15 +112,11 @@ def equivalents(call: Convolution, count: int, batch: int) -> Iterator[tuple[Con
     """``count`` times ``call``, and what computes the same numbers in other ways: (convolution, how often)."""
     yield call, count
     if call.groups > 1:
-        # A weight for each picture, made into groups: as costly as one weight for all.
-        batched = call._replace(
-            image=(call.image[0] * call.groups, call.image[1] // call.groups, *call.image[2:]),
-            weight=(call.weight[0] // call.groups, *call.weight[1:]),
-            groups=1,
-        )
-        yield batched, count
+        # A weight for each image, made into groups: as costly as one weight for all.
+        image = call.image[0] * call.groups, call.image[1] // call.groups, *call.image[2:]
+        yield call._replace(image=image, weight=(call.weight[0] // call.groups, *call.weight[1:]), groups=1), count
     elif call.image[0] == 1 and batch > 1:
-        # Made picture by picture, with a weight for each: pictures scaled before and behind would need one weight.
+        # Made image by image, with a weight for each: images scaled before and behind would need one weight.
         together = max(size for size in range(1, batch + 1) if count % size == 0)
         yield call._replace(image=(together, *call.image[1:])), count / together
     elif (gradient := _as_weight_gradient(call)) is not None:
@@ -137,8 +124,8 @@ def equivalents(call: Convolution, count: int, batch: int) -> Iterator[tuple[Con
 
 
 def _as_weight_gradient(call: Convolution) -> Convolution | None:
-    """A convolution with a weight as large as an image is how torch says "gradient by the weight" in second
-    derivatives; this is the same as the first derivative says it, or None where ``call`` is nothing of that kind."""
+    """In second derivatives torch computes a gradient by the weight as a convolution with a weight as large as an
+    image. This is the same as the first derivative does it, or None where ``call`` is nothing of that kind."""
     if call.wanted is not None or call.transposed or min(call.weight[2:]) < 4:
         return None
     output = call.output()
@@ -146,10 +133,9 @@ def _as_weight_gradient(call: Convolution) -> Convolution | None:
         return None
     # Its kernel is the output, and its output as large as the kernel; with a stride the former may come out larger.
     for surplus in range(max(call.dilation)):
-        kernel = tuple(size - surplus for size in output[2:])
         gradient = Convolution(
             image=(call.image[1], call.image[0], *call.image[2:]),
-            weight=(call.weight[0], call.image[0], *kernel),
+            weight=(call.weight[0], call.image[0], *(size - surplus for size in output[2:])),
             stride=call.dilation,
             padding=call.padding,
             dilation=call.stride,
@@ -161,73 +147,44 @@ def _as_weight_gradient(call: Convolution) -> Convolution | None:
     return None
 
 
-class Clock:
-    """Times convolutions by themselves, and remembers all samples.
-
-    Args:
-        conditions: under which.
-    """
-
-    def __init__(self, conditions: Conditions) -> None:
-        self.conditions = conditions
-        self._samples: dict[tuple[Convolution, str], list[float]] = {}
-
-    def sample(self, call: Convolution) -> None:
-        """Time ``call`` once more, in each memory format that may be the best."""
-        known = {layout: self._samples.setdefault((call, layout), []) for layout in _FORMATS}
-        best = min((min(taken) for taken in known.values() if taken), default=math.inf)
-        for layout, taken in known.items():
-            if not taken or min(taken) <= HOPELESS * best:
-                run = self._alone(call, _FORMATS[layout])
-                seconds = sample_of(run, 1, self.conditions)  # the first call may have built something
-                loops = max(1, min(100, round(self.conditions.sample / max(seconds, 1e-9))))
-                taken.append(sample_of(run, loops, self.conditions))
-
-    def timing(self, call: Convolution) -> Timing:
-        """Seconds of ``call`` in the better memory format."""
-        found = [self._samples[call, layout] for layout in _FORMATS]
-        return min(Timing(min(taken), statistics.median(taken), len(taken)) for taken in found)
-
-    def _alone(self, call: Convolution, layout: torch.memory_format) -> Callable[[], object]:
-        """The convolution with random numbers in a memory format."""
-
-        def random(size: Size) -> Tensor:
-            numbers = torch.randn(size, device=self.conditions.device).to(call.dtype)
-            return numbers.contiguous(memory_format=layout)
-
-        image, weight = random(call.image), random(call.weight)
-        if call.wanted is None:
-            return lambda: call.forward(image, weight)
-        gradient = random(call.output())
-        return lambda: call.backward(gradient, image, weight)
-
-
 class BareConvolutions:
-    """The time that convolutions take in their fastest forms.
+    """Times the convolutions of a computation in their fastest forms.
 
     Args:
         calls: how often each is made.
-        batch: pictures that the computation takes, to know a loop over them.
-        clock: may have samples already, of another computation.
+        batch: images that the computation takes, to know a loop over them.
+        conditions: under which.
     """
 
-    def __init__(self, calls: Mapping[Convolution, int], batch: int, clock: Clock) -> None:
-        self.forms = [list(equivalents(call, count, batch)) for call, count in calls.items()]
-        self.clock = clock
+    def __init__(self, calls: Mapping[Convolution, int], batch: int, conditions: Conditions) -> None:
+        self.conditions = conditions
+        #: For each call the forms and memory formats that may be the fastest, and how often the form is made.
+        self.candidates = [
+            {(form, layout): times for form, times in equivalents(call, count, batch) for layout in _FORMATS}
+            for call, count in calls.items()
+        ]
 
-    def sample(self) -> None:
-        """Time every form once more."""
-        for call in {call for forms in self.forms for call, _ in forms}:
-            self.clock.sample(call)
+    def sample(self) -> float:
+        """Seconds of all convolutions together, each in the form that was the fastest this time."""
+        total = 0.0
+        for forms in self.candidates:
+            taken = {form: times * self.seconds_alone(*form) for form, times in forms.items()}
+            least = min(taken.values())
+            for form, seconds in taken.items():
+                if seconds > HOPELESS * least:
+                    del forms[form]
+            total += least
+        return total
 
-    def timing(self) -> Timing:
-        """Seconds of all calls together."""
-        least = median = 0.0
-        samples = 0
-        for forms in self.forms:
-            timings = [(self.clock.timing(call), times) for call, times in forms]
-            timing, times = min(timings, key=lambda form: form[0].least * form[1])
-            least += timing.least * times
-            median += timing.median * times
-            samples = max(samples, timing.samples)
-        return Timing(least, median, samples)
+    def seconds_alone(self, call: Convolution, memory_format: torch.memory_format) -> float:
+        """Seconds of one convolution by itself."""
+        run = call.alone(memory_format, self.conditions.device)
+        first = seconds_of(run, 1, self.conditions)  # it may have built something
+        loops = max(1, min(100, round(self.conditions.sample / max(first, 1e-9))))
+        return seconds_of(run, loops, self.conditions)
+
+
+def bare_convolutions(run: Callable[[], object], batch: int, conditions: Conditions) -> dict[str, Contender]:
+    """The bare convolutions of ``run`` as what it is measured against."""
+    bare = BareConvolutions(record(run), batch, conditions)
+    return {"bare convolutions": Contender(measure=lambda: (bare.sample(), None))}

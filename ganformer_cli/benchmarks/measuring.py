@@ -1,7 +1,7 @@
 """How long calls take beside one another, how much memory they need, and what they keep for the backward pass.
 
-Calls that are compared are timed in turn, in one process, so that whatever else the machine does meets them all. The
-least of their times is what is compared: everything that disturbs a measurement only adds to it.
+Calls that are compared are timed in turn, round by round in one process, so that whatever else the machine does meets
+all of them. A ratio is the median over the rounds, and its spread the quartiles; one round gives no ratio.
 """
 
 from __future__ import annotations
@@ -12,30 +12,28 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.files import MIB
 from ganformer_cli.memory import proc_mib, reset_high_water, return_free_memory
 from ganformer_cli.operators import native
 from ganformer_cli.operators.native import Backend
 from ganformer_cli.stop_signals import leave_to_parent
 
-#: Seconds of measuring a case, after which half of the repeats will do.
-LONG = 30.0
-#: Seconds of a call that is not made only to warm it up: its first time counts, too.
+#: Seconds of measuring a case, after which half of the repeats are enough.
+LONG_CASE = 30.0
+#: Seconds of a call whose first time counts, too: it is not made only to warm up.
 LONG_CALL = 5.0
+#: The plain-torch operators, among what a case is measured against.
+PLAIN = "plain torch"
 
-Precision = Literal["fp32", "tf32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
-
-MIB = 2**20
-
-Result = TypeVar("Result")
+_Answer = TypeVar("_Answer")
 
 
 # ----- What is measured, and how -----
@@ -46,11 +44,12 @@ class Conditions:
     """Under which everything of a run is measured."""
 
     device: str = "cpu"
-    precision: Precision = "fp32"
-    repeats: int = 5  # samples of each call, at least
+    precision: str = "fp32"  # fp32, tf32 or bf16
+    repeats: int = 5  # rounds, at least
     seconds: float = 1.0  # quick calls are sampled until all samples of a case have taken so long
     sample: float = 0.02  # seconds: a sample repeats its call until then, so that the clock's own cost vanishes
     threads: int | None = None  # of torch on the CPU; None: as many as it takes
+    memory: bool = True  # is measured, too
 
     @property
     def dtype(self) -> torch.dtype:
@@ -63,11 +62,7 @@ class Conditions:
         return torch.device(self.device).type == "cuda"
 
     def check(self) -> None:
-        """Whether this machine can do it.
-
-        Raises:
-            ConfigError: it has no such device, or the precision is none of its.
-        """
+        """Raise ``ConfigError`` unless this machine has the device, and the device the precision."""
         if not self.on_cuda:
             if self.precision == "tf32":
                 raise ConfigError("--precision tf32: only CUDA devices have it; choose fp32, bf16 or --device cuda")
@@ -76,8 +71,7 @@ class Conditions:
         if not found:
             built = "is built without CUDA" if torch.version.cuda is None else "finds no CUDA GPU"
             raise ConfigError(f"--device {self.device}: torch {torch.__version__} {built} here; choose --device cpu")
-        number = torch.device(self.device).index or 0
-        if number >= found:
+        if (torch.device(self.device).index or 0) >= found:
             raise ConfigError(f"--device {self.device}: there is no such GPU here; choose cuda:0 to cuda:{found - 1}")
 
     @contextlib.contextmanager
@@ -97,56 +91,73 @@ class Conditions:
 
     def autocast(self) -> torch.autocast:
         """The networks' bfloat16: torch chooses what is safe in it. Does nothing in the other precisions."""
-        kind = torch.device(self.device).type
-        return torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
-
-
-class Work(NamedTuple):
-    """A call and the side of the operators that it is made with."""
-
-    call: Callable[[], object]
-    side: Backend | None = None  # None: the one that is compared, the first of ``measure``
-    most: int | None = None  # samples, for calls that take long and are far off anyway
-
-
-class Timing(NamedTuple):
-    """Seconds of one call."""
-
-    least: float
-    median: float
-    samples: int
-
-
-class Bound(Protocol):
-    """Something to compare with that is no single call."""
-
-    def sample(self) -> None:
-        """Measure it once more."""
-
-    def timing(self) -> Timing:
-        """What the samples say."""
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 class Memory(NamedTuple):
     """Memory at the worst moment, in MiB."""
 
     peak: float  # CPU: of the whole process; CUDA: of all tensors
-    added: float  # of it, what was not there before the call
+    added: float | None = None  # of it, what was not there before the call
+
+
+@dataclass(kw_only=True)
+class Contender:
+    """Something that is timed."""
+
+    call: Callable[[], object] = lambda: None
+    backend: Backend | None = None  # of the operators; None: that of the case
+    max_rounds: int | None = None  # for calls that take long and are far off anyway
+    with_memory: bool = False  # is measured, too
+    #: Measures itself, in place of timing ``call``, for instance in another process: seconds, and the memory if known.
+    measure: Callable[[], tuple[float, Memory | None]] | None = None
+    memory: Memory | None = None
+    loops: int = 1  # calls in a sample
+
+    def warm_up(self, conditions: Conditions) -> float:
+        """Seconds of one of the first calls, which decides how many calls make a sample."""
+        if self.measure is not None:
+            return 0.0
+        taken = seconds_of(self.call, 1, conditions)
+        if taken < 50 * conditions.sample:
+            taken = seconds_of(self.call, 1, conditions)  # the first call may have built something
+        self.loops = max(1, min(1000, round(conditions.sample / max(taken, 1e-9))))
+        return taken
+
+    def sample(self, conditions: Conditions) -> float:
+        """Seconds of one call."""
+        if self.measure is None:
+            return seconds_of(self.call, self.loops, conditions)
+        seconds, self.memory = self.measure()
+        return seconds
 
 
 @dataclass(kw_only=True)
 class Workload:
     """What a case does once it is set up."""
 
-    run: Callable[[], object]
-    #: Sets up what it is compared with, in the same loop.
-    rivals: Callable[[], Mapping[str, Work]] = dict
-    #: Sets up what else it is compared with, sampled as often.
-    bounds: Callable[[], Mapping[str, Bound]] = dict
+    run: Contender
+    #: Sets up what it is measured against.
+    baselines: Callable[[], Mapping[str, Contender]] = dict
+    #: Whether ``run`` calls our operators, so that the plain ones are a baseline, too.
+    has_operators: bool = True
     #: Bytes kept for the backward pass, as a share of the features' bytes.
     kept: Callable[[], float] | None = None
     #: Calls before memory is measured: the first one may set up what stays.
     warm_calls: int = 1
+    #: Closed behind the last sample.
+    resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def contenders(self, backend: Backend) -> dict[str, Contender]:
+        """``run``, named "", and its baselines; ``backend`` is that of the case."""
+        found = {"": self.run}
+        if self.has_operators and backend == "native":
+            found[PLAIN] = Contender(call=self.run.call, backend="reference", with_memory=self.run.with_memory)
+        with native.use(backend):
+            found |= self.baselines()
+        for contender in found.values():
+            contender.backend = contender.backend or backend
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +166,7 @@ class Case:
 
     group: str
     what: str
-    images: int  # pictures that a call takes
+    images: int  # that a call takes
     build: Callable[[], Workload]
     weight: float = 1.0  # rough seconds that measuring takes, for the progress bar
 
@@ -164,23 +175,38 @@ Cases = Callable[[], Sequence[Case]]
 
 
 @dataclass(kw_only=True)
-class SideResult:
-    """What one side of the operators was measured to do."""
+class Measurement:
+    """What was found out about a contender."""
 
-    timing: Timing
-    kept: float | None
-    memory: Memory | None = None
+    samples: Mapping[int, float]  # seconds of a call, by round
+    memory: Memory | None
+
+
+class Ratio(NamedTuple):
+    """How many times as long one call takes as another: the median over rounds, and its quartiles."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio_of(one: Measurement, other: Measurement) -> Ratio | None:
+    """Times of ``one`` over those of ``other`` in the same round; None where they share fewer than two rounds."""
+    shared = [one.samples[number] / other.samples[number] for number in one.samples if number in other.samples]
+    if len(shared) < 2:
+        return None
+    low, middle, high = statistics.quantiles(shared, n=4, method="inclusive")
+    return Ratio(middle, low, high)
 
 
 @dataclass(kw_only=True)
 class Row:
     """A case, measured."""
 
-    group: str
-    what: str
-    images: int
-    sides: dict[str, SideResult]  # "native" is missing where there are no native operators
-    against: dict[str, Timing]
+    case: Case
+    own: Measurement
+    baselines: dict[str, Measurement]
+    kept: float | None
 
 
 def native_missing(conditions: Conditions) -> str | None:
@@ -194,105 +220,75 @@ def native_missing(conditions: Conditions) -> str | None:
     return None if found.native else found.reason or "they are not there"
 
 
-def measure(case: Case, conditions: Conditions, sides: Sequence[Backend]) -> Row:
-    """Time a case on the given sides and what it is compared with.
-
-    The memory of a process is not to be had beside the other side's: see ``process_memories``.
-    """
+def measure(case: Case, conditions: Conditions, backend: Backend) -> Row:
+    """Time a case and what it is measured against; on a CPU, ``memories`` measures memory in another process."""
     work = case.build()
-    kept: dict[Backend, float] = {}
-    memory: dict[Backend, Memory] = {}
-    for side in sides:
-        with native.use(side):
-            if work.kept is not None:
-                kept[side] = work.kept()
-            if conditions.on_cuda:
-                memory[side] = cuda_memory_of(work, conditions)
-    rivals = {name: rival._replace(side=rival.side or sides[0]) for name, rival in work.rivals().items()}
-    with native.use(sides[0]):
-        bounds = work.bounds()
-    timings = interleaved({**{side: Work(work.run, side) for side in sides}, **rivals}, conditions, bounds.values())
-    against = {name: timings[name] for name in rivals}
-    against.update({name: bound.timing() for name, bound in bounds.items()})
-    results = {
-        str(side): SideResult(timing=timings[side], kept=kept.get(side), memory=memory.get(side)) for side in sides
-    }
-    return Row(group=case.group, what=case.what, images=case.images, sides=results, against=against)
+    with work.resources:
+        contenders = work.contenders(backend)
+        with native.use(backend):
+            kept = None if work.kept is None else work.kept()
+        if conditions.on_cuda and conditions.memory:
+            for contender in contenders.values():
+                contender.memory = memory_of(contender, work.warm_calls, conditions)
+        samples = interleaved(contenders, conditions)
+    found = {name: Measurement(samples=samples[name], memory=each.memory) for name, each in contenders.items()}
+    return Row(case=case, own=found.pop(""), baselines=found, kept=kept)
 
 
-def copies_of(x: Tensor) -> dict[str, Work]:
+def copies_of(x: Tensor) -> dict[str, Contender]:
     """The least that reading and writing ``x`` once takes: into memory that is there, and into new memory."""
     x = x.detach()
     target = torch.empty_like(x)
-    return {"copy": Work(lambda: target.copy_(x), "reference"), "clone": Work(x.clone, "reference")}
-
-
-def on_side(side: Backend | None) -> contextlib.AbstractContextManager[None]:
-    """The operators on a side; None leaves them as they are."""
-    return contextlib.nullcontext() if side is None else native.use(side)
+    return {"copy": Contender(call=lambda: target.copy_(x)), "clone": Contender(call=x.clone)}
 
 
 # ----- Time -----
 
 
-def interleaved(works: Mapping[str, Work], conditions: Conditions, bounds: Iterable[Bound] = ()) -> dict[str, Timing]:
-    """Time calls in turn, and ``bounds`` with them: ``conditions.repeats`` rounds, more where they are quick.
+def interleaved(contenders: Mapping[str, Contender], conditions: Conditions) -> dict[str, dict[int, float]]:
+    """Time calls in turn: ``conditions.repeats`` rounds, more where they are quick, half as many where they are long.
 
-    Where a round takes long there are only half as many. Each round starts torch's random stream anew, so that all
-    calls of a round draw the same numbers.
+    Each round starts torch's random stream anew, so that all calls of a round draw the same numbers.
+
+    Returns:
+        Seconds of a call by name and round; round 0 has the first calls that were long enough to count.
     """
-    first_calls = {name: _warm_up(work, conditions) for name, work in works.items()}
-    loops = {name: max(1, min(1000, round(conditions.sample / max(s, 1e-9)))) for name, s in first_calls.items()}
-    samples = {name: [seconds] if seconds >= LONG_CALL else [] for name, seconds in first_calls.items()}
-    start, rounds = time.perf_counter(), 0
-    while not _enough(rounds, time.perf_counter() - start, conditions):
-        order = list(works)
+    samples: dict[str, dict[int, float]] = {}
+    for name, contender in contenders.items():
+        torch.manual_seed(0)
+        with native.use(contender.backend or "auto"):
+            first = contender.warm_up(conditions)
+        samples[name] = {0: first} if first >= LONG_CALL else {}
+    start, done = time.perf_counter(), 0
+    while not _enough(done, time.perf_counter() - start, conditions):
+        order = list(contenders)
         # Nobody always goes first, or always behind the one that leaves the caches in the worst state.
-        first = rounds % len(order)
-        for name in order[first:] + order[:first]:
-            work = works[name]
-            if work.most is None or len(samples[name]) < work.most:
-                torch.manual_seed(rounds)
-                with on_side(work.side):
-                    samples[name].append(sample_of(work.call, loops[name], conditions))
-        for bound in bounds:
-            bound.sample()
-        rounds += 1
-    return {name: Timing(min(taken), statistics.median(taken), len(taken)) for name, taken in samples.items()}
+        first_place = done % len(order)
+        done += 1
+        for name in order[first_place:] + order[:first_place]:
+            contender = contenders[name]
+            if contender.max_rounds is None or len(samples[name]) < contender.max_rounds:
+                torch.manual_seed(done)
+                with native.use(contender.backend or "auto"):
+                    samples[name][done] = contender.sample(conditions)
+    return samples
 
 
 def _enough(rounds: int, seconds: float, conditions: Conditions) -> bool:
-    if seconds >= LONG:
+    if seconds >= LONG_CASE:
         return rounds >= (conditions.repeats + 1) // 2
     return rounds >= conditions.repeats and seconds >= conditions.seconds
 
 
-def _warm_up(work: Work, conditions: Conditions) -> float:
-    """Seconds of one of the first calls."""
-    torch.manual_seed(0)
-    with on_side(work.side):
-        taken = sample_of(work.call, 1, conditions)
-        if taken < 50 * conditions.sample:
-            taken = sample_of(work.call, 1, conditions)  # the first call may have built something
-    return taken
-
-
-def sample_of(call: Callable[[], object], loops: int, conditions: Conditions) -> float:
+def seconds_of(call: Callable[[], object], loops: int, conditions: Conditions) -> float:
     """Seconds of one call, the mean of ``loops``."""
-    if not conditions.on_cuda:
-        start = time.perf_counter()
-        for _ in range(loops):
-            call()
-        return (time.perf_counter() - start) / loops
-    with torch.cuda.device(conditions.device):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize()
-        begin.record()
-        for _ in range(loops):
-            call()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1000 / loops
+    wait = torch.cuda.synchronize if conditions.on_cuda else lambda device: None
+    wait(conditions.device)
+    start = time.perf_counter()
+    for _ in range(loops):
+        call()
+    wait(conditions.device)
+    return (time.perf_counter() - start) / loops
 
 
 # ----- Memory -----
@@ -306,79 +302,75 @@ def kept_bytes(call: Callable[[], object], given: Iterable[Tensor]) -> int:
     known = {tensor.untyped_storage().data_ptr() for tensor in given}
     found: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = call()
     del result  # until here: a freed block might be given to the next tensor, which would not be counted
     return sum(found.values())
 
 
-def cuda_memory_of(work: Workload, conditions: Conditions) -> Memory:
-    """Memory of all tensors on the GPU at the worst moment of a call that is not the first."""
-    for _ in range(max(1, work.warm_calls)):
-        work.run()
-    gc.collect()
-    torch.cuda.reset_peak_memory_stats(conditions.device)
-    before = torch.cuda.memory_allocated(conditions.device)
-    work.run()
-    torch.cuda.synchronize(conditions.device)
-    peak = torch.cuda.max_memory_allocated(conditions.device)
-    return Memory(peak / MIB, (peak - before) / MIB)
-
-
-def process_memories(
-    cases: Cases, side: Backend, conditions: Conditions, prepare: Callable[[], object] | None = None
-) -> list[Memory | None]:
-    """Memory of this process at the worst moment of each case. Meant for ``in_fresh_process``.
-
-    Every case is called as often as it says to warm up; then what is free goes back to the system, and the worst moment
-    of one more call is taken. None where the system does not tell (it is Linux that does).
-
-    Args:
-        cases: lists them.
-        side: of the operators.
-        conditions: under which.
-        prepare: called first, for instance to choose how memory is allocated.
-    """
-    if prepare is not None:
-        prepare()
-    with conditions.apply():
-        return [_process_memory(case, side) for case in cases()]
-
-
-def _process_memory(case: Case, side: Backend) -> Memory | None:
-    work = case.build()
-    with native.use(side):
-        for _ in range(work.warm_calls):
-            work.run()
+def memory_of(contender: Contender, warm_calls: int, conditions: Conditions) -> Memory | None:
+    """Memory at the worst moment of a call after ``warm_calls``; None where the system does not tell (Linux does)."""
+    if not contender.with_memory:
+        return None
+    with native.use(contender.backend or "auto"):
+        for _ in range(max(conditions.on_cuda, warm_calls)):
+            contender.call()
         gc.collect()
+        if conditions.on_cuda:
+            torch.cuda.reset_peak_memory_stats(conditions.device)
+            before = torch.cuda.memory_allocated(conditions.device) / MIB
+            contender.call()
+            torch.cuda.synchronize(conditions.device)
+            peak = torch.cuda.max_memory_allocated(conditions.device) / MIB
+            return Memory(peak, peak - before)
         return_free_memory()
         if not reset_high_water():
             return None
-        before = proc_mib("VmRSS")
-        work.run()
-        peak = proc_mib("VmHWM")
-    return None if before is None or peak is None else Memory(peak, peak - before)
+        resident = proc_mib("VmRSS")
+        contender.call()
+        highest = proc_mib("VmHWM")
+    return None if resident is None or highest is None else Memory(highest, highest - resident)
 
 
-def in_fresh_process(function: Callable[[], Result], *, daemon: bool = True) -> Result:
-    """What ``function`` returns in a new process of this program; both must be picklable.
+def memories(
+    cases: Cases, name: str, backend: Backend, conditions: Conditions, prepare: Callable[[], object]
+) -> list[Memory | None]:
+    """Memory of the contender ``name`` of each case in this process, which is meant to be a new one.
 
     Args:
-        function: what to call.
-        daemon: end it with this process, whatever happens; such a process cannot start others itself.
+        cases: lists them.
+        name: of the contender; None is the answer for cases that have none of this name.
+        backend: of the operators.
+        conditions: under which.
+        prepare: called first, to choose how memory is allocated.
+    """
+    prepare()
+    found: list[Memory | None] = []
+    with conditions.apply():
+        for case in cases():
+            work = case.build()
+            contender = work.run if not name else work.contenders(backend).get(name)
+            if contender is not None:
+                contender.backend = contender.backend or backend
+            found.append(None if contender is None else memory_of(contender, work.warm_calls, conditions))
+    return found
+
+
+def in_fresh_process(function: Callable[[], _Answer]) -> _Answer:
+    """What ``function`` returns in a new process of this program; both must be picklable.
 
     Raises:
         GanformerError: it raised one, or the process ended without an answer.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, function), daemon=daemon)
+    process = context.Process(target=_answer, args=(sender, function))
     process.start()
     sender.close()
     try:
@@ -390,19 +382,13 @@ def in_fresh_process(function: Callable[[], Result], *, daemon: bool = True) -> 
         ) from None
     finally:
         receiver.close()
-        if process.is_alive():
-            process.join(5)
-            process.terminate()
+        process.join(5)
+        process.terminate()
         process.join()
     if not good:
-        raise GanformerError(str(value))
-    result: Result = value
-    return result
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the rest that torch's have."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise GanformerError(value)
+    answer: _Answer = value
+    return answer
 
 
 def _answer(sender: Connection, function: Callable[[], Any]) -> None:
@@ -411,3 +397,8 @@ def _answer(sender: Connection, function: Callable[[], Any]) -> None:
         sender.send((True, function()))
     except (GanformerError, RuntimeError) as error:  # the latter are torch's: not enough memory, for one
         sender.send((False, first_line(error)))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the rest that torch's have."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,24 +1,27 @@
-"""What ``ganformer bench`` measures of the networks: the attention layer and the generator."""
+"""The attention layer, the generator, and whole training steps with optimisers and moving average."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-from ganformer_cli.benchmarks.bare_convolutions import BareConvolutions, Clock, record
-from ganformer_cli.benchmarks.measuring import Bound, Case, Conditions, Work, Workload, copies_of, kept_bytes
-from ganformer_cli.config import Integration, ModelConfig
+from ganformer_cli.benchmarks.bare_convolutions import bare_convolutions
+from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Workload, copies_of, kept_bytes
+from ganformer_cli.config import Integration, ModelConfig, RunConfig
 from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
 from ganformer_cli.models.generator import Generator
 from ganformer_cli.models.positions import sinusoidal_positions
+from ganformer_cli.training.gan import GANTrainer, RunningMeans
 
-BARE_CONVOLUTIONS = "bare convolutions"
 #: The per-pixel form takes so long, and so steadily, that more samples would only keep the reader waiting.
-PER_PIXEL_SAMPLES = 3
+PER_PIXEL_ROUNDS = 3
+#: Weight of path length regularisation where the configuration has none: that of StyleGAN2.
+PL_WEIGHT = 2.0
 
 
 # ----- The attention layer -----
@@ -44,8 +47,8 @@ class LayerCase:
     dtype: torch.dtype = torch.float32  # of the image features; weights and components are float32
     channels_last: bool = True
     backward: bool = False
-    per_pixel: bool = False  # compare with that form
-    usual: bool = True  # False: compare with the same in channels-last float32
+    per_pixel: bool = False  # is measured against that form
+    usual: bool = True  # False: is measured against the same in channels-last float32
 
     @property
     def name(self) -> str:
@@ -57,19 +60,17 @@ class LayerCase:
 
 def layer_cases(conditions: Conditions, sizes: LayerSizes) -> list[Case]:
     """The kinds of layer as they are used, other integrations, and one kind in other layouts and precisions."""
-    usual: list[tuple[str, Integration]] = [("simplex", "mul"), ("kmeans", "mul"), ("duplex", "both")]
     dtype = conditions.dtype
-    cases = [
-        LayerCase(kind=kind, integration=integration, dtype=dtype, backward=backward, per_pixel=True)
-        for backward in (False, True)
-        for kind, integration in usual
-    ]
-    cases += [LayerCase(kind="simplex", integration="both", dtype=dtype)]
-    cases += [LayerCase(kind="duplex", integration="mul", dtype=dtype)]
+    cases = []
     for backward in (False, True):
-        case = LayerCase(kind="simplex", backward=backward, usual=False)
-        cases += [replace(case, dtype=dtype, channels_last=False)]
-        cases += [replace(case, dtype=torch.bfloat16)] if dtype is torch.float32 else []
+        usual: list[tuple[str, Integration]] = [("simplex", "mul"), ("kmeans", "mul"), ("duplex", "both")]
+        for kind, integration in usual:
+            case = LayerCase(kind=kind, integration=integration, dtype=dtype, backward=backward, per_pixel=True)
+            cases.append(case)
+        simplex = LayerCase(kind="simplex", dtype=dtype, backward=backward, usual=False)
+        cases += [replace(simplex, channels_last=False)]
+        cases += [replace(simplex, dtype=torch.bfloat16)] if dtype is torch.float32 else []
+    cases += [LayerCase(kind="simplex", integration="both", dtype=dtype), LayerCase(kind="duplex", dtype=dtype)]
     return [
         Case(
             group="layer",
@@ -83,20 +84,21 @@ def layer_cases(conditions: Conditions, sizes: LayerSizes) -> list[Case]:
 
 
 def build_layer(case: LayerCase, sizes: LayerSizes, conditions: Conditions) -> Workload:
-    """A layer with random weights and features, and what it is compared with."""
+    """A layer with random weights and features, and what it is measured against."""
     given = LayerInputs(case, sizes, conditions.device)
 
-    def rivals() -> dict[str, Work]:
-        found = {}
+    def baselines() -> dict[str, Contender]:
+        found = copies_of(given.x)
         if case.per_pixel:
-            definition = LayerInputs(case, sizes, conditions.device, per_pixel=True)
-            found["per pixel"] = Work(partial(definition.run, conditions), "reference", PER_PIXEL_SAMPLES)
+            run = partial(LayerInputs(case, sizes, conditions.device, per_pixel=True).run, conditions)
+            found["per pixel"] = Contender(call=run, backend="reference", max_rounds=PER_PIXEL_ROUNDS)
         if not case.usual:
             usual = LayerInputs(replace(case, dtype=torch.float32, channels_last=True), sizes, conditions.device)
-            found["channels-last float32"] = Work(usual.run)
-        return {**found, **copies_of(given.x)}
+            found["channels-last float32"] = Contender(call=usual.run)
+        return found
 
-    return Workload(run=given.run, rivals=rivals, kept=given.kept if case.backward else None)
+    run = Contender(call=given.run, with_memory=True)
+    return Workload(run=run, baselines=baselines, kept=given.kept if case.backward else None)
 
 
 class LayerInputs:
@@ -118,22 +120,21 @@ class LayerInputs:
         self.layer.to(device).per_pixel = per_pixel
         # Dropout, too, belongs to what training costs.
         self.layer.train(backward).requires_grad_(backward)
-        shape = (images, sizes.features, sizes.side, sizes.side)
         layout = torch.channels_last if case.channels_last else torch.contiguous_format
-        x = torch.randn(shape, device=device).to(case.dtype).contiguous(memory_format=layout)
-        self.x = x.flatten(2).requires_grad_(backward)
+        x = torch.randn(images, sizes.features, sizes.side, sizes.side, device=device).to(case.dtype)
+        self.x = x.contiguous(memory_format=layout).flatten(2).requires_grad_(backward)
         self.y = torch.randn(images, sizes.components, size, device=device, requires_grad=backward)
         self.positions = sinusoidal_positions(sizes.side, sizes.side, size).flatten(0, 1).to(device)
         self.own_positions = torch.randn(sizes.components, size, device=device, requires_grad=backward)
         self.gradient = torch.randn_like(self.x) if backward else None
-        self.trained = [self.x, self.y, self.own_positions, *self.layer.parameters()] if backward else []
 
     def run(self, conditions: Conditions | None = None) -> Tensor:
         """The layer, and if it is trained the gradients of all that it reads; in the autocast of ``conditions``."""
         with torch.set_grad_enabled(self.gradient is not None), conditions.autocast() if conditions else nullcontext():
             x = self.forward()
         if self.gradient is not None:
-            torch.autograd.grad(x, self.trained, self.gradient.to(x.dtype), allow_unused=True)
+            trained = [self.x, self.y, self.own_positions, *self.layer.parameters()]
+            torch.autograd.grad(x, trained, self.gradient.to(x.dtype), allow_unused=True)
         return x
 
     def forward(self) -> Tensor:
@@ -147,29 +148,24 @@ class LayerInputs:
         return kept_bytes(self.forward, given) / (self.x.numel() * self.x.element_size())
 
 
-# ----- The generator -----
-
-
-def generator_cases(conditions: Conditions, config: ModelConfig, images: int) -> list[Case]:
-    """The generator as it makes pictures, in evaluation mode."""
-    return [
-        Case(
-            group="generator",
-            what=f"{config.attention}, {config.resolution} px, forward",
-            images=images,
-            build=partial(build_generator, conditions, config, images),
-            weight=40 * pixels_of_usual(config, images),
-        )
-    ]
+# ----- The networks -----
 
 
 def pixels_of_usual(config: ModelConfig, images: int) -> float:
-    """How many pixels a batch has, as a share of four pictures of 256 × 256."""
+    """How many pixels a batch has, as a share of four images of 256 × 256."""
     return images * config.resolution**2 / (4 * 256**2)
 
 
+def generator_cases(conditions: Conditions, config: ModelConfig, images: int) -> list[Case]:
+    """The generator as it makes images, in evaluation mode."""
+    what = f"{config.attention}, {config.resolution} px, forward"
+    build = partial(build_generator, conditions, config, images)
+    weight = 40 * pixels_of_usual(config, images)
+    return [Case(group="generator", what=what, images=images, build=build, weight=weight)]
+
+
 def build_generator(conditions: Conditions, config: ModelConfig, images: int) -> Workload:
-    """A generator with random weights, and the time of its bare convolutions."""
+    """A generator with random weights against its bare convolutions."""
     torch.manual_seed(0)
     generator = Generator(config).to(conditions.device).eval()
     z = torch.randn(images, *config.z_shape, device=conditions.device)
@@ -179,7 +175,65 @@ def build_generator(conditions: Conditions, config: ModelConfig, images: int) ->
         with torch.inference_mode(), conditions.autocast():
             return generator(z, c)
 
-    def bounds() -> dict[str, Bound]:
-        return {BARE_CONVOLUTIONS: BareConvolutions(record(run), images, Clock(conditions))}
+    return Workload(
+        run=Contender(call=run, with_memory=True), baselines=lambda: bare_convolutions(run, images, conditions)
+    )
 
-    return Workload(run=run, bounds=bounds)
+
+class TrainingSteps:
+    """The networks and random images, shared by the kinds of step.
+
+    Args:
+        conditions: under which it is measured.
+        config: the networks and their training.
+    """
+
+    def __init__(self, conditions: Conditions, config: RunConfig) -> None:
+        self.conditions, self.config = conditions, config
+
+    @cached_property
+    def gan(self) -> GANTrainer:
+        """Made when the first step is."""
+        torch.manual_seed(self.config.train.seed)
+        return GANTrainer(self.config, torch.device(self.conditions.device))
+
+    @cached_property
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Random images, and no labels: presets have none."""
+        count = self.config.train.batch_size
+        images = torch.randint(0, 256, (count, 3, *self.config.model.image_size), dtype=torch.uint8)
+        return images, torch.zeros(count, self.config.model.c_dim)
+
+    def step(self, *, r1: bool, path_length: bool) -> None:
+        """One update of both networks, with the regularisation that is asked for."""
+        given = self.config.train
+        weight = (given.pl_weight or PL_WEIGHT) if path_length else 0.0
+        train = replace(given, gamma=(given.gamma or 1.0) if r1 else 0.0, pl_weight=weight)
+        self.gan.config = replace(self.config, train=train)
+        self.gan.step(self.batch, 0, RunningMeans())  # step 0 is one of those that regularise
+        self.gan.average(given.batch_size)
+
+    def build(self, run: Callable[[], None]) -> Workload:
+        """The workload of a kind of step."""
+        return Workload(
+            run=Contender(call=run, with_memory=True),
+            baselines=lambda: bare_convolutions(run, self.config.train.micro_batch, self.conditions),
+            # The first step makes the optimisers' memory, which stays.
+            warm_calls=0 if "gan" in vars(self) else 1,
+        )
+
+
+def training_cases(conditions: Conditions, config: RunConfig) -> list[Case]:
+    """Steps without and with each regularisation."""
+    steps = TrainingSteps(conditions, config)
+    kinds = {"training step": (False, False), "with R1": (True, False), "with path length": (False, True)}
+    return [
+        Case(
+            group="training",
+            what=f"{config.model.attention}, {config.model.resolution} px, {what}",
+            images=config.train.batch_size,
+            build=partial(steps.build, partial(steps.step, r1=r1, path_length=path)),
+            weight=550 * pixels_of_usual(config.model, config.train.batch_size),
+        )
+        for what, (r1, path) in kinds.items()
+    ]

@@ -1,11 +1,13 @@
-"""What ``ganformer bench`` measures of scores: files of pictures to features, ours beside torch-fidelity's.
+"""Files of images to Inception features and a score, against torch-fidelity where it is installed.
 
 Both read the same files, resize them as TensorFlow 1 does, and pass them through Inception-v3 with the same random
-weights; both then give the same Inception Score, or the measurement fails. Reading the weights counts, imports do not.
+weights; both then give the same Inception Score, or the measurement fails. Each sample is taken in a process of its
+own. Reading the weights counts, imports do not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import math
@@ -15,18 +17,17 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ganformer_cli.benchmarks.data import ImageSizes, draw
+from ganformer_cli.benchmarks.data import ImageSizes, draw_images
+from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Memory, Workload, in_fresh_process
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.memory import proc_mib
 from ganformer_cli.metrics.collecting import collect
@@ -38,95 +39,64 @@ from ganformer_cli.metrics.sources import DatasetImages, open_images
 
 _SEED = 2020
 _SPLITS = 2
-#: What two scores may differ by, as a share of what they are above 1. A score of 1 says that all pictures are alike;
+#: What two scores may differ by, as a share of what they are above 1. A score of 1 says that all images are alike;
 #: random weights make them nearly so.
-_SAME = 1e-3
-_INSTALL = "pip install torch-fidelity==0.4.0 torch==2.13.0"
+_TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoringSizes:
-    """What is measured."""
-
-    pictures: int = 128
-    side: int = 256
-    repeats: int = 2
-
-
-@dataclass(frozen=True)
-class Scored:
+class Scoring(NamedTuple):
     """One measurement."""
 
-    per_second: float  # pictures
+    seconds: float
     peak_mib: float | None  # of the process; the processes that torch-fidelity reads with are not in it
     score: float
 
 
-#: Runs a function, perhaps in a process of its own.
-Runner = Callable[[Callable[[], Scored]], Scored]
+def scoring_cases(conditions: Conditions, sizes: ImageSizes) -> list[Case]:
+    """Inception features and a score of files of images."""
+    build = partial(build_scoring, conditions, sizes)
+    what = f"Inception Score of {sizes.side} px PNGs"
+    return [Case(group="metrics", what=what, images=sizes.images, build=build, weight=120)]
 
 
-def measure_scoring(
-    sizes: ScoringSizes, device: str, run: Runner, done: Callable[[float, str], None]
-) -> dict[str, Any]:
-    """Pictures a second and memory, as JSON values: the fastest of several turns.
+def build_scoring(conditions: Conditions, sizes: ImageSizes) -> Workload:
+    """Scores files with random weights, ours and torch-fidelity's."""
+    resources = contextlib.ExitStack()
+    place = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ganformer-bench-")))
+    draw_images(place / "images", "png", sizes)
+    torch.save(random_weights(Inception.shapes()), place / "random.pth")
+    scores: dict[str, float] = {}
 
-    Args:
-        sizes: how many pictures, and how large.
-        device: ``cpu`` or a GPU.
-        run: runs one measurement.
-        done: told which share of all has been measured, and what.
+    def measure(name: str, score: Callable[[Path, Path, str], Scoring]) -> tuple[float, Memory | None]:
+        run = partial(score, place / "images", place / "random.pth", conditions.device)
+        found = in_fresh_process(run) if conditions.memory else run()
+        scores[name] = found.score
+        if not all(math.isclose(each - 1, found.score - 1, rel_tol=_TOLERANCE) for each in scores.values()):
+            raise GanformerError(
+                f"this Inception network and torch-fidelity's give the scores {scores}: one of the two is not what it "
+                "was; please report this"
+            )
+        return found.seconds, None if found.peak_mib is None else Memory(found.peak_mib)
 
-    Raises:
-        GanformerError: the two do not give the same score.
-    """
-    sides: dict[str, Callable[[Path, Path, str], Scored]] = {"ours": score_ours}
+    theirs = {}
     if importlib.util.find_spec("torch_fidelity") is not None:
-        sides["theirs"] = score_theirs
-    found: dict[str, list[Scored]] = {name: [] for name in sides}
-    with tempfile.TemporaryDirectory(prefix="ganformer-bench-") as place:
-        folder, weights = Path(place) / "pictures", Path(place) / "random.pth"
-        draw(folder, "png", ImageSizes(pictures=sizes.pictures, side=sizes.side))
-        torch.save(random_weights(Inception.shapes()), weights)
-        for turn in range(sizes.repeats):
-            for name, measure in sides.items():
-                found[name].append(run(partial(measure, folder, weights, device)))
-                done(1 / (len(sides) * sizes.repeats), f"{name}, turn {turn + 1}")
-    best = {name: max(turns, key=lambda turn: turn.per_second) for name, turns in found.items()}
-    ours, theirs = best["ours"], best.get("theirs")
-    if theirs is not None and not math.isclose(ours.score - 1, theirs.score - 1, rel_tol=_SAME):
-        raise GanformerError(
-            f"this Inception network gives a score of {ours.score:.7g}, torch-fidelity's {theirs.score:.7g}: one of "
-            "the two is not what it was; please report this"
-        )
-    return {
-        **asdict(sizes),
-        "ours": asdict(ours),
-        "theirs": None if theirs is None else asdict(theirs),
-        "ratio": None if theirs is None else ours.per_second / theirs.per_second,
-        "without_theirs": None if theirs is not None else f"torch-fidelity is not installed: {_INSTALL}",
-    }
+        theirs["torch-fidelity"] = Contender(measure=partial(measure, "torch-fidelity", score_theirs))
+    ours = Contender(measure=partial(measure, "ganformer", score_ours))
+    return Workload(run=ours, baselines=lambda: theirs, has_operators=False, resources=resources)
 
 
-def score_ours(folder: Path, weights: Path, device: str) -> Scored:
+def score_ours(folder: Path, weights: Path, device: str) -> Scoring:
     """As ``ganformer eval --images`` does it."""
     started = time.perf_counter()
     network = open_network("inception", weights=weights, resize="tf1", device=device, offline=True)
     dataset = open_images(folder, "--images")
-    source = DatasetImages(dataset, np.arange(len(dataset)))
-    wanted = ("inception", "logits")
-    found = collect(
-        source,
-        {"inception": network},
-        count=len(dataset),
-        rows=[wanted],
-        group=SINGLE_PROCESS,
-    )
-    score, _ = inception_score(found.rows[wanted], splits=_SPLITS, seed=_SEED)
-    return Scored(len(dataset) / (time.perf_counter() - started), proc_mib("VmHWM"), score)
+    source, key = DatasetImages(dataset, np.arange(len(dataset))), ("inception", "logits")
+    found = collect(source, {"inception": network}, count=len(dataset), rows=[key], group=SINGLE_PROCESS)
+    score, _ = inception_score(found.rows[key], splits=_SPLITS, seed=_SEED)
+    return Scoring(time.perf_counter() - started, proc_mib("VmHWM"), score)
 
 
-def score_theirs(folder: Path, weights: Path, device: str) -> Scored:
+def score_theirs(folder: Path, weights: Path, device: str) -> Scoring:
     """As torch-fidelity's own function does it, at its own settings."""
     metrics = load_fidelity("metrics")
     # It reads with several processes, which must not be started anew where torchvision was helped to import. They are
@@ -151,9 +121,7 @@ def score_theirs(folder: Path, weights: Path, device: str) -> Scored:
         )
     seconds = time.perf_counter() - started
     multiprocessing.set_start_method(before, force=True)
-    pictures = len(list(folder.iterdir()))
-    score = float(found["inception_score_mean"])
-    return Scored(pictures / seconds, proc_mib("VmHWM"), score)
+    return Scoring(seconds, proc_mib("VmHWM"), float(found["inception_score_mean"]))
 
 
 def load_fidelity(module: str) -> ModuleType:
@@ -175,15 +143,16 @@ def load_fidelity(module: str) -> ModuleType:
 
 
 def random_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Parameters of a feature network that let signals through: with them it tells pictures apart."""
+    """Parameters of a feature network that let signals through: with them it tells images apart."""
     # numpy promises never to change this generator's numbers.
     random = np.random.RandomState(0)
-
-    def values(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    found = {}
+    for name, shape in shapes.items():
         if len(shape) > 1:
-            return random.standard_normal(shape) * (2 / math.prod(shape[1:])) ** 0.5
-        # Variances, and what norms multiply by.
-        positive = name.endswith(("running_var", "bn.weight", "norm.weight", "norm1.weight", "norm2.weight"))
-        return random.random_sample(shape) + 0.5 if positive else random.standard_normal(shape) * 0.1
-
-    return {name: torch.from_numpy(values(name, shape)).float() for name, shape in shapes.items()}
+            values = random.standard_normal(shape) * (2 / math.prod(shape[1:])) ** 0.5
+        elif name.endswith(("running_var", "bn.weight", "norm.weight", "norm1.weight", "norm2.weight")):
+            values = random.random_sample(shape) + 0.5  # variances, and what norms multiply by
+        else:
+            values = random.standard_normal(shape) * 0.1
+        found[name] = torch.from_numpy(values).float()
+    return found

@@ -1,0 +1,237 @@
+"""All that ``ganformer bench`` measures, group by group, as JSON values."""
+
+from __future__ import annotations
+
+import platform
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganformer_cli import __version__
+from ganformer_cli.benchmarks.data import ImageSizes, data_cases
+from ganformer_cli.benchmarks.measuring import (
+    PLAIN,
+    Cases,
+    Conditions,
+    Measurement,
+    Memory,
+    Row,
+    first_line,
+    in_fresh_process,
+    measure,
+    memories,
+    native_missing,
+    ratio_of,
+)
+from ganformer_cli.benchmarks.networks import LayerSizes, generator_cases, layer_cases, training_cases
+from ganformer_cli.benchmarks.operators import OperatorSizes, build_cases, operator_cases
+from ganformer_cli.benchmarks.scoring import scoring_cases
+from ganformer_cli.config import RunConfig
+from ganformer_cli.errors import GanformerError
+from ganformer_cli.memory import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
+from ganformer_cli.operators.native import Backend
+
+#: How long measuring memory takes, as a share of measuring times.
+MEMORY_WEIGHT = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkPlan:
+    """What is measured.
+
+    Attributes:
+        groups: what ``--only`` says.
+        conditions: under which.
+        config: of the networks.
+        images: that the networks take at a time.
+        quick: tiny sizes, which show that everything runs.
+    """
+
+    groups: Sequence[str]
+    conditions: Conditions
+    config: RunConfig
+    images: int
+    quick: bool
+
+    def cases(self) -> dict[str, Cases]:
+        """By group, a function that lists its cases; another process can call it, too."""
+        images, conditions = self.images, self.conditions
+        if self.quick:
+            operators = OperatorSizes(images=images, side=8, channels=8, features=16, components=4, position=8)
+            layer = LayerSizes(images=images, side=8, features=16, components=4, component=8)
+            prepared, scored = ImageSizes(images=4, side=64, resolution=16), ImageSizes(images=4, side=32)
+        else:
+            operators, layer = OperatorSizes(images=images), LayerSizes(images=images)
+            prepared, scored = ImageSizes(), ImageSizes(images=128, side=256)
+        known: dict[str, Cases] = {
+            "build": build_cases,
+            "data": partial(data_cases, prepared),
+            "metrics": partial(scoring_cases, conditions, scored),
+            "operators": partial(operator_cases, conditions, operators),
+            "layer": partial(layer_cases, conditions, layer),
+            "generator": partial(generator_cases, conditions, self.config.model, images),
+            "training": partial(training_cases, conditions, self.config),
+        }
+        return {group: cases for group, cases in known.items() if group in self.groups}
+
+    @property
+    def seconds(self) -> float:
+        """Rough time that it takes on two CPU cores."""
+        weight = sum(case.weight for cases in self.cases().values() for case in cases())
+        return weight * (1 + MEMORY_WEIGHT * self.measures_memory_apart)
+
+    @property
+    def measures_memory_apart(self) -> bool:
+        """Whether memory is measured in processes of its own."""
+        return self.conditions.memory and not self.conditions.on_cuda
+
+
+def run_benchmarks(
+    plan: BenchmarkPlan, progress: Callable[[float, str], None], warn: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure everything of the plan.
+
+    Args:
+        plan: what.
+        progress: called with the share of all that is done, and what was measured.
+        warn: called with what could not be measured.
+
+    Returns:
+        The machine, the conditions, and under ``rows`` one object for each case.
+    """
+    conditions = plan.conditions
+    keep_memory()
+    with conditions.apply():
+        missing = native_missing(conditions)
+        backend: Backend = "reference" if missing else "native"
+        groups = plan.cases()
+        if missing:
+            groups.pop("build", None)
+        listed = {group: cases() for group, cases in groups.items()}
+        apart, total, done = plan.measures_memory_apart, plan.seconds, 0.0
+
+        def go_on(weight: float, what: str) -> None:
+            nonlocal done
+            done += weight
+            progress(done / total, what)
+
+        rows: list[dict[str, Any]] = []
+        for group, cases in listed.items():
+            keep_memory(group)
+            found: dict[str, list[Memory | None]] = {}
+            if apart and group not in ("build", "data", "metrics"):
+                for name in ("", PLAIN) if backend == "native" else ("",):
+                    found[name] = _memories(plan, group, name, backend, warn)
+            go_on(sum(case.weight for case in cases) * MEMORY_WEIGHT * apart, f"{group}: memory")
+            # Given up one by one: what a case has made must not lie there while others are measured.
+            for index, case in enumerate(cases):
+                try:
+                    row = measure(case, conditions, backend)
+                except (GanformerError, RuntimeError) as error:  # the latter are torch's: not enough memory, for one
+                    rows.append({"group": group, "what": case.what, "error": first_line(error)})
+                else:
+                    for name, each in found.items():
+                        if index < len(each):
+                            (row.baselines[name] if name else row.own).memory = each[index]
+                    rows.append(row_record(row))
+                go_on(case.weight, f"{group}: {case.what}")
+        return {
+            "version": __version__,
+            **machine(conditions),
+            "operators": backend,
+            "operators_reason": missing,
+            "rows": rows,
+        }
+
+
+def _memories(
+    plan: BenchmarkPlan, group: str, name: str, backend: Backend, warn: Callable[[str], None]
+) -> list[Memory | None]:
+    """Memory of a contender of all cases of a group, in one new process."""
+    prepare = partial(keep_memory, group)
+    try:
+        return in_fresh_process(partial(memories, plan.cases()[group], name, backend, plan.conditions, prepare))
+    except GanformerError as error:
+        warn(f"{group}: no memory{f' of {name}' if name else ''}: {error}")
+        return []
+
+
+def keep_memory(group: str = "training") -> None:
+    """Keep freed memory as the commands do that need what is measured in ``group``."""
+    keep_large_blocks(EVALUATION_MIB if group == "generator" else TRAINING_MIB)
+
+
+def machine(conditions: Conditions) -> dict[str, Any]:
+    """What was measured on."""
+    return {
+        "device": conditions.device,
+        "device_name": torch.cuda.get_device_name(conditions.device) if conditions.on_cuda else cpu_name(),
+        "cpu_features": cpu_features(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": conditions.precision,
+        "repeats": conditions.repeats,
+    }
+
+
+def cpu_name() -> str:
+    """As the system calls the processor."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def cpu_features() -> list[str]:
+    """The vector instructions that torch's kernels use, and the bf16 and matrix instructions that oneDNN uses."""
+    found = [torch.backends.cpu.get_cpu_capability()]
+    checks = {"AVX512_BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
+    found += [name for name, check in checks.items() if getattr(torch.cpu, check, lambda: False)()]
+    return found
+
+
+def row_record(row: Row) -> dict[str, Any]:
+    """A line of the table as JSON values: times in milliseconds, ratios with their quartiles."""
+    own = measurement_record(row.own)
+    least = min(row.own.samples.values())
+    against = {}
+    for name, other in row.baselines.items():
+        ratio = ratio_of(row.own, other)
+        spread = None if ratio is None else [rounded(ratio.low), rounded(ratio.high)]
+        against[name] = {
+            **measurement_record(other),
+            "ratio": None if ratio is None else rounded(ratio.value),
+            "spread": spread,
+        }
+    return {
+        "group": row.case.group,
+        "what": row.case.what,
+        "images": row.case.images,
+        **own,
+        "images_per_second": rounded(row.case.images / least),
+        "kept_percent": None if row.kept is None else round(100 * row.kept, 2),
+        "against": against,
+    }
+
+
+def measurement_record(found: Measurement) -> dict[str, Any]:
+    """Least and median time in milliseconds, and memory in MiB."""
+    times, memory = list(found.samples.values()), found.memory
+    return {
+        "ms": rounded(min(times) * 1e3),
+        "ms_median": rounded(statistics.median(times) * 1e3),
+        "samples": len(times),
+        "peak_mib": None if memory is None else round(memory.peak, 1),
+        "added_mib": None if memory is None or memory.added is None else round(memory.added, 1),
+    }
+
+
+def rounded(value: float) -> float:
+    """Four digits that say something."""
+    return float(f"{value:.4g}")
