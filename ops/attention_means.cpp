@@ -1,6 +1,6 @@
 // Sums of pixels and positions, weighted with attention: what k-means' centroids and duplex' components gather. One pass
 // over x, forward and backward; the probabilities are computed anew in the backward pass.
-// ganformer_cli/operators/attention_means.py says what is computed, and has it in plain torch.
+// ganformer_cli/operators/attention.py says what is computed, and has it in plain torch.
 #include "attention_sums.h"
 
 namespace ganformer {
@@ -379,14 +379,7 @@ void backward(
     });
   }
   if (need_positions) {
-    T* all = mutable_data<T>(to.positions);
-    const int64_t size = s.positions * s.width;
-    std::fill(all, all + size, T(0));
-    for (int64_t b = 0; b < s.batch; ++b) {
-      for (int64_t i = 0; i < size; ++i) {
-        all[i] += of_positions[b * size + i];
-      }
-    }
+    add_positions<T>(s, of_positions.get(), to.positions);
   }
 }
 

@@ -1,6 +1,6 @@
 // Bipartite attention: every position gathers from m components and is changed by what it finds. One pass over x,
 // forward and backward; the probabilities are computed anew in the backward pass, so that only x and m-sized tensors
-// are kept. ganformer_cli/operators/bipartite_attention.py says what is computed, and has it in plain torch.
+// are kept. ganformer_cli/operators/attention.py says what is computed, and has it in plain torch.
 #include "bipartite_attention.h"
 
 namespace ganformer {

@@ -418,7 +418,7 @@ __device__ __forceinline__ void add_places(const Sums& todo, const Places& place
 
 // ---------------------------------------------------------------------------------------------- softmax and dropout
 
-// The cells that dropout leaves out: a hash of seed and place, in 32 bits, as in attention_reference.py.
+// The cells that dropout leaves out: a hash of seed and place, in 32 bits, as in ganformer_cli/operators/attention.py.
 struct Dropout {
   const int64_t* seed;  // null: nothing is dropped
   uint32_t threshold;   // hashes, of 24 bits, below this are dropped

@@ -1,6 +1,6 @@
 // A row of numbers that are computed with at once: AVX-512, AVX2, or portable C++ that the compiler turns into what
 // the machine has. Which one `FloatVector` is follows from the flags; all give the same function, NaN and infinity
-// included, and differ in the last bit at most.
+// included, and differ in the last bit at most, and where exp is below 2⁻¹²⁵.
 //
 // Each has: Scalar, kWidth; zero(), all(a), load(p), load_first(p, count), load_bf16(p, count); store(p), stream(p),
 // store_first(p, count), store_bf16(p, count); + - *, fma(a, b, c) = a·b + c, max, exp, sum, largest,
@@ -189,6 +189,9 @@ namespace exponential {
 constexpr float kLog2e = 1.44269504088896341f;
 constexpr float kLn2High = 0.693145751953125f;  // few bits, so that n times it is exact
 constexpr float kLn2Low = 1.42860682030941723e-6f;
+// What is smaller becomes 0: numbers too small for float32's usual form cost processors a hundred cycles each, and the
+// padding of every softmax, −∞, would make them.
+constexpr float kLeast = -87.0f;
 constexpr float kQ[6] = {0.5f, 0.1666666567325592f, 0.04166629537940025f,
                          0.008333496749401093f, 0.0013944661477580667f, 0.00019790351507253945f};
 
@@ -277,9 +280,11 @@ struct Float16Lanes {
   }
   friend GANFORMER_INLINE Float16Lanes exp(Float16Lanes a) {
     // Beyond these the result is 0 or infinity; a NaN, as the second operand, stays one.
-    const __m512 x = _mm512_min_ps(_mm512_set1_ps(100.0f), _mm512_max_ps(_mm512_set1_ps(-110.0f), a.v));
+    const __m512 least = _mm512_set1_ps(exponential::kLeast);
+    const __m512 x = _mm512_min_ps(_mm512_set1_ps(100.0f), _mm512_max_ps(least, a.v));
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(exponential::kLog2e)), 0x08);
-    return {_mm512_scalef_ps(exponential::polynomial(Float16Lanes{n}, Float16Lanes{x}).v, n)};
+    const __mmask16 counts = _mm512_cmp_ps_mask(a.v, least, _CMP_NLT_UQ);
+    return {_mm512_maskz_scalef_ps(counts, exponential::polynomial(Float16Lanes{n}, Float16Lanes{x}).v, n)};
   }
   friend GANFORMER_INLINE float sum(Float16Lanes a) {
     return _mm512_reduce_add_ps(a.v);
@@ -419,9 +424,9 @@ struct Float8Lanes {
     return {_mm256_max_ps(a.v, b.v)};
   }
   friend GANFORMER_INLINE Float8Lanes exp(Float8Lanes a) {
-    // A NaN, as the second operand, stays one. The exponent's bits hold −126 to 127: what is smaller becomes 0, and
-    // the largest numbers take two steps.
-    const __m256 x = _mm256_min_ps(_mm256_set1_ps(100.0f), _mm256_max_ps(_mm256_set1_ps(-110.0f), a.v));
+    // A NaN, as the second operand, stays one. The exponent's bits hold −126 to 127: the largest numbers take two steps.
+    const __m256 least = _mm256_set1_ps(exponential::kLeast);
+    const __m256 x = _mm256_min_ps(_mm256_set1_ps(100.0f), _mm256_max_ps(least, a.v));
     const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(exponential::kLog2e)), 0x08);
     const __m256 p = exponential::polynomial(Float8Lanes{n}, Float8Lanes{x}).v;
     const __m256i whole = _mm256_cvtps_epi32(n);
@@ -429,7 +434,8 @@ struct Float8Lanes {
     const __m256i bias = _mm256_set1_epi32(127);
     const __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
     const __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
-    return {_mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(low)), _mm256_castsi256_ps(high))};
+    const __m256 result = _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(low)), _mm256_castsi256_ps(high));
+    return {_mm256_and_ps(result, _mm256_cmp_ps(a.v, least, _CMP_NLT_UQ))};
   }
   friend GANFORMER_INLINE float sum(Float8Lanes a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
