@@ -311,7 +311,7 @@ def test_other_names_are_told(folder: Path) -> None:
     path = folder / "images-00001-of-00002.zip"
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../../x.png", b"")
-    assert any(problem.startswith(f"{path} does not hold the 3 pictures from 4 on") for problem in problems(folder))
+    assert any(problem.startswith(f"{path} does not hold the 3 images from 4 on") for problem in problems(folder))
 
 
 def test_an_edited_manifest_is_reported(folder: Path) -> None:

@@ -271,7 +271,7 @@ def script(tmp_path: Path) -> Path:
 
 def start(script: Path, data_dir: str, workers: int) -> subprocess.Popen[str]:
     line = [sys.executable, str(script), str(script.parent / "source"), data_dir, str(workers)]
-    root = str(Path(making.__file__).parents[2])
+    root = str(Path(making.__file__).parents[3])
     return subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root})
 
 

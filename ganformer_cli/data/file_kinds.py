@@ -143,6 +143,11 @@ class Leftover:
         return said
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a part of this path is what systems leave behind: ``.DS_Store``, ``._a.png``, ``__MACOSX``."""
+    return any((part.startswith(".") and part not in {".", ".."}) or part == "__MACOSX" for part in name.split("/"))
+
+
 def is_companion(file: str) -> bool:
     """Whether a file of this name is expected beside images: labels, notes, licences, what systems leave behind."""
     stem, suffix = os.path.splitext(file.lower())

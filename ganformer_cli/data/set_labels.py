@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.budgets import LARGEST_SHARD_DIRECTORY, open_zip, read_labels_entry
-from ganformer_cli.data.loading.stores import Store
+from ganformer_cli.data.limits import MAX_LABELS_BYTES
+from ganformer_cli.data.loading.stores import PlainStore
 from ganformer_cli.data.manifest import LABELS, MANIFEST, image_name
 from ganformer_cli.data.sources.label_values import is_number
 from ganformer_cli.data.sources.labels import NamedLabels, json_labels
+from ganformer_cli.data.zips import ZipIndex
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import MAX_LABELS_MEMORY, parse_json
 from ganformer_cli.text import printable
 
 _AGAIN = "prepare it again"
-_BROKEN = (OSError, ValueError, KeyError, RuntimeError, EOFError, NotImplementedError, zipfile.BadZipFile)
+_BROKEN = (OSError, ValueError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def prepared_labels(folder: Path, manifest: dict[str, Any]) -> SetLabels:
 
 
 def shard_labels(
-    file: Path, first: int, count: int, described: dict[str, Any] | None, *, archive: zipfile.ZipFile | None = None
+    file: Path, first: int, count: int, described: dict[str, Any] | None, *, index: ZipIndex | None = None
 ) -> npt.NDArray[Any]:
     """Those of one zip.
 
@@ -62,7 +63,7 @@ def shard_labels(
         first: the number of its first image.
         count: of its images.
         described: what the manifest says of the labels; None: there are none.
-        archive: the zip, where it is open.
+        index: of the zip, where it is known.
 
     Returns:
         Classes, int64 [count], or vectors, float64 [count, size]; empty without labels.
@@ -72,11 +73,12 @@ def shard_labels(
     """
     where = f"{file}: {LABELS}"
     try:
-        if archive is None:
-            with open_zip(file, LARGEST_SHARD_DIRECTORY) as opened:
-                data = read_labels_entry(opened, opened.getinfo(LABELS))
-        else:
-            data = read_labels_entry(archive, archive.getinfo(LABELS))
+        index = index or ZipIndex(file)
+        number = index.find(LABELS)
+        if number is None:
+            raise ValueError("it is missing")
+        data = index.read(number, MAX_LABELS_BYTES)
+        index.close()
     except _BROKEN as error:
         raise DataError(f"{where} cannot be read ({printable(error)}); {_AGAIN}") from error
     content = parse_json(data, where, remedy=_AGAIN, max_memory=MAX_LABELS_MEMORY, finite=False)
@@ -117,7 +119,7 @@ def frequency_fault(values: npt.NDArray[Any], described: dict[str, Any]) -> str 
     return f"says that {said.get(label, 0)} images are of class {label}, and {found.get(label, 0)} are"
 
 
-def plain_labels(store: Store) -> SetLabels:
+def plain_labels(store: PlainStore) -> SetLabels:
     """Those of a folder or zip as it is, from its ``dataset.json``, if it has one.
 
     Raises:
@@ -126,11 +128,7 @@ def plain_labels(store: Store) -> SetLabels:
     if store.labels_name is None:
         return SetLabels(notes=[store.labels_note] if store.labels_note else [])
     where = f"{store.path}: {store.labels_name}"
-    try:
-        data = store.labels_file() or b""
-    except _BROKEN as error:
-        raise DataError(f"{where} cannot be read ({printable(error)}); mend or remove it") from error
-    labels = json_labels(data, where, base=store.labels_name.removesuffix(LABELS))
+    labels = json_labels(store.labels_file() or b"", where, base=store.labels_name.removesuffix(LABELS))
     if not isinstance(labels, NamedLabels):
         return SetLabels(notes=labels.notes)
     labels.match(lambda: store.names, store.path)

@@ -17,7 +17,7 @@ from ganformer_cli.config import ModelConfig, image_size
 from ganformer_cli.config.names import quoted
 from ganformer_cli.data.catalogue import SCENES, find_entry
 from ganformer_cli.data.images import Decoding, is_large_enough
-from ganformer_cli.data.loading.stores import ShardStore, open_store
+from ganformer_cli.data.loading.stores import PlainStore, ShardStore, Store, open_store
 from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
 from ganformer_cli.data.scenes.composition import Scene, compose
 from ganformer_cli.data.scenes.rendering import render, render_mask
@@ -164,24 +164,27 @@ class PreparedDataset(ImageDataset):
             DataError: there is nothing there, or it does not hold pictures of one size.
         """
         manifest = read_manifest(path)
-        self._store = open_store(path) if manifest is None else ShardStore(path, manifest["shards"])
+        store = open_store(path) if manifest is None else ShardStore(path, manifest["shards"])
+        self._store: Store = store
         try:
-            if manifest is None:
+            if isinstance(store, PlainStore):
                 if decoding is not None:
                     self.decode(decoding)
                 height, width = self._conform(size) or self._store.common_size()
-                ratio, fingerprint = height / width, self._store.fingerprint()
-            else:
+                ratio, fingerprint = height / width, store.fingerprint()
+                labels = plain_labels(store)
+                notes = [*store.leftover.notes(), *labels.notes]
+            elif manifest is not None:
                 self.decoding = decoding_of(manifest)
                 height, width, ratio = manifest["height"], manifest["width"], manifest["ratio"]
                 if size not in (None, (height, width)) and self._conform(size, {(height, width): 0}):
                     height, width = self._store.fitted or (height, width)
                     ratio = height / width
                 fingerprint = manifest["fingerprint"]
-            labels = plain_labels(self._store) if manifest is None else prepared_labels(path, manifest)
-            notes = [*self._store.leftover.notes(), *labels.notes]
-            if self._store.several_frames:
-                notes.append("of images with several frames or pages the first is taken")
+                labels = prepared_labels(path, manifest)
+                notes = labels.notes
+            if store.several_frames:
+                notes = [*notes, "of images with several frames or pages the first is taken"]
             self.notes = [*notes, *self.notes]
         except DataError:
             self._store.close()

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import struct
-import zipfile
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -132,39 +131,6 @@ class ShardWriter:
         self._stream.write(data)
         self._digest.update(data)
         self.offset += len(data)
-
-
-def read_directory(path: Path) -> Iterator[tuple[str, int, int, int]]:
-    """Name, place of the header, bytes and checksum of each entry of a zip as :class:`ShardWriter` makes them.
-
-    One at a time, where ``zipfile`` would have them all in memory.
-
-    Raises:
-        OSError: it cannot be read.
-        zipfile.BadZipFile: it is no such zip.
-    """
-    with open_regular(path) as stream:
-        behind = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, behind - _END64.size - _LOCATOR64.size - _END.size))
-        tail = stream.read()
-        if len(tail) < _END.size or tail[-_END.size :][:4] != b"PK\5\6":
-            raise zipfile.BadZipFile("its end is not where it should be")
-        *_, count, size, start, _ = _END.unpack(tail[-_END.size :])
-        if count == _MANY16 or _MANY32 in (size, start):
-            if tail[:4] != b"PK\6\6":
-                raise zipfile.BadZipFile("its end is not where it should be")
-            *_, count, size, start = _END64.unpack(tail[: _END64.size])
-        stream.seek(start)
-        for _ in range(count):
-            head = stream.read(_CENTRAL.size)
-            if len(head) < _CENTRAL.size or head[:4] != b"PK\1\2":
-                raise zipfile.BadZipFile("its directory is damaged")
-            fields = _CENTRAL.unpack(head)
-            crc, size, name, extra, offset = (fields[i] for i in (7, 9, 10, 11, 16))
-            text, more = stream.read(name), stream.read(extra)
-            if offset == _MANY32 and len(more) == _EXTRA.size:
-                offset = _EXTRA.unpack(more)[2]
-            yield text.decode("utf-8", "replace"), offset, size, crc
 
 
 class Journal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ganformer_cli.data.manifest import LABELS, MANIFEST, belongs, image_name, read_manifest
 from ganformer_cli.data.set_labels import frequency_fault, shard_labels
+from ganformer_cli.data.zips import DAMAGED_IN_ZIP, ZipIndex
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 
@@ -100,26 +102,20 @@ class _Shard:
         """Yields 1 for each picture that was looked at."""
         try:
             whole = self._whole()
-            with zipfile.ZipFile(self._path) as archive:
-                infos = archive.infolist()
-                count = self._shard["count"]
-                names = [image_name(self._first + i) for i in range(count)]
-                if [info.filename for info in infos] != [*names, LABELS]:
-                    self._tell(f"{self._path} does not hold the {count} pictures from {self._first} on and {LABELS}")
-                self._look_at_labels(archive)
-                for info in infos:
-                    if info.filename != LABELS:
-                        self._look_at(archive, info, decode=not whole)
+            with contextlib.closing(ZipIndex(self._path)) as index:
+                names, count = list(index.names()), self._shard["count"]
+                if names != [*map(image_name, range(self._first, self._first + count)), LABELS]:
+                    self._tell(f"{self._path} does not hold the {count} images from {self._first} on and {LABELS}")
+                try:
+                    self.labels = [shard_labels(self._path, self._first, count, self._described, index=index)]
+                except DataError as error:
+                    self._tell(str(error).rpartition("; ")[0])
+                for number, name in enumerate(names):
+                    if name != LABELS:
+                        self._look_at(index, number, decode=not whole)
                         yield 1
-        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+        except (OSError, zipfile.BadZipFile) as error:
             self._tell(f"{self._path} cannot be read ({error})")
-
-    def _look_at_labels(self, archive: zipfile.ZipFile) -> None:
-        count = self._shard["count"]
-        try:
-            self.labels = [shard_labels(self._path, self._first, count, self._described, archive=archive)]
-        except DataError as error:
-            self._tell(str(error).rpartition("; ")[0])
 
     def _whole(self) -> bool:
         size = self._path.stat().st_size
@@ -131,17 +127,17 @@ class _Shard:
             return True
         return False
 
-    def _look_at(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, decode: bool) -> None:
-        where = f"{self._path}: {info.filename}"
+    def _look_at(self, index: ZipIndex, number: int, decode: bool) -> None:
+        where = f"{self._path}: {index.name(number)}"
         try:
-            with Image.open(io.BytesIO(archive.read(info)), formats=("PNG",)) as image:
+            with Image.open(io.BytesIO(index.read(number)), formats=("PNG",)) as image:
                 if decode:
                     image.load()
                 if image.size != self._size or image.mode != "RGB":
                     expected = "RGB {}x{}".format(*self._size)
                     self._tell(f"{where} is {image.mode} {image.width}x{image.height}, not {expected}")
         except Exception as error:  # a damaged file can break a decoder in any way
-            self._tell(f"{where} is damaged ({str(error).split(' <', 1)[0]})")
+            self._tell(f"{where} is damaged ({str(error).removeprefix(DAMAGED_IN_ZIP).split(' <', 1)[0]})")
 
     def _tell(self, problem: str) -> None:
         if len(self.problems) < _MOST:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.budgets import LARGEST_FILE, LARGEST_LABELS, open_zip
+from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES
 from ganformer_cli.data.sources.base import (
     BROKEN,
     DAMAGED,
@@ -27,6 +27,7 @@ from ganformer_cli.data.sources.base import (
 )
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import array_labels, choose_labels
+from ganformer_cli.data.zips import open_zip
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
 
@@ -88,7 +89,7 @@ def layout_of(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Layou
     if shape[0] and min(shape) < 1:
         raise DataError(f"{where}: {list(shape)}: the pictures have no pixels")
     layout = Layout(shape, dtype, first)
-    if layout.row_bytes > LARGEST_FILE:
+    if layout.row_bytes > MAX_FILE_BYTES:
         raise DataError(f"{where}: pictures of {layout.row_bytes >> 20} MiB each; scale them down")
     return layout
 
@@ -245,7 +246,7 @@ class NpzSource(Arrayed, Streamed):
             with self._zip.open(member) as stream:
                 shape, _, dtype = npy_header(stream)
             size = math.prod(shape) * dtype.itemsize
-            if size > min(LARGEST_LABELS, self._zip.getinfo(member).file_size):
+            if size > min(MAX_LABELS_BYTES, self._zip.getinfo(member).file_size):
                 raise ValueError(f"an array of {size} bytes")
             with self._zip.open(member) as stream:
                 values: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)

@@ -185,11 +185,6 @@ def wanted_images(form: str | None) -> Selection:
     return Selection({"png": frozenset({".png"}), "jpg": frozenset({".jpg", ".jpeg"})}.get(form or ""))
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a part of this path is what systems leave behind: ``.DS_Store``, ``._a.png``, ``__MACOSX``."""
-    return any((part.startswith(".") and part not in {".", ".."}) or part == "__MACOSX" for part in name.split("/"))
-
-
 def shown(name: str) -> str:
     """A file's name as text that can be written as UTF-8: bytes that were none are spelt out."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -201,10 +196,6 @@ def reason(error: BaseException) -> str:
         return error.strerror.lower()
     text = " ".join(str(error).split())
     return text[:200] or type(error).__name__
-
-
-def too_large(size: int) -> str:
-    return f"a file of {size >> 20} MiB"
 
 
 class MissingLibraryError(DataError):

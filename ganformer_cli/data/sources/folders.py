@@ -7,19 +7,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ganformer_cli.data.budgets import LARGEST_FILE
-from ganformer_cli.data.file_kinds import Kind, Leftover, Selection, start_of
+from ganformer_cli.data.file_kinds import Kind, Leftover, Selection, is_hidden, start_of
 from ganformer_cli.data.labels_finder import LabelsFinder
-from ganformer_cli.data.sources.base import (
-    DATASET_JSON,
-    Item,
-    Labels,
-    Streamed,
-    is_hidden,
-    reason,
-    shown,
-    too_large,
-)
+from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
+from ganformer_cli.data.sources.base import DATASET_JSON, Item, Labels, Streamed, reason, shown
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular, read_regular
@@ -159,7 +150,7 @@ def read_file(path: Path) -> bytes:
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        if size > LARGEST_FILE:
+        if size > MAX_FILE_BYTES:
             raise ValueError(too_large(size))
         return stream.read()
 

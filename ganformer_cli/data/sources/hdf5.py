@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ganformer_cli.data.budgets import LARGEST_FILE, is_archive_bomb
+from ganformer_cli.data.limits import MAX_FILE_BYTES, is_archive_bomb
 from ganformer_cli.data.sources.arrays import LABEL_NAMES, PICTURE_NAMES, Arrayed, layout_of
 from ganformer_cli.data.sources.base import (
     Item,
@@ -95,7 +95,7 @@ class Hdf5Source(Arrayed, Numbered):
         """Refuse a dataset that cannot be what it claims to be: its chunks would not fit into memory, or it was never
         written, and all that is claimed would be made up."""
         chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize if dataset.chunks else 0
-        if chunk > LARGEST_FILE:
+        if chunk > MAX_FILE_BYTES:
             raise DataError(
                 f"{self.path}: dataset {dataset.name} has chunks of {chunk >> 20} MiB, each of which has to fit into "
                 f"memory at once; write it anew with smaller ones (h5repack -l)"

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ganformer_cli.data.budgets import LARGEST_FILE, is_bomb, open_zip, unpacks_to
-from ganformer_cli.data.sources.base import BROKEN, Item, Streamed, library, reason, too_large
+from ganformer_cli.data.limits import MAX_FILE_BYTES, bomb_text, is_bomb, too_large
+from ganformer_cli.data.sources.base import BROKEN, Item, Streamed, library, reason
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.zips import PASSWORD
+from ganformer_cli.data.zips import open_zip
 from ganformer_cli.errors import DataError, OutputError
 from ganformer_cli.files import advice, check_regular, quietly, read_json, remove, write_json
 
@@ -109,7 +110,7 @@ class LmdbSource(Streamed):
     def _item(self, number: int, key: bytes, value: Any) -> Item:
         name = key.decode("utf-8", "backslashreplace")
         label = self._label(number, name)
-        if len(value) > LARGEST_FILE:
+        if len(value) > MAX_FILE_BYTES:
             return Item(name, None, label, too_large(len(value)))
         return Item(name, bytes(value), label)
 
@@ -177,7 +178,7 @@ class Unpacked:
         with open_zip(archive) as opened:
             info = opened.getinfo(member)
             if is_bomb(info.file_size, info.compress_size):
-                why = unpacks_to(info.file_size, info.compress_size)
+                why = bomb_text(info.file_size, info.compress_size)
                 raise DataError(f"{archive}: {member} is {why}; get it again")
             if info.flag_bits & 1:
                 raise DataError(f"{archive} is {PASSWORD}; unpack it with its password, and give the folder")

@@ -21,7 +21,8 @@ from ganformer_cli.data.sources.tars import COMPRESSED, TarSource, is_tar
 from ganformer_cli.data.sources.tfds import TfdsSource
 from ganformer_cli.data.sources.tfrecords import FolderShelf, TfrecordsSource, ZipShelf, part_of
 from ganformer_cli.data.sources.webdataset import WebdatasetSource, label_kind_of
-from ganformer_cli.data.sources.zips import ZipIndex, ZipSource
+from ganformer_cli.data.sources.zips import ZipSource
+from ganformer_cli.data.zips import ZipIndex
 from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.files import open_regular, read_json, why_no_file
 

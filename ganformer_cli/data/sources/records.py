@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ganformer_cli.data.budgets import LARGEST_FILE
+from ganformer_cli.data.limits import MAX_FILE_BYTES
 from ganformer_cli.data.sources.base import BROKEN, Pixels, reason
 from ganformer_cli.data.sources.crc32c import masked_crc32c
 from ganformer_cli.data.sources.tars import BrokenArchiveError
@@ -95,7 +95,7 @@ def starts_as_records(start: bytes) -> bool:
     if len(start) < _HEADER.size:
         return False
     length, crc = _HEADER.unpack(start[: _HEADER.size])
-    return length <= LARGEST_FILE and masked_crc32c(start[:8]) == crc
+    return length <= MAX_FILE_BYTES and masked_crc32c(start[:8]) == crc
 
 
 def image_of(record: memoryview) -> tuple[bytes | Pixels, int | None]:

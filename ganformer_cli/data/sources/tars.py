@@ -14,21 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ganformer_cli.data.budgets import BOMB_BYTES, LARGEST_FILE, LARGEST_WINDOW, is_archive_bomb, is_bomb, unpacks_to
-from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection
+from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection, is_hidden
 from ganformer_cli.data.labels_finder import LabelsFinder
-from ganformer_cli.data.sources.base import (
-    DAMAGED,
-    DATASET_JSON,
-    Item,
-    Labels,
-    Streamed,
-    is_hidden,
-    library,
-    reason,
-    shown,
+from ganformer_cli.data.limits import (
+    BOMB_BYTES,
+    MAX_FILE_BYTES,
+    MAX_WINDOW_BYTES,
+    bomb_text,
+    is_archive_bomb,
+    is_bomb,
     too_large,
 )
+from ganformer_cli.data.sources.base import DAMAGED, DATASET_JSON, Item, Labels, Streamed, library, reason, shown
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.files import open_regular
@@ -139,7 +136,7 @@ class TarReader:
             size += len(pieces[-1])
             packed = self._packed() - before + _READ_AHEAD
             if is_bomb(size, packed):
-                raise BrokenArchiveError(unpacks_to(size, packed), inside=True)
+                raise BrokenArchiveError(bomb_text(size, packed), inside=True)
         return b"".join(pieces)
 
     def _packed(self) -> int:
@@ -218,7 +215,7 @@ class TarReader:
             raise BrokenArchiveError("it is cut short", inside=inside)
         self._unpacked += size
         if self._raw is not None and is_archive_bomb(self._unpacked, self._packed()):
-            raise BrokenArchiveError(unpacks_to(self._unpacked, self._packed()), inside=inside)
+            raise BrokenArchiveError(bomb_text(self._unpacked, self._packed()), inside=inside)
         return data
 
 
@@ -271,10 +268,10 @@ class TarSource(Streamed):
 
     def _look_at_labels(self, member: Member, reader: TarReader) -> None:
         """Keep a ``dataset.json``; of those in folders, a few that are not too large together."""
-        if member.name.rpartition("/")[2] != DATASET_JSON or member.problem or member.size > LARGEST_FILE:
+        if member.name.rpartition("/")[2] != DATASET_JSON or member.problem or member.size > MAX_FILE_BYTES:
             return
         kept = sum(map(len, self._dataset_jsons.values()))
-        if member.name == DATASET_JSON or kept + member.size <= LARGEST_FILE // 4:
+        if member.name == DATASET_JSON or kept + member.size <= MAX_FILE_BYTES // 4:
             self._dataset_jsons[member.name] = reader.read()
             self._finder.see_file(member.name)
 
@@ -321,7 +318,7 @@ class TarSource(Streamed):
 
     def _read(self, reader: TarReader, member: Member, number: int) -> Item:
         label = self._label(number, member.name)
-        problem = member.problem or (too_large(member.size) if member.size > LARGEST_FILE else "")
+        problem = member.problem or (too_large(member.size) if member.size > MAX_FILE_BYTES else "")
         if problem:
             return Item(shown(member.name), None, label, problem)
         try:
@@ -388,7 +385,7 @@ class _XzReader(io.RawIOBase):
                 rest = rest.lstrip(b"\0") or self._raw.read(_PIECE).lstrip(b"\0")  # padding may stand between
                 if not rest:
                     return 0
-                self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LARGEST_WINDOW)
+                self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW_BYTES)
                 self._rest = rest
             if self._decompressor.needs_input and not self._rest:
                 self._rest = self._raw.read(_PIECE)
@@ -404,10 +401,10 @@ class _XzReader(io.RawIOBase):
 def _open_zst(raw: IO[bytes], path: Path) -> IO[bytes]:
     try:  # Python 3.14 and newer
         zstd: Any = importlib.import_module("compression.zstd")
-        options = {zstd.DecompressionParameter.window_log_max: LARGEST_WINDOW.bit_length() - 1}
+        options = {zstd.DecompressionParameter.window_log_max: MAX_WINDOW_BYTES.bit_length() - 1}
         own: Any = zstd.ZstdFile(raw, "rb", options=options)
     except ImportError:
-        unpacker = library("zstandard", path, "zstandard").ZstdDecompressor(max_window_size=LARGEST_WINDOW)
+        unpacker = library("zstandard", path, "zstandard").ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
         own = unpacker.stream_reader(raw, read_across_frames=True)
     return io.BufferedReader(own)
 

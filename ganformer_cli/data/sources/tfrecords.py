@@ -15,26 +15,16 @@ from typing import IO
 
 import numpy as np
 
-from ganformer_cli.data.budgets import LARGEST_FILE, LARGEST_LABELS, is_bomb, open_zip, unpacks_to
-from ganformer_cli.data.file_kinds import Leftover
-from ganformer_cli.data.sources.base import (
-    BROKEN,
-    DAMAGED,
-    Item,
-    Label,
-    Labels,
-    Streamed,
-    is_hidden,
-    reason,
-    shown,
-    too_large,
-)
+from ganformer_cli.data.file_kinds import Leftover, is_hidden
+from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES, bomb_text, is_bomb, too_large
+from ganformer_cli.data.sources.base import BROKEN, DAMAGED, Item, Label, Labels, Streamed, reason, shown
 from ganformer_cli.data.sources.folders import file_state, walk
 from ganformer_cli.data.sources.label_values import MOST_CLASSES
 from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
 from ganformer_cli.data.sources.records import RecordReader, image_of
 from ganformer_cli.data.sources.tars import BrokenArchiveError
 from ganformer_cli.data.sources.zips import PASSWORD
+from ganformer_cli.data.zips import open_zip
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
 from ganformer_cli.npy_header import check_npy_stream
@@ -141,7 +131,7 @@ class ZipShelf(Shelf):
             raise DataError(f"{self.path}: {name} is {PASSWORD}; unpack it with its password, and give the folder")
         info = self._zip.getinfo(name)
         if is_bomb(info.file_size, info.compress_size):
-            raise DataError(f"{self.path}: {name} is {unpacks_to(info.file_size, info.compress_size)}; get it again")
+            raise DataError(f"{self.path}: {name} is {bomb_text(info.file_size, info.compress_size)}; get it again")
         return self._zip.open(name)
 
     def size(self, name: str) -> int:
@@ -200,9 +190,9 @@ class TfrecordsSource(Streamed):
             raise DataError(f"{where} and {names[1]} both hold labels; keep one, or choose --labels FILE")
         try:
             with self._shelf.open(names[0]) as stream:
-                data = stream.read(LARGEST_LABELS + 1)
-            if len(data) > LARGEST_LABELS:
-                raise ValueError(f"more than {LARGEST_LABELS >> 20} MiB")
+                data = stream.read(MAX_LABELS_BYTES + 1)
+            if len(data) > MAX_LABELS_BYTES:
+                raise ValueError(f"more than {MAX_LABELS_BYTES >> 20} MiB")
             check_npy_stream(io.BytesIO(data), len(data))
             values = np.load(io.BytesIO(data), allow_pickle=False)
         except BROKEN as error:
@@ -256,7 +246,7 @@ class TfrecordsSource(Streamed):
 
     def _read(self, reader: RecordReader, length: int, number: int, name: str, with_classes: bool) -> Item:
         label: Label | None = self._label(number, name)
-        if length > LARGEST_FILE:
+        if length > MAX_FILE_BYTES:
             return Item(name, None, label, too_large(length))
         try:
             data, found = image_of(reader.read())

@@ -8,18 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ganformer_cli.data.budgets import LARGEST_FILE
-from ganformer_cli.data.file_kinds import Leftover
+from ganformer_cli.data.file_kinds import Leftover, is_hidden
 from ganformer_cli.data.image_formats import readable_suffixes
-from ganformer_cli.data.sources.base import (
-    DAMAGED,
-    Item,
-    Label,
-    Streamed,
-    is_hidden,
-    shown,
-    too_large,
-)
+from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
+from ganformer_cli.data.sources.base import DAMAGED, Item, Label, Streamed, shown
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.label_values import MOST_CLASSES, class_of, is_name, is_number
 from ganformer_cli.data.sources.labels import choose_labels
@@ -181,7 +173,7 @@ class _Sample:
     def take(self, member: Member, reader: TarReader) -> None:
         self.image = member.name
         if self.wanted:
-            self.error = member.problem or (too_large(member.size) if member.size > LARGEST_FILE else "")
+            self.error = member.problem or (too_large(member.size) if member.size > MAX_FILE_BYTES else "")
             self.data = None if self.error else reader.read()
 
     def take_label(self, extension: str, member: Member, reader: TarReader) -> None:

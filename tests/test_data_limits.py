@@ -19,7 +19,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from ganformer_cli.data import budgets
+from ganformer_cli.data import limits, zips
 from ganformer_cli.data.loading.datasets import PreparedDataset
 from ganformer_cli.data.sources import open_source, tars
 from ganformer_cli.data.sources.crc32c import masked_crc32c
@@ -42,7 +42,7 @@ def png(number: int = 0) -> bytes:
 @pytest.fixture(autouse=True)
 def small_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bomb is made in no time."""
-    monkeypatch.setattr(budgets, "BOMB_BYTES", 4 * MIB)
+    monkeypatch.setattr(limits, "BOMB_BYTES", 4 * MIB)
     monkeypatch.setattr(tars, "BOMB_BYTES", 4 * MIB)
     monkeypatch.setattr(tars, "_READ_AHEAD", 1024)
 
@@ -239,7 +239,7 @@ def test_an_array_that_claims_more_than_there_is(own_folder: Path, which: str) -
 
 def test_labels_of_a_zip(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zip_of(own_folder / "a.zip", "dataset.json", start=json.dumps({"labels": []}).encode())
-    monkeypatch.setattr("ganformer_cli.data.budgets.LARGEST_LABELS", MIB)
+    monkeypatch.setattr("ganformer_cli.data.loading.stores.MAX_LABELS_BYTES", MIB)
     with pytest.raises(DataError, match=r"dataset.json"):
         PreparedDataset(path)
     with pytest.raises(DataError, match=r"dataset.json"):
@@ -248,17 +248,17 @@ def test_labels_of_a_zip(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_directory_of_millions_of_files(own_folder: Path) -> None:
     entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0) + b"a.npy"
-    count = budgets.LARGEST_DIRECTORY // len(entry) + 1
+    count = zips.MAX_DIRECTORY_BYTES // len(entry) + 1
     directory = entry * count
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(directory), 0, 0)
     (own_folder / "a.npz").write_bytes(directory + end)
     with pytest.raises(DataError, match="lists too many files"):
-        budgets.open_zip(own_folder / "a.npz")
+        zips.open_zip(own_folder / "a.npz")
 
 
 def test_zips_of_a_hundred_thousand_images_are_no_bombs(own_folder: Path) -> None:
     with zipfile.ZipFile(own_folder / "a.zip", "w") as archive:
         for number in range(2_000):
             archive.writestr(f"{number:08d}.png", b"x")
-    assert len(budgets.open_zip(own_folder / "a.zip").namelist()) == 2_000
-    assert 120_000 * (46 + len("00000000.png")) < budgets.LARGEST_DIRECTORY
+    assert len(zips.open_zip(own_folder / "a.zip").namelist()) == 2_000
+    assert 120_000 * (46 + len("00000000.png")) < zips.MAX_DIRECTORY_BYTES
