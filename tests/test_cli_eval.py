@@ -33,7 +33,8 @@ def pictures() -> Path:
 def test_scores_as_text(ganformer: Run, tiny_run: Path) -> None:
     done = ganformer("eval", "--eval-images-num", "8")
     assert done.exit_code == 0, done.stderr
-    first, *rest = done.stdout.splitlines()
+    first, heads, *rest = done.stdout.splitlines()
+    assert heads.split() == ["score", "value"]
     assert first == "network-snapshot-000002.safetensors against scenes: 8 images of each, truncation psi 1, seed 0"
     assert [line.split()[0] for line in rest] == ["swd", "32x32", "16x16", "diversity"]
     assert "two sets of reals" in rest[0]
@@ -135,7 +136,7 @@ def test_precision_and_recall_are_percents_for_people(
 ) -> None:
     rows = [row.split() for row in ganformer("eval", "--eval-images-num", "20", "--metrics", "pr").stdout.splitlines()]
     (record,) = read_json_lines(tiny_run / "metrics.jsonl")
-    for name, row in zip(("precision", "recall"), rows[1:3], strict=True):
+    for name, row in zip(("precision", "recall"), rows[2:4], strict=True):
         assert 0 <= record[name] <= 1
         assert row[:3] == [name, f"{100 * record[name]:.2f}", "%"]
     assert f"precision {100 * record['precision']:.2f} %" in ganformer("info").stdout
@@ -234,10 +235,10 @@ def test_scores_of_features(ganformer: Run, tiny_run: Path, tiny_features: dict[
     line = "eval --eval-images-num 30 --metrics fid,kid,is,pr,dc,fd-dinov2"
     done = ganformer(*line.split())
     assert done.exit_code == 0, done.stderr
-    rows = [row.split() for row in done.stdout.splitlines()[1:]]
+    rows = [row.split() for row in done.stdout.splitlines()[2:]]
     names = ["fid", "kid", "is", "precision", "recall", "density", "coverage", "fd_dinov2"]
     assert [row[0] for row in rows] == names
-    assert "±" in done.stdout.splitlines()[2]
+    assert "±" in done.stdout.splitlines()[3]
     assert "biased upwards" in done.stderr
     (record,) = [json.loads(row) for row in (tiny_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert record["provenance"]["metrics"]["pr"]["network"] == "vgg16"
@@ -250,7 +251,7 @@ def test_scores_of_features(ganformer: Run, tiny_run: Path, tiny_features: dict[
 def test_without_weights_the_others_are_scored_and_the_status_tells(ganformer: Run, tiny_run: Path) -> None:
     done = ganformer("eval", "--metrics", "fid,diversity", "--offline", "--eval-images-num", "4")
     assert done.exit_code == 1
-    assert done.stdout.splitlines()[1].startswith("diversity ")
+    assert done.stdout.splitlines()[2].startswith("diversity ")
     assert "no fid: the weights of the inception network are not here" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -275,7 +276,7 @@ def test_without_a_network_it_is_said_what_needs_no_weights(
 def test_a_metric_that_fails_leaves_the_others(ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]) -> None:
     done = ganformer("eval", "--metrics", "is,diversity", "--eval-images-num", "4")
     assert done.exit_code == 1
-    assert [row.split()[0] for row in done.stdout.splitlines()[1:]] == ["diversity"]
+    assert [row.split()[0] for row in done.stdout.splitlines()[2:]] == ["diversity"]
     assert "error: no is: an Inception Score of 10 splits needs at least 10 images" in done.stderr
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ganformer_cli.cli.compare_found import read_runs, reported_rows
-from ganformer_cli.cli.eval_report import table
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, given_options, json_option, option, warn
-from ganformer_cli.cli.output import echo
+from ganformer_cli.cli.output import echo, echo_table, table_text
 from ganformer_cli.errors import DataError
 from ganformer_cli.outputs import check_output, write_output
 
 if TYPE_CHECKING:
-    from ganformer_cli.metrics.tabulate import Table
+    from ganformer_cli.metrics.tabulate import ScoreTable
 
 #: Models in the order of the paper's table; others follow.
 ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
@@ -129,38 +127,53 @@ def command(
         )
     for warning in tabulate.warnings(tables):
         warn(warning)
-    written = {
-        "text": lambda: as_text(tables),
-        "markdown": lambda: tabulate.as_markdown(tables),
-        "csv": lambda: tabulate.as_csv(tables),
-        "json": lambda: tabulate.as_json(tables),
-    }[form]()
-    if output is None:
-        echo(written, lines=True)
+    if form == "text" and output is None:
+        show(tables)
     else:
-        write_output(output, (written + "\n").encode("utf-8", "backslashreplace"), "--output", overwrite=overwrite)
+        formats = {
+            "text": as_text,
+            "markdown": tabulate.as_markdown,
+            "csv": tabulate.as_csv,
+            "json": tabulate.as_json,
+        }
+        written = formats[form](tables)
+        if output is None:
+            echo(written, lines=True)
+        else:
+            write_output(output, (written + "\n").encode("utf-8", "backslashreplace"), "--output", overwrite=overwrite)
     if plot is not None:
-        draw(tables, plot, overwrite=overwrite)
+        draw_bars(tables, plot, overwrite=overwrite)
 
 
 # ----- Showing -----
 
 
-def as_text(tables: Sequence[Table]) -> str:
-    """The tables for people."""
+def show(tables: Sequence[ScoreTable]) -> None:
+    """Print the tables for people."""
+    from ganformer_cli.metrics.tabulate import sources_of, table_cells
+
+    for number, table in enumerate(tables):
+        if number:
+            echo()
+        heads, rows = table_cells(table)
+        echo_table(heads, rows, title=table.dataset, right=heads[1:])
+        for source in sources_of(table):
+            echo(f"(paper): {source}")
+
+
+def as_text(tables: Sequence[ScoreTable]) -> str:
+    """The tables for people, for a file."""
     from ganformer_cli.metrics.tabulate import sources_of, table_cells
 
     parts = []
-    for each in tables:
-        heads, rows = table_cells(each)
-        widths = [max(map(len, column)) + 2 for column in zip(heads, *rows, strict=True)]
-        plain = [] if sys.stdout.isatty() else [tuple(heads)]
-        text = table(tuple(heads), [*plain, *map(tuple, rows)], each.dataset, widths=widths)
-        parts.append("\n".join([text.rstrip("\n"), *(f"(paper): {source}" for source in sources_of(each))]))
+    for table in tables:
+        heads, rows = table_cells(table)
+        text = table_text(heads, rows, title=table.dataset, right=heads[1:])
+        parts.append("\n".join([text, *(f"(paper): {source}" for source in sources_of(table))]))
     return "\n\n".join(parts)
 
 
-def draw(tables: Sequence[Table], path: Path, *, overwrite: bool) -> None:
+def draw_bars(tables: Sequence[ScoreTable], path: Path, *, overwrite: bool) -> None:
     """A panel for each data set and score."""
     from ganformer_cli.metrics.registry import SCORES
     from ganformer_cli.sampling.image_files import encode_image

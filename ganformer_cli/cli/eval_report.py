@@ -1,18 +1,15 @@
-"""What ``ganformer eval`` says: scores as text, their course over a run, and two sets of scores side by side."""
+"""What ``ganformer eval`` prints: scores, their course over a run, and two sets of scores side by side."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganformer_cli.cli.kept_scores import file_beside, read_kept
 from ganformer_cli.cli.options import warn
-from ganformer_cli.cli.output import Rendered, cell
+from ganformer_cli.cli.output import echo, echo_json, echo_table
 from ganformer_cli.errors import DataError, OutputError
-from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
     from ganformer_cli.metrics.metric import Score
@@ -21,35 +18,32 @@ if TYPE_CHECKING:
 CURVE = "metrics.png"
 
 _DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "one": "1 is best"}
-Row = tuple[str, ...]
 
 
-def score_text(record: Mapping[str, Any]) -> str:
-    """The scores of one model as text; a table where it is read on a terminal."""
+def echo_scores(scored: str, record: Mapping[str, Any]) -> None:
+    """Print the scores of one model, or of images, called ``scored``."""
     from ganformer_cli.metrics.registry import SCORES
 
     provenance = record["provenance"]
-    rows: list[Row] = []
+    rows = []
     for name, score in SCORES.items():
         if name not in record:
             continue
-        note = (score.explanation or _DIRECTIONS[score.better]) + _floor_text(record, score)
+        text = (score.explanation or _DIRECTIONS[score.better]) + _floor_text(record, score)
         if f"{name}_std" in record:
-            note += f"; ± {score.text(record[f'{name}_std'])}"
-        own = provenance["metrics"].get(score.metric, {})
-        if own.get("resize") == "clean":
-            note += "; clean resize"
-        rows.append((name, score.text(record[name]), note))
+            text += f"; ± {score.text(record[f'{name}_std'])}"
+        if provenance["metrics"].get(score.metric, {}).get("resize") == "clean":
+            text += "; clean resize"
+        rows.append((name, score.text(record[name]), text))
         rows += [(f"  {level}", score.number(value), "") for level, value in record.get(f"{name}_levels", {}).items()]
     reals, fakes = provenance["num_reals"], provenance["num_fakes"]
     numbers = f"{fakes} images of each" if reals == fakes else f"{fakes} images and {reals} real ones"
     psi, only = provenance.get("truncation_psi"), provenance["class"]
     title = (
-        f"{record['title']} against {provenance['dataset']}: {numbers}"
-        f"{'' if psi is None else f', truncation psi {psi:g}'}, seed {provenance['seed']}"
-        f"{'' if only is None else f', class {only}'}"
+        f"{scored} against {provenance['dataset']}: {numbers}{'' if psi is None else f', truncation psi {psi:g}'}, "
+        f"seed {provenance['seed']}{'' if only is None else f', class {only}'}"
     )
-    return table(("score", "value", ""), rows, title, widths=(12, 8))
+    echo_table(("score", "value", ""), rows, title=title, right=("value",))
 
 
 def _floor_text(record: Mapping[str, Any], score: Score) -> str:
@@ -61,43 +55,8 @@ def _floor_text(record: Mapping[str, Any], score: Score) -> str:
     return f"; two sets of reals: {score.number(floor)}{'' if same else f' ({images} images)'}"
 
 
-def table(columns: Row, rows: Sequence[Row], title: str, *, widths: Sequence[int]) -> str:
-    """Rows of text below a title: with a frame on a terminal, plain elsewhere. All but the first and last to the right.
-
-    Args:
-        columns: headings, for a terminal.
-        rows: the cells.
-        title: the first line.
-        widths: of the columns that have one, where it is plain.
-    """
-    title = printable(title, limit=4000, lines=True)
-    rows = [tuple(map(cell, row)) for row in rows]
-    if not sys.stdout.isatty():
-        lines = [title]
-        for first, *others in rows:
-            cells = [f"{first:<{widths[0]}}"]
-            for number, text in enumerate(others, 1):
-                cells.append(f"{text:>{widths[number]}}" if number < len(widths) else f"  {text}")
-            lines.append("".join(cells).rstrip())
-        return "\n".join(lines) + "\n"
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(*columns, title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for column in made.columns[1 : len(widths)]:
-        column.justify = "right"
-    for row in rows:
-        made.add_row(*map(Text, row))
-    console = Console(file=sys.stdout)
-    with console.capture() as capture:
-        console.print(made)
-    return Rendered(capture.get())
-
-
-def curve_text(records: Sequence[Mapping[str, Any]], curve: Path | None) -> str:
-    """The scores of all snapshots of a run, a line each."""
+def echo_curve(records: Sequence[Mapping[str, Any]], curve: Path | None) -> None:
+    """Print the scores of all snapshots of a run, and where their ``curve`` is drawn."""
     from ganformer_cli.metrics.registry import SCORES
 
     names = [name for name in SCORES if any(name in record for record in records)]
@@ -109,12 +68,11 @@ def curve_text(records: Sequence[Mapping[str, Any]], curve: Path | None) -> str:
         for record in records
     ]
     provenance = records[0]["provenance"]
+    columns = ("kimg", *(f"{name} %" if SCORES[name].percent else name for name in names))
     title = f"{len(records)} snapshots against {provenance['dataset']}: {provenance['num_fakes']} images"
-    heads = ("kimg", *(f"{name} %" if SCORES[name].percent else name for name in names))
-    widths = [max(len(str(cell)) for cell in column) + 2 for column in zip(heads, *rows, strict=True)]
-    plain = [] if sys.stdout.isatty() else [heads]
-    text = table(heads, [*plain, *rows], title, widths=widths)
-    return text if curve is None else type(text)(f"{text}curve {cell(curve)}\n")
+    echo_table(columns, rows, title=title, right=columns)
+    if curve is not None:
+        echo(f"curve {curve}")
 
 
 def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
@@ -140,11 +98,8 @@ def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
     return run / CURVE
 
 
-# ----- Comparing -----
-
-
-def compare_records(one: Path, other: Path, *, as_json: bool) -> tuple[str, list[str]]:
-    """The scores of two runs, snapshots or files of scores side by side, and what keeps them from being comparable.
+def echo_comparison(one: Path, other: Path, *, as_json: bool) -> None:
+    """Print the scores of two runs, snapshots or files of scores, and warn of what keeps them from being comparable.
 
     Raises:
         DataError: one holds no scores, or they have none in common.
@@ -152,30 +107,26 @@ def compare_records(one: Path, other: Path, *, as_json: bool) -> tuple[str, list
     from ganformer_cli.metrics.records import differences
     from ganformer_cli.metrics.registry import SCORES
 
-    sides = [scores_at(path) for path in (one, other)]
-    shared = [name for name in SCORES if all(name in side for side in sides)]
+    a, b = scores_at(one), scores_at(other)
+    shared = [name for name in SCORES if name in a and name in b]
     if not shared:
-        found = " and ".join(", ".join(side) for side in sides)
+        found = " and ".join(", ".join(scores) for scores in (a, b))
         raise DataError(f"--compare {one} {other}: no score in common ({found}); score both with the same --metrics")
-    rows, warnings = [], dict[str, list[str]]()
-    for name in shared:
-        for difference in differences(sides[0][name], sides[1][name]):
-            warnings.setdefault(difference, []).append(name)
-        a, b, score = sides[0][name].value, sides[1][name].value, SCORES[name]
-        rows.append((name, score.text(a), score.text(b), score.text(b - a, "+")))
-    told = [f"{', '.join(names)}: not comparable, another {text}" for text, names in warnings.items()]
+    different = {name: differences(a[name], b[name]) for name in shared}
+    for text in dict.fromkeys(text for texts in different.values() for text in texts):
+        names = ", ".join(name for name in shared if text in different[name])
+        warn(f"{names}: not comparable, another {text}")
     if as_json:
-        value = {
-            "a": str(one),
-            "b": str(other),
-            "scores": {name: {"a": sides[0][name].value, "b": sides[1][name].value} for name in shared},
-            "differences": {name: differences(sides[0][name], sides[1][name]) for name in shared},
-        }
-        return json.dumps(value, indent=2), told
-    heads = ("score", "A", "B", "B - A")
-    plain = [] if sys.stdout.isatty() else [heads]
-    text = table(heads, [*plain, *rows], f"A {cell(one)}\nB {cell(other)}", widths=(12, 12, 12, 12))
-    return type(text)(text.rstrip("\n")), told
+        values = {name: {"a": a[name].value, "b": b[name].value} for name in shared}
+        echo_json({"a": str(one), "b": str(other), "scores": values, "differences": different})
+        return
+    rows = []
+    for name in shared:
+        score, first, second = SCORES[name], a[name].value, b[name].value
+        rows.append((name, score.text(first), score.text(second), score.text(second - first, "+")))
+    echo(f"A {one}")
+    echo(f"B {other}")
+    echo_table(("score", "A", "B", "B - A"), rows, right=("A", "B", "B - A"))
 
 
 def scores_at(path: Path) -> dict[str, ScoreValue]:

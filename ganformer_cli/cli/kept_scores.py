@@ -42,7 +42,7 @@ def scores_file(snapshot: Path) -> Path:
     return file_beside(snapshot) if run is None else run / METRICS_FILE
 
 
-def keep(file: Path, record: Mapping[str, Any]) -> None:
+def add_record(file: Path, record: Mapping[str, Any]) -> None:
     """One more line in a file of scores.
 
     Raises:
@@ -84,7 +84,7 @@ def _is_record(line: bytes) -> bool:
     return isinstance(found, dict) and "provenance" in found
 
 
-def about_images(path: Path) -> dict[str, Any]:
+def image_identity(path: Path) -> dict[str, Any]:
     """What tells whether a folder or a file of images has changed, for the provenance of their scores.
 
     Raises:

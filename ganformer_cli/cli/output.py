@@ -59,21 +59,35 @@ def echo_table(
         right: headings of the columns that are aligned on the right.
         colours: of cells on a terminal, by their text.
     """
-    cells = [[[cell(line) for line in ((text,) if isinstance(text, str) else text)] for text in row] for row in rows]
     if sys.stdout.isatty():
-        echo(_draw(columns, cells, title, right, colours or {}), nl=False)
-        return
-    if title:
-        echo(title)
+        echo(_draw(columns, _cells(rows), title, right, colours or {}), nl=False)
+    else:
+        echo(table_text(columns, rows, title=title, right=right), lines=True)
+
+
+def table_text(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | tuple[str, ...]]],
+    *,
+    title: str = "",
+    right: Collection[str] = (),
+) -> str:
+    """A table as aligned columns; arguments as for ``echo_table``."""
     lines = [tuple(columns)] if any(columns) else []
-    lines += [line for row in cells for line in zip_longest(*row, fillvalue="")]
+    lines += [line for row in _cells(rows) for line in zip_longest(*row, fillvalue="")]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [printable(title, limit=MAX_LINE)] if title else []
     for line in lines:
         aligned = (
-            text.rjust(width) if name in right else text.ljust(width)
-            for name, text, width in zip(columns, line, widths, strict=True)
+            part.rjust(width) if name in right else part.ljust(width)
+            for name, part, width in zip(columns, line, widths, strict=True)
         )
-        echo("  ".join(aligned).rstrip())
+        text.append("  ".join(aligned).rstrip())
+    return "\n".join(text)
+
+
+def _cells(rows: Iterable[Sequence[str | tuple[str, ...]]]) -> list[list[list[str]]]:
+    return [[[cell(line) for line in ((text,) if isinstance(text, str) else text)] for text in row] for row in rows]
 
 
 def _draw(

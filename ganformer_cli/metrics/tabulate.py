@@ -56,7 +56,7 @@ class ModelRow:
 
 
 @dataclass(frozen=True)
-class Table:
+class ScoreTable:
     """The models of one data set."""
 
     dataset: str
@@ -105,7 +105,7 @@ def tabulate(
     scores: Sequence[str] | None,
     order: Sequence[str] = (),
     reported: Mapping[str, Sequence[ModelRow]] = MappingProxyType({}),
-) -> list[Table]:
+) -> list[ScoreTable]:
     """A table for each data set.
 
     Args:
@@ -126,7 +126,7 @@ def tabulate(
             own = tuple(run for run in here if run.model == name)
             rows.append(ModelRow(name, own, {score: _cell(score, own) for score in columns if _values(score, own)}))
         rows += [row for row in reported.get(dataset, ()) if any(score in columns for score in row.cells)]
-        tables.append(Table(dataset, columns, tuple(rows)))
+        tables.append(ScoreTable(dataset, columns, tuple(rows)))
     return tables
 
 
@@ -140,7 +140,7 @@ def _cell(score: str, runs: Sequence[ScoredRun]) -> Cell:
     return Cell(statistics.fmean(values), deviation, len(values))
 
 
-def warnings(tables: Sequence[Table]) -> list[str]:
+def warnings(tables: Sequence[ScoreTable]) -> list[str]:
     """What keeps numbers of one column from being comparable, each said once."""
     told: dict[str, list[str]] = {}
     for table in tables:
@@ -160,7 +160,7 @@ def warnings(tables: Sequence[Table]) -> list[str]:
 # ----- As text -----
 
 
-def table_cells(table: Table, *, mark: str = "") -> tuple[list[str], list[list[str]]]:
+def table_cells(table: ScoreTable, *, mark: str = "") -> tuple[list[str], list[list[str]]]:
     """Headings and cells; the best mean of each column stands between two ``mark``."""
     heads = ["model", *(f"{SCORES[name].heading} {_ARROWS[SCORES[name].better]}" for name in table.scores), "runs"]
     rows = []
@@ -177,12 +177,12 @@ def table_cells(table: Table, *, mark: str = "") -> tuple[list[str], list[list[s
     return heads, rows
 
 
-def sources_of(table: Table) -> list[str]:
+def sources_of(table: ScoreTable) -> list[str]:
     """Where the values come from that were not measured here, each once."""
     return list(dict.fromkeys(row.source for row in table.rows if row.source is not None))
 
 
-def as_markdown(tables: Sequence[Table]) -> str:
+def as_markdown(tables: Sequence[ScoreTable]) -> str:
     """Tables with the best mean of each column in bold."""
     lines = []
     for table in tables:
@@ -194,7 +194,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
     return "\n".join(lines).rstrip("\n")
 
 
-def as_csv(tables: Sequence[Table]) -> str:
+def as_csv(tables: Sequence[ScoreTable]) -> str:
     """One line a model and data set, numbers in full, deviations in columns of their own."""
     scores = list(dict.fromkeys(name for table in tables for name in table.scores))
     stream = io.StringIO(newline="")
@@ -208,7 +208,7 @@ def as_csv(tables: Sequence[Table]) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def as_json(tables: Sequence[Table]) -> str:
+def as_json(tables: Sequence[ScoreTable]) -> str:
     """Everything, with the runs that went into each row."""
     value = [
         {
