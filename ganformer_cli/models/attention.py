@@ -88,11 +88,14 @@ class AttentionSizes(NamedTuple):
 
 
 class Embedding(NamedTuple):
-    """The image's embedding as a linear function of a pixel and its position, ``E = content·x + place·pos + bias``."""
+    """The image's embedding as a linear function of a pixel and its position, ``E = content·x + place·pos + bias``.
 
-    content: Tensor  # [h, e, d]
-    place: Tensor | None  # [h, e, p]
-    bias: Tensor  # [h, e]
+    With one head there is no first axis: fewer views, and plain matrix products.
+    """
+
+    content: Tensor  # [h, e, d] or [e, d]
+    place: Tensor | None  # [h, e, p] or [e, p]
+    bias: Tensor  # [h, e] or [e]
 
 
 class AttentionInputs(NamedTuple):
@@ -214,7 +217,17 @@ class BipartiteLayer(nn.Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """``[..., m, d] → [..., h, m, dₕ]``: heads are contiguous blocks of channels."""
-        return x.unflatten(-1, (self.options.heads, -1)).movedim(-2, -3)
+        heads = self.options.heads
+        return x.unsqueeze(-3) if heads == 1 else x.unflatten(-1, (heads, -1)).movedim(-2, -3)
+
+    def join_heads(self, x: Tensor) -> Tensor:
+        """``[B, h, m, dₕ] → [B, m, d]``."""
+        return x.squeeze(1) if self.options.heads == 1 else x.transpose(1, 2).flatten(2)
+
+    def by_head(self, weight: Tensor) -> Tensor:
+        """A weight's rows or a bias for each head: ``[d, ...] → [h, d/h, ...]``, or unchanged with one head."""
+        heads = self.options.heads
+        return weight if heads == 1 else weight.unflatten(0, (heads, -1))
 
     # ----- The definition -----
 
@@ -229,20 +242,18 @@ class BipartiteLayer(nn.Module):
 
     def modulate(self, contexts: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         """``ω(x)`` integrated with a linear function of the contexts ``[B, h, n, dₕ]``: ``[B, d, n]``."""
-        contexts = contexts.transpose(1, 2).flatten(2)
-        g = F.linear(contexts, self.modulation.scaled_weight(), bias).transpose(1, 2)
+        g = F.linear(self.join_heads(contexts), self.modulation.scaled_weight(), bias).transpose(1, 2)
         return integrate(x, g, self.options.integration, self.options.normalization)
 
     # ----- Re-associated: the matrices move from the pixels to the components -----
 
     def embedding(self, has_positions: bool) -> Embedding:
         """E as a function of pixels and positions."""
-        heads = (self.options.heads, self.head_size)
-        content, bias = self.to_queries.scaled_weight().unflatten(0, heads), self.to_queries.scaled_bias()
+        content, bias = self.to_queries.scaled_weight(), self.to_queries.scaled_bias()
         if self.from_pos_map is None or not has_positions:
-            return Embedding(content, None, bias.unflatten(0, heads))
+            return Embedding(self.by_head(content), None, self.by_head(bias))
         bias = bias + self.from_pos_map.scaled_bias()
-        return Embedding(content, self.from_pos_map.scaled_weight().unflatten(0, heads), bias.unflatten(0, heads))
+        return Embedding(self.by_head(content), self.by_head(self.from_pos_map.scaled_weight()), self.by_head(bias))
 
     def project(self, keys: Tensor, given: AttentionInputs) -> Keys:
         """Keys of E ``[B or 1, h, m, e]`` as keys of pixels and positions, divided by √dₕ."""
@@ -253,17 +264,17 @@ class BipartiteLayer(nn.Module):
         bias = bias if given.mask is None else bias + given.mask
         return Keys(per_head(keys, content), bias, given.positions, None if place is None else per_head(keys, place))
 
-    def embed_sums(self, sums: AttentionMeans, given: AttentionInputs) -> Tensor:
-        """Sums of E from sums of pixels and positions: ``[B, h, m, e]``."""
+    def embed_sums(self, sums: AttentionMeans, given: AttentionInputs, *, sum_to_one: bool = False) -> Tensor:
+        """Sums of E from sums of pixels and positions: ``[B, h, m, e]``; ``sum_to_one``: the sums' weights do."""
         assert given.embedding is not None
         content, place, bias = given.embedding
-        embedded = torch.addcmul(per_head(sums.content, content.mT), sums.total[..., None], bias[:, None])
+        bias = bias.unsqueeze(-2)
+        embedded = per_head(sums.content, content.mT) + (bias if sum_to_one else sums.total[..., None] * bias)
         return embedded if place is None or sums.place is None else embedded + per_head(sums.place, place.mT)
 
     def modulated_values(self, values: Tensor) -> Tensor:
         """The modulation of the values: it is linear, and so need not be computed of every pixel's context."""
-        weight = self.modulation.scaled_weight().unflatten(1, (self.options.heads, self.head_size))
-        return per_head(values, weight.permute(1, 2, 0))
+        return per_head(values, self.by_head(self.modulation.scaled_weight().t()))
 
     # ----- The image's update -----
 
@@ -286,7 +297,7 @@ class BipartiteLayer(nn.Module):
         seed = None
         values = self.split_heads(self.to_values(given.y))
         if rate > 0:
-            values = values * F.dropout(torch.ones_like(values[..., :1]), rate)
+            values = values * values.new_empty(*values.shape[:3], 1).bernoulli_(1 - rate).div_(1 - rate)
             seed = draw_seed(x.device)
         if self.latent_gate is not None:
             gate = plus(self.latent_gate(given.y), self.latent_gate_pos, given.component_positions)
@@ -325,9 +336,12 @@ def pixels(x: Tensor) -> Tensor:
 
 
 def per_head(x: Tensor, matrices: Tensor) -> Tensor:
-    """``[B, h, m, e] @ [h, e, d] → [B, h, m, d]``, as one product a head: matmul would copy the matrices B times."""
-    if len(matrices) == 1:
-        return x @ matrices[0]
+    """``[B, h, m, e] @ [h, e, d] → [B, h, m, d]``, as one product a head: matmul would copy the matrices B times.
+
+    A single matrix ``[e, d]`` serves the only head.
+    """
+    if matrices.ndim == 2:
+        return x @ matrices
     by_head = x.transpose(0, 1)
     return (by_head.flatten(1, 2) @ matrices).unflatten(1, by_head.shape[1:3]).transpose(0, 1)
 
@@ -447,14 +461,13 @@ class KMeansAttention(BipartiteLayer):
 
     def embedding(self, has_positions: bool) -> Embedding:
         """See ``BipartiteLayer.embedding``."""
-        heads = (self.options.heads, 2 * self.head_size)
         content, bias, position = self.to_queries.scaled_weight(), self.to_queries.scaled_bias(), None
         position_bias = torch.zeros_like(bias)
         if self.from_pos_map is not None and has_positions:
             place, position_bias = self.from_pos_map.scaled_weight(), self.from_pos_map.scaled_bias()
-            position = torch.cat([torch.zeros_like(place), place]).unflatten(0, heads)
-        content = torch.cat([content, torch.zeros_like(content)]).unflatten(0, heads)
-        return Embedding(content, position, torch.cat([bias, position_bias]).unflatten(0, heads))
+            position = self.by_head(torch.cat([torch.zeros_like(place), place]))
+        content = self.by_head(torch.cat([content, torch.zeros_like(content)]))
+        return Embedding(content, position, self.by_head(torch.cat([bias, position_bias])))
 
 
 class DuplexAttention(BipartiteLayer):
@@ -479,36 +492,43 @@ class DuplexAttention(BipartiteLayer):
 
     def compare(self, given: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See ``BipartiteLayer.compare``."""
-        y = self.gathered_components(given)
-        return y, self.gather(given._replace(y=y))
+        offset = self.query_offset(given.component_positions)
+        y = self.gathered_components(given, offset)
+        return y, self.gather(given._replace(y=y), offset)
 
     def update_components(
         self, x: Tensor, y: Tensor, positions: Tensor | None, component_positions: Tensor | None
     ) -> Tensor:
         """The first half alone: the components ``[B, m, w]`` after gathering, ``LayerNorm(Y + a(Y, X) Wo + bo)``."""
-        return self.gathered_components(self.inputs(x, y, positions, component_positions))
+        given = self.inputs(x, y, positions, component_positions)
+        return self.gathered_components(given, self.query_offset(component_positions))
 
-    def gathered_components(self, given: AttentionInputs) -> Tensor:
+    def query_offset(self, component_positions: Tensor | None) -> Tensor | None:
+        """What the components' positions ``[m, w]`` add to their queries, ``[m, d]``."""
+        if self.gather_query_pos is None or component_positions is None:
+            return None
+        offset: Tensor = self.gather_query_pos(component_positions)
+        return offset
+
+    def gathered_components(self, given: AttentionInputs, offset: Tensor | None) -> Tensor:
         """``LayerNorm(Y + a(Y, X) Wo + bo)``, ``[B, m, w]``."""
-        y: Tensor = self.layer_norm(given.y + self.gather_out(self.gather(given).movedim(1, 2).flatten(2)))
+        y: Tensor = self.layer_norm(given.y + self.gather_out(self.join_heads(self.gather(given, offset))))
         return y
 
-    def gather(self, given: AttentionInputs) -> Tensor:
+    def gather(self, given: AttentionInputs, offset: Tensor | None) -> Tensor:
         """a(Y, X): attention-weighted means of the image's embedding, ``[B, h, m, dₕ]``."""
-        queries = plus(self.gather_queries(given.y), self.gather_query_pos, given.component_positions)
-        queries = self.split_heads(queries) * self.head_size**-0.5
+        queries = self.gather_queries(given.y)
+        queries = self.split_heads(queries if offset is None else queries + offset) * self.head_size**-0.5
         if self.per_pixel:
             offered = self.split_heads(plus(self.gather_keys(pixels(given.x)), self.gather_key_pos, given.positions))
             return (queries @ offered.transpose(2, 3)).softmax(3) @ self.embed(given)
-        heads = (self.options.heads, self.head_size)
-        content = per_head(queries, self.gather_keys.scaled_weight().unflatten(0, heads))
+        content = per_head(queries, self.by_head(self.gather_keys.scaled_weight()))
         positions, place = None, None
         if self.gather_key_pos is not None and given.positions is not None:
-            positions = given.positions
-            place = per_head(queries, self.gather_key_pos.scaled_weight().unflatten(0, heads))
+            positions, place = given.positions, per_head(queries, self.by_head(self.gather_key_pos.scaled_weight()))
         # No bias, and no mask: one number for all positions has no effect on a softmax over them.
         keys = Keys(content, content.new_zeros(1, *content.shape[1:3]), positions, place)
-        return self.embed_sums(attention_means(given.x, keys, over="positions"), given)
+        return self.embed_sums(attention_means(given.x, keys, over="positions"), given, sum_to_one=True)
 
 
 class SelfAttention(nn.Module):
