@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from ganformer_cli.checkpoints import headers, run_folder, snapshots
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import OutputError, SnapshotError
-from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.models import Discriminator, Generator, parameter_count
 
 CONFIG = ModelConfig(
     resolution=8, components_num=2, latent_size=16, channel_base=64, channel_max=8, mapping_num_layers=2
@@ -222,3 +222,29 @@ def test_hostile_files_are_refused_in_one_line(ganformer: Callable[..., Result],
     assert str(path) in done.stderr
     assert done.stderr.rstrip("\n").isprintable()
     assert len(done.stderr) < 800
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"attention": "kmeans", "d_transformer": True},
+        {"attention": "none", "components_num": 0},
+        {"attention": "none", "kgan": True, "merge_type": "leaves"},
+        {"g_arch": "skip", "d_arch": "orig", "local_noise": False, "mapping_shared": True, "pos_type": "trainable2d"},
+        {"g_img2img": 8, "latent_stem": True, "img_gate": True, "ltnt_gate": True, "g_ltnt2ltnt": True},
+    ],
+    ids=str,
+)
+def test_parameters_are_counted_from_the_header(tmp_path: Path, changes: dict[str, Any]) -> None:
+    small = {"resolution": 16, "components_num": 2, "latent_size": 16, "channel_base": 64, "channel_max": 8}
+    config = ModelConfig(**{**small, **changes})
+    generator, discriminator = Generator(config), Discriminator(config)
+    path = tmp_path / "model.safetensors"
+    snapshots.save_snapshot(
+        path, config=config, ema=generator, generator=None, discriminator=discriminator, kimg=0, provenance={}
+    )
+    assert headers.parameter_counts(path) == {
+        "ema": parameter_count(generator),
+        "discriminator": parameter_count(discriminator),
+    }

@@ -21,10 +21,9 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file
 
-from ganformer_cli import original_snapshots
 from ganformer_cli.errors import GanformerError, SnapshotError
 from ganformer_cli.models import Generator
-from ganformer_cli.original_snapshots import OriginalSnapshot, load_original
+from ganformer_cli.original_snapshots import OriginalSnapshot, is_original, load_original, opening
 from ganformer_cli.original_snapshots.catalogue import PUBLISHED, fetch_snapshot, snapshot_path
 from ganformer_cli.original_snapshots.pickles import read_pickle
 
@@ -178,7 +177,7 @@ def changed_tensorflow(
         for part, change in ((parts["synthesis"], synthesis), (parts["mapping"], mapping)):
             part.state["variables"] = list(change(dict(part.state["variables"])).items())
     tree[1].state["variables"] = list(discriminator(dict(tree[1].state["variables"])).items())
-    monkeypatch.setattr(original_snapshots, "read_pickle", lambda path: tree)
+    monkeypatch.setattr(opening, "read_pickle", lambda path: tree)
     return load_original(TENSORFLOW)
 
 
@@ -284,7 +283,7 @@ def test_what_acts_differently_there_is_refused(monkeypatch: pytest.MonkeyPatch,
 def without(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], file: Path = PYTORCH) -> None:
     """Have the golden snapshot read as if its tree were ``change``d."""
     tree = read_pickle(file)
-    monkeypatch.setattr(original_snapshots, "read_pickle", lambda path: change(tree))
+    monkeypatch.setattr(opening, "read_pickle", lambda path: change(tree))
 
 
 def other_width(tree: Any) -> Any:
@@ -513,8 +512,8 @@ def test_our_files_are_not_taken_for_pickles(own_folder: Path) -> None:
     path = own_folder / "a.model"
     for length in (0x80, 0x280, 0x10280):
         path.write_bytes(struct.pack("<Q", length) + b'{"__metadata__": {}}'.ljust(length))
-        assert not original_snapshots.is_original(path)
-    assert original_snapshots.is_original(PYTORCH)
+        assert not is_original(path)
+    assert is_original(PYTORCH)
 
 
 def test_a_tensor_takes_no_state_from_a_pickle() -> None:

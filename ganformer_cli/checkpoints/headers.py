@@ -6,10 +6,11 @@ A model file is safetensors; its header's metadata entry ``ganformer`` is a JSON
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -19,10 +20,16 @@ from ganformer_cli.file_magic import is_truncated_safetensors, kind_of_file
 from ganformer_cli.files import open_regular, parse_json
 from ganformer_cli.text import printable
 
+if TYPE_CHECKING:
+    from ganformer_cli.models import LabelDistribution
+
 FORMAT_VERSION = 1
 MAX_HEADER = 16 << 20  # bytes: the names of 65,536 classes take some
 MAX_TENSORS = 20_000
 METADATA_KEY = "ganformer"
+LABELS = "labels"  # entry of the header, and prefix of tensors: see models.labels
+#: Last part of the names of tensors that are not trained.
+BUFFERS = frozenset({"w_avg", "noise_const"})
 
 
 class NewerError(SnapshotError):
@@ -119,3 +126,38 @@ def read_shapes(path: Path, prefix: str = "") -> dict[str, tuple[int, ...]]:
             return {name[len(prefix) :]: tuple(file.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError) as error:
         raise SnapshotError(f"{path}: cannot be read ({error}); copy or download it again") from error
+
+
+def parameter_counts(path: Path) -> dict[str, int]:
+    """The parameters of each network (``ema``, ``generator``, ``discriminator``) in a model file.
+
+    Raises:
+        SnapshotError: the file is damaged.
+    """
+    counts: dict[str, int] = {}
+    for name, shape in read_shapes(path).items():
+        network, _, rest = name.partition(".")
+        counts.setdefault(network, 0)
+        counts[network] += math.prod(shape) if rest.rpartition(".")[2] not in BUFFERS else 0
+    return counts
+
+
+def read_label_distribution(path: Path, config: ModelConfig) -> LabelDistribution | None:
+    """The labels that a model file keeps, or None.
+
+    Raises:
+        SnapshotError: they are damaged.
+    """
+    header, names = read_header(path).get(LABELS), read_shapes(path, f"{LABELS}.")
+    if not names and header is None:
+        return None
+    from ganformer_cli.models.labels import LabelDistribution  # loads numpy
+
+    try:
+        with opened(path) as file:
+            arrays = {f"{LABELS}.{name}": file.get_tensor(f"{LABELS}.{name}") for name in names}
+        return LabelDistribution.from_file(arrays, header, config.c_dim)
+    except (SafetensorError, OSError) as error:
+        raise SnapshotError(f"{path}: cannot be read ({error}); copy or download it again") from error
+    except (ValueError, TypeError, AttributeError) as error:  # the last two: types that numpy lacks
+        raise SnapshotError(f"{path}: the labels that it keeps are damaged ({error}); give another snapshot") from error

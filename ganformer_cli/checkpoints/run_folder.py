@@ -29,6 +29,7 @@ from ganformer_cli.files import (
 )
 
 SNAPSHOT_FOLDER = "snapshots"
+STATE_FOLDER = "state"
 SNAPSHOT_PATTERN = "network-snapshot-*.safetensors"
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"

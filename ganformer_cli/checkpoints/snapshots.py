@@ -21,14 +21,14 @@ from ganformer_cli.checkpoints.headers import (
     METADATA_KEY,
     opened,
     read_config,
-    read_header,
+    read_label_distribution,
     read_shapes,
 )
 from ganformer_cli.checkpoints.run_folder import resolve_model
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.files import write_bytes
-from ganformer_cli.models import Discriminator, Generator, LabelDistribution
+from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.labels import HEADER as LABELS_HEADER
 
 Network = TypeVar("Network", Generator, Discriminator)
@@ -162,22 +162,6 @@ def _load_network(path: Path, name: str, kind: type[Network], config: ModelConfi
     if isinstance(network, Generator):
         network.label_distribution = read_label_distribution(path, config)
     return network.eval().requires_grad_(False)
-
-
-def read_label_distribution(path: Path, config: ModelConfig) -> LabelDistribution | None:
-    """The labels that a model file keeps; None where it keeps none.
-
-    Raises:
-        SnapshotError: they are damaged.
-    """
-    tensors, header = read_tensors(path, "labels."), read_header(path).get(LABELS_HEADER)
-    if not tensors and header is None:
-        return None
-    try:
-        named = {f"labels.{name}": tensor for name, tensor in tensors.items()}
-        return LabelDistribution.from_file(named, header, config.c_dim)
-    except ValueError as error:
-        raise SnapshotError(f"{path}: the labels that it keeps are damaged ({error}); give another snapshot") from error
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu", which: str = "ema") -> Generator:

@@ -31,7 +31,7 @@ class ModelFile(NamedTuple):
 
     header: Mapping[str, Any]
     config: ModelConfig
-    networks: tuple[str, ...]  # of NETWORK_NAMES
+    parameters: dict[str, int]  # of the networks in the file, by NETWORK_NAMES
     labels: LabelDistribution | None
 
 
@@ -90,35 +90,36 @@ def command(
 
 
 def read_model(file: Path) -> ModelFile:
-    """Read what ``describe`` needs; not the weights, if the file is ours.
+    """Read what ``describe`` needs; without torch, if the file is ours.
 
     Raises:
         SnapshotError: the file is damaged, or no model.
     """
-    from ganformer_cli.checkpoints.headers import read_config, read_header, read_shapes
-    from ganformer_cli.checkpoints.snapshots import read_label_distribution
+    from ganformer_cli.checkpoints.headers import parameter_counts, read_config, read_header, read_label_distribution
     from ganformer_cli.original_snapshots import is_original
 
     if is_original(file):
         found = load_all(file)
-        present = tuple(name for name in NETWORK_NAMES if getattr(found, name) is not None)
-        return ModelFile(found.header, found.config, present, found.ema.label_distribution)
-    header = read_header(file)
-    inside = {name.partition(".")[0] for name in read_shapes(file)}
-    config, present = read_config(file), tuple(name for name in NETWORK_NAMES if name in inside)
-    return ModelFile(header, config, present, read_label_distribution(file, config))
+        networks = {name: getattr(found, name) for name in NETWORK_NAMES}
+        counts = {
+            n: sum(p.numel() for p in module.parameters()) for n, module in networks.items() if module is not None
+        }
+        return ModelFile(found.header, found.config, counts, found.ema.label_distribution)
+    config, counts = read_config(file), parameter_counts(file)
+    known = {name: counts[name] for name in NETWORK_NAMES if name in counts}
+    return ModelFile(read_header(file), config, known, read_label_distribution(file, config))
 
 
 def describe(file: Path) -> dict[str, Any]:
     """What is known about a model file, as JSON values; None if it is not recorded."""
-    header, config, networks, labels = read_model(file)
+    header, config, counts, labels = read_model(file)
     height, width = config.image_size
     digest = sha256_of(file)
     record: dict[str, Any] = {
         "model": str(file),
         "bytes": file.stat().st_size,
         "sha256": digest,
-        "networks": list(networks),
+        "networks": list(counts),
         "architecture": _architecture(config),
         "resolution": config.resolution,
         "image_size": [height, width],
@@ -127,7 +128,7 @@ def describe(file: Path) -> dict[str, Any]:
         "components": config.components_num,
         "component_size": config.component_size if config.has_components else None,
         **_labels(labels, config),
-        "parameters": _parameters(config, networks),
+        "parameters": _parameters(counts),
         "kimg": header.get("kimg"),
         "dataset": header.get("dataset"),
         "scores": _scores(file, digest),
@@ -180,19 +181,13 @@ def _architecture(config: ModelConfig) -> str:
     return f"{kind}, self-attention at {config.g_img2img} (SAGAN)" if config.g_img2img else kind
 
 
-def _parameters(config: ModelConfig, networks: tuple[str, ...]) -> dict[str, int]:
+def _parameters(counts: Mapping[str, int]) -> dict[str, int]:
     """The number of parameters of each kind of network in the file."""
-    import torch
-
-    from ganformer_cli.models import Discriminator, Generator, parameter_count
-
-    counts = {}
-    with torch.device("meta"):
-        if "ema" in networks or "generator" in networks:
-            counts["generator"] = parameter_count(Generator(config))
-        if "discriminator" in networks:
-            counts["discriminator"] = parameter_count(Discriminator(config))
-    return counts
+    generators = [counts[name] for name in ("ema", "generator") if name in counts]
+    return {
+        **({"generator": generators[0]} if generators else {}),
+        **({"discriminator": counts["discriminator"]} if "discriminator" in counts else {}),
+    }
 
 
 def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:

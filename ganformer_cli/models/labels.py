@@ -1,15 +1,19 @@
-"""The labels that a model was trained with: kept in its file, so that it draws what it has learnt and nothing else."""
+"""The labels that a model was trained with: kept in its file, so that it draws labels that it has learnt.
+
+Reading them needs no torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Numbers of the vectors that are kept, at most: 4 MiB of float32.
 MOST_NUMBERS = 1 << 20
@@ -24,14 +28,14 @@ class LabelDistribution:
     """How often each label stands in the data that a model was trained on.
 
     Args:
-        counts: int64 ``[K]``, on the CPU: images of label k, some above 0.
+        counts: int64 ``[K]``: images of label k, some above 0.
         vectors: float32 ``[K, c_dim]``: label k; None where label k is class k of ``K = c_dim``.
         names: of the classes, where they have some.
         distinct: different vectors in the data; more than K where only a random choice of the images' is kept.
     """
 
-    counts: Tensor
-    vectors: Tensor | None = None
+    counts: npt.NDArray[np.int64]
+    vectors: npt.NDArray[np.float32] | None = None
     names: tuple[str, ...] | None = None
     distinct: int = 0
 
@@ -46,7 +50,7 @@ class LabelDistribution:
         """
         if labels.ndim == 1:
             counts = np.bincount(labels, minlength=size).astype(np.int64)
-            return cls(torch.from_numpy(counts), names=None if names is None else tuple(names))
+            return cls(counts, names=None if names is None else tuple(names))
         rows = labels.astype(np.float32) + 0.0  # -0 is 0
         vectors, counts = _distinct(rows)
         most = max(_LEAST_ROWS, MOST_NUMBERS // size)
@@ -55,7 +59,7 @@ class LabelDistribution:
             # Of images, not of vectors: what is frequent stays frequent. Raw bits are what numpy promises to keep.
             order = np.argsort(np.random.PCG64(_SEED).random_raw(len(rows)), kind="stable")
             vectors, counts = _distinct(rows[np.sort(order[:most])])
-        return cls(torch.from_numpy(counts), torch.from_numpy(vectors), distinct=distinct)
+        return cls(counts, vectors, distinct=distinct)
 
     @property
     def kind(self) -> str:
@@ -73,16 +77,21 @@ class LabelDistribution:
         Args:
             uniform: random numbers from 0 to below 1, one for each.
         """
-        ends = self.counts.cumsum(0)
+        import torch
+
+        ends = self.counts.cumsum()
         places = [min(int(u * int(ends[-1])), int(ends[-1]) - 1) for u in uniform]
-        rows = torch.searchsorted(ends, torch.tensor(places, dtype=torch.int64), right=True)
+        rows = np.searchsorted(ends, np.array(places, np.int64), side="right")
         if self.vectors is not None:
-            return self.vectors[rows]
-        return torch.nn.functional.one_hot(rows, len(self.counts)).float()
+            return torch.from_numpy(self.vectors[rows])
+        return torch.nn.functional.one_hot(torch.from_numpy(rows), len(self.counts)).float()
 
     def tensors(self) -> dict[str, Tensor]:
         """What a snapshot holds of it beside ``header``."""
-        return {COUNTS: self.counts, **({} if self.vectors is None else {VECTORS: self.vectors})}
+        import torch
+
+        arrays = {COUNTS: self.counts, **({} if self.vectors is None else {VECTORS: self.vectors})}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def header(self) -> dict[str, Any]:
         """What a snapshot's header says of it."""
@@ -92,16 +101,16 @@ class LabelDistribution:
         return said if self.names is None else {**said, "names": list(self.names)}
 
     @classmethod
-    def from_file(cls, tensors: Mapping[str, Tensor], header: Any, size: int) -> LabelDistribution:
-        """From ``tensors`` and ``header`` of a snapshot whose labels have ``size`` numbers.
+    def from_file(cls, arrays: Mapping[str, npt.NDArray[Any]], header: Any, size: int) -> LabelDistribution:
+        """From the arrays and the ``header`` of a snapshot whose labels have ``size`` numbers.
 
         Raises:
             ValueError: they do not fit; the message says how.
         """
-        counts, vectors = tensors.get(COUNTS), tensors.get(VECTORS)
+        counts, vectors = arrays.get(COUNTS), arrays.get(VECTORS)
         if not isinstance(header, Mapping) or counts is None:
             raise ValueError("they are there in part")
-        if counts.dtype != torch.int64 or counts.ndim != 1 or not len(counts) or bool((counts < 0).any()):
+        if counts.dtype != np.int64 or counts.ndim != 1 or not len(counts) or bool((counts < 0).any()):
             raise ValueError("their frequencies are no counts")
         # The sum in Python's integers, which have no end.
         if not 0 < sum(counts.tolist()) < 2**53:
@@ -110,9 +119,9 @@ class LabelDistribution:
         if vectors is None and len(counts) != size:
             raise ValueError(f"{len(counts)} classes in a network for {size}")
         if vectors is not None:
-            if vectors.dtype != torch.float32 or vectors.shape != (len(counts), size):
+            if vectors.dtype != np.float32 or vectors.shape != (len(counts), size):
                 raise ValueError(f"vectors {list(vectors.shape)} in a network for labels of {size} numbers")
-            if not bool(vectors.isfinite().all()):
+            if not np.isfinite(vectors).all():
                 raise ValueError("a vector has numbers that are not finite")
             if type(distinct) is not int or distinct < len(vectors):
                 raise ValueError("the number of vectors is wrong")

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from ganformer_cli.downloads import DRIVE, fetch_drive
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.files import open_regular
-from ganformer_cli.original_snapshots.pickles import check_start
 from ganformer_cli.resources import cache_folder
 
 PREFIX = "gdrive:"
@@ -90,6 +89,8 @@ def fetch_snapshot(
 
 def check_snapshot(path: Path) -> None:
     """Raise SnapshotError unless ``path`` begins and ends as a pickle does."""
+    from ganformer_cli.original_snapshots.pickles import check_start  # loads torch
+
     with open_regular(path) as file:
         check_start(path, file.read(512))
         file.seek(-1, os.SEEK_END)

@@ -1,0 +1,29 @@
+"""What a command loads before it works: no module that it does not need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ganformer_cli.sampling.image_files import encode_image
+
+
+def loaded(line: str) -> set[str]:
+    """The modules that a process has loaded when the command is done."""
+    ask = (
+        "import sys; from ganformer_cli.cli.main import program; program(sys.argv[1:], standalone_mode=False); "
+        "sys.stderr.write('|'.join(['', *sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", ask, *line.split()], capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.rpartition("\n")[2].split("|"))
+
+
+@pytest.mark.parametrize("line", ["info", "info --json", "info --list", "info image.png"])
+def test_info_needs_no_torch(tiny_run: Path, line: str) -> None:
+    Path("image.png").write_bytes(encode_image(np.zeros((3, 4, 4), np.uint8), "png", {"seed": 0}))
+    assert not {"torch", "scipy"} & loaded(line)
