@@ -1,13 +1,14 @@
-"""GANsformer: pictures from a few latents that attend to the picture and to each other.
+"""GANsformer: images from a few latents that attend to the image and to each other.
 
-Python users need little: ``from ganformer_cli import load_generator, sample``. The names below load what they need on
-first use, so that ``import ganformer_cli`` stays free of torch.
+In Python: ``from ganformer_cli import load_generator, sample``. These names are imported on first use, so that
+``import ganformer_cli`` does not load torch.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ganformer_cli.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from ganformer_cli.errors import GanformerError
@@ -18,17 +19,9 @@ __version__ = "0.1.0"
 
 __all__ = ["GanformerError", "__version__", "load_generator", "sample"]
 
-_HOMES = {
-    "GanformerError": "ganformer_cli.errors",
-    "load_generator": "ganformer_cli.original_snapshots",
-    "sample": "ganformer_cli.sampling",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_attributes(
+    __name__, {"errors": "GanformerError", "original_snapshots": "load_generator", "sampling": "sample"}
+)
 
 
 def __dir__() -> list[str]:

@@ -12,12 +12,13 @@ def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], A
 
     Args:
         package: its ``__name__``.
-        homes: the module that each name comes from, relative to the package.
+        homes: modules of ganformer_cli, and the names that come from each, separated by spaces.
     """
+    modules = {name: module for module, names in homes.items() for name in names.split()}
 
     def get(name: str) -> Any:
-        if name not in homes:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        return getattr(importlib.import_module(f"ganformer_cli.{modules[name]}"), name)
 
     return get

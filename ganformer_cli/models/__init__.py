@@ -16,11 +16,8 @@ __all__ = ["AttentionMap", "Discriminator", "Generator", "LabelDistribution", "N
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "AttentionMap": "generator",
-        "Discriminator": "discriminator",
-        "Generator": "generator",
-        "LabelDistribution": "labels",
-        "NoiseMode": "generator",
-        "parameter_count": "discriminator",
+        "models.generator": "AttentionMap Generator NoiseMode",
+        "models.discriminator": "Discriminator parameter_count",
+        "models.labels": "LabelDistribution",
     },
 )

@@ -16,10 +16,7 @@ __all__ = ["PREFIX", "OriginalSnapshot", "fetch_snapshot", "is_original", "load_
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "PREFIX": "catalogue",
-        "fetch_snapshot": "catalogue",
-        "OriginalSnapshot": "opening",
-        "load_generator": "opening",
-        "load_original": "opening",
+        "original_snapshots.catalogue": "PREFIX fetch_snapshot",
+        "original_snapshots.opening": "OriginalSnapshot load_generator load_original",
     },
 )

@@ -12,23 +12,28 @@ Two kinds of processor, or two releases of torch, may still differ in a last bit
 
 from __future__ import annotations
 
-from ganformer_cli.checkpoints.snapshots import load_generator
-from ganformer_cli.models import AttentionMap, Generator, NoiseMode
-from ganformer_cli.sampling.drawing import (
-    DEFAULT_BATCH,
-    LANES,
-    MAP_SIZE,
-    Sample,
-    image_mib,
-    map_latents,
-    sample,
-    sample_attention,
-    sample_images,
-    sample_latents,
-    sample_seeds,
-    to_uint8,
-)
-from ganformer_cli.sampling.latents import Space, labels_from_seeds, latents_from_seeds, read_latents, slerp
+from typing import TYPE_CHECKING
+
+from ganformer_cli.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from ganformer_cli.checkpoints.snapshots import load_generator
+    from ganformer_cli.models import AttentionMap, Generator, NoiseMode
+    from ganformer_cli.sampling.drawing import (
+        DEFAULT_BATCH,
+        LANES,
+        MAP_SIZE,
+        Sample,
+        image_mib,
+        map_latents,
+        sample,
+        sample_attention,
+        sample_images,
+        sample_latents,
+        sample_seeds,
+        to_uint8,
+    )
+    from ganformer_cli.sampling.latents import Space, labels_from_seeds, latents_from_seeds, read_latents, slerp
 
 __all__ = [
     "DEFAULT_BATCH",
@@ -53,3 +58,14 @@ __all__ = [
     "slerp",
     "to_uint8",
 ]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "checkpoints.snapshots": "load_generator",
+        "models": "AttentionMap Generator NoiseMode",
+        "sampling.drawing": "DEFAULT_BATCH LANES MAP_SIZE Sample image_mib map_latents sample "
+        "sample_attention sample_images sample_latents sample_seeds to_uint8",
+        "sampling.latents": "Space labels_from_seeds latents_from_seeds read_latents slerp",
+    },
+)
