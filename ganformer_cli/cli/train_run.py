@@ -36,7 +36,7 @@ def end(status: int) -> NoReturn:
 
 def save_and_end() -> None:
     """End a process whose launcher is gone as SIGTERM does, and if that has no effect, at once."""
-    from ganformer_cli.training.launcher import ORPHAN_GRACE
+    from ganformer_cli.checkpoints.run_lock import ORPHAN_GRACE
 
     with contextlib.suppress(OSError, ValueError):  # whoever reads this may be gone, too
         echo("the process that started this one is gone; ending", err=True)
