@@ -114,8 +114,8 @@ def test_the_discriminator_sees_transformed_pictures_of_both_kinds(tiny: dict[st
     gan.discriminator.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
     shown: list[Tensor] = []
     gan.generator.register_forward_hook(lambda module, args, out: shown.append(out.detach()))
-    gan.step((black, torch.zeros(4, 0)), 1, RunningMeans())
-    assert len(seen) == 3  # generator's fakes, fakes, reals
+    gan.step((black, torch.zeros(4, 0)), 0, RunningMeans())
+    assert len(seen) == 3  # with R1: generator's fakes, fakes, reals
     # A black picture that only turns stays black: these are brighter, or of another contrast.
     assert float((seen[-1] + 1).abs().max()) > 0.1
 

@@ -20,7 +20,7 @@ from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.memory import process_memory_mib
 from ganformer_cli.models import Generator
 from ganformer_cli.training import Callbacks, RunResult, loop, losses, open_run
-from ganformer_cli.training.ema import ema_decay, update_ema
+from ganformer_cli.training.ema import MovingAverage, ema_decay
 
 TINY: dict[str, Any] = {
     "resolution": 32,
@@ -210,7 +210,7 @@ def test_ema() -> None:
     average.register_buffer("b", torch.zeros(1))
     source.register_buffer("b", torch.ones(1))
     expected = 0.75 * average.weight.detach() + 0.25 * source.weight.detach()
-    update_ema(average, source, 0.75)
+    MovingAverage(average, source).update(0.75)
     torch.testing.assert_close(average.weight.detach(), expected)
     assert average.b == 1
 

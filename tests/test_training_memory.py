@@ -91,13 +91,15 @@ def cut_smaller(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
 
 
 # Calls of the synthesis network: one in the generator's step, another where path lengths are regularised (every second
-# step), one in the discriminator's. Of the discriminator: one in the generator's step, two in its own.
+# step), one in the discriminator's. Of the discriminator: one in the generator's step and one in its own, of fakes and
+# reals together; two in its own where R1 is taken (every third step).
 PLACES = [
     pytest.param(Generator, "synthesis", 0, 0, id="first-of-all"),
     pytest.param(Generator, "synthesis", 1, 0, id="path-lengths"),
     pytest.param(Generator, "synthesis", 2, 1, id="fakes-of-the-discriminator"),
-    pytest.param(Discriminator, "forward", 5, 3, id="reals"),
-    pytest.param(Discriminator, "forward", 9, 6, id="later"),
+    pytest.param(Discriminator, "forward", 4, 3, id="fakes-and-reals"),
+    pytest.param(Discriminator, "forward", 7, 6, id="later"),
+    pytest.param(Discriminator, "forward", 9, 7, id="reals"),
 ]
 
 

@@ -1,8 +1,11 @@
-"""Convolutions that keep little for the backward pass.
+"""Convolutions that keep little for the backward pass, and compute in the features' precision.
 
 ``F.conv2d`` keeps its input even where the weight is not trained, as the discriminator's is not while the generator
 learns; and a modulated convolution made of it keeps the modulated input beside the input. These are as large as the
 image features, which is nearly all the memory that training takes.
+
+A weight may be float32 beside features in half precision: it is cast for the convolution, and its gradient cast back.
+``cast`` is that weight in the features' precision where somebody has it already.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -22,7 +26,18 @@ class ConvShape(NamedTuple):
     transposed: bool = False  # the adjoint of a convolution with this stride and padding
 
 
-def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0, transposed: bool = False) -> Tensor:
+POINTWISE = ConvShape()
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    transposed: bool = False,
+    cast: Tensor | None = None,
+) -> Tensor:
     """Convolution (correlation order), differentiable to any order.
 
     Args:
@@ -31,21 +46,45 @@ def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0, tran
         stride: of both axes.
         padding: of all four sides.
         transposed: the adjoint of a convolution with this stride and padding.
+        cast: ``weight [O, I, k, k]`` in x's dtype, or None.
 
     Returns:
-        ``[B, O, H', W']``.
+        ``[B, O, H', W']`` in x's dtype.
     """
     shape = ConvShape(stride, padding, transposed)
     if weight.ndim == 4:
-        return _apply(x, weight, shape)
+        if weight.shape[2:] == (1, 1) and shape == POINTWISE and x.is_contiguous(memory_format=torch.channels_last):
+            # A product of matrices: torch's convolution is slow at 1×1 with few images.
+            return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0].to(x.dtype)).permute(0, 3, 1, 2)
+        return _apply(x, weight, shape, cast)
     if len(x) == 0:
         return _apply(x, weight.sum(0), shape)
     # split, not slices: the gradient of a slice is a whole batch of zeros.
     return torch.cat([_apply(*one, shape) for one in zip(x.split(1), weight.unbind(), strict=True)])
 
 
-def _apply(x: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:
-    result: Tensor = _Convolution.apply(x, weight, shape)
+def _apply(x: Tensor, weight: Tensor, shape: ConvShape, cast: Tensor | None = None) -> Tensor:
+    result: Tensor = _Convolution.apply(x, weight, shape, cast)
+    return result
+
+
+def modulated_conv2d(
+    x: Tensor, weight: Tensor, style: Tensor, shape: ConvShape, *, demodulate: bool, cast: Tensor | None = None
+) -> Tensor:
+    """Convolution of ``style · x``, demodulated (StyleGAN2, equations 1 and 3); differentiable to any order.
+
+    Args:
+        x: ``[B, I, H, W]``.
+        weight: ``[O, I, k, k]``; transposed, I comes before O.
+        style: ``[B, I]``, in the weight's dtype.
+        shape: of the convolution.
+        demodulate: whether output channel o is divided by ``√(Σ (style · weight_o)² + 1e-8)``.
+        cast: ``weight`` in x's dtype, or None.
+
+    Returns:
+        ``[B, O, H', W']`` in x's dtype.
+    """
+    result: Tensor = _ModulatedConvolution.apply(x, weight, style, shape, demodulate, cast)
     return result
 
 
@@ -53,31 +92,104 @@ class _Convolution(torch.autograd.Function):
     """A convolution that keeps its input only where the weight is trained."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, shape: ConvShape, cast: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, cast)
         ctx.shape, ctx.size = shape, x.shape[2:]
-        return _convolution(x, weight, shape)
+        return _convolution(x, weight.to(x.dtype) if cast is None else cast, shape)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         # All of this is differentiable itself, for R1 and path lengths.
-        x, weight = ctx.saved_tensors
-        by_x, by_weight, _ = ctx.needs_input_grad
+        x, weight, cast = ctx.saved_tensors
+        (gradient,), (by_x, by_weight, *_) = gradients, ctx.needs_input_grad
+        used = weight.to(gradient.dtype) if cast is None or torch.is_grad_enabled() else cast
         if not by_weight:
-            return _adjoint(gradients[0], weight, ctx.shape, ctx.size) if by_x else None, None, None
-        stride, padding = [ctx.shape.stride] * 2, [ctx.shape.padding] * 2
-        found = torch.ops.aten.convolution_backward(
-            gradients[0], x, weight, None, stride, padding, [1, 1], ctx.shape.transposed, [0, 0], 1, [by_x, True, False]
-        )
-        return found[0] if by_x else None, found[1], None
+            return _adjoint(gradient, used, ctx.shape, ctx.size) if by_x else None, None, None, None
+        x_gradient, weight_gradient = _gradients(gradient, x, used, ctx.shape, (by_x, True))
+        return x_gradient, weight_gradient.to(weight.dtype), None, None
+
+
+class _ModulatedConvolution(torch.autograd.Function):
+    """A modulated convolution that keeps the features before and behind it, and none that is scaled in between."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, style: Tensor, shape: ConvShape, demodulate: bool, cast: Tensor | None
+    ) -> Tensor:
+        y = _convolution(x * _factor_of(style, x), weight.to(x.dtype) if cast is None else cast, shape)
+        factor = None
+        if demodulate:
+            factor = demodulation(weight, style, transposed=shape.transposed)
+            y.mul_(_factor_of(factor, x))
+        ctx.save_for_backward(x, weight, style, factor, y if demodulate else None, cast)
+        ctx.shape, ctx.demodulate = shape, demodulate
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, style, factor, y, cast = ctx.saved_tensors
+        shape, (gradient,) = ctx.shape, gradients
+        if torch.is_grad_enabled():  # differentiable again: the same function of steps that are
+            views = [tensor.view_as(tensor) for tensor in (x, weight, style)]
+            result = _apply(views[0] * _factor_of(views[2], x), views[1], shape)
+            if ctx.demodulate:
+                result = result * _factor_of(demodulation(views[1], views[2], transposed=shape.transposed), x)
+            needed = [view for view, needs in zip(views, ctx.needs_input_grad, strict=False) if needs]
+            found = iter(torch.autograd.grad(result, needed, gradient, create_graph=True))
+            return *(next(found) if needs else None for needs in ctx.needs_input_grad[:3]), None, None, None
+        scale = _factor_of(style, x)
+        inner = gradient if factor is None else gradient * _factor_of(factor, x)
+        used = weight.to(x.dtype) if cast is None else cast
+        by_weight = ctx.needs_input_grad[1]
+        scaled_gradient, weight_gradient = _gradients(inner, x * scale, used, shape, (True, by_weight))
+        weight_gradient = weight_gradient.to(weight.dtype) if by_weight else None
+        style_gradient = (scaled_gradient * x).sum((2, 3), dtype=style.dtype)
+        if factor is not None:
+            # The factor is a^(-1/2) with a = style² · energy + ε, its gradient Σ gradient · y / factor.
+            a_gradient = (gradient * y).sum((2, 3), dtype=style.dtype) * (factor.square() * -0.5)
+            energy = _energy(weight, transposed=shape.transposed)
+            style_gradient.addcmul_(style, a_gradient @ energy, value=2)
+            if by_weight:
+                energy_gradient = a_gradient.t() @ style.square()
+                if shape.transposed:
+                    energy_gradient = energy_gradient.t()
+                weight_gradient.addcmul_(weight, energy_gradient[:, :, None, None], value=2)
+        return scaled_gradient.mul_(scale), weight_gradient, style_gradient, None, None, None
+
+
+def _factor_of(channels: Tensor, x: Tensor) -> Tensor:
+    """``[B, C]`` as a factor of the features ``x [B, C, H, W]``."""
+    return channels.to(x.dtype).view(*channels.shape, 1, 1)
+
+
+def demodulation(weight: Tensor, style: Tensor, *, transposed: bool = False) -> Tensor:
+    """What brings each output channel to unit variance, ``[B, O]``: see ``modulated_conv2d``."""
+    return (style.square() @ _energy(weight, transposed=transposed).t() + 1e-8).rsqrt()
+
+
+def _energy(weight: Tensor, *, transposed: bool) -> Tensor:
+    """Sum of squares over the kernel, ``[O, I]``."""
+    energy = weight.square().sum((2, 3))
+    return energy.t() if transposed else energy
 
 
 def _convolution(x: Tensor, weight: Tensor, shape: ConvShape, output_padding: Sequence[int] = (0, 0)) -> Tensor:
     stride, padding = [shape.stride] * 2, [shape.padding] * 2
-    result: Tensor = torch.ops.aten.convolution(
+    result: Tensor = torch.ops.aten.convolution.default(
         x, weight, None, stride, padding, [1, 1], shape.transposed, output_padding, 1
     )
     return result
+
+
+def _gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, shape: ConvShape, wanted: tuple[bool, bool]
+) -> tuple[Any, Any]:
+    """Gradients by the input and by the weight; None where not wanted."""
+    stride, padding = [shape.stride] * 2, [shape.padding] * 2
+    by_x, by_weight, _ = torch.ops.aten.convolution_backward.default(
+        gradient, x, weight, None, stride, padding, [1, 1], shape.transposed, [0, 0], 1, [*wanted, False]
+    )
+    return by_x if wanted[0] else None, by_weight if wanted[1] else None
 
 
 def _adjoint(gradient: Tensor, weight: Tensor, shape: ConvShape, size: Sequence[int]) -> Tensor:

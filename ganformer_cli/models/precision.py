@@ -8,7 +8,11 @@ Limited Data", appendix D).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
+from torch import nn
 
 from ganformer_cli.models.discriminator import Discriminator, DiscriminatorBlock
 from ganformer_cli.models.generator import Generator, SynthesisBlock, SynthesisLayer
@@ -39,3 +43,27 @@ def use_half(network: Generator | Discriminator, dtype: torch.dtype) -> None:
         # In the blocks below, too: what they give flows up.
         if isinstance(layer, SynthesisLayer | Conv2d):
             layer.clamp = CLAMP
+
+
+def half_layers(network: Generator | Discriminator) -> dict[nn.Module, torch.dtype]:
+    """The layers of the blocks that compute in half precision, and in which."""
+    return {
+        layer: block.dtype
+        for block in network.modules()
+        if isinstance(block, SynthesisBlock | DiscriminatorBlock) and block.dtype is not None
+        for layer in block.modules()
+    }
+
+
+@contextlib.contextmanager
+def full_precision(network: Generator | Discriminator) -> Iterator[None]:
+    """Compute all features in float32 inside, as second derivatives want it."""
+    blocks = [module for module in network.modules() if isinstance(module, SynthesisBlock | DiscriminatorBlock)]
+    dtypes = [block.dtype for block in blocks]
+    try:
+        for block in blocks:
+            block.dtype = None
+        yield
+    finally:
+        for block, dtype in zip(blocks, dtypes, strict=True):
+            block.dtype = dtype

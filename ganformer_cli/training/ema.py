@@ -6,30 +6,36 @@ import torch
 from torch import Tensor, nn
 
 
-@torch.no_grad()
-def update_ema(average: nn.Module, source: nn.Module, decay: float) -> None:
-    """``average ← decay·average + (1 − decay)·source`` for parameters; buffers are copied.
+class MovingAverage:
+    """``average ← decay·average + (1 − decay)·source`` for parameters, in one call; buffers are copied.
 
     Args:
         average: the averaged network.
         source: a network of the same architecture.
-        decay: 0 copies, 1 leaves ``average`` as it is.
     """
-    targets: list[Tensor] = list(average.parameters())
-    sources: list[Tensor] = [parameter.detach() for parameter in source.parameters()]
-    torch._foreach_lerp_(targets, sources, 1 - decay)
-    for target, value in zip(average.buffers(), source.buffers(), strict=True):
-        target.copy_(value)
+
+    def __init__(self, average: nn.Module, source: nn.Module) -> None:
+        self.parameters: tuple[list[Tensor], list[Tensor]] = (
+            [parameter.detach() for parameter in average.parameters()],
+            [parameter.detach() for parameter in source.parameters()],
+        )
+        self.buffers = list(average.buffers()), list(source.buffers())
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        """One step; a ``decay`` of 0 copies, 1 leaves the average as it is."""
+        torch._foreach_lerp_(*self.parameters, 1 - decay)
+        torch._foreach_copy_(*self.buffers)
 
 
 def ema_decay(batch_size: int, half_life_kimg: float, images_seen: int, rampup: float | None) -> float:
-    """Decay for one step of ``batch_size`` pictures.
+    """Decay for one step of ``batch_size`` images.
 
     Args:
-        batch_size: pictures a step.
-        half_life_kimg: after so many thousand pictures a weight counts half.
-        images_seen: pictures shown so far.
-        rampup: early on the half-life is at most this share of the pictures seen; None: no ramp.
+        batch_size: images a step.
+        half_life_kimg: after so many thousand images a weight counts half.
+        images_seen: images shown so far.
+        rampup: early on the half-life is at most this share of the images seen; None: no ramp.
     """
     half_life = half_life_kimg * 1000
     if rampup is not None:

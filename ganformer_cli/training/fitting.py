@@ -102,11 +102,11 @@ def trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
     with _for_trial(gan, micro_batch) as (images, labels), Peak(gan.device) as peak:
         number = 0 if regularised else 1
         start = time.perf_counter()
-        gan.discriminator.requires_grad_(False)
-        gan.generator_gradients(labels, number, StepResult(), "trial")
-        gan.g_optimizer.zero_grad(set_to_none=True)
-        gan.discriminator.requires_grad_(True)
-        gan.discriminator_gradients(images, labels, number, StepResult(), "trial")
+        with gan.training_generator():
+            gan.generator_gradients(labels, number, StepResult(), "trial")
+        gan.g_weights.clear_gradients()
+        with gan.training_discriminator():
+            gan.discriminator_gradients(images, labels, number, StepResult(), "trial")
         if gan.device.type == "cuda":
             torch.cuda.synchronize(gan.device)
         seconds = time.perf_counter() - start
@@ -181,8 +181,8 @@ def _for_trial(gan: GANTrainer, micro_batch: int) -> Iterator[tuple[torch.Tensor
         yield torch.rand(size, device=gan.device) * 2 - 1, labels
     finally:
         gan.config, gan.micro_batch, gan.group = config, own, group
-        gan.g_optimizer.zero_grad(set_to_none=True)
-        gan.d_optimizer.zero_grad(set_to_none=True)
+        gan.g_weights.clear_gradients()
+        gan.d_weights.clear_gradients()
         gc.collect()
         if gan.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ size of the parts changes.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import hashlib
@@ -20,11 +21,12 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import TrainingError
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.models.precision import use_half
+from ganformer_cli.models.precision import full_precision, half_layers, use_half
+from ganformer_cli.models.prepared import PreparedWeights, lay_out_weights
 from ganformer_cli.training import losses
 from ganformer_cli.training.augment import Augmentation
 from ganformer_cli.training.distributed import ALONE, GradientAverage, Group
-from ganformer_cli.training.ema import ema_decay, update_ema
+from ganformer_cli.training.ema import MovingAverage, ema_decay
 
 #: By --precision: the dtype of the image features in the blocks of the highest resolutions.
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -95,6 +97,8 @@ class GANTrainer:
         options = config.train
         self.generator = Generator(config.model).to(device)
         self.discriminator = Discriminator(config.model).to(device)
+        for network in (self.generator, self.discriminator):
+            lay_out_weights(network)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # The averaged generator draws in float32: pictures and scores do not depend on how it was trained.
         for network in (self.generator, self.discriminator):
@@ -102,10 +106,14 @@ class GANTrainer:
                 use_half(network, HALF[options.precision])
         self.generator.synthesis_network.checkpointing = options.checkpoint_activations
         self.discriminator.checkpointing = options.checkpoint_activations
+        self.moving_average = MovingAverage(self.ema, self.generator)
         self.g_optimizer = adam(self.generator, options.g_lr, options.g_reg_interval)
         self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
-        self.g_average = GradientAverage(self.generator.parameters(), group)
-        self.d_average = GradientAverage(self.discriminator.parameters(), group)
+        self.g_weights, self.d_weights = PreparedWeights(self.generator), PreparedWeights(self.discriminator)
+        for network, weights in ((self.generator, self.g_weights), (self.discriminator, self.d_weights)):
+            weights.cast_to(half_layers(network))
+        self.g_average = GradientAverage(self.g_weights.trained, group)
+        self.d_average = GradientAverage(self.d_weights.trained, group)
         self.micro_batch = min(
             options.micro_batch, self.local_batch_size
         )  # pictures that pass through the networks at a time
@@ -202,10 +210,11 @@ class GANTrainer:
             real = images.to(self.device).float() / 127.5 - 1
             self.discriminator_gradients(real, c, number, found, f"{seed} discriminator")
 
-        self.discriminator.requires_grad_(False)
-        self.update(self.g_optimizer, self.g_average, generator_gradients, means)
-        self.discriminator.requires_grad_(True)
-        signs = self.update(self.d_optimizer, self.d_average, discriminator_gradients, means).signs()
+        with self.training_generator():
+            self.update(self.g_optimizer, self.g_weights, self.g_average, generator_gradients, means)
+        with self.training_discriminator():
+            found = self.update(self.d_optimizer, self.d_weights, self.d_average, discriminator_gradients, means)
+        signs = found.signs()
         self.augmentation.observe(self.group.all_reduce(signs), number)
         means.steps += 1
         self.unproven_steps = max(0, self.unproven_steps - 1)
@@ -213,15 +222,25 @@ class GANTrainer:
     def average(self, images_seen: int) -> None:
         """Move the averaged generator towards the trained one, after so many real pictures."""
         options = self.config.train
-        update_ema(
-            self.ema,
-            self.generator,
-            ema_decay(options.batch_size, options.ema_kimg, images_seen, options.ema_rampup),
-        )
+        decay = ema_decay(options.batch_size, options.ema_kimg, images_seen, options.ema_rampup)
+        self.moving_average.update(decay)
+
+    @contextlib.contextmanager
+    def training_generator(self) -> Iterator[None]:
+        """Inside, gradients are taken by the generator's prepared weights, and by none of the discriminator's."""
+        with self.g_weights.use(trained=True), self.d_weights.use(trained=False):
+            yield
+
+    @contextlib.contextmanager
+    def training_discriminator(self) -> Iterator[None]:
+        """Inside, gradients are taken by the discriminator's prepared weights; the generator's are those of now."""
+        with self.g_weights.use(trained=False), self.d_weights.use(trained=True):
+            yield
 
     def update(
         self,
         optimizer: torch.optim.Optimizer,
+        weights: PreparedWeights,
         average: GradientAverage,
         gradients: Callable[[StepResult], None],
         means: RunningMeans,
@@ -235,6 +254,7 @@ class GANTrainer:
             try:
                 gradients(found)
                 if not several:
+                    weights.store_gradients()
                     self.move(optimizer)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -251,7 +271,7 @@ class GANTrainer:
             if not failed:
                 break
             # Outside of the handler: the error's traceback holds on to the activations.
-            optimizer.zero_grad(set_to_none=True)
+            weights.clear_gradients()
             found.values.clear()
             gc.collect()
             if self.device.type == "cuda":
@@ -259,8 +279,9 @@ class GANTrainer:
             self.shrink(said or "in another process")
         if several:
             average.finish()
+            weights.store_gradients()
             self.move(optimizer)
-        optimizer.zero_grad(set_to_none=True)
+        weights.clear_gradients()
         for name, values in found.values:
             means.add(name, values)
         self.generator.mapping_network.update_mean(self.group.average(torch.stack(found.w_means).mean(0)))
@@ -311,11 +332,12 @@ class GANTrainer:
             if regularise:
                 some = slice(part.start, part.start + max(1, (part.stop - part.start) // losses.PL_BATCH_SHRINK))
                 ws = self.draw_latents(c, some, found)
-                penalty, pl_mean = losses.path_length_penalty(self.generator, ws, self.pl_mean)
                 weight = options.pl_weight * options.g_reg_interval / len(self.parts)
-                if last:
-                    found.completing()
-                (penalty.mean() * weight).backward()
+                with full_precision(self.generator):
+                    penalty, pl_mean = losses.path_length_penalty(self.generator, ws, self.pl_mean)
+                    if last:
+                        found.completing()
+                    (penalty.mean() * weight).backward()
                 found.pl_means.append(pl_mean)
                 found.add("path_length", pl_mean)
 
@@ -329,24 +351,53 @@ class GANTrainer:
             # Not those of the generator's step: they are one step old, and training with them went visibly slower.
             with torch.no_grad():
                 fake = self.augmentation(self.draw_fakes(c, part, found))
-            fake_logits = self.discriminator(fake, labels_of(c, part))
-            fake_loss = losses.fake_loss(fake_logits, options.d_loss)
-            (fake_loss / len(self.parts)).backward()
-            shown = self.augmentation(real[part]).requires_grad_(regularise)
-            real_logits = self.discriminator(shown, labels_of(c, part))
-            real_loss = losses.real_loss(real_logits, options.d_loss)
-            total = real_loss
+            shown, labels = self.augmentation(real[part]), labels_of(c, part)
+            last = part.stop == self.local_batch_size
             if regularise:
-                penalty = losses.r1_penalty(real_logits, shown)
-                total = total + penalty.mean() * (options.gamma / 2 * options.d_reg_interval)
-                found.add("r1", penalty)
-            if part.stop == self.local_batch_size:
-                found.completing()
-            (total / len(self.parts)).backward()
+                # Real and generated images by themselves: the penalty is of the former alone.
+                fake_logits = self.discriminator(fake, labels)
+                fake_loss = losses.fake_loss(fake_logits, options.d_loss)
+                (fake_loss / len(self.parts)).backward()
+                shown.requires_grad_()
+                with full_precision(self.discriminator):
+                    real_logits = self.discriminator(shown, labels)
+                    real_loss = losses.real_loss(real_logits, options.d_loss)
+                    penalty = losses.r1_penalty(real_logits, shown)
+                    found.add("r1", penalty)
+                    total = real_loss + penalty.mean() * (options.gamma / 2 * options.d_reg_interval)
+                    if last:
+                        found.completing()
+                    (total / len(self.parts)).backward()
+            else:
+                fake_logits, real_logits = self.judge_together(fake, shown, labels)
+                fake_loss = losses.fake_loss(fake_logits, options.d_loss)
+                real_loss = losses.real_loss(real_logits, options.d_loss)
+                if last:
+                    found.completing()
+                ((fake_loss + real_loss) / len(self.parts)).backward()
             found.add("loss_d", fake_loss + real_loss)
             found.add("score_real", real_logits)
             found.add("score_fake", fake_logits)
             found.add("sign_real", real_logits.sign())
+
+    def judge_together(self, fake: Tensor, real: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The discriminator's logits of both, each as if by themselves, ``[b, 1]``; in one pass where that can be.
+
+        minibatch-std takes every ``B/G``-th image of a batch of B into a group of G: the images are placed such that
+        its groups are those of two passes.
+        """
+        group = self.config.model.mbstd_group_size
+        if len(fake) % group:
+            return self.discriminator(fake, labels), self.discriminator(real, labels)
+
+        def interleaved(first: Tensor, second: Tensor) -> Tensor:
+            pair = [tensor.unflatten(0, (group, -1)) for tensor in (first, second)]
+            return torch.stack(pair, 1).flatten(0, 2)
+
+        both = interleaved(fake, real)
+        logits = self.discriminator(both, None if labels is None else interleaved(labels, labels))
+        fake_logits, real_logits = logits.unflatten(0, (group, 2, -1)).unbind(1)
+        return fake_logits.flatten(0, 1), real_logits.flatten(0, 1)
 
     def seeded_parts(self, seed: str) -> Iterator[slice]:
         """The micro-batches, each with random numbers that follow from its place in the batch of all processes."""
