@@ -434,12 +434,12 @@ def test_a_data_set_is_verified(ganformer: Run, photos: Path) -> None:
 
 def test_the_formats_are_those_that_are_read() -> None:
     from ganformer_cli.cli import prepare as command
-    from ganformer_cli.data.catalogue import FORMS as in_catalogue
+    from ganformer_cli.data.catalogue import DOWNLOAD_FORMS
     from ganformer_cli.data.prepare.pipeline import COMPRESSIONS
     from ganformer_cli.data.sources import FORMS
 
     assert command.FORMATS == FORMS
-    assert {form for form, _ in in_catalogue.values()} <= set(FORMS)
+    assert {form for form, _ in DOWNLOAD_FORMS.values()} <= set(FORMS)
     options = {parameter.name: parameter for parameter in command.command.params}
     assert options["compression"].type.choices == COMPRESSIONS  # type: ignore[attr-defined]
 

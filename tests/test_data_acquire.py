@@ -17,7 +17,7 @@ from PIL import Image
 
 from ganformer_cli.data.catalogue import CatalogueEntry, DownloadSource, load_catalogue
 from ganformer_cli.data.prepare import acquire as room
-from ganformer_cli.data.prepare.acquire import Acquired, acquire, acquire_file, estimated_output, made_before
+from ganformer_cli.data.prepare.acquire import AcquiredArchive, acquire, acquire_file, estimated_output, find_existing
 from ganformer_cli.errors import DataError, DownloadError, OutputError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def source(server: Server) -> Callable[..., DownloadSource]:
 Sources = Callable[..., DownloadSource]
 
 
-def names(acquired: Acquired) -> list[str]:
+def names(acquired: AcquiredArchive) -> list[str]:
     with acquired.open(None, None) as pictures:
         assert pictures.count() == len(list(pictures.items()))
         return [item.name for item in pictures.items()]
@@ -303,17 +303,17 @@ def test_a_data_set_that_was_made_is_not_downloaded_again(source: Sources) -> No
     entry = entry_of(source("a", "zip of pictures", PICTURES))
     target = DATA / "mine"
     wanted = {"resolution": ("--resolution", 8), "max_images": ("--max-images", None)}
-    assert made_before(entry, target, wanted) is None
+    assert find_existing(entry, target, wanted) is None
     Path("a.zip").write_bytes(PICTURES)
     made = prepare(Path("a.zip"), "mine", data_dir=DATA, resolution=8)
-    assert made_before(entry, target, wanted) == made.manifest
+    assert find_existing(entry, target, wanted) == made.manifest
     with pytest.raises(DataError, match=r"mine was made with --resolution 8, not 16; add --overwrite"):
-        made_before(entry, target, {"resolution": ("--resolution", 16)})
+        find_existing(entry, target, {"resolution": ("--resolution", 16)})
     with pytest.raises(DataError, match=r"mine was made of other pictures \(a\.zip\); add --overwrite"):
-        made_before(entry_of(source("b", "zip of pictures")), target, wanted)
+        find_existing(entry_of(source("b", "zip of pictures")), target, wanted)
     shard = target / made.manifest["shards"][0]["file"]
     shard.write_bytes(b"cut short")
-    assert made_before(entry, target, wanted) is None
+    assert find_existing(entry, target, wanted) is None
     (target / "manifest.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match=r"manifest\.json.*--overwrite"):
-        made_before(entry, target, wanted)
+        find_existing(entry, target, wanted)

@@ -228,7 +228,7 @@ def test_names_of_downloads_are_harmless(address: str, name: str) -> None:
             "source 2: folder goes with a zip of pictures",
         ),
         (own(source="[preset]\ngama = 1"), "preset: gama is unknown; did you mean gamma?"),
-        (own(source='[preset]\ngamma = "high"'), "setting gamma has the value 'high' of the wrong kind"),
+        (own(source='[preset]\ngamma = "high"'), "setting gamma has the value 'high' of the wrong type"),
         (own(source="[preset]\ncomponents_num = 3\nlatent_size = 32"), "--components-num 3"),
         (own(source="[preset]\nbatch_size = 0"), "--batch-size 0"),
         (own("name = 'x'"), "name is no key of it"),

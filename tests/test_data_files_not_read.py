@@ -17,7 +17,7 @@ from click.testing import Result
 from PIL import Image
 
 from ganformer_cli.data import image_formats
-from ganformer_cli.data.file_kinds import Kind, Selection, describe, is_companion, starts_as_image
+from ganformer_cli.data.file_kinds import FileKind, ImageSelection, is_companion, starts_as_image, unread_text
 from ganformer_cli.data.loading.datasets import PreparedDataset, open_dataset
 from ganformer_cli.data.sources import open_source
 
@@ -101,14 +101,14 @@ def test_images_are_known_by_their_content_and_the_rest_is_counted(form: str, tm
         items = list(source.items())
         assert len(items) == source.count() == 6
         assert all(isinstance(item.data, bytes) and starts_as_image(item.data) for item in items)
-        assert dict(source.leftover().unread) == NOT_READ
+        assert dict(source.unread_files().unread) == NOT_READ
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_what_is_trained_on_and_compared_sees_the_same_files(form: str, tmp_path: Path) -> None:
     dataset = open_dataset(str(FORMS[form](tmp_path / f"x.{form}")))
     assert len(dataset) == 6
-    assert dataset.notes == [f"7 files are not read: {describe(NOT_READ)}"]
+    assert dataset.notes == [f"7 files are not read: {unread_text(NOT_READ)}"]
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar"])
@@ -142,7 +142,7 @@ def test_nothing_is_said_of_expected_companions(ganformer: Run, tmp_path: Path) 
 
 def test_a_chosen_suffix_leaves_the_others_out_on_purpose(tmp_path: Path) -> None:
     with open_source(folder(tmp_path / "x"), form="png") as source:
-        assert (source.count(), dict(source.leftover().unread)) == (3, {})
+        assert (source.count(), dict(source.unread_files().unread)) == (3, {})
 
 
 def test_a_place_without_images_says_what_lies_there(ganformer: Run, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_webdataset_counts_samples_without_an_image(tmp_path: Path) -> None:
             archive.addfile(info, io.BytesIO(data))
     with open_source(tmp_path / "x.tar") as source:
         assert (source.form, [item.name for item in source.items()]) == ("webdataset", ["0.png", "2.bmp"])
-        assert dict(source.leftover().unread) == {".mp4": 1}
+        assert dict(source.unread_files().unread) == {".mp4": 1}
 
 
 # ----- HEIC -----
@@ -253,12 +253,12 @@ def test_heic_is_read_where_the_library_is(formats_anew: None, ganformer: Run, t
      ("PPM", "x.data"), ("AVIF", "x.unknown"), ("JPEG2000", "y")],
 )  # fmt: skip
 def test_content_decides_where_the_suffix_says_nothing(form: str, name: str) -> None:
-    assert Selection().kind(f"sub/{name}", lambda: image(0, form)) is Kind.IMAGE
+    assert ImageSelection().kind(f"sub/{name}", lambda: image(0, form)) is FileKind.IMAGE
 
 
 @pytest.mark.parametrize("start", [b"", b"BM", b"BMore text than image", b"P6", b"RIFF....WAVE", b"\0" * 64, b"%PDF-1"])
 def test_what_only_looks_a_little_like_an_image_is_none(start: bytes) -> None:
-    assert Selection().kind("thing.bin", lambda: start) is Kind.UNREAD
+    assert ImageSelection().kind("thing.bin", lambda: start) is FileKind.UNREAD
 
 
 def test_companions() -> None:
@@ -279,4 +279,4 @@ def test_companions() -> None:
 
 def test_many_kinds_are_summed_up() -> None:
     counts = {f".x{number}": 10 - number for number in range(9)}
-    assert describe(counts).endswith("5 .x5, 9 others")
+    assert unread_text(counts).endswith("5 .x5, 9 others")

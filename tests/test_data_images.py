@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ganformer_cli.data import images
-from ganformer_cli.data.images import UnusableError, crop_size, fit, open_image, shown_size, to_rgb
+from ganformer_cli.data.images import UnusableImageError, crop_size, fit, open_image, to_rgb, upright_size
 
 WHITE = (255, 255, 255)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -128,7 +128,7 @@ def test_16_bit_colour() -> None:
     ],
 )
 def test_numbers_without_a_meaning_are_refused(image: Image.Image, words: str) -> None:
-    with pytest.raises(UnusableError, match=words):
+    with pytest.raises(UnusableImageError, match=words):
         to_rgb(image, WHITE)
 
 
@@ -162,7 +162,7 @@ def test_orientation_swaps_the_sides_before_cropping() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture = open_image(encoded(Image.new("RGB", (40, 20)), exif=exif))
-    assert shown_size(picture) == (40, 20)
+    assert upright_size(picture) == (40, 20)
     assert fit(picture, 40, 20, WHITE).size == (20, 40)
 
 
@@ -170,7 +170,7 @@ def test_orientation_swaps_the_sides_before_cropping() -> None:
 def test_damaged_exif_does_not_lose_a_picture() -> None:
     data = encoded(Image.new("RGB", (20, 20), RED), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff garbage")
     picture = open_image(data)
-    assert shown_size(picture) == (20, 20)
+    assert upright_size(picture) == (20, 20)
     assert fit(picture, 16, 16, WHITE).size == (16, 16)
 
 
@@ -244,13 +244,13 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_unusable_files_say_why(data: bytes, words: str) -> None:
-    with pytest.raises(UnusableError, match=words) as caught:
+    with pytest.raises(UnusableImageError, match=words) as caught:
         fit(open_image(data), 16, 16, WHITE)
     assert "object at" not in str(caught.value)
 
 
 def test_the_limit_of_pixels_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MOST_PIXELS", 400)
+    monkeypatch.setattr(images, "MAX_PIXELS", 400)
     open_image(encoded(Image.new("L", (20, 20))))
-    with pytest.raises(UnusableError, match="too large"):
+    with pytest.raises(UnusableImageError, match="too large"):
         open_image(encoded(Image.new("L", (20, 21))))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data import open_dataset
-from ganformer_cli.data.prepare.pipeline import check_name, choose_resolution, prepare
+from ganformer_cli.data.prepare.pipeline import check_dataset_name, choose_resolution, prepare
 from ganformer_cli.data.sources import open_source
 from ganformer_cli.errors import ConfigError, DataError
 
@@ -417,12 +417,12 @@ def test_wrong_arguments(source: Path, arguments: dict[str, Any], words: str) ->
 )
 def test_names_that_cannot_be(name: str) -> None:
     with pytest.raises(ConfigError, match="--name"):
-        check_name(name)
+        check_dataset_name(name)
 
 
 @pytest.mark.parametrize("name", ["a", "my-pictures_2", "Kätzchen", "v1.5", "two words", "console"])
 def test_names_that_can_be(name: str) -> None:
-    check_name(name)
+    check_dataset_name(name)
 
 
 def test_too_small_for_the_resolution_says_what_to_do(source: Path) -> None:

@@ -14,11 +14,11 @@ import pytest
 
 from ganformer_cli.data.images import Decoding
 from ganformer_cli.data.prepare import conversion
-from ganformer_cli.data.prepare.conversion import Look, convert, convert_all, default_workers
+from ganformer_cli.data.prepare.conversion import ConversionSettings, convert, convert_all, default_workers
 from ganformer_cli.data.sources import Item
 from ganformer_cli.errors import OutputError
 
-LOOK = Look(8, 8, Decoding(), packed=True, labelled=False)
+LOOK = ConversionSettings(8, 8, Decoding(), packed=True, labelled=False)
 
 
 def pictures(count: int, side: int = 8) -> Iterator[Item]:
@@ -51,8 +51,8 @@ def test_more_work_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "_PATIENCE", 1e-9)
     monkeypatch.setattr(conversion, "default_workers", lambda: 2)
     with contextlib.closing(convert_all(pictures(2000), LOOK, None)) as converted:
-        for number, (outcome, _) in enumerate(converted):
-            assert outcome.name == f"{number}.png"
+        for number, (result, _) in enumerate(converted):
+            assert result.name == f"{number}.png"
             if number == 500:
                 assert len(multiprocessing.active_children()) == 2
                 break
@@ -79,7 +79,7 @@ def test_chunks_are_bounded_in_number_and_bytes(side: int, count: int) -> None:
 
 
 def test_chunks_are_bounded_by_what_comes_out_of_them() -> None:
-    large = Look(512, 512, Decoding((0, 0, 0)), packed=False, labelled=False)
+    large = ConversionSettings(512, 512, Decoding((0, 0, 0)), packed=False, labelled=False)
     assert {len(chunk) for chunk in conversion._chunks(pictures(20), large)} == {5}
 
 

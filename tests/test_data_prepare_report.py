@@ -16,10 +16,11 @@ from PIL import Image
 from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data import open_dataset
 from ganformer_cli.data.manifest import checksum
-from ganformer_cli.data.prepare import tally
+from ganformer_cli.data.prepare import statistics
 from ganformer_cli.data.prepare.conversion import difference_hash
-from ganformer_cli.data.prepare.duplicates import near, repeated
-from ganformer_cli.data.prepare.pipeline import Prepared, prepare, verify
+from ganformer_cli.data.prepare.duplicates import find_near, find_repeated
+from ganformer_cli.data.prepare.pipeline import PreparedSet, prepare
+from ganformer_cli.data.prepare.verify import verify
 from ganformer_cli.data.sources import Item, Source
 from ganformer_cli.errors import DataError
 
@@ -60,7 +61,7 @@ def smooth(seed: int, side: int = 64) -> Pixels:
     return np.asarray(small.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def made(pictures: list[Any], name: str = "set", **options: Any) -> Prepared:
+def made(pictures: list[Any], name: str = "set", **options: Any) -> PreparedSet:
     items = [Item(f"{i}.png", picture) for i, picture in enumerate(pictures)]
     return prepare(Memory(items), name, workers=1, **{"resolution": 16, **options})
 
@@ -84,7 +85,7 @@ def test_duplicates_are_told_and_kept() -> None:
 
 
 def test_a_source_of_nothing_but_duplicates_is_told_in_bounded_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "_LISTED", 9)
+    monkeypatch.setattr(statistics, "_LISTED", 9)
     manifest = made([noise(i % 5) for i in range(20)]).manifest
     messages = json.loads(Path("datasets/set/duplicates.json").read_text(encoding="utf-8"))
     assert manifest["duplicates"]["exact"] == 5
@@ -98,7 +99,7 @@ def test_skipped_pictures_do_not_shift_the_names_of_duplicates() -> None:
 
 
 def test_equal_prefixes_of_digests_are_no_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "repeated", lambda words: np.arange(len(words)))  # as if all were suspects
+    monkeypatch.setattr(statistics, "find_repeated", lambda words: np.arange(len(words)))  # as if all were suspects
     assert made([noise(1), noise(2), noise(1)]).manifest["duplicates"]["first"] == [["0.png", "2.png"]]
 
 
@@ -129,19 +130,19 @@ def test_near_hashes_are_those_within_four_bits() -> None:
         (i, j) for j in range(len(words)) for i in range(j) if int(words[i] ^ words[j]).bit_count() <= 4
     }  # fmt: skip
     assert len(within) == 80
-    assert {tuple(group) for group in near(words)} == within
-    assert near(np.array([7, 255 << 40, 7, 7], np.uint64)) == [[0, 2, 3]]
-    assert near(np.array([5], np.uint64)) == []
+    assert {tuple(group) for group in find_near(words)} == within
+    assert find_near(np.array([7, 255 << 40, 7, 7], np.uint64)) == [[0, 2, 3]]
+    assert find_near(np.array([5], np.uint64)) == []
 
 
 def test_a_chain_of_small_steps_is_not_one_group() -> None:
     chain = np.array([(1 << 3 * i) - 1 for i in range(12)], np.uint64)
-    assert near(chain) == [[i, i + 1] for i in range(0, 12, 2)]
+    assert find_near(chain) == [[i, i + 1] for i in range(0, 12, 2)]
 
 
 def test_repeated() -> None:
-    assert repeated(np.array([3, 1, 3, 2, 1, 9], np.uint64)).tolist() == [0, 1, 2, 4]
-    assert repeated(np.array([], np.uint64)).tolist() == []
+    assert find_repeated(np.array([3, 1, 3, 2, 1, 9], np.uint64)).tolist() == [0, 1, 2, 4]
+    assert find_repeated(np.array([], np.uint64)).tolist() == []
 
 
 # ---- Skipped, labels, preview ----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from filelock import FileLock
 from PIL import Image
 
 from ganformer_cli.data import open_dataset
-from ganformer_cli.data.prepare import writer as making
+from ganformer_cli.data.prepare import writer
 from ganformer_cli.data.prepare.pipeline import prepare
 from ganformer_cli.data.prepare.shards import Journal, ShardWriter
 from ganformer_cli.data.sources import Item, Source
@@ -73,8 +73,8 @@ def undisturbed() -> dict[str, bytes]:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commit every 7 pictures, however long they take."""
-    monkeypatch.setattr(making, "_COMMIT_PICTURES", 7)
-    monkeypatch.setattr(making, "_COMMIT_SECONDS", 1e9)
+    monkeypatch.setattr(writer, "_COMMIT_PICTURES", 7)
+    monkeypatch.setattr(writer, "_COMMIT_SECONDS", 1e9)
 
 
 class StoppedError(Exception):
@@ -184,7 +184,7 @@ def test_a_full_disk_says_so_and_loses_nothing(undisturbed: dict[str, bytes], mo
         (ShardWriter, "add", add_until_full),
         (Journal, "append", full),
         (ShardWriter, "finish", full),
-        (making, "_to_disk", full),
+        (writer, "_to_disk", full),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(where, method, replacement)
@@ -271,7 +271,7 @@ def script(tmp_path: Path) -> Path:
 
 def start(script: Path, data_dir: str, workers: int) -> subprocess.Popen[str]:
     line = [sys.executable, str(script), str(script.parent / "source"), data_dir, str(workers)]
-    root = str(Path(making.__file__).parents[3])
+    root = str(Path(writer.__file__).parents[3])
     return subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root})
 
 

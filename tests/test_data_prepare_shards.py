@@ -60,7 +60,7 @@ def test_a_zip_larger_than_4_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         for number in range(5):
             stream.write(shards._local(image_name(number), 1 << 30, 0))
             stream.seek(1 << 30, os.SEEK_CUR)
-            writer.note(1 << 30, 0)
+            writer.count_existing(1 << 30, 0)
         assert stream.tell() == writer.offset
     monkeypatch.setattr(writer, "_stream", path.open("r+b"))  # open() would read it all
     assert writer._stream is not None
@@ -90,7 +90,7 @@ def test_written_on_behind_what_was_noted(tmp_path: Path, cut: int) -> None:
         stream.write(b"?" * cut)  # what was written after the last time that all was in order
     again = ShardWriter(path, 0)
     for data in contents[:5]:
-        again.note(len(data), zlib.crc32(data))
+        again.count_existing(len(data), zlib.crc32(data))
     again.open()
     for data in contents[5:]:
         again.add(data, zlib.crc32(data))
@@ -101,7 +101,7 @@ def test_written_on_behind_what_was_noted(tmp_path: Path, cut: int) -> None:
 def test_a_file_shorter_than_what_was_noted_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "short.zip").write_bytes(b"x" * 10)
     writer = ShardWriter(tmp_path / "short.zip", 0)
-    writer.note(100, 0)
+    writer.count_existing(100, 0)
     with pytest.raises(EOFError):
         writer.open()
     writer.close()

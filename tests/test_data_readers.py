@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from ganformer_cli.data.loading import readers
-from ganformer_cli.data.loading.datasets import Bytes, ImageDataset, PreparedDataset, SceneDataset
+from ganformer_cli.data.loading.datasets import ImageArray, ImageDataset, PreparedDataset, SceneDataset
 from ganformer_cli.data.loading.readers import StoppedWaiting
 from ganformer_cli.data.loading.stream import ImageStream
 from ganformer_cli.errors import DataError
@@ -82,7 +82,7 @@ def test_one_that_is_killed_is_replaced(watched: Watched) -> None:
 @needs_stop
 def test_one_that_hangs_is_replaced(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     watched.check(3)
-    monkeypatch.setattr(readers, "SILENCE", 2 * readers.PULSE)
+    monkeypatch.setattr(readers, "HEARTBEAT_TIMEOUT", 2 * readers.HEARTBEAT_INTERVAL)
     hung = watched.pids[1]
     os.kill(hung, signal.SIGSTOP)
     watched.check(40)
@@ -127,14 +127,14 @@ class Foreign(ImageDataset):
     def __init__(self) -> None:
         super().__init__("foreign", 2, 2, 1.0, 5, "")
 
-    def _load(self, index: int) -> Bytes:
+    def _load(self, index: int) -> ImageArray:
         return np.full((3, 2, 2), index, np.uint8)
 
 
 def test_where_none_works_training_reads_by_itself(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(readers, "MOST_FAILURES", 0)
+    monkeypatch.setattr(readers, "MAX_FAILURES", 0)
     watched = Watched(1, Foreign())
     with watched.stream:
         watched.check(10)
@@ -157,13 +157,13 @@ def test_an_image_that_cannot_be_read_is_told_where_training_hears_it(own_folder
 
 SCRIPT = """\
 import sys, time
-from ganformer_cli.data.loading.batches import ImageBatches, Order
+from ganformer_cli.data.loading.batches import ImageBatches, SampleOrder
 from ganformer_cli.data.loading.datasets import SceneDataset
-from ganformer_cli.data.loading.readers import Readers
+from ganformer_cli.data.loading.readers import ReaderPool
 
 if __name__ == "__main__":
-    batches = ImageBatches(SceneDataset(resolution=64, count=32), Order(32, 0, False), 16)
-    readers = Readers(batches, first=0, step=16, count=1, warn=sys.exit, should_stop=lambda: False)
+    batches = ImageBatches(SceneDataset(resolution=64, count=32), SampleOrder(32, 0, False), 16)
+    readers = ReaderPool(batches, first=0, step=16, count=1, warn=sys.exit, should_stop=lambda: False)
     print(sum(int(readers.read(16 * number)[0].sum()) for number in range(8)), readers.pids[0], flush=True)
     time.sleep(float(sys.argv[1]))
     readers.close()

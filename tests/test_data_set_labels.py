@@ -16,7 +16,8 @@ from PIL import Image
 
 from ganformer_cli.data import open_dataset
 from ganformer_cli.data.manifest import checksum
-from ganformer_cli.data.prepare.pipeline import prepare, verify
+from ganformer_cli.data.prepare.pipeline import prepare
+from ganformer_cli.data.prepare.verify import verify
 from ganformer_cli.errors import DataError
 
 Run = Callable[..., Result]

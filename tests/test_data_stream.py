@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ganformer_cli.data.loading.datasets import Bytes, Floats, ImageDataset, SceneDataset
-from ganformer_cli.data.loading.stream import ImageStream, Order
+from ganformer_cli.data.loading.datasets import ImageArray, ImageDataset, LabelArray, SceneDataset
+from ganformer_cli.data.loading.stream import ImageStream, SampleOrder
 from ganformer_cli.errors import ConfigError
 
 
@@ -23,13 +23,13 @@ class Numbers(ImageDataset):
         super().__init__("numbers", 2, 2, 1.0, count, "")
         self.loads = 0
 
-    def _load(self, index: int) -> Bytes:
+    def _load(self, index: int) -> ImageArray:
         self.loads += 1
         picture = np.full((3, 2, 2), 255, np.uint8)
         picture[:, :, 0] = index
         return picture
 
-    def label(self, index: int) -> Floats:
+    def label(self, index: int) -> LabelArray:
         return np.array([index], np.float32)
 
 
@@ -47,7 +47,7 @@ def test_an_epoch_shows_each_picture_once_and_the_next_in_another_order() -> Non
 
 
 def test_seeds_give_different_orders() -> None:
-    orders = {tuple(Order(20, seed, mirror=False)[k][0] for k in range(20)) for seed in (0, 1, 2, -1, 2**40)}
+    orders = {tuple(SampleOrder(20, seed, mirror=False)[k][0] for k in range(20)) for seed in (0, 1, 2, -1, 2**40)}
     assert len(orders) == 5
 
 
@@ -62,7 +62,7 @@ def test_pictures_and_labels_belong_together() -> None:
 
 
 def test_mirror_shows_each_picture_both_ways_in_two_epochs() -> None:
-    order = Order(40, 7, mirror=True)
+    order = SampleOrder(40, 7, mirror=True)
     for pair in range(3):
         shown = Counter(order[80 * pair + k] for k in range(80))
         assert shown == Counter({(i, flip): 1 for i in range(40) for flip in (False, True)})

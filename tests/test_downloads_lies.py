@@ -15,7 +15,7 @@ import pytest
 
 from ganformer_cli.data.catalogue import CatalogueEntry, DownloadSource
 from ganformer_cli.data.prepare import acquire
-from ganformer_cli.data.prepare.acquire import Acquired
+from ganformer_cli.data.prepare.acquire import AcquiredArchive
 from ganformer_cli.downloads import fetch, fetch_drive, patience, transfer
 from ganformer_cli.errors import DataError, DownloadError, SnapshotError
 from ganformer_cli.original_snapshots.catalogue import check_snapshot
@@ -215,7 +215,7 @@ def test_a_file_of_the_users_keeps_its_name(own_folder: Path) -> None:
     path = own_folder / "a.zip"
     path.write_bytes(b"this is no archive")
     with pytest.raises(DataError) as caught:
-        Acquired(path, "zip", None, downloaded=False).open(None, None)
+        AcquiredArchive(path, "zip", None, downloaded=False).open(None, None)
     assert "put aside" not in str(caught.value)
     assert path.exists()
 

@@ -146,7 +146,7 @@ def test_a_stop_saves_though_the_process_that_reads_images_hangs(
     train(tmp_path / "run", attention=attention, stop=3)
     start, hung = ImageStream._start_workers, False
 
-    def start_and_hang(self: ImageStream) -> readers.Readers:
+    def start_and_hang(self: ImageStream) -> readers.ReaderPool:
         nonlocal hung
         started = start(self)
         for pid in started.pids:

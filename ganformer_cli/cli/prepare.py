@@ -25,8 +25,8 @@ from ganformer_cli.errors import ConfigError, DataError, GanformerError
 
 if TYPE_CHECKING:
     from ganformer_cli.data.catalogue import CatalogueEntry
-    from ganformer_cli.data.prepare.acquire import Acquired
-    from ganformer_cli.data.prepare.pipeline import Prepared
+    from ganformer_cli.data.prepare.acquire import AcquiredArchive
+    from ganformer_cli.data.prepare.pipeline import PreparedSet
     from ganformer_cli.data.sources import Source
 
 CATALOGUE = ("ffhq", "cityscapes", "clevr", "bedrooms")  # flags of the authors' script
@@ -37,7 +37,7 @@ USUAL_RESOLUTION = 256  # of an entry that does not say
 SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # that are no part of a name; of others it is the last
 
 
-class ValueRange(click.ParamType):
+class ValueRangeType(click.ParamType):
     """``0,4095`` as two floats."""
 
     name = "range"
@@ -98,7 +98,7 @@ def catalogue_options(function: Any) -> Any:
     help="What shows through transparent parts: a colour's name, or #rrggbb.",
 )  # fmt: skip
 @option(
-    "--value-range", type=ValueRange(), metavar="LOW,HIGH", group="Data set",
+    "--value-range", type=ValueRangeType(), metavar="LOW,HIGH", group="Data set",
     help="Of pictures and arrays with more than 8 bits, the values that become black and white, such as 0,4095 for 12 "
     "bits.  [default: 0,65535, of floating point 0,1]",
 )  # fmt: skip
@@ -358,9 +358,9 @@ def _run(job: Job, settings: Settings) -> dict[str, Any]:
     warn_of_empty_classes(prepared.manifest)
     warn_of_unused_range(prepared.manifest)
     if settings.as_json and prepared.not_read:
-        from ganformer_cli.data.file_kinds import count_text, describe
+        from ganformer_cli.data.file_kinds import unread_count_text, unread_text
 
-        warn(f"{job.name}: {count_text(prepared.not_read)}: {describe(prepared.not_read)}")
+        warn(f"{job.name}: {unread_count_text(prepared.not_read)}: {unread_text(prepared.not_read)}")
     if not settings.as_json:
         summarise(prepared, settings.data_dir, kept)
     return {
@@ -372,10 +372,10 @@ def _run(job: Job, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _found(job: Known, settings: Settings, options: dict[str, Any]) -> Prepared | None:
+def _found(job: Known, settings: Settings, options: dict[str, Any]) -> PreparedSet | None:
     """The data set if it is there already, so that nothing needs to be downloaded for it; checks the options first."""
-    from ganformer_cli.data.prepare.acquire import made_before
-    from ganformer_cli.data.prepare.pipeline import Prepared, check_settings
+    from ganformer_cli.data.prepare.acquire import find_existing
+    from ganformer_cli.data.prepare.pipeline import PreparedSet, check_settings
 
     checked = {key: value for key, value in options.items() if key not in {"strict", "overwrite", "near_duplicates"}}
     check_settings(job.name, **checked)
@@ -385,7 +385,7 @@ def _found(job: Known, settings: Settings, options: dict[str, Any]) -> Prepared 
     if options["value_range"] is not None:
         wanted["value_range"] = ("--value-range", list(options["value_range"]))
     target = settings.data_dir / job.name
-    manifest = made_before(job.entry, target, wanted)
+    manifest = find_existing(job.entry, target, wanted)
     if manifest is None:
         return None
     if options["near_duplicates"] and manifest["duplicates"]["near"] is None:
@@ -395,7 +395,7 @@ def _found(job: Known, settings: Settings, options: dict[str, Any]) -> Prepared 
             f"{target} was made with --shards-num {len(manifest['shards'])}, not {options['shards_num']}; add "
             "--overwrite to make it anew"
         )
-    return Prepared(target, manifest, unchanged=True, notes=manifest.get("label_notes", ()))
+    return PreparedSet(target, manifest, unchanged=True, notes=manifest.get("label_notes", ()))
 
 
 def _prepared(
@@ -405,7 +405,7 @@ def _prepared(
     settings: Settings,
     options: dict[str, Any],
     progress: ProgressBar,
-) -> Prepared:
+) -> PreparedSet:
     from ganformer_cli.data.prepare.pipeline import prepare
 
     begun = 0
@@ -423,7 +423,7 @@ def _prepared(
     )
 
 
-def _acquired(job: Known, settings: Settings, options: dict[str, Any], progress: ProgressBar) -> Acquired:
+def _acquired(job: Known, settings: Settings, options: dict[str, Any], progress: ProgressBar) -> AcquiredArchive:
     """The archive of a catalogue's data set: the user's, or downloaded after the licence was shown."""
     from ganformer_cli.data.prepare.acquire import acquire, acquire_file, estimated_output
 
@@ -457,7 +457,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _verify(word: str, data_dir: Path, *, as_json: bool) -> None:
-    from ganformer_cli.data.prepare.pipeline import verify
+    from ganformer_cli.data.prepare.verify import verify
 
     folder = data_dir / word
     if not (folder / "manifest.json").is_file():

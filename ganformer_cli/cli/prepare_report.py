@@ -13,7 +13,7 @@ from ganformer_cli.errors import DataError
 
 if TYPE_CHECKING:
     from ganformer_cli.data.catalogue import CatalogueEntry
-    from ganformer_cli.data.prepare.pipeline import Prepared
+    from ganformer_cli.data.prepare.pipeline import PreparedSet
 
 SMALL_PART = 0.5  # of a range: less is worth a word
 EXAMPLES = 3  # files named for each reason
@@ -23,16 +23,16 @@ GB = 10**9
 _COLUMNS = ("name", "title", "pictures", "GB", "ratio", "licence")
 
 
-def summarise(prepared: Prepared, data_dir: Path, kept_download: tuple[Path, int] | None) -> None:
+def summarise(prepared: PreparedSet, data_dir: Path, kept_download: tuple[Path, int] | None) -> None:
     """Say what was made; ``kept_download`` is an archive and its size."""
-    from ganformer_cli.data.file_kinds import count_text
+    from ganformer_cli.data.file_kinds import unread_count_text
 
     manifest = prepared.manifest
     size = f"{manifest['width']}x{manifest['height']}"
     bytes_ = sum(shard["bytes"] for shard in manifest["shards"])
     written = f"{bytes_ / 1e6:.1f} MB" if bytes_ >= 1e6 else f"{bytes_ / 1e3:.0f} kB"
     state = "unchanged, made before from the same pictures" if prepared.unchanged else written
-    missing = f"; {count_text(prepared.not_read)}" if prepared.not_read else ""
+    missing = f"; {unread_count_text(prepared.not_read)}" if prepared.not_read else ""
     echo(f"{prepared.folder}: {manifest['count']} pictures of {size} px ({state}){missing}")
     for name, text in _lines(prepared):
         echo(f"{name + ':':<12}{text}")
@@ -87,8 +87,8 @@ def warn_of_unused_range(manifest: Mapping[str, Any]) -> None:
         )
 
 
-def _lines(prepared: Prepared) -> Iterable[tuple[str, str]]:
-    from ganformer_cli.data.file_kinds import describe
+def _lines(prepared: PreparedSet) -> Iterable[tuple[str, str]]:
+    from ganformer_cli.data.file_kinds import unread_text
 
     manifest = prepared.manifest
     if prepared.resumed and not prepared.unchanged:
@@ -97,7 +97,7 @@ def _lines(prepared: Prepared) -> Iterable[tuple[str, str]]:
     if not_read:
         files = f"{considered + not_read} files: {considered} looked at, {not_read} not read"
         yield "kept", f"{manifest['count']} of {files}"
-        yield "not read", describe(prepared.not_read)
+        yield "not read", unread_text(prepared.not_read)
     else:
         yield "kept", f"{manifest['count']} of {considered} that were looked at"
     sources = manifest["sources"]
@@ -144,7 +144,7 @@ def _duplicates(found: Mapping[str, Any]) -> str | None:
     return f"{', '.join(parts)}; listed in duplicates.json" if parts else None
 
 
-def _summarise_skipped(prepared: Prepared) -> None:
+def _summarise_skipped(prepared: PreparedSet) -> None:
     skipped = prepared.manifest["skipped"]
     if not skipped["count"]:
         return

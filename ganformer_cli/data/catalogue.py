@@ -21,9 +21,9 @@ from ganformer_cli.text import printable
 
 SCENES = "scenes"  # the built-in set's name
 GB = 10**9
-MAX_BYTES = 10**15  # of a download: a petabyte
+MAX_DOWNLOAD_BYTES = 10**15  # of a download: a petabyte
 # What a download is: how the catalogue calls it, how it is read, and the suffix of the file.
-FORMS = {
+DOWNLOAD_FORMS = {
     "zip of pictures": ("zip", ".zip"),
     "zip of tfrecords": ("tfrecords", ".zip"),
     "zip of lmdb": ("lmdb", ".zip"),
@@ -76,7 +76,7 @@ class DownloadSource:
     @property
     def opened_as(self) -> str:
         """How it is read, see ``open_source``."""
-        return FORMS[self.form][0]
+        return DOWNLOAD_FORMS[self.form][0]
 
     def file_name(self, entry: str) -> str:
         """What the download is called on disk; ``entry`` is the data set's name."""
@@ -84,7 +84,7 @@ class DownloadSource:
             name = unquote(urlsplit(self.url).path).rpartition("/")[2]
             if _PLAIN.fullmatch(name) and not name.startswith("."):
                 return name
-        return entry + FORMS[self.form][1]
+        return entry + DOWNLOAD_FORMS[self.form][1]
 
 
 @dataclass(frozen=True)
@@ -216,13 +216,13 @@ _REPORTED: _Rules = {
     ),
 }
 _SOURCE: _Rules = {
-    "form": (lambda value: isinstance(value, str) and value in FORMS, f"one of {', '.join(FORMS)}"),
+    "form": (lambda value: isinstance(value, str) and value in DOWNLOAD_FORMS, f"one of {', '.join(DOWNLOAD_FORMS)}"),
     "url": (_address, "an address that begins with http:// or https://"),
     "drive": (lambda value: isinstance(value, str) and bool(_ID.fullmatch(value)), "the id of a file of Google Drive"),
     "md5": (lambda value: _is_checksum("md5", value), "32 hexadecimal digits"),
     "sha256": (lambda value: _is_checksum("sha256", value), "64 hexadecimal digits"),
-    "gigabytes": (_number(MAX_BYTES / GB), f"a number above 0, at most {MAX_BYTES // GB:,}"),
-    "bytes": (_whole(MAX_BYTES), f"a whole number above 0, at most {MAX_BYTES:,}"),
+    "gigabytes": (_number(MAX_DOWNLOAD_BYTES / GB), f"a number above 0, at most {MAX_DOWNLOAD_BYTES // GB:,}"),
+    "bytes": (_whole(MAX_DOWNLOAD_BYTES), f"a whole number above 0, at most {MAX_DOWNLOAD_BYTES:,}"),
     "folder": (_inside, "a folder inside the archive, such as CLEVR_v1.0/images"),
 }
 

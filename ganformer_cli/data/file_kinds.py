@@ -67,7 +67,7 @@ _SHEET = re.compile(
 _ABOUT = re.compile(rb"ganformer[\0 ](\{)")
 
 
-class Kind(Enum):
+class FileKind(Enum):
     """What a file among images is."""
 
     IMAGE = "image"
@@ -76,7 +76,7 @@ class Kind(Enum):
     UNREAD = "unread"
 
 
-class Selection:
+class ImageSelection:
     """Which files are taken as images.
 
     Args:
@@ -87,45 +87,45 @@ class Selection:
         self._suffixes = readable_suffixes() if suffixes is None else suffixes
         self._chosen = suffixes is not None  # by the user: what else there is, is left out on purpose
 
-    def kind(self, name: str, start: Callable[[], bytes]) -> Kind:
+    def kind(self, name: str, start: Callable[[], bytes]) -> FileKind:
         """What a file is, by its name and, where that does not say enough, by its first :data:`START` bytes."""
         file = name.rpartition("/")[2]
         suffix = os.path.splitext(file)[1].lower()
         if suffix in self._suffixes:
             is_sheet = _SHEET.fullmatch(file) is not None and is_drawn_figure(file, start())
-            return Kind.SHEET if is_sheet else Kind.IMAGE
+            return FileKind.SHEET if is_sheet else FileKind.IMAGE
         if self._chosen or is_companion(file):
-            return Kind.COMPANION
+            return FileKind.COMPANION
         if suffix not in _CAMERA_RAW and starts_as_image(start()):
-            return Kind.IMAGE
-        return Kind.UNREAD
+            return FileKind.IMAGE
+        return FileKind.UNREAD
 
     def is_image(self, name: str, start: Callable[[], bytes]) -> bool:
         """Whether it is an image."""
-        return self.kind(name, start) is Kind.IMAGE
+        return self.kind(name, start) is FileKind.IMAGE
 
 
-class Leftover:
+class UnreadFiles:
     """The files that are no images: how many of what."""
 
     def __init__(self) -> None:
         self.unread: Counter[str] = Counter()  # by suffix
         self.sheets = 0
 
-    def add(self, name: str, kind: Kind) -> None:
+    def add(self, name: str, kind: FileKind) -> None:
         """Count a file."""
-        if kind is Kind.UNREAD:
-            self.unread[suffix_of(name)] += 1
-        self.sheets += kind is Kind.SHEET
+        if kind is FileKind.UNREAD:
+            self.unread[counted_suffix(name)] += 1
+        self.sheets += kind is FileKind.SHEET
 
     def add_beside(self, name: str) -> None:
         """Count a file that lies beside images in records or archives; a preview of them is expected there."""
         file = name.rpartition("/")[2]
         expected = is_companion(file) or file.lower().startswith("preview")
-        self.add(name, Kind.COMPANION if expected else Kind.UNREAD)
+        self.add(name, FileKind.COMPANION if expected else FileKind.UNREAD)
 
     @classmethod
-    def sum(cls, parts: Iterable[Leftover]) -> Leftover:
+    def sum(cls, parts: Iterable[UnreadFiles]) -> UnreadFiles:
         """Of several places together."""
         whole = cls()
         for part in parts:
@@ -137,9 +137,9 @@ class Leftover:
         """What to say of them, a sentence each."""
         said = []
         if self.unread:
-            said.append(f"{count_text(self.unread)}: {describe(self.unread)}")
+            said.append(f"{unread_count_text(self.unread)}: {unread_text(self.unread)}")
         if self.sheets:
-            said.append(sheets_text(self.sheets))
+            said.append(figures_text(self.sheets))
         return said
 
 
@@ -156,19 +156,19 @@ def is_companion(file: str) -> bool:
     return suffix in _ARRAYS and _OF_LABELS.search(stem) is not None
 
 
-def suffix_of(name: str) -> str:
+def counted_suffix(name: str) -> str:
     """What a file is counted as: its suffix in lower case, or that it has none."""
     suffix = os.path.splitext(name.rpartition("/")[2])[1].lower()
     return suffix if re.fullmatch(r"\.[a-z0-9_+-]{1,12}", suffix) else _NO_SUFFIX
 
 
-def count_text(unread: Mapping[str, int]) -> str:
+def unread_count_text(unread: Mapping[str, int]) -> str:
     """As in ``40 files are not read``."""
     count = sum(unread.values())
     return "1 file is not read" if count == 1 else f"{count} files are not read"
 
 
-def describe(unread: Mapping[str, int]) -> str:
+def unread_text(unread: Mapping[str, int]) -> str:
     """As in ``40 .heic (to read them: pip install "ganformer[heif]"), 1 .mp4``."""
     ordered = sorted(unread.items(), key=lambda one: (-one[1], one[0]))
     parts = [f"{count} {suffix}{_advice(suffix)}" for suffix, count in ordered[:_SHOWN]]
@@ -177,7 +177,7 @@ def describe(unread: Mapping[str, int]) -> str:
     return ", ".join(parts)
 
 
-def sheets_text(count: int) -> str:
+def figures_text(count: int) -> str:
     """That sheets are left out."""
     files = "1 file that ganformer generate drew of images is" if count == 1 else (
         f"{count} files that ganformer generate drew of images are"

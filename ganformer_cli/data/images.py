@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ganformer_cli.data.image_formats import HEIF_INSTALL, readable_formats, start_format
 
-MOST_PIXELS = 90_000_000  # a picture that unpacks to more is refused: 270 MB, and a small file can claim it
+MAX_PIXELS = 90_000_000  # a picture that unpacks to more is refused: 270 MB, and a small file can claim it
 
 TOO_SMALL = "too small"  # how that reason begins
 
@@ -34,7 +34,7 @@ class Decoding:
     value_range: ValueRange | None = None  # of more than 8 bits: what becomes 0 and 255; None: 0 to 65535, or 0 to 1
 
 
-class UnusableError(Exception):
+class UnusableImageError(Exception):
     """Why a picture cannot be used: a few words that follow its name."""
 
 
@@ -42,25 +42,25 @@ def open_image(data: bytes) -> Image.Image:
     """The first frame of a picture file, not unpacked yet.
 
     Raises:
-        UnusableError: it is no picture, or too large to unpack.
+        UnusableImageError: it is no picture, or too large to unpack.
     """
     if not data:
-        raise UnusableError("an empty file")
+        raise UnusableImageError("an empty file")
     try:
         image = Image.open(io.BytesIO(data), formats=readable_formats())
     except UnidentifiedImageError:
         known = start_format(data[:64])
         if known == "HEIF":  # whatever it is called
-            raise UnusableError(f"HEIC (to read it, {HEIF_INSTALL})") from None
-        raise UnusableError("not a picture of a known format") from None
+            raise UnusableImageError(f"HEIC (to read it, {HEIF_INSTALL})") from None
+        raise UnusableImageError("not a picture of a known format") from None
     except Image.DecompressionBombError:
-        raise UnusableError(_too_many_pixels("")) from None
+        raise UnusableImageError(_too_many_pixels("")) from None
     except Exception as error:  # a damaged file can break a decoder in any way
-        raise UnusableError(f"damaged: {_words(error)}") from error
-    if image.width * image.height > MOST_PIXELS:
-        raise UnusableError(_too_many_pixels(f"{image.width}x{image.height} px, "))
+        raise UnusableImageError(f"damaged: {_words(error)}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise UnusableImageError(_too_many_pixels(f"{image.width}x{image.height} px, "))
     if min(image.size) < 1:
-        raise UnusableError("it has no pixels")
+        raise UnusableImageError("it has no pixels")
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else ""
     image.info[_FILE_MODE] = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -76,10 +76,10 @@ def decode(data: bytes, decoding: Decoding, size: tuple[int, int] | None = None)
         size: (height, width) to crop and shrink it to, see :func:`fit`; None keeps its own.
 
     Raises:
-        UnusableError: it is no image, damaged, too large to unpack, too small, or has no meaning in RGB.
+        UnusableImageError: it is no image, damaged, too large to unpack, too small, or has no meaning in RGB.
     """
     with open_image(data) as image:
-        height, width = shown_size(image) if size is None else size
+        height, width = upright_size(image) if size is None else size
         return fit(image, height, width, decoding.background, decoding.value_range)
 
 
@@ -89,7 +89,7 @@ def decode_array(
     """The same of an array, see :func:`from_pixels`.
 
     Raises:
-        UnusableError: it is no image.
+        UnusableImageError: it is no image.
     """
     image = from_pixels(pixels, decoding.value_range)
     height, width = (image.height, image.width) if size is None else size
@@ -103,32 +103,32 @@ def from_pixels(pixels: npt.NDArray[Any], value_range: ValueRange | None = None)
     of both, ``value_range`` says what becomes 0 and 255 instead.
 
     Raises:
-        UnusableError: they have another type or shape, lie outside the range, or are too many.
+        UnusableImageError: they have another type or shape, lie outside the range, or are too many.
     """
     kind = pixels.dtype.kind
     known = pixels.dtype == np.uint8 or kind == "f" or (kind == "u" and pixels.dtype.itemsize == 2)
     if not known or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
-        raise UnusableError(
+        raise UnusableImageError(
             f"an array {pixels.dtype} {list(pixels.shape)}, not [height, width, 1, 3 or 4] of uint8, uint16 or "
             "floating point"
         )
     height, width, channels = pixels.shape
-    if height * width > MOST_PIXELS:
-        raise UnusableError(_too_many_pixels(f"{width}x{height} px, "))
+    if height * width > MAX_PIXELS:
+        raise UnusableImageError(_too_many_pixels(f"{width}x{height} px, "))
     if min(height, width) < 1:
-        raise UnusableError("it has no pixels")
+        raise UnusableImageError("it has no pixels")
     if pixels.dtype != np.uint8:
         if kind == "f" and value_range is None:
             low, high = float(pixels.min()), float(pixels.max())
             if not (low >= 0 and high <= 1):  # so written, nan fails too
-                raise UnusableError(f"values from {low:g} to {high:g}, where 0 to 1 is wanted")
+                raise UnusableImageError(f"values from {low:g} to {high:g}, where 0 to 1 is wanted")
             pixels = np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
         else:
             pixels = _as_8_bits(pixels, value_range)
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if channels == 1 else pixels))
 
 
-def shown_size(image: Image.Image) -> tuple[int, int]:
+def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of a picture as it is meant to be seen: its EXIF orientation may swap the sides."""
     try:
         turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
@@ -186,16 +186,16 @@ def fit(
         mode RGB, ``width`` by ``height``, without metadata.
 
     Raises:
-        UnusableError: the picture is damaged, too small, or of a kind that has no meaning in RGB.
+        UnusableImageError: the picture is damaged, too small, or of a kind that has no meaning in RGB.
     """
     try:
         image.load()
         _turn_upright(image)
     except Exception as error:  # a damaged file can break a decoder in any way
-        raise UnusableError(f"damaged: {_words(error)}") from error
+        raise UnusableImageError(f"damaged: {_words(error)}") from error
     tall, wide = crop_size((image.height, image.width), (height, width))
     if not is_large_enough((image.height, image.width), (height, width)):
-        raise UnusableError(f"{TOO_SMALL}: {image.width}x{image.height} px where {width}x{height} are needed")
+        raise UnusableImageError(f"{TOO_SMALL}: {image.width}x{image.height} px where {width}x{height} are needed")
     left, top = (image.width - wide) // 2, (image.height - tall) // 2
     if (tall, wide) != (image.height, image.width):  # of a large picture every copy takes time
         image = image.crop((left, top, left + wide, top + tall))
@@ -217,10 +217,12 @@ def to_rgb(image: Image.Image, background: Color, value_range: ValueRange | None
         value_range: of grey with more than 8 bits, what becomes 0 and 255.
 
     Raises:
-        UnusableError: numbers without a known range, or colours that Pillow cannot convert.
+        UnusableImageError: numbers without a known range, or colours that Pillow cannot convert.
     """
     if value_range is not None and is_deep_color(image):
-        raise UnusableError("16-bit colour, of which only the high bytes are read: --value-range cannot be applied")
+        raise UnusableImageError(
+            "16-bit colour, of which only the high bytes are read: --value-range cannot be applied"
+        )
     if image.mode.startswith(("I", "F")):
         image = _grey_as_8_bits(image, value_range)
     try:
@@ -231,7 +233,7 @@ def to_rgb(image: Image.Image, background: Color, value_range: ValueRange | None
             image = canvas
         return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
-        raise UnusableError(f"mode {image.mode}: {_words(error)}") from error
+        raise UnusableImageError(f"mode {image.mode}: {_words(error)}") from error
 
 
 def file_mode(image: Image.Image) -> str:
@@ -254,14 +256,14 @@ def _grey_as_8_bits(image: Image.Image, value_range: ValueRange | None) -> Image
     if image.mode == "F":
         # so written, nan fails too
         if value_range is None and not (values.min() >= 0 and values.max() <= 1):
-            raise UnusableError(
+            raise UnusableImageError(
                 "floating-point numbers outside 0 to 1; say what they mean with --value-range LOW,HIGH, or convert it "
                 "to 8 or 16 bits"
             )
         grey = np.floor(values * 255 + 0.5).astype(np.uint8) if value_range is None else _as_8_bits(values, value_range)
     else:
         if value_range is None and (values.min() < 0 or values.max() > 65535):
-            raise UnusableError(
+            raise UnusableImageError(
                 "32-bit numbers, whose range is not known; say it with --value-range LOW,HIGH, or convert it to 8 or "
                 "16 bits"
             )
@@ -277,13 +279,13 @@ def _as_8_bits(values: npt.NDArray[Any], value_range: ValueRange | None) -> npt.
     """Numbers with more than 8 bits brought from ``value_range``, or else from 0 to 65535, to 0 to 255, rounded.
 
     Raises:
-        UnusableError: some lie outside the range.
+        UnusableImageError: some lie outside the range.
     """
     if value_range is None:
         return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
     (low, high), least, most = value_range, float(values.min()), float(values.max())
     if not (low <= least and most <= high):
-        raise UnusableError(f"values outside --value-range {low:g},{high:g}: from {least:g} to {most:g}")
+        raise UnusableImageError(f"values outside --value-range {low:g},{high:g}: from {least:g} to {most:g}")
     return np.floor((values.astype(np.float64) - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
 
 
@@ -317,7 +319,7 @@ def _turn_upright(image: Image.Image) -> None:
 
 
 def _too_many_pixels(size: str) -> str:
-    return f"too large to unpack safely: {size}at most {MOST_PIXELS // 1_000_000} million pixels; shrink it first"
+    return f"too large to unpack safely: {size}at most {MAX_PIXELS // 1_000_000} million pixels; shrink it first"
 
 
 def _words(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ganformer_cli.data.manifest import LABELS
+from ganformer_cli.data.manifest import DATASET_JSON
 from ganformer_cli.errors import DataError
 
 
@@ -28,7 +28,7 @@ class LabelsFinder:
 
     def see_file(self, name: str) -> None:
         """The name of something else."""
-        if name.rpartition("/")[2] == LABELS:
+        if name.rpartition("/")[2] == DATASET_JSON:
             self._files.append(name)
 
     def find(self, source: Path) -> str | None:
@@ -37,10 +37,10 @@ class LabelsFinder:
         Raises:
             DataError: there are several.
         """
-        if LABELS in self._files:
-            return LABELS
+        if DATASET_JSON in self._files:
+            return DATASET_JSON
         around = "".join(f"{folder}/" for folder in self._around or [])
-        found = sorted({name for name in self._files if around.startswith(name.removesuffix(LABELS))})
+        found = sorted({name for name in self._files if around.startswith(name.removesuffix(DATASET_JSON))})
         if len(found) > 1:
             raise DataError(f"{source}: {found[0]} and {found[1]} both hold labels; say which with --labels FILE")
         return found[0] if found else None

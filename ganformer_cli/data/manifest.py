@@ -20,7 +20,7 @@ from ganformer_cli.text import printable
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "ganformer-dataset/2"
 ARCHIVE = "images.zip"
-LABELS = "dataset.json"  # in each zip, as StyleGAN has it: {"labels": null}, or [[name, class or vector], ...]
+DATASET_JSON = "dataset.json"  # in each zip, as StyleGAN has it: {"labels": null}, or [[name, class or vector], ...]
 PREVIEW = "preview.png"
 DUPLICATES = "duplicates.json"
 SKIPPED = "skipped.jsonl"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ganformer_cli.data.limits import MAX_LABELS_BYTES
 from ganformer_cli.data.loading.stores import PlainStore
-from ganformer_cli.data.manifest import LABELS, MANIFEST, image_name
+from ganformer_cli.data.manifest import DATASET_JSON, MANIFEST, image_name
 from ganformer_cli.data.sources.label_values import is_number
 from ganformer_cli.data.sources.labels import NamedLabels, json_labels
 from ganformer_cli.data.zips import ZipIndex
@@ -71,10 +71,10 @@ def shard_labels(
     Raises:
         DataError: they are damaged, or not what the manifest says.
     """
-    where = f"{file}: {LABELS}"
+    where = f"{file}: {DATASET_JSON}"
     try:
         index = index or ZipIndex(file)
-        number = index.find(LABELS)
+        number = index.find(DATASET_JSON)
         if number is None:
             raise ValueError("it is missing")
         data = index.read(number, MAX_LABELS_BYTES)
@@ -128,7 +128,7 @@ def plain_labels(store: PlainStore) -> SetLabels:
     if store.labels_name is None:
         return SetLabels(notes=[store.labels_note] if store.labels_note else [])
     where = f"{store.path}: {store.labels_name}"
-    labels = json_labels(store.labels_file() or b"", where, base=store.labels_name.removesuffix(LABELS))
+    labels = json_labels(store.labels_file() or b"", where, base=store.labels_name.removesuffix(DATASET_JSON))
     if not isinstance(labels, NamedLabels):
         return SetLabels(notes=labels.notes)
     labels.match(lambda: store.names, store.path)

@@ -35,10 +35,10 @@ PASSWORD = "password-protected"
 MAX_DIRECTORY_BYTES = 16 << 20  # out of each of which ``zipfile`` makes up to twenty in memory
 MAX_OPEN = 16  # files of a pool: a data set may have hundreds of zips, and systems allow each process so many
 
-ENTRY = np.dtype([("offset", "<u8"), ("packed", "<u8"), ("size", "<u8"), ("crc", "<u4"), ("method", "<u2"),
+ZIP_ENTRY = np.dtype([("offset", "<u8"), ("packed", "<u8"), ("size", "<u8"), ("crc", "<u4"), ("method", "<u2"),
                   ("flags", "<u2")])  # fmt: skip
 
-Entry = tuple[int, int, int, int, int, int]
+ZipEntry = tuple[int, int, int, int, int, int]
 _PACKED_ENTRY = struct.Struct("<3QL2H")  # the same
 _END = struct.Struct("<4s4H2LH")  # end of the directory
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -137,7 +137,7 @@ class ZipIndex:
 
     def read(self, number: int, most: int = MAX_FILE_BYTES) -> bytes:
         """File ``number``; see :func:`read_entry`."""
-        return read_entry(self._files, self.path, self.entries[number].item(), most)
+        return read_zip_entry(self._files, self.path, self.entries[number].item(), most)
 
     def start(self, number: int) -> bytes:
         """The first :data:`START` bytes of file ``number``; none where it cannot be read."""
@@ -173,7 +173,7 @@ class ZipIndex:
             rows += _PACKED_ENTRY.pack(offset + shift, packed, size, crc, method, flags)
         self._names = bytes(names)
         self.fingerprint = digest.hexdigest()
-        self.entries: npt.NDArray[Any] = np.frombuffer(bytes(rows), ENTRY)
+        self.entries: npt.NDArray[Any] = np.frombuffer(bytes(rows), ZIP_ENTRY)
         self._order: npt.NDArray[np.int64] = np.arange(len(self.entries))
         if not in_order:  # UTF-8 sorts as the text does
             as_they_lie = np.argsort(self.entries["offset"], kind="stable").tolist()
@@ -182,7 +182,7 @@ class ZipIndex:
             self.entries = self.entries[self._order]
 
 
-def read_entry(files: FilePool, path: Path, entry: Entry, most: int = MAX_FILE_BYTES) -> bytes:
+def read_zip_entry(files: FilePool, path: Path, entry: ZipEntry, most: int = MAX_FILE_BYTES) -> bytes:
     """A file of the zip ``path``.
 
     Args:
@@ -203,7 +203,7 @@ def read_entry(files: FilePool, path: Path, entry: Entry, most: int = MAX_FILE_B
     return data
 
 
-def _unpacked(files: FilePool, path: Path, entry: Entry, most: int | None) -> bytes:
+def _unpacked(files: FilePool, path: Path, entry: ZipEntry, most: int | None) -> bytes:
     """At most one byte more than ``most``, or than the entry says.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.images import Decoding, UnusableError, decode_array, is_large_enough
+from ganformer_cli.data.images import Decoding, UnusableImageError, decode_array, is_large_enough
 from ganformer_cli.data.loading.datasets import ImageDataset, PreparedDataset, conformed_text
 from ganformer_cli.data.loading.stores import open_store
 from ganformer_cli.data.manifest import MANIFEST
@@ -202,7 +202,7 @@ class ArrayImages(ImageDataset):
             row = np.clip(np.rint((row.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
         try:
             image = decode_array(row, Decoding(self.decoding.background, self._value_range), self._size)
-        except UnusableError as error:
+        except UnusableImageError as error:
             raise DataError(f"{self.path}: image {index}: {error}") from error
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 

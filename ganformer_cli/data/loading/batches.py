@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.data.loading.datasets import ImageDataset
-from ganformer_cli.data.loading.readers import Arrays
+from ganformer_cli.data.loading.readers import BatchArrays
 
 
-class Order:
+class SampleOrder:
     """Which picture comes at which position.
 
     Every epoch is a fresh permutation of all pictures. With ``mirror`` half of them, chosen anew for every two epochs,
@@ -43,12 +43,12 @@ class Order:
 class ImageBatches:
     """The batch that begins at a position of the stream."""
 
-    def __init__(self, dataset: ImageDataset, order: Order, batch_size: int) -> None:
+    def __init__(self, dataset: ImageDataset, order: SampleOrder, batch_size: int) -> None:
         self.dataset = dataset
         self._order = order
         self._batch_size = batch_size
 
-    def read(self, position: int) -> Arrays:
+    def read(self, position: int) -> BatchArrays:
         """Images uint8 [batch_size, 3, height, width] and labels float32 [batch_size, label_dim].
 
         Raises:

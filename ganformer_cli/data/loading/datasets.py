@@ -25,8 +25,8 @@ from ganformer_cli.data.set_labels import plain_labels, prepared_labels
 from ganformer_cli.data.sources.label_values import is_one_hot
 from ganformer_cli.errors import DataError
 
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
+ImageArray = npt.NDArray[np.uint8]
+LabelArray = npt.NDArray[np.float32]
 
 CACHE_BYTES = 1 << 30  # decoded pictures kept in memory, at most
 SCENES_COUNT = 10_000
@@ -50,7 +50,7 @@ class ImageDataset(abc.ABC):
         self.fingerprint = fingerprint  # sha256, hexadecimal: the same for the same pictures and labels
         self.cache_bytes = CACHE_BYTES
         self._count = count
-        self._cache: Bytes | None = None
+        self._cache: ImageArray | None = None
         self._cached: npt.NDArray[np.bool_] | None = None
 
     label_dim = 0  # width of a label; 0 without labels
@@ -64,7 +64,7 @@ class ImageDataset(abc.ABC):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None, "_cached": None}
 
-    def image(self, index: int) -> Bytes:
+    def image(self, index: int) -> ImageArray:
         """Picture ``index``: uint8 [3, height, width]. Decoded or drawn once, if memory allows.
 
         Raises:
@@ -81,10 +81,10 @@ class ImageDataset(abc.ABC):
         if not self._cached[index]:
             self._cache[index] = self._load(index)
             self._cached[index] = True
-        picture: Bytes = self._cache[index].copy()
+        picture: ImageArray = self._cache[index].copy()
         return picture
 
-    def label(self, index: int) -> Floats:
+    def label(self, index: int) -> LabelArray:
         """Label of picture ``index``: float32 [label_dim], one-hot for a class; empty without labels."""
         return np.zeros(self.label_dim, np.float32)
 
@@ -105,7 +105,7 @@ class ImageDataset(abc.ABC):
         """Let go of files; they are opened again when needed."""
 
     @abc.abstractmethod
-    def _load(self, index: int) -> Bytes:
+    def _load(self, index: int) -> ImageArray:
         """Picture ``index``, not from memory."""
 
 
@@ -132,11 +132,11 @@ class SceneDataset(ImageDataset):
         """What picture ``index`` shows."""
         return compose(self.seed, index, self.height, self.width)
 
-    def masks(self, index: int) -> Bytes:
+    def masks(self, index: int) -> ImageArray:
         """Which object covers most of each pixel: uint8 [height, width]; 0 ground, k ``scene(index).objects[k-1]``."""
         return render_mask(self.scene(index), self.height, self.width)
 
-    def _load(self, index: int) -> Bytes:
+    def _load(self, index: int) -> ImageArray:
         return render(self.scene(index), self.height, self.width)
 
 
@@ -173,7 +173,7 @@ class PreparedDataset(ImageDataset):
                 height, width = self._conform(size) or self._store.common_size()
                 ratio, fingerprint = height / width, store.fingerprint()
                 labels = plain_labels(store)
-                notes = [*store.leftover.notes(), *labels.notes]
+                notes = [*store.unread_files.notes(), *labels.notes]
             elif manifest is not None:
                 self.decoding = decoding_of(manifest)
                 height, width, ratio = manifest["height"], manifest["width"], manifest["ratio"]
@@ -236,7 +236,7 @@ class PreparedDataset(ImageDataset):
     def labels(self) -> npt.NDArray[Any] | None:
         return None if self._labels is None else self._labels[: len(self)]
 
-    def label(self, index: int) -> Floats:
+    def label(self, index: int) -> LabelArray:
         if self._labels is None:
             return super().label(index)
         if self._labels.ndim == 2:
@@ -248,7 +248,7 @@ class PreparedDataset(ImageDataset):
     def close(self) -> None:
         self._store.close()
 
-    def _load(self, index: int) -> Bytes:
+    def _load(self, index: int) -> ImageArray:
         picture = self._store.image(index)
         if picture.shape[1:] != (self.height, self.width):
             raise DataError(

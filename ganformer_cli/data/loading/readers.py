@@ -27,15 +27,15 @@ import numpy.typing as npt
 
 from ganformer_cli.stop_signals import OF_THE_TERMINAL, held_back, leave_to_parent, signals_named
 
-Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]  # images and labels of a batch
+BatchArrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]  # images and labels of a batch
 Warn = Callable[[str], None]
 
-AHEAD = 4  # batches that wait for training, of each process
-PULSE = 0.5  # seconds between the signs of life of a process
-SILENCE = 20.0  # seconds without one, after which a process counts as hung
-STARTING = 120.0  # the same, until the first one
-SLOW = 60.0  # seconds that training waits for a batch, before and between two warnings
-MOST_FAILURES = 3  # more than there are that bring nothing, in a row; then there are none any more
+PREFETCH = 4  # batches that wait for training, of each process
+HEARTBEAT_INTERVAL = 0.5  # seconds between the signs of life of a process
+HEARTBEAT_TIMEOUT = 20.0  # seconds without one, after which a process counts as hung
+STARTUP_TIMEOUT = 120.0  # the same, until the first one
+SLOW_INTERVAL = 60.0  # seconds that training waits for a batch, before and between two warnings
+MAX_FAILURES = 3  # more than there are that bring nothing, in a row; then there are none any more
 STOP_GRACE = 1.0  # seconds that a batch may still take once the run is asked to stop
 _TICK = 0.2  # seconds between looks at whether the run is asked to stop
 
@@ -43,7 +43,7 @@ _TICK = 0.2  # seconds between looks at whether the run is asked to stop
 class Batches(Protocol):
     """The batch that begins at a position; can be sent to a process."""
 
-    def read(self, position: int) -> Arrays:
+    def read(self, position: int) -> BatchArrays:
         """images uint8 [B, 3, height, width], labels float32 [B, label_dim]"""
         ...
 
@@ -56,7 +56,7 @@ class _LostError(Exception):
     """A process is of no use any more; the message says why."""
 
 
-class Readers:
+class ReaderPool:
     """Reads the batches at ``first``, ``first + step``, ``first + 2 * step`` … in ``count`` processes, in turn.
 
     Args:
@@ -91,7 +91,7 @@ class Readers:
         """The process ids."""
         return [pid for reader in self._readers if (pid := reader.process.pid) is not None]
 
-    def read(self, position: int) -> Arrays:
+    def read(self, position: int) -> BatchArrays:
         """The batch at ``position``, which must be the next one.
 
         Raises:
@@ -125,7 +125,7 @@ class Readers:
         count = len(self._readers)
         if not self._should_stop():
             # Its other batches, beyond the one at position, which is read without it.
-            if self._failures < MOST_FAILURES + count:
+            if self._failures < MAX_FAILURES + count:
                 with contextlib.suppress(OSError):
                     self._readers[self._turn] = self._start(position + self._step * count, count)
                     self._warn(f"a process that reads images {why}; another one has taken over")
@@ -150,12 +150,12 @@ class _Reader:
         finally:
             sending.close()  # the other end: once the process is gone, nothing holds it open
         self._changed = threading.Condition()
-        self._ready: deque[tuple[int, Arrays | None]] = deque()
+        self._ready: deque[tuple[int, BatchArrays | None]] = deque()
         self._heard = 0  # messages
         self._ended = self._closed = False
         threading.Thread(target=self._receive, daemon=True).start()
 
-    def wait(self, position: int, should_stop: Callable[[], bool], warn: Warn) -> Arrays | None:
+    def wait(self, position: int, should_stop: Callable[[], bool], warn: Warn) -> BatchArrays | None:
         """The batch at ``position``; None if the process could not read it.
 
         Raises:
@@ -183,9 +183,9 @@ class _Reader:
             # If this process was stopped itself, or the machine slept, the time proves nothing.
             passed = min(time.monotonic() - before, 2 * _TICK)
             waited, silent = waited + passed, silent + passed
-            if silent > (SILENCE if heard else STARTING):
+            if silent > (HEARTBEAT_TIMEOUT if heard else STARTUP_TIMEOUT):
                 raise _LostError("gives no sign of life")
-            if waited - warned > SLOW:
+            if waited - warned > SLOW_INTERVAL:
                 warned = waited
                 warn(f"images have been waited for {waited:.0f} s; is the disk that they lie on slow, or not there?")
             if should_stop():
@@ -210,7 +210,7 @@ class _Reader:
                     if message is not None:
                         self._ready.append(message)
                         self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._closed or len(self._ready) < AHEAD)
+                    self._changed.wait_for(lambda: self._closed or len(self._ready) < PREFETCH)
                     if self._closed:
                         return
         except Exception:  # it ended, perhaps in the middle of a message
@@ -278,7 +278,7 @@ def _serve(batches: Batches, position: int, stride: int, pipe: Connection) -> No
         with contextlib.suppress(OSError):
             while True:
                 send(None)
-                time.sleep(PULSE)
+                time.sleep(HEARTBEAT_INTERVAL)
 
     threading.Thread(target=live, daemon=True).start()
     with contextlib.suppress(OSError):  # the training process has ended, however it did

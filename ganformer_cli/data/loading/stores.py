@@ -18,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.config.names import quoted
-from ganformer_cli.data.file_kinds import Kind, Leftover, Selection, describe, start_of
-from ganformer_cli.data.images import Decoding, UnusableError, decode, has_several_frames, open_image, shown_size
+from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles, start_of, unread_text
+from ganformer_cli.data.images import Decoding, UnusableImageError, decode, has_several_frames, open_image, upright_size
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.limits import MAX_LABELS_BYTES
-from ganformer_cli.data.manifest import LABELS, MANIFEST, image_name
+from ganformer_cli.data.manifest import DATASET_JSON, MANIFEST, image_name
 from ganformer_cli.data.sources.folders import read_file, walk
-from ganformer_cli.data.zips import FilePool, ZipIndex, read_entry
+from ganformer_cli.data.zips import FilePool, ZipIndex, read_zip_entry
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import read_regular, why_no_file
 from ganformer_cli.text import printable
 
-Bytes = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 
 _LOOKED_AT = 64  # images whose size is looked at when a set without a manifest is opened
 
@@ -61,7 +61,7 @@ class Store(abc.ABC):
         """Picture ``index`` as a message names it."""
         return f"{self.path}: {self.names[index]}"
 
-    def image(self, index: int) -> Bytes:
+    def image(self, index: int) -> ImageArray:
         """Picture ``index`` decoded: uint8 [3, height, width], RGB.
 
         Raises:
@@ -69,7 +69,7 @@ class Store(abc.ABC):
         """
         try:
             pixels = np.asarray(decode(self.read(index), self.decoding, self.fitted))
-        except UnusableError as error:
+        except UnusableImageError as error:
             raise DataError(f"{self.where(index)} cannot be read ({error}); {self._remedy}") from error
         except Exception as error:  # a damaged archive can break its reader in any way
             raise DataError(f"{self.where(index)} cannot be read ({error}); {self._remedy}") from error
@@ -87,7 +87,7 @@ class Store(abc.ABC):
         for index in self._some():
             try:
                 with open_image(self.read(index)) as image:
-                    found.setdefault(shown_size(image), index)
+                    found.setdefault(upright_size(image), index)
                     self.several_frames = self.several_frames or has_several_frames(image)
             except Exception as error:
                 raise DataError(f"{self.where(index)} cannot be read ({error}); {self._remedy}") from error
@@ -124,7 +124,7 @@ class PlainStore(Store):
 
     labels_name: str | None = None  # where the labels lie
     labels_note: str | None = None  # what to say of labels that are not used
-    leftover = Leftover()  # those of the others that nobody expects there
+    unread_files = UnreadFiles()  # those of the others that nobody expects there
     others = 0  # how many files beside them are not images
 
     def _select(self, path: Path, files: Iterable[tuple[str, Callable[[], bytes]]]) -> list[int]:
@@ -133,16 +133,16 @@ class PlainStore(Store):
         Raises:
             DataError: several of the others hold labels.
         """
-        self.leftover = Leftover()
-        selection, finder, images = Selection(), LabelsFinder(), []
+        self.unread_files = UnreadFiles()
+        selection, finder, images = ImageSelection(), LabelsFinder(), []
         for number, (name, start) in enumerate(files):
             kind = selection.kind(name, start)
-            if kind is Kind.IMAGE:
+            if kind is FileKind.IMAGE:
                 images.append(number)
                 finder.see_image(name)
             else:
                 self.others += 1
-                self.leftover.add(name, kind)
+                self.unread_files.add(name, kind)
                 finder.see_file(name)
         self.labels_name = finder.find(path)
         self.labels_note = finder.note(self.labels_name)
@@ -246,7 +246,7 @@ class ShardStore(Store):
         self._files.close()
 
     def read(self, index: int) -> bytes:
-        return read_entry(self._files, self._path(index), self._entries[index].item())
+        return read_zip_entry(self._files, self._path(index), self._entries[index].item())
 
     def where(self, index: int) -> str:
         return f"{self._path(index)}: {self.names[index]}"
@@ -280,7 +280,7 @@ def _shard_entries(file: Path, first: int, shard: dict[str, Any]) -> npt.NDArray
         DataError: the zip is missing, or is not what the manifest says.
     """
     count = shard["count"]
-    names = chain(map(image_name, range(first, first + count)), [LABELS])
+    names = chain(map(image_name, range(first, first + count)), [DATASET_JSON])
     try:
         zipped = ZipIndex(file)
         fits = file.stat().st_size == shard["bytes"] and len(zipped) == count + 1
@@ -314,7 +314,7 @@ def open_store(path: Path) -> PlainStore:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     if not store.names:
         found = f"; the {store.others} files in it are something else" if store.others else ", it is empty"
-        found += f" ({describe(store.leftover.unread)})" if store.leftover.unread else ""
+        found += f" ({unread_text(store.unread_files.unread)})" if store.unread_files.unread else ""
         store.close()
         raise DataError(f"{path} holds no pictures{found}")
     return store

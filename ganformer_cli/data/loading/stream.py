@@ -9,9 +9,9 @@ from types import TracebackType
 import torch
 
 from ganformer_cli.data.loading.batches import ImageBatches
-from ganformer_cli.data.loading.batches import Order as Order
+from ganformer_cli.data.loading.batches import SampleOrder as SampleOrder
 from ganformer_cli.data.loading.datasets import ImageDataset
-from ganformer_cli.data.loading.readers import Readers
+from ganformer_cli.data.loading.readers import ReaderPool
 from ganformer_cli.errors import ConfigError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -78,8 +78,8 @@ class ImageStream:
         self._step = world_size * batch_size
         self._workers = workers
         self._warn, self._should_stop = warn, should_stop
-        self._batches = ImageBatches(dataset, Order(len(dataset), seed, mirror), batch_size)
-        self.readers: Readers | None = None
+        self._batches = ImageBatches(dataset, SampleOrder(len(dataset), seed, mirror), batch_size)
+        self.readers: ReaderPool | None = None
 
     def __iter__(self) -> ImageStream:
         return self
@@ -119,11 +119,11 @@ class ImageStream:
     ) -> None:
         self.close()
 
-    def _start_workers(self) -> Readers:
+    def _start_workers(self) -> ReaderPool:
         batches = copy.copy(self._batches)
         batches.dataset = copy.copy(self.dataset)
         batches.dataset.cache_bytes //= self._workers  # each has a memory of its own
-        return Readers(
+        return ReaderPool(
             batches,
             first=self.position + self._offset,
             step=self._step,

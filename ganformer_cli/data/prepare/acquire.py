@@ -36,7 +36,7 @@ Notice = Callable[[str], None]  # a line for the user
 
 
 @dataclass(frozen=True)
-class Acquired:
+class AcquiredArchive:
     """The archive of a data set on this disk, ready to be read."""
 
     path: Path
@@ -136,7 +136,7 @@ def acquire(
     output: int = 0,
     progress: Progress | None = None,
     notice: Notice | None = None,
-) -> Acquired:
+) -> AcquiredArchive:
     """Download the pictures of ``entry``, unless they are there, from the first of its sources that gives them.
 
     Args:
@@ -158,7 +158,7 @@ def acquire(
         try:
             _require_space(entry, source, archive, output)
             _download(source, archive, progress)
-            return Acquired(archive, source.opened_as, source, downloaded=True)
+            return AcquiredArchive(archive, source.opened_as, source, downloaded=True)
         except ChecksumError as error:
             refused.append(
                 DownloadError(
@@ -183,7 +183,7 @@ def acquire_file(
     check: bool = True,
     form: str | None = None,
     progress: Progress | None = None,
-) -> Acquired:
+) -> AcquiredArchive:
     """Take the archive of ``entry`` that the user has already: it must have the checksum of one of the sources.
 
     Args:
@@ -202,7 +202,7 @@ def acquire_file(
         raise DataError(f"--from-file {path} {why}; give the archive of {entry.name}")
     source = _recognised(entry, path, progress) if check else None
     if source is not None:
-        return Acquired(path, source.opened_as, source, downloaded=False)
+        return AcquiredArchive(path, source.opened_as, source, downloaded=False)
     known = [source.checksum for source in entry.source if source.checksum]
     if check and known:
         raise DataError(
@@ -210,10 +210,10 @@ def acquire_file(
             f"({', '.join(known)}): it is incomplete, or another version; get it again, or take it as it is with "
             "--no-check"
         )
-    return Acquired(path, form, None, downloaded=False)
+    return AcquiredArchive(path, form, None, downloaded=False)
 
 
-def made_before(entry: CatalogueEntry, target: Path, settings: dict[str, tuple[str, Any]]) -> dict[str, Any] | None:
+def find_existing(entry: CatalogueEntry, target: Path, settings: dict[str, tuple[str, Any]]) -> dict[str, Any] | None:
     """The manifest of ``target`` if it was made of ``entry`` with these settings: then there is nothing to download.
 
     Args:

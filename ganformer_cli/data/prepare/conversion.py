@@ -25,12 +25,12 @@ from PIL import Image
 
 from ganformer_cli.data.images import (
     Decoding,
-    UnusableError,
+    UnusableImageError,
     fit,
     from_pixels,
     has_several_frames,
     open_image,
-    shown_size,
+    upright_size,
     wide_values,
 )
 from ganformer_cli.data.sources import Item
@@ -49,7 +49,7 @@ _PATIENCE = 1.0  # seconds of work after which starting processes is thought to 
 
 
 @dataclass(frozen=True)
-class Look:
+class ConversionSettings:
     """What every picture is made into."""
 
     height: int
@@ -59,7 +59,7 @@ class Look:
     labelled: bool  # whether a picture without a label is skipped
 
 
-class Outcome(NamedTuple):
+class ConversionResult(NamedTuple):
     """What became of one picture; as a list it is what the journal holds."""
 
     name: str
@@ -76,16 +76,16 @@ class Outcome(NamedTuple):
     values: Sequence[float] = ()  # of more than 8 bits: the lowest, the highest, and the highest that there could be
 
 
-Converted = tuple[Outcome, bytes]  # with the PNG; empty if it is skipped
+Converted = tuple[ConversionResult, bytes]  # with the PNG; empty if it is skipped
 
 
-def convert(item: Item, look: Look) -> Converted:
+def convert(item: Item, look: ConversionSettings) -> Converted:
     """Make a picture look like the others."""
-    outcome = _seen(item)
+    result = _seen(item)
     if item.data is None:
-        return outcome._replace(reason=item.error or "cannot be read"), b""
+        return result._replace(reason=item.error or "cannot be read"), b""
     if look.labelled and item.label is None:
-        return outcome._replace(reason=NO_LABEL), b""
+        return result._replace(reason=NO_LABEL), b""
     try:
         decoding = look.decoding
         values = None
@@ -97,28 +97,28 @@ def convert(item: Item, look: Look) -> Converted:
                 full = 1.0 if item.data.dtype.kind == "f" else 65535.0
                 values = float(item.data.min()), float(item.data.max()), full
         with image:
-            height, width = shown_size(image)
-            outcome = outcome._replace(mode=image.mode, size=(width, height))
+            height, width = upright_size(image)
+            result = result._replace(mode=image.mode, size=(width, height))
             fitted = fit(image, look.height, look.width, decoding.background, decoding.value_range)
             values = values or wide_values(image)
-            outcome = outcome._replace(several_frames=has_several_frames(image), values=list(values or ()))
-    except UnusableError as error:
-        return outcome._replace(reason=str(error)), b""
+            result = result._replace(several_frames=has_several_frames(image), values=list(values or ()))
+    except UnusableImageError as error:
+        return result._replace(reason=str(error)), b""
     pixels = fitted.tobytes()
     png = _packed(fitted) if look.packed else _unpacked(pixels, look.height, look.width)
     digest = hashlib.sha256(pixels).hexdigest()
-    kept = outcome._replace(pixels=digest, hash=difference_hash(fitted), bytes=len(png), crc=zlib.crc32(png))
+    kept = result._replace(pixels=digest, hash=difference_hash(fitted), bytes=len(png), crc=zlib.crc32(png))
     return kept, png
 
 
 def source_digest(item: Item) -> bytes:
     """sha256 of what the source holds of a picture: its name, its content, its label."""
-    return outcome_digest(_seen(item))
+    return result_digest(_seen(item))
 
 
-def outcome_digest(outcome: Outcome) -> bytes:
+def result_digest(result: ConversionResult) -> bytes:
     """The same, of what became of the picture."""
-    return hashlib.sha256(f"{outcome.name}\0{outcome.file}\0{outcome.label}".encode()).digest()
+    return hashlib.sha256(f"{result.name}\0{result.file}\0{result.label}".encode()).digest()
 
 
 def difference_hash(image: Image.Image) -> int:
@@ -132,7 +132,9 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def convert_all(items: Iterator[Item], look: Look, workers: int | None) -> Generator[Converted, None, None]:
+def convert_all(
+    items: Iterator[Item], look: ConversionSettings, workers: int | None
+) -> Generator[Converted, None, None]:
     """Each of ``items`` converted, in their order.
 
     Args:
@@ -153,7 +155,7 @@ def convert_all(items: Iterator[Item], look: Look, workers: int | None) -> Gener
     yield from _in_processes(items, look, workers)
 
 
-def _in_processes(items: Iterator[Item], look: Look, workers: int) -> Generator[Converted, None, None]:
+def _in_processes(items: Iterator[Item], look: ConversionSettings, workers: int) -> Generator[Converted, None, None]:
     waiting: deque[tuple[str, Future[list[Converted]]]] = deque()
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
@@ -186,11 +188,11 @@ def _result(name: str, future: Future[list[Converted]]) -> list[Converted]:
         ) from error
 
 
-def _convert_chunk(chunk: list[Item], look: Look) -> list[Converted]:
+def _convert_chunk(chunk: list[Item], look: ConversionSettings) -> list[Converted]:
     return [convert(item, look) for item in chunk]
 
 
-def _chunks(items: Iterator[Item], look: Look) -> Iterator[list[Item]]:
+def _chunks(items: Iterator[Item], look: ConversionSettings) -> Iterator[list[Item]]:
     """The items in groups that are small in bytes, before and after."""
     most = max(1, min(_CHUNK_PICTURES, _CHUNK_BYTES // (3 * look.height * look.width)))
     chunk: list[Item] = []
@@ -233,11 +235,11 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _seen(item: Item) -> Outcome:
+def _seen(item: Item) -> ConversionResult:
     """What is known of a picture before it is decoded."""
     label = list(item.label) if isinstance(item.label, tuple) else item.label
     name = item.name.encode("utf-8", "backslashreplace").decode("utf-8")  # valid text, whatever bytes it is made of
-    return Outcome(name, label, file=_file_digest(item))
+    return ConversionResult(name, label, file=_file_digest(item))
 
 
 def _file_digest(item: Item) -> str:

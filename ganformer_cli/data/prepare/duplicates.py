@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-Words = npt.NDArray[np.uint64]
+Hashes = npt.NDArray[np.uint64]
 
 NEAR = 4  # bits of 64 in which the hashes of near duplicates may differ
 # Hashes that differ in 4 bits agree in at least 2 of 6 bands: whoever shares no pair of bands need not be compared.
@@ -16,7 +16,7 @@ _AGREEING = 2
 _COMPARED = 200  # hashes that share a pair of bands are compared with so many of their neighbours, at most
 
 
-def repeated(words: Words) -> npt.NDArray[np.int64]:
+def find_repeated(words: Hashes) -> npt.NDArray[np.int64]:
     """Which of ``words`` [n] are not the only one of their value, ascending."""
     order = np.argsort(words, kind="stable")
     ordered = words[order]
@@ -27,7 +27,7 @@ def repeated(words: Words) -> npt.NDArray[np.int64]:
     return np.flatnonzero(found)
 
 
-def near(hashes: Words) -> list[list[int]]:
+def find_near(hashes: Hashes) -> list[list[int]]:
     """Groups of pictures whose hashes [n] differ in at most :data:`NEAR` bits from that of the group's first.
 
     Each picture is in one group at most, with the earliest picture that it is near to; so chains of ever so slightly
@@ -49,12 +49,12 @@ def near(hashes: Words) -> list[list[int]]:
     leader = np.where(leader == -1, np.arange(len(different)), leader)
     by_leader = leader[inverse]
     groups: dict[int, list[int]] = {}
-    for number in repeated(by_leader.astype(np.uint64)).tolist():
+    for number in find_repeated(by_leader.astype(np.uint64)).tolist():
         groups.setdefault(int(by_leader[number]), []).append(number)
     return sorted(groups.values())
 
 
-def _near_pairs(hashes: Words) -> npt.NDArray[np.int64]:
+def _near_pairs(hashes: Hashes) -> npt.NDArray[np.int64]:
     """Pairs [m, 2] of places in ``hashes``, all different, whose values differ in at most NEAR bits; each once."""
     shifts = np.cumsum((0, *_BANDS[:-1]))
     bands = [

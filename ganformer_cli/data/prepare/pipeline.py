@@ -25,31 +25,33 @@ from PIL import ImageColor
 from ganformer_cli import __version__
 from ganformer_cli.config import MAX_RESOLUTION, ModelConfig, image_size, names
 from ganformer_cli.data.catalogue import SCENES
-from ganformer_cli.data.file_kinds import count_text, describe, sheets_text
+from ganformer_cli.data.file_kinds import figures_text, unread_count_text, unread_text
 from ganformer_cli.data.images import (
     TOO_SMALL,
     Color,
     Decoding,
-    UnusableError,
+    UnusableImageError,
     crop_size,
     from_pixels,
     open_image,
-    shown_size,
+    upright_size,
 )
 from ganformer_cli.data.manifest import MANIFEST_FORMAT, belongs, read_manifest
-from ganformer_cli.data.prepare.conversion import NO_LABEL, Look, convert_all, source_digest
-from ganformer_cli.data.prepare.tally import Tally, UnusableLabelsError, check_label_width, source_fingerprint
-from ganformer_cli.data.prepare.verify import verify
-from ganformer_cli.data.prepare.writer import Making, Plan, abandon, locked, put_in_place, settle
+from ganformer_cli.data.prepare.conversion import NO_LABEL, ConversionSettings, convert_all, source_digest
+from ganformer_cli.data.prepare.statistics import (
+    DatasetStatistics,
+    UnusableLabelsError,
+    check_label_width,
+    source_fingerprint,
+)
+from ganformer_cli.data.prepare.writer import DatasetPlan, DatasetWriter, discard, exclusive, publish, recover
 from ganformer_cli.data.sources import Item, Source, open_source
 from ganformer_cli.errors import ConfigError, DataError, OutputError
 from ganformer_cli.files import ensure_writable_folder, reason_and_remedy, sha256_of
 
-__all__ = ["COMPRESSIONS", "Prepared", "check_name", "check_settings", "choose_resolution", "prepare", "verify"]
-
 COMPRESSIONS = ("png", "none")
-CHOSEN = (8, 256)  # the least and the largest resolution that is chosen for the user
-MOST_SHARDS = 99_999
+CHOSEN_RESOLUTIONS = (8, 256)  # the least and the largest resolution that is chosen for the user
+MAX_SHARDS = 99_999
 _SHARD_BYTES = 4 << 30  # of pixels, in one zip
 _REACHED_BY = 0.9  # this share of the pictures is large enough for the resolution that is chosen
 _MEASURED = 500  # pictures looked at to choose it
@@ -65,7 +67,7 @@ Progress = Callable[[int, int, int], None]  # pictures looked at, of how many, s
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSet:
     """What :func:`prepare` made, or found made before."""
 
     folder: Path
@@ -95,7 +97,7 @@ def prepare(
     near_duplicates: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> Prepared:
+) -> PreparedSet:
     """Make the data set ``data_dir/name`` of the pictures in ``source``.
 
     Each picture is turned upright, cropped to its middle, put on the background where it is transparent, and shrunk
@@ -130,7 +132,7 @@ def prepare(
     given = (resolution, ratio, background, max_images, shards_num, compression, workers, value_range)
     color = check_settings(name, *given)
     decoding = Decoding(color, value_range)
-    name = check_name(name)
+    name = check_dataset_name(name)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; we decide about both
@@ -140,11 +142,12 @@ def prepare(
         not_read = _not_read(source)
         if strict and not_read:
             raise DataError(
-                f"{source.path}: {count_text(not_read)}: {describe(not_read)}; remove them, or leave --strict out"
+                f"{source.path}: {unread_count_text(not_read)}: {unread_text(not_read)}; "
+                "remove them, or leave --strict out"
             )
         notes = [_printable(text) for text in (*source.label_notes, *source.label_faults)]
-        sheets = source.leftover().sheets
-        told = [*notes, *([sheets_text(sheets)] if sheets else [])]
+        sheets = source.unread_files().sheets
+        told = [*notes, *([figures_text(sheets)] if sheets else [])]
         _check_numbers(source, decoding)
         chosen = choose_resolution(source, ratio) if resolution is None else resolution
         height, width = image_size(chosen, ratio)
@@ -163,21 +166,21 @@ def prepare(
         }
         plan = _plan(source, name, settings, labels, shards_num)
         target = data_dir / name
-        _settle(target)
-        made_before = _made_before(target, source, settings, plan.shards, near_duplicates, overwrite)
-        if made_before is not None:
-            if strict and made_before["skipped"]["count"]:
-                _refuse_skipped(source, made_before["skipped"]["first"][0])
-            return Prepared(target, made_before, unchanged=True, notes=told, not_read=not_read)
-        with _making(target, plan) as making:
-            resumed = making.committed
-            look = Look(height, width, decoding, compression == "png", source.label_kind is not None)
-            _convert(making, source, look, max_images, strict, workers, progress)
+        _recover(target)
+        find_existing = _made_before(target, source, settings, plan.shards, near_duplicates, overwrite)
+        if find_existing is not None:
+            if strict and find_existing["skipped"]["count"]:
+                _refuse_skipped(source, find_existing["skipped"]["first"][0])
+            return PreparedSet(target, find_existing, unchanged=True, notes=told, not_read=not_read)
+        with _writing(target, plan) as writer:
+            resumed = writer.committed
+            look = ConversionSettings(height, width, decoding, compression == "png", source.label_kind is not None)
+            _convert(writer, source, look, max_images, strict, workers, progress)
             head = {"format": MANIFEST_FORMAT, "name": name, "tool": _TOOL, **settings}
             if notes:
                 head["label_notes"] = notes
-            manifest = making.finish({**head, "source": _describe(source, making.tally)}, near_duplicates)
-    return Prepared(target, manifest, unchanged=False, resumed=resumed, notes=told, not_read=not_read)
+            manifest = writer.finish({**head, "source": _describe(source, writer.statistics)}, near_duplicates)
+    return PreparedSet(target, manifest, unchanged=False, resumed=resumed, notes=told, not_read=not_read)
 
 
 def choose_resolution(source: Source, ratio: float) -> int:
@@ -190,7 +193,7 @@ def choose_resolution(source: Source, ratio: float) -> int:
     for item in source.samples(_MEASURED):
         try:
             size = _size(item)
-        except UnusableError as error:
+        except UnusableImageError as error:
             why = why or f"{item.name}: {error}"
             continue
         longest.append(max(crop_size(size, image_size(MAX_RESOLUTION, ratio))))
@@ -198,11 +201,11 @@ def choose_resolution(source: Source, ratio: float) -> int:
         raise DataError(f"{source.path}: none of its {source.count()} pictures can be read ({why}); are they complete?")
     longest.sort()
     reach = longest[int(len(longest) * (1 - _REACHED_BY))]
-    least, largest = CHOSEN
+    least, largest = CHOSEN_RESOLUTIONS
     return int(min(largest, max(least, 1 << (reach.bit_length() - 1))))
 
 
-def check_name(name: str) -> str:
+def check_dataset_name(name: str) -> str:
     """The name of a data set as it becomes its folder's.
 
     Raises:
@@ -222,10 +225,12 @@ def check_settings(
     Raises:
         ConfigError: an argument that cannot be.
     """
-    check_name(name)
-    ModelConfig(resolution=CHOSEN[0] if resolution is None else resolution, ratio=ratio)  # refuses what no model takes
+    check_dataset_name(name)
+    ModelConfig(
+        resolution=CHOSEN_RESOLUTIONS[0] if resolution is None else resolution, ratio=ratio
+    )  # refuses what no model takes
     for option, value, most in (
-        ("--max-images", max_images, None), ("--shards-num", shards_num, MOST_SHARDS), ("workers", workers, None),
+        ("--max-images", max_images, None), ("--shards-num", shards_num, MAX_SHARDS), ("workers", workers, None),
     ):  # fmt: skip
         if value is not None and (value < 1 or (most is not None and value > most)):
             raise ConfigError(f"{option} {value}: at least 1{f', at most {most}' if most else ''}")
@@ -261,7 +266,7 @@ def _check_numbers(source: Source, decoding: Decoding) -> None:
         return
     try:
         from_pixels(first.data, decoding.value_range)
-    except UnusableError as error:
+    except UnusableImageError as error:
         if str(error).startswith("values"):
             raise DataError(
                 f"{source.path}: {first.name} has {error}; scale the array, or say what its values mean with "
@@ -273,49 +278,49 @@ def _size(item: Item) -> tuple[int, int]:
     """Height and width of a picture as it is meant to be seen.
 
     Raises:
-        UnusableError: it cannot be opened.
+        UnusableImageError: it cannot be opened.
     """
     if item.data is None:
-        raise UnusableError(item.error)
+        raise UnusableImageError(item.error)
     if not isinstance(item.data, bytes):
         return item.data.shape[0], item.data.shape[1]
     with open_image(item.data) as image:
-        return shown_size(image)
+        return upright_size(image)
 
 
 def _plan(
     source: Source, name: str, settings: dict[str, Any], labels: str | None, shards_num: int | None
-) -> Plan:  # fmt: skip
+) -> DatasetPlan:  # fmt: skip
     images = max(1, source.count())
     if settings["max_images"] is not None:
         images = min(images, settings["max_images"])
     size = images * settings["height"] * settings["width"] * 3
     shards = min(images, shards_num or -(-size // _SHARD_BYTES))
-    begun_with = {
+    identity = {
         "tool": _TOOL, "pillow": PIL.__version__, "name": name, "settings": settings, "shards": shards,
         "labels": [labels, source.label_kind, source.class_names], "source": source.fingerprint(),
     }  # fmt: skip
-    return Plan(
+    return DatasetPlan(
         settings["height"], settings["width"], images, shards, source.label_kind, source.class_names,
-        source.class_count, begun_with,
+        source.class_count, identity,
     )  # fmt: skip
 
 
 def _not_read(source: Source) -> dict[str, int]:
     """The files of the source that are no images and that nobody expects beside images, by their suffix."""
-    return dict(sorted(source.leftover().unread.items()))
+    return dict(sorted(source.unread_files().unread.items()))
 
 
-def _describe(source: Source, tally: Tally) -> dict[str, Any]:
+def _describe(source: Source, statistics: DatasetStatistics) -> dict[str, Any]:
     """What the manifest says of the source."""
     return {
         "name": _printable(source.path.resolve().name),
         "form": source.form,
         "pictures": source.count(),
-        "considered": tally.considered,
+        "considered": statistics.considered,
         "other_files": source.others(),
         "not_read": _not_read(source),
-        "fingerprint": source_fingerprint(tally.source, source.count()),
+        "fingerprint": source_fingerprint(statistics.source, source.count()),
     }
 
 
@@ -327,31 +332,31 @@ class _WorthlessError(DataError):
 
 
 def _convert(
-    making: Making, source: Source, look: Look, max_images: int | None, strict: bool, workers: int | None,
-    progress: Progress | None,
+    writer: DatasetWriter, source: Source, look: ConversionSettings, max_images: int | None, strict: bool,
+    workers: int | None, progress: Progress | None,
 ) -> None:  # fmt: skip
     """Convert the pictures of the source that are not done yet."""
-    tally, total = making.tally, source.count()
+    statistics, total = writer.statistics, source.count()
     if progress is not None:
         progress(0, total, 0)
-        if tally.considered:
-            progress(tally.considered, total, tally.skipped_count)
-    if strict and tally.skipped:
-        _refuse_skipped(source, tally.skipped[0])
-    if max_images is None or tally.kept < max_images:
-        with contextlib.closing(convert_all(_items(source, tally.considered), look, workers)) as images:
+        if statistics.considered:
+            progress(statistics.considered, total, statistics.skipped_count)
+    if strict and statistics.skipped:
+        _refuse_skipped(source, statistics.skipped[0])
+    if max_images is None or statistics.kept < max_images:
+        with contextlib.closing(convert_all(_items(source, statistics.considered), look, workers)) as images:
             for converted in images:
-                making.take(converted)
-                if strict and tally.skipped:
-                    _refuse_skipped(source, tally.skipped[0])
+                writer.take(converted)
+                if strict and statistics.skipped:
+                    _refuse_skipped(source, statistics.skipped[0])
                 if progress is not None:
-                    progress(tally.considered, total, tally.skipped_count)
-                if tally.kept == max_images:
+                    progress(statistics.considered, total, statistics.skipped_count)
+                if statistics.kept == max_images:
                     break
-    if not tally.kept:
-        first = tally.skipped[0] if tally.skipped else {"file": "-", "reason": "it is not there any more"}
+    if not statistics.kept:
+        first = statistics.skipped[0] if statistics.skipped else {"file": "-", "reason": "it is not there any more"}
         advice = ""
-        if any(item["reason"].startswith(TOO_SMALL) for item in tally.skipped):
+        if any(item["reason"].startswith(TOO_SMALL) for item in statistics.skipped):
             advice = "; try a lower --resolution"
         elif first["reason"] == NO_LABEL and source.label_example:
             advice = f"; the labels are of names such as {source.label_example}, or choose --labels none"
@@ -445,16 +450,16 @@ def _part(target: Path) -> Path:
     return target.parent / f".{target.name}.part"
 
 
-def _settle(target: Path) -> None:
+def _recover(target: Path) -> None:
     """Set in order what a process left that was killed while it exchanged ``target``."""
     part = _part(target)
     if part.is_dir():
-        with _telling_of(target), locked(part):
-            settle(part, target)
+        with _telling_of(target), exclusive(part):
+            recover(part, target)
 
 
 @contextlib.contextmanager
-def _making(target: Path, plan: Plan) -> Iterator[Making]:
+def _writing(target: Path, plan: DatasetPlan) -> Iterator[DatasetWriter]:
     """A data set in the making, which takes the place of ``target`` if the block succeeds.
 
     Otherwise what was done is kept for the next time, unless that is nothing.
@@ -463,17 +468,17 @@ def _making(target: Path, plan: Plan) -> Iterator[Making]:
     made = [place for place in (parent, *parent.parents) if not place.exists()]
     ensure_writable_folder(parent, "--data-dir")
     try:
-        with _telling_of(target), locked(part):
-            making = Making(part, plan)
+        with _telling_of(target), exclusive(part):
+            writer = DatasetWriter(part, plan)
             try:
-                making.start()
-                yield making
-                making.close()
-                put_in_place(part, target)
+                writer.start()
+                yield writer
+                writer.close()
+                publish(part, target)
             except BaseException as error:
-                making.close()
-                if isinstance(error, (_WorthlessError, UnusableLabelsError)) or not making.committed:
-                    abandon(part)
+                writer.close()
+                if isinstance(error, (_WorthlessError, UnusableLabelsError)) or not writer.committed:
+                    discard(part)
                 raise
     finally:
         with contextlib.suppress(OSError):  # they are not empty if all went well

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ganformer_cli.data.manifest import LABELS, image_name
+from ganformer_cli.data.manifest import DATASET_JSON, image_name
 from ganformer_cli.files import open_regular
 
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -54,7 +54,7 @@ class ShardWriter:
         """Pictures so far."""
         return len(self._sizes)
 
-    def note(self, size: int, crc: int) -> None:
+    def count_existing(self, size: int, crc: int) -> None:
         """Count a picture of ``size`` bytes that is in the file already."""
         name = image_name(self._first + self.count)
         self.offset += _LOCAL.size + len(name) + size
@@ -92,11 +92,11 @@ class ShardWriter:
             self._stream.flush()
             os.fsync(self._stream.fileno())
 
-    def finish(self, listing: bytes) -> dict[str, Any]:
+    def finish(self, labels_json: bytes) -> dict[str, Any]:
         """Write ``dataset.json`` and the directory, and close; what the manifest says of the zip."""
-        crc = zlib.crc32(listing)
+        crc = zlib.crc32(labels_json)
         at = self.offset
-        self._write(_local(LABELS, len(listing), crc) + listing)
+        self._write(_local(DATASET_JSON, len(labels_json), crc) + labels_json)
         start, offset, block = self.offset, 0, bytearray()
         for number, (size, check) in enumerate(zip(self._sizes, self._checks, strict=True), self._first):
             name = image_name(number)
@@ -105,7 +105,7 @@ class ShardWriter:
             if len(block) > _BLOCK:
                 self._write(bytes(block))
                 block.clear()
-        self._write(bytes(block) + _central(LABELS, len(listing), crc, at))
+        self._write(bytes(block) + _central(DATASET_JSON, len(labels_json), crc, at))
         self._write(_end(self.count + 1, start, self.offset))
         self.sync()
         self.close()

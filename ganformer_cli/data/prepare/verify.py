@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ganformer_cli.data.manifest import LABELS, MANIFEST, belongs, image_name, read_manifest
+from ganformer_cli.data.manifest import DATASET_JSON, MANIFEST, belongs, image_name, read_manifest
 from ganformer_cli.data.set_labels import frequency_fault, shard_labels
 from ganformer_cli.data.zips import DAMAGED_IN_ZIP, ZipIndex
 from ganformer_cli.errors import DataError
@@ -104,14 +104,16 @@ class _Shard:
             whole = self._whole()
             with contextlib.closing(ZipIndex(self._path)) as index:
                 names, count = list(index.names()), self._shard["count"]
-                if names != [*map(image_name, range(self._first, self._first + count)), LABELS]:
-                    self._tell(f"{self._path} does not hold the {count} images from {self._first} on and {LABELS}")
+                if names != [*map(image_name, range(self._first, self._first + count)), DATASET_JSON]:
+                    self._tell(
+                        f"{self._path} does not hold the {count} images from {self._first} on and {DATASET_JSON}"
+                    )
                 try:
                     self.labels = [shard_labels(self._path, self._first, count, self._described, index=index)]
                 except DataError as error:
                     self._tell(str(error).rpartition("; ")[0])
                 for number, name in enumerate(names):
-                    if name != LABELS:
+                    if name != DATASET_JSON:
                         self._look_at(index, number, decode=not whole)
                         yield 1
         except (OSError, zipfile.BadZipFile) as error:

@@ -19,9 +19,9 @@ from PIL import Image
 
 from ganformer_cli.data.loading.stores import ShardStore
 from ganformer_cli.data.manifest import DUPLICATES, MANIFEST, PREVIEW, SKIPPED, checksum, shard_name
-from ganformer_cli.data.prepare.conversion import Converted, Outcome
+from ganformer_cli.data.prepare.conversion import ConversionResult, Converted
 from ganformer_cli.data.prepare.shards import Journal, ShardWriter
-from ganformer_cli.data.prepare.tally import Tally
+from ganformer_cli.data.prepare.statistics import DatasetStatistics
 from ganformer_cli.errors import OutputError
 from ganformer_cli.files import json_text, quietly, remove, replace
 
@@ -34,7 +34,7 @@ _PREVIEW_GAP = 2
 
 
 @dataclass(frozen=True)
-class Plan:
+class DatasetPlan:
     """What is going to be made."""
 
     height: int
@@ -44,13 +44,13 @@ class Plan:
     label_kind: str | None
     class_names: list[str] | None
     class_count: int | None
-    begun_with: dict[str, Any]  # source and settings: work begun with others is not taken up
+    identity: dict[str, Any]  # source and settings: work begun with others is not taken up
 
 
-class Making:
+class DatasetWriter:
     """Takes what became of each picture of the source in turn, and makes a data set of it in ``folder / "set"``."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: DatasetPlan) -> None:
         self._folder = folder
         self._plan = plan
         self._journal = Journal(folder / JOURNAL)
@@ -58,12 +58,14 @@ class Making:
 
     def _begin(self) -> None:
         plan = self._plan
-        self.tally = Tally(plan.height, plan.width, plan.label_kind, plan.class_names, plan.class_count)
+        self.statistics = DatasetStatistics(
+            plan.height, plan.width, plan.label_kind, plan.class_names, plan.class_count
+        )
         self.committed = 0  # pictures of the source
         self._shards: list[dict[str, Any]] = []  # the finished ones, as the manifest has them
         self._writer: ShardWriter | None = None  # None behind the last shard
         self._next_shard()
-        self._pending: list[Outcome] = []
+        self._pending: list[ConversionResult] = []
         self._committed_at = time.monotonic()
 
     def start(self) -> None:
@@ -78,7 +80,7 @@ class Making:
             for shard in self._shards:
                 if (self._folder / SET / shard["file"]).stat().st_size != shard["bytes"]:
                     raise EOFError
-        except (_OtherPlanError, FileNotFoundError, EOFError):  # or something was removed from the folder
+        except (_OtherIdentityError, FileNotFoundError, EOFError):  # or something was removed from the folder
             end = 0
         if end:
             self._journal.open(end)
@@ -90,16 +92,16 @@ class Making:
         if self._writer is not None:
             self._writer.open()
         self._journal.open(0)
-        self._journal.append(self._plan.begun_with)
+        self._journal.append(self._plan.identity)
 
     def take(self, converted: Converted) -> None:
         """What became of the next picture, and its PNG."""
-        outcome, png = converted
-        self._advance_to(self._shard_of(self.tally.considered))
-        self.tally.take(outcome)
-        self._pending.append(outcome)
-        if not outcome.reason and self._writer is not None:
-            self._writer.add(png, outcome.crc)
+        result, png = converted
+        self._advance_to(self._shard_of(self.statistics.considered))
+        self.statistics.take(result)
+        self._pending.append(result)
+        if not result.reason and self._writer is not None:
+            self._writer.add(png, result.crc)
         if len(self._pending) >= _COMMIT_PICTURES or time.monotonic() - self._committed_at > _COMMIT_SECONDS:
             self._commit()
 
@@ -109,15 +111,15 @@ class Making:
         folder = self._folder / SET
         for name in (SKIPPED, DUPLICATES):  # of an interruption
             remove(folder / name)
-        if self.tally.skipped_count > len(self.tally.skipped):
+        if self.statistics.skipped_count > len(self.statistics.skipped):
             self._write_skipped(folder / SKIPPED)
-        duplicates = self.tally.duplicates(self._outcomes, near_duplicates)
+        duplicates = self.statistics.duplicates(self._results, near_duplicates)
         if duplicates:
             _write_json(folder / DUPLICATES, duplicates.file())
         self._draw_preview(folder)
         manifest = {
             **head,
-            **self.tally.manifest(),
+            **self.statistics.manifest(),
             "shards": self._shards,
             "duplicates": duplicates.summary(),
         }
@@ -128,9 +130,9 @@ class Making:
 
     def _write_skipped(self, path: Path) -> None:
         with path.open("w", encoding="utf-8", newline="\n") as stream:
-            for outcome in self._outcomes():
-                if outcome.reason:
-                    line = {"file": outcome.name, "reason": outcome.reason}
+            for result in self._results():
+                if result.reason:
+                    line = {"file": result.name, "reason": result.reason}
                     stream.write(json_text(line) + "\n")
             _to_disk(stream)
 
@@ -158,8 +160,8 @@ class Making:
         """Finish all shards before ``shard``."""
         while len(self._shards) < shard and self._writer is not None:
             self._commit()
-            first, count = self.tally.kept - self._writer.count, self._writer.count
-            finished = self._writer.finish(self.tally.listing(first, count))
+            first, count = self.statistics.kept - self._writer.count, self._writer.count
+            finished = self._writer.finish(self.statistics.labels_json(first, count))
             self._journal.append({"finished": finished})
             self._shards.append(finished)
             self._next_shard()
@@ -180,28 +182,28 @@ class Making:
         """Do again what a line of the journal says, but for writing pictures."""
         if "finished" in line:
             if self._writer is not None:
-                self.tally.listing(0, self._writer.count)  # forgets the labels of that shard
+                self.statistics.labels_json(0, self._writer.count)  # forgets the labels of that shard
             self._shards.append(line["finished"])
             self._next_shard()
         elif "taken" in line:
-            for outcome in map(_outcome, line["taken"]):
-                self.tally.take(outcome)
-                if not outcome.reason and self._writer is not None:
-                    self._writer.note(outcome.bytes, outcome.crc)
-            self.committed = self.tally.considered
-        elif line != self._plan.begun_with:
-            raise _OtherPlanError
+            for result in map(_result, line["taken"]):
+                self.statistics.take(result)
+                if not result.reason and self._writer is not None:
+                    self._writer.count_existing(result.bytes, result.crc)
+            self.committed = self.statistics.considered
+        elif line != self._plan.identity:
+            raise _OtherIdentityError
 
-    def _outcomes(self) -> Iterator[Outcome]:
+    def _results(self) -> Iterator[ConversionResult]:
         """All that were committed, once more."""
         for line, _ in self._journal.lines():
-            yield from map(_outcome, line.get("taken", ()))
+            yield from map(_result, line.get("taken", ()))
 
     # ---- Preview ----
 
     def _draw_preview(self, folder: Path) -> None:
         """A sheet of pictures spread over the set."""
-        count = self.tally.kept
+        count = self.statistics.kept
         side = min(_PREVIEW_SIDE, next(side for side in range(1, count + 1) if side * side >= count))
         numbers = [i * count // max(1, min(count, side * side)) for i in range(min(count, side * side))]
         height, width = self._plan.height, self._plan.width
@@ -221,12 +223,12 @@ class Making:
             _to_disk(stream)
 
 
-class _OtherPlanError(Exception):
+class _OtherIdentityError(Exception):
     """The journal is of other work."""
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Keep other processes from working in ``folder``, which is made; removed at the end if nothing is in it.
 
     Raises:
@@ -255,15 +257,15 @@ def restore_old(folder: Path, target: Path) -> None:
         replace(folder / OLD, target)
 
 
-def settle(folder: Path, target: Path) -> None:
+def recover(folder: Path, target: Path) -> None:
     """Set in order what a process left that was killed while the finished data set took its place."""
     restore_old(folder, target)
     if target.exists() and not (folder / SET).exists():
-        abandon(folder)
+        discard(folder)
         remove(folder / OLD)
 
 
-def put_in_place(folder: Path, target: Path) -> None:
+def publish(folder: Path, target: Path) -> None:
     """Let the finished data set take its place, and remove the rest of the folder.
 
     Raises:
@@ -277,21 +279,21 @@ def put_in_place(folder: Path, target: Path) -> None:
     except BaseException:
         restore_old(folder, target)
         raise
-    abandon(folder)
+    discard(folder)
     remove(folder / OLD, warn=quietly)  # the next run removes it
 
 
-def abandon(folder: Path) -> None:
+def discard(folder: Path) -> None:
     """Remove what was made."""
     # The journal goes last: without it nobody would know what the rest is.
     for name in (SET, JOURNAL):
         remove(folder / name, warn=quietly)  # the next run removes it
 
 
-def _outcome(values: list[Any]) -> Outcome:
-    outcome = Outcome(*values)
-    width, height = outcome.size  # a list, in JSON
-    return outcome._replace(size=(width, height))
+def _result(values: list[Any]) -> ConversionResult:
+    result = ConversionResult(*values)
+    width, height = result.size  # a list, in JSON
+    return result._replace(size=(width, height))
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from ganformer_cli.data.scenes.composition import COLORS, Camera, Scene, SceneObject, Vector, frame_extent
 
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
+Plane = npt.NDArray[np.float32]
+ImageArray = npt.NDArray[np.uint8]
 Window = tuple[slice, slice]
 
 _SKY = (0.80, 0.84, 0.90)  # colour of the light from above
@@ -38,17 +38,17 @@ _HAZE = 60.0  # where the ground is lost to haze, world units
 class _Rays:
     """Sample rays: through (u[j], v[i]) of the picture plane. ``square`` is the squared length of each direction."""
 
-    x: Floats
-    y: Floats
-    z: Floats
-    square: Floats
+    x: Plane
+    y: Plane
+    z: Plane
+    square: Plane
     left: float  # u of the left rim and v of the upper rim
     top: float
     u_step: float
     v_step: float
 
 
-def render(scene: Scene, height: int, width: int) -> Bytes:
+def render(scene: Scene, height: int, width: int) -> ImageArray:
     """The picture of a scene: uint8 [3, height, width], RGB."""
     samples = supersampling(height, width)
     image = np.empty((3, height, width), np.uint8)
@@ -61,12 +61,12 @@ def render(scene: Scene, height: int, width: int) -> Bytes:
     return image
 
 
-def render_mask(scene: Scene, height: int, width: int) -> Bytes:
+def render_mask(scene: Scene, height: int, width: int) -> ImageArray:
     """Which object covers most of each pixel: uint8 [height, width]; 0 ground, k ``scene.objects[k - 1]``."""
     samples = supersampling(height, width)
     owner = _cast(scene, _rays(scene.camera, height, width, samples, 0, height))[1]
     votes = [_pool((owner == k).astype(np.float32), samples) for k in range(len(scene.objects) + 1)]
-    winner: Bytes = np.argmax(votes, axis=0).astype(np.uint8)
+    winner: ImageArray = np.argmax(votes, axis=0).astype(np.uint8)
     return winner
 
 
@@ -82,7 +82,7 @@ def _bands(height: int, samples_per_row: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, height)
 
 
-def _pool(plane: Floats, samples: int) -> Floats:
+def _pool(plane: Plane, samples: int) -> Plane:
     """Sum each ``samples`` x ``samples`` block, always in the same order (numpy's own sums may change theirs)."""
     rows = plane[0::samples].copy()
     for i in range(1, samples):
@@ -128,7 +128,7 @@ def _box(item: SceneObject, reach: float, height: float) -> list[Vector]:
 # ---- Which object a ray meets ----------------------------------------------------------------------------------------
 
 
-def _cast(scene: Scene, rays: _Rays) -> tuple[Floats, Bytes, Floats]:
+def _cast(scene: Scene, rays: _Rays) -> tuple[Plane, ImageArray, Plane]:
     """The nearest thing along each ray.
 
     Returns:
@@ -138,8 +138,8 @@ def _cast(scene: Scene, rays: _Rays) -> tuple[Floats, Bytes, Floats]:
     camera = scene.camera
     # Rays at or above the horizon meet the ground far away, in the haze.
     drop = np.float32(-camera.position[2])
-    far: Floats = np.divide(drop, np.minimum(rays.z, drop / np.float32(_HAZE)))
-    owner: Bytes = np.zeros(far.shape, np.uint8)
+    far: Plane = np.divide(drop, np.minimum(rays.z, drop / np.float32(_HAZE)))
+    owner: ImageArray = np.zeros(far.shape, np.uint8)
     normal = np.zeros((3, *far.shape), np.float32)
     normal[2] = 1.0
     for k, item in enumerate(scene.objects, start=1):
@@ -161,10 +161,10 @@ def _cast(scene: Scene, rays: _Rays) -> tuple[Floats, Bytes, Floats]:
     return far, owner, normal
 
 
-Meeting = tuple[Floats, npt.NDArray[np.bool_], tuple[Floats, Floats, Floats]]
+Meeting = tuple[Plane, npt.NDArray[np.bool_], tuple[Plane, Plane, Plane]]
 
 
-def _meet_sphere(start: Vector, ray: tuple[Floats, Floats, Floats], square: Floats, radius: float) -> Meeting:
+def _meet_sphere(start: Vector, ray: tuple[Plane, Plane, Plane], square: Plane, radius: float) -> Meeting:
     along = ray[0] * start[0] + ray[1] * start[1] + ray[2] * start[2]
     inside = along * along - square * (
         start[0] * start[0] + start[1] * start[1] + start[2] * start[2] - radius * radius
@@ -175,7 +175,7 @@ def _meet_sphere(start: Vector, ray: tuple[Floats, Floats, Floats], square: Floa
     return distance, hit, (x, y, z)
 
 
-def _meet_cube(start: Vector, ray: tuple[Floats, Floats, Floats], half: float, turn: tuple[float, float]) -> Meeting:
+def _meet_cube(start: Vector, ray: tuple[Plane, Plane, Plane], half: float, turn: tuple[float, float]) -> Meeting:
     cosine, sine = turn
     o = (start[0] * cosine + start[1] * sine, start[1] * cosine - start[0] * sine, start[2])
     d = (ray[0] * cosine + ray[1] * sine, ray[1] * cosine - ray[0] * sine, ray[2])
@@ -194,7 +194,7 @@ def _meet_cube(start: Vector, ray: tuple[Floats, Floats, Floats], half: float, t
     return entry, hit, (x * cosine - y * sine, x * sine + y * cosine, z)
 
 
-def _meet_cylinder(start: Vector, ray: tuple[Floats, Floats, Floats], half: float) -> Meeting:
+def _meet_cylinder(start: Vector, ray: tuple[Plane, Plane, Plane], half: float) -> Meeting:
     square = ray[0] * ray[0] + ray[1] * ray[1]
     along = ray[0] * start[0] + ray[1] * start[1]
     inside = along * along - square * (start[0] * start[0] + start[1] * start[1] - half * half)
@@ -213,7 +213,7 @@ def _meet_cylinder(start: Vector, ray: tuple[Floats, Floats, Floats], half: floa
     return entry, hit, (x, y, z)
 
 
-def _bevel(q: Floats) -> Floats:
+def _bevel(q: Plane) -> Plane:
     """q to the 17th: nearly 0 but close to the faces q = -1 and q = 1."""
     p = q * q
     p *= p
@@ -222,7 +222,7 @@ def _bevel(q: Floats) -> Floats:
     return p * q
 
 
-def _normalised(x: Floats, y: Floats, z: Floats) -> tuple[Floats, Floats, Floats]:
+def _normalised(x: Plane, y: Plane, z: Plane) -> tuple[Plane, Plane, Plane]:
     scale = np.float32(1.0) / np.sqrt(x * x + y * y + z * z + np.float32(1e-12))
     return x * scale, y * scale, z * scale
 
@@ -230,7 +230,7 @@ def _normalised(x: Floats, y: Floats, z: Floats) -> tuple[Floats, Floats, Floats
 # ---- Light and shadow ------------------------------------------------------------------------------------------------
 
 
-def _shade(scene: Scene, rays: _Rays) -> list[Floats]:
+def _shade(scene: Scene, rays: _Rays) -> list[Plane]:
     """Linear-light colour of every sample: three planes [rows, columns], not clipped above."""
     camera, light = scene.camera, scene.light
     distance, owner, normal = _cast(scene, rays)
@@ -257,8 +257,8 @@ def _shade(scene: Scene, rays: _Rays) -> list[Floats]:
 
 
 def _shade_objects(
-    scene: Scene, rays: _Rays, at: npt.NDArray[np.intp], owner: Bytes, normal: Floats, lit: Floats, z: Floats,
-    color: list[Floats],
+    scene: Scene, rays: _Rays, at: npt.NDArray[np.intp], owner: ImageArray, normal: Plane, lit: Plane, z: Plane,
+    color: list[Plane],
 ) -> None:  # fmt: skip
     """Overwrite the samples ``at`` of ``color`` with the light that their object sends to the camera."""
     light = scene.light
@@ -301,7 +301,7 @@ def _shade_objects(
         color[i].ravel()[at] = tinted * paint + white
 
 
-def _shadows(scene: Scene, rays: _Rays, x: Floats, y: Floats, z: Floats, owner: Bytes) -> tuple[Floats, Floats]:
+def _shadows(scene: Scene, rays: _Rays, x: Plane, y: Plane, z: Plane, owner: ImageArray) -> tuple[Plane, Plane]:
     """How much of the key light, and of the sky's light on the ground, reaches each sample: two planes in 0..1."""
     light = scene.light
     slope_x, slope_y = light[0] / light[2], light[1] / light[2]
@@ -343,24 +343,24 @@ def _shadows(scene: Scene, rays: _Rays, x: Floats, y: Floats, z: Floats, owner: 
     return lit, open_sky
 
 
-def _ball_shadow(ex: Floats, ey: Floats, radius: float, light: Vector) -> Floats:
+def _ball_shadow(ex: Plane, ey: Plane, radius: float, light: Vector) -> Plane:
     """How far the light's line through a point of the ground passes outside a sphere (negative: inside)."""
     along = ex * np.float32(light[0]) + ey * np.float32(light[1]) - np.float32(radius * light[2])
     square = ex * ex + ey * ey + np.float32(radius * radius) - along * along
     return np.sqrt(np.maximum(square, np.float32(0))) - np.float32(radius)
 
 
-def _disc_shadow(ex: Floats, ey: Floats, radius: float, throw: tuple[float, float]) -> Floats:
+def _disc_shadow(ex: Plane, ey: Plane, radius: float, throw: tuple[float, float]) -> Plane:
     """Distance to a disc swept along ``throw``, which is the shadow of a cylinder."""
     length = throw[0] * throw[0] + throw[1] * throw[1]
     part = (ex * np.float32(throw[0]) + ey * np.float32(throw[1])) * np.float32(1.0 / length)
     part = np.clip(part, np.float32(0), np.float32(1))
     dx, dy = ex - part * np.float32(throw[0]), ey - part * np.float32(throw[1])
-    rim: Floats = np.sqrt(dx * dx + dy * dy) - np.float32(radius)
+    rim: Plane = np.sqrt(dx * dx + dy * dy) - np.float32(radius)
     return rim
 
 
-def _cube_shadow(ex: Floats, ey: Floats, half: float, turn: tuple[float, float], throw: tuple[float, float]) -> Floats:
+def _cube_shadow(ex: Plane, ey: Plane, half: float, turn: tuple[float, float], throw: tuple[float, float]) -> Plane:
     """Distance to a square swept along ``throw``: a hexagon, the overlap of three strips."""
     cosine, sine = turn
     ax, ay = throw[0] * cosine + throw[1] * sine, throw[1] * cosine - throw[0] * sine

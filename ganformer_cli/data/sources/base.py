@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 
-from ganformer_cli.data.file_kinds import Leftover, Selection
+from ganformer_cli.data.file_kinds import ImageSelection, UnreadFiles
 from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.errors import DataError
 
@@ -25,7 +25,6 @@ Pixels = npt.NDArray[Any]  # uint8, uint16 or floating point; see pictures.from_
 Label = int | tuple[float, ...]
 
 FORMS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")  # what --format names
-DATASET_JSON = "dataset.json"
 # What reading a damaged or protected zip, array or stream raises: each kind of compression has errors of its own, and
 # numpy reads an array's header as Python.
 BROKEN = (
@@ -85,9 +84,9 @@ class Source(abc.ABC):
     def others(self) -> int:
         """Files beside them that are no pictures, hidden ones not counted."""
 
-    def leftover(self) -> Leftover:
+    def unread_files(self) -> UnreadFiles:
         """Of these others, those that nobody expects beside images, by their suffix."""
-        return Leftover()
+        return UnreadFiles()
 
     @abc.abstractmethod
     def items(self, start: int = 0) -> Iterator[Item]:
@@ -180,9 +179,9 @@ def has_image_suffix(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in readable_suffixes()
 
 
-def wanted_images(form: str | None) -> Selection:
+def wanted_images(form: str | None) -> ImageSelection:
     """Which files are images: all that can be read, or those called as ``png`` or ``jpg`` are."""
-    return Selection({"png": frozenset({".png"}), "jpg": frozenset({".jpg", ".jpeg"})}.get(form or ""))
+    return ImageSelection({"png": frozenset({".png"}), "jpg": frozenset({".jpg", ".jpeg"})}.get(form or ""))
 
 
 def shown(name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import accumulate, groupby
 from pathlib import Path
 
-from ganformer_cli.data.file_kinds import Leftover
+from ganformer_cli.data.file_kinds import UnreadFiles
 from ganformer_cli.data.sources.base import Item, Source, spread
 
 _NOTES = 4  # of the parts, that are kept
@@ -37,8 +37,8 @@ class ChainedSource(Source):
     def others(self) -> int:
         return sum(part.others() for part in self._parts)
 
-    def leftover(self) -> Leftover:
-        return Leftover.sum(part.leftover() for part in self._parts)
+    def unread_files(self) -> UnreadFiles:
+        return UnreadFiles.sum(part.unread_files() for part in self._parts)
 
     def items(self, start: int = 0) -> Iterator[Item]:
         for part, end in zip(self._parts, self._ends, strict=True):

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ganformer_cli.data.file_kinds import Kind, Leftover, Selection, is_hidden, start_of
+from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles, is_hidden, start_of
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
-from ganformer_cli.data.sources.base import DATASET_JSON, Item, Labels, Streamed, reason, shown
+from ganformer_cli.data.manifest import DATASET_JSON
+from ganformer_cli.data.sources.base import Item, Labels, Streamed, reason, shown
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular, read_regular
@@ -21,7 +22,7 @@ class FolderSource(Streamed):
 
     form = "folder"
 
-    def __init__(self, path: Path, selection: Selection, labels: str | None) -> None:
+    def __init__(self, path: Path, selection: ImageSelection, labels: str | None) -> None:
         """
         Raises:
             DataError: a folder cannot be read, or the labels cannot be used.
@@ -29,7 +30,7 @@ class FolderSource(Streamed):
         self.path = path
         self._selection = selection
         self._others: int | None = None
-        self._leftover = Leftover()
+        self._leftover = UnreadFiles()
         self._dataset_json: str | None = None  # where it lies
         self.use(choose_labels(labels, path, own=self._own_labels, names=self._names, count=self.count))
 
@@ -43,9 +44,9 @@ class FolderSource(Streamed):
         return labels
 
     def _names(self) -> Iterator[str]:
-        return (name for name in walk(self.path) if self._kind(name) is Kind.IMAGE)
+        return (name for name in walk(self.path) if self._kind(name) is FileKind.IMAGE)
 
-    def _kind(self, name: str) -> Kind:
+    def _kind(self, name: str) -> FileKind:
         return self._selection.kind(name, lambda: start_of(self.path / name))
 
     def count(self) -> int:
@@ -57,16 +58,16 @@ class FolderSource(Streamed):
         self.count()
         return (self._others or 0) - (self._dataset_json not in (None, DATASET_JSON))
 
-    def leftover(self) -> Leftover:
+    def unread_files(self) -> UnreadFiles:
         self.count()
         return self._leftover
 
     def _look_through(self, finder: LabelsFinder | None = None) -> None:
         """Count what there is; ``finder`` sees all names."""
         images = others = 0
-        self._leftover = Leftover()
+        self._leftover = UnreadFiles()
         for name in walk(self.path):
-            if (kind := self._kind(name)) is Kind.IMAGE:
+            if (kind := self._kind(name)) is FileKind.IMAGE:
                 images += 1
                 if finder is not None:
                     finder.see_image(name)

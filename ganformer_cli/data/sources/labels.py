@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.data.labels_finder import LabelsFinder
-from ganformer_cli.data.sources.base import BROKEN, DATASET_JSON, Label, Labels, reason, shown
+from ganformer_cli.data.manifest import DATASET_JSON
+from ganformer_cli.data.sources.base import BROKEN, Label, Labels, reason, shown
 from ganformer_cli.data.sources.label_names import match_loosely, plain
 from ganformer_cli.data.sources.label_values import (
     LARGEST,

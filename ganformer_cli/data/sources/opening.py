@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from ganformer_cli.data.file_kinds import describe
+from ganformer_cli.data.file_kinds import unread_text
 from ganformer_cli.data.manifest import read_manifest
 from ganformer_cli.data.sources.arrays import NpySource, NpzSource
 from ganformer_cli.data.sources.base import BROKEN, DAMAGED, FORMS, Source, has_image_suffix, reason, wanted_images
@@ -83,9 +83,9 @@ def _refuse_empty(source: Source, form: str | None) -> None:
     if first is None:
         ending = {"png": " ending in .png", "jpg": " ending in .jpg or .jpeg"}.get(form or "", "")
         others = source.others()
-        unread = source.leftover().unread
+        unread = source.unread_files().unread
         found = f"the {others} files in it are something else" if others else "it is empty"
-        found += f" ({describe(unread)})" if unread else ""
+        found += f" ({unread_text(unread)})" if unread else ""
         raise DataError(f"{source.path} holds no pictures{ending}; {found}")
     if first.data is None and first.error.startswith(DAMAGED) and source.count() == 1:
         raise DataError(f"{source.path}: {first.error}; get it again")

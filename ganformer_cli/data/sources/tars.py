@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ganformer_cli.data.file_kinds import START, Kind, Leftover, Selection, is_hidden
+from ganformer_cli.data.file_kinds import START, FileKind, ImageSelection, UnreadFiles, is_hidden
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.limits import (
     BOMB_BYTES,
@@ -25,7 +25,8 @@ from ganformer_cli.data.limits import (
     is_bomb,
     too_large,
 )
-from ganformer_cli.data.sources.base import DAMAGED, DATASET_JSON, Item, Labels, Streamed, library, reason, shown
+from ganformer_cli.data.manifest import DATASET_JSON
+from ganformer_cli.data.sources.base import DAMAGED, Item, Labels, Streamed, library, reason, shown
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.files import open_regular
@@ -224,7 +225,7 @@ class TarSource(Streamed):
 
     form = "tar"
 
-    def __init__(self, path: Path, selection: Selection, labels: str | None) -> None:
+    def __init__(self, path: Path, selection: ImageSelection, labels: str | None) -> None:
         """
         Raises:
             OSError: it cannot be opened.
@@ -233,7 +234,7 @@ class TarSource(Streamed):
         self.path = path
         self._selection = selection
         self._others = 0
-        self._leftover = Leftover()
+        self._leftover = UnreadFiles()
         self._finder = LabelsFinder()
         self._dataset_jsons: dict[str, bytes] = {}
         self._look_through()
@@ -254,7 +255,7 @@ class TarSource(Streamed):
                 inside = False  # a picture
                 while (member := reader.next()) is not None:
                     kind = self._kind(reader, member)
-                    inside = kind is Kind.IMAGE
+                    inside = kind is FileKind.IMAGE
                     count += inside
                     if inside:
                         self._finder.see_image(member.name)
@@ -275,21 +276,21 @@ class TarSource(Streamed):
             self._dataset_jsons[member.name] = reader.read()
             self._finder.see_file(member.name)
 
-    def _kind(self, reader: TarReader, member: Member) -> Kind:
+    def _kind(self, reader: TarReader, member: Member) -> FileKind:
         if is_hidden(member.name):
-            return Kind.COMPANION
+            return FileKind.COMPANION
         return self._selection.kind(member.name, lambda: b"" if member.problem else reader.peek(START))
 
     def _names(self) -> Iterator[str]:
         with TarReader(self.path) as reader:
             try:
                 while (member := reader.next()) is not None:
-                    if self._kind(reader, member) is Kind.IMAGE:
+                    if self._kind(reader, member) is FileKind.IMAGE:
                         yield member.name
             except BrokenArchiveError:
                 return
 
-    def leftover(self) -> Leftover:
+    def unread_files(self) -> UnreadFiles:
         return self._leftover
 
     def others(self) -> int:
@@ -301,7 +302,7 @@ class TarSource(Streamed):
         with TarReader(self.path) as reader:
             try:
                 while (member := reader.next()) is not None:
-                    inside = self._kind(reader, member) is Kind.IMAGE
+                    inside = self._kind(reader, member) is FileKind.IMAGE
                     if not inside:
                         continue
                     if wanted(number):

@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from ganformer_cli.data.file_kinds import Leftover, is_hidden
+from ganformer_cli.data.file_kinds import UnreadFiles, is_hidden
 from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES, bomb_text, is_bomb, too_large
 from ganformer_cli.data.sources.base import BROKEN, DAMAGED, Item, Label, Labels, Streamed, reason, shown
 from ganformer_cli.data.sources.folders import file_state, walk
@@ -166,7 +166,7 @@ class TfrecordsSource(Streamed):
         labels_files = [name for name in names if name.endswith(".labels")]
         self._files = [name for name in names if not name.endswith(".labels")]
         self._others = 0
-        self._leftover = Leftover()
+        self._leftover = UnreadFiles()
         if len(self._files) > 1:
             parts = [part for name in self._files if (part := part_of(name)) is not None]
             self._others = len(self._files) - len(parts)
@@ -210,7 +210,7 @@ class TfrecordsSource(Streamed):
     def others(self) -> int:
         return self._others
 
-    def leftover(self) -> Leftover:
+    def unread_files(self) -> UnreadFiles:
         return self._leftover
 
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ganformer_cli.data.file_kinds import Leftover, is_hidden
+from ganformer_cli.data.file_kinds import UnreadFiles, is_hidden
 from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
 from ganformer_cli.data.sources.base import DAMAGED, Item, Label, Streamed, shown
@@ -46,7 +46,7 @@ class WebdatasetSource(Streamed):
         self._shards = shards
         self._beside = beside
         self._others = len(beside)
-        self._leftover = Leftover()
+        self._leftover = UnreadFiles()
         self._classes: dict[str, int] = {}  # by name
         self._kind: str | None = None  # of the labels that lie in the shards
         with TarReader(self._paths()[0][1]) as reader:
@@ -85,13 +85,13 @@ class WebdatasetSource(Streamed):
         self.count()
         return self._others
 
-    def leftover(self) -> Leftover:
+    def unread_files(self) -> UnreadFiles:
         self.others()
         return self._leftover
 
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         number, self._others = 0, len(self._beside)
-        self._leftover = Leftover()
+        self._leftover = UnreadFiles()
         for name in self._beside:
             self._leftover.add_beside(name)
         for before, path in self._paths():

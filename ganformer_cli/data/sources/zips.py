@@ -9,9 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from ganformer_cli.data.file_kinds import Kind, Leftover, Selection
+from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles
 from ganformer_cli.data.labels_finder import LabelsFinder
-from ganformer_cli.data.sources.base import DATASET_JSON, Item, Labels, Numbered, reason, shown
+from ganformer_cli.data.manifest import DATASET_JSON
+from ganformer_cli.data.sources.base import Item, Labels, Numbered, reason, shown
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.data.zips import PASSWORD, ZipIndex
 from ganformer_cli.errors import DataError
@@ -22,7 +23,7 @@ class ZipSource(Numbered):
 
     form = "zip"
 
-    def __init__(self, index: ZipIndex, selection: Selection, labels: str | None) -> None:
+    def __init__(self, index: ZipIndex, selection: ImageSelection, labels: str | None) -> None:
         """
         Raises:
             DataError: all pictures are protected by a password, or the labels cannot be used.
@@ -31,11 +32,11 @@ class ZipSource(Numbered):
         self._index = index
         images = array("Q")
         self._others = 0
-        self._leftover = Leftover()
+        self._leftover = UnreadFiles()
         self._finder = LabelsFinder()
         jsons: dict[str, int] = {}
         for number, name in enumerate(index.names()):
-            if (kind := selection.kind(name, partial(index.start, number))) is Kind.IMAGE:
+            if (kind := selection.kind(name, partial(index.start, number))) is FileKind.IMAGE:
                 images.append(number)
                 self._finder.see_image(name)
             else:
@@ -71,7 +72,7 @@ class ZipSource(Numbered):
     def others(self) -> int:
         return self._others
 
-    def leftover(self) -> Leftover:
+    def unread_files(self) -> UnreadFiles:
         return self._leftover
 
     def item(self, number: int) -> Item:

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data.manifest import image_name
-from ganformer_cli.data.prepare.conversion import Outcome, outcome_digest
-from ganformer_cli.data.prepare.duplicates import near, repeated
+from ganformer_cli.data.prepare.conversion import ConversionResult, result_digest
+from ganformer_cli.data.prepare.duplicates import find_near, find_repeated
 from ganformer_cli.errors import DataError
 
 SKIPPED_SHOWN = 100  # in the manifest; all are in a file of their own if there are more
@@ -30,7 +30,7 @@ _NAMES_SHOWN = 10  # of one such group
 
 _AT_ONCE = 1000  # labels turned into text
 
-Outcomes = Callable[[], Iterator[Outcome]]
+Results = Callable[[], Iterator[ConversionResult]]
 
 
 class UnusableLabelsError(DataError):
@@ -48,7 +48,7 @@ def check_label_width(kind: str, width: int, where: str) -> None:
     )
 
 
-class Tally:
+class DatasetStatistics:
     """Counts outcomes in the order of the source.
 
     Args:
@@ -90,35 +90,35 @@ class Tally:
     def skipped_count(self) -> int:
         return self._reasons.total()
 
-    def take(self, outcome: Outcome) -> None:
+    def take(self, result: ConversionResult) -> None:
         """Count the next picture of the source.
 
         Raises:
             UnusableLabelsError: its label has another length than the others', or is beyond what networks take.
         """
         self.considered += 1
-        self.source.update(outcome_digest(outcome))
-        if outcome.mode:
-            self._measure(outcome)
-        if outcome.reason:
-            self._reasons[outcome.reason.partition(":")[0]] += 1
+        self.source.update(result_digest(result))
+        if result.mode:
+            self._measure(result)
+        if result.reason:
+            self._reasons[result.reason.partition(":")[0]] += 1
             if len(self.skipped) < SKIPPED_SHOWN:
-                self.skipped.append({"file": outcome.name, "reason": outcome.reason})
+                self.skipped.append({"file": result.name, "reason": result.reason})
             return
         self.kept += 1
-        self._content.update(bytes.fromhex(outcome.pixels))
-        self._digests.append(int(outcome.pixels[:16], 16))
-        self._hashes.append(outcome.hash)
+        self._content.update(bytes.fromhex(result.pixels))
+        self._digests.append(int(result.pixels[:16], 16))
+        self._hashes.append(result.hash)
         if self._kind is not None:
-            self._content.update(json.dumps(outcome.label).encode())
-            self._take_label(outcome)
+            self._content.update(json.dumps(result.label).encode())
+            self._take_label(result)
 
-    def _measure(self, outcome: Outcome) -> None:
-        width, height = size = outcome.size
-        self._modes[outcome.mode] += 1
-        self._several_frames += outcome.several_frames
-        if outcome.values:
-            low, high, full = outcome.values
+    def _measure(self, result: ConversionResult) -> None:
+        width, height = size = result.size
+        self._modes[result.mode] += 1
+        self._several_frames += result.several_frames
+        if result.values:
+            low, high, full = result.values
             known = self._values.setdefault(full, [0, low, high])
             self._values[full] = [known[0] + 1, min(low, known[1]), max(high, known[2])]
         self._sides[min(size).bit_length()] += 1
@@ -127,21 +127,21 @@ class Tally:
         if self._largest is None or width * height > self._largest[0] * self._largest[1]:
             self._largest = size
 
-    def _take_label(self, outcome: Outcome) -> None:
+    def _take_label(self, result: ConversionResult) -> None:
         if self._kind == "classes":
-            check_label_width("classes", outcome.label + 1, outcome.name)
-            self._classes[outcome.label] += 1
-            self._labels.append(outcome.label)
+            check_label_width("classes", result.label + 1, result.name)
+            self._classes[result.label] += 1
+            self._labels.append(result.label)
             return
-        self._vector = self._vector or len(outcome.label)
-        check_label_width("vectors", self._vector, outcome.name)
-        if len(outcome.label) != self._vector:
+        self._vector = self._vector or len(result.label)
+        check_label_width("vectors", self._vector, result.name)
+        if len(result.label) != self._vector:
             raise UnusableLabelsError(
-                f"{outcome.name}: its label has {len(outcome.label)} numbers where others have {self._vector}; mend it"
+                f"{result.name}: its label has {len(result.label)} numbers where others have {self._vector}; mend it"
             )
-        self._labels.extend(outcome.label)
+        self._labels.extend(result.label)
 
-    def listing(self, first: int, count: int) -> bytes:
+    def labels_json(self, first: int, count: int) -> bytes:
         """``dataset.json`` of the shard of the last ``count`` pictures, the first of which is number ``first``."""
         if self._kind is None:
             return b'{"labels": null}'
@@ -191,29 +191,29 @@ class Tally:
         described["pictures"] = {str(label): self._classes[label] for label in sorted(self._classes)}
         return described if names is None else {**described, "names": names}
 
-    def duplicates(self, outcomes: Outcomes, nearly: bool) -> Duplicates:
+    def duplicates(self, results: Results, nearly: bool) -> Duplicates:
         """Groups of pictures that are the same, or look alike.
 
         Args:
-            outcomes: all of them once more, from the first on.
+            results: all of them once more, from the first on.
         """
-        suspects = repeated(np.asarray(self._digests, np.uint64))
+        suspects = find_repeated(np.asarray(self._digests, np.uint64))
         digests = np.zeros((len(suspects), 4), np.uint64)
         at = 0
-        for number, outcome in _kept(outcomes) if len(suspects) else ():
+        for number, result in _kept(results) if len(suspects) else ():
             if at < len(suspects) and suspects[at] == number:
-                digests[at] = np.frombuffer(bytes.fromhex(outcome.pixels), np.uint64)
+                digests[at] = np.frombuffer(bytes.fromhex(result.pixels), np.uint64)
                 at += 1
         exact = [suspects[group].tolist() for group in _equal_rows(digests)]
         alike: list[list[int]] | None = None
         if nearly:
             single = np.delete(np.arange(self.kept), [number for group in exact for number in group[1:]])
-            alike = [single[group].tolist() for group in near(np.asarray(self._hashes, np.uint64)[single])]
+            alike = [single[group].tolist() for group in find_near(np.asarray(self._hashes, np.uint64)[single])]
         listed = [_first_groups(exact), _first_groups(alike or [])]
         names = dict.fromkeys((number for groups in listed for group in groups for number in group), "")
-        for number, outcome in _kept(outcomes) if names else ():
+        for number, result in _kept(results) if names else ():
             if number in names:
-                names[number] = outcome.name
+                names[number] = result.name
         return Duplicates(len(exact), None if alike is None else len(alike), listed[0], listed[1], names)
 
 
@@ -261,8 +261,8 @@ def source_fingerprint(digest: Any, images: int) -> str:
     return hashlib.sha256(f"{images}\n".encode() + digest.digest()).hexdigest()
 
 
-def _kept(outcomes: Outcomes) -> Iterator[tuple[int, Outcome]]:
-    return enumerate(outcome for outcome in outcomes() if not outcome.reason)
+def _kept(results: Results) -> Iterator[tuple[int, ConversionResult]]:
+    return enumerate(result for result in results() if not result.reason)
 
 
 def _equal_rows(rows: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
