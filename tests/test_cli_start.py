@@ -27,3 +27,15 @@ def loaded(line: str) -> set[str]:
 def test_info_needs_no_torch(tiny_run: Path, line: str) -> None:
     Path("image.png").write_bytes(encode_image(np.zeros((3, 4, 4), np.uint8), "png", {"seed": 0}))
     assert not {"torch", "scipy"} & loaded(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "generate --seeds 0",
+        "eval --eval-images-num 4 --metrics swd,diversity",
+        "convert results/exp-000 model.safetensors",
+    ],
+)
+def test_torch_loads_no_compiler(tiny_run: Path, line: str) -> None:
+    assert not {"torch._dynamo", "torch._inductor", "sympy"} & loaded(line)

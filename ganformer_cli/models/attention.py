@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganformer_cli.config import Integration, ModelConfig, Normalization
+from ganformer_cli.models.initialization import normal
 from ganformer_cli.models.layers import FullyConnected
 from ganformer_cli.operators import (
     AttentionMeans,
@@ -162,8 +163,8 @@ class BipartiteLayer(nn.Module):
         self.to_values = FullyConnected(sizes.component, features)
         self.modulation = FullyConnected(features, outputs)
         # The 1 of ω(x)·(1 + g), which is part of the modulation's bias.
-        unit = torch.zeros(outputs)
-        unit[: 0 if options.integration == "add" else features] = 1
+        ones = 0 if options.integration == "add" else features
+        unit = torch.tensor([1.0] * ones + [0.0] * (outputs - ones))
         self.register_buffer("unit", unit, persistent=False)
         self.unit: Tensor
         if options.image_gate:
@@ -421,7 +422,7 @@ class KMeansAttention(BipartiteLayer):
         heads, width = options.heads, 2 * self.head_size
         self.centroids = None
         if not (options.iterative and takes_over):
-            self.centroids = nn.Parameter(torch.randn(1, heads, sizes.components, width))
+            self.centroids = nn.Parameter(normal(1, heads, sizes.components, width))
         iterations = (options.kmeans_iters,) if options.weight_per_iter else ()
         self.att_weight = nn.Parameter(torch.ones(*iterations, heads, 1, width))
 

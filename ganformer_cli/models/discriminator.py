@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models.attention import AttentionOptions, AttentionSizes, DuplexAttention
+from ganformer_cli.models.initialization import normal
 from ganformer_cli.models.layers import (
     RESIDUAL_GAIN,
     Conv2d,
@@ -58,7 +59,7 @@ class Aggregators(nn.Module):
         super().__init__()
         components, size = config.components_num, config.component_size
         self.group_size = config.mbstd_group_size
-        self.start = nn.Parameter(torch.randn(components, size))
+        self.start = nn.Parameter(normal(components, size))
         self.pos = None
         if config.use_pos:
             self.pos = nn.Parameter(initial_positions(components, size, init=config.pos_init))

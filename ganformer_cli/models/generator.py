@@ -21,6 +21,7 @@ from ganformer_cli.models.attention import (
     SelfAttention,
     SimplexAttention,
 )
+from ganformer_cli.models.initialization import normal
 from ganformer_cli.models.labels import LabelDistribution
 from ganformer_cli.models.layers import RESIDUAL_GAIN, Conv2d, FullyConnected, ModulatedConv2d, upsample2d
 from ganformer_cli.models.mapping import MappingNetwork
@@ -81,7 +82,7 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = None
         if config.local_noise:
             self.noise_strength = nn.Parameter(torch.zeros([]))
-            self.register_buffer("noise_const", torch.randn(self.grid))
+            self.register_buffer("noise_const", normal(*self.grid))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.clamp: float | None = None  # of the result, times its gain
         self.noise_const: Tensor
@@ -182,7 +183,7 @@ class SynthesisBlock(nn.Module):
         if self.is_first and config.latent_stem:
             self.stem = FullyConnected(config.component_size, channels * self.grid[0] * self.grid[1])
         elif self.is_first:
-            self.const = nn.Parameter(torch.randn(channels, *self.grid))
+            self.const = nn.Parameter(normal(channels, *self.grid))
         else:
             in_channels = config.channels(resolution // 2)
             self.conv0 = SynthesisLayer(in_channels, resolution, config, up=2)

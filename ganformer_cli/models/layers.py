@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganformer_cli.models.convolution import ConvShape, conv2d, demodulation, modulated_conv2d
+from ganformer_cli.models.initialization import normal
 from ganformer_cli.operators import bias_act, binomial_filter, upfirdn2d
 from ganformer_cli.operators.bias_act import Activation
 
@@ -91,7 +92,7 @@ class FullyConnected(EqualizedLayer):
     ) -> None:
         super().__init__()
         self.activation: Activation = activation
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lrmul)
+        self.weight = nn.Parameter(normal(out_features, in_features, divisor=lrmul))
         self.bias = nn.Parameter(torch.full([out_features], float(bias_init))) if bias else None
         self.weight_gain = lrmul / in_features**0.5
         self.bias_gain = lrmul
@@ -171,7 +172,7 @@ class Conv2d(EqualizedLayer):
         self.up, self.down = up, down
         self.activation: Activation = activation
         self.clamp: float | None = None  # of the result, times its gain
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.weight_gain = (in_channels * kernel_size**2) ** -0.5
         self.register_buffer("kernel", binomial_filter(), persistent=False)
@@ -216,7 +217,7 @@ class ModulatedConv2d(EqualizedLayer):
         super().__init__()
         self.up = up
         self.demodulate = demodulate
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = None
         self.weight_gain = (in_channels * kernel_size**2) ** -0.5
         self.affine = None if style_size is None else FullyConnected(style_size, in_channels, bias_init=1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ganformer_cli.config import ModelConfig
+from ganformer_cli.models.initialization import has_values, normal, uniform
 
 
 def projected_coordinates(height: int, width: int, directions: int) -> Tensor:
@@ -47,7 +48,7 @@ def sinusoidal_positions(height: int, width: int, size: int, directions: int = 2
 
 def initial_positions(*shape: int, init: str) -> Tensor:
     """Start of trained positions: ``uniform`` in [0, 1), or ``normal``."""
-    return torch.rand(shape) if init == "uniform" else torch.randn(shape)
+    return uniform(*shape) if init == "uniform" else normal(*shape)
 
 
 def middle(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -75,10 +76,14 @@ class ImagePositions(nn.Module):
         # Rows and columns of the grid that the coordinates are those of.
         rows, columns = (max(grid), max(grid)) if config.cropped_positions else grid
         if self.kind == "sinus":
-            fixed = middle(sinusoidal_positions(rows, columns, size, directions), grid).flatten(0, 1)
+            fixed = torch.empty(height * width, size)
+            if has_values():
+                fixed = middle(sinusoidal_positions(rows, columns, size, directions), grid).flatten(0, 1)
             self.register_buffer("fixed", fixed, persistent=False)
         elif self.kind == "linear":
-            fixed = middle(projected_coordinates(rows, columns, directions), grid)
+            fixed = torch.empty(height, width, directions)
+            if has_values():
+                fixed = middle(projected_coordinates(rows, columns, directions), grid)
             self.register_buffer("fixed", fixed, persistent=False)
             self.vectors = nn.Parameter(initial_positions(directions, size // directions, init=init))
         elif self.kind == "trainable":

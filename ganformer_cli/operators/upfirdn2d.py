@@ -19,8 +19,7 @@ from ganformer_cli.operators import native
 
 def binomial_filter(taps: tuple[int, ...] = (1, 3, 3, 1)) -> Tensor:
     """``taps``, normalised to sum 1, for both axes of a separable filter: float32 ``[len(taps)]``."""
-    line = torch.tensor(taps, dtype=torch.float32)
-    return line / line.sum()
+    return torch.tensor([tap / sum(taps) for tap in taps], dtype=torch.float32)
 
 
 def upfirdn2d(
