@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,8 @@ from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.generator import SynthesisLayer
 from ganformer_cli.models.layers import Conv2d
-from ganformer_cli.models.precision import CLAMP, use_half
+from ganformer_cli.models.precision import CLAMP, blocks_of, use_half
+from ganformer_cli.training import precision_trial
 from ganformer_cli.training.gan import GANTrainer, RunningMeans
 
 KINDS = [
@@ -149,6 +150,45 @@ def test_activations_in_float16_are_clamped(small: dict[str, Any]) -> None:
     assert image.isfinite().all()
     assert len(largest) == 7
     assert all(value == pytest.approx(CLAMP, rel=0.3) for value in largest)
+
+
+def test_blocks_take_the_precision_that_is_named(small: dict[str, Any]) -> None:
+    gan = GANTrainer(settings(small), torch.device("cpu"))
+    gan.use_precision({"generator.b32": "bf16", "discriminator.b16": "bf16"})
+    assert {name for name, block in blocks_of(gan.generator).items() if block.dtype} == {"b32"}
+    assert {name for name, block in blocks_of(gan.discriminator).items() if block.dtype} == {"b16"}
+    gan.use_precision({})
+    assert not any(block.dtype for net in (gan.generator, gan.discriminator) for block in blocks_of(net).values())
+
+
+def test_the_trial_takes_what_is_faster_and_changes_nothing(
+    small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gan = GANTrainer(settings(small), torch.device("cpu"))
+    before, random = [p.detach().clone() for p in gan.generator.parameters()], torch.get_rng_state()
+    dtypes = [block.dtype for block in blocks_of(gan.discriminator).values()]
+
+    def clock_of(seconds: dict[bool, float]) -> Callable[[], float]:
+        """A clock by which a run takes these seconds, with blocks in bf16 or without."""
+        now = iter(range(10**9))
+
+        def clock() -> float:
+            halved = any(block.dtype for net in (gan.generator, gan.discriminator) for block in blocks_of(net).values())
+            return (next(now) % 2) * seconds[halved]
+
+        return clock
+
+    for name in ("thread_time", "perf_counter"):
+        monkeypatch.setattr(precision_trial.time, name, clock_of({True: 1.0, False: 2.0}))
+    blocks = {f"{net}.b{resolution}" for net in ("generator", "discriminator") for resolution in (8, 16, 32)}
+    assert precision_trial.fastest_precision(gan) == dict.fromkeys(blocks, "bf16")
+    for name in ("thread_time", "perf_counter"):
+        monkeypatch.setattr(precision_trial.time, name, clock_of({True: 2.0, False: 1.0}))
+    assert precision_trial.fastest_precision(gan) == {}
+    assert all(torch.equal(a, b) for a, b in zip(before, gan.generator.parameters(), strict=True))
+    assert torch.equal(random, torch.get_rng_state())
+    assert [block.dtype for block in blocks_of(gan.discriminator).values()] == dtypes
+    assert all(p.grad is None for net in gan.networks.values() for p in net.parameters())
 
 
 def synthesis_layers(generator: nn.Module) -> Iterator[SynthesisLayer]:

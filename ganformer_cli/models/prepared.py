@@ -52,6 +52,8 @@ class PreparedWeights:
                 self.sources.append(weight)
                 self.casts.append(cast)
             self.effective[i] = EffectiveWeights(weight, bias, cast)
+            if layer.prepared is not None:
+                layer.prepared = self.effective[i]
 
     @contextlib.contextmanager
     def use(self, *, trained: bool) -> Iterator[None]:

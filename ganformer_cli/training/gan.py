@@ -21,15 +21,12 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import TrainingError
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.models.precision import full_precision, half_layers, use_half
+from ganformer_cli.models.precision import HALF, full_precision, half_layers, use_half, use_precision
 from ganformer_cli.models.prepared import PreparedWeights, lay_out_weights
 from ganformer_cli.training import losses
 from ganformer_cli.training.augment import Augmentation
 from ganformer_cli.training.distributed import ALONE, GradientAverage, Group
 from ganformer_cli.training.ema import MovingAverage, ema_decay
-
-#: By --precision: the dtype of the image features in the blocks of the highest resolutions.
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class RunningMeans:
@@ -110,8 +107,7 @@ class GANTrainer:
         self.g_optimizer = adam(self.generator, options.g_lr, options.g_reg_interval)
         self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
         self.g_weights, self.d_weights = PreparedWeights(self.generator), PreparedWeights(self.discriminator)
-        for network, weights in ((self.generator, self.g_weights), (self.discriminator, self.d_weights)):
-            weights.cast_to(half_layers(network))
+        self._cast_weights()
         self.g_average = GradientAverage(self.g_weights.trained, group)
         self.d_average = GradientAverage(self.d_weights.trained, group)
         self.micro_batch = min(
@@ -120,6 +116,19 @@ class GANTrainer:
         self.pl_mean = torch.zeros([], device=device)  # running mean of path lengths
         self.augmentation = Augmentation(options, device)
         self.unproven_steps = self.proving_steps
+
+    def use_precision(self, blocks: Mapping[str, str]) -> None:
+        """Let the blocks that are named, such as ``generator.b32``, compute in bf16 or fp16, all others in float32."""
+        for kind, network in (("generator", self.generator), ("discriminator", self.discriminator)):
+            prefix = f"{kind}."
+            named = {name[len(prefix) :]: HALF[form] for name, form in blocks.items() if name.startswith(prefix)}
+            use_precision(network, named)
+        self._cast_weights()
+
+    def _cast_weights(self) -> None:
+        """Prepare the weights of blocks in half precision in it, too."""
+        self.g_weights.cast_to(half_layers(self.generator))
+        self.d_weights.cast_to(half_layers(self.discriminator))
 
     @property
     def local_batch_size(self) -> int:
