@@ -27,7 +27,7 @@ def read(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != "images.json")
 
 
 # ----- What it writes -----
@@ -39,7 +39,7 @@ def test_pictures_are_named_after_their_seeds(ganformer: Run, tiny_run: Path) ->
     assert names(Path("images")) == ["seed0000.png", "seed0001.png", "seed0003.png", "seed12345.png"]
     expected = sample(load_generator(tiny_run), [3]).numpy()[0]
     np.testing.assert_array_equal(read(Path("images/seed0003.png")), expected)
-    assert "4 pictures" in done.stdout
+    assert "4 images" in done.stdout
     assert "drawing" in done.stderr
 
 
@@ -176,7 +176,7 @@ def test_one_array_of_pictures_as_they_leave_the_network(ganformer: Run, tiny_ru
         line = f"generate --seeds 6,0-2 --format npy --maps --grid --json --batch-size {batch_size}"
         done = ganformer(*line.split())
         assert done.exit_code == 0, done.stderr
-        assert names(Path("images")) == ["images.json", "images.npy"]
+        assert names(Path("images")) == ["images.npy"]
         assert names(Path("images-sheets")) == ["grid.png"] + [f"seed000{k}-maps.png" for k in (0, 1, 2, 6)]
         images = np.load("images/images.npy")
         assert (images.dtype, images.shape) == (np.float32, (4, 3, 32, 32))
@@ -209,7 +209,7 @@ def test_what_a_kill_left_of_an_array_goes(ganformer: Run, tiny_run: Path) -> No
     Path("images/.latents.npy.abcd1234.part").write_bytes(b"half of an arr")
     done = ganformer(*["generate", "--seeds", "0-1", "--format", "npy", "--save-latents"])
     assert done.exit_code == 0, done.stderr
-    assert names(Path("images")) == ["images.json", "images.npy", "latents.npy"]
+    assert names(Path("images")) == ["images.npy", "latents.npy"]
 
 
 # ----- Which model -----
@@ -281,8 +281,8 @@ def test_a_file_is_a_model_too(ganformer: Run, tiny_run: Path) -> None:
         ("--latents empty.safetensors", 1, "--latents empty.safetensors: not a readable .npy file"),
         ("--latents other.npy", 1, "other.npy: its shape is [2, 5, 8], this model wants [N, 3, 8] in space z"),
         ("--latents other.npy --space w", 1, "this model wants [N, 3, 8] or [N, 3, 9, 8] in space w"),
-        ("--latents other.npy --seeds 1", 2, "--seeds and --latents each say which pictures; give one of them"),
-        ("--latents other.npy --images-num 1", 2, "--images-num and --latents each say which pictures"),
+        ("--latents other.npy --seeds 1", 2, "--seeds and --latents each say which images; give one of them"),
+        ("--latents other.npy --images-num 1", 2, "--images-num and --latents each say which images"),
         ("--latents other.npy --space w --truncation-psi 0.7", 2, "--truncation-psi 0.7 with --space w"),
         ("--latents other.npy --space w --class 1", 2, "--class 1 with --space w"),
         ("--latents other.npy --space x", 2, "--space"),
@@ -298,7 +298,7 @@ def test_a_file_is_a_model_too(ganformer: Run, tiny_run: Path) -> None:
         ("--component -1 --interpolate", 2, "--component"),
         ("--film webp", 2, "--film says how to interpolate; add --interpolate"),
         ("--loop", 2, "--loop says how to interpolate; add --interpolate"),
-        ("--interpolate --seeds 3", 1, "--interpolate: moves from one picture to the next, and there is only one"),
+        ("--interpolate --seeds 3", 1, "--interpolate: moves from one image to the next, and there is only one"),
         ("--interpolate --rich-num 1", 1, "there is only one; ask for two or more"),
         ("--interpolate --interpolation-density 0", 2, "--interpolation-density"),
         ("--interpolate --film avi", 2, "--film"),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -15,7 +13,7 @@ import torch
 from click.testing import Result
 
 from ganformer_cli.checkpoints.snapshots import save_snapshot
-from ganformer_cli.cli.generate_figures import MIXTURES, Figures
+from ganformer_cli.cli.generate_figures import MIXTURES
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.sampling import latents_from_seeds, load_generator
@@ -42,7 +40,7 @@ def model_file(path: Path, **changes: object) -> str:
 
 
 def names(folder: str = "images") -> list[str]:
-    return sorted(path.name for path in Path(folder).iterdir())
+    return sorted(path.name for path in Path(folder).iterdir() if path.name != "images.json")
 
 
 def shape(path: str | Path) -> tuple[int, int]:
@@ -157,13 +155,6 @@ def test_figures_of_another_line_are_not_overwritten(ganformer: Run, tiny_run: P
     assert Path("images-sheets/seed0000-mix-take.png").read_bytes() != before
 
 
-def test_only_as_many_pictures_are_mapped_as_figures_need() -> None:
-    without: dict[str, Any] = {field.name: None for field in dataclasses.fields(Figures)}
-    assert Figures(**{**without, "mix": ("take",)}).sources_needed(1_000_000, 5) == 6
-    assert Figures(**{**without, "mix": ("take",)}).sources_needed(3, 5) == 3
-    assert Figures(**{**without, "disentanglement": True}).sources_needed(1_000_000, 5) == 1024
-
-
 def test_soft_maps_are_other_pictures_than_hard_ones(ganformer: Run, tiny_run: Path) -> None:
     line = ["generate", "--images-num", "1", "--layer-maps", "--map-style"]
     for style in ("hard", "soft"):
@@ -203,13 +194,13 @@ def test_heads_have_their_own_maps(ganformer: Run, own_folder: Path) -> None:
     [
         ("--images-num 2 --mix take --component 2", "--component 2: this model has components 0 to 1"),
         ("--images-num 2 --component 1", "--component 1 says which component to move"),
-        ("--images-num 1 --mix take", "--mix take needs another picture; give --mix-from"),
-        ("--images-num 1 --mix swap", "--mix swap needs another picture"),
+        ("--images-num 1 --mix take", "--mix take needs another image; give --mix-from"),
+        ("--images-num 1 --mix swap", "--mix swap needs another image"),
         ("--images-num 2 --mix remove --mix-from 3", "--mix-from 3"),
         ("--mix rotate", "'rotate' is no mixture; there are take, swap, remove, mean"),
         ("--component-psi 1,many", "'many' is no number"),
         ("--component-psi 1,inf", "not a finite number"),
-        ("--images-num 1 --style-mix", "--style-mix mixes pictures with one another"),
+        ("--images-num 1 --style-mix", "--style-mix mixes images with one another"),
         ("--images-num 1 --disentanglement", "--disentanglement exchanges components"),
         ("--mix-from -3 --mix take", "--mix-from"),
         ("--map-style fuzzy", "--map-style"),

@@ -17,11 +17,11 @@ import PIL.Image
 import pytest
 from click.testing import Result
 
-from ganformer_cli.cli import generate_output
 from ganformer_cli.files import sha256_of
 from ganformer_cli.models import Generator
-from ganformer_cli.sampling import load_generator, sample
+from ganformer_cli.sampling import image_folder, image_writer, load_generator, sample
 from ganformer_cli.sampling.image_files import read_metadata
+from ganformer_cli.sampling.image_folder import INDEX_FILE
 
 Run = Callable[..., Result]
 
@@ -32,7 +32,9 @@ def read(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files but the lists of what is there."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != INDEX_FILE]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -134,15 +136,16 @@ def test_an_array_of_pictures_and_latents_are_kept(ganformer: Run, tiny_run: Pat
     for words, file in ((line[:-1], "images.npy"), (["generate", "--save-latents"], "latents.npy")):
         done = ganformer(*words, "--images-num", "4", "--output-dir", "images")
         assert done.exit_code == 1
-        assert f"{Path('images', file)}: holds other" in done.stderr
+        assert f"{Path('images', file)}: was made with other settings (" in done.stderr
         assert contents(Path("images")) == before
     assert ganformer(*line, "--images-num", "4", "--overwrite").exit_code == 0
     assert len(np.load("images/images.npy")) == len(np.load("images/latents.npy")) == 4
 
 
 def test_many_pictures_lie_in_folders(ganformer: Run, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate_output, "MOST_IN_FOLDER", 4)
-    monkeypatch.setattr(generate_output, "IN_FOLDER", 3)
+    monkeypatch.setattr(image_folder, "MAX_IN_FOLDER", 4)
+    for module in (image_folder, image_writer):
+        monkeypatch.setattr(module, "SUBFOLDER_SIZE", 3)
     line = ["generate", "--images-num", "8", "--json"]
     done = ganformer(*line)
     assert done.exit_code == 0, done.stderr
@@ -203,7 +206,7 @@ def test_pictures_made_otherwise_are_not_replaced(
     line = ["generate", "--seeds", "1-3", "--output-dir", "images", *words.split()]
     done = ganformer(*line)
     assert done.exit_code == 1
-    assert f"{Path('images', 'seed0003.png')}: holds a picture that was made otherwise ({difference})" in done.stderr
+    assert f"{Path('images', 'seed0003.png')}: was made with other settings ({difference})" in done.stderr
     assert "--overwrite" in done.stderr
     assert (contents(Path("images")), drawn) == (before, [])
     assert ganformer(*line, "--overwrite").exit_code == 0
@@ -217,7 +220,7 @@ def test_other_latents_make_other_pictures(ganformer: Run, tiny_run: Path) -> No
     np.save("z.npy", latents[::-1])
     done = ganformer("generate", "--latents", "z.npy", "--output-dir", "images")
     assert done.exit_code == 1
-    assert "image0000.png: holds a picture that was made otherwise (the latents)" in done.stderr
+    assert "image0000.png: was made with other settings (the latents)" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "holiday.jpg", "seed0001.png", "more/of.txt"])
@@ -244,11 +247,11 @@ def test_sheets_of_other_pictures_are_not_replaced(ganformer: Run, tiny_run: Pat
     assert ganformer("generate", "--seeds", "1,2", "--grid", "--maps").exit_code == 0
     before = contents(Path("images-sheets"))
     for words, said in (
-        ("--seeds 2,3 --grid", "grid.png: holds a picture that was made otherwise (the choice of pictures)"),
-        ("--seeds 1 --maps --map-style soft", "seed0001-maps.png: holds a picture that was made otherwise (map style"),
+        ("--seeds 2,3 --grid", "grid.png: was made with other settings (the choice of images)"),
+        ("--seeds 1 --maps --map-style soft", "seed0001-maps.png: was made with other settings (map style"),
         (
             "--seeds 1 --maps --format npy --truncation-psi 1",
-            "seed0001-maps.png: holds a picture that was made otherwise",
+            "seed0001-maps.png: was made with other settings",
         ),
     ):
         done = ganformer("generate", "--output-dir", "images", *words.split())

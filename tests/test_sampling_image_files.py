@@ -16,7 +16,7 @@ from ganformer_cli.sampling.image_files import encode_image, read_metadata, save
 from ganformer_cli.visualization import animation
 from ganformer_cli.visualization.animation import check_film, find_ffmpeg, save_film
 
-ABOUT = {"seed": 7, "truncation_psi": 0.7, "class": None, "where": "Zürich – 東京", "list": [1, 2.5]}
+METADATA = {"seed": 7, "truncation_psi": 0.7, "class": None, "where": "Zürich – 東京", "list": [1, 2.5]}
 
 
 def pictures(count: int = 3, height: int = 24, width: int = 32) -> npt.NDArray[np.uint8]:
@@ -30,19 +30,19 @@ def pictures(count: int = 3, height: int = 24, width: int = 32) -> npt.NDArray[n
 def test_a_picture_comes_back_with_what_it_says(format: str) -> None:
     (image,) = pictures(1)
     path = Path(f"picture.{format}")
-    path.write_bytes(encode_image(image, format, ABOUT))
-    assert read_metadata(path) == ABOUT
+    path.write_bytes(encode_image(image, format, METADATA))
+    assert read_metadata(path) == METADATA
     with PIL.Image.open(path) as opened:
         assert opened.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[format]
         found = np.asarray(opened).transpose(2, 0, 1)
     assert np.abs(found.astype(int) - image).max() <= (6 if format == "jpg" else 0)
-    assert encode_image(image, format, ABOUT) == path.read_bytes()
+    assert encode_image(image, format, METADATA) == path.read_bytes()
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
 def test_a_file_that_is_cut_off_or_of_others_says_nothing(format: str) -> None:
     (image,) = pictures(1)
-    whole = encode_image(image, format, ABOUT)
+    whole = encode_image(image, format, METADATA)
     PIL.Image.fromarray(image.transpose(1, 2, 0)).save(f"other.{format}")
     Path(f"cut.{format}").write_bytes(whole[:40])
     Path(f"empty.{format}").write_bytes(b"")
@@ -60,8 +60,8 @@ def test_a_sheet_is_ganformers_whatever_it_says() -> None:
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
 def test_a_film_has_all_frames_and_starts_over(suffix: str) -> None:
     frames, path = pictures(5), Path(f"film.{suffix}")
-    save_film(path, iter(frames), per_second=10, about=ABOUT)
-    assert read_metadata(path) == ABOUT
+    save_film(path, iter(frames), per_second=10, metadata=METADATA)
+    assert read_metadata(path) == METADATA
     with PIL.Image.open(path) as film:
         assert (film.n_frames, film.info["loop"], film.size) == (5, 0, (32, 24))  # type: ignore[attr-defined]
         for index, frame in enumerate(frames):
@@ -112,7 +112,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_ffmpeg_gets_every_frame_and_the_right_size(stand_in: list[str]) -> None:
     frames = pictures(4, 24, 32)
-    save_film(Path("films/film.mp4"), iter(frames), per_second=12.5, about={"seed": 1})
+    save_film(Path("films/film.mp4"), iter(frames), per_second=12.5, metadata={"seed": 1})
     line, _, data = Path("films/film.mp4").read_bytes().partition(b"\n")
     assert data == frames.transpose(0, 2, 3, 1).tobytes()
     words = eval(line)

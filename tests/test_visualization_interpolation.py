@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ganformer_cli.sampling import slerp
-from ganformer_cli.visualization.interpolation import way_length, ways
+from ganformer_cli.visualization.interpolation import count_frames, interpolate
 
 
 def way(ends: torch.Tensor, steps: int, **options: Any) -> torch.Tensor:
-    return torch.cat(list(ways(ends, steps, **options)))
+    return torch.cat(list(interpolate(ends, steps, **options)))
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -25,7 +25,7 @@ def normal(*shape: int) -> torch.Tensor:
 def test_a_way_meets_every_end(spherical: bool, loop: bool, frames: int) -> None:
     ends = normal(3, 4, 8)
     found = way(ends, 4, spherical=spherical, loop=loop)
-    assert len(found) == frames == way_length(3, 4, loop=loop)
+    assert len(found) == frames == count_frames(3, 4, loop=loop)
     assert torch.equal(found[[0, 4, 8]], ends)
     steps = (found.roll(-1, 0) - found).flatten(1).norm(dim=1)
     steps = steps if loop else steps[:-1]

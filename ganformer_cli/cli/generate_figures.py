@@ -1,72 +1,18 @@
-"""The options of ``ganformer generate`` for what is drawn of the pictures: attention, mixtures, noise, disentanglement.
-
-:func:`figure_options` gives a command these options and hands them to it as one argument ``figures``;
-:func:`check_figures` complains before anything is drawn; ``generate_sheets`` draws.
-"""
+"""The options of ``ganformer generate`` for what is drawn of the images: figures and films."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
-from ganformer_cli.cli.options import MAX_DIGITS, MAX_FLOAT, MAX_PSI, MAX_SEED, NUMBER, boolean_option, option
-from ganformer_cli.errors import ConfigError
-from ganformer_cli.text import printable
-
-if TYPE_CHECKING:
-    from ganformer_cli.config import ModelConfig
-
-F = TypeVar("F", bound=Callable[..., Any])
+from ganformer_cli.cli.label_choice import Numbers
+from ganformer_cli.cli.options import MAX_PSI, MAX_SEED, MAX_SEEDS, F, boolean_option, option
 
 #: What ``--mix`` does with a component.
 MIXTURES = ("take", "swap", "remove", "mean")
-#: Of these, those that need another picture.
-TAKING = ("take", "swap")
-DISENTANGLEMENT = "disentanglement"
-#: More pictures than this move its measures by less than they are worth.
-MOST_MEASURED = 1024
-
-
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """The options of ``figure_options``."""
-
-    maps: bool
-    layer_maps: bool
-    map_style: str
-    blending_alpha: float
-    style_mix: bool
-    mix: tuple[str, ...]
-    mix_from: int | None
-    component_psi: tuple[float, ...]
-    noise_variation: bool
-    disentanglement: bool
-
-    @property
-    def of_each(self) -> bool:
-        """Whether something is drawn of every picture, from its attention: see ``draw_maps``."""
-        return self.maps or self.layer_maps
-
-    def about_each(self) -> dict[str, dict[str, Any]]:
-        """What ``draw_maps`` draws of each picture, and what that says of itself beside what the picture says."""
-        style = {"map_style": self.map_style, "blending_alpha": self.blending_alpha}
-        wanted = {"maps": self.maps, "layer-maps": self.layer_maps}
-        return {name: {"figure": name, **style} for name, there in wanted.items() if there}
-
-    def sources_needed(self, pictures: int, rich_num: int) -> int:
-        """How many of the first pictures ``draw_figures`` needs of so many."""
-        # Each of the first is mixed with the one after it; only disentanglement is measured on more.
-        return min(pictures, MOST_MEASURED if self.disentanglement else rich_num + 1)
-
-    @property
-    def others(self) -> bool:
-        """Whether ``draw_figures`` has anything to do."""
-        return bool(self.style_mix or self.mix or self.component_psi or self.noise_variation or self.disentanglement)
 
 
 class Mixtures(click.ParamType):
@@ -86,42 +32,14 @@ class Mixtures(click.ParamType):
         return names
 
 
-class Numbers(click.ParamType):
-    """``1,0.5,0`` as a tuple of finite floats.
-
-    Args:
-        most: neither a number nor its negative may be larger.
-    """
-
-    name = "numbers"
-
-    def __init__(self, most: float = MAX_FLOAT) -> None:
-        self.most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if not isinstance(value, str):
-            return tuple(value)
-        numbers = []
-        for part in (piece.strip(" ") for piece in value.split(",")):
-            shown = printable(part, limit=40)
-            if part.lower().lstrip("+-") in ("nan", "inf", "infinity"):
-                self.fail(f"{shown} is not a finite number; write for instance 1,0.5,0", param, ctx)
-            if not NUMBER.fullmatch(part):
-                self.fail(f"{shown!r} is no number; write for instance 1,0.5,0", param, ctx)
-            if len(part) > MAX_DIGITS or not abs(float(part)) <= self.most:
-                self.fail(f"{shown} is too large; numbers go from {-self.most:g} to {self.most:g}", param, ctx)
-            numbers.append(float(part))
-        return tuple(numbers)
-
-
-_OPTIONS = (
+FIGURE_OPTIONS = (
     boolean_option(
         "--maps",
         "--vis-maps",
         "maps",
         default=False,
         group="Components",
-        help="Also save seed…-maps.png: the picture, the regions of the last layer's attention (a colour a component) "
+        help="Also save seed…-maps.png: the image, the regions of the last layer's attention (a colour a component) "
         "over it, and each component's share.",
     ),
     boolean_option(
@@ -130,15 +48,15 @@ _OPTIONS = (
         "layer_maps",
         default=False,
         group="Components",
-        help="Also save seed…-layer-maps.png: the picture and the regions of the attention of every layer and head.",
+        help="Also save seed…-layer-maps.png: the image and the regions of the attention of every layer and head.",
     ),
     option(
         "--map-style",
         type=click.Choice(["hard", "soft"]),
         default="hard",
         group="Components",
-        help="In these: the colour of the component that a pixel attends to most, or all components' colours, mixed as "
-        "it attends to them.",
+        help="In these: the colour of the component that a pixel attends to most, or all components' colours, mixed "
+        "as it attends to them.",
     ),
     option(
         "--blending-alpha",
@@ -146,7 +64,7 @@ _OPTIONS = (
         default=0.3,
         group="Components",
         rare=True,
-        help="The picture's share where regions lie over it; 0 shows plain colours.",
+        help="The image's share where regions lie over it; 0 shows plain colours.",
     ),
     option(
         "--mix",
@@ -155,16 +73,16 @@ _OPTIONS = (
         show_default=False,
         metavar="take,swap,remove,mean|all",
         group="Components",
-        help="Also save seed…-mix-….png: what becomes of the picture when a component is taken from another picture, "
-        "exchanged with it, removed, or moved to its mean; with a heat map of the difference. One row a component, or "
-        "that of --component.",
+        help="Also save seed…-mix-….png: what becomes of the image when a component is taken from another image, "
+        "exchanged with it, removed, or moved to its mean; with a heat map of the difference. One row a component, "
+        "or that of --component.",
     ),
     option(
         "--mix-from",
         type=click.IntRange(0, MAX_SEED),
         metavar="SEED",
         group="Components",
-        help="The other picture of --mix take and swap.  [default: the next of the pictures, after the last the first]",
+        help="The other image of --mix take and swap.  [default: the next of the images, after the last the first]",
     ),
     option(
         "--component-psi",
@@ -181,7 +99,7 @@ _OPTIONS = (
         "style_mix",
         default=False,
         group="Components",
-        help="Also save style-mix-….png: tables of pictures that take the latents of coarse, middle or fine layers "
+        help="Also save style-mix-….png: tables of images that take the latents of coarse, middle or fine layers "
         "from others.",
     ),
     boolean_option(
@@ -196,100 +114,89 @@ _OPTIONS = (
         "--disentanglement",
         default=False,
         group="Components",
-        help=f"Also save {DISENTANGLEMENT}.json and .png: how nearly a component is one object, measured on all "
-        f"pictures (the first {MOST_MEASURED}).",
+        help="Also save disentanglement.json and .png: how nearly a component is one object, measured on all images "
+        "(the first 1024).",
+    ),
+)
+SHARED_OPTIONS = (
+    option(
+        "--component",
+        type=click.IntRange(0, 65_536),
+        metavar="K",
+        group="Components",
+        help="Interpolate, mix or truncate this component only.  [default: all]",
+    ),
+    option(
+        "--rich-num",
+        "--vis-rich-num",
+        "rich_num",
+        type=click.IntRange(1, MAX_SEEDS),
+        default=5,
+        metavar="N",
+        group="Components",
+        help="Interpolations, mixtures and the like are made of the first N images.",
+    ),
+)
+FILM_OPTIONS = (
+    boolean_option(
+        "--interpolate",
+        "--vis-interpolations",
+        "interpolate",
+        default=False,
+        group="Interpolation",
+        help="Also move from each of the first images (--rich-num) to the next: a film, and interpolation.png.",
+    ),
+    option(
+        "--interpolation-density",
+        type=click.IntRange(1, 10_000),
+        default=8,
+        group="Interpolation",
+        help="Steps from one image to the next.",
+    ),
+    option(
+        "--interpolate-in",
+        type=click.Choice(["w", "z"]),
+        default="w",
+        group="Interpolation",
+        help="Where the way leads: straight through w, after the mapping network, or along great circles through z.",
+    ),
+    boolean_option("--loop", default=False, group="Interpolation", help="And from the last image back to the first."),
+    option(
+        "--film",
+        type=click.Choice(["gif", "webp", "mp4", "frames"]),
+        default="gif",
+        group="Interpolation",
+        help="As what: GIF (256 colours a frame), lossless WebP, MP4 (needs ffmpeg), or a folder of PNG frames.",
+    ),
+    option(
+        "--fps",
+        type=click.FloatRange(0.1, 100),
+        default=12,
+        group="Interpolation",
+        help="Frames a second of the film.",
     ),
 )
 
 
-def figure_options(function: F) -> F:
-    """The options of ``Figures``, as one parameter ``figures`` of the command."""
+def collected(name: str, options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
+    """Give a command these options, as one parameter ``name``: a dictionary by the options' own parameter names."""
 
-    @functools.wraps(function)
-    def command(**values: Any) -> Any:
-        figures = Figures(**{field.name: values.pop(field.name) for field in dataclasses.fields(Figures)})
-        return function(figures=figures, **values)
+    def probe() -> None:
+        """Collects the names."""
 
-    decorated: Any = command
-    for add in reversed(_OPTIONS):
-        decorated = add(decorated)
-    chosen: F = decorated
-    return chosen
+    for each in options:
+        each(probe)
+    names = [parameter.name for parameter in probe.__click_params__]  # type: ignore[attr-defined]
 
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def command(**values: Any) -> Any:
+            return function(**{name: {each: values.pop(each) for each in names}}, **values)
 
-def check_component(component: int, config: ModelConfig) -> None:
-    """Raise ConfigError unless the model has a component of that number (``--component``)."""
-    if not config.has_components:
-        raise ConfigError(f"--component {component}: this model has no components; leave it out")
-    if not 0 <= component < config.components_num:
-        raise ConfigError(f"--component {component}: this model has components 0 to {config.components_num - 1}")
+        decorated: Any = command
+        for each in reversed(options):
+            decorated = each(decorated)
+        chosen: F = decorated
+        return chosen
 
-
-def check_figures(figures: Figures, config: ModelConfig, *, pictures: int, component: int | None = None) -> None:
-    """Complain about what such a model, or so many ``pictures``, cannot show; before anything is drawn.
-
-    Raises:
-        ConfigError: which option, and why.
-    """
-    maps = [("--maps", figures.maps), ("--layer-maps", figures.layer_maps)]
-    for name, asked in (*maps, ("--disentanglement", figures.disentanglement)):
-        if asked and not config.has_maps:
-            why = f"--merge-type {config.merge_type}" if config.kgan else "--attention none"
-            if config.has_attention:
-                why = f"--g-start-res {config.g_start_res} lies above its resolution"
-            raise ConfigError(f"{name}: this model has no attention ({why}), so it has no maps; leave it out")
-    mix = "--mix " + ",".join(figures.mix)
-    for name, asked in ((mix, bool(figures.mix)), ("--component-psi", bool(figures.component_psi))):
-        if asked and not config.has_components:
-            raise ConfigError(f"{name}: this model has no components (--attention none); leave it out")
-    if component is not None:
-        check_component(component, config)
-    if "remove" in figures.mix and not config.has_attention:
-        raise ConfigError(
-            f"{mix}: components of k-GAN cannot be removed, each makes a part of the picture; leave it out"
-        )
-    taking = [kind for kind in TAKING if kind in figures.mix]
-    if figures.mix_from is not None and not taking:
-        raise ConfigError(
-            f"--mix-from {figures.mix_from} says where --mix take and swap take components from; give one of these too"
-        )
-    if taking and figures.mix_from is None and pictures < 2:
-        raise ConfigError(f"--mix {taking[0]} needs another picture; give --mix-from SEED, or ask for more pictures")
-    if figures.style_mix and pictures < 2:
-        raise ConfigError("--style-mix mixes pictures with one another; ask for at least 2")
-    if figures.disentanglement and pictures < 2:
-        raise ConfigError("--disentanglement exchanges components between pictures; ask for at least 2")
-    if figures.noise_variation and not config.local_noise:
-        raise ConfigError("--noise-variation: this model has no noise (--local-noise False); leave it out")
-
-
-def figure_files(
-    figures: Figures, stems: Sequence[str], component: int | None, folder: Path, about: Mapping[str, Any]
-) -> dict[Path, dict[str, Any]]:
-    """The pictures that ``draw_figures`` writes, and what each says of itself.
-
-    Args:
-        figures: the options.
-        stems: of the pictures that have figures of their own, for instance ``seed0007``.
-        component: of ``--component``, or None for every component.
-        folder: where to.
-        about: what all say.
-    """
-    from ganformer_cli.visualization.mixing import LAYER_GROUPS
-
-    several = {"rich_num": len(stems)}
-    of_component = {} if component is None else {"component": component}
-    said: dict[str, dict[str, Any]] = {}
-    if figures.style_mix:
-        said |= {f"style-mix-{group}": several for group in LAYER_GROUPS}
-    for kind in figures.mix:
-        other = {} if figures.mix_from is None or kind not in TAKING else {"mix_from": figures.mix_from}
-        said |= {f"{stem}-mix-{kind}": {**of_component, **other} for stem in stems}
-    if figures.component_psi:
-        psis = {"component_psi": list(figures.component_psi)}
-        said |= {f"{stem}-component-psi": {**of_component, **psis} for stem in stems}
-    if figures.noise_variation:
-        said["noise-variation"] = several
-    if figures.disentanglement:
-        said[DISENTANGLEMENT] = {**several, "blending_alpha": figures.blending_alpha}
-    return {folder / f"{name}.png": {**about, "figure": name, **more} for name, more in said.items()}
+    return decorate

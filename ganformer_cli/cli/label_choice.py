@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ganformer_cli.cli.generate_figures import Numbers
-from ganformer_cli.cli.options import F, option, warn
+from ganformer_cli.cli.options import MAX_DIGITS, MAX_FLOAT, NUMBER, F, option, warn
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.text import printable
 
@@ -18,6 +17,34 @@ if TYPE_CHECKING:
 #: Number of classes that a message lists.
 _NAMED = 10
 _FLOAT32 = 3.4028234663852886e38
+
+
+class Numbers(click.ParamType):
+    """``1,0.5,0`` as a tuple of finite floats.
+
+    Args:
+        most: neither a number nor its negative may be larger.
+    """
+
+    name = "numbers"
+
+    def __init__(self, most: float = MAX_FLOAT) -> None:
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        numbers = []
+        for part in (piece.strip(" ") for piece in value.split(",")):
+            shown = printable(part, limit=40)
+            if part.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+                self.fail(f"{shown} is not a finite number; write for instance 1,0.5,0", param, ctx)
+            if not NUMBER.fullmatch(part):
+                self.fail(f"{shown!r} is no number; write for instance 1,0.5,0", param, ctx)
+            if len(part) > MAX_DIGITS or not abs(float(part)) <= self.most:
+                self.fail(f"{shown} is too large; numbers go from {-self.most:g} to {self.most:g}", param, ctx)
+            numbers.append(float(part))
+        return tuple(numbers)
 
 
 class ClassChoice(click.ParamType):
@@ -52,7 +79,7 @@ class ChosenLabel(NamedTuple):
     """The label that images are generated with."""
 
     numbers: list[float] | None  # of all images; None: each seed draws its own
-    about: dict[str, Any]  # for the metadata of the images
+    metadata: dict[str, Any]  # of an image
 
 
 def chosen_label(
@@ -93,6 +120,20 @@ def chosen_label(
     if drawn and size and kept is None:
         warn(f"this model does not know the frequencies of its labels; all {size} classes are taken as equally likely")
     return ChosenLabel(None, {"class": None})
+
+
+def label_records(generator: Generator, numbers: list[float] | None, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """What ``--json`` says of the label of each image: its class, or the vector; nothing of a model without labels."""
+    from ganformer_cli.sampling import labels_from_seeds
+
+    kept = generator.label_distribution
+    if generator.config.c_dim == 0:
+        return []
+    rows = labels_from_seeds(generator, seeds).tolist() if numbers is None else [numbers] * len(seeds)
+    one_hot = all(sum(row) == 1 and max(row) == 1 for row in rows)
+    if (kept is not None and kept.kind == "vectors") or not one_hot:
+        return [{"label": row} for row in rows]
+    return [{"class": row.index(1)} for row in rows]
 
 
 def class_number(chosen: int | str, size: int, names: Sequence[str] | None, whose: str) -> int:

@@ -20,7 +20,7 @@ from ganformer_cli.files import advice, atomic_open, replace
 from ganformer_cli.sampling.image_files import METADATA_KEY, Images, exif, metadata_text
 
 #: Pillow holds a GIF or WebP whole, as pixels: no larger ones.
-MOST_BYTES = 1 << 30
+MAX_FILM_BYTES = 1 << 30
 #: Of x264, 0 without loss to 51; this one shows none.
 _CRF = "16"
 
@@ -33,7 +33,7 @@ def check_film(kind: str, frames: int, height: int, width: int) -> None:
     """
     if kind == "mp4":
         find_ffmpeg()
-    elif kind != "frames" and 3 * frames * height * width > MOST_BYTES:
+    elif kind != "frames" and 3 * frames * height * width > MAX_FILM_BYTES:
         raise ConfigError(
             f"--film {kind}: {frames} frames of {width}x{height} are too much for one {kind.upper()}; make fewer "
             "(--interpolation-density), or say --film mp4 or --film frames"
@@ -41,7 +41,7 @@ def check_film(kind: str, frames: int, height: int, width: int) -> None:
 
 
 def save_film(
-    path: Path, frames: Iterable[Images], *, per_second: float, about: Mapping[str, Any] | None = None
+    path: Path, frames: Iterable[Images], *, per_second: float, metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write uint8 ``[3, H, W]`` frames as one file, whole or not at all; its name's suffix says of which kind.
 
@@ -52,9 +52,9 @@ def save_film(
         OutputError: the place cannot be written to, or ffmpeg fails.
     """
     if path.suffix == ".mp4":
-        _save_mp4(path, frames, per_second, about or {})
+        _save_mp4(path, frames, per_second, metadata or {})
         return
-    text = metadata_text(about or {})
+    text = metadata_text(metadata or {})
     pixels = [PIL.Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))) for frame in frames]
     how: dict[str, Any] = {"save_all": True, "append_images": pixels[1:], "duration": round(1000 / per_second)}
     how |= {"loop": 0}
@@ -77,7 +77,7 @@ def find_ffmpeg() -> str:
     if found:
         return found
     try:
-        from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-not-found,unused-ignore]
+        from imageio_ffmpeg import get_ffmpeg_exe  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         return str(get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
@@ -87,7 +87,7 @@ def find_ffmpeg() -> str:
         ) from error
 
 
-def _save_mp4(path: Path, frames: Iterable[Images], per_second: float, about: Mapping[str, Any]) -> None:
+def _save_mp4(path: Path, frames: Iterable[Images], per_second: float, metadata: Mapping[str, Any]) -> None:
     """H.264, playable everywhere: colours at half the resolution, an even number of rows and columns."""
     program = find_ffmpeg()
     waiting = iter(frames)
@@ -96,7 +96,7 @@ def _save_mp4(path: Path, frames: Iterable[Images], per_second: float, about: Ma
     words = [program, "-hide_banner", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     words += ["-s", f"{width}x{height}", "-r", f"{per_second:g}", "-i", "-", "-an"]
     words += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", _CRF, "-pix_fmt", "yuv420p"]
-    words += ["-movflags", "+faststart", "-metadata", f"comment={METADATA_KEY} {metadata_text(about)}"]
+    words += ["-movflags", "+faststart", "-metadata", f"comment={METADATA_KEY} {metadata_text(metadata)}"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # ffmpeg goes back in the file that it writes, and tells its kind by the name.
