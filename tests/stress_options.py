@@ -36,6 +36,7 @@ BASE: dict[str, list[str]] = {
     "generate": ["--model", str(RUN), "--seeds", "0", "--output-dir", "out", "--gpus", "none"],
     "eval": ["--model", str(RUN), "--dataset", "scenes", "--eval-images-num", "4", "--gpus", "none"],
     "compare": [],
+    "sweep": ["nowhere.toml", "--output-dir", "out"],
     "convert": [str(RUN), "copy.safetensors"],
     "info": [str(RUN)],
     "bench": ["--quick", "--only", "nothing"],

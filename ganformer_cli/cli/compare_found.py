@@ -44,6 +44,7 @@ class ScoresPart:
     kimg: float | None
     scores: Mapping[str, ScoreValue]
     identity: str  # of what was scored; empty where nobody knows
+    shares_row: bool = False  # with others of its name: seeds of one setting
 
 
 def read_runs(names: Sequence[str], result_dir: Path, snapshot: str, columns: Sequence[str] | None) -> list[ScoredRun]:
@@ -169,9 +170,23 @@ def of_others(path: Path) -> list[ScoresPart]:
     for (name, dataset, what), some in groups.items():
         kimg = some[-1].get("kimg")
         parts.append(
-            ScoresPart(name, dataset or "?", kimg if is_finite_number(kimg) else None, newest_scores(some), what)
+            ScoresPart(
+                name,
+                dataset or "?",
+                kimg if is_finite_number(kimg) else None,
+                newest_scores(some),
+                what,
+                shares_row=_setting(some[-1]) is not None,
+            )
         )
     return parts
+
+
+def _setting(record: Mapping[str, Any]) -> str | None:
+    """The setting of a sweep that a record is of, if it is of one."""
+    sweep = record.get("sweep")
+    setting = sweep.get("setting") if isinstance(sweep, Mapping) else None
+    return setting if isinstance(setting, str) else None
 
 
 def _dataset(record: Mapping[str, Any]) -> str:
@@ -180,7 +195,9 @@ def _dataset(record: Mapping[str, Any]) -> str:
 
 
 def _name(record: Mapping[str, Any], path: Path) -> str:
-    """The row of what is no run: the snapshot's file name without its ending, or the images' name."""
+    """The row of what is no run: a sweep's setting, the snapshot's file name without its ending, or the images'."""
+    if setting := _setting(record):
+        return setting
     if isinstance(said := record.get("snapshot"), str) and said:
         return Path(said).stem
     if isinstance(said := record.get("images"), str) and said:
@@ -204,7 +221,7 @@ def _told_apart(found: Sequence[tuple[ScoredRun, ScoresPart]]) -> list[ScoredRun
     rows = Counter((run.dataset, run.model) for run, _ in kept)
     return [
         replace(run, model=f"{run.model} ({part.identity[:8] or run.path})")
-        if part.name is not None and rows[run.dataset, run.model] > 1
+        if part.name is not None and not part.shares_row and rows[run.dataset, run.model] > 1
         else run
         for run, part in kept
     ]

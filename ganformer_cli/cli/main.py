@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": "Generate images with a trained model.",
     "eval": "Compute metrics of a trained model.",
     "compare": "Compare the metrics of several runs.",
+    "sweep": "Train a table of settings and seeds.",
     "convert": "Convert a snapshot to safetensors.",
     "info": "Show what a model is and where it comes from.",
     "bench": "Measure speed and memory on this machine.",
