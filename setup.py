@@ -55,6 +55,8 @@ setup(
         "heif": ["pillow-heif>=0.18"],  # reads HEIC and HEIF, as phones write them
         "hdf5": ["h5py>=3.8"],  # reads pictures in HDF5 files
         "lmdb": ["lmdb>=1.4"],  # reads LSUN's databases
+        "plots": ["matplotlib>=3.8"],  # draws the charts of eval --all and compare --plot
+        "film": ["imageio-ffmpeg>=0.5"],  # makes MP4 where no ffmpeg is installed
         "compiler": ["ziglang>=0.13"],  # builds the native operators where no other compiler is
         "wheels": [  # what .ci/wheels.py needs
             "ziglang==0.17.1",  # exact, because the bytes of the libraries follow from it
@@ -67,6 +69,8 @@ setup(
             "setuptools>=77",  # a test builds the wheel, without a network
             "h5py>=3.8",  # sources of pictures that tests write and read
             "lmdb>=1.4",
+            "matplotlib>=3.8",
+            "imageio-ffmpeg>=0.5",
             "pytest-cov>=5",  # which lines no test runs
             "torch-fidelity==0.4.0",  # the metrics are compared with it; exact, since its numbers are what counts
         ],

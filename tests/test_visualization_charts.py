@@ -1,50 +1,76 @@
-"""Plots of scores show what they are given."""
+"""Charts of scores show what they are given, as PNG and SVG."""
 
 from __future__ import annotations
 
+import io
+import re
+import sys
+from pathlib import Path
+
 import numpy as np
+import PIL.Image
 import pytest
 
-from ganformer_cli.visualization.charts import Bar, Bars, Curve, bar_charts, curves, ticks
+from ganformer_cli.errors import ConfigError
+from ganformer_cli.visualization.charts import (
+    Bar,
+    BarPanel,
+    Line,
+    LinePanel,
+    bar_chart,
+    chart_format,
+    line_chart,
+)
 from ganformer_cli.visualization.palette import PALETTE
 
 
-def widths(picture: np.ndarray, colour: int) -> int:
+def pixels(png: bytes) -> np.ndarray:
+    with PIL.Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def width(image: np.ndarray, colour: int) -> int:
     """The most pixels that a row has of one colour of the palette."""
-    return int((picture == PALETTE[colour][:, None, None]).all(0).sum(1).max())
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 10, [0, 2, 4, 6, 8, 10]),
-        (0, 269.6, [0, 100, 200]),
-        (-1, 1, [-1, -0.5, 0, 0.5, 1]),
-        (0, 0.003, [0, 0.001, 0.002, 0.003]),
-        (5, 5, [5]),
-    ],
-)
-def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert ticks(low, high) == pytest.approx(expected)
+    return int((image == PALETTE[colour]).all(2).sum(1).max())
 
 
 def test_bars_are_as_long_as_their_values() -> None:
-    sheet = bar_charts([Bars("FID", [Bar("one", 10.0), Bar("two", 5.0), Bar("three", None)])])
-    assert widths(sheet, 1) / widths(sheet, 0) == pytest.approx(0.5, abs=0.02)
-    assert widths(sheet, 2) == 0
-    below = bar_charts([Bars("KID", [Bar("one", -5.0), Bar("two", 5.0)])])
-    assert widths(below, 0) == pytest.approx(widths(below, 1), abs=2)
+    chart = pixels(bar_chart([BarPanel("FID", [Bar("one", 10.0), Bar("two", 5.0), Bar("three", None)])]))
+    assert width(chart, 1) / width(chart, 0) == pytest.approx(0.5, abs=0.02)
+    assert width(chart, 2) == 0
+    below = pixels(bar_chart([BarPanel("KID", [Bar("one", -5.0), Bar("two", 5.0)])]))
+    assert width(below, 0) == pytest.approx(width(below, 1), abs=2)
 
 
 def test_a_curve_goes_through_its_points() -> None:
-    falling = curves([Curve("FID", [0, 1, 2], [10.0, 5.0, 0.0])], "kimg")
-    line = np.argwhere((falling == PALETTE[0][:, None, None]).all(0))  # [pixels, (y, x)]
+    falling = pixels(line_chart([LinePanel("FID", [Line("a", [0, 1, 2], [10.0, 5.0, 0.0])])], "kimg"))
+    line = np.argwhere((falling == PALETTE[0]).all(2))  # [pixels, (y, x)]
     assert np.asarray(np.corrcoef(line.T)).min() > 0.99  # further right is further down
-    flat = curves([Curve("FID", [3], [5.0])], "kimg")  # one point is no mistake
-    assert (flat == PALETTE[0][:, None, None]).all(0).any()
+    single = pixels(line_chart([LinePanel("FID", [Line("a", [3], [5.0])])], "kimg"))
+    assert (single == PALETTE[0]).all(2).any()
 
 
-def test_panels_stand_side_by_side() -> None:
-    panel = Curve("FID", [0, 1], [1.0, 2.0], floor=0.5)
-    assert curves([panel] * 2, "kimg").shape == (3, 300, 840)
-    assert curves([panel] * 4, "kimg").shape == (3, 600, 1260)
+def test_an_svg_has_axes_legend_and_spread_and_is_the_same_each_time() -> None:
+    lines = [Line("duplex", [1, 2], [3.0, 2.0], [0.5, 0.4]), Line("simplex", [1, 2], [4.0, 3.0])]
+    panels = [LinePanel("SWD", lines, floor=1.0)] * 4
+    chart = line_chart(panels, "kimg", "svg")
+    assert chart == line_chart(panels, "kimg", "svg")
+    comments = set(re.findall(r"<!-- (.*?) -->", chart.decode()))
+    assert {"SWD", "kimg", "duplex", "simplex", "floor"} <= comments
+    assert b"FillBetweenPolyCollection" in chart or b"PolyCollection" in chart
+
+
+def test_the_suffix_is_the_format() -> None:
+    assert (chart_format(Path("a.PNG"), "--plot"), chart_format(Path("a.svg"), "--plot")) == ("png", "svg")
+    with pytest.raises(ConfigError, match=r"--plot a.pdf: charts are PNG or SVG"):
+        chart_format(Path("a.pdf"), "--plot")
+
+
+def test_without_matplotlib_a_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for call in (
+        lambda: chart_format(Path("a.png"), "--plot"),
+        lambda: line_chart([LinePanel("FID", [Line("a", [1], [1.0])])], "kimg"),
+    ):
+        with pytest.raises(ConfigError, match="pip install"):
+            call()

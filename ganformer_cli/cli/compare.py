@@ -68,9 +68,9 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
 @option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.png",
+    metavar="FILE.png|FILE.svg",
     group="Table",
-    help="Also draw it: bars, and whiskers for the deviation between runs.",
+    help="Also draw it: bars, and whiskers for the deviation between runs. Needs matplotlib (extra plots).",
 )
 @boolean_option("--overwrite", default=False, group="Table", help="Replace the files of --output and --plot.")
 @json_option
@@ -107,13 +107,14 @@ def command(
     """
     from ganformer_cli.metrics import tabulate
     from ganformer_cli.metrics.registry import METRICS, parse_metrics
+    from ganformer_cli.visualization.charts import chart_format
 
     if as_json and form != "json":
         if "form" in given_options(ctx):
             raise click.UsageError(f"--json and --format {form} each say how the table is written; give one of them")
         form = "json"
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise click.UsageError(f"--plot {plot}: a PNG is drawn; give a name that ends in .png")
+    if plot is not None:
+        chart_format(plot, "--plot")
     for path, name in ((output, "--output"), (plot, "--plot")):
         if path is not None:
             check_output(path, name, overwrite=overwrite)
@@ -176,8 +177,7 @@ def as_text(tables: Sequence[ScoreTable]) -> str:
 def draw_bars(tables: Sequence[ScoreTable], path: Path, *, overwrite: bool) -> None:
     """A panel for each data set and score."""
     from ganformer_cli.metrics.registry import SCORES
-    from ganformer_cli.sampling.image_files import encode_image
-    from ganformer_cli.visualization.charts import Bar, Bars, bar_charts
+    from ganformer_cli.visualization.charts import Bar, BarPanel, bar_chart, chart_format
 
     panels = []
     for each in tables:
@@ -190,5 +190,5 @@ def draw_bars(tables: Sequence[ScoreTable], path: Path, *, overwrite: bool) -> N
                 else:
                     deviation = None if cell.deviation is None else score.shown(cell.deviation)
                     bars.append(Bar(row.model, score.shown(cell.mean), deviation))
-            panels.append(Bars(f"{SCORES[name].heading}, {each.dataset}", bars))
-    write_output(path, encode_image(bar_charts(panels), "png"), "--plot", overwrite=overwrite)
+            panels.append(BarPanel(f"{SCORES[name].heading}, {each.dataset}", bars))
+    write_output(path, bar_chart(panels, chart_format(path, "--plot")), "--plot", overwrite=overwrite)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ganformer_cli.cli.kept_scores import file_beside, read_kept
 from ganformer_cli.cli.options import warn
 from ganformer_cli.cli.output import echo, echo_json, echo_table
-from ganformer_cli.errors import DataError, OutputError
+from ganformer_cli.errors import ConfigError, DataError, OutputError
+from ganformer_cli.files import write_bytes
 
 if TYPE_CHECKING:
     from ganformer_cli.metrics.metric import Score
@@ -76,10 +77,9 @@ def echo_curve(records: Sequence[Mapping[str, Any]], curve: Path | None) -> None
 
 
 def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
-    """The course of the scores as a picture in the run folder; None where there is nothing to draw, or no place."""
+    """The course of the scores as a chart in the run folder; None, with a warning, where it cannot be drawn."""
     from ganformer_cli.metrics.registry import SCORES
-    from ganformer_cli.sampling.image_files import save_png
-    from ganformer_cli.visualization.charts import Curve, curves
+    from ganformer_cli.visualization.charts import Line, LinePanel, line_chart
 
     panels = []
     for name, score in SCORES.items():
@@ -87,12 +87,12 @@ def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
         if len(known) > 1:
             places, values = [record["kimg"] for record in known], [score.shown(record[name]) for record in known]
             floor = known[-1].get(f"{name}_floor")
-            panels.append(Curve(score.heading, places, values, floor))
+            panels.append(LinePanel(score.heading, [Line(name, places, values)], floor))
     if not panels:
         return None
     try:
-        save_png(run / CURVE, curves(panels, "kimg"))
-    except OutputError as error:
+        write_bytes(run / CURVE, line_chart(panels, "kimg"))
+    except (OutputError, ConfigError) as error:
         warn(f"the curve was not drawn: {error}")
         return None
     return run / CURVE

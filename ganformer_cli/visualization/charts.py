@@ -1,43 +1,49 @@
-"""Plots of scores: their course over training, and bars with deviations. Drawn with Pillow; panels side by side."""
+"""Charts of scores, drawn by matplotlib (extra ``plots``): curves with their spread, and bars with deviations."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import PIL.Image
-import PIL.ImageDraw
-import PIL.ImageFont
-
-from ganformer_cli.sampling.image_files import Images
+from ganformer_cli.errors import ConfigError
 from ganformer_cli.visualization.palette import PALETTE
 
-_WIDTH, _HEIGHT = 420, 300  # of a panel
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 36, 44
-_COLUMNS = 3
-_SIZE = 13  # of letters
-_BLACK, _GREY, _WHITE = (0, 0, 0), (215, 215, 215), (255, 255, 255)
-_BAR = 26  # height of a bar's row
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-Colour = tuple[int, int, int]
-Font = PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont
+ChartFormat = Literal["png", "svg"]
+INSTALL = 'charts need matplotlib; install it with: pip install "matplotlib>=3.8"'
+_PANEL_WIDTH, _PANEL_HEIGHT, _BAR_HEIGHT = 4.2, 3.0, 0.26  # inches
+_COLUMNS = 3
+_DPI = 150
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A panel with one line: values over places."""
+class Line:
+    """A curve, and a band of ``spread`` (a standard deviation) about it."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class LinePanel:
+    """One axis system with curves; ``floor`` is a dashed line at the value that can be reached."""
 
     title: str
-    places: Sequence[float]
-    values: Sequence[float]
-    floor: float | None = None  # a dashed line at the value that can be reached
+    lines: Sequence[Line]
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of a panel with bars."""
+    """A bar from 0, with a whisker of one deviation; None has no bar."""
 
     label: str
     value: float | None
@@ -45,133 +51,112 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Bars:
-    """A panel with bars from 0."""
+class BarPanel:
+    """One axis system with bars."""
 
     title: str
     bars: Sequence[Bar]
 
 
-def curves(panels: Sequence[Curve], place: str) -> Images:
-    """Panels with lines as one picture, uint8 ``[3, H, W]``; ``place`` names the horizontal axis."""
-    return _sheet(
-        [lambda draw, at, panel=panel: _curve(draw, at, panel, place) for panel in panels],  # type: ignore[misc]
-        _HEIGHT,
-    )
+def chart_format(path: Path, option: str) -> ChartFormat:
+    """``png`` or ``svg``, by a file's name; to be called before any work is done.
+
+    Raises:
+        ConfigError: another suffix, or matplotlib is not installed; the message names ``option``.
+    """
+    for name in ("png", "svg"):
+        if path.suffix.lower() == f".{name}":
+            require_matplotlib(f"{option} {path}")
+            return name  # type: ignore[return-value]
+    raise ConfigError(f"{option} {path}: charts are PNG or SVG; give a name that ends in .png or .svg")
 
 
-def bar_charts(panels: Sequence[Bars]) -> Images:
-    """Panels with bars, their deviations as whiskers, as one picture, uint8 ``[3, H, W]``."""
-    height = _TOP + _BAR * max(len(panel.bars) for panel in panels) + _BOTTOM
-    return _sheet([lambda draw, at, panel=panel: _bars(draw, at, panel) for panel in panels], height)  # type: ignore[misc]
+def require_matplotlib(what: str) -> None:
+    """Raise ConfigError, which begins with ``what``, unless matplotlib is installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"{what}: {INSTALL}") from error
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from ``low`` to ``high``, at most ``most`` + 1 of them."""
-    span = high - low
-    if span <= 0:
-        return [low]
-    step = 10.0 ** math.floor(math.log10(span / most))
-    step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= most)
-    first = math.ceil(low / step - 1e-9)
-    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
+def line_chart(panels: Sequence[LinePanel], x_label: str, format: ChartFormat = "png") -> bytes:
+    """Panels with curves, side by side, as the content of a file.
+
+    Args:
+        panels: at least one.
+        x_label: of the horizontal axis.
+        format: of the file.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+
+    def draw(axes: Axes, number: int) -> None:
+        panel = panels[number]
+        for index, line in enumerate(panel.lines):
+            colour = _colour(index)
+            axes.plot(line.x, line.y, color=colour, label=line.label, marker="o", markersize=3)
+            if line.spread is not None:
+                low = [y - spread for y, spread in zip(line.y, line.spread, strict=True)]
+                high = [y + spread for y, spread in zip(line.y, line.spread, strict=True)]
+                axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
+        if panel.floor is not None:
+            axes.axhline(panel.floor, color="black", linestyle="--", linewidth=1, label="floor")
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.set_xlabel(x_label)
+        axes.set_title(panel.title)
+        axes.grid(alpha=0.3)
+        if len(panel.lines) > 1 or panel.floor is not None:
+            axes.legend(fontsize="small")
+
+    return _chart(len(panels), _PANEL_HEIGHT, draw, format)
 
 
-class _Pen:
-    """Draws in one panel whose upper left corner is at ``at``."""
+def bar_chart(panels: Sequence[BarPanel], format: ChartFormat = "png") -> bytes:
+    """Panels with bars, side by side; arguments as for ``line_chart``."""
 
-    def __init__(self, draw: PIL.ImageDraw.ImageDraw, at: tuple[int, int]) -> None:
-        self.draw, (self.x, self.y) = draw, at
-        self.font: Font = PIL.ImageFont.load_default(_SIZE)
+    def draw(axes: Axes, number: int) -> None:
+        panel = panels[number]
+        for row, bar in enumerate(panel.bars):
+            if bar.value is None:
+                axes.text(0, row, " –", va="center")
+                continue
+            axes.barh(row, bar.value, color=_colour(row), xerr=bar.deviation, capsize=3)
+            end = max(bar.value, 0) + (bar.deviation or 0)
+            axes.annotate(f"{bar.value:.4g}", (end, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_yticks(range(len(panel.bars)), [bar.label for bar in panel.bars])
+        axes.invert_yaxis()
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.margins(x=0.15)
+        axes.set_title(panel.title)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
 
-    def line(self, points: Sequence[tuple[float, float]], colour: Colour, width: int = 1) -> None:
-        self.draw.line([(self.x + x, self.y + y) for x, y in points], fill=colour, width=width)
-
-    def box(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
-        if right >= left and bottom >= top:
-            self.draw.rectangle([self.x + left, self.y + top, self.x + right, self.y + bottom], fill=colour)
-
-    def text(self, x: float, y: float, text: str, anchor: str) -> None:
-        self.draw.text((self.x + x, self.y + y), text, fill=_BLACK, font=self.font, anchor=anchor)
-
-    def width(self, text: str) -> float:
-        return float(self.font.getlength(text))
-
-
-def _sheet(panels: Sequence[Callable[[PIL.ImageDraw.ImageDraw, tuple[int, int]], None]], height: int) -> Images:
-    columns = min(_COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    sheet = PIL.Image.new("RGB", (columns * _WIDTH, rows * height), _WHITE)
-    draw = PIL.ImageDraw.Draw(sheet)
-    for number, panel in enumerate(panels):
-        panel(draw, (number % columns * _WIDTH, number // columns * height))
-    return np.ascontiguousarray(np.asarray(sheet).transpose(2, 0, 1))
+    rows = max(len(panel.bars) for panel in panels)
+    return _chart(len(panels), 0.9 + _BAR_HEIGHT * rows, draw, format)
 
 
-def _curve(draw: PIL.ImageDraw.ImageDraw, at: tuple[int, int], panel: Curve, place: str) -> None:
-    pen = _Pen(draw, at)
-    values = [*panel.values, *([] if panel.floor is None else [panel.floor])]
-    low, high = min(0.0, *values), max(values)
-    high = high if high > low else low + 1
-    first, last = min(panel.places), max(panel.places)
-    last = last if last > first else first + 1
+def _chart(count: int, height: float, draw: Callable[[Axes, int], None], format: ChartFormat) -> bytes:
+    require_matplotlib("chart")
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    def where(x: float, y: float) -> tuple[float, float]:
-        across = (x - first) / (last - first) * (_WIDTH - _LEFT - _RIGHT)
-        return _LEFT + across, _HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
-
-    pen.text(_LEFT, 10, panel.title, "la")
-    for value in ticks(low, high):
-        pen.line([where(first, value), where(last, value)], _GREY)
-        pen.text(_LEFT - 6, where(first, value)[1], f"{value:.4g}", "rm")
-    for value in ticks(first, last):
-        pen.text(where(value, low)[0], _HEIGHT - _BOTTOM + 6, f"{value:.4g}", "ma")
-    pen.text(where((first + last) / 2, low)[0], _HEIGHT - 20, place, "ma")
-    if panel.floor is not None:
-        start, y = where(first, panel.floor)
-        for dash in range(int(start), _WIDTH - _RIGHT, 8):
-            pen.line([(dash, y), (dash + 4, y)], _BLACK)
-    points = [where(x, y) for x, y in zip(panel.places, panel.values, strict=True)]
-    colour = _colour(0)
-    pen.line(points, colour, 2)
-    for x, y in points:
-        pen.box(x - 2, y - 2, x + 2, y + 2, colour)
+    columns = min(_COLUMNS, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(columns * _PANEL_WIDTH, rows * height), dpi=_DPI, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for number, axes in enumerate(grid):
+        if number < count:
+            draw(axes, number)
+        else:
+            axes.set_visible(False)
+    stream = io.BytesIO()
+    # The same numbers give the same file.
+    metadata = {"Date": None} if format == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "ganformer"}):
+        figure.savefig(stream, format=format, metadata=metadata)
+    return stream.getvalue()
 
 
-def _bars(draw: PIL.ImageDraw.ImageDraw, at: tuple[int, int], panel: Bars) -> None:
-    pen = _Pen(draw, at)
-    known = [bar for bar in panel.bars if bar.value is not None]
-    ends = [bar.value + sign * (bar.deviation or 0) for bar in known for sign in (-1, 1) if bar.value is not None]
-    low, high = min([0.0, *ends]), max([0.0, *ends])
-    high = high if high > low else low + 1
-    left = 12 + min(_WIDTH / 2, max([pen.width(bar.label) for bar in panel.bars], default=0.0))
-
-    def across(value: float) -> float:
-        return left + (value - low) / (high - low) * (_WIDTH - left - 60)
-
-    pen.text(left, 10, panel.title, "la")
-    bottom = _TOP + _BAR * len(panel.bars)
-    for value in ticks(low, high, 4):
-        pen.line([(across(value), _TOP), (across(value), bottom)], _GREY)
-        pen.text(across(value), bottom + 6, f"{value:.4g}", "ma")
-    for number, bar in enumerate(panel.bars):
-        middle = _TOP + _BAR * number + _BAR / 2
-        pen.text(left - 6, middle, bar.label, "rm")
-        if bar.value is None:
-            pen.text(across(0) + 6, middle, "–", "lm")
-            continue
-        ends_at = sorted((across(0), across(bar.value)))
-        pen.box(ends_at[0], middle - 8, ends_at[1], middle + 8, _colour(number))
-        right = ends_at[1]
-        if bar.deviation is not None:
-            one, other = across(bar.value - bar.deviation), across(bar.value + bar.deviation)
-            pen.line([(one, middle), (other, middle)], _BLACK, 2)
-            for x in (one, other):
-                pen.line([(x, middle - 4), (x, middle + 4)], _BLACK, 2)
-            right = max(right, other)
-        pen.text(right + 5, middle, f"{bar.value:.4g}", "lm")
-
-
-def _colour(number: int) -> Colour:
-    red, green, blue = (int(value) for value in PALETTE[number % len(PALETTE)])
-    return red, green, blue
+def _colour(index: int) -> tuple[float, ...]:
+    return tuple(PALETTE[index % len(PALETTE)] / 255)
