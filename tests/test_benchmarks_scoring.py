@@ -13,7 +13,7 @@ from click.testing import Result
 from ganformer_cli.benchmarks import scoring
 from ganformer_cli.benchmarks.data import ImageSizes
 from ganformer_cli.benchmarks.measuring import Conditions, Memory, measure
-from ganformer_cli.benchmarks.scoring import Scoring, scoring_cases
+from ganformer_cli.benchmarks.scoring import ScoringSample, scoring_cases
 from ganformer_cli.errors import GanformerError
 
 Run = Callable[..., Result]
@@ -33,8 +33,8 @@ def test_both_are_measured_and_agree(ganformer: Run) -> None:
 def scripted(monkeypatch: pytest.MonkeyPatch, ours: float, theirs: float) -> None:
     """Measurements that are given; no network, and no files of weights."""
 
-    def score(value: float, seconds: float) -> Callable[[Path, Path, str], Scoring]:
-        return lambda folder, weights, device: Scoring(seconds, 100.0, value)
+    def score(value: float, seconds: float) -> Callable[[Path, Path, str], ScoringSample]:
+        return lambda folder, weights, device: ScoringSample(seconds, 100.0, value)
 
     monkeypatch.setattr(scoring, "random_weights", lambda shapes: {})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)

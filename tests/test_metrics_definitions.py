@@ -11,15 +11,16 @@ from click.testing import Result
 
 from ganformer_cli.metrics import definitions
 from ganformer_cli.metrics.features import NETWORKS
+from ganformer_cli.metrics.metric import DEFINED
 from ganformer_cli.metrics.opening import DISTANCE
 from ganformer_cli.metrics.registry import METRICS, SCORES, load_definitions, parse_metrics
 
 Run = Callable[..., Result]
 
 TOY = """
-from ganformer_cli.metrics.metric import Metric, Score
+from ganformer_cli.metrics.metric import Metric, Score, add_metric
 
-METRICS = (
+add_metric(
     Metric(
         name="brightness",
         title="difference of brightness",
@@ -30,7 +31,7 @@ METRICS = (
         caution=lambda now: f"brightness of {now.fakes} images is a toy",
         has_floor=True,
         aliases=("light",),
-    ),
+    )
 )
 """
 
@@ -40,7 +41,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that somebody has added."""
     (tmp_path / "toy_brightness.py").write_text(TOY, encoding="utf-8")
     monkeypatch.setattr(definitions, "__path__", [*definitions.__path__, str(tmp_path)])
-    for table in (METRICS, SCORES):
+    for table in (DEFINED, METRICS, SCORES):
         monkeypatch.setitem(table, "brightness", None)  # gone after the test
     load_definitions()
 

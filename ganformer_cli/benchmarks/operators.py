@@ -28,8 +28,8 @@ from ganformer_cli.operators import (
     native,
     upfirdn2d,
 )
+from ganformer_cli.operators.jobs import SECONDS_TO_BUILD
 
-SECONDS_TO_BUILD = 900.0
 #: How the networks call upfirdn2d, before a convolution of stride 2 and instead of one: up, down, padding.
 RESAMPLINGS = {"2x up": (2, 1, (2, 1)), "2x down": (1, 2, (1, 1)), "filter": (1, 1, (2, 2))}
 

@@ -44,7 +44,7 @@ _SPLITS = 2
 _TOLERANCE = 1e-3
 
 
-class Scoring(NamedTuple):
+class ScoringSample(NamedTuple):
     """One measurement."""
 
     seconds: float
@@ -67,7 +67,7 @@ def build_scoring(conditions: Conditions, sizes: ImageSizes) -> Workload:
     torch.save(random_weights(Inception.shapes()), place / "random.pth")
     scores: dict[str, float] = {}
 
-    def measure(name: str, score: Callable[[Path, Path, str], Scoring]) -> tuple[float, Memory | None]:
+    def measure(name: str, score: Callable[[Path, Path, str], ScoringSample]) -> tuple[float, Memory | None]:
         run = partial(score, place / "images", place / "random.pth", conditions.device)
         found = in_fresh_process(run) if conditions.memory else run()
         scores[name] = found.score
@@ -85,7 +85,7 @@ def build_scoring(conditions: Conditions, sizes: ImageSizes) -> Workload:
     return Workload(run=ours, baselines=lambda: theirs, has_operators=False, resources=resources)
 
 
-def score_ours(folder: Path, weights: Path, device: str) -> Scoring:
+def score_ours(folder: Path, weights: Path, device: str) -> ScoringSample:
     """As ``ganformer eval --images`` does it."""
     started = time.perf_counter()
     network = open_network("inception", weights=weights, resize="tf1", device=device, offline=True)
@@ -93,10 +93,10 @@ def score_ours(folder: Path, weights: Path, device: str) -> Scoring:
     source, key = DatasetImages(dataset, np.arange(len(dataset))), ("inception", "logits")
     found = collect(source, {"inception": network}, count=len(dataset), rows=[key], group=SINGLE_PROCESS)
     score, _ = inception_score(found.rows[key], splits=_SPLITS, seed=_SEED)
-    return Scoring(time.perf_counter() - started, proc_mib("VmHWM"), score)
+    return ScoringSample(time.perf_counter() - started, proc_mib("VmHWM"), score)
 
 
-def score_theirs(folder: Path, weights: Path, device: str) -> Scoring:
+def score_theirs(folder: Path, weights: Path, device: str) -> ScoringSample:
     """As torch-fidelity's own function does it, at its own settings."""
     metrics = load_fidelity("metrics")
     # It reads with several processes, which must not be started anew where torchvision was helped to import. They are
@@ -121,7 +121,7 @@ def score_theirs(folder: Path, weights: Path, device: str) -> Scoring:
         )
     seconds = time.perf_counter() - started
     multiprocessing.set_start_method(before, force=True)
-    return Scoring(seconds, proc_mib("VmHWM"), float(found["inception_score_mean"]))
+    return ScoringSample(seconds, proc_mib("VmHWM"), float(found["inception_score_mean"]))
 
 
 def load_fidelity(module: str) -> ModuleType:

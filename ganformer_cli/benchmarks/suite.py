@@ -203,10 +203,10 @@ def row_record(row: Row) -> dict[str, Any]:
     against = {}
     for name, other in row.baselines.items():
         ratio = ratio_of(row.own, other)
-        spread = None if ratio is None else [rounded(ratio.low), rounded(ratio.high)]
+        spread = None if ratio is None else [four_digits(ratio.low), four_digits(ratio.high)]
         against[name] = {
             **measurement_record(other),
-            "ratio": None if ratio is None else rounded(ratio.value),
+            "ratio": None if ratio is None else four_digits(ratio.value),
             "spread": spread,
         }
     return {
@@ -214,7 +214,7 @@ def row_record(row: Row) -> dict[str, Any]:
         "what": row.case.what,
         "images": row.case.images,
         **own,
-        "images_per_second": rounded(row.case.images / least),
+        "images_per_second": four_digits(row.case.images / least),
         "kept_percent": None if row.kept is None else round(100 * row.kept, 2),
         "against": against,
     }
@@ -224,14 +224,14 @@ def measurement_record(found: Measurement) -> dict[str, Any]:
     """Least and median time in milliseconds, and memory in MiB."""
     times, memory = list(found.samples.values()), found.memory
     return {
-        "ms": rounded(min(times) * 1e3),
-        "ms_median": rounded(statistics.median(times) * 1e3),
+        "ms": four_digits(min(times) * 1e3),
+        "ms_median": four_digits(statistics.median(times) * 1e3),
         "samples": len(times),
         "peak_mib": None if memory is None else round(memory.peak, 1),
         "added_mib": None if memory is None or memory.added is None else round(memory.added, 1),
     }
 
 
-def rounded(value: float) -> float:
+def four_digits(value: float) -> float:
     """Four digits that say something."""
     return float(f"{value:.4g}")

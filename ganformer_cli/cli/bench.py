@@ -170,7 +170,7 @@ def command(
     if as_json:
         echo_json(record)
     else:
-        show(record)
+        print_record(record)
     failed = [row for row in record["rows"] if "error" in row]
     if failed:
         first = f"{failed[0]['group']}: {failed[0]['what']}: {failed[0]['error']}"
@@ -205,7 +205,7 @@ def run_config(settings: Mapping[str, Any], attention: str | None, *, training: 
 # ----- The table -----
 
 
-def show(record: Mapping[str, Any]) -> None:
+def print_record(record: Mapping[str, Any]) -> None:
     """The record as tables on stdout."""
     features = f" ({', '.join(record['cpu_features'])})" if record["device"] == "cpu" else ""
     settings = f"{record['threads']} threads, torch {record['torch']}, {record['precision']}"

@@ -129,7 +129,7 @@ def command(
     for warning in tabulate.warnings(tables):
         warn(warning)
     if form == "text" and output is None:
-        show(tables)
+        print_tables(tables)
     else:
         formats = {
             "text": as_text,
@@ -149,7 +149,7 @@ def command(
 # ----- Showing -----
 
 
-def show(tables: Sequence[ScoreTable]) -> None:
+def print_tables(tables: Sequence[ScoreTable]) -> None:
     """Print the tables for people."""
     from ganformer_cli.metrics.tabulate import sources_of, table_cells
 

@@ -14,6 +14,7 @@ import torch
 from ganformer_cli import __version__
 from ganformer_cli.data.loading.datasets import ImageDataset
 from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.files import Warn
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.metrics.blocks import out_of_memory
 from ganformer_cli.metrics.cache import Cache
@@ -24,7 +25,6 @@ from ganformer_cli.metrics.plan import (
     DEFAULT_NUM_IMAGES,
     EvaluationPlan,
     Indices,
-    Warn,
     check_comparable,
     chosen_metrics,
     give_cautions,

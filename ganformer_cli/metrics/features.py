@@ -40,7 +40,7 @@ NETWORKS: dict[str, tuple[type[Inception] | type[Vgg16] | type[DinoV2], Resize]]
 }
 
 
-class Network(Protocol):
+class FeatureModule(Protocol):
     """What computes features: a module of torch's."""
 
     side: int  # of the images that it takes
@@ -74,7 +74,7 @@ class FeatureNetwork:
     def __init__(
         self,
         name: str,
-        network: Network,
+        network: FeatureModule,
         *,
         weights_sha256: str,
         published: bool,
@@ -86,7 +86,7 @@ class FeatureNetwork:
         self.outputs = dict(network.outputs)
         self.batch_size: int | None = None
         self._fitting: BlockSize | None = None
-        self._network: Network = network.to(self.device).eval()
+        self._network: FeatureModule = network.to(self.device).eval()
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Features by the name of the output, float32 ``[B, D]`` on the network's device.

@@ -1,6 +1,6 @@
 """What a metric is: one object that says what it needs, computes its scores, and warns. Standard library only.
 
-Each file in ``definitions/`` holds one metric, or a few that share their arithmetic, in a tuple ``METRICS``.
+Each file in ``definitions/`` adds one metric, or a few that share their arithmetic, with ``add_metric``.
 """
 
 from __future__ import annotations
@@ -130,3 +130,12 @@ class Metric:
             reals = fakes = min(reals, fakes)
         limit = max(reals, fakes) if self.max_images is None else self.max_images
         return min(reals, limit) if self.uses_reals else 0, min(fakes, limit)
+
+
+#: By name, in no order; ``registry`` has the ordered table.
+DEFINED: dict[str, Metric] = {}
+
+
+def add_metric(metric: Metric) -> None:
+    """Make a metric known under its name."""
+    DEFINED[metric.name] = metric

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ganformer_cli.data.loading.datasets import ImageDataset
 from ganformer_cli.errors import ConfigError, DataError
+from ganformer_cli.files import Warn
 from ganformer_cli.metrics.collecting import FeatureKey
 from ganformer_cli.metrics.metric import Circumstances, Metric
 from ganformer_cli.metrics.opening import FeatureNetworks
@@ -20,7 +21,6 @@ from ganformer_cli.text import printable
 DEFAULT_NUM_IMAGES = 2048
 
 Indices = npt.NDArray[np.int64]
-Warn = Callable[[str], None]
 
 
 def default_num_images(dataset: ImageDataset) -> int:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.metrics import definitions
-from ganformer_cli.metrics.metric import Metric, Score
+from ganformer_cli.metrics.metric import DEFINED, Metric, Score
 
 METRICS: dict[str, Metric] = {}  # those that need no feature network first
 SCORES: dict[str, Score] = {}  # in the order of columns
@@ -18,10 +18,9 @@ SCORES: dict[str, Score] = {}  # in the order of columns
 
 def load_definitions() -> None:
     """Fill ``METRICS`` and ``SCORES`` with what lies in ``definitions/``."""
-    found: list[Metric] = []
     for module in pkgutil.iter_modules(definitions.__path__):
-        found += importlib.import_module(f"{definitions.__name__}.{module.name}").METRICS
-    found.sort(key=lambda metric: metric.order)
+        importlib.import_module(f"{definitions.__name__}.{module.name}")
+    found = sorted(DEFINED.values(), key=lambda metric: metric.order)
     METRICS.update((metric.name, metric) for metric in sorted(found, key=lambda metric: metric.network is not None))
     SCORES.update((s.name, replace(s, metric=metric.name)) for metric in found for s in metric.scores)
 

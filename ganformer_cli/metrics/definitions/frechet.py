@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ganformer_cli.metrics.definitions import FEW_IMAGES
-from ganformer_cli.metrics.metric import Circumstances, Inputs, Metric, Score
+from ganformer_cli.metrics.metric import Circumstances, Inputs, Metric, Score, add_metric
 
 
 def _metric(name: str, title: str, heading: str, network: str, output: str, order: int) -> Metric:
@@ -40,7 +40,5 @@ def _metric(name: str, title: str, heading: str, network: str, output: str, orde
     )
 
 
-METRICS = (
-    _metric("fid", "Fréchet Inception distance", "FID", "inception", "pool", 10),
-    _metric("fd_dinov2", "Fréchet distance of DINOv2", "FD-DINOv2", "dinov2", "cls", 60),
-)
+add_metric(_metric("fid", "Fréchet Inception distance", "FID", "inception", "pool", 10))
+add_metric(_metric("fd_dinov2", "Fréchet distance of DINOv2", "FD-DINOv2", "dinov2", "cls", 60))

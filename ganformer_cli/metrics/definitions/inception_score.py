@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ganformer_cli.metrics.definitions import FEW_IMAGES
-from ganformer_cli.metrics.metric import Circumstances, Inputs, Metric, Score
+from ganformer_cli.metrics.metric import Circumstances, Inputs, Metric, Score, add_metric
 
 
 def _compute(inputs: Inputs) -> dict[str, float]:
@@ -19,7 +19,7 @@ def _caution(now: Circumstances) -> str | None:
     return f"is of {now.fakes} images is biased downwards; compare scores of the same number only"
 
 
-METRICS = (
+add_metric(
     Metric(
         name="is",
         title="Inception score",
@@ -33,5 +33,5 @@ METRICS = (
         caution=_caution,
         aliases=("isc",),
         order=30,
-    ),
+    )
 )

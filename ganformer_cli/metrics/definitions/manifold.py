@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ganformer_cli.metrics.definitions import FEW_IMAGES
-from ganformer_cli.metrics.metric import Circumstances, Inputs, Metric, Score
+from ganformer_cli.metrics.metric import Circumstances, Inputs, Metric, Score, add_metric
 
 
 def _precision_recall(inputs: Inputs) -> dict[str, float]:
@@ -32,7 +32,7 @@ def _caution(name: str) -> Callable[[Circumstances], str | None]:
     return caution
 
 
-METRICS = (
+add_metric(
     Metric(
         name="pr",
         title="precision and recall",
@@ -49,7 +49,9 @@ METRICS = (
         caution=_caution("pr"),
         aliases=("prc",),
         order=40,
-    ),
+    )
+)
+add_metric(
     Metric(
         name="dc",
         title="density and coverage",
@@ -62,5 +64,5 @@ METRICS = (
         compute=_density_coverage,
         caution=_caution("dc"),
         order=50,
-    ),
+    )
 )

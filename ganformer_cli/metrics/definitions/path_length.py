@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ganformer_cli.metrics.metric import Circumstances, Inputs, Metric, Score
+from ganformer_cli.metrics.metric import Circumstances, Inputs, Metric, Score, add_metric
 
 
 def _caution(now: Circumstances) -> str | None:
@@ -51,9 +51,7 @@ def _metric(space: Literal["z", "w"], *, end: bool, order: int) -> Metric:
     )
 
 
-METRICS = (
-    _metric("z", end=False, order=70),
-    _metric("w", end=False, order=71),
-    _metric("z", end=True, order=72),
-    _metric("w", end=True, order=73),
-)
+add_metric(_metric("z", end=False, order=70))
+add_metric(_metric("w", end=False, order=71))
+add_metric(_metric("z", end=True, order=72))
+add_metric(_metric("w", end=True, order=73))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ganformer_cli.metrics.metric import Inputs, Metric, Score
+from ganformer_cli.metrics.metric import Inputs, Metric, Score, add_metric
 
 
 def _compute(inputs: Inputs) -> dict[str, Any]:
@@ -14,7 +14,7 @@ def _compute(inputs: Inputs) -> dict[str, Any]:
     return {"swd": levels.pop("mean"), "swd_levels": levels}
 
 
-METRICS = (
+add_metric(
     Metric(
         name="swd",
         title="sliced Wasserstein distance",
@@ -26,5 +26,5 @@ METRICS = (
         max_images=8192,  # descriptors take 75 kB of memory an image
         has_floor=True,
         order=90,
-    ),
+    )
 )
