@@ -20,7 +20,7 @@ from ganformer_cli.checkpoints.run_lock import (
     LAUNCHER,
     OWNER_FILE,
     LockedError,
-    lives,
+    is_alive,
     locked,
     process_start,
     this_process,
@@ -86,7 +86,7 @@ def test_what_a_killed_process_leaves_is_recognised_and_told(tmp_path: Path) -> 
         assert run_lock.read_owner(tmp_path) == replace(this_process(), since=run_lock.read_owner(tmp_path).since)  # type: ignore[union-attr]
     assert len(messages) == 1
     assert str(holder.pid) in messages[0]
-    assert "ended without notice" in messages[0]
+    assert "was killed" in messages[0]
 
 
 def test_this_process_may_ask_again(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_the_lock_goes_at_every_end(tmp_path: Path, error: type[BaseException]) 
 def no_system_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on some network file systems."""
     monkeypatch.setattr(run_lock, "_system_lock", lambda path: (None, True))
-    monkeypatch.setattr(run_lock, "SETTLING", 0.05)
+    monkeypatch.setattr(run_lock, "SETTLE_SECONDS", 0.05)
 
 
 def test_without_locks_of_the_system_a_living_process_is_seen(tmp_path: Path, no_system_locks: None) -> None:
@@ -139,7 +139,7 @@ def test_a_stale_lock_is_recognised(tmp_path: Path, no_system_locks: None, stale
     messages: list[str] = []
     with locked(tmp_path, messages.append):
         pass
-    assert ["ended without notice" in text for text in messages] == [True]
+    assert ["was killed" in text for text in messages] == [True]
 
 
 @pytest.mark.parametrize("boot", ["another", None])
@@ -202,9 +202,9 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
 
 
 def test_processes_are_known_by_number_and_start() -> None:
-    assert lives(os.getpid(), process_start(os.getpid()))
-    assert not lives(os.getpid(), "another start") or process_start(os.getpid()) is None
-    assert not lives(gone_pid(), None)
+    assert is_alive(os.getpid(), process_start(os.getpid()))
+    assert not is_alive(os.getpid(), "another start") or process_start(os.getpid()) is None
+    assert not is_alive(gone_pid(), None)
 
 
 # ----- Workers whose launcher is gone -----

@@ -262,11 +262,11 @@ def test_json_is_a_boolean_like_others_in_every_command(name: str) -> None:
     known = [parameter for parameter in chosen.params if "--json" in parameter.opts]
     assert len(known) == 1
     for words, value in (([], False), (["--json"], True), (["--json", "True"], True), (["--json", "False"], False)):
-        joined = options.join_booleans([*words, "--other"], known)
+        process_group = options.join_booleans([*words, "--other"], known)
         with click.Context(chosen) as ctx:
             parser = click.Command(name, params=known, context_settings={"ignore_unknown_options": True})
-            assert parser.make_context(name, joined[:-1], parent=ctx).params == {"as_json": value}
-        assert joined[-1] == "--other"
+            assert parser.make_context(name, process_group[:-1], parent=ctx).params == {"as_json": value}
+        assert process_group[-1] == "--other"
 
 
 def test_json_may_be_said_no_to() -> None:

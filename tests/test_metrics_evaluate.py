@@ -423,14 +423,14 @@ class Together:
     def __init__(self, rank: int, world_size: int, barrier: threading.Barrier, board: dict[int, Any]) -> None:
         self.rank, self.world_size, self.barrier, self.board = rank, world_size, barrier, board
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         self.barrier.wait()
         self.board[self.rank] = value
         self.barrier.wait()
         return [copy.deepcopy(self.board[rank]) for rank in range(self.world_size)]
 
     def run_on_rank0(self, value: Callable[[], Any]) -> Any:
-        return self.gather(value() if self.rank == 0 else None)[0]
+        return self.all_gather_object(value() if self.rank == 0 else None)[0]
 
 
 def test_processes_come_to_the_scores_of_one(

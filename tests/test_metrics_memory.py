@@ -88,7 +88,7 @@ def test_a_network_takes_fewer_images_where_memory_runs_out(error: Exception) ->
 
 def test_fewer_groups_at_once_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = network(Small())(images(32))["pool"]
-    each, asked = features.one_thread_each, []
+    each, asked = features.map_single_threaded, []
 
     def limited(compute: Any, items: Sequence[Any], *, at_most: int) -> Any:
         asked.append(at_most)
@@ -96,20 +96,20 @@ def test_fewer_groups_at_once_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
             raise MemoryError
         return each(compute, items, at_most=at_most)
 
-    monkeypatch.setattr(features, "one_thread_each", limited)
+    monkeypatch.setattr(features, "map_single_threaded", limited)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     assert torch.equal(network(Small())(images(32))["pool"], expected)
     assert asked == [6, 3, 1]
 
 
 def test_the_batch_size_limits_what_passes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    each, asked = features.one_thread_each, []
+    each, asked = features.map_single_threaded, []
 
     def watched(compute: Any, items: Sequence[Any], *, at_most: int) -> Any:
         asked.append(at_most * len(items[0]))
         return each(compute, items, at_most=at_most)
 
-    monkeypatch.setattr(features, "one_thread_each", watched)
+    monkeypatch.setattr(features, "map_single_threaded", watched)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     scenes = open_dataset("scenes", resolution=32, max_images=48)
     scores = []
@@ -143,7 +143,7 @@ def test_distances_of_pairs_are_measured_one_by_one(monkeypatch: pytest.MonkeyPa
         def forward(self, one: Tensor, other: Tensor) -> Tensor:
             return (one - other).double().square().mean((1, 2, 3))
 
-    each = features.one_thread_each
+    each = features.map_single_threaded
 
     def limited(compute: Any, items: Sequence[Any], *, at_most: int) -> Any:
         if at_most > 1:
@@ -153,7 +153,7 @@ def test_distances_of_pairs_are_measured_one_by_one(monkeypatch: pytest.MonkeyPa
     one, other = images(7).float(), images(7).flip(0).float()
     distance = LearnedDistance(Distance(), weights_sha256="", published=False)  # type: ignore[arg-type]
     expected = distance(one, other)
-    monkeypatch.setattr(features, "one_thread_each", limited)
+    monkeypatch.setattr(features, "map_single_threaded", limited)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     again = LearnedDistance(Distance(), weights_sha256="", published=False)  # type: ignore[arg-type]
     assert torch.equal(again(one, other), expected)

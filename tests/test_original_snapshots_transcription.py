@@ -323,7 +323,7 @@ def test_the_first_loss_of_training_on(
     from ganformer_cli.config import RunConfig, TrainConfig
     from ganformer_cli.models import Generator
     from ganformer_cli.training.gan import GANTrainer, StepResult
-    from ganformer_cli.training.starting import Start
+    from ganformer_cli.training.initial_weights import InitialWeights
 
     assert ganformer("convert", folder / "network-snapshot-000000.pkl", "out.safetensors").exit_code == 0
     out = own_folder / "out.safetensors"
@@ -332,7 +332,7 @@ def test_the_first_loss_of_training_on(
     model = dataclasses.replace(headers.read_config(out), attention_dropout=0.0)
     train = TrainConfig(batch_size=4, style_mixing=0.0, pretrained_pkl=str(out))
     gan = GANTrainer(RunConfig(model=model, train=train), torch.device("cpu"))
-    Start("--pretrained-pkl", lambda: networks, whole=True).apply(gan, lambda text: None)
+    InitialWeights("--pretrained-pkl", lambda: networks, whole=True).apply(gan, lambda text: None)
 
     draw, z = Generator.synthesis, torch.randn(4, *model.z_shape)
     monkeypatch.setattr(Generator, "synthesis", lambda self, ws, **more: draw(self, ws, "const", **more))

@@ -122,7 +122,7 @@ def test_every_group_of_a_model_is_as_wide(
 def runs_out(monkeypatch: pytest.MonkeyPatch, error: Exception, most: int) -> list[int]:
     """From now on memory runs out where more than ``most`` groups are drawn at once; how many were, each time."""
     asked: list[int] = []
-    each = drawing.one_thread_each
+    each = drawing.map_single_threaded
 
     def limited(compute: Any, groups: Sequence[range], *, together: bool) -> Any:
         asked.append(len(groups))
@@ -130,7 +130,7 @@ def runs_out(monkeypatch: pytest.MonkeyPatch, error: Exception, most: int) -> li
             raise error
         return each(compute, groups, together=together)
 
-    monkeypatch.setattr(drawing, "one_thread_each", limited)
+    monkeypatch.setattr(drawing, "map_single_threaded", limited)
     return asked
 
 
@@ -143,7 +143,7 @@ def test_where_memory_runs_out_fewer_are_drawn_at_once(
     found = list(sample_images(model, range(21), batch_size=16))
     assert [seed for seed, _ in found] == list(range(21))
     assert_same(dict(found), expected)
-    assert asked == [4, 2, 1, 1, 1, 1, 1, 1]  # groups of four: 16, 8 and then 4 pictures at a time
+    assert asked == [4, 2, 1, 1, 1, 1, 1, 1]  # groups of four: 16, 8 and then 4 images at a time
 
 
 def test_where_memory_is_not_enough_for_one_picture(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

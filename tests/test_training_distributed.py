@@ -21,8 +21,8 @@ from ganformer_cli.checkpoints import training_state
 from ganformer_cli.checkpoints.run_lock import OWNER_FILE, read_owner
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.training.distributed import ALONE, Group, asked_for
-from ganformer_cli.training.loop import check_batch
+from ganformer_cli.training.distributed import ONE_PROCESS, Group, launched_world_size
+from ganformer_cli.training.opening import check_batch
 
 #: A run of six steps with both regularisations.
 LINE = (
@@ -305,21 +305,21 @@ def test_what_a_launcher_cannot_have_said_is_one_line(
 
 def test_what_a_launcher_says(environment: Callable[[dict[str, str | None]], None]) -> None:
     environment({})
-    assert asked_for() == 2
+    assert launched_world_size() == 2
     # One process alone need not know more.
     environment({"WORLD_SIZE": "1", "RANK": None, "MASTER_PORT": None, "MASTER_ADDR": None})
-    assert asked_for() == 0
+    assert launched_world_size() == 0
 
 
 def test_alone_everything_is_ones_own() -> None:
     cpu = torch.device("cpu")
     tensor = torch.arange(3.0)
-    assert ALONE.average(tensor) is tensor
-    assert ALONE.all_reduce(tensor) is tensor
-    assert ALONE.any([True, False], cpu) == [True, False]
-    assert ALONE.least(3, cpu) == 3
-    assert ALONE.run_on_rank0(lambda: "value") == "value"
-    ALONE.same("a", "what")
-    ALONE.broadcast(tensor)
-    assert ALONE.is_main
+    assert ONE_PROCESS.average(tensor) is tensor
+    assert ONE_PROCESS.all_reduce(tensor) is tensor
+    assert ONE_PROCESS.all_reduce_any([True, False], cpu) == [True, False]
+    assert ONE_PROCESS.least(3, cpu) == 3
+    assert ONE_PROCESS.run_on_rank0(lambda: "value") == "value"
+    ONE_PROCESS.same("a", "what")
+    ONE_PROCESS.broadcast(tensor)
+    assert ONE_PROCESS.is_main
     assert not Group(1, 2).is_main

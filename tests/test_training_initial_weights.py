@@ -18,7 +18,7 @@ from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.training import open_run
 from ganformer_cli.training.gan import GANTrainer
-from ganformer_cli.training.starting import Start, Taken, take_what_fits
+from ganformer_cli.training.initial_weights import InitialWeights, TransferReport, load_fitting_weights
 
 Run = Callable[..., Result]
 
@@ -45,10 +45,10 @@ def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def taken_over(own: GANTrainer, given: GANTrainer) -> dict[str, Taken]:
-    """``take_what_fits``, checked against the tensors themselves: taken are those of the same name and shape."""
+def taken_over(own: GANTrainer, given: GANTrainer) -> dict[str, TransferReport]:
+    """``load_fitting_weights``, checked against the tensors themselves: taken are those of the same name and shape."""
     before = {name: tensors(network) for name, network in own.networks.items()}
-    found = take_what_fits(own, given.networks, "--init-from x")
+    found = load_fitting_weights(own, given.networks, "--init-from x")
     for name, network in own.networks.items():
         theirs = given.networks[name].state_dict()
         now = network.state_dict()
@@ -88,7 +88,7 @@ def test_other_classes_are_listed_with_both_shapes(tiny: dict[str, Any]) -> None
 
 def test_an_averaged_generator_alone_serves_both_generators(tiny: dict[str, Any]) -> None:
     own, given = players_of(settings(tiny), 0), players_of(settings(tiny), 1)
-    found = take_what_fits(own, {"ema": given.ema}, "--init-from x")
+    found = load_fitting_weights(own, {"ema": given.ema}, "--init-from x")
     for network in (own.ema, own.generator):
         assert all(torch.equal(value, given.ema.state_dict()[name]) for name, value in network.state_dict().items())
     assert found["discriminator"].taken == 0
@@ -96,7 +96,7 @@ def test_an_averaged_generator_alone_serves_both_generators(tiny: dict[str, Any]
 
 def test_nothing_that_fits_is_an_error_that_names_the_option(tiny: dict[str, Any]) -> None:
     with pytest.raises(SnapshotError, match="--init-from x: not one of its tensors fits"):
-        take_what_fits(players_of(settings(tiny), 0), {"ema": nn.Linear(3, 3)}, "--init-from x")
+        load_fitting_weights(players_of(settings(tiny), 0), {"ema": nn.Linear(3, 3)}, "--init-from x")
 
 
 def test_a_run_killed_before_its_first_state_starts_from_the_weights_all_the_same(
@@ -105,7 +105,7 @@ def test_a_run_killed_before_its_first_state_starts_from_the_weights_all_the_sam
     config, given = settings(tiny, init_from="x"), players_of(settings(tiny), 1)
     run_folder.create_run_folder(tmp_path, config)  # and nothing else
     data = open_dataset("scenes", resolution=32, max_images=8)
-    start = Start("--init-from x", lambda: given.networks, whole=False)
+    start = InitialWeights("--init-from x", lambda: given.networks, whole=False)
     trainer = open_run(config, data, tmp_path, device=torch.device("cpu"), resume=True, start=start)
     weights = trainer.gan.generator.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in given.generator.state_dict().items())

@@ -20,6 +20,7 @@ from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.memory import process_memory_mib
 from ganformer_cli.models import Generator
 from ganformer_cli.training import Callbacks, RunResult, loop, losses, open_run
+from ganformer_cli.training.checkpointing import Checkpointer
 from ganformer_cli.training.ema import MovingAverage, ema_decay
 
 TINY: dict[str, Any] = {
@@ -90,18 +91,18 @@ def test_seconds_are_those_of_all_steps_and_of_no_snapshot(tmp_path: Path, monke
     """Snapshots fall inside a tick: two steps are a tick, three a snapshot."""
     now = [0.0]
 
-    def taking(seconds: float, name: str) -> None:
-        real = getattr(loop.Trainer, name)
+    def taking(seconds: float, owner: type, name: str) -> None:
+        real = getattr(owner, name)
 
         def slow(*arguments: Any, **options: Any) -> Any:
             done = real(*arguments, **options)
             now[0] += seconds
             return done
 
-        monkeypatch.setattr(loop.Trainer, name, slow)
+        monkeypatch.setattr(owner, name, slow)
 
-    taking(1.0, "train_step")
-    taking(100.0, "snapshot")
+    taking(1.0, loop.Trainer, "train_step")
+    taking(100.0, Checkpointer, "save")
     clock = SimpleNamespace(perf_counter=lambda: now[0], monotonic=time.monotonic)
     monkeypatch.setattr(loop, "time", clock)
     folder = tmp_path / "run-000"

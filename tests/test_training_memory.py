@@ -18,7 +18,7 @@ from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import TrainingError
 from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.training import Callbacks, fitting, loop, open_run
+from ganformer_cli.training import Callbacks, fitting, open_run, opening
 from ganformer_cli.training.fitting import Trial, fit_micro_batch
 from ganformer_cli.training.gan import GANTrainer, StepResult, micro_batches
 
@@ -118,7 +118,7 @@ def test_the_weights_are_those_of_a_run_that_was_cut_smaller_there(
     with monkeypatch.context() as patch:
         fail_once(patch, kind, method, at, error)
         found = train(tmp_path / "failing", messages)
-    assert sum("out of memory; going on with 4 pictures at a time" in line for line in messages) == 1
+    assert sum("out of memory; going on with 4 images at a time" in line for line in messages) == 1
     with monkeypatch.context() as patch:
         cut_smaller(patch, update)
         expected = train(tmp_path / "cut")
@@ -151,7 +151,7 @@ def test_without_memory_for_the_least_it_says_what_to_do(tmp_path: Path, monkeyp
 
     messages: list[str] = []
     monkeypatch.setattr(Discriminator, "forward", never)
-    with pytest.raises(TrainingError, match=r"2 pictures at a time, which is the least .*--resolution"):
+    with pytest.raises(TrainingError, match=r"2 images at a time, which is the least .*--resolution"):
         train(tmp_path / "run", messages)
     assert sum("going on with" in line for line in messages) == 2
 
@@ -203,7 +203,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, free: float | None, each: float,
             raise ERRORS[0]()
         return Trial(micro_batch, regularised, 1.0, each * micro_batch)
 
-    monkeypatch.setattr(fitting, "trial", trial)
+    monkeypatch.setattr(fitting, "run_trial", trial)
     monkeypatch.setattr(fitting, "free_memory_mib", lambda device: free)
     monkeypatch.setattr(fitting, "later_mib", lambda gan: 0.0)
     return tried
@@ -244,7 +244,7 @@ def test_a_trial_changes_nothing(regularised: bool) -> None:
     torch.manual_seed(3)
     gan = GANTrainer(settings(), CPU)
     before = {name: training_state.digest(network.state_dict()) for name, network in gan.networks.items()}
-    found = fitting.trial(gan, 4, regularised=regularised)
+    found = fitting.run_trial(gan, 4, regularised=regularised)
     assert (found.micro_batch, found.regularised) == (4, regularised)
     assert found.seconds > 0
     assert before == {name: training_state.digest(network.state_dict()) for name, network in gan.networks.items()}
@@ -254,7 +254,7 @@ def test_a_trial_changes_nothing(regularised: bool) -> None:
 
 
 def test_what_fits_is_asked_only_where_nobody_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "fit_micro_batch", lambda gan, message: 2)
+    monkeypatch.setattr(opening, "fit_micro_batch", lambda gan, message: 2)
     data = open_dataset("scenes", resolution=32, max_images=16)
     sizes = [
         open_run(settings(batch_gpu=said), data, tmp_path / str(said), device=CPU, resume=False).gan.micro_batch
@@ -265,7 +265,7 @@ def test_what_fits_is_asked_only_where_nobody_said(tmp_path: Path, monkeypatch: 
 
 def test_cost() -> None:
     gan = GANTrainer(settings(), CPU)
-    found = fitting.cost(gan)
+    found = fitting.estimate_cost(gan)
     weights = sum(p.numel() * 4 / 2**20 for network in gan.networks.values() for p in network.parameters())
     assert found.micro_batch == 8
     assert found.seconds_per_kimg > 0
@@ -280,9 +280,9 @@ def test_the_time_is_that_of_whole_steps(monkeypatch: pytest.MonkeyPatch, step: 
     def trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
         return Trial(micro_batch, regularised, (1 + regularised) * (step + picture * micro_batch), 1.0)
 
-    monkeypatch.setattr(fitting, "trial", trial)
+    monkeypatch.setattr(fitting, "run_trial", trial)
     gan = GANTrainer(settings(pl_weight=0.0), CPU)
-    assert fitting.cost(gan).seconds_per_kimg == pytest.approx(1000 / 8 * (step + 8 * picture) * (1 + 1 / 3))
+    assert fitting.estimate_cost(gan).seconds_per_kimg == pytest.approx(1000 / 8 * (step + 8 * picture) * (1 + 1 / 3))
 
 
 def test_free_memory_and_its_peak() -> None:

@@ -30,7 +30,7 @@ from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, Traini
 from ganformer_cli.training import Callbacks, RunResult, open_run
 from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.loop import Trainer
-from ganformer_cli.training.watch import DIVERSITY, PATIENCE, SIGN_REAL, CollapseWatch, all_finite
+from ganformer_cli.training.watch import DIVERSITY, MAX_TICKS_OUTSIDE, SIGN_REAL, CollapseWatch, all_finite
 
 STEPS = 10
 TINY: dict[str, Any] = {
@@ -197,7 +197,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, spoil: Call
     train(folder)
     expected = everything(folder)
     newest = training_state.states_of(folder)
-    assert len(newest) == training_state.KEPT
+    assert len(newest) == training_state.KEPT_STATES
     spoil(newest[-1])
     messages: list[str] = []
     assert train(folder, resume=True, messages=messages).finished
@@ -281,7 +281,7 @@ def test_old_files_that_another_program_holds_cost_a_warning(tmp_path: Path, mon
     events = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["event"] for line in events] == ["tidying"] * len(warnings)
     assert train(folder, resume=True, **options).finished
-    assert len(training_state.states_of(folder)) == training_state.KEPT
+    assert len(training_state.states_of(folder)) == training_state.KEPT_STATES
     # The newest one and the best.
     assert len(run_folder.snapshots_of(folder)) <= 2
 
@@ -319,7 +319,7 @@ def test_state_and_configuration_must_agree(tmp_path: Path) -> None:
 
 def test_other_pictures_are_noticed(tmp_path: Path) -> None:
     train(tmp_path / "run", stop=1)
-    with pytest.raises(ConfigError, match=r"pictures of data set scenes are others.*--override"):
+    with pytest.raises(ConfigError, match=r"images of data set scenes are not those.*--override"):
         open_run(settings(), data(13), tmp_path / "run", device=CPU, resume=True)
     open_run(settings(), data(13), tmp_path / "run", device=CPU, resume=True, override=True)
 
@@ -360,7 +360,7 @@ def test_a_step_without_numbers_is_rolled_back_and_its_pictures_passed_over(
         result = train(tmp_path / "run", messages=messages)
     assert result.finished
     assert result.kimg == TINY["total_kimg"]
-    assert sum("no numbers any more" in line for line in messages) == 1
+    assert sum("NaN or inf" in line for line in messages) == 1
     found = training_state.read_state(training_state.states_of(tmp_path / "run")[-1])
     assert all(value.isfinite().all() for value in found.tensors.values() if value.is_floating_point())
     assert found.counters.images_skipped > 0
@@ -383,7 +383,7 @@ def test_after_three_setbacks_in_a_row_it_stops_with_a_diagnosis(
     messages: list[str] = []
     with pytest.raises(TrainingError, match=r"3 times in a row.*--g-lr"):
         train(tmp_path / "run", messages=messages)
-    assert sum("no numbers any more" in line for line in messages) == 3
+    assert sum("NaN or inf" in line for line in messages) == 3
     newest = training_state.read_state(training_state.states_of(tmp_path / "run")[-1])
     assert all(value.isfinite().all() for value in newest.tensors.values() if value.is_floating_point())
 
@@ -399,21 +399,21 @@ def test_all_finite() -> None:
 
 def test_the_watch_warns_after_some_ticks_and_once() -> None:
     watch = CollapseWatch(data())
-    messages = [watch.warnings({"diversity": 0.01, "sign_real": 0.5}, 5.0) for _ in range(PATIENCE + 2)]
-    assert [len(lines) for lines in messages] == [0] * (PATIENCE - 1) + [1, 0, 0]
-    assert DIVERSITY.below in messages[PATIENCE - 1][0]
+    messages = [watch.warnings({"diversity": 0.01, "sign_real": 0.5}, 5.0) for _ in range(MAX_TICKS_OUTSIDE + 2)]
+    assert [len(lines) for lines in messages] == [0] * (MAX_TICKS_OUTSIDE - 1) + [1, 0, 0]
+    assert DIVERSITY.below in messages[MAX_TICKS_OUTSIDE - 1][0]
     assert watch.warnings({"diversity": 0.9, "sign_real": 0.5}, 5.0) == []
-    again = [watch.warnings({"diversity": 0.01}, 5.0) for _ in range(PATIENCE)]
+    again = [watch.warnings({"diversity": 0.01}, 5.0) for _ in range(MAX_TICKS_OUTSIDE)]
     assert len(again[-1]) == 1
 
 
 def test_the_watch_knows_both_ends_of_the_discriminator_and_wgan_has_none() -> None:
     for value, said in ((0.99, SIGN_REAL.above), (-0.2, SIGN_REAL.below)):
         watch, wgan = CollapseWatch(data()), CollapseWatch(data(), judged_by_sign=False)
-        messages = [line for _ in range(PATIENCE) for line in watch.warnings({"sign_real": value}, 5.0)]
+        messages = [line for _ in range(MAX_TICKS_OUTSIDE) for line in watch.warnings({"sign_real": value}, 5.0)]
         assert len(messages) == 1
         assert said in messages[0]
-        assert [line for _ in range(PATIENCE) for line in wgan.warnings({"sign_real": value}, 5.0)] == []
+        assert [line for _ in range(MAX_TICKS_OUTSIDE) for line in wgan.warnings({"sign_real": value}, 5.0)] == []
 
 
 def test_nothing_is_said_before_training_has_settled() -> None:

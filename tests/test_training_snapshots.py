@@ -18,7 +18,7 @@ from ganformer_cli.checkpoints.run_folder import images_in_name, snapshot_name, 
 from ganformer_cli.config import resolve_run
 from ganformer_cli.data import open_dataset
 from ganformer_cli.training import Callbacks, RunResult, open_run
-from ganformer_cli.training.loop import Trainer
+from ganformer_cli.training.checkpointing import Checkpointer
 from ganformer_cli.training.samples import SampleGrids
 from ganformer_cli.training.scoring import Scoring
 
@@ -188,7 +188,7 @@ def killed(*_: Any, **__: Any) -> None:
 
 #: What comes next when the run is killed.
 MOMENTS: dict[str, tuple[Any, str]] = {
-    "before the state": (Trainer, "save_state"),
+    "before the state": (Checkpointer, "save_state"),
     "before the grids": (SampleGrids, "save_fakes"),
     "before the scores": (Scoring, "score"),
     "before the record": (Scoring, "_write"),
@@ -209,15 +209,15 @@ def test_a_kill_between_the_pieces_of_a_snapshot_costs_none(
             raise Killed
         return whole(self, *given, **more)
 
-    current: list[Trainer] = []
-    begin = Trainer.complete
+    current: list[Checkpointer] = []
+    begin = Checkpointer.complete
 
-    def remembered(self: Trainer) -> dict[str, float]:
+    def remembered(self: Checkpointer) -> dict[str, float]:
         current.append(self)
         return begin(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "complete", remembered)
+        patch.setattr(Checkpointer, "complete", remembered)
         patch.setattr(owner, name, kill_at)
         with pytest.raises(Killed):
             train(tmp_path / "run")
@@ -308,7 +308,7 @@ def test_no_file_of_a_run_stays_mapped(tmp_path: Path) -> None:
     assert found.tensors
     assert tensors
     assert generator is not None
-    assert trainer.restored
+    assert trainer.checkpointer.restored
     assert os.fspath(run) not in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 

@@ -38,6 +38,7 @@ EVENTS_FILE = "events.jsonl"  # warnings: what went wrong, and when
 TAKEN_FILE = "init-from.json"  # what came from --init-from and what did not, tensor by tensor
 STATE_FOLDER = "state"
 SAMPLE_FOLDER = "samples"
+STATE_FOLDER = "state"
 
 #: Settings that a run may change when it goes on.
 MAY_CHANGE = frozenset(

@@ -29,8 +29,8 @@ ORPHAN_GRACE = 60.0
 LOCK_FILE = ".lock"
 OWNER_FILE = "lock.json"
 #: Seconds in which two processes that take a folder without locks at the same moment notice each other.
-SETTLING = 0.3
-PAUSE = 0.2
+SETTLE_SECONDS = 0.3
+RETRY_SECONDS = 0.2
 
 
 class LockedError(OutputError):
@@ -49,7 +49,7 @@ class Owner:
     launcher_pid: int | None = None  # that ends its workers, and without which they end themselves
     launcher_start: str | None = None
 
-    def shown(self) -> str:
+    def description(self) -> str:
         """For a message."""
         return f"process {self.pid} on {self.host}, since {self.since}"
 
@@ -117,7 +117,7 @@ def _windows_start(pid: int) -> str | None:
         kernel32.CloseHandle(handle)
 
 
-def lives(pid: int, start: str | None) -> bool:
+def is_alive(pid: int, start: str | None) -> bool:
     """Whether the process that began then is still there: numbers are given again."""
     now = process_start(pid)
     return now is not None and (start is None or now == start)
@@ -171,20 +171,20 @@ def _acquire(folder: Path, message: Callable[[str], None]) -> Any:
             raise LockedError(_refusal(folder, holder))
         if deadline is None:
             deadline = time.monotonic() + ORPHAN_GRACE + 10
-            message(f"waiting for the processes of an earlier start to save and end ({holder.shown()})")
+            message(f"waiting for the processes of an earlier start to save and end ({holder.description()})")
         if time.monotonic() > deadline:
             raise LockedError(_refusal(folder, holder))
-        time.sleep(PAUSE)
+        time.sleep(RETRY_SECONDS)
         system, taken = _system_lock(folder / LOCK_FILE)
     owner = read_owner(folder)
     me = this_process()
     try:
         if owner is not None and (owner.pid, owner.start, owner.host) != (me.pid, me.start, me.host):
             _check_gone(folder, owner, has_system_lock=system is not None)
-            message(f"{folder}: what trained here has ended without notice ({owner.shown()}); going on")
+            message(f"{folder}: the process that trained here was killed ({owner.description()}); going on")
         write_json(folder / OWNER_FILE, asdict(me))
         if system is None:
-            time.sleep(SETTLING)
+            time.sleep(SETTLE_SECONDS)
             owner = read_owner(folder)
             if owner != me:
                 raise LockedError(_refusal(folder, owner))
@@ -225,11 +225,11 @@ def _system_lock(path: Path) -> tuple[Any, bool]:
 def _is_orphan(owner: Owner) -> bool:
     """Whether the launcher of a process is gone: it saves then, and ends."""
     launcher = owner.launcher_pid
-    return launcher is not None and _is_here(owner) and not lives(launcher, owner.launcher_start)
+    return launcher is not None and _is_here(owner) and not is_alive(launcher, owner.launcher_start)
 
 
 def _is_here(owner: Owner) -> bool:
-    """Whether an owner's process, if it lives, is one of those that we see."""
+    """Whether an owner's process, if it is_alive, is one of those that we see."""
     return owner.host == socket.gethostname()
 
 
@@ -241,17 +241,17 @@ def _check_gone(folder: Path, owner: Owner, *, has_system_lock: bool) -> None:
     """
     same_machine = owner.boot is not None and owner.boot == boot_id()
     if _is_here(owner):
-        if lives(owner.pid, owner.start) and (owner.boot is None or same_machine):
+        if is_alive(owner.pid, owner.start) and (owner.boot is None or same_machine):
             raise LockedError(_refusal(folder, owner))
     elif not (same_machine and has_system_lock):
         raise LockedError(
-            f"{folder}: {owner.shown()} trains in it, or was ended there without notice. If it no longer runs, delete "
+            f"{folder}: {owner.description()} trains in it, or was killed there. If it no longer runs, delete "
             f"{folder / OWNER_FILE} and start again; a run beside it begins with --restart"
         )
 
 
 def _refusal(folder: Path, owner: Owner | None) -> str:
-    who = "" if owner is None else f" ({owner.shown()})"
+    who = "" if owner is None else f" ({owner.description()})"
     return (
         f"{folder} is being trained by another process{who}; let it finish, or end it. A run beside it begins with "
         "--restart or another --expname"

@@ -23,7 +23,7 @@ from ganformer_cli.checkpoints.run_folder import STATE_FOLDER
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.files import Warn, remove
 
-KEPT = 2  # states
+KEPT_STATES = 2  # states
 
 #: What Adam remembers of a parameter.
 ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
@@ -105,7 +105,7 @@ def save_state(
     if scored_snapshot is not None:
         header["snapshot"] = {"scored": scored_snapshot}
     snapshots.save_tensors(path, tensors, header)
-    for old in states_of(run)[:-KEPT]:
+    for old in states_of(run)[:-KEPT_STATES]:
         remove(old, warn=warn)
     return path
 

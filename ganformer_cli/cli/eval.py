@@ -206,11 +206,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     when_launcher_ends(save_and_end)
     devices = pick_devices(options["gpus"])
     count = options["processes"] or len(devices)
-    if count > 1 and not distributed.asked_for():
+    if count > 1 and not distributed.launched_world_size():
         check_count(count, devices)
         ctx.exit(run_workers(sys.argv[1:], count))
-    device = distributed.own_device(devices, chosen=options["gpus"] is not None)
-    with distributed.joined(device) as group:
+    device = distributed.local_device(devices, chosen=options["gpus"] is not None)
+    with distributed.process_group(device) as group:
         left_out = Evaluation(options, device, group, given=given_options(ctx)).run()
     if group.world_size > 1:
         if left_out and group.is_main:

@@ -167,7 +167,7 @@ class Evaluation:
             )
         self.networks = found
         reasons: dict[str, str] = {}
-        for each in self.group.gather({name: str(error) for name, error in missing.items()}):
+        for each in self.group.all_gather_object({name: str(error) for name, error in missing.items()}):
             reasons.update(each)
         if not reasons:
             return

@@ -179,19 +179,19 @@ def join_booleans(args: Iterable[str], params: Iterable[click.Parameter]) -> lis
     booleans = [parameter for parameter in params if isinstance(parameter, BooleanOption)]
     positive = {name for boolean in booleans for name in boolean.opts}
     negative = {negation: boolean.opts[0] for boolean in booleans for negation in boolean.negations}
-    joined: list[str] = []
+    process_group: list[str] = []
     words = list(args)
     while words:
         word = words.pop(0)
         if word == "--":
-            return [*joined, word, *words]
+            return [*process_group, word, *words]
         if word in positive:
             follows = bool(words) and words[0].lower() in _TRUE | _FALSE
             word = f"{word}={words.pop(0) if follows else True}"
         elif word in negative:
             word = f"{negative[word]}=False"
-        joined.append(word)
-    return joined
+        process_group.append(word)
+    return process_group
 
 
 def option(*names: str, group: str = "Options", rare: bool = False, **attributes: Any) -> Callable[[F], F]:

@@ -138,7 +138,7 @@ def command(
     from ganformer_cli.cli.main import Failure
     from ganformer_cli.training import distributed
     from ganformer_cli.training.launcher import run_workers, when_launcher_ends
-    from ganformer_cli.training.loop import check_batch
+    from ganformer_cli.training.opening import check_batch
 
     when_launcher_ends(save_and_end)
     if expname is not None:
@@ -151,10 +151,10 @@ def command(
         expname, before = reloaded_settings(result_dir, expname)
         options, defaults = {**before, **defaults, **options}, {}
     devices = pick_devices(gpus, training=True)
-    count = distributed.asked_for() or processes or len(devices)
-    if not distributed.asked_for():
+    count = distributed.launched_world_size() or processes or len(devices)
+    if not distributed.launched_world_size():
         check_count(count, devices)
-    device = distributed.own_device(devices, chosen=gpus is not None)
+    device = distributed.local_device(devices, chosen=gpus is not None)
     on_cpu = device.type == "cpu"
     origin = find_start(options, offline=offline)
     if origin is not None and options.get("init_from") is not None:
@@ -169,7 +169,7 @@ def command(
     if dry_run:
         show_plan(config, dataset, device, as_json=as_json, measured=True)
         return
-    if count > 1 and not distributed.asked_for():
+    if count > 1 and not distributed.launched_world_size():
         ctx.exit(run_workers(sys.argv[1:], count))
     from ganformer_cli.checkpoints.run_folder import claimed
     from ganformer_cli.metrics.processes import fail_together
@@ -177,9 +177,9 @@ def command(
 
     name = expname or f"{valid_name(dataset.name, spare=_SPARE)}-{(baseline or config.model.attention).lower()}"
     try:
-        with distributed.joined(device) as group, contextlib.ExitStack() as stack:
+        with distributed.process_group(device) as group, contextlib.ExitStack() as stack:
             # Restarted by torchrun, it resumes the run that it began.
-            again = restart and not distributed.restarted()
+            again = restart and not distributed.is_restart()
             # Rank 0 holds the lock of the run, and is the only one that writes.
             folder, resume = group.run_on_rank0(
                 lambda: stack.enter_context(
@@ -196,14 +196,14 @@ def command(
                 resume=resume, override=override, quiet=as_json, origin=origin, group=group,
             )  # fmt: skip
     except GanformerError as error:
-        if not distributed.asked_for():
+        if not distributed.launched_world_size():
             raise
         Failure(ctx.command_path, str(error)).show()
         end(1)
     if group.is_main:
         report(result, as_json=as_json)
     # torchrun takes any other status for a failure, and would restart the run at once.
-    status = 0 if result.finished or distributed.would_be_restarted() else STOPPED
+    status = 0 if result.finished or distributed.will_be_restarted() else STOPPED
     if group.world_size > 1:
         end(status)
     ctx.exit(status)

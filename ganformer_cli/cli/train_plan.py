@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from ganformer_cli.data import ImageDataset
-    from ganformer_cli.training.fitting import Cost
+    from ganformer_cli.training.fitting import CostEstimate
 
 
 def show_plan(
@@ -70,7 +70,7 @@ def show_plan(
         echo(f"disk       about {found.disk_mib / 1024:.2g} GiB for {train.last_snapshots} snapshots and the state")
 
 
-def cost_of(config: RunConfig, device: torch.device) -> Cost:
+def cost_of(config: RunConfig, device: torch.device) -> CostEstimate:
     """Time and memory of a run on this machine, measured.
 
     Raises:
@@ -79,7 +79,7 @@ def cost_of(config: RunConfig, device: torch.device) -> Cost:
     import torch
 
     from ganformer_cli.memory import is_out_of_memory
-    from ganformer_cli.training.fitting import cost, fit_micro_batch
+    from ganformer_cli.training.fitting import estimate_cost, fit_micro_batch
     from ganformer_cli.training.gan import GANTrainer
 
     torch.manual_seed(config.train.seed)
@@ -87,7 +87,7 @@ def cost_of(config: RunConfig, device: torch.device) -> Cost:
     if config.train.batch_gpu is None:
         gan.micro_batch = fit_micro_batch(gan, lambda text: None)
     try:
-        return cost(gan)
+        return estimate_cost(gan)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -72,7 +72,7 @@ def launch(
     Ctrl-C, SIGTERM and the like ask the loop to save and return; see ``stop_signals``.
     """
     from ganformer_cli.training import Callbacks, open_run
-    from ganformer_cli.training.starting import Start
+    from ganformer_cli.training.initial_weights import InitialWeights
 
     with ProgressBar() as progress, stop_requested(say_stopping) as should_stop:
         started = False
@@ -94,7 +94,7 @@ def launch(
         if origin is not None:
             left_out = origin.header.get("left_out") or {}
             whole = config.train.pretrained_pkl is not None
-            start = Start(origin.option, origin.networks, whole=whole, left_out=left_out)
+            start = InitialWeights(origin.option, origin.networks, whole=whole, left_out=left_out)
         run = open_run(
             config, dataset, folder,
             device=device, resume=resume, callbacks=callbacks, start=start, override=override,

@@ -154,12 +154,12 @@ def _merge(found: Collected, blocks_by_rank: list[list[range]], group: ProcessGr
     """Give every process what all of them have, merged in one order."""
     for key, own in found.moments.items():
         whole = GaussianStatistics()
-        for arrays in group.gather(own.to_arrays()):
+        for arrays in group.all_gather_object(own.to_arrays()):
             whole.merge(GaussianStatistics.from_arrays(arrays))
         found.moments[key] = whole
-    names = sorted({key for known in group.gather(sorted(found.rows)) for key in known})
+    names = sorted({key for known in group.all_gather_object(sorted(found.rows)) for key in known})
     for key in names:
-        shapes = group.gather(found.rows[key].shape if key in found.rows else None)
+        shapes = group.all_gather_object(found.rows[key].shape if key in found.rows else None)
         shape = next(shape for shape in shapes if shape is not None)
         if key not in found.rows:  # more processes than blocks
             found.rows[key] = scratch(shape, np.float32)
@@ -176,6 +176,6 @@ def _exchange(array: npt.NDArray[Any], blocks_by_rank: list[list[range]], group:
     at_once = max(1, _EXCHANGE_BYTES // (row_bytes * size * group.world_size))
     for start in range(0, longest, at_once):
         own = [np.array(array[p.start : p.stop]) for p in blocks_by_rank[group.rank][start : start + at_once]]
-        for rank, blocks in enumerate(group.gather(own)):
+        for rank, blocks in enumerate(group.all_gather_object(own)):
             for place, values in zip(blocks_by_rank[rank][start : start + at_once], blocks, strict=True):
                 array[place.start : place.stop] = values

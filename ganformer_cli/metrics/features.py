@@ -27,7 +27,7 @@ from ganformer_cli.metrics.inception import Inception
 from ganformer_cli.metrics.resizing import Resize, resized
 from ganformer_cli.metrics.vgg import Lpips, Vgg16
 from ganformer_cli.metrics.weights import CATALOGUE, WeightsFile, download_weights, read_weights
-from ganformer_cli.sampling.threads import one_thread_each
+from ganformer_cli.sampling.threads import map_single_threaded
 
 #: Images in a group on a CPU. Wider ones are no faster, and take more memory.
 GROUP = 4
@@ -119,7 +119,7 @@ class FeatureNetwork:
                 found = self._features(filled_up(some, width))
             return {name: values[: len(some)] for name, values in found.items()}
 
-        return one_thread_each(group, images.to(self.device).split(width), at_most=size // width)
+        return map_single_threaded(group, images.to(self.device).split(width), at_most=size // width)
 
     def _in_batches(self, images: Tensor, size: int) -> list[dict[str, Tensor]]:
         """Features of batches of ``size`` images."""
@@ -163,7 +163,7 @@ class LearnedDistance:
             self._at_once = BlockSize(at_once, "measuring the distance of a single pair of images")
         with exactly(self.device):
             if on_cpu:
-                found = self._at_once.run(lambda size: one_thread_each(self._pair, pairs, at_most=size))
+                found = self._at_once.run(lambda size: map_single_threaded(self._pair, pairs, at_most=size))
             else:
                 found = self._at_once.run(lambda size: list(map(self._pair, pairs)))
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)

@@ -74,7 +74,7 @@ def perceptual_path_length(
     how = {"space": space, "end": end, "seed": seed, "progress": progress}
     own = fail_together(group, partial(pair_lengths, generator, distance, parts[group.rank], **how))
     lengths = np.empty(pairs)
-    for part, found in zip(parts, group.gather(own), strict=True):
+    for part, found in zip(parts, group.all_gather_object(own), strict=True):
         lengths[part] = found
     return summary(lengths)
 

@@ -21,7 +21,7 @@ class ProcessGroup(Protocol):
     def world_size(self) -> int:
         """How many there are."""
 
-    def gather(self, value: _Value) -> list[_Value]:
+    def all_gather_object(self, value: _Value) -> list[_Value]:
         """What all of them have, in the order of their ranks."""
 
     def run_on_rank0(self, value: Callable[[], _Value]) -> _Value:
@@ -34,7 +34,7 @@ class SingleProcess:
     rank = 0
     world_size = 1
 
-    def gather(self, value: _Value) -> list[_Value]:
+    def all_gather_object(self, value: _Value) -> list[_Value]:
         return [value]
 
     def run_on_rank0(self, value: Callable[[], _Value]) -> _Value:
@@ -59,7 +59,7 @@ def fail_together(group: ProcessGroup, work: Callable[[], _Value]) -> _Value:
         done.append(work())
     except Exception as raised:  # the others must learn of it
         error = raised
-    reasons = group.gather(None if error is None else str(error) or type(error).__name__)
+    reasons = group.all_gather_object(None if error is None else str(error) or type(error).__name__)
     if error is not None:
         raise error
     if failed := [f"process {rank} failed: {reason}" for rank, reason in enumerate(reasons) if reason is not None]:

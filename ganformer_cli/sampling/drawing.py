@@ -25,7 +25,7 @@ from ganformer_cli.sampling.latents import (
     labels_from_seeds,
     latents_from_seeds,
 )
-from ganformer_cli.sampling.threads import one_thread_each
+from ganformer_cli.sampling.threads import map_single_threaded
 
 DEFAULT_BATCH = 16
 #: Pictures in a group. On a CPU wider ones are no faster; those of large pictures are slower than one by one.
@@ -292,7 +292,9 @@ def _draw(
         groups = list(_groups(batch, seeds, lanes))
         try:
             with _evaluating(generator):
-                done = one_thread_each(compute, groups, together=not alone) if on_cpu else [compute(g) for g in groups]
+                done = (
+                    map_single_threaded(compute, groups, together=not alone) if on_cpu else [compute(g) for g in groups]
+                )
             pictures = torch.cat([each.pictures for each in done]).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

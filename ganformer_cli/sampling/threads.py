@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import torch
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
-def one_thread_each(
-    compute: Callable[[Item], Result], items: Sequence[Item], *, together: bool = True, at_most: int | None = None
-) -> list[Result]:
+def map_single_threaded(
+    compute: Callable[[_Item], _Result], items: Sequence[_Item], *, together: bool = True, at_most: int | None = None
+) -> list[_Result]:
     """``compute`` of each item, each within a single thread; as many ``together`` as torch uses threads.
 
     ``at_most`` may say that fewer are, where memory is short.

@@ -166,7 +166,7 @@ class Checkpointer:
             return True
         if paths:
             raise SnapshotError(
-                f"{self.folder / training_state.STATE_FOLDER}: none of the training states in it can be read; begin a "
+                f"{self.folder / run_folder.STATE_FOLDER}: none of the training states in it can be read; begin a "
                 "new run with --restart, from its newest snapshot with --restart --pretrained-pkl FILE"
             )
         self.message(f"{self.folder} holds no training state yet; starting at the beginning")

@@ -25,16 +25,26 @@ from ganformer_cli.text import printable
 
 #: How long a process waits for the others. Files, grids and the comparing of features are one process's work while the
 #: rest wait for it.
-PATIENCE = datetime.timedelta(hours=2)
+TIMEOUT = datetime.timedelta(hours=2)
 #: How long the processes of a run may take to start.
-MEETING = datetime.timedelta(minutes=10)
+START_TIMEOUT = datetime.timedelta(minutes=10)
 #: Gradients that travel together, in bytes: large enough to use the network well, small enough to start early.
-BUCKET = 25 << 20
+BUCKET_BYTES = 25 << 20
 
 #: What errors of Gloo, NCCL and their store say when a process has gone.
-_LOST = ("onnection", "roken pipe", "imed out", "imeout", "gloo", "NCCL", "Socket", "socket", "closed by peer")
+_LOST = (
+    "onnection",
+    "roken pipe",
+    "imed out",
+    "imeout",
+    "gloo",
+    "NCCL",
+    "Socket",
+    "socket",
+    "closed by peer",
+)
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Group:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
-    def average(self, tensor: Tensor) -> Tensor:
+    def all_reduce_mean(self, tensor: Tensor) -> Tensor:
         """The mean of a tensor over all processes, in place."""
         return self.all_reduce(tensor).div_(self.world_size) if self.world_size > 1 else tensor
 
@@ -66,7 +76,7 @@ class Group:
             dist.broadcast(whole, 0)
             tensor.detach().copy_(whole)
 
-    def any(self, flags: Sequence[bool], device: torch.device) -> list[bool]:
+    def all_reduce_any(self, flags: Sequence[bool], device: torch.device) -> list[bool]:
         """Which of ``flags`` is true in at least one process."""
         if self.world_size == 1:
             return list(flags)
@@ -74,7 +84,7 @@ class Group:
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return [vote > 0 for vote in votes.tolist()]
 
-    def least(self, number: int, device: torch.device) -> int:
+    def all_reduce_min(self, number: int, device: torch.device) -> int:
         """The least of what the processes have."""
         if self.world_size == 1:
             return number
@@ -82,11 +92,11 @@ class Group:
         dist.all_reduce(found, dist.ReduceOp.MIN)
         return int(found)
 
-    def run_on_rank0(self, value: Callable[[], Value]) -> Value:
+    def run_on_rank0(self, value: Callable[[], _Value]) -> _Value:
         """What ``value`` gives in the first process, in all of them; an error there is one everywhere."""
         if self.world_size == 1:
             return value()
-        box: list[Value | None] = [None]
+        box: list[_Value | None] = [None]
         error: Exception | None = None
         if self.is_main:
             try:
@@ -102,26 +112,26 @@ class Group:
         dist.broadcast_object_list(box)
         return box[0]  # type: ignore[return-value]  # it is what the first process put there
 
-    def gather(self, value: Value) -> list[Value]:
+    def all_gather_object(self, value: _Value) -> list[_Value]:
         """What all processes have, in the order of their ranks."""
         if self.world_size == 1:
             return [value]
-        everybody: list[Value | None] = [None] * self.world_size
+        everybody: list[_Value | None] = [None] * self.world_size
         dist.all_gather_object(everybody, value)
         return everybody  # type: ignore[return-value]  # each has put its own there
 
-    def same(self, value: str, what: str) -> None:
+    def check_same(self, value: str, what: str) -> None:
         """Raise ConfigError unless ``value`` is the same in all processes."""
-        everybody = self.gather(value)
+        everybody = self.all_gather_object(value)
         for rank, other in enumerate(everybody):
             if other != everybody[0]:
                 raise ConfigError(f"{what} differ between the processes 0 and {rank} of this run; start all alike")
 
 
-ALONE = Group()
+ONE_PROCESS = Group()
 
 
-def sharing(batch: int, world_size: int, micro_batch: int) -> str:
+def describe_sharing(batch: int, world_size: int, micro_batch: int) -> str:
     """How processes share a batch, and which other runs agree with this one.
 
     Noise, latents and minibatch-std follow the micro-batch: it is what must be equal.
@@ -132,7 +142,7 @@ def sharing(batch: int, world_size: int, micro_batch: int) -> str:
     )
 
 
-def asked_for() -> int:
+def launched_world_size() -> int:
     """How many processes a launcher such as torchrun started, of which this is one; 0 where none did.
 
     Raises:
@@ -144,7 +154,7 @@ def asked_for() -> int:
     _number("RANK", 0, world_size - 1, f"which of the {world_size} processes of WORLD_SIZE this is")
     _number("LOCAL_RANK", 0, world_size - 1, "which process of this machine this is", default=0)
     _number("MASTER_PORT", 1, 2**16 - 1, "the port at which the processes meet")
-    would_be_restarted()
+    will_be_restarted()
     if not os.environ.get("MASTER_ADDR"):
         raise ConfigError(
             f"MASTER_ADDR is not set, and WORLD_SIZE={world_size} says that several processes train together; start "
@@ -168,7 +178,7 @@ def _number(name: str, least: int, most: int, meaning: str, default: int | None 
     )
 
 
-def join(device: torch.device) -> Group:
+def init_process_group(device: torch.device) -> Group:
     """Meet the other processes that the launcher started; alone, nothing happens.
 
     NCCL connects GPUs on Linux, Gloo everything else.
@@ -179,15 +189,15 @@ def join(device: torch.device) -> Group:
     Raises:
         TrainingError: they cannot be met, or do not compute sums together.
     """
-    if not asked_for():
-        return ALONE
+    if not launched_world_size():
+        return ONE_PROCESS
     backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store, rank, world_size = next(rendezvous("env://", timeout=MEETING))
-        store = dist.PrefixStore(f"ganformer/{_life(store, rank, world_size)}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
+        store, rank, world_size = next(rendezvous("env://", timeout=START_TIMEOUT))
+        store = dist.PrefixStore(f"ganformer/{_session_name(store, rank, world_size)}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise TrainingError(
             f"the processes of this run cannot meet ({str(error).splitlines()[0]}); start them with torchrun, or set "
@@ -203,14 +213,14 @@ def join(device: torch.device) -> Group:
     return group
 
 
-def _life(store: dist.Store, rank: int, world_size: int) -> str:
+def _session_name(store: dist.Store, rank: int, world_size: int) -> str:
     """A name that all processes of this life of the run have, and no other life has.
 
     Under torchrun the store outlives the processes, and what they left in it would mislead those that come after them
     (pytorch issue 135712); how often a process was started differs between machines. So the first process answers each
     of the others by a number that only this one knows, until all have confirmed.
     """
-    deadline = time.monotonic() + MEETING.total_seconds()
+    deadline = time.monotonic() + START_TIMEOUT.total_seconds()
     own = uuid.uuid4().hex
     others = range(1, world_size)
     if rank > 0:
@@ -223,19 +233,19 @@ def _life(store: dist.Store, rank: int, world_size: int) -> str:
                 return life
         else:
             said = [store.get(f"hello {k}").decode() for k in others if store.check([f"hello {k}"])]
-            store.set("answer", " ".join([own, *said]))
+            store.set("answer", " ".init_process_group([own, *said]))
             if all(store.check([f"yes {own} {k}"]) for k in others):
                 return own
         time.sleep(0.05)
-    raise RuntimeError(f"not all of {world_size} processes came within {MEETING}")
+    raise RuntimeError(f"not all of {world_size} processes came within {START_TIMEOUT}")
 
 
-def restarted() -> bool:
+def is_restart() -> bool:
     """Whether torchrun started this process in place of one that failed."""
     return _restarts() > 0
 
 
-def would_be_restarted() -> bool:
+def will_be_restarted() -> bool:
     """Whether torchrun would start this process again if it ended with a status other than 0."""
     most = _number("TORCHELASTIC_MAX_RESTARTS", 0, 2**31, "how often torchrun starts a process again", default=0)
     return _restarts() < most
@@ -247,7 +257,7 @@ def _restarts() -> int:
     )
 
 
-def own_device(devices: Sequence[torch.device], *, chosen: bool) -> torch.device:
+def local_device(devices: Sequence[torch.device], *, chosen: bool) -> torch.device:
     """The device of this process: one GPU for each process of a machine, or the CPU for all.
 
     Args:
@@ -257,7 +267,7 @@ def own_device(devices: Sequence[torch.device], *, chosen: bool) -> torch.device
     Raises:
         ConfigError: there are fewer GPUs than processes.
     """
-    if not asked_for() or devices[0].type == "cpu":
+    if not launched_world_size() or devices[0].type == "cpu":
         return devices[0]
     local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     if not chosen:  # torchrun says how many processes there are
@@ -271,13 +281,13 @@ def own_device(devices: Sequence[torch.device], *, chosen: bool) -> torch.device
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Group]:
-    """Within the block the processes are connected; see ``join``.
+def process_group(device: torch.device) -> Iterator[Group]:
+    """Within the block the processes are connected; see ``init_process_group``.
 
     Raises:
         TrainingError: another process was lost; the run goes on from its last state when it is started again.
     """
-    group = join(device)
+    group = init_process_group(device)
     try:
         yield group
     except (RuntimeError, dist.DistError) as error:
@@ -293,7 +303,7 @@ def joined(device: torch.device) -> Iterator[Group]:
             dist.barrier()
 
 
-class GradientAverage:
+class GradientReducer:
     """Averages gradients over all processes, a bucket at a time, while the backward pass is still going on.
 
     After ``begin`` a bucket travels as soon as all its gradients are there; ``finish`` sends the rest and waits.
@@ -311,9 +321,9 @@ class GradientAverage:
         self.active = False
         if group.world_size == 1:
             return
-        size = BUCKET
+        size = BUCKET_BYTES
         for parameter in reversed(list(parameters)):
-            if size >= BUCKET:
+            if size >= BUCKET_BYTES:
                 self.buckets.append([])
                 size = 0
             self.buckets[-1].append(parameter)

@@ -1,6 +1,6 @@
-"""How many pictures fit into memory at a time, and what a run will cost: tried, not computed.
+"""How many pictures fit into memory at a time, and what a run will estimate_cost: tried, not computed.
 
-A trial makes the gradients of both players for one micro-batch of random pictures, and changes nothing.
+A run_trial makes the gradients of both players for one micro-batch of random pictures, and changes nothing.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ganformer_cli.checkpoints.training_state import KEPT
+from ganformer_cli.checkpoints.training_state import KEPT_STATES
 from ganformer_cli.config import RunConfig
 from ganformer_cli.files import MIB
 from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
-from ganformer_cli.training.distributed import ALONE
+from ganformer_cli.training.distributed import ONE_PROCESS
 from ganformer_cli.training.gan import GANTrainer, StepResult
 
 #: Share of the free memory that a step may take: the system, and grids and scores between the steps, need some, too.
-USABLE = 0.85
-#: Where the smallest trial says that a batch takes less than this share, it is not tried itself.
-CLEAR = 0.4
-#: Seconds of a trial that is made several times.
-SHORT = 3.0
+USABLE_SHARE = 0.85
+#: Where the smallest run_trial says that a batch takes less than this share, it is not tried itself.
+CERTAIN_SHARE = 0.4
+#: Seconds of a run_trial that is made several times.
+SHORT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostEstimate:
     """What a run takes."""
 
     micro_batch: int
@@ -63,14 +63,14 @@ def fit_micro_batch(gan: GANTrainer, message: Callable[[str], None]) -> int:
     free = free_memory_mib(gan.device)
     if free is None or len(sizes) < 2:
         return batch
-    room = USABLE * free - later_mib(gan)
+    room = USABLE_SHARE * free - optimizer_mib(gan)
     best, needed = sizes[0], 0.0
     # From below: a CPU has no error to catch when memory runs out, the system kills. So none is tried that cannot fit.
     for size in sizes:
         if needed * size / best > room:
             break
         try:
-            tried = trial(gan, size, regularised=True).needed_mib
+            tried = run_trial(gan, size, regularised=True).needed_mib
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -80,20 +80,20 @@ def fit_micro_batch(gan: GANTrainer, message: Callable[[str], None]) -> int:
         if tried > room:
             break
         best, needed = size, tried
-        if needed * batch / size < CLEAR * room:
+        if needed * batch / size < CERTAIN_SHARE * room:
             best = batch
             break
     if best < batch:
-        message(f"{best} pictures at a time fit into the {free / 1024:.1f} GiB of free memory; the rest is accumulated")
+        message(f"{best} images at a time fit into the {free / 1024:.1f} GiB of free memory; the rest is accumulated")
     return best
 
 
-def later_mib(gan: GANTrainer) -> float:
-    """What the optimisers will remember, which no trial makes: twice the parameters."""
+def optimizer_mib(gan: GANTrainer) -> float:
+    """What the optimisers will remember, which no run_trial makes: twice the parameters."""
     return 2 * sum(_mib(module) for optimizer, module in gan.optimizers.values() if not optimizer.state)
 
 
-def trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
+def run_trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
     """Make the gradients of both players for one micro-batch.
 
     Raises:
@@ -113,7 +113,7 @@ def trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
     return Trial(micro_batch, regularised, seconds, peak.added_mib)
 
 
-def cost(gan: GANTrainer) -> Cost:
+def estimate_cost(gan: GANTrainer) -> CostEstimate:
     """Time, memory and disk space of a run at its micro-batch.
 
     On a CPU a long step is tried with four pictures only: in large networks a picture takes its time, however many come
@@ -125,14 +125,14 @@ def cost(gan: GANTrainer) -> Cost:
     config, micro = gan.config, gan.micro_batch
     free = free_memory_mib(gan.device)
     size = micro if gan.device.type == "cuda" else min(micro, 4)
-    first = trial(gan, size, regularised=False)  # builds operators and chooses algorithms
-    if first.seconds * micro / size < SHORT:
+    first = run_trial(gan, size, regularised=False)  # builds operators and chooses algorithms
+    if first.seconds * micro / size < SHORT_SECONDS:
         size = micro
 
     def least(regularised: bool) -> Trial:
-        tried = [trial(gan, size, regularised=regularised)]
-        if tried[0].seconds < SHORT:
-            tried += [trial(gan, size, regularised=regularised) for _ in range(3)]
+        tried = [run_trial(gan, size, regularised=regularised)]
+        if tried[0].seconds < SHORT_SECONDS:
+            tried += [run_trial(gan, size, regularised=regularised) for _ in range(3)]
         needed = [one.needed_mib for one in tried if one.needed_mib is not None]
         return replace(min(tried, key=lambda one: one.seconds), needed_mib=max(needed, default=None))
 
@@ -142,8 +142,8 @@ def cost(gan: GANTrainer) -> Cost:
     memory = None
     if worst.needed_mib is not None:
         own = sum(map(_mib, gan.networks.values()))
-        memory = own + later_mib(gan) + worst.needed_mib * micro / size
-    return Cost(micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(gan)[1])
+        memory = own + optimizer_mib(gan) + worst.needed_mib * micro / size
+    return CostEstimate(micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(gan)[1])
 
 
 def disk_mib(gan: GANTrainer) -> tuple[float, float]:
@@ -151,7 +151,7 @@ def disk_mib(gan: GANTrainer) -> tuple[float, float]:
     own = {name: _mib(module) for name, module in gan.networks.items()}
     snapshot = sum(own.values())
     state = snapshot + 2 * (own["generator"] + own["discriminator"])
-    return snapshot + state, gan.config.train.last_snapshots * snapshot + KEPT * state
+    return snapshot + state, gan.config.train.last_snapshots * snapshot + KEPT_STATES * state
 
 
 def _mib(module: torch.nn.Module) -> float:
@@ -173,7 +173,7 @@ def _for_trial(gan: GANTrainer, micro_batch: int) -> Iterator[tuple[torch.Tensor
     size = (micro_batch, 3, *config.model.image_size)
     try:
         gan.config = replace(config, train=replace(config.train, batch_size=micro_batch, batch_gpu=None))
-        gan.micro_batch, gan.group = micro_batch, ALONE
+        gan.micro_batch, gan.group = micro_batch, ONE_PROCESS
         labels = None
         if config.model.c_dim > 0:
             classes = torch.arange(micro_batch) % config.model.c_dim

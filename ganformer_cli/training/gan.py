@@ -25,7 +25,7 @@ from ganformer_cli.models.precision import HALF, full_precision, half_layers, us
 from ganformer_cli.models.prepared import PreparedWeights, lay_out_weights
 from ganformer_cli.training import losses
 from ganformer_cli.training.augment import Augmentation
-from ganformer_cli.training.distributed import ALONE, GradientAverage, Group
+from ganformer_cli.training.distributed import ONE_PROCESS, GradientReducer, Group
 from ganformer_cli.training.ema import MovingAverage, ema_decay
 
 
@@ -88,7 +88,7 @@ class GANTrainer:
         config: RunConfig,
         device: torch.device,
         shrunk: Callable[[int], None] = lambda micro_batch: None,
-        group: Group = ALONE,
+        group: Group = ONE_PROCESS,
     ) -> None:
         self.config, self.device, self.shrunk, self.group = config, device, shrunk, group
         options = config.train
@@ -108,8 +108,8 @@ class GANTrainer:
         self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
         self.g_weights, self.d_weights = PreparedWeights(self.generator), PreparedWeights(self.discriminator)
         self._cast_weights()
-        self.g_average = GradientAverage(self.g_weights.trained, group)
-        self.d_average = GradientAverage(self.d_weights.trained, group)
+        self.g_average = GradientReducer(self.g_weights.trained, group)
+        self.d_average = GradientReducer(self.d_weights.trained, group)
         self.micro_batch = min(
             options.micro_batch, self.local_batch_size
         )  # pictures that pass through the networks at a time
@@ -250,7 +250,7 @@ class GANTrainer:
         self,
         optimizer: torch.optim.Optimizer,
         weights: PreparedWeights,
-        average: GradientAverage,
+        average: GradientReducer,
         gradients: Callable[[StepResult], None],
         means: RunningMeans,
     ) -> StepResult:
@@ -276,7 +276,7 @@ class GANTrainer:
                 )
             failed = bool(said)
             if unproven:
-                failed = self.group.any([failed], self.device)[0]
+                failed = self.group.all_reduce_any([failed], self.device)[0]
             if not failed:
                 break
             # Outside of the handler: the error's traceback holds on to the activations.
@@ -293,9 +293,9 @@ class GANTrainer:
         weights.clear_gradients()
         for name, values in found.values:
             means.add(name, values)
-        self.generator.mapping_network.update_mean(self.group.average(torch.stack(found.w_means).mean(0)))
+        self.generator.mapping_network.update_mean(self.group.all_reduce_mean(torch.stack(found.w_means).mean(0)))
         if found.pl_means:
-            self.pl_mean = self.group.average(torch.stack(found.pl_means).mean(0))
+            self.pl_mean = self.group.all_reduce_mean(torch.stack(found.pl_means).mean(0))
         return found
 
     def move(self, optimizer: torch.optim.Optimizer) -> None:
@@ -314,7 +314,7 @@ class GANTrainer:
         smaller = [size for size in self.sizes() if size < self.micro_batch]
         if not smaller:
             raise TrainingError(
-                f"out of memory with {self.micro_batch} pictures at a time, which is the least ({said}); choose a "
+                f"out of memory with {self.micro_batch} images at a time, which is the least ({said}); choose a "
                 "lower --resolution, --channel-max or --channel-base, or free memory on the device"
             )
         self.micro_batch = max(size for size in smaller if size <= max(self.micro_batch // 2, min(smaller)))

@@ -19,7 +19,7 @@ Networks = Mapping[str, nn.Module | None]
 
 
 @dataclass(frozen=True)
-class Taken:
+class TransferReport:
     """What one network got from another."""
 
     tensors: int  # of the network: parameters and what is saved beside them
@@ -43,7 +43,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """Where the weights of a new run come from."""
 
     option: str  # that named it, with its value
@@ -60,11 +60,11 @@ class Start:
         networks = self.networks()
         check_numbers(networks, self.option)
         if self.whole:
-            take_all(gan, networks, self.option, self.left_out)
+            load_all_weights(gan, networks, self.option, self.left_out)
             return None
         for name, why in self.left_out.items():
             message(f"{self.option}: without its {name}: {why}")
-        found = take_what_fits(gan, networks, self.option)
+        found = load_fitting_weights(gan, networks, self.option)
         for name, taken in found.items():
             message(f"{self.option}: {name}: {taken.said()}")
         return {"from": self.option, "networks": {name: dataclasses.asdict(taken) for name, taken in found.items()}}
@@ -86,7 +86,7 @@ def check_numbers(given: Networks, option: str) -> None:
             )
 
 
-def take_all(gan: GANTrainer, given: Networks, option: str, left_out: Mapping[str, str] | None = None) -> None:
+def load_all_weights(gan: GANTrainer, given: Networks, option: str, left_out: Mapping[str, str] | None = None) -> None:
     """Take over all weights of networks of the same configuration.
 
     Raises:
@@ -104,7 +104,7 @@ def take_all(gan: GANTrainer, given: Networks, option: str, left_out: Mapping[st
         own.load_state_dict(network.state_dict())
 
 
-def take_what_fits(gan: GANTrainer, given: Networks, option: str) -> dict[str, Taken]:
+def load_fitting_weights(gan: GANTrainer, given: Networks, option: str) -> dict[str, TransferReport]:
     """Take over the weights whose name and shape fit, from networks of any configuration.
 
     Blocks are named by resolution, so that networks for other sizes share what they have in common. A snapshot without
@@ -120,7 +120,7 @@ def take_what_fits(gan: GANTrainer, given: Networks, option: str) -> dict[str, T
     return found
 
 
-def _take(own: nn.Module, given: nn.Module | None) -> Taken:
+def _take(own: nn.Module, given: nn.Module | None) -> TransferReport:
     mine: dict[str, Any] = own.state_dict()
     theirs: dict[str, Any] = {} if given is None else given.state_dict()
     new, other_shape, taken, numbers = [], {}, 0, 0
@@ -135,7 +135,7 @@ def _take(own: nn.Module, given: nn.Module | None) -> Taken:
                 taken, numbers = taken + 1, numbers + tensor.numel()
     total = sum(tensor.numel() for tensor in mine.values())
     left_over = [name for name in theirs if name not in mine]
-    return Taken(len(mine), taken, numbers / max(1, total), new, other_shape, left_over)
+    return TransferReport(len(mine), taken, numbers / max(1, total), new, other_shape, left_over)
 
 
 def _by_module(names: Iterable[str]) -> str:

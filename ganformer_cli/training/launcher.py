@@ -16,9 +16,9 @@ from ganformer_cli.checkpoints.run_lock import LAUNCHER
 from ganformer_cli.stop_signals import handled, held_back, signals_named
 
 #: Seconds that the others get to end by themselves when one has ended with an error, and to end when told to.
-GRACE = 20.0
+GRACE_SECONDS = 20.0
 #: Seconds between looks at the processes.
-PAUSE = 0.2
+POLL_SECONDS = 0.2
 
 
 def run_workers(words: Sequence[str], count: int) -> int:
@@ -92,13 +92,13 @@ def _end_of_parent(parent: int) -> None:
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Until all have ended, or ``GRACE`` after the first ended with an error."""
+    """Until all have ended, or ``GRACE_SECONDS`` after the first ended with an error."""
     status, deadline = 0, float("inf")
     while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
-        time.sleep(PAUSE)
+        time.sleep(POLL_SECONDS)
         failed = [worker.returncode for worker in workers if worker.returncode]
         if failed and not status:
-            status, deadline = failed[0], time.monotonic() + GRACE
+            status, deadline = failed[0], time.monotonic() + GRACE_SECONDS
     failed = [worker.returncode for worker in workers if worker.returncode]
     # A negative status is the signal that ended it, on POSIX: a shell says 128 and its number.
     found = status or next(iter(failed), 0)
@@ -110,7 +110,7 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
     for worker in workers:
         if worker.poll() is None:
             worker.terminate()
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + GRACE_SECONDS
     for worker in workers:
         try:
             worker.wait(max(0.1, deadline - time.monotonic()))

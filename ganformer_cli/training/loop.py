@@ -277,9 +277,7 @@ class Trainer:
             return Decision()
         broken = not all(math.isfinite(float(total)) for total in means.sums.values())
         save_due = time.monotonic() - self.saved_at > self.config.train.save_minutes * 60
-        decision = Decision(
-            *self.group.all_reduce_any([self.callbacks.should_stop(), save_due, broken], self.device)
-        )
+        decision = Decision(*self.group.all_reduce_any([self.callbacks.should_stop(), save_due, broken], self.device))
         if (decision.stop or decision.save or takes_snapshot) and not decision.roll_back:
             # Weights that are NaN or inf are never saved.
             weights = (p for network in self.gan.networks.values() for p in network.parameters())

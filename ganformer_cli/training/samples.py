@@ -17,7 +17,7 @@ from ganformer_cli.sampling.image_files import save_png
 from ganformer_cli.visualization import attention_sheet, image_grid
 
 #: Pictures beside which the attention is drawn.
-ATTENTION_PICTURES = 8
+MAX_ATTENTION_IMAGES = 8
 #: The grid of real images.
 REALS = "reals.png"
 
@@ -55,7 +55,7 @@ class SampleGrids:
         grid, attention = self.paths(kimg)
         save_png(grid, image_grid(images))
         if self.config.model.has_maps:
-            seeds = range(min(ATTENTION_PICTURES, len(images)))
+            seeds = range(min(MAX_ATTENTION_IMAGES, len(images)))
             last = [sample.maps[-1] for sample in sample_attention(generator, seeds, truncation_psi=psi)]
             maps = AttentionMap(last[0].layer, torch.cat([layer.probabilities for layer in last]))
             save_png(attention, attention_sheet(images[: len(last)], maps))

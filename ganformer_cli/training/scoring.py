@@ -21,7 +21,7 @@ from ganformer_cli.metrics.processes import fail_together
 from ganformer_cli.metrics.records import ScoreValue, differences, read_records, scores_in
 from ganformer_cli.metrics.registry import METRICS, SCORES, is_better, parse_metrics
 from ganformer_cli.models import Generator
-from ganformer_cli.training.distributed import ALONE, Group
+from ganformer_cli.training.distributed import ONE_PROCESS, Group
 
 #: Seeds of an evaluation; those of training reach further.
 _SEEDS = 2**31
@@ -63,7 +63,7 @@ class Scoring:
         folder: Path,
         device: torch.device,
         message: Callable[[str], None],
-        group: Group = ALONE,
+        group: Group = ONE_PROCESS,
     ) -> None:
         self.options, self.dataset, self.folder, self.device = options, dataset, folder, device
         self.metrics = parse_metrics(options.metrics)
@@ -120,7 +120,7 @@ class Scoring:
     def _write(self, record: dict[str, Any], snapshot: Path, kimg: float) -> None:
         record["provenance"]["snapshot_sha256"] = self._digest(snapshot)
         whole = {"snapshot": snapshot.name, "kimg": kimg, "by": _TRAINING, **record}
-        append_record(self.folder / METRICS_FILE, whole, self.tell_once)
+        append_record(self.folder / METRICS_FILE, whole, self.warn_once)
 
     def _evaluate(self, generator: Generator, count: int) -> dict[str, Any]:
         opening = partial(open_networks, self.metrics, weights={}, resize=None, device=self.device, offline=True)
@@ -134,12 +134,12 @@ class Scoring:
             metrics=self.metrics,
             networks=networks,
             group=self.group,
-            cache=Cache(notice=self.tell_once),
+            cache=Cache(notice=self.warn_once),
             device=self.device,
-            warn=self.tell_once,
+            warn=self.warn_once,
         )
 
-    def tell_once(self, text: str) -> None:
+    def warn_once(self, text: str) -> None:
         """A warning that every snapshot would repeat."""
         if text not in self.told:
             self.told.add(text)
@@ -156,7 +156,7 @@ class Scoring:
         scored = self._scored(METRICS[self.metrics[0]].scores[0].name, self._records() or [])
         return self._best([known for known in scored if not differences(known.score, scored[-1].score)])
 
-    def keepers(self) -> set[Path] | None:
+    def snapshots_to_keep(self) -> set[Path] | None:
         """The snapshots that must not be deleted, or None where that cannot be known.
 
         Each is the best one of those whose scores compare, also where the run has gone on with other metrics since.
@@ -197,12 +197,12 @@ class Scoring:
 
         def notice(text: str) -> None:
             self._damaged = True
-            self.tell_once(text)
+            self.warn_once(text)
 
         try:
             return [record for record in read_records(path, notice) if by_training(record)]
         except DataError as error:
-            self.tell_once(f"{error}; no snapshot is deleted")
+            self.warn_once(f"{error}; no snapshot is deleted")
             return None
 
     def _scored(self, name: str, records: list[dict[str, Any]]) -> list[_Known]:

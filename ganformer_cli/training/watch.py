@@ -15,7 +15,7 @@ from ganformer_cli.models import Generator
 from ganformer_cli.sampling import sample_images
 
 #: Samples whose distances are taken, always of the same seeds, and real pictures that they are compared with.
-FAKES, REALS = 16, 64
+NUM_FAKES, NUM_REALS = 16, 64
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
@@ -52,7 +52,7 @@ SIGN_REAL = Band(
     "follow. More pictures, --mirror-augment or a larger --gamma help",
 )
 #: Ticks in a row that a figure must lie outside its band, so that a passing swing is no alarm.
-PATIENCE = 3
+MAX_TICKS_OUTSIDE = 3
 #: kimg before which nothing can be said.
 SETTLED_KIMG = 1.0
 
@@ -77,18 +77,18 @@ class CollapseWatch:
         torch's random state is left as it was.
         """
         if self.spread is None:
-            count = min(REALS, len(self.dataset))
+            count = min(NUM_REALS, len(self.dataset))
             chosen = np.linspace(0, len(self.dataset) - 1, count).astype(int)
             reals = np.stack([self.dataset.image(int(index)) for index in chosen])
             self.spread = mean_pairwise_distance(reals) if count > 1 else 0.0
         if self.spread == 0:
             return None
-        fakes = np.stack([image for _, image in sample_images(generator, range(FAKES), truncation_psi=1.0)])
+        fakes = np.stack([image for _, image in sample_images(generator, range(NUM_FAKES), truncation_psi=1.0)])
         return mean_pairwise_distance(fakes) / self.spread
 
     def warnings(self, figures: dict[str, float], kimg: float) -> list[str]:
         """What to tell the reader about this tick's figures; each warning once, until its figure has been healthy."""
-        told = []
+        warnings = []
         for band in (DIVERSITY, SIGN_REAL) if self.judged_by_sign else (DIVERSITY,):
             value = figures.get(band.name)
             if value is None or kimg < SETTLED_KIMG:
@@ -97,6 +97,6 @@ class CollapseWatch:
                 self.outside[band.name] = 0
                 continue
             self.outside[band.name] = self.outside.get(band.name, 0) + 1
-            if self.outside[band.name] == PATIENCE:
-                told.append(f"{band.name} is {value:.3g}: {band.below if value < band.low else band.above}")
-        return told
+            if self.outside[band.name] == MAX_TICKS_OUTSIDE:
+                warnings.append(f"{band.name} is {value:.3g}: {band.below if value < band.low else band.above}")
+        return warnings
