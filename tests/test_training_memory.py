@@ -205,7 +205,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, free: float | None, each: float,
 
     monkeypatch.setattr(fitting, "run_trial", trial)
     monkeypatch.setattr(fitting, "free_memory_mib", lambda device: free)
-    monkeypatch.setattr(fitting, "later_mib", lambda gan: 0.0)
+    monkeypatch.setattr(fitting, "optimizer_mib", lambda gan: 0.0)
     return tried
 
 
