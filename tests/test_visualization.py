@@ -43,7 +43,7 @@ def test_grids_are_about_square_and_full_if_they_can_be(count: int, height: int,
 
 
 def test_a_grid_needs_pictures_and_columns() -> None:
-    with pytest.raises(ConfigError, match="at least one picture"):
+    with pytest.raises(ConfigError, match="at least one image"):
         image_grid(numbered(0))
     with pytest.raises(ConfigError, match="0 columns"):
         image_grid(numbered(2), columns=0)

@@ -22,7 +22,7 @@ from ganformer_cli.visualization import (
     region_colours,
 )
 from ganformer_cli.visualization.palette import component_colour, heat_colours
-from ganformer_cli.visualization.sheets import captioned_grid, fitted, stacked, swatches, table
+from ganformer_cli.visualization.sheets import captioned_grid, component_legend, fit_to_cell, image_table, stack_sheets
 
 
 def numbered(count: int, height: int = 4, width: int = 6) -> npt.NDArray[np.uint8]:
@@ -195,23 +195,23 @@ def test_a_component_sheet_lights_each_component_where_it_is_attended_to() -> No
 
 def test_small_pictures_are_enlarged_and_large_ones_shrunk() -> None:
     small = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
-    large = fitted(small)
+    large = fit_to_cell(small)
     assert large.shape == (3, 80, 100)
     np.testing.assert_array_equal(large[:, ::20, ::20], small)
-    assert fitted(np.zeros((3, 200, 100), np.uint8)).shape == (3, 200, 100)
-    shrunk = fitted(np.full((3, 716, 1024), 7, np.uint8))
+    assert fit_to_cell(np.zeros((3, 200, 100), np.uint8)).shape == (3, 200, 100)
+    shrunk = fit_to_cell(np.full((3, 716, 1024), 7, np.uint8))
     assert shrunk.shape == (3, 358, 512)
     assert (shrunk == 7).all()
 
 
 def test_a_table_has_captions_frames_and_empty_places() -> None:
     cell = np.full((3, 10, 10), 50, np.uint8)
-    bare = table([[cell, None], [cell, cell]], colours=[PALETTE[5], None])
+    bare = image_table([[cell, None], [cell, cell]], colours=[PALETTE[5], None])
     assert bare.shape == (3, 28, 28)
     np.testing.assert_array_equal(bare[:, 0, 0], PALETTE[5])
     np.testing.assert_array_equal(bare[:, 14, 0], [128] * 3)
     np.testing.assert_array_equal(bare[:, 0, 14], [255] * 3)
-    named = table([[cell, None], [cell, cell]], columns=["a", "wider than a cell"], rows=["one", "two"])
+    named = image_table([[cell, None], [cell, cell]], columns=["a", "wider than a cell"], rows=["one", "two"])
     left, top = named.shape[2] - 2 * (named.shape[2] // 2), named.shape[1] - 28
     assert top > 0
     assert left >= 0
@@ -220,7 +220,7 @@ def test_a_table_has_captions_frames_and_empty_places() -> None:
 
 
 def test_swatches_take_as_many_rows_as_they_need() -> None:
-    one, two = swatches(8, 500), swatches(8, 200)
+    one, two = component_legend(8, 500), component_legend(8, 200)
     assert one.shape[2] == 500
     assert two.shape[1] == 2 * one.shape[1]
     for component in range(8):
@@ -229,7 +229,7 @@ def test_swatches_take_as_many_rows_as_they_need() -> None:
 
 
 def test_sheets_of_different_widths_stand_on_white() -> None:
-    both = stacked([np.zeros((3, 5, 30), np.uint8), np.zeros((3, 5, 10), np.uint8)])
+    both = stack_sheets([np.zeros((3, 5, 30), np.uint8), np.zeros((3, 5, 10), np.uint8)])
     assert both.shape[2] == 30
     assert (both[:, -5:, :10] == 0).all()
     assert (both[:, -5:, 10:] == 255).all()

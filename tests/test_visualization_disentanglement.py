@@ -14,18 +14,18 @@ from ganformer_cli.models import Generator
 from ganformer_cli.sampling import latents_from_seeds, map_latents
 from ganformer_cli.visualization.disentanglement import (
     adjusted_rand_index,
-    change_of,
     components_used,
     disentanglement,
     disentanglement_sheet,
     map_entropy,
+    measure_change,
 )
 from ganformer_cli.visualization.segmentation import segment_scene
 
-Labels = npt.NDArray[np.int64]
+Regions = npt.NDArray[np.int64]
 
 
-def quarters(size: int = 8) -> Labels:
+def quarters(size: int = 8) -> Regions:
     """Four parts: 0 1 above, 2 3 below."""
     half = np.arange(size) >= size // 2
     return 2 * half[:, None].astype(np.int64) + half[None]
@@ -93,19 +93,19 @@ def test_components_used_counts_those_that_own_pixels() -> None:
 
 def test_a_change_within_the_region_is_all_inside() -> None:
     regions = quarters()
-    found = change_of(2, regions, regions, np.where(regions == 2, 5.0, 0.0))
+    found = measure_change(2, regions, regions, np.where(regions == 2, 5.0, 0.0))
     assert found.total == found.inside == 16 * 5
     assert found.expected == pytest.approx(found.total / 4)
 
 
 def test_a_change_elsewhere_is_not() -> None:
     regions = quarters()
-    assert change_of(2, regions, regions, np.where(regions == 1, 5.0, 0.0)).inside == 0
+    assert measure_change(2, regions, regions, np.where(regions == 1, 5.0, 0.0)).inside == 0
 
 
 def test_a_change_spread_evenly_is_what_is_expected() -> None:
     regions = quarters()
-    found = change_of(2, regions, regions, np.ones((8, 8)))
+    found = measure_change(2, regions, regions, np.ones((8, 8)))
     assert found.inside == pytest.approx(found.expected)
 
 
@@ -113,7 +113,7 @@ def test_where_the_component_has_gone_belongs_to_it() -> None:
     before = quarters()
     after = before.T.copy()
     moved = np.where((before == 2) | (after == 2), 1.0, 0.0)
-    found = change_of(2, before, after, moved)
+    found = measure_change(2, before, after, moved)
     assert found.inside == found.total
     assert found.expected == pytest.approx(found.total / 2)
 
@@ -186,8 +186,8 @@ def test_an_untrained_model_is_measured(model: Generator, ws: list[torch.Tensor]
     assert seen[-1] == (6, 6)
     assert seen == sorted(seen)
     assert measures == disentanglement(model, ws, scenes=True).measures
-    sheet = disentanglement_sheet(found.pictures, ["a", "b"])
-    assert sheet.shape[1] - disentanglement_sheet(found.pictures[:1], ["a"]).shape[1] == 100
+    sheet = disentanglement_sheet(found.images, ["a", "b"])
+    assert sheet.shape[1] - disentanglement_sheet(found.images[:1], ["a"]).shape[1] == 100
 
 
 def test_what_does_not_change_anything_is_no_change(model: Generator, ws: list[torch.Tensor]) -> None:

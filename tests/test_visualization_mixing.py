@@ -109,16 +109,16 @@ def test_the_difference_is_in_levels() -> None:
 
 
 def test_a_component_of_the_picture_itself_changes_nothing(model: Generator, ws: torch.Tensor) -> None:
-    for each in mixing.taken(model, ws[0], ws[0], range(4)):
+    for each in mixing.take_each(model, ws[0], ws[0], range(4)):
         assert each.difference.max() == 0
 
 
 def test_each_component_changes_the_picture(model: Generator, ws: torch.Tensor) -> None:
     (before,) = mixing.draw(model, [ws[0]])
     for mixtures in (
-        mixing.taken(model, ws[0], ws[1], range(4)),
-        mixing.removed(model, ws[0], range(4)),
-        mixing.truncated(model, ws[0], range(4), [0.0]),
+        mixing.take_each(model, ws[0], ws[1], range(4)),
+        mixing.remove_each(model, ws[0], range(4)),
+        mixing.truncate_each(model, ws[0], range(4), [0.0]),
     ):
         assert [each.component for each in mixtures] == [0, 1, 2, 3]
         for each in mixtures:
@@ -133,7 +133,7 @@ def test_the_drawn_picture_is_the_seeds(model: Generator, ws: torch.Tensor) -> N
 
 
 def test_truncation_changes_more_the_farther_it_pulls(model: Generator, ws: torch.Tensor) -> None:
-    (found,) = mixing.truncated(model, ws[0], [2], [1.0, 0.95, 0.8, 0.5])  # a longer way need not lead farther
+    (found,) = mixing.truncate_each(model, ws[0], [2], [1.0, 0.95, 0.8, 0.5])  # a longer way need not lead farther
     (before,) = mixing.draw(model, [ws[0]])
     changes = [mixing.difference(before.image, image).mean() for image in found.changed]
     assert changes[0] == 0
@@ -146,7 +146,7 @@ def test_truncation_changes_more_the_farther_it_pulls(model: Generator, ws: torc
 
 def test_a_mixture_sheet_has_a_row_a_component(model: Generator, ws: torch.Tensor) -> None:
     (before,) = mixing.draw(model, [ws[0]], attention=True)
-    mixtures = mixing.taken(model, ws[0], ws[1], range(4))
+    mixtures = mixing.take_each(model, ws[0], ws[1], range(4))
     four = mixing.mixture_sheet(before, mixtures, ["taken"], "seed 0")
     one = mixing.mixture_sheet(before, mixtures[:1], ["taken"], "seed 0")
     assert four.shape[1] - one.shape[1] == 3 * 100
@@ -156,7 +156,7 @@ def test_a_mixture_sheet_has_a_row_a_component(model: Generator, ws: torch.Tenso
 
 def test_a_swap_sheet_shows_both_pictures(model: Generator, ws: torch.Tensor) -> None:
     before = list(mixing.draw(model, [ws[0], ws[1]]))
-    both = mixing.taken(model, ws[0], ws[1], [0]), mixing.taken(model, ws[1], ws[0], [0])
+    both = mixing.take_each(model, ws[0], ws[1], [0]), mixing.take_each(model, ws[1], ws[0], [0])
     sheet = mixing.swap_sheet((before[0], before[1]), both, ("seed 0", "seed 1"))
     assert sheet.shape[2] >= 6 * 100
 
@@ -180,10 +180,10 @@ def test_a_style_table_has_the_pictures_themselves_on_its_diagonal(model: Genera
 
 def test_noise_varies_the_picture_where_its_strength_lets_it(model: Generator, ws: torch.Tensor) -> None:
     found = noise_variation(model, ws[0], repeats=4)
-    assert len(found.pictures) == 4
+    assert len(found.images) == 4
     assert found.variation.shape == (32, 32)
     assert found.variation.mean() > 0.5
-    expected = np.sqrt(np.stack(found.pictures).astype(float).var(0).mean(0))
+    expected = np.sqrt(np.stack(found.images).astype(float).var(0).mean(0))
     np.testing.assert_allclose(found.variation, expected)
     again = noise_variation(model, ws[0], repeats=4)
     np.testing.assert_array_equal(found.variation, again.variation)
@@ -194,8 +194,8 @@ def test_without_strength_noise_varies_nothing(ws: torch.Tensor) -> None:
     silent = Generator(CONFIG).eval()
     found = noise_variation(silent, ws[0], repeats=3)
     assert found.variation.max() == 0
-    for picture in found.pictures:
-        np.testing.assert_array_equal(picture, found.without)
+    for image in found.images:
+        np.testing.assert_array_equal(image, found.without)
 
 
 def test_a_noise_sheet_has_a_row_a_picture(model: Generator, ws: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ganformer_cli.cli.generate_options import DEFAULT_COUNT, generate_options
+from ganformer_cli.cli.generate_options import DEFAULT_COUNT, check_options, generate_options
 from ganformer_cli.cli.label_choice import chosen_label, label_records
 from ganformer_cli.cli.model_choice import find_model, load_model, run_of
 from ganformer_cli.cli.options import GroupedCommand, given_options, pick_device, warn
@@ -69,7 +69,7 @@ def command(
       ganformer generate --latents images/latents.npy --output-dir changed
     """
     given = given_options(click.get_current_context())
-    _check_line(given, figures, film)
+    check_options(given, figures, film)
     file = find_model(model, expname, result_dir, offline=offline)
 
     import numpy as np
@@ -249,54 +249,3 @@ def _summary(file: Path, plan: ImagePlan, written: dict[str, Any]) -> str:
         names.append(written["interpolation"]["film"])
     extra = "".join(f", {name}" for name in names)
     return f"{len(plan)} image{'s' * (len(plan) > 1)} of {file} in {where}{there}{extra}"
-
-
-def _check_line(given: dict[str, Any], figures: dict[str, Any], film: dict[str, Any]) -> None:
-    """Refuse options that contradict each other, or that nothing would read."""
-    others = any(figures[name] for name in ("style_mix", "mix", "component_psi", "noise_variation", "disentanglement"))
-    sources = [name for name in ("seeds", "images_num", "latents") if given.get(name) is not None]
-    if len(sources) > 1:
-        said = " and ".join("--" + name.replace("_", "-") for name in sources)
-        raise click.UsageError(f"{said} each say which images; give one of them")
-    psis = given.get("psis", (1.0,))
-    if given.get("space") == "w":
-        if "latents" not in given:
-            raise click.UsageError("--space w says what --latents are; give --latents FILE.npy, or leave out --space")
-        if psis != (1.0,):
-            raise click.UsageError(
-                f"--truncation-psi {','.join(f'{psi:g}' for psi in psis)} with --space w: such latents are taken as "
-                "they are; leave out one"
-            )
-        for said, name in (("--class", "class_index"), ("--label", "label")):
-            if given.get(name) is not None:
-                value = given[name] if name == "class_index" else ",".join(f"{number:g}" for number in given[name])
-                raise click.UsageError(
-                    f"{said} {value} with --space w: a label acts before, in the mapping network; leave out one"
-                )
-    if given.get("class_index") is not None and given.get("label") is not None:
-        raise click.UsageError("--class and --label each say which label to draw with; give one of them")
-    if given.get("image_format") == "npy" and given.get("ratio") is not None:
-        raise click.UsageError(
-            f"--ratio {given['ratio']:g} with --format npy: its images are as they leave the network, not cropped; "
-            "leave out one"
-        )
-    conflicts = {
-        "--format npy": given.get("image_format") == "npy",
-        "--interpolate": film["interpolate"],
-        "mixtures and the like": others,
-    }
-    for said, there in conflicts.items():
-        if there and len(psis) > 1:
-            raise click.UsageError(f"--truncation-psi with several numbers does not go with {said}; give one number")
-    if given.get("component") is not None and not (film["interpolate"] or figures["mix"] or figures["component_psi"]):
-        raise click.UsageError(
-            f"--component {given['component']} says which component to move; add --interpolate, --mix or "
-            "--component-psi, or leave it out"
-        )
-    if not film["interpolate"]:
-        for name in ("interpolate_in", "loop", "film", "fps"):
-            if given.get(name):
-                said = "--" + name.replace("_", "-")
-                raise click.UsageError(f"{said} says how to interpolate; add --interpolate, or leave out {said}")
-    elif given.get("interpolate_in") == "z" and given.get("space") == "w":
-        raise click.UsageError("--interpolate-in z with --space w: there is no way back to z; leave out one")

@@ -25,7 +25,7 @@ Images = npt.NDArray[np.uint8]
 
 JPEG_QUALITY = 95
 #: Key of a PNG's text chunk, and the EXIF "Software" of the other formats.
-METADATA_KEY = "ganformer"
+PNG_KEY = "ganformer"
 #: EXIF tags.
 _DESCRIPTION, _SOFTWARE = 0x010E, 0x0131
 #: Longest metadata, in bytes.
@@ -45,7 +45,7 @@ def encode_image(image: Images, format: str, metadata: Mapping[str, Any] | None 
     text = metadata_text(metadata or {})
     if format == "png":
         chunks = PIL.PngImagePlugin.PngInfo()
-        chunks.add_text(METADATA_KEY, text)
+        chunks.add_text(PNG_KEY, text)
         pixels.save(stream, "PNG", pnginfo=chunks)
     elif format == "jpg":
         pixels.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4", exif=exif(text))
@@ -64,7 +64,7 @@ def metadata_text(metadata: Mapping[str, Any]) -> str:
 def exif(text: str) -> PIL.Image.Exif:
     """EXIF with ``text`` as the description."""
     tags = PIL.Image.Exif()
-    tags[_DESCRIPTION], tags[_SOFTWARE] = text, METADATA_KEY
+    tags[_DESCRIPTION], tags[_SOFTWARE] = text, PNG_KEY
     return tags
 
 
@@ -84,18 +84,18 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 def _image_text(path: Path) -> str | None:
     with open_regular(path) as stream, PIL.Image.open(stream) as image:
         if image.format == "PNG":
-            found = image.info.get(METADATA_KEY)
+            found = image.info.get(PNG_KEY)
         elif image.format == "GIF":
             found = _film_text(image.info.get("comment", b""))
         else:
             tags = image.getexif()
-            found = tags.get(_DESCRIPTION) if tags.get(_SOFTWARE) == METADATA_KEY else None
+            found = tags.get(_DESCRIPTION) if tags.get(_SOFTWARE) == PNG_KEY else None
     return found if isinstance(found, str) else None
 
 
 def _film_text(data: bytes) -> str | None:
     """The JSON object that follows our name."""
-    _, name, rest = data.partition(f"{METADATA_KEY} ".encode())
+    _, name, rest = data.partition(f"{PNG_KEY} ".encode())
     if not name:
         return None
     text = rest[:_MAX_LENGTH].decode("ascii", "replace")
@@ -123,6 +123,6 @@ def crop_to_ratio(image: Images, ratio: float) -> Images:
         raise ConfigError(f"--ratio {ratio}: height / width must be a number above 0")
     new_height, new_width = min(height, round(width * ratio)), min(width, round(height / ratio))
     if new_height < 1 or new_width < 1:
-        raise ConfigError(f"--ratio {ratio} leaves nothing of a picture of {width}x{height}; choose one nearer to 1")
+        raise ConfigError(f"--ratio {ratio} leaves nothing of an image of {width}x{height}; choose one nearer to 1")
     top, left = (height - new_height) // 2, (width - new_width) // 2
     return image[..., top : top + new_height, left : left + new_width]

@@ -17,7 +17,7 @@ import PIL.Image
 
 from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.files import advice, atomic_open, replace
-from ganformer_cli.sampling.image_files import METADATA_KEY, Images, exif, metadata_text
+from ganformer_cli.sampling.image_files import PNG_KEY, Images, exif, metadata_text
 
 #: Pillow holds a GIF or WebP whole, as pixels: no larger ones.
 MAX_FILM_BYTES = 1 << 30
@@ -60,7 +60,7 @@ def save_film(
     how |= {"loop": 0}
     stream = io.BytesIO()
     if path.suffix == ".gif":
-        pixels[0].save(stream, "GIF", comment=f"{METADATA_KEY} {text}".encode(), **how)
+        pixels[0].save(stream, "GIF", comment=f"{PNG_KEY} {text}".encode(), **how)
     else:
         pixels[0].save(stream, "WEBP", lossless=True, exif=exif(text), **how)
     with atomic_open(path) as file:
@@ -96,7 +96,7 @@ def _save_mp4(path: Path, frames: Iterable[Images], per_second: float, metadata:
     words = [program, "-hide_banner", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     words += ["-s", f"{width}x{height}", "-r", f"{per_second:g}", "-i", "-", "-an"]
     words += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", _CRF, "-pix_fmt", "yuv420p"]
-    words += ["-movflags", "+faststart", "-metadata", f"comment={METADATA_KEY} {metadata_text(metadata)}"]
+    words += ["-movflags", "+faststart", "-metadata", f"comment={PNG_KEY} {metadata_text(metadata)}"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # ffmpeg goes back in the file that it writes, and tells its kind by the name.
@@ -129,7 +129,7 @@ def _marked(frames: Iterable[Images]) -> Iterator[Images]:
 
 
 def _feed(words: Sequence[str], frames: Iterable[Images]) -> str | None:
-    """Run ffmpeg on pictures; None, or the last line that it says if it fails."""
+    """Run ffmpeg on images; None, or the last line that it says if it fails."""
     with tempfile.TemporaryFile() as errors:
         with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors) as process:
             assert process.stdin is not None

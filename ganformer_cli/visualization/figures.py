@@ -27,7 +27,7 @@ from ganformer_cli.visualization.attention import component_sheet, layer_sheet
 from ganformer_cli.visualization.disentanglement import disentanglement, disentanglement_sheet
 from ganformer_cli.visualization.grids import image_grid
 from ganformer_cli.visualization.noise import noise_sheet, noise_variation
-from ganformer_cli.visualization.sheets import fitted, table
+from ganformer_cli.visualization.sheets import fit_to_cell, image_table
 
 GRID_FILE = "grid.png"
 TRUNCATION_FILE = "truncation.png"
@@ -171,8 +171,8 @@ def overviews(plan: ImagePlan, size: tuple[int, int], *, grid: bool) -> dict[str
             plan.sheets / TRUNCATION_FILE,
             plan.metadata(figure="truncation"),
             [index for row in indexes for index in row],
-            lambda images: table(
-                [[fitted(images[index]) for index in row] for row in indexes],
+            lambda images: image_table(
+                [[fit_to_cell(images[index]) for index in row] for row in indexes],
                 columns=[f"psi {psi:g}" for psi in plan.psis],
                 rows=names,
             ),
@@ -281,7 +281,7 @@ def list_figures(settings: FigureSettings, source: FigureSource, update: Update)
 
         def draw_truncation(index: int = index) -> Drawn:
             (before,) = mixing.draw(generator, [ws(count)[index]], attention=True)
-            mixtures = mixing.truncated(generator, ws(count)[index], components, settings.component_psi)
+            mixtures = mixing.truncate_each(generator, ws(count)[index], components, settings.component_psi)
             captions = [f"psi {psi:g}" for psi in settings.component_psi]
             return Drawn(mixing.mixture_sheet(before, mixtures, captions, names[index]), {})
 
@@ -358,9 +358,9 @@ def _draw_mixture(
     record: dict[str, Any] = {source.plan.kind: int(source.plan.numbers[index]), "kind": kind}
     (before,) = mixing.draw(generator, [ws], attention=True)
     if kind == "remove":
-        mixtures, caption = mixing.removed(generator, ws, components), "removed"
+        mixtures, caption = mixing.remove_each(generator, ws, components), "removed"
     elif kind == "mean":
-        mixtures, caption = mixing.truncated(generator, ws, components, [0.0]), "at its mean"
+        mixtures, caption = mixing.truncate_each(generator, ws, components, [0.0]), "at its mean"
     else:
         if settings.mix_from is None:
             other = (index + 1) % len(all_ws)
@@ -370,10 +370,10 @@ def _draw_mixture(
             (other_ws,) = source.mapped(latents_from_seeds(generator, seeds), seeds)
             other_name = f"seed {settings.mix_from}"
         record["from"] = other_name
-        mixtures, caption = mixing.taken(generator, ws, other_ws, components), f"of {other_name}"
+        mixtures, caption = mixing.take_each(generator, ws, other_ws, components), f"of {other_name}"
     if kind == "swap":
         (back,) = mixing.draw(generator, [other_ws])
-        away = mixing.taken(generator, other_ws, ws, components)
+        away = mixing.take_each(generator, other_ws, ws, components)
         sheet = mixing.swap_sheet((before, back), (mixtures, away), (source.name(index), other_name))
     else:
         sheet = mixing.mixture_sheet(before, mixtures, [caption], source.name(index))
@@ -392,5 +392,5 @@ def _draw_disentanglement(
         shown=len(names),
         progress=lambda done, total: update("measuring components", done, total),
     )
-    sheet = disentanglement_sheet(found.pictures, names, settings.blending_alpha)
+    sheet = disentanglement_sheet(found.images, names, settings.blending_alpha)
     return Drawn(sheet, {"truncation_psi": source.plan.psis[0], **found.measures})

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling.image_files import Images
 
+Floats = npt.NDArray[np.float64]
+
 #: Grey pixels between the cells of a sheet.
 GAP = 2
-#: RGB of what is no picture.
+#: RGB of what is no image.
 GREY: Images = np.full(3, 128, np.uint8)
 
 
@@ -20,18 +23,18 @@ def image_grid(images: Images, columns: int | None = None, *, gap: int = 0) -> I
 
     Args:
         images: uint8 ``[N, 3, H, W]``, N >= 1.
-        columns: pictures in a row; None makes the grid about square, without empty places where N allows.
-        gap: grey pixels between the pictures.
+        columns: images in a row; None makes the grid about square, without empty places where N allows.
+        gap: grey pixels between the images.
 
     Returns:
         uint8 ``[3, rows*(H+gap)-gap, columns*(W+gap)-gap]``; empty places are grey.
 
     Raises:
-        ConfigError: no pictures, or no columns.
+        ConfigError: no images, or no columns.
     """
     count, channels, height, width = images.shape
     if count < 1:
-        raise ConfigError("a grid needs at least one picture")
+        raise ConfigError("a grid needs at least one image")
     if columns is None:
         columns = grid_columns(count, height, width)
     if columns < 1:
@@ -46,13 +49,13 @@ def image_grid(images: Images, columns: int | None = None, *, gap: int = 0) -> I
 
 
 def grid_columns(count: int, height: int, width: int) -> int:
-    """A number of columns that makes ``count`` pictures about a square, full if that is possible."""
+    """A number of columns that makes ``count`` images about a square, full if that is possible."""
     square = math.sqrt(count * height / width)
     full = [columns for columns in range(1, count + 1) if count % columns == 0 and square <= columns <= 2 * square]
     return full[0] if full else min(count, math.ceil(square))
 
 
-def framed(image: Images, colour: Images) -> Images:
+def add_frame(image: Images, colour: Images) -> Images:
     """uint8 ``[3, H, W]`` within a frame of ``GAP`` pixels of an RGB colour."""
     height, width = image.shape[1:]
     cell = np.empty((3, height + 2 * GAP, width + 2 * GAP), np.uint8)

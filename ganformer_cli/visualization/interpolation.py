@@ -26,7 +26,7 @@ from ganformer_cli.sampling import (
 from ganformer_cli.sampling.image_files import Images, crop_to_ratio, save_png
 from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
 from ganformer_cli.visualization.animation import check_film, save_film
-from ganformer_cli.visualization.sheets import fitted, table
+from ganformer_cli.visualization.sheets import fit_to_cell, image_table
 
 #: The sheet shows at most so many steps from an image to the next, and so many rows.
 MAX_COLUMNS, MAX_ROWS = 16, 64
@@ -173,9 +173,9 @@ class InterpolationFilm:
                 frame = image if ratio is None else crop_to_ratio(image, ratio)
                 way, step = divmod(index, density)
                 if step in shown and way < len(rows):
-                    rows[way].append(fitted(frame))
+                    rows[way].append(fit_to_cell(frame))
                 if step == 0 and 0 < way <= len(rows):
-                    rows[way - 1].append(fitted(frame))
+                    rows[way - 1].append(fit_to_cell(frame))
                 yield frame
                 update(index + 1)
             if settings.loop and len(rows) == ways:
@@ -192,7 +192,7 @@ class InterpolationFilm:
             save_film(self.film, frames(), per_second=settings.fps, metadata=self.files[self.film])
         numbers = [*self.numbers, self.numbers[0]]
         names = [f"{first} to {second}" for first, second in itertools.pairwise(numbers)]
-        save_png(self.sheet, table(rows, rows=names[: len(rows)]), self.files[self.sheet])
+        save_png(self.sheet, image_table(rows, rows=names[: len(rows)]), self.files[self.sheet])
         folders.add(self.files)
 
     def _frame(self, index: int) -> Path:

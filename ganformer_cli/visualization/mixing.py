@@ -1,7 +1,7 @@
-"""What becomes of a picture when some of its latents are another picture's, their mean, or not there.
+"""What becomes of an image when some of its latents are another image's, their mean, or not there.
 
 Everything happens in space w, after the mapping network, in which components attend to one another: there a component
-can be changed alone. ``ws`` are latents ``[m+1, L, w]`` of one picture, for each of L layers; the last is the global
+can be changed alone. ``ws`` are latents ``[m+1, L, w]`` of one image, for each of L layers; the last is the global
 one (k-GAN has m, and none that is global).
 """
 
@@ -11,18 +11,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling import LANES, Generator, Sample, sample_latents
 from ganformer_cli.sampling.image_files import Images
-from ganformer_cli.visualization.attention import upsampled
+from ganformer_cli.visualization.attention import upsample
+from ganformer_cli.visualization.grids import Floats
 from ganformer_cli.visualization.palette import component_colour, heat_colours
-from ganformer_cli.visualization.sheets import fitted, table
-
-Floats = npt.NDArray[np.float64]
+from ganformer_cli.visualization.sheets import fit_to_cell, image_table
 
 #: The layers in three groups: of the first, second and last third of the blocks.
 LAYER_GROUPS = ("coarse", "middle", "fine")
@@ -69,17 +67,17 @@ def layer_groups(generator: Generator) -> dict[str, range]:
 
 def _check_component(ws: Tensor, component: int) -> None:
     if not 0 <= component < len(ws):
-        raise ConfigError(f"component {component}: a picture of this model has latents 0 to {len(ws) - 1}")
+        raise ConfigError(f"component {component}: an image of this model has latents 0 to {len(ws) - 1}")
 
 
-# ----- Pictures -----
+# ----- Images -----
 
 
 class Mixture(NamedTuple):
     """One component's part in a change."""
 
     component: int
-    changed: list[Images]  # the pictures afterwards, uint8 [3, H, W]
+    changed: list[Images]  # the images afterwards, uint8 [3, H, W]
     difference: Floats  # [H, W], of the last of them, see ``difference``
 
 
@@ -90,7 +88,7 @@ def draw(
     *,
     attention: bool = False,
 ) -> Iterator[Sample]:
-    """Draw the pictures of ``ws`` one by one, with ``attention`` if the model has any; of each a component may be
+    """Draw the images of ``ws`` one by one, with ``attention`` if the model has any; of each a component may be
     dropped."""
     mask = None
     if dropped is not None:
@@ -104,23 +102,23 @@ def draw(
 
 
 def difference(one: Images, other: Images) -> Floats:
-    """How far two pictures are apart in each place: root mean square over the colours, in 8-bit levels, ``[H, W]``."""
+    """How far two images are apart in each place: root mean square over the colours, in 8-bit levels, ``[H, W]``."""
     squares = np.square(one.astype(np.float64) - other.astype(np.float64))
     return np.sqrt(squares.mean(0))
 
 
-def taken(generator: Generator, ws: Tensor, other: Tensor, components: Sequence[int]) -> list[Mixture]:
-    """Each component in turn from another picture."""
+def take_each(generator: Generator, ws: Tensor, other: Tensor, components: Sequence[int]) -> list[Mixture]:
+    """Each component in turn from another image."""
     return _mixtures(generator, ws, components, [[take_component(ws, other, k)] for k in components])
 
 
-def truncated(generator: Generator, ws: Tensor, components: Sequence[int], psis: Sequence[float]) -> list[Mixture]:
+def truncate_each(generator: Generator, ws: Tensor, components: Sequence[int], psis: Sequence[float]) -> list[Mixture]:
     """Each component in turn truncated with each psi; 0 moves it to its mean."""
     changes = [[pull_component(generator, ws, k, psi) for psi in psis] for k in components]
     return _mixtures(generator, ws, components, changes)
 
 
-def removed(generator: Generator, ws: Tensor, components: Sequence[int]) -> list[Mixture]:
+def remove_each(generator: Generator, ws: Tensor, components: Sequence[int]) -> list[Mixture]:
     """Each component in turn not there: no place attends to it."""
     drawn = draw(generator, [ws] * (len(components) + 1), [None, *components])
     before, *after = (sample.image for sample in drawn)
@@ -143,31 +141,31 @@ def _mixtures(
 
 
 def mixture_sheet(before: Sample, mixtures: Sequence[Mixture], columns: Sequence[str], name: str) -> Images:
-    """A row a component: the picture before, afterwards, the difference, and what attends to the component.
+    """A row a component: the image before, afterwards, the difference, and what attends to the component.
 
     Args:
-        before: the picture, with its attention.
+        before: the image, with its attention.
         mixtures: of its components.
-        columns: captions of the pictures afterwards.
-        name: of the picture before.
+        columns: captions of the images afterwards.
+        name: of the image before.
 
     Returns:
         uint8 ``[3, height, width]``. All differences are on one scale; attention is as in ``component_sheet``.
     """
-    image = fitted(before.image)
+    image = fit_to_cell(before.image)
     most = max(float(each.difference.max()) for each in mixtures)
     shares = None
     if before.maps:
-        shares = upsampled(before.maps[-1].probabilities[0], *image.shape[1:]).numpy()
+        shares = upsample(before.maps[-1].probabilities[0], *image.shape[1:]).numpy()
         shares = shares / max(float(shares.max()), 1e-8)
     rows = []
     for each in mixtures:
-        row = [image, *map(fitted, each.changed), fitted(heat_colours(each.difference, most))]
+        row = [image, *map(fit_to_cell, each.changed), fit_to_cell(heat_colours(each.difference, most))]
         if shares is not None:
             row.append(np.rint(image * shares[each.component]).astype(np.uint8))
         rows.append(row)
     captions = [name, *columns, f"difference 0-{most:.0f}", *(["attention"] if shares is not None else [])]
-    return table(
+    return image_table(
         rows,
         columns=captions,
         rows=[str(each.component) for each in mixtures],
@@ -178,23 +176,23 @@ def mixture_sheet(before: Sample, mixtures: Sequence[Mixture], columns: Sequence
 def swap_sheet(
     before: tuple[Sample, Sample], mixtures: tuple[Sequence[Mixture], Sequence[Mixture]], names: tuple[str, str]
 ) -> Images:
-    """A row a component that two pictures have exchanged: each picture, what it has become, the difference.
+    """A row a component that two images have exchanged: each image, what it has become, the difference.
 
     Args:
-        before: the pictures.
+        before: the images.
         mixtures: of the first with components of the second, and the other way round.
-        names: of the pictures.
+        names: of the images.
     """
     most = max(float(each.difference.max()) for side in mixtures for each in side)
-    first, second = (fitted(sample.image) for sample in before)
+    first, second = (fit_to_cell(sample.image) for sample in before)
     rows = []
     for one, other in zip(*mixtures, strict=True):
         cells = [first, one.changed[-1], heat_colours(one.difference, most)]
         cells += [second, other.changed[-1], heat_colours(other.difference, most)]
-        rows.append([cell if cell is first or cell is second else fitted(cell) for cell in cells])
+        rows.append([cell if cell is first or cell is second else fit_to_cell(cell) for cell in cells])
     captions = [names[0], f"of {names[1]}", f"difference 0-{most:.0f}"]
     captions += [names[1], f"of {names[0]}", f"difference 0-{most:.0f}"]
-    return table(
+    return image_table(
         rows,
         columns=captions,
         rows=[str(each.component) for each in mixtures[0]],
@@ -210,8 +208,8 @@ def style_table(generator: Generator, ws: Sequence[Tensor], names: Sequence[str]
     """
     count = len(ws)
     mixed = [mix_layers(left, above, layers) for left in ws for above in ws]
-    cells = [fitted(sample.image) for sample in draw(generator, [*ws, *mixed])]
+    cells = [fit_to_cell(sample.image) for sample in draw(generator, [*ws, *mixed])]
     own, rest = cells[:count], cells[count:]
     rows: list[list[Images | None]] = [[None, *own]]
     rows += [[own[i], *rest[i * count : (i + 1) * count]] for i in range(count)]
-    return table(rows, columns=["", *names], rows=["", *names])
+    return image_table(rows, columns=["", *names], rows=["", *names])

@@ -12,9 +12,9 @@ from torch import Tensor
 from ganformer_cli.sampling import Generator, NoiseMode, sample_latents
 from ganformer_cli.sampling.image_files import Images
 from ganformer_cli.visualization.palette import heat_colours
-from ganformer_cli.visualization.sheets import fitted, table
+from ganformer_cli.visualization.sheets import fit_to_cell, image_table
 
-#: Pictures of one latent from which the variation is taken.
+#: Images of one latent from which the variation is taken.
 REPEATS = 16
 _SHOWN = 3
 
@@ -23,7 +23,7 @@ class NoiseVariation(NamedTuple):
     """One latent with different noise."""
 
     without: Images  # no noise, uint8 [3, H, W]
-    pictures: list[Images]  # each with noise of its own
+    images: list[Images]  # each with noise of its own
     variation: npt.NDArray[np.float64]  # [H, W], see ``noise_variation``
 
 
@@ -37,17 +37,17 @@ def noise_variation(generator: Generator, ws: Tensor, repeats: int = REPEATS) ->
         rows = ws.expand(count, *ws.shape)
         return [sample.image for sample in sample_latents(generator, rows, space="w", noise_mode=noise)]
 
-    pictures = draw(repeats, "random")
-    variance = np.stack(pictures).astype(np.float64).var(0).mean(0)
-    return NoiseVariation(draw(1, "none")[0], pictures, np.sqrt(variance))
+    images = draw(repeats, "random")
+    variance = np.stack(images).astype(np.float64).var(0).mean(0)
+    return NoiseVariation(draw(1, "none")[0], images, np.sqrt(variance))
 
 
 def noise_sheet(variations: Sequence[NoiseVariation], names: Sequence[str]) -> Images:
-    """A row a picture: without noise, with some, and where it varies, on one scale: uint8 ``[3, height, width]``."""
+    """A row an image: without noise, with some, and where it varies, on one scale: uint8 ``[3, height, width]``."""
     most = max(float(each.variation.max()) for each in variations)
     rows = []
     for each in variations:
-        shown = [each.without, *each.pictures[:_SHOWN], heat_colours(each.variation, most)]
-        rows.append([fitted(image) for image in shown])
+        shown = [each.without, *each.images[:_SHOWN], heat_colours(each.variation, most)]
+        rows.append([fit_to_cell(image) for image in shown])
     captions = ["no noise", *(f"noise {k}" for k in range(len(rows[0]) - 2)), f"variation 0-{most:.1f}"]
-    return table(rows, columns=captions, rows=names)
+    return image_table(rows, columns=captions, rows=names)

@@ -1,4 +1,4 @@
-"""One colour for each component, the same in every layer, picture and run; and the colours of heat maps.
+"""One colour for each component, the same in every layer, image and run; and the colours of heat maps.
 
 The components' colours are chosen to be told apart: seven of Okabe & Ito (2008), then each the farthest from all before
 it in CIELAB, the smallest distance counted over normal vision and the three kinds of colour blindness as simulated by

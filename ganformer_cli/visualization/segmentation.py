@@ -1,4 +1,4 @@
-"""Objects in pictures of the built-in ``scenes``, found without training: for pictures that have no masks.
+"""Objects in images of the built-in ``scenes``, found without training: for images that have no masks.
 
 The ground is lit smoothly and almost grey; objects are coloured, each in its own way. So:
 
@@ -18,26 +18,25 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.sampling.image_files import Images
-
-Floats = npt.NDArray[np.float64]
+from ganformer_cli.visualization.grids import Floats
 
 #: Of the method: scores found with another one do not compare.
-VERSION = "scene-1"
+SEGMENTATION_VERSION = "scene-1"
 
 _DARKEST = 0.01  # added to linear light: below it there is more rounding than colour
 _ROUNDS = 12
-_LEAST_CHROMA = 0.35
-# The two settings of the graph-based segmentation, for pictures of 32x32; sizes grow with the picture.
+_MIN_CHROMA = 0.35
+# The two settings of the graph-based segmentation, for images of 32x32; sizes grow with the image.
 _TOLERANCE = 10.0
-_LEAST_SHARE = 0.004
+_MIN_SHARE = 0.004
 
 
 def segment_scene(image: Images) -> npt.NDArray[np.int64]:
     """Which object each pixel of uint8 ``[3, H, W]`` belongs to: ``[H, W]``, 0 ground, 1 the largest object, 2, ..."""
     chroma = _chroma(image)
     height, width = image.shape[1:]
-    away = np.sqrt(np.square(chroma).sum(2)) > _LEAST_CHROMA
-    least = max(4, int(_LEAST_SHARE * height * width))
+    away = np.sqrt(np.square(chroma).sum(2)) > _MIN_CHROMA
+    least = max(4, int(_MIN_SHARE * height * width))
     return _regions(chroma, away, _TOLERANCE * max(height, width) / 32, least)
 
 
@@ -51,7 +50,7 @@ def _chroma(image: Images) -> Floats:
     for _ in range(_ROUNDS):
         distance = np.abs(light - ground).max(1)
         scale = max(1.5 * float(np.median(distance)), 0.02)
-        # Squares of the Cauchy weights: they fall off fast enough to forget objects that fill half of the picture.
+        # Squares of the Cauchy weights: they fall off fast enough to forget objects that fill half of the image.
         root = (1 / (1 + np.square(distance / scale)))[:, None]
         ground = terms @ np.linalg.lstsq(terms * root, light * root, rcond=None)[0]
     residual = light - ground

@@ -1,4 +1,4 @@
-"""Tables of pictures with names: a row and a column each have a caption."""
+"""Tables of images with names: a row and a column each have a caption."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from ganformer_cli.sampling.image_files import Images
-from ganformer_cli.visualization.grids import GAP, GREY, framed, image_grid
+from ganformer_cli.visualization.grids import GAP, GREY, add_frame, image_grid
 from ganformer_cli.visualization.palette import component_colour
 
-#: The longer side of a picture where there are captions, in pixels: smaller ones are enlarged, larger ones shrunk.
-LEAST_CELL, MOST_CELL = 96, 512
+#: The longer side of an image where there are captions, in pixels: smaller ones are enlarged, larger ones shrunk.
+MIN_CELL, MAX_CELL = 96, 512
 _TEXT_SIZE = 13
 _TEXT_HEIGHT = 19
 #: Between a caption and what is beside it.
@@ -23,18 +23,18 @@ _MARGIN = 4
 _PAPER, _INK = 255, 0
 
 
-def fitted(image: Images) -> Images:
+def fit_to_cell(image: Images) -> Images:
     """``[3, H, W]`` as large as a cell of a sheet should be: whole pixels repeated, or averaged."""
     longer = max(image.shape[1:])
-    if longer > MOST_CELL:
-        size = [max(1, round(side * MOST_CELL / longer)) for side in (image.shape[2], image.shape[1])]
+    if longer > MAX_CELL:
+        size = [max(1, round(side * MAX_CELL / longer)) for side in (image.shape[2], image.shape[1])]
         pixels = PIL.Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         return np.asarray(pixels.resize((size[0], size[1]), PIL.Image.Resampling.BOX)).transpose(2, 0, 1)
-    factor = math.ceil(LEAST_CELL / longer)
+    factor = math.ceil(MIN_CELL / longer)
     return image.repeat(factor, 1).repeat(factor, 2)
 
 
-def table(
+def image_table(
     cells: Sequence[Sequence[Images | None]],
     *,
     columns: Sequence[str] = (),
@@ -47,7 +47,7 @@ def table(
         cells: uint8 ``[3, H, W]``, all of one size; None is an empty place. Rows may end early.
         columns: captions above, or none.
         rows: captions at the left, or none.
-        colours: of a frame around each row's pictures, RGB; None or none: grey.
+        colours: of a frame around each row's images, RGB; None or none: grey.
 
     Returns:
         uint8 ``[3, height, width]``.
@@ -56,7 +56,7 @@ def table(
     left = max((_text_width(name) + 2 * _MARGIN for name in rows), default=0)
     top = _TEXT_HEIGHT if columns else 0
     across, down = width + 2 * GAP, height + 2 * GAP
-    # A caption may be wider than a picture.
+    # A caption may be wider than an image.
     across = max(across, *(_text_width(name) + 2 * _MARGIN for name in columns), 0)
     count = max(map(len, cells))
     sheet = np.full((3, top + len(cells) * down, left + count * across), _PAPER, np.uint8)
@@ -64,7 +64,7 @@ def table(
         colour = colours[i] if colours else None
         for j, cell in enumerate(row):
             if cell is not None:
-                whole = framed(cell, GREY if colour is None else colour)
+                whole = add_frame(cell, GREY if colour is None else colour)
                 y, x = top + i * down, left + j * across
                 sheet[:, y : y + whole.shape[1], x : x + whole.shape[2]] = whole
     captions = [(name, left + j * across + GAP, 0, _TEXT_HEIGHT) for j, name in enumerate(columns)]
@@ -72,7 +72,7 @@ def table(
     return _write(sheet, captions)
 
 
-def stacked(sheets: Sequence[Images]) -> Images:
+def stack_sheets(sheets: Sequence[Images]) -> Images:
     """Sheets below one another, on white."""
     width = max(sheet.shape[2] for sheet in sheets)
     padded = [np.pad(s, ((0, 0), (0, _TEXT_HEIGHT), (0, width - s.shape[2])), constant_values=_PAPER) for s in sheets]
@@ -91,14 +91,14 @@ def captioned_grid(cells: Sequence[Images], names: Sequence[str], colours: Seque
     widest = max(map(_text_width, names)) + _MARGIN
     whole = []
     for cell, name, colour in zip(cells, names, colours, strict=True):
-        picture = framed(cell, GREY if colour is None else colour)
-        place = np.full((3, picture.shape[1] + _TEXT_HEIGHT, max(widest, picture.shape[2])), _PAPER, np.uint8)
-        place[:, _TEXT_HEIGHT:, : picture.shape[2]] = picture
+        image = add_frame(cell, GREY if colour is None else colour)
+        place = np.full((3, image.shape[1] + _TEXT_HEIGHT, max(widest, image.shape[2])), _PAPER, np.uint8)
+        place[:, _TEXT_HEIGHT:, : image.shape[2]] = image
         whole.append(_write(place, [(name, GAP, 0, _TEXT_HEIGHT)]))
     return image_grid(np.stack(whole))
 
 
-def swatches(components: int, width: int) -> Images:
+def component_legend(components: int, width: int) -> Images:
     """A legend, each component's colour with its number, in rows of at most ``width`` pixels: uint8 ``[3, H, W]``."""
     widest = _TEXT_HEIGHT + _text_width(str(components - 1)) + 3 * _MARGIN
     across = max(1, width // widest)
