@@ -17,7 +17,9 @@ import PIL.Image
 import pytest
 from click.testing import Result
 
+from ganformer_cli.cli.compare_found import read_runs
 from ganformer_cli.config import BASELINES, resolve_run
+from ganformer_cli.metrics.tabulate import CoursePoint, course_of, tabulate
 
 Run = Callable[..., Result]
 Maker = Callable[..., Path]
@@ -162,6 +164,28 @@ def test_files_are_written_whole_and_the_plot_shows_deviations(ganformer: Run, r
     ganformer("compare", "--plot", "scores.png")
     with PIL.Image.open("scores.png") as chart:
         assert chart.format == "PNG"
+
+
+def test_the_plot_shows_the_course_over_kimg_and_time(ganformer: Run, make_run: Maker) -> None:
+    for seed, fids in enumerate(([30.0, 20.0, 10.0], [40.0, 22.0])):
+        run = make_run(f"a-seed{seed}-000", [{"fid": fid} for fid in fids], seed=seed)
+        log = [{"kimg": kimg, "seconds": 600.0 * kimg * (seed + 1)} for kimg in (0.5, 2.5, 3.0)]
+        (run / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in log), encoding="utf-8")
+    (table,) = tabulate(read_runs((), Path("results"), "newest", None), None)
+    # Only the moments that both seeds have: at 1 and 2 kimg, half the way between ticks.
+    assert course_of(table.rows[0], "fid") == [
+        CoursePoint(1.0, 900.0, 35.0, statistics.stdev([30.0, 40.0])),
+        CoursePoint(2.0, 1800.0, 21.0, statistics.stdev([20.0, 22.0])),
+    ]
+    done = ganformer("compare", "--plot", "scores.svg")
+    assert done.exit_code == 0, done.stderr
+    drawn = Path("scores.svg").read_text(encoding="utf-8")
+    assert "<!-- kimg -->" in drawn
+    assert "<!-- minutes of training -->" in drawn
+    for each in Path("results").glob("*/log.jsonl"):
+        each.unlink()
+    ganformer("compare", "--plot", "scores.svg", "--overwrite")
+    assert "minutes of training" not in Path("scores.svg").read_text(encoding="utf-8")
 
 
 def test_runs_without_scores_are_named_and_left_out(ganformer: Run, make_run: Maker) -> None:

@@ -17,8 +17,8 @@ from ganformer_cli.visualization.charts import (
     BarPanel,
     Line,
     LinePanel,
-    bar_chart,
     chart_format,
+    draw_chart,
     line_chart,
 )
 from ganformer_cli.visualization.palette import PALETTE
@@ -35,10 +35,10 @@ def width(image: np.ndarray, colour: int) -> int:
 
 
 def test_bars_are_as_long_as_their_values() -> None:
-    chart = pixels(bar_chart([BarPanel("FID", [Bar("one", 10.0), Bar("two", 5.0), Bar("three", None)])]))
+    chart = pixels(draw_chart([BarPanel("FID", [Bar("one", 10.0), Bar("two", 5.0), Bar("three", None)])]))
     assert width(chart, 1) / width(chart, 0) == pytest.approx(0.5, abs=0.02)
     assert width(chart, 2) == 0
-    below = pixels(bar_chart([BarPanel("KID", [Bar("one", -5.0), Bar("two", 5.0)])]))
+    below = pixels(draw_chart([BarPanel("KID", [Bar("one", -5.0), Bar("two", 5.0)])]))
     assert width(below, 0) == pytest.approx(width(below, 1), abs=2)
 
 

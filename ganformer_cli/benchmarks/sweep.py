@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from ganformer_cli.checkpoints.run_folder import LOG_FILE, METRICS_FILE, runs_of
 from ganformer_cli.checkpoints.run_lock import LAUNCHER
 from ganformer_cli.config.names import check_name
 from ganformer_cli.errors import ConfigError, DataError, GanformerError
-from ganformer_cli.files import read_json, read_json_lines, read_toml, write_json
-from ganformer_cli.metrics.records import is_finite_number, read_records
+from ganformer_cli.files import read_json, read_toml, write_json
+from ganformer_cli.metrics.records import is_finite_number, read_records, with_seconds
 
 RUNS, LOGS = "runs", "logs"
 #: Seconds between looks at the processes, and that they get to save when they are told to end.
@@ -199,31 +197,17 @@ def write_scores(run: SweepRun, folder: Path) -> None:
         raise DataError(
             f"{folder / RUNS / run.name}: the run has no scores; give it metrics, for instance swd,diversity"
         )
-    course = [{k: v for k, v in each.items() if is_finite_number(v)} for each in with_seconds(records, place[-1])]
+    course = [
+        {k: v for k, v in each.items() if is_finite_number(v)} for each in with_seconds(records, place[-1] / LOG_FILE)
+    ]
     about = {
         "setting": run.setting,
         "seed": run.seed,
         "options": dict(run.options),
         "run": place[-1].relative_to(folder).as_posix(),
-        "course": course,
+        "course": [{key: value for key, value in each.items() if is_finite_number(value)} for each in course],
     }
     write_json(folder / f"{run.name}.json", {**records[-1], "sweep": about})
-
-
-def with_seconds(records: Sequence[Mapping[str, Any]], run: Path) -> list[dict[str, Any]]:
-    """Records of scores with the ``seconds`` of training behind them, between the ticks of the run's log."""
-    log, known = run / LOG_FILE, [(0.0, 0.0)]
-    if log.is_file():
-        for _, tick in read_json_lines(log, damaged=lambda error: None):
-            if is_finite_number(tick.get("kimg")) and is_finite_number(tick.get("seconds")):
-                known.append((tick["kimg"], tick["seconds"]))
-    found = []
-    for record in records:
-        kimg = record.get("kimg")
-        if is_finite_number(kimg):
-            record = {**record, "seconds": round(float(np.interp(kimg, *zip(*known, strict=True))), 3)}
-        found.append(dict(record))
-    return found
 
 
 def last_line(path: Path) -> str:

@@ -16,6 +16,7 @@ from ganformer_cli.outputs import check_output, write_output
 
 if TYPE_CHECKING:
     from ganformer_cli.metrics.tabulate import ScoreTable
+    from ganformer_cli.visualization.charts import BarPanel, LinePanel
 
 #: Models in the order of the paper's table; others follow.
 ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
@@ -70,7 +71,8 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png|FILE.svg",
     group="Table",
-    help="Also draw it: bars, and whiskers for the deviation between runs. Needs matplotlib (extra plots).",
+    help="Also draw it: bars with the deviation between runs, and each score over kimg and over time, mean and spread "
+    "of the seeds. Needs matplotlib (extra plots).",
 )
 @boolean_option("--overwrite", default=False, group="Table", help="Replace the files of --output and --plot.")
 @json_option
@@ -107,7 +109,7 @@ def command(
     """
     from ganformer_cli.metrics import tabulate
     from ganformer_cli.metrics.registry import METRICS, parse_metrics
-    from ganformer_cli.visualization.charts import chart_format
+    from ganformer_cli.visualization.charts import chart_format, draw_chart
 
     if as_json and form != "json":
         if "form" in given_options(ctx):
@@ -143,7 +145,8 @@ def command(
         else:
             write_output(output, (written + "\n").encode("utf-8", "backslashreplace"), "--output", overwrite=overwrite)
     if plot is not None:
-        draw_bars(tables, plot, overwrite=overwrite)
+        content = draw_chart(plot_panels(tables), chart_format(plot, "--plot"))
+        write_output(plot, content, "--plot", overwrite=overwrite)
 
 
 # ----- Showing -----
@@ -174,21 +177,32 @@ def as_text(tables: Sequence[ScoreTable]) -> str:
     return "\n\n".join(parts)
 
 
-def draw_bars(tables: Sequence[ScoreTable], path: Path, *, overwrite: bool) -> None:
-    """A panel for each data set and score."""
+def plot_panels(tables: Sequence[ScoreTable]) -> list[LinePanel | BarPanel]:
+    """For each data set and score bars; and its course in training, over kimg and over time, where runs have one."""
     from ganformer_cli.metrics.registry import SCORES
-    from ganformer_cli.visualization.charts import Bar, BarPanel, bar_chart, chart_format
+    from ganformer_cli.metrics.tabulate import course_of
+    from ganformer_cli.visualization.charts import Bar, BarPanel, Line, LinePanel
 
-    panels = []
-    for each in tables:
-        for name in each.scores:
-            bars = []
-            for row in each.rows:
-                cell, score = row.cells.get(name), SCORES[name]
-                if cell is None:
-                    bars.append(Bar(row.model, None))
-                else:
-                    deviation = None if cell.deviation is None else score.shown(cell.deviation)
-                    bars.append(Bar(row.model, score.shown(cell.mean), deviation))
-            panels.append(BarPanel(f"{SCORES[name].heading}, {each.dataset}", bars))
-    write_output(path, bar_chart(panels, chart_format(path, "--plot")), "--plot", overwrite=overwrite)
+    panels: list[LinePanel | BarPanel] = []
+    for table in tables:
+        for name in table.scores:
+            score, bars, over_kimg, over_time = SCORES[name], [], [], []
+            title = f"{score.heading}, {table.dataset}"
+            for row in table.rows:
+                cell = row.cells.get(name)
+                mean, deviation = (None, None) if cell is None else (cell.mean, cell.deviation)
+                shown = [None if value is None else score.shown(value) for value in (mean, deviation)]
+                bars.append(Bar(row.model, *shown))
+                points = course_of(row, name)
+                if len(points) < 2:
+                    continue
+                y, spread = ([score.shown(p.mean) for p in points], [score.shown(p.deviation) for p in points])
+                band = spread if any(spread) else None
+                over_kimg.append(Line(row.model, [point.kimg for point in points], y, band))
+                minutes = [point.seconds / 60 for point in points if point.seconds is not None]
+                if len(minutes) == len(points):
+                    over_time.append(Line(row.model, minutes, y, band))
+            panels.append(BarPanel(title, bars))
+            panels += [LinePanel(title, over_kimg, x_label="kimg")] if over_kimg else []
+            panels += [LinePanel(title, over_time, x_label="minutes of training")] if over_time else []
+    return panels

@@ -45,6 +45,7 @@ class ScoresPart:
     scores: Mapping[str, ScoreValue]
     identity: str  # of what was scored; empty where nobody knows
     shares_row: bool = False  # with others of its name: seeds of one setting
+    course: Sequence[Mapping[str, float]] = ()  # as ``ScoredRun`` has it
 
 
 def read_runs(names: Sequence[str], result_dir: Path, snapshot: str, columns: Sequence[str] | None) -> list[ScoredRun]:
@@ -70,7 +71,8 @@ def read_runs(names: Sequence[str], result_dir: Path, snapshot: str, columns: Se
             how = f"{option} {quoted(str(each.path))}"
             warn(f"{each.path}: no scores yet; score it with ganformer eval {how}")
         for part in parts:
-            run = ScoredRun(each.path.as_posix(), label or part.name or "?", part.dataset, part.kimg, part.scores)
+            name = label or part.name or "?"
+            run = ScoredRun(each.path.as_posix(), name, part.dataset, part.kimg, part.scores, part.course)
             found.append((run, replace(part, name=None) if label else part))
     if not found:
         raise DataError("none of these runs has scores; score them with ganformer eval")
@@ -134,8 +136,8 @@ def find_all(result_dir: Path) -> list[Meant]:
 
 def of_run(meant: Meant, config: RunConfig | None, which: str, by: Sequence[str]) -> list[ScoresPart]:
     """The scores of a run's snapshot."""
-    from ganformer_cli.checkpoints.run_folder import METRICS_FILE
-    from ganformer_cli.metrics.records import read_records
+    from ganformer_cli.checkpoints.run_folder import LOG_FILE, METRICS_FILE
+    from ganformer_cli.metrics.records import is_finite_number, read_records, with_seconds
     from ganformer_cli.metrics.tabulate import scores_of_run
 
     file = (meant.run or meant.path) / METRICS_FILE
@@ -148,7 +150,9 @@ def of_run(meant: Meant, config: RunConfig | None, which: str, by: Sequence[str]
     said = next(iter(scores.values())).conditions.get("dataset")
     dataset = str(said or (config.train.dataset if config else "?"))
     what = next((identity(record) for record in reversed(records) if record.get("kimg") == kimg), "")
-    return [ScoresPart(None, dataset, kimg, scores, what)]
+    course = with_seconds(records, (meant.run or meant.path) / LOG_FILE)
+    numbers = [{key: value for key, value in each.items() if is_finite_number(value)} for each in course]
+    return [ScoresPart(None, dataset, kimg, scores, what, course=numbers)]
 
 
 def of_others(path: Path) -> list[ScoresPart]:
@@ -177,9 +181,18 @@ def of_others(path: Path) -> list[ScoresPart]:
                 newest_scores(some),
                 what,
                 shares_row=_setting(some[-1]) is not None,
+                course=_course(some[-1]),
             )
         )
     return parts
+
+
+def _course(record: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The course of a sweep's run."""
+    sweep = record.get("sweep")
+    course = sweep.get("course") if isinstance(sweep, Mapping) else None
+    points = [each for each in course if isinstance(each, Mapping)] if isinstance(course, list) else []
+    return [{key: value for key, value in each.items() if isinstance(value, (int, float))} for each in points]
 
 
 def _setting(record: Mapping[str, Any]) -> str | None:

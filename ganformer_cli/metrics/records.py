@@ -129,6 +129,31 @@ def newest_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, ScoreValue]
     return found
 
 
+def with_seconds(records: Iterable[Mapping[str, Any]], log: Path) -> list[dict[str, Any]]:
+    """Records of a run's snapshots, with the ``seconds`` of training behind each.
+
+    Args:
+        records: of one run.
+        log: the run's ``log.jsonl``, whose ticks have ``kimg`` and ``seconds``; in between it is interpolated.
+    """
+    known = [(0.0, 0.0)]
+    if log.is_file():
+        for _, tick in read_json_lines(log, damaged=lambda error: None):
+            if is_finite_number(tick.get("kimg")) and is_finite_number(tick.get("seconds")):
+                known.append((tick["kimg"], tick["seconds"]))
+    found = []
+    for record in records:
+        kimg = record.get("kimg")
+        if len(known) > 1 and is_finite_number(kimg):
+            (x0, y0), (x1, y1) = next(
+                (pair for pair in zip(known, known[1:], strict=False) if kimg <= pair[1][0]), known[-2:]
+            )
+            share = min(1.0, (kimg - x0) / (x1 - x0)) if x1 > x0 else 1.0
+            record = {**record, "seconds": round(y0 + share * (y1 - y0), 3)}
+        found.append(dict(record))
+    return found
+
+
 def differences(one: ScoreValue, other: ScoreValue, *, leave_out: frozenset[str] = frozenset()) -> list[str]:
     """What the two depend on that is not the same, each said in words; what only one of them says counts, too.
 

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ganformer_cli.metrics.records import ScoreValue, differences, newest_scores, scored_snapshots
 from ganformer_cli.metrics.registry import SCORES, is_better
@@ -34,6 +34,7 @@ class ScoredRun:
     dataset: str
     kimg: float | None
     scores: Mapping[str, ScoreValue]
+    course: Sequence[Mapping[str, float]] = ()  # scores of all snapshots by name, with their kimg and seconds
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,34 @@ def _cell(score: str, runs: Sequence[ScoredRun]) -> Cell:
     values = _values(score, runs)
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return Cell(statistics.fmean(values), deviation, len(values))
+
+
+class CoursePoint(NamedTuple):
+    """A score of one model at one moment of training: its mean over runs and their standard deviation."""
+
+    kimg: float
+    seconds: float | None  # of training until then, the mean over runs
+    mean: float
+    deviation: float
+
+
+def course_of(row: ModelRow, score: str) -> list[CoursePoint]:
+    """How a score has changed in training, at the moments at which all runs of the row have one."""
+    by_run = [{p["kimg"]: p for p in run.course if score in p and "kimg" in p} for run in row.runs]
+    found = []
+    for kimg in sorted(set.intersection(*map(set, by_run))) if by_run else []:
+        points = [each[kimg] for each in by_run]
+        values = [point[score] for point in points]
+        seconds = [point["seconds"] for point in points if "seconds" in point]
+        found.append(
+            CoursePoint(
+                kimg,
+                statistics.fmean(seconds) if len(seconds) == len(points) else None,
+                statistics.fmean(values),
+                statistics.stdev(values) if len(values) > 1 else 0.0,
+            )
+        )
+    return found
 
 
 def warnings(tables: Sequence[ScoreTable]) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +40,8 @@ class LinePanel:
     title: str
     lines: Sequence[Line]
     floor: float | None = None
+    x_label: str = ""
+    logarithmic: bool = False  # both axes
 
 
 @dataclass(frozen=True)
@@ -80,82 +83,82 @@ def require_matplotlib(what: str) -> None:
 
 
 def line_chart(panels: Sequence[LinePanel], x_label: str, format: ChartFormat = "png") -> bytes:
-    """Panels with curves, side by side, as the content of a file.
+    """``draw_chart`` of panels with curves over ``x_label``."""
+    return draw_chart([replace(panel, x_label=x_label) for panel in panels], format)
+
+
+def draw_chart(panels: Sequence[LinePanel | BarPanel], format: ChartFormat = "png") -> bytes:
+    """Panels side by side, as the content of a file.
 
     Args:
         panels: at least one.
-        x_label: of the horizontal axis.
         format: of the file.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
-
-    def draw(axes: Axes, number: int) -> None:
-        panel = panels[number]
-        for index, line in enumerate(panel.lines):
-            colour = _colour(index)
-            axes.plot(line.x, line.y, color=colour, label=line.label, marker="o", markersize=3)
-            if line.spread is not None:
-                low = [y - spread for y, spread in zip(line.y, line.spread, strict=True)]
-                high = [y + spread for y, spread in zip(line.y, line.spread, strict=True)]
-                axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
-        if panel.floor is not None:
-            axes.axhline(panel.floor, color="black", linestyle="--", linewidth=1, label="floor")
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        axes.set_xlabel(x_label)
-        axes.set_title(panel.title)
-        axes.grid(alpha=0.3)
-        if len(panel.lines) > 1 or panel.floor is not None:
-            axes.legend(fontsize="small")
-
-    return _chart(len(panels), _PANEL_HEIGHT, draw, format)
-
-
-def bar_chart(panels: Sequence[BarPanel], format: ChartFormat = "png") -> bytes:
-    """Panels with bars, side by side; arguments as for ``line_chart``."""
-
-    def draw(axes: Axes, number: int) -> None:
-        panel = panels[number]
-        for row, bar in enumerate(panel.bars):
-            if bar.value is None:
-                axes.text(0, row, " –", va="center")
-                continue
-            axes.barh(row, bar.value, color=_colour(row), xerr=bar.deviation, capsize=3)
-            end = max(bar.value, 0) + (bar.deviation or 0)
-            axes.annotate(f"{bar.value:.4g}", (end, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.set_yticks(range(len(panel.bars)), [bar.label for bar in panel.bars])
-        axes.invert_yaxis()
-        axes.axvline(0, color="black", linewidth=0.8)
-        axes.margins(x=0.15)
-        axes.set_title(panel.title)
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
-
-    rows = max(len(panel.bars) for panel in panels)
-    return _chart(len(panels), 0.9 + _BAR_HEIGHT * rows, draw, format)
-
-
-def _chart(count: int, height: float, draw: Callable[[Axes, int], None], format: ChartFormat) -> bytes:
     require_matplotlib("chart")
     import matplotlib
     from matplotlib.figure import Figure
 
-    columns = min(_COLUMNS, count)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(columns * _PANEL_WIDTH, rows * height), dpi=_DPI, layout="constrained")
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    bars = [len(panel.bars) for panel in panels if isinstance(panel, BarPanel)]
+    heights = [_PANEL_HEIGHT] * (len(bars) < len(panels)) + [0.9 + _BAR_HEIGHT * count for count in bars]
+    figure = Figure(figsize=(columns * _PANEL_WIDTH, rows * max(heights)), dpi=_DPI, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for number, axes in enumerate(grid):
-        if number < count:
-            draw(axes, number)
-        else:
+    for panel, axes in zip_longest(panels, grid):
+        if panel is None:
             axes.set_visible(False)
+        elif isinstance(panel, LinePanel):
+            _draw_lines(axes, panel)
+        else:
+            _draw_bars(axes, panel)
     stream = io.BytesIO()
     # The same numbers give the same file.
     metadata = {"Date": None} if format == "svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": "ganformer"}):
         figure.savefig(stream, format=format, metadata=metadata)
     return stream.getvalue()
+
+
+def _draw_lines(axes: Axes, panel: LinePanel) -> None:
+    for index, line in enumerate(panel.lines):
+        colour = _colour(index)
+        axes.plot(line.x, line.y, color=colour, label=line.label, marker="o", markersize=3)
+        if line.spread is not None:
+            low = [y - spread for y, spread in zip(line.y, line.spread, strict=True)]
+            high = [y + spread for y, spread in zip(line.y, line.spread, strict=True)]
+            axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
+    if panel.floor is not None:
+        axes.axhline(panel.floor, color="black", linestyle="--", linewidth=1, label="floor")
+    if panel.logarithmic:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.set_xlabel(panel.x_label)
+    axes.set_title(panel.title)
+    axes.grid(alpha=0.3)
+    if len(panel.lines) > 1 or panel.floor is not None:
+        axes.legend(fontsize="small")
+
+
+def _draw_bars(axes: Axes, panel: BarPanel) -> None:
+    for row, bar in enumerate(panel.bars):
+        if bar.value is None:
+            axes.text(0, row, " –", va="center")
+            continue
+        axes.barh(row, bar.value, color=_colour(row), xerr=bar.deviation, capsize=3)
+        end = max(bar.value, 0) + (bar.deviation or 0)
+        axes.annotate(f"{bar.value:.4g}", (end, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(panel.bars)), [bar.label for bar in panel.bars])
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.margins(x=0.15)
+    axes.set_title(panel.title)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
 
 
 def _colour(index: int) -> tuple[float, ...]:
