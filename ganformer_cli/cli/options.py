@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
+from ganformer_cli.cli.config_file import read_config_file
 from ganformer_cli.cli.output import echo
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.memory import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
@@ -122,6 +123,18 @@ class GroupedCommand(click.Command):
         settings = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}
         kwargs["context_settings"] = {**settings, **(kwargs.get("context_settings") or {})}
         super().__init__(*args, **kwargs)
+        self.params.append(
+            GroupedOption(
+                ["--config"],
+                type=click.Path(path_type=Path),
+                is_eager=True,
+                expose_value=False,
+                callback=read_config_file,
+                metavar="FILE.toml",
+                group="Configuration",
+                help="Read options from a TOML file, by their long names; the command line wins.",
+            )
+        )
         if any(isinstance(parameter, GroupedOption) and parameter.rare for parameter in self.params):
             self.params.append(
                 click.Option(
@@ -211,8 +224,8 @@ def ignored_option(*names: str, why: str) -> Callable[[F], F]:
 
 
 def given_options(ctx: click.Context) -> dict[str, Any]:
-    """The options that the user gave, by parameter name."""
-    untouched = {ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None}
+    """The options that the user gave, on the command line or in ``--config``, by parameter name."""
+    untouched = {ParameterSource.DEFAULT, None}
     return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name) not in untouched}
 
 

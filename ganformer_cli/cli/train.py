@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ganformer_cli import config as settings
+from ganformer_cli.cli.config_file import config_text
 from ganformer_cli.cli.eval_networks import fetch_networks
 from ganformer_cli.cli.model_choice import offline_option
 from ganformer_cli.cli.options import (
@@ -42,6 +43,7 @@ from ganformer_cli.cli.train_settings import (
 from ganformer_cli.config import MODEL_FIELDS
 from ganformer_cli.config.names import check_name, valid_name
 from ganformer_cli.errors import GanformerError
+from ganformer_cli.outputs import write_output
 
 #: Status of a run that was asked to stop.
 STOPPED = 130
@@ -63,6 +65,15 @@ _SPARE = 12  # characters of a run's name behind that of its data set
     "--dry-run", group="Run", default=False, help="Show the configuration and an estimate of time and memory, and exit."
 )
 @setting_options("Run")
+@option(
+    "--write-config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE.toml",
+    group="Run",
+    rare=True,
+    help="Write the settings of the run to a file for --config.",
+)
 @boolean_option(
     "--reload",
     group="Run",
@@ -123,6 +134,7 @@ def command(
     override: bool,
     autotune: bool,
     dry_run: bool,
+    write_config: Path | None,
     as_json: bool,
     data_dir: Path,
     gpus: tuple[int, ...] | None,
@@ -166,6 +178,8 @@ def command(
         config = pretrained_config(origin, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
     check_precision(config, devices)
     check_batch(config, count)
+    if write_config is not None:
+        write_output(write_config, config_text(config).encode("utf-8"), "--write-config")
     if dry_run:
         show_plan(config, dataset, device, as_json=as_json, measured=True)
         return

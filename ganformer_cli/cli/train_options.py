@@ -33,7 +33,15 @@ def setting_options(section: str) -> Callable[[F], F]:
 
 def _setting_option(field: Setting) -> Callable[[F], F]:
     about, shown = field.description, default_text(field)
-    attributes: dict[str, Any] = {"group": about.section, "rare": not about.usual, "default": None}
+
+    def check(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value is not None:
+            field.check(value)
+        return value
+
+    attributes: dict[str, Any] = {
+        "group": about.section, "rare": not about.usual, "default": None, "callback": check,
+    }  # fmt: skip
     if field.kind is bool:
         usually_no = shown == "False"
         text = about.help if usually_no else f"{about.help}  [default: {shown}]"
