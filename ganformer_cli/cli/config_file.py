@@ -29,7 +29,10 @@ def read_config_file(ctx: click.Context, parameter: click.Parameter, path: Path 
     if path is None or ctx.resilient_parsing:
         return
     where = f"{parameter.opts[0]} {path}"
-    values = read_toml(path, kind=ConfigError)
+    try:
+        values = read_toml(path, kind=ConfigError)
+    except ConfigError as error:
+        raise ConfigError(f"{parameter.opts[0]} {error}") from error
     lines = list(_keys(read_regular(path).decode("utf-8-sig", "replace")))
     known = [option for option in ctx.command.params if isinstance(option, click.Option) and option.expose_value]
     options = {name[2:]: option for option in known for name in option.opts if name.startswith("--")}
