@@ -12,9 +12,9 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.benchmarks import operators
+from ganformer_cli.benchmarks import curve, operators
 from ganformer_cli.benchmarks.measuring import Conditions, measure
-from ganformer_cli.benchmarks.networks import TrainingSteps, training_cases
+from ganformer_cli.benchmarks.networks import LayerSizes, TrainingSteps, training_cases
 from ganformer_cli.config import RunConfig
 from ganformer_cli.operators import native
 from ganformer_cli.training.gan import GANTrainer
@@ -104,6 +104,32 @@ def test_networks_are_beside_their_bare_convolutions(record: dict[str, Any]) -> 
     networks = [row for row in record["rows"] if row["group"] in ("generator", "training")]
     assert len(networks) == 4
     assert all(set(row["against"]) - {"plain torch"} == {"bare convolutions"} for row in networks)
+
+
+def test_the_curve_is_of_three_forms_over_positions(ganformer: Run, own_folder: Path) -> None:
+    done = ganformer(*QUICK, "--only", "curve", "--no-memory", "--json", "--plot", "curve.svg")
+    assert done.exit_code == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["positions"] for row in rows] == [64, 256]
+    for row in rows:
+        assert set(row["against"]) == set(curve.FORMS)
+    drawn = Path("curve.svg").read_text(encoding="utf-8")
+    for name in ("positions n", "time of a forward pass, ms", curve.DENSE):
+        assert f"<!-- {name} -->" in drawn
+    assert "memory" not in drawn
+
+
+def test_the_matrix_of_dense_attention_is_stored_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = LayerSizes(images=1, side=8, features=8, components=2, component=4)
+    for free, there in ((None, True), (1.0, True), (0.05, False)):
+        monkeypatch.setattr(curve, "free_memory_mib", lambda device, free=free: free)
+        assert (curve.STORED in curve.build_forms(Conditions(), sizes).contenders("reference")) == there
+
+
+def test_forms_of_dense_attention_compute_the_same() -> None:
+    contenders = curve.build_forms(Conditions(), LayerSizes(images=1, side=4, features=16)).contenders("reference")
+    torch.testing.assert_close(contenders[curve.STORED].call(), contenders[curve.DENSE].call())
+    torch.testing.assert_close(contenders[curve.PER_PIXEL].call(), contenders[""].call(), rtol=1e-4, atol=1e-4)
 
 
 def test_what_training_keeps_is_said_of_layers(record: dict[str, Any]) -> None:
@@ -224,6 +250,7 @@ WRONG = [
     (("--resolution", "48"), "--resolution 48", "power of two"),
     (("--batch-size", "1"), "--batch-size 1", "2"),
     (("--output", "nowhere/bench.json"), "--output nowhere", "folder"),
+    (("--only", "layer", "--plot", "curve.png"), "--plot draws the curve", "--only"),
 ]
 
 

@@ -168,6 +168,7 @@ class Case:
     what: str
     images: int  # that a call takes
     build: Callable[[], Workload]
+    positions: int = 0  # its place on a curve
     weight: float = 1.0  # rough seconds that measuring takes, for the progress bar
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ganformer_cli import __version__
+from ganformer_cli.benchmarks.curve import FORMS, SIDES, curve_cases
 from ganformer_cli.benchmarks.data import ImageSizes, data_cases
 from ganformer_cli.benchmarks.measuring import (
     PLAIN,
@@ -77,6 +78,7 @@ class BenchmarkPlan:
             "layer": partial(layer_cases, conditions, layer),
             "generator": partial(generator_cases, conditions, self.config.model, images),
             "training": partial(training_cases, conditions, self.config),
+            "curve": partial(curve_cases, conditions, SIDES[:2] if self.quick else SIDES),
         }
         return {group: cases for group, cases in known.items() if group in self.groups}
 
@@ -126,7 +128,7 @@ def run_benchmarks(
             keep_memory(group)
             found: dict[str, list[Memory | None]] = {}
             if apart and group not in ("build", "data", "metrics"):
-                for name in ("", PLAIN) if backend == "native" else ("",):
+                for name in ("", *FORMS) if group == "curve" else ("", PLAIN)[: 1 + (backend == "native")]:
                     found[name] = _memories(plan, group, name, backend, warn)
             go_on(sum(case.weight for case in cases) * MEMORY_WEIGHT * apart, f"{group}: memory")
             # Given up one by one: what a case has made must not lie there while others are measured.
@@ -137,7 +139,7 @@ def run_benchmarks(
                     rows.append({"group": group, "what": case.what, "error": first_line(error)})
                 else:
                     for name, each in found.items():
-                        if index < len(each):
+                        if index < len(each) and (not name or name in row.baselines):
                             (row.baselines[name] if name else row.own).memory = each[index]
                     rows.append(row_record(row))
                 go_on(case.weight, f"{group}: {case.what}")
@@ -213,6 +215,7 @@ def row_record(row: Row) -> dict[str, Any]:
         "group": row.case.group,
         "what": row.case.what,
         "images": row.case.images,
+        **({"positions": row.case.positions} if row.case.positions else {}),
         **own,
         "images_per_second": four_digits(row.case.images / least),
         "kept_percent": None if row.kept is None else round(100 * row.kept, 2),

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from ganformer_cli.config import RunConfig
 
 #: What can be measured, in this order.
-GROUPS = ("build", "data", "metrics", "operators", "layer", "generator", "training")
+GROUPS = ("build", "data", "metrics", "operators", "layer", "generator", "training", "curve")
 #: What the column of MiB says, where it is not what a call adds.
-UNITS = dict.fromkeys(("metrics", "generator", "training"), "MiB: all of the process")
+UNITS = dict.fromkeys(("metrics", "generator", "training", "curve"), "MiB: all of the process")
 #: A network that is small enough for a test.
 QUICK = {"components_num": 4, "latent_size": 32, "channel_base": 256, "channel_max": 16, "mapping_num_layers": 2}
 COLUMNS = ("", "ms", "images/s", "MiB", "against")
@@ -102,7 +102,15 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
     group="Output",
     help="Write the JSON object to a file as well. One that is there is replaced with --overwrite only.",
 )
-@boolean_option("--overwrite", default=False, group="Output", help="Replace the file of --output.")
+@option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE.png|FILE.svg",
+    group="Output",
+    help="Draw the curve: time and memory of attention over positions. Needs matplotlib (extra plots).",
+)
+@boolean_option("--overwrite", default=False, group="Output", help="Replace the files of --output and --plot.")
 def command(
     groups: tuple[str, ...],
     preset: str,
@@ -117,6 +125,7 @@ def command(
     memory: bool,
     as_json: bool,
     output: Path | None,
+    plot: Path | None,
     overwrite: bool,
 ) -> None:
     """Measure speed and memory, each against what it can be compared with.
@@ -132,11 +141,14 @@ def command(
       ganformer bench                               everything; on two CPU cores 40 minutes, most of it training
       ganformer bench --only layer,operators --json
       ganformer bench --device cuda --precision bf16
+      ganformer bench --only curve --plot curve.svg   attention over 8x8 to 256x256 positions, and dense attention
     """
     import torch
 
+    from ganformer_cli.benchmarks.curve import curve_panels
     from ganformer_cli.benchmarks.measuring import Conditions
     from ganformer_cli.benchmarks.suite import BenchmarkPlan, run_benchmarks
+    from ganformer_cli.visualization.charts import chart_format, draw_chart
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -152,10 +164,15 @@ def command(
         settings["resolution"] = 32
     config = run_config(settings, attention, training="training" in groups, precision=precision)
     settings["attention"] = config.model.attention
-    if output is not None and not output.parent.is_dir():
-        raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it, or choose another file")
-    if output is not None:
-        check_output(output, "--output", overwrite=overwrite)
+    for path, name in ((output, "--output"), (plot, "--plot")):
+        if path is not None:
+            if not path.parent.is_dir():
+                raise ConfigError(f"{name} {path}: there is no folder {path.parent}; make it, or choose another file")
+            check_output(path, name, overwrite=overwrite)
+    if plot is not None:
+        chart_format(plot, "--plot")
+        if "curve" not in groups:
+            raise click.UsageError("--plot draws the curve; add curve to --only")
     plan = BenchmarkPlan(groups=groups, conditions=conditions, config=config, images=batch_size, quick=quick)
     with ProgressBar() as progress:
         if not quick and not conditions.on_cuda:
@@ -167,6 +184,8 @@ def command(
     if output is not None:
         text = json.dumps(record, indent=2) + "\n"
         write_output(output, text.encode("utf-8"), "--output", overwrite=overwrite)
+    if plot is not None and (panels := curve_panels([row for row in record["rows"] if "positions" in row])):
+        write_output(plot, draw_chart(panels, chart_format(plot, "--plot")), "--plot", overwrite=overwrite)
     if as_json:
         echo_json(record)
     else:
