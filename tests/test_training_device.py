@@ -13,7 +13,7 @@ import torch
 
 from ganformer_cli.config import ModelConfig, RunConfig, TrainConfig
 from ganformer_cli.training import gan
-from ganformer_cli.training.gan import GANTrainer, RunningMeans
+from ganformer_cli.training.gan import GANTrainer, RunningMeans, upload
 
 
 @pytest.fixture
@@ -47,3 +47,14 @@ def test_a_step_waits_for_nothing(meta: torch.device, model: dict[str, Any], tra
     trainer.average(4)
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         means.read()  # what reads the log does wait
+
+
+@pytest.mark.gpu
+def test_a_batch_arrives_while_the_gpu_computes() -> None:
+    batch = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
+    busy = torch.randn(4096, 4096, device="cuda")
+    for _ in range(20):
+        busy = busy @ busy / 64
+    there = upload(batch, torch.device("cuda"))
+    assert not torch.cuda.current_stream().query()  # the work that came before is still under way
+    assert torch.equal(there.cpu(), batch)

@@ -209,14 +209,15 @@ class GANTrainer:
             TrainingError: there is not even memory for the smallest parts.
         """
         images, labels = batch
-        c = labels.to(self.device) if self.config.model.c_dim > 0 else None
+        images = upload(images, self.device)
+        c = upload(labels, self.device) if self.config.model.c_dim > 0 else None
         seed = f"{self.config.train.seed} {number} {attempt}"
 
         def generator_gradients(found: StepResult) -> None:
             self.generator_gradients(c, number, found, f"{seed} generator")
 
         def discriminator_gradients(found: StepResult) -> None:
-            real = images.to(self.device).float() / 127.5 - 1
+            real = images.float() / 127.5 - 1
             self.discriminator_gradients(real, c, number, found, f"{seed} discriminator")
 
         with self.training_generator():
@@ -432,6 +433,11 @@ class GANTrainer:
         components, rate = self.config.model.components_num, self.config.train.component_dropout
         mask = losses.random_component_mask(len(ws), components, rate, self.device)
         return self.generator.synthesis(ws, component_mask=mask)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on ``device``; to a GPU through pinned memory, so that nothing waits for the work there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def micro_batches(batch: int, group: int) -> list[int]:
