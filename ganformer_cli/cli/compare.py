@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ganformer_cli.cli.compare_found import read_runs, reported_rows
+from ganformer_cli.cli.completion import complete_models
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, given_options, json_option, option, warn
 from ganformer_cli.cli.output import echo, echo_table, table_text
 from ganformer_cli.errors import DataError
@@ -23,7 +24,7 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
 
 
 @click.command("compare", cls=GroupedCommand)
-@click.argument("runs", nargs=-1, metavar="[[NAME=]RUN|FILE|FOLDER]...")
+@click.argument("runs", nargs=-1, metavar="[[NAME=]RUN|FILE|FOLDER]...", shell_complete=complete_models)
 @option(
     "--result-dir",
     type=click.Path(path_type=Path),

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ganformer_cli import __version__
+from ganformer_cli.cli.completion import complete_models
 from ganformer_cli.cli.model_choice import MIB, find_model, load_all, offline_option
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option
 from ganformer_cli.cli.output import echo, echo_json
@@ -17,7 +18,7 @@ from ganformer_cli.outputs import check_output
 
 
 @click.command("convert", cls=GroupedCommand)
-@click.argument("snapshot", metavar="SNAPSHOT")
+@click.argument("snapshot", metavar="SNAPSHOT", shell_complete=complete_models)
 @click.argument("out", metavar="OUT.safetensors", type=click.Path(path_type=Path, dir_okay=False))
 @boolean_option(
     "--ema-only",

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ganformer_cli.cli.completion import complete_datasets
 from ganformer_cli.cli.eval_networks import fetch_networks
 from ganformer_cli.cli.eval_report import echo_comparison
 from ganformer_cli.cli.kept_scores import check_scores_file
@@ -65,6 +66,7 @@ class Metrics(click.ParamType):
 )
 @option(
     "--dataset",
+    shell_complete=complete_datasets,
     metavar="NAME|PATH",
     group="Data",
     help="What to compare with: scenes, a prepared data set's name, or its path. "

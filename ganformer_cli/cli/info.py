@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ganformer_cli.cli.completion import complete_models
 from ganformer_cli.cli.info_published import list_published
 from ganformer_cli.cli.info_text import text_of
 from ganformer_cli.cli.kept_scores import scores_file
@@ -36,7 +37,7 @@ class ModelFile(NamedTuple):
 
 
 @click.command("info", cls=GroupedCommand)
-@click.argument("chosen", metavar="[RUN|FILE|IMAGE]", required=False)
+@click.argument("chosen", metavar="[RUN|FILE|IMAGE]", required=False, shell_complete=complete_models)
 @model_options
 @option(
     "--list", "show_list", is_flag=True, group="Model", help="List the models that the authors published, and exit."

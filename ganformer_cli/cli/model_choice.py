@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ganformer_cli.cli.completion import complete_models, complete_runs
 from ganformer_cli.cli.options import MAX_BATCH_SIZE, MAX_PSI, F, boolean_option, option
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import SnapshotError
@@ -31,6 +32,7 @@ def model_options(function: F) -> F:
         "--pretrained-pkl",
         "model",
         metavar="RUN|FILE",
+        shell_complete=complete_models,
         group="Model",
         help="A run folder (its newest snapshot), a snapshot file of ours or of the authors' (.pkl), or a published "
         "one such as gdrive:clevr-snapshot.pkl.  [default: see --expname]",
@@ -39,6 +41,7 @@ def model_options(function: F) -> F:
         "--expname",
         default=None,
         metavar="NAME",
+        shell_complete=complete_runs,
         group="Model",
         help="Without --model: name of the run.  [default: the run that saved last]",
     )

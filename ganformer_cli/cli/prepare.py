@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ganformer_cli.cli.completion import complete_sources
 from ganformer_cli.cli.options import MAX_PROCESSES, GroupedCommand, boolean_option, json_option, option, warn
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.prepare_report import (
@@ -63,7 +64,7 @@ def catalogue_options(function: Any) -> Any:
 
 
 @click.command("prepare", cls=GroupedCommand)
-@click.argument("sources", nargs=-1, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, metavar="SOURCE...", shell_complete=complete_sources)
 @option("--images-dir", metavar="DIR", group="Source", rare=True, help="Another way to name a SOURCE.")
 @option("--max-images", type=click.IntRange(1, 10**10), group="Source", help="Stop after so many pictures.")
 @option(

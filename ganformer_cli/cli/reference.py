@@ -27,6 +27,18 @@ Generated from the commands by `python -m ganformer_cli.cli.reference`; do not e
 `ganformer COMMAND --help` shows the usual options, `--help-all` also the rarely used ones, marked *rare* here. Boolean
 options have four forms: `--style`, `--style True`, `--style False`, `--no-style`. Messages and progress go to stderr.
 The exit status is 0 for success, 1 for an error, 2 for an invalid command line, 130 if interrupted.
+
+`--config run.toml` reads options from a TOML file: `gamma = 5` stands for `--gamma 5`. A table such as `[train]` is for
+that command alone; the command line wins. `ganformer train --dry-run --write-config run.toml` writes such a file.
+
+Commands, options, runs, models and data sets are completed by the shell after one of these lines, in `~/.bashrc`,
+`~/.zshrc` or `~/.config/fish/config.fish`:
+
+```text
+eval "$(_GANFORMER_COMPLETE=bash_source ganformer)"
+eval "$(_GANFORMER_COMPLETE=zsh_source ganformer)"
+_GANFORMER_COMPLETE=fish_source ganformer | source
+```
 """
 
 

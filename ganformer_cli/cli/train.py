@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ganformer_cli import config as settings
+from ganformer_cli.cli.completion import complete_runs
 from ganformer_cli.cli.config_file import config_text
 from ganformer_cli.cli.eval_networks import fetch_networks
 from ganformer_cli.cli.model_choice import offline_option
@@ -52,7 +53,14 @@ _SPARE = 12  # characters of a run's name behind that of its data set
 
 
 @click.command("train", cls=GroupedCommand)
-@option("--expname", default=None, metavar="NAME", group="Run", help="Name of the run.  [default: DATASET-ATTENTION]")
+@option(
+    "--expname",
+    default=None,
+    metavar="NAME",
+    group="Run",
+    shell_complete=complete_runs,
+    help="Name of the run.  [default: DATASET-ATTENTION]",
+)
 @option(
     "--result-dir",
     type=click.Path(path_type=Path),

@@ -8,11 +8,13 @@ from typing import Any
 import click
 
 from ganformer_cli import config as settings
+from ganformer_cli.cli.completion import complete_datasets, complete_models
 from ganformer_cli.cli.options import F, boolean_option, option
 from ganformer_cli.config import ModelConfig, Setting, TrainConfig, settings_of, size_preset
 
 #: What size_preset distinguishes.
 _SIZES = (32, 64, 128, 256, 1024)
+_COMPLETIONS = {"dataset": complete_datasets, "pretrained_pkl": complete_models, "init_from": complete_models}
 
 
 def setting_options(section: str) -> Callable[[F], F]:
@@ -48,7 +50,8 @@ def _setting_option(field: Setting) -> Callable[[F], F]:
         return boolean_option(field.option, usually_no=usually_no, help=text, **attributes)
     text = f"{about.help}  [default: {shown}]" if shown else about.help
     kind = click.Choice(field.choices) if field.choices else field.kind
-    return option(field.option, field.name, type=kind, metavar=about.metavar, help=text, **attributes)
+    attributes |= {"metavar": about.metavar, "shell_complete": _COMPLETIONS.get(field.name), "help": text}
+    return option(field.option, field.name, type=kind, **attributes)
 
 
 def default_text(field: Setting) -> str:
