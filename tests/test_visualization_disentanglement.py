@@ -12,13 +12,16 @@ from ganformer_cli.data import SceneDataset
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.models import Generator
 from ganformer_cli.sampling import latents_from_seeds, map_latents
-from ganformer_cli.visualization.disentanglement import (
+from ganformer_cli.visualization.disentanglement import disentanglement, disentanglement_sheet
+from ganformer_cli.visualization.region_measures import (
     adjusted_rand_index,
+    ceiling_regions,
     components_used,
-    disentanglement,
-    disentanglement_sheet,
+    connected_regions,
     map_entropy,
+    map_information,
     measure_change,
+    object_iou,
 )
 from ganformer_cli.visualization.segmentation import segment_scene
 
@@ -86,6 +89,53 @@ def test_components_used_counts_those_that_own_pixels() -> None:
     mostly = np.zeros((10, 10), int)
     mostly[0, 0] = 5
     assert 1 < components_used(mostly) < 1.1
+
+
+def test_information_needs_sharp_attention_and_several_components() -> None:
+    sharp = np.eye(4)[quarters()].transpose(2, 0, 1)
+    assert map_information(sharp) == pytest.approx(1)
+    assert map_information(np.full((4, 8, 8), 0.25)) == pytest.approx(0, abs=1e-12), "all alike"
+    assert map_information(np.eye(4)[np.zeros((8, 8), int)].transpose(2, 0, 1)) == 0, "one owns everything"
+    assert 0 < map_information(0.5 * sharp + 0.125) < 1
+
+
+# ----- Objects and components -----
+
+
+def test_each_object_has_a_component_of_its_own() -> None:
+    objects = quarters()  # 0 is the ground
+    assert object_iou(objects, objects) == 1
+    assert object_iou(np.array([5, 2, 7, 0])[objects], objects) == 1
+    # One component for two objects serves one of them, with half of its pixels.
+    assert object_iou(np.array([0, 1, 1, 3])[objects], objects) == pytest.approx((0.5 + 0 + 1) / 3)
+    assert object_iou(np.zeros_like(objects), objects) == pytest.approx(0.25 / 3)
+    assert object_iou(objects, np.zeros_like(objects)) is None
+
+
+def test_the_assignment_is_the_best_of_all() -> None:
+    """Greedy would give component 0 to the object that it overlaps most, and leave the other with nothing."""
+    objects = np.array([[1, 1, 1, 1, 2, 2, 2]])
+    regions = np.array([[0, 0, 1, 1, 0, 0, 0]])
+    assert object_iou(regions, objects) == pytest.approx((2 / 4 + 3 / 5) / 2)
+
+
+def test_pieces_of_a_region_are_counted() -> None:
+    assert connected_regions(quarters()) == 1
+    checkers = np.indices((4, 4)).sum(0) % 2
+    assert connected_regions(checkers) == 8, "corners do not connect"
+
+
+def test_the_ceiling_is_what_a_small_map_can_show() -> None:
+    objects = quarters(16)
+    (perfect,) = ceiling_regions(objects, (16, 16), 4)
+    np.testing.assert_array_equal(perfect, objects)
+    (small,) = ceiling_regions(objects, (4, 4), 4)
+    assert object_iou(small, objects) == pytest.approx(1, abs=0.15)
+    dropped, joined = ceiling_regions(objects, (16, 16), 3)  # the third object has no component of its own
+    np.testing.assert_array_equal(dropped, np.array([0, 1, 2, 0])[objects])
+    np.testing.assert_array_equal(joined, np.array([0, 1, 2, 2])[objects])
+    wide = objects[4:12]  # of a model that shows the middle of its square grid
+    np.testing.assert_array_equal(ceiling_regions(wide, (16, 16), 4)[0], wide)
 
 
 # ----- Change -----
@@ -172,22 +222,69 @@ def test_an_untrained_model_is_measured(model: Generator, ws: list[torch.Tensor]
     seen: list[tuple[int, int]] = []
     found = disentanglement(model, ws, scenes=True, shown=2, progress=lambda *now: seen.append(now))
     measures = found.measures
-    assert measures["layer"] == "b32.conv1"
-    assert list(measures["layers"]) == [
-        f"b{r}.conv{k}" for r, k in [(4, 1), (8, 0), (8, 1), (16, 0), (16, 1), (32, 0), (32, 1)]
-    ]
+    layers = measures["layers"]
+    assert list(layers) == [f"b{r}.conv{k}" for r, k in [(4, 1), (8, 0), (8, 1), (16, 0), (16, 1), (32, 0), (32, 1)]]
+    assert measures["layer"] == max(layers, key=lambda name: layers[name]["information"])
+    assert layers[measures["layer"]].items() <= measures.items()
     assert measures["pictures"] == measures["resampled_pictures"] == 3
     assert 0 < measures["entropy"] <= 1
     assert 1 <= measures["components_used"] <= 4
-    assert 0 <= measures["change_inside"] <= 1
-    assert 0 < measures["change_expected"] <= 1
-    assert measures["change_of_components"] > 0
-    assert measures["change_of_global"] > 0
+    assert measures["connected_regions"] <= measures["connected_regions_chance"]
+    inside, expected = measures["change_inside"], measures["change_expected"]
+    assert 0 <= inside <= 1
+    assert 0 < expected < 1
+    assert measures["change_ratio"] == pytest.approx(inside / expected)
+    assert measures["change_ratio"] <= measures["change_ratio_ceiling"]
+    assert measures["change_localised"] == pytest.approx((inside - expected) / (1 - expected))
+    both = measures["change_of_components"] + measures["change_of_global"]
+    assert measures["change_share"] == pytest.approx(measures["change_of_components"] / both)
     assert seen[-1] == (6, 6)
     assert seen == sorted(seen)
     assert measures == disentanglement(model, ws, scenes=True).measures
     sheet = disentanglement_sheet(found.images, ["a", "b"])
     assert sheet.shape[1] - disentanglement_sheet(found.images[:1], ["a"]).shape[1] == 100
+
+
+def test_a_perfect_map_reaches_the_ceiling(
+    model: Generator, ws: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps that are the objects themselves, in two images with different objects."""
+    from ganformer_cli.sampling import AttentionMap, Sample
+    from ganformer_cli.visualization import disentanglement as module
+
+    images = [SceneDataset(resolution=32, count=4).image(k) for k in (0, 1)]
+
+    def draw(generator: Generator, some: list[torch.Tensor], **_: object) -> list[Sample]:
+        samples = []
+        for latents in some:
+            image = images[next((k for k in (0, 1) if torch.equal(latents, ws[k])), 0)]
+            objects = np.minimum(segment_scene(image), 3)
+            one_hot = torch.eye(4)[torch.from_numpy(objects)].permute(2, 0, 1)
+            samples.append(Sample(0, image, [AttentionMap("b32.conv1", one_hot[None, None])]))
+        return iter(samples)
+
+    monkeypatch.setattr(module, "draw", draw)
+    measures = disentanglement(model, ws[:2], scenes=True).measures
+    for name in ("adjusted_rand_index", "object_iou"):
+        assert 0.3 < measures[name] <= measures[f"{name}_ceiling"] + 1e-9
+        assert measures[name] > 0.8 * measures[f"{name}_ceiling"]
+    assert measures["object_iou_chance"] < 0.5 * measures["object_iou"]
+    assert (measures["ground_component"], measures["ground_rate"], measures["ground_share"]) == (0, 1, 1)
+    assert measures["ground_share_chance"] < 1
+    assert 0.5 < measures["ground_rate_chance"] < 1
+
+
+def test_without_a_global_latent_there_is_no_share() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        resolution=32, components_num=2, latent_size=16, channel_base=256, channel_max=8, style=False, latent_stem=False
+    )
+    assert not config.reads_global_latent
+    generator = Generator(config).eval()
+    latents = list(map_latents(generator, latents_from_seeds(generator, range(2))))
+    measures = disentanglement(generator, latents, scenes=False).measures
+    assert measures["change_of_components"] > 0
+    assert (measures["change_of_global"], measures["change_share"]) == (None, None)
 
 
 def test_what_does_not_change_anything_is_no_change(model: Generator, ws: list[torch.Tensor]) -> None:
@@ -204,6 +301,9 @@ def test_objects_are_looked_for_in_scenes_only(model: Generator, ws: list[torch.
     assert measures["adjusted_rand_index"] is None
     assert measures["adjusted_rand_index_objects"] is None
     assert measures["segmentation"] is None
+    for name in ("object_iou", "object_iou_chance", "object_iou_ceiling", "ground_component", "ground_rate"):
+        assert measures[name] is None
+    assert measures["connected_regions"] >= 1, "that needs no objects"
 
 
 def test_one_picture_has_none_to_exchange_with(model: Generator, ws: list[torch.Tensor]) -> None:
@@ -218,3 +318,9 @@ def test_a_model_without_maps_cannot_be_measured() -> None:
     generator = Generator(config).eval()
     with pytest.raises(ConfigError, match="none"):
         disentanglement(generator, [torch.zeros(1, config.num_ws, 16)] * 2, scenes=True)
+
+
+def test_one_component_cannot_be_told_from_others() -> None:
+    config = ModelConfig(resolution=32, components_num=1, latent_size=16, channel_base=256, channel_max=8)
+    with pytest.raises(ConfigError, match="only one"):
+        disentanglement(Generator(config).eval(), [torch.zeros(2, config.num_ws, 16)] * 2, scenes=True)

@@ -67,10 +67,10 @@ def chart_format(path: Path, option: str) -> ChartFormat:
     Raises:
         ConfigError: another suffix, or matplotlib is not installed; the message names ``option``.
     """
-    for name in ("png", "svg"):
-        if path.suffix.lower() == f".{name}":
-            require_matplotlib(f"{option} {path}")
-            return name  # type: ignore[return-value]
+    formats: dict[str, ChartFormat] = {".png": "png", ".svg": "svg"}
+    if format := formats.get(path.suffix.lower()):
+        require_matplotlib(f"{option} {path}")
+        return format
     raise ConfigError(f"{option} {path}: charts are PNG or SVG; give a name that ends in .png or .svg")
 
 

@@ -392,5 +392,5 @@ def _draw_disentanglement(
         shown=len(names),
         progress=lambda done, total: update("measuring components", done, total),
     )
-    sheet = disentanglement_sheet(found.images, names, settings.blending_alpha)
+    sheet = disentanglement_sheet(found.images, names[: len(found.images)], settings.blending_alpha)
     return Drawn(sheet, {"truncation_psi": source.plan.psis[0], **found.measures})
