@@ -267,7 +267,7 @@ def test_a_perfect_map_reaches_the_ceiling(
     measures = disentanglement(model, ws[:2], scenes=True).measures
     for name in ("adjusted_rand_index", "object_iou"):
         assert 0.3 < measures[name] <= measures[f"{name}_ceiling"] + 1e-9
-        assert measures[name] > 0.8 * measures[f"{name}_ceiling"]
+        assert measures[name] > 0.7 * measures[f"{name}_ceiling"]
     assert measures["object_iou_chance"] < 0.5 * measures["object_iou"]
     assert (measures["ground_component"], measures["ground_rate"], measures["ground_share"]) == (0, 1, 1)
     assert measures["ground_share_chance"] < 1
