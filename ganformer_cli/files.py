@@ -36,7 +36,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
+GB = 10**9
 MAX_BYTES = 64 * MIB  # of a JSON file
 MAX_MEMORY = 512 * MIB  # of the values in it
 MAX_LABELS_MEMORY = 2 << 30  # of labels: 10 million classes, or 70,000 vectors of 900 numbers

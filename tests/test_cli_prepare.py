@@ -32,13 +32,13 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def photos(own_folder: Path) -> Path:
-    """Four pictures of 70x40 and one broken file."""
+    """Four images of 70x40 and one broken file."""
     folder = own_folder / "my photos"
     folder.mkdir()
     for i in range(4):
         noise = np.random.default_rng(i).integers(0, 256, (40, 70, 3), np.uint8)
         Image.fromarray(noise).save(folder / f"{i}.{'jpg' if i == 3 else 'png'}")
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     return folder
 
 
@@ -46,10 +46,10 @@ def test_prepares_and_says_what_comes_next(ganformer: Run, photos: Path) -> None
     result = ganformer("prepare", "my photos")
     assert result.exit_code == 0, result.stderr
     folder = Path("datasets") / "my photos"
-    assert result.stdout.startswith(f"{folder}: 4 pictures of 32x32 px (")
-    assert "skipped 1:\n  1 not a picture of a known format: broken.png\n" in result.stdout
+    assert result.stdout.startswith(f"{folder}: 4 images of 32x32 px (")
+    assert "skipped 1:\n  1 not an image of a known format: broken.png\n" in result.stdout
     assert result.stdout.endswith('next: ganformer train --dataset "my photos"\n')
-    assert "prepare my photos 5/5 pictures" in result.stderr
+    assert "prepare my photos 5/5 images" in result.stderr
     again = ganformer("prepare", "my photos")
     assert again.exit_code == 0
     assert "unchanged" in again.stdout
@@ -77,11 +77,11 @@ def test_options(ganformer: Run, photos: Path) -> None:
 
 def test_skipped_pictures_are_counted_by_reason(ganformer: Run, photos: Path) -> None:
     for i in range(9):
-        (photos / f"x{i}.png").write_bytes(b"no picture")
+        (photos / f"x{i}.png").write_bytes(b"no image")
     Image.new("RGB", (3, 3)).save(photos / "y.png")
     result = ganformer("prepare", "my photos", "--resolution", "32")
     assert result.exit_code == 0, result.stderr
-    assert "skipped 11:\n  10 not a picture of a known format: broken.png, x0.png, x1.png and 7 more\n" in result.stdout
+    assert "skipped 11:\n  10 not an image of a known format: broken.png, x0.png, x1.png and 7 more\n" in result.stdout
     assert "\n  1 too small" in result.stdout
     assert f"all are listed in {Path('datasets/my photos/manifest.json')}\n" in result.stdout
 
@@ -93,7 +93,7 @@ def test_labels_in_the_summary(ganformer: Run, photos: Path) -> None:
     result = ganformer("prepare", "my photos", "--resolution", "32", "--name", "set")
     assert result.exit_code == 0, result.stderr
     assert "labels:     4 classes (0 " in result.stdout
-    assert "warning: 2 of 4 classes have no picture and will never be drawn: 1, 2\n" in result.stderr
+    assert "warning: 2 of 4 classes have no image and will never be drawn: 1, 2\n" in result.stderr
     for note in ("4 labels matched by another extension: ", "1 label of no image in .*gone.jpg\n"):
         assert re.search(f"\nnote: +{note}", result.stdout), result.stdout
     assert result.stdout.endswith("next: ganformer train --dataset set --labels\n")
@@ -118,7 +118,7 @@ def test_the_summary(ganformer: Run, photos: Path) -> None:
         "sizes": "30x20 to 40x30",
         "channels": "L 4",
         "labels": "2 classes (cats 2, dogs 2)",
-        "shards": "2, each up to 4 pictures",
+        "shards": "2, each up to 4 images",
         "preview": str(Path("datasets/set/preview.png")),
     }
     assert "of the same (" in said["duplicates"]
@@ -134,7 +134,7 @@ def test_the_authors_lines(ganformer: Run, photos: Path) -> None:
     result = ganformer(*line.split(), "--shards-num", "1")
     assert result.exit_code == 0, result.stderr
     assert "datasets" in result.stdout
-    assert "3 pictures of 32x22 px" in result.stdout
+    assert "3 images of 32x22 px" in result.stdout
     sharded = ganformer(*line.split(), "--shards-num", "3", "--overwrite")
     assert sharded.exit_code == 0, sharded.stderr
     assert len(list(Path("datasets/mine").glob("images-*-of-00003.zip"))) == 3
@@ -158,7 +158,7 @@ def test_work_that_was_interrupted_is_gone_on_with(
     real = room.prepare
     monkeypatch.setattr(room, "prepare", lambda *what, **how: dataclasses.replace(real(*what, **how), resumed=3))
     result = ganformer("prepare", "my photos")
-    assert "resumed:    3 pictures were done before\n" in result.stdout
+    assert "resumed:    3 images were done before\n" in result.stdout
 
 
 def test_several_sources_make_several_data_sets(ganformer: Run, photos: Path) -> None:
@@ -182,7 +182,7 @@ def test_several_sources_make_several_data_sets(ganformer: Run, photos: Path) ->
 # Data sets of the catalogue.
 
 ENTRY = """
-title = "My pictures"
+title = "My images"
 licence = "CC0, by nobody"
 homepage = "https://example.org/mine"
 ratio = 0.5
@@ -191,7 +191,7 @@ images = 5
 
 [[source]]
 form = "zip of pictures"
-url = "{url}/pictures.zip"
+url = "{url}/images.zip"
 md5 = "{md5}"
 folder = "inside"
 gigabytes = 0.001
@@ -200,7 +200,7 @@ gigabytes = 0.001
 
 @pytest.fixture
 def own_entry(server: Server, photos: Path) -> Path:
-    """``my-set.toml``, an entry whose archive ``server`` has: four pictures in a folder, one elsewhere."""
+    """``my-set.toml``, an entry whose archive ``server`` has: four images in a folder, one elsewhere."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for path in sorted(photos.iterdir()):
@@ -217,12 +217,12 @@ def own_entry(server: Server, photos: Path) -> Path:
 def test_an_entry_of_the_users_own(ganformer: Run, server: Server, own_entry: Path) -> None:
     result = ganformer("prepare", "my-set.toml")
     assert result.exit_code == 0, result.stderr
-    assert "4 pictures of 16x8 px" in result.stdout
+    assert "4 images of 16x8 px" in result.stdout
     assert "broken.png" in result.stdout
     lines = result.stderr.splitlines()
-    assert lines[:2] == ["my-set: My pictures", "licence: CC0, by nobody (https://example.org/mine)"]
+    assert lines[:2] == ["my-set: My images", "licence: CC0, by nobody (https://example.org/mine)"]
     assert "downloading my-set" in result.stderr
-    archive = Path("datasets/.downloads/my-set/pictures.zip")
+    archive = Path("datasets/.downloads/my-set/images.zip")
     assert f"the download is kept: {archive} (0.0 GB)" in result.stdout
     assert archive.read_bytes() == server.content
     assert len(server.asked) == 1
@@ -245,7 +245,7 @@ def test_what_is_there_is_not_downloaded_again(ganformer: Run, server: Server, o
     assert "was made without --near-duplicates; add --overwrite" in near.stderr
     assert len(server.asked) == 1
     anew = ganformer("prepare", "my-set.toml", "--resolution", "32", "--overwrite")
-    assert "4 pictures of 32x16 px" in anew.stdout, anew.stderr
+    assert "4 images of 32x16 px" in anew.stdout, anew.stderr
     assert len(server.asked) == (1 if kept else 2)
 
 
@@ -257,7 +257,7 @@ def test_an_entry_in_the_folder_of_the_data_sets_goes_by_its_name(
     result = ganformer("prepare", "my-set", "--data-dir", "sets", "--name", "other", "--max-images", "1")
     assert result.exit_code == 0, result.stderr
     assert Path("sets/other/manifest.json").is_file()
-    assert Path("sets/.downloads/my-set/pictures.zip").is_file()
+    assert Path("sets/.downloads/my-set/images.zip").is_file()
     Path("sets/broken.toml").write_text("title = 3", encoding="utf-8")
     listed = ganformer("prepare", "--list", "--data-dir", "sets")
     assert listed.exit_code == 0
@@ -291,7 +291,7 @@ def test_an_archive_that_is_there_already(ganformer: Run, server: Server, own_en
     Path("got it.zip").write_bytes(server.content)
     result = ganformer("prepare", "my-set.toml", "--from-file", "got it.zip")
     assert result.exit_code == 0, result.stderr
-    assert "4 pictures of 16x8 px" in result.stdout
+    assert "4 images of 16x8 px" in result.stdout
     assert "is kept" not in result.stdout
     assert server.asked == []
     Path("got it.zip").write_bytes(b"<html>login</html>")
@@ -302,15 +302,15 @@ def test_an_archive_that_is_there_already(ganformer: Run, server: Server, own_en
     result = ganformer("prepare", "my-set.toml", "--from-file", "got it.zip", "--overwrite", "--no-check")
     assert result.exit_code == 1
     assert "got it.zip" in result.stderr
-    numpy_file = Path("pictures.npy")
+    numpy_file = Path("images.npy")
     np.save(numpy_file, np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8))
-    line = "prepare my-set.toml --from-file pictures.npy --no-check --format npy --overwrite"
+    line = "prepare my-set.toml --from-file images.npy --no-check --format npy --overwrite"
     result = ganformer(*line.split())
-    assert "3 pictures of 16x8 px" in result.stdout, result.stderr
+    assert "3 images of 16x8 px" in result.stdout, result.stderr
 
 
 def record(pixels: np.ndarray[Any, Any]) -> bytes:
-    """A picture as StyleGAN's TFRecord files hold it."""
+    """An image as StyleGAN's TFRecord files hold it."""
     from ganformer_cli.data.sources.crc32c import masked_crc32c
 
     def field(number: int, data: bytes) -> bytes:
@@ -365,7 +365,7 @@ def test_an_lmdb_in_a_zip(ganformer: Run, server: Server, photos: Path) -> None:
     Path("rooms.toml").write_text(f'{text}url = "{server.url}/bedroom.zip"\n', encoding="utf-8")
     result = ganformer("prepare", "rooms.toml", "--keep-download", "False")
     assert result.exit_code == 0, result.stderr
-    assert "3 pictures of 32x32 px" in result.stdout
+    assert "3 images of 32x32 px" in result.stdout
     assert sorted(os.listdir("datasets")) == ["rooms"]
 
 
@@ -403,7 +403,7 @@ def test_all_known_data_sets_at_once(ganformer: Run, monkeypatch: pytest.MonkeyP
 
 def test_the_catalogue_is_shown(ganformer: Run) -> None:
     lines = ganformer("prepare", "--list").stdout.splitlines()
-    assert lines[0].split() == ["name", "title", "pictures", "GB", "ratio", "licence"]
+    assert lines[0].split() == ["name", "title", "images", "GB", "ratio", "licence"]
     (clevr,) = [line for line in lines if line.startswith("clevr")]
     for words in ("CLEVR: rendered solids on a table", " 100000 ", " 6 or 18 ", " 0.75 ", "CC BY 4.0"):
         assert words in clevr
@@ -420,7 +420,7 @@ def test_a_data_set_is_verified(ganformer: Run, photos: Path) -> None:
     for word in ("set", str(folder)):
         result = ganformer("prepare", "--verify", word)
         assert result.exit_code == 0, result.stderr
-        assert result.stdout == f"{folder}: whole, 4 pictures in 1 shard\n"
+        assert result.stdout == f"{folder}: whole, 4 images in 1 shard\n"
     archive = folder / "images.zip"
     archive.write_bytes(archive.read_bytes()[:-100])
     result = ganformer("prepare", "--verify", "set")
@@ -435,7 +435,7 @@ def test_a_data_set_is_verified(ganformer: Run, photos: Path) -> None:
 def test_the_formats_are_those_that_are_read() -> None:
     from ganformer_cli.cli import prepare as command
     from ganformer_cli.data.catalogue import DOWNLOAD_FORMS
-    from ganformer_cli.data.prepare.pipeline import COMPRESSIONS
+    from ganformer_cli.data.prepare.options import COMPRESSIONS
     from ganformer_cli.data.sources import FORMS
 
     assert command.FORMATS == FORMS
@@ -455,9 +455,9 @@ def test_a_name_without_the_ending_of_an_archive(ganformer: Run, photos: Path) -
 
 def test_a_known_data_set_gets_its_usual_ratio(ganformer: Run, photos: Path) -> None:
     result = ganformer("prepare", "my photos", "--name", "cityscapes")
-    assert "4 pictures of 64x32 px" in result.stdout
+    assert "4 images of 64x32 px" in result.stdout
     result = ganformer("prepare", "my photos", "--name", "cityscapes", "--ratio", "1", "--overwrite")
-    assert "4 pictures of 32x32 px" in result.stdout
+    assert "4 images of 32x32 px" in result.stdout
 
 
 def test_a_folder_of_a_catalogue_name_is_a_folder(ganformer: Run, photos: Path) -> None:
@@ -468,7 +468,7 @@ def test_a_folder_of_a_catalogue_name_is_a_folder(ganformer: Run, photos: Path) 
 @pytest.mark.parametrize(
     ("line", "status", "words"),
     [
-        ("", 2, "SOURCE is missing; give the path of a folder or a file of pictures, or the name of a known data set"),
+        ("", 2, "SOURCE is missing; give the path of a folder or a file of images, or the name of a known data set"),
         ("photos --images-dir other/photos", 2, "two SOURCEs would be called photos"),
         ("one two --name x", 2, "--name x goes with one SOURCE"),
         ("photos --max-images 0", 2, "--max-images"),
@@ -493,7 +493,7 @@ def test_a_folder_of_a_catalogue_name_is_a_folder(ganformer: Run, photos: Path) 
         ("photos --name a/b", 1, "--name 'a/b'"),
         ("photos --resolution 33", 1, "--resolution 33"),
         ("photos --ratio 100", 1, "--ratio 100"),
-        ("photos --strict", 1, "broken.png: not a picture of a known format"),
+        ("photos --strict", 1, "broken.png: not an image of a known format"),
         ("photos --format lmdb", 1, "photos"),
         ("photos --background nothing", 1, "--background 'nothing'"),
         ("photos --resolution 128", 1, "lower --resolution"),

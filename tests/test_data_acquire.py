@@ -1,4 +1,4 @@
-"""From an entry of the catalogue to pictures on this disk: downloaded once, checked, unpacked, and nothing lost."""
+"""From an entry of the catalogue to images on this disk: downloaded once, checked, unpacked, and nothing lost."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import Image
 from ganformer_cli.data.catalogue import CatalogueEntry, DownloadSource, load_catalogue
 from ganformer_cli.data.prepare import acquire as room
 from ganformer_cli.data.prepare.acquire import AcquiredArchive, acquire, acquire_file, estimated_output, find_existing
+from ganformer_cli.data.prepare.options import PrepareOptions
 from ganformer_cli.errors import DataError, DownloadError, OutputError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def test_only_the_folder_that_the_catalogue_names_is_read(server: Server, source
         assert pictures.fingerprint() != inside
     for folder in ("set/image", "elsewhere"):
         acquired = acquire(entry_of(source("a", "zip of pictures", PICTURES, folder=folder)), DATA)
-        with pytest.raises(DataError, match=rf"a\.zip: there are no pictures in its folder {folder}"):
+        with pytest.raises(DataError, match=rf"a\.zip: there are no images in its folder {folder}"):
             acquired.open(None, None)
 
 
@@ -250,10 +251,11 @@ def test_what_is_there_already_needs_no_space(server: Server, source: Sources, m
 
 def test_what_a_data_set_takes() -> None:
     entry = load_catalogue()["ffhq"]
-    assert 8e9 < estimated_output(entry, 256, 1.0, None, "png") < 10e9
-    assert estimated_output(entry, 256, 0.5, 1000, "none") == 1000 * (256 * 128 * 3 + 200)
-    assert estimated_output(entry_of(images=None), 256, 1.0, None, "png") == 0
-    assert estimated_output(entry_of(images=None), 256, 1.0, 10, "png") > 0
+    assert 8e9 < estimated_output(entry, PrepareOptions(resolution=256)) < 10e9
+    small = PrepareOptions(resolution=256, ratio=0.5, max_images=1000, compression="none")
+    assert estimated_output(entry, small) == 1000 * (256 * 128 * 3 + 200)
+    assert estimated_output(entry_of(images=None), PrepareOptions(resolution=256)) == 0
+    assert estimated_output(entry_of(images=None), PrepareOptions(resolution=256, max_images=10)) > 0
 
 
 def test_a_folder_that_cannot_be_written(server: Server, source: Sources) -> None:
@@ -302,18 +304,28 @@ def test_a_data_set_that_was_made_is_not_downloaded_again(source: Sources) -> No
 
     entry = entry_of(source("a", "zip of pictures", PICTURES))
     target = DATA / "mine"
-    wanted = {"resolution": ("--resolution", 8), "max_images": ("--max-images", None)}
-    assert find_existing(entry, target, wanted) is None
+    options = PrepareOptions(resolution=8)
+    assert find_existing(entry, target, options) is None
     Path("a.zip").write_bytes(PICTURES)
     made = prepare(Path("a.zip"), "mine", data_dir=DATA, resolution=8)
-    assert find_existing(entry, target, wanted) == made.manifest
-    with pytest.raises(DataError, match=r"mine was made with --resolution 8, not 16; add --overwrite"):
-        find_existing(entry, target, {"resolution": ("--resolution", 16)})
-    with pytest.raises(DataError, match=r"mine was made of other pictures \(a\.zip\); add --overwrite"):
-        find_existing(entry_of(source("b", "zip of pictures")), target, wanted)
+    found = find_existing(entry, target, options)
+    assert found is not None
+    assert found.unchanged
+    assert found.manifest == made.manifest
+    for changed, said in (
+        ({"resolution": 16}, "with --resolution 8, not 16"),
+        ({"background": "black"}, "with --background #ffffff, not #000000"),
+        ({"fit": "pad"}, "with --fit crop, not pad"),
+        ({"shards_num": 2}, "with --shards-num 1, not 2"),
+        ({"near_duplicates": True}, "without --near-duplicates"),
+    ):
+        with pytest.raises(DataError, match=f"mine was made {said}; add --overwrite"):
+            find_existing(entry, target, PrepareOptions(**{"resolution": 8, **changed}))
+    with pytest.raises(DataError, match=r"mine was made of other images \(a\.zip\); add --overwrite"):
+        find_existing(entry_of(source("b", "zip of pictures")), target, options)
     shard = target / made.manifest["shards"][0]["file"]
     shard.write_bytes(b"cut short")
-    assert find_existing(entry, target, wanted) is None
+    assert find_existing(entry, target, options) is None
     (target / "manifest.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match=r"manifest\.json.*--overwrite"):
-        find_existing(entry, target, wanted)
+        find_existing(entry, target, options)

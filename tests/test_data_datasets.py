@@ -20,7 +20,7 @@ from ganformer_cli.errors import ConfigError, DataError
 
 
 def write_images(folder: Path, count: int = 5, size: tuple[int, int] = (16, 8), mode: str = "RGB") -> Path:
-    """Pictures in StyleGAN's layout: picture i is of colour 10 i."""
+    """Images in StyleGAN's layout: image i is of colour 10 i."""
     for i in range(count):
         path = folder / f"{i // 2:05d}" / f"img{i:08d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def edit(folder: Path, **values: object) -> None:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """datasets/mine: five pictures of 16x8."""
+    """datasets/mine: five images of 16x8."""
     return prepare(write_images(tmp_path / "raw"), "mine", resolution=16, ratio=0.5).folder
 
 
@@ -104,9 +104,9 @@ def test_the_fingerprint_is_of_the_pictures(tmp_path: Path, prepared: Path) -> N
 def test_another_resolution_or_ratio_is_refused_with_the_remedy(prepared: Path) -> None:
     assert open_dataset("mine", resolution=16, ratio=0.5).resolution == 16
     assert open_dataset("mine", ratio=0.51).height == 8  # rounds to the same pixels
-    with pytest.raises(DataError, match=r"--resolution 32: data set 'mine' has pictures of 16x8; .*--resolution 32"):
+    with pytest.raises(DataError, match=r"--resolution 32: data set 'mine' has images of 16x8; .*--resolution 32"):
         open_dataset("mine", resolution=32)
-    with pytest.raises(DataError, match=r"--ratio 1\.0: data set 'mine' has pictures of 16x8 .*--ratio 1\.0"):
+    with pytest.raises(DataError, match=r"--ratio 1\.0: data set 'mine' has images of 16x8 .*--ratio 1\.0"):
         open_dataset("mine", ratio=1.0)
     for ratio in (float("nan"), 0.0):
         with pytest.raises(ConfigError, match="--ratio"):
@@ -220,7 +220,7 @@ def test_shards_are_read_as_one(tmp_path: Path, shards: int) -> None:
     folder = write_images(tmp_path / "raw")
     pairs = [[f"{i // 2:05d}/img{i:08d}.png", i % 3] for i in range(5)]
     (folder / "dataset.json").write_text(json.dumps({"labels": pairs}), encoding="utf-8")
-    (folder / "00000" / "img00000001.png").write_bytes(b"broken")  # a shard may be left without pictures
+    (folder / "00000" / "img00000001.png").write_bytes(b"broken")  # a shard may be left without images
     prepared = prepare(folder, "mine", resolution=16, ratio=0.5, shards_num=shards)
     assert len(prepared.manifest["shards"]) == min(shards, 5)
     there = pickle.loads(pickle.dumps(open_dataset("mine")))

@@ -152,7 +152,7 @@ def test_a_place_without_images_says_what_lies_there(ganformer: Run, tmp_path: P
     for line in (["prepare", "x"], ["eval", "--images", "x", "--reals", "x"], ["train", "--dataset", "x"]):
         done = ganformer(*line)
         assert done.exit_code == 1
-        assert "x holds no pictures; the 3 files in it are something else (3 .mov)" in done.stderr
+        assert "x holds no images; the 3 files in it are something else (3 .mov)" in done.stderr
 
 
 def test_a_webdataset_counts_samples_without_an_image(tmp_path: Path) -> None:

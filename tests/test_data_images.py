@@ -1,4 +1,4 @@
-"""Pictures of every kind become RGB with the right colours, the right way up, and the right part of them."""
+"""Images of every kind become RGB with the right colours, the right way up, and the right part of them."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_numbers_without_a_meaning_are_refused(image: Image.Image, words: str) -
         to_rgb(image, WHITE)
 
 
-# A picture of four quarters, seen upright: red green / blue white.
+# An image of four quarters, seen upright: red green / blue white.
 QUARTERS = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8).repeat(8, axis=0).repeat(8, axis=1)
 # How it must be stored for each EXIF orientation to bring it upright again.
 STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -231,9 +231,9 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
     ("data", "words"),
     [
         (b"", "an empty file"),
-        (b"just some words", "not a picture"),
-        (b"<!DOCTYPE html><html></html>", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"just some words", "not an image"),
+        (b"<!DOCTYPE html><html></html>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (encoded(Image.new("RGB", (64, 64)))[:60], "damaged"),
         (encoded(Image.effect_noise((64, 64), 50), "JPEG")[:700], "damaged"),
         (encoded(Image.new("RGB", (15, 40))), "too small: 15x40 px where 16x16 are needed"),

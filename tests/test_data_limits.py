@@ -214,7 +214,7 @@ def test_a_header_of_an_array(own_folder: Path, version: int) -> None:
         archive.open("images.npy", "w") as stream,
     ):
         pour(stream, BOMB, start)
-    with pytest.raises(DataError, match="holds no array of pictures"):
+    with pytest.raises(DataError, match="holds no array of images"):
         open_source(own_folder / "a.npz")
 
 

@@ -185,7 +185,7 @@ def test_images_that_are_too_small_keep_their_size(tmp_path: Path) -> None:
     (tmp_path / "x" / "1.png").write_bytes(saved(rgb(1, width=40, height=40)))
     made = prepare(tmp_path / "x", "made", resolution=32, workers=1)
     reals = PreparedDataset(made.folder)
-    with pytest.raises(DataError, match=r"--images .*x has pictures of several sizes .*16x16.*40x40"):
+    with pytest.raises(DataError, match=r"--images .*x has images of several sizes .*16x16.*40x40"):
         open_images(tmp_path / "x", "--images", like=reals)
     (tmp_path / "x" / "1.png").unlink()
     assert (open_images(tmp_path / "x", "--images", like=reals)).width == 16

@@ -20,7 +20,7 @@ SHARDS = 60
 
 @pytest.fixture
 def many_zips(own_folder: Path) -> Path:
-    """A data set of sixty zips with a picture each."""
+    """A data set of sixty zips with an image each."""
     np.save("images.npy", np.random.default_rng(0).integers(0, 256, (SHARDS, 8, 8, 3), np.uint8))
     return prepare(Path("images.npy"), "many", data_dir=own_folder, shards_num=SHARDS, workers=1).folder
 

@@ -19,7 +19,8 @@ from PIL import Image
 
 from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data import open_dataset
-from ganformer_cli.data.prepare.pipeline import check_dataset_name, choose_resolution, prepare
+from ganformer_cli.data.prepare.options import check_dataset_name, choose_resolution
+from ganformer_cli.data.prepare.pipeline import prepare
 from ganformer_cli.data.sources import open_source
 from ganformer_cli.errors import ConfigError, DataError
 
@@ -43,9 +44,9 @@ def zipped(folder: Path, path: Path) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Six pictures of 16x16 in sub-folders."""
+    """Six images of 16x16 in sub-folders."""
     for i in range(6):
-        save(tmp_path / "source" / f"part {i % 2}" / f"picture-{i}.png", pixels(i))
+        save(tmp_path / "source" / f"part {i % 2}" / f"image-{i}.png", pixels(i))
     return tmp_path / "source"
 
 
@@ -71,7 +72,7 @@ def test_the_layout_is_stylegans(source: Path) -> None:
 
 def test_every_thousand_pictures_get_a_folder(source: Path) -> None:
     names = [f"{i:04}.png" for i in range(1001)]
-    data = (source / "part 0" / "picture-0.png").read_bytes()
+    data = (source / "part 0" / "image-0.png").read_bytes()
     with zipfile.ZipFile("many.zip", "w") as archive:
         for name in names:
             archive.writestr(name, data)
@@ -86,8 +87,8 @@ def test_every_thousand_pictures_get_a_folder(source: Path) -> None:
 
 def test_the_manifest_tells_what_was_done(source: Path) -> None:
     (source / "notes.txt").write_text("hello", encoding="utf-8")
-    (source / "part 0" / "picture-2.png").write_bytes(b"")
-    save(source / "part 1" / "picture-9.png", pixels(9, 40, 300))
+    (source / "part 0" / "image-2.png").write_bytes(b"")
+    save(source / "part 1" / "image-9.png", pixels(9, 40, 300))
     manifest = prepare(source, "set", resolution=8, ratio=0.5, background="black").manifest
     assert manifest == json.loads(Path("datasets/set/manifest.json").read_text(encoding="utf-8"))
     archive = Path("datasets/set/images.zip").read_bytes()
@@ -100,7 +101,7 @@ def test_the_manifest_tells_what_was_done(source: Path) -> None:
     }  # fmt: skip
     messages = {"name": "source", "form": "folder", "pictures": 7, "considered": 7, "other_files": 1}
     assert manifest["source"].items() >= messages.items()
-    first = [{"file": "part 0/picture-2.png", "reason": "an empty file"}]
+    first = [{"file": "part 0/image-2.png", "reason": "an empty file"}]
     assert manifest["skipped"] == {"count": 1, "reasons": {"an empty file": 1}, "first": first}
     assert manifest["labels"] is None
     assert manifest["sources"] == {
@@ -160,7 +161,7 @@ def mixed(source: Path) -> Path:
     """The six, and some that cannot be used."""
     (source / "a-empty.png").write_bytes(b"")
     (source / "b-words.jpg").write_text("words", encoding="utf-8")
-    (source / "c-cut.png").write_bytes((source / "part 0" / "picture-0.png").read_bytes()[:400])
+    (source / "c-cut.png").write_bytes((source / "part 0" / "image-0.png").read_bytes()[:400])
     save(source / "d tiny ü.png", pixels(9, 1, 1))
     return source
 
@@ -172,7 +173,7 @@ def test_what_cannot_be_used_is_skipped_and_named(mixed: Path) -> None:
     skipped = manifest["skipped"]["first"]
     assert [item["file"] for item in skipped] == ["a-empty.png", "b-words.jpg", "c-cut.png", "d tiny ü.png"]
     reasons = [item["reason"] for item in skipped]
-    for reason, words in zip(reasons, ("empty", "not a picture", "damaged", "too small: 1x1"), strict=True):
+    for reason, words in zip(reasons, ("empty", "not an image", "damaged", "too small: 1x1"), strict=True):
         assert words in reason
     assert seen[0] == (0, 10, 0)
     assert seen[-1] == (10, 10, 4)
@@ -191,17 +192,17 @@ def test_strict_makes_it_an_error(mixed: Path) -> None:
 def test_broken_members_of_a_zip_are_skipped(source: Path) -> None:
     path = zipped(source, Path("source.zip"))
     with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo("part 1/picture-3.png")
+        info = archive.getinfo("part 1/image-3.png")
     data = bytearray(path.read_bytes())
     data[info.header_offset + 200] ^= 0xFF
     path.write_bytes(data)
     manifest = prepare(path, "set", resolution=16).manifest
     assert manifest["count"] == 5
-    assert [item["file"] for item in manifest["skipped"]["first"]] == ["part 1/picture-3.png"]
+    assert [item["file"] for item in manifest["skipped"]["first"]] == ["part 1/image-3.png"]
 
 
 def test_names_in_a_zip_reach_no_file(source: Path, tmp_path: Path) -> None:
-    data = (source / "part 0" / "picture-0.png").read_bytes()
+    data = (source / "part 0" / "image-0.png").read_bytes()
     with zipfile.ZipFile("evil.zip", "w") as archive:
         for name in ("../../evil.png", "/abs/evil.png", "x" * 300 + ".png", "same.png"):
             archive.writestr(name, data)
@@ -284,7 +285,7 @@ def labelled(source: Path, labels: object) -> Path:
 
 
 def test_classes_are_kept(source: Path) -> None:
-    pairs = [[f"part {i % 2}/picture-{i}.png", i // 2] for i in range(6)]
+    pairs = [[f"part {i % 2}/image-{i}.png", i // 2] for i in range(6)]
     for form in (labelled(source, pairs), zipped(source, Path("labelled.zip"))):
         manifest = prepare(form, "set", resolution=16, overwrite=True).manifest
         assert manifest["labels"] == {"kind": "classes", "size": 3, "pictures": {"0": 2, "1": 2, "2": 2}}
@@ -299,16 +300,16 @@ def test_classes_are_kept(source: Path) -> None:
 
 
 def test_vectors_are_kept(source: Path) -> None:
-    labelled(source, [[f"part {i % 2}/picture-{i}.png", [i, 0.5]] for i in range(6)])
+    labelled(source, [[f"part {i % 2}/image-{i}.png", [i, 0.5]] for i in range(6)])
     assert prepare(source, "set", resolution=16).manifest["labels"] == {"kind": "vectors", "size": 2}
     dataset = open_dataset("set")
     assert [dataset.label(n).tolist() for n in range(6)] == [[i, 0.5] for i in IN_ORDER]
 
 
 def test_a_picture_without_a_label_is_skipped_and_named(source: Path) -> None:
-    labelled(source, [[f"part {i % 2}/picture-{i}.png", 0] for i in range(5)])
+    labelled(source, [[f"part {i % 2}/image-{i}.png", 0] for i in range(5)])
     manifest = prepare(source, "set", resolution=16).manifest
-    assert manifest["skipped"]["first"] == [{"file": "part 1/picture-5.png", "reason": "no label"}]
+    assert manifest["skipped"]["first"] == [{"file": "part 1/image-5.png", "reason": "no label"}]
 
 
 def test_null_means_no_labels(source: Path) -> None:
@@ -317,7 +318,7 @@ def test_null_means_no_labels(source: Path) -> None:
 
 
 def test_names_of_classes_are_kept_also_when_it_is_prepared_again(source: Path) -> None:
-    labelled(source, [[f"part {i % 2}/picture-{i}.png", ("cat", "dog", "ant")[i // 2]] for i in range(6)])
+    labelled(source, [[f"part {i % 2}/image-{i}.png", ("cat", "dog", "ant")[i // 2]] for i in range(6)])
     expected = {"kind": "classes", "size": 3, "pictures": {"0": 2, "1": 2, "2": 2}, "names": ["ant", "cat", "dog"]}
     assert prepare(source, "set", resolution=16, shards_num=2).manifest["labels"] == expected
     assert prepare(Path("datasets/set"), "again", resolution=16).manifest["labels"] == expected
@@ -326,14 +327,14 @@ def test_names_of_classes_are_kept_also_when_it_is_prepared_again(source: Path) 
 
 def test_names_in_shards_that_no_label_has_are_shown_beside_one_of_the_labels(source: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        tar.add(source / "part 0/picture-0.png", "0.png")
+        tar.add(source / "part 0/image-0.png", "0.png")
     (tmp_path / "labels.csv").write_text("one.png,1\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"the first, 0\.png: no label; the labels are of names such as one\.png"):
         prepare(tmp_path / "shard.tar", "set", resolution=16, form="webdataset", labels=str(tmp_path / "labels.csv"))
 
 
 def test_labels_of_no_image_are_an_error_where_asked(source: Path) -> None:
-    pairs = [[f"part {i % 2}/picture-{i}.png", i] for i in range(6)]
+    pairs = [[f"part {i % 2}/image-{i}.png", i] for i in range(6)]
     labelled(source, [*pairs, ["gone.png", 1]])
     with pytest.raises(DataError, match=r"1 label of no image in .*dataset\.json: gone\.png; .*--strict"):
         prepare(source, "set", resolution=16, strict=True)
@@ -351,7 +352,7 @@ def test_labels_of_no_image_are_an_error_where_asked(source: Path) -> None:
 
 @pytest.mark.parametrize("label", [MAX_LABELS, [0.5] * (MAX_LABELS + 1)])
 def test_more_labels_than_a_network_takes_are_refused_before_anything_is_made(source: Path, label: object) -> None:
-    labelled(source, [[f"part {i % 2}/picture-{i}.png", label] for i in range(6)])
+    labelled(source, [[f"part {i % 2}/image-{i}.png", label] for i in range(6)])
     with pytest.raises(DataError, match=rf"{MAX_LABELS + 1}.* a network takes at most {MAX_LABELS}; .*--labels none"):
         prepare(source, "set", resolution=16)
     assert not Path("datasets").exists()
@@ -382,9 +383,9 @@ def test_labels_that_make_no_sense(source: Path, labels: object) -> None:
         ({"ratio": float("nan")}, "--ratio nan"),
         ({"max_images": 0}, "--max-images 0"),
         ({"background": "colourless"}, "--background 'colourless'"),
-        ({"shards_num": 0}, "--shards-num 0: at least 1"),
-        ({"shards_num": 100_000}, "--shards-num 100000: at least 1, at most 99999"),
-        ({"compression": "gzip"}, "--compression 'gzip': choose png or none"),
+        ({"shards_num": 0}, "--shards-num 0: must be at least 1"),
+        ({"shards_num": 100_000}, "--shards-num 100000: must be at least 1 and at most 99999"),
+        ({"compression": "gzip"}, "--compression 'gzip': choose one of png, none"),
         ({"workers": 0}, "workers 0"),
     ],
 )
@@ -426,7 +427,7 @@ def test_names_that_can_be(name: str) -> None:
 
 
 def test_too_small_for_the_resolution_says_what_to_do(source: Path) -> None:
-    with pytest.raises(DataError, match=r"none of its 6 pictures.*too small: 16x16.*lower --resolution"):
+    with pytest.raises(DataError, match=r"none of its 6 images.*too small: 16x16.*lower --resolution"):
         prepare(source, "set", resolution=32)
     assert not Path("datasets").exists()
 
@@ -450,7 +451,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         "words.zip": "no source that is known",
         "page.zip": "web page",
         "cut.zip": "damaged or cut short",
-        "void.zip": "holds no pictures",
+        "void.zip": "holds no images",
         "broken": "can be read",
     }.items():
         with pytest.raises(DataError, match=f"{name}.* {words}"):

@@ -1,4 +1,4 @@
-"""What is told of a data set beside its pictures: duplicates, skipped files, the preview; and whether it is whole."""
+"""What is told of a data set beside its images: duplicates, skipped files, the preview; and whether it is whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Memory(Source):
-    """Pictures that lie in memory."""
+    """Images that lie in memory."""
 
     form = "npy"
 
@@ -153,7 +153,7 @@ def test_many_skipped_pictures_have_a_file_of_their_own() -> None:
     pictures.insert(3, noise(0))
     skipped = made(pictures).manifest["skipped"]
     assert skipped["count"] == 150
-    assert skipped["reasons"] == {"an empty file": 75, "not a picture of a known format": 75}
+    assert skipped["reasons"] == {"an empty file": 75, "not an image of a known format": 75}
     lines = Path("datasets/set/skipped.jsonl").read_text(encoding="utf-8").splitlines()
     every = [json.loads(line) for line in lines]
     assert skipped["first"] == every[:100]
@@ -220,7 +220,7 @@ def test_the_preview_is_of_bounded_size() -> None:
         assert image.size == (64 + 2 + 64, 128)
 
 
-# ---- Numbers as pictures ---------------------------------------------------------------------------------------------
+# ---- Numbers as images ---------------------------------------------------------------------------------------------
 
 
 def test_pixels_of_a_source_are_taken_as_they_are() -> None:
@@ -250,7 +250,7 @@ def test_uncompressed_pictures_are_the_same_and_larger() -> None:
 
 @pytest.fixture
 def folder() -> Path:
-    """A data set of seven pictures in two zips."""
+    """A data set of seven images in two zips."""
     return made([noise(i) for i in range(7)], shards_num=2).folder
 
 
@@ -327,7 +327,7 @@ def test_an_edited_manifest_is_reported(folder: Path) -> None:
         assert problem.startswith(str(path))
     manifest = {**json.loads(whole), "count": 8}
     path.write_text(json.dumps({**manifest, "checksum": checksum(manifest)}), encoding="utf-8")
-    assert problems(folder) == [f"{path} promises 8 pictures, its shards hold 7"]
+    assert problems(folder) == [f"{path} promises 8 images, its shards hold 7"]
 
 
 def test_where_there_is_no_data_set() -> None:

@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {"resolution": 8, "shards_num": 3, "near_duplicates":
 
 
 class Numbers(Source):
-    """Pictures of 12x12 out of thin air: every 10th is broken, every 15th is a duplicate, all have labels."""
+    """Images of 12x12 out of thin air: every 10th is broken, every 15th is a duplicate, all have labels."""
 
     form = "folder"
     label_kind = "classes"
@@ -72,7 +72,7 @@ def undisturbed() -> dict[str, bytes]:
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commit every 7 pictures, however long they take."""
+    """Commit every 7 images, however long they take."""
     monkeypatch.setattr(writer, "_COMMIT_PICTURES", 7)
     monkeypatch.setattr(writer, "_COMMIT_SECONDS", 1e9)
 
@@ -141,7 +141,7 @@ def test_another_source_or_other_settings_begin_anew(source: Numbers, change: di
         prepare(Numbers(), "set", progress=stop_at(90, StoppedError()), workers=1, **SETTINGS)
     settings = {**SETTINGS, "resolution": 8, **change}
     if change.get("resolution") == 16:
-        with pytest.raises(DataError, match="none of its 120 pictures can be used.*lower --resolution"):
+        with pytest.raises(DataError, match="none of its 120 images can be used.*lower --resolution"):
             prepare(source, "set", workers=1, **settings)
         assert not Path("datasets").exists() or os.listdir("datasets") == []
         return
@@ -202,7 +202,7 @@ def test_two_processes_do_not_share_the_work() -> None:
         prepare(Numbers(), "set", progress=stop_at(90, StoppedError()), workers=1, **SETTINGS)
     with (
         FileLock("datasets/.set.part/lock"),
-        pytest.raises(OutputError, match=r"\.set\.part is being worked on by another process"),
+        pytest.raises(OutputError, match=r"\.set\.part is in use by another process"),
     ):
         prepare(Numbers(), "set", workers=1, **SETTINGS)
     assert prepare(Numbers(), "set", workers=1, **SETTINGS).resumed > 0
@@ -212,7 +212,7 @@ def test_two_processes_do_not_share_the_work() -> None:
 def test_strict_ends_work_that_was_begun_without_it() -> None:
     with pytest.raises(StoppedError):
         prepare(Numbers(), "set", progress=stop_at(90, StoppedError()), workers=1, **SETTINGS)
-    with pytest.raises(DataError, match=r"thin air: 3\.png: not a picture"):
+    with pytest.raises(DataError, match=r"thin air: 3\.png: not an image"):
         prepare(Numbers(), "set", workers=1, strict=True, **SETTINGS)
     assert os.listdir("datasets") == []
 
@@ -241,7 +241,7 @@ def test_what_is_left_of_work_that_was_done_is_removed() -> None:
 SCRIPT = """
 import multiprocessing, sys
 from pathlib import Path
-from ganformer_cli.data.prepare import writer as making
+from ganformer_cli.data.prepare import writer
 from ganformer_cli.data.prepare.pipeline import prepare
 
 def report(done, total, skipped):
@@ -249,7 +249,7 @@ def report(done, total, skipped):
         print(*[child.pid for child in multiprocessing.active_children()], flush=True)
 
 if __name__ == "__main__":
-    making._COMMIT_PICTURES = 7
+    writer._COMMIT_PICTURES = 7
     prepare(Path(sys.argv[1]), "set", data_dir=Path(sys.argv[2]), workers=int(sys.argv[3]), resolution=8, shards_num=3,
             progress=report)
 """
@@ -257,7 +257,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
-    """A script that prepares a folder of pictures with the settings of this file."""
+    """A script that prepares a folder of images with the settings of this file."""
     rng = np.random.default_rng(0)
     (tmp_path / "source").mkdir()
     for i in range(COUNT):
@@ -290,7 +290,7 @@ def test_killed_ten_times_the_result_is_the_same(script: Path) -> None:
         process = start(script, "killed", 1)
         assert process.stdout is not None
         process.stdout.readline()  # it has begun
-        # Some soon after the beginning, some at the end, where what follows the pictures is made.
+        # Some soon after the beginning, some at the end, where what follows the images is made.
         time.sleep(moments.choice((0.2, 0.5, 1.0)) * took * moments.random())
         process.kill()
         if process.wait() == -signal.SIGKILL:

@@ -1,4 +1,4 @@
-"""The built-in pictures: the same everywhere, and with every object to be seen."""
+"""The built-in images: the same everywhere, and with every object to be seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures in arrays and databases: numpy's files, HDF5, LMDB and tensorflow_datasets."""
+"""Images in arrays and databases: numpy's files, HDF5, LMDB and tensorflow_datasets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pictures(*shape: int) -> npt.NDArray[np.uint8]:
 
 
 def check(source: Source, expected: Array) -> None:
-    """These pictures [N, H, W, C], from any start, and each of another name."""
+    """These images [N, H, W, C], from any start, and each of another name."""
     with source:
         assert source.count() == len(expected)
         assert source.others() == 0
@@ -84,7 +84,7 @@ def test_channels_last(tmp_path: Path, form: str, shape: tuple[int, ...]) -> Non
 @every_form
 @pytest.mark.parametrize("shape", [(5, 3, 8, 6), (5, 1, 8, 6), (5, 4, 6, 8), (5, 3, 4, 4), (5, 4, 3, 3)])
 def test_channels_first(tmp_path: Path, form: str, shape: tuple[int, ...]) -> None:
-    # Where it could be either, the one with square pictures is meant.
+    # Where it could be either, the one with square images is meant.
     check(open_source(FORMS[form](tmp_path / "file", pictures(*shape))), pictures(*shape).transpose(0, 2, 3, 1))
 
 
@@ -133,7 +133,7 @@ def test_numbers_out_of_range(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 2), (0, 8, 8, 3), (2, 0, 8, 3), (8, 8, 3), (2, 8, 8, 2), (1, 2, 8, 8, 3), ()])
 def test_shapes_that_are_no_pictures(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match="file.*(pictures are uint8|no pixels|looks like one picture|no pictures)"):
+    with pytest.raises(DataError, match="file.*(images are uint8|no pixels|looks like one image|no images)"):
         open_source(save_npy(tmp_path / "file", np.zeros(shape, np.uint8)))
 
 
@@ -154,7 +154,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 def test_an_array_cut_short(tmp_path: Path) -> None:
     path = save_npy(tmp_path / "file", pictures(5, 8, 6, 3))
     path.write_bytes(path.read_bytes()[:-150])
-    with pytest.raises(DataError, match="file is cut short: it holds 3 whole pictures of 5; get it again"):
+    with pytest.raises(DataError, match="file is cut short: it holds 3 whole images of 5; get it again"):
         open_source(path)
     for form in ("npz", "hdf5"):
         path = FORMS[form](tmp_path / "file", pictures(50, 8, 6, 3))
@@ -173,7 +173,7 @@ def test_which_array_of_several(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", mask=wrong, x=right)
     check(open_source(tmp_path / "a.npz"), right)
     np.savez(tmp_path / "a.npz", mean=np.zeros(3))
-    with pytest.raises(DataError, match=r"a\.npz holds no array of pictures \(.*array mean"):
+    with pytest.raises(DataError, match=r"a\.npz holds no array of images \(.*array mean"):
         open_source(tmp_path / "a.npz")
 
 
@@ -194,7 +194,7 @@ def test_labels_beside_the_pictures(tmp_path: Path, form: str, name: str) -> Non
         with open_source(path, labels="none") as source:
             assert source.label_kind is None
     path = FORMS[form](tmp_path / "file", pictures(4, 8, 8, 3), **{name: np.arange(5)})
-    with pytest.raises(DataError, match=f"{name}: 5 labels for 4 pictures"):
+    with pytest.raises(DataError, match=f"{name}: 5 labels for 4 images"):
         open_source(path)
 
 
@@ -234,7 +234,7 @@ def test_which_dataset_of_several(tmp_path: Path) -> None:
     check(open_source(tmp_path / "a"), right)
     with h5py.File(tmp_path / "a", "w") as file:
         file["mean"] = np.zeros(3)
-    with pytest.raises(DataError, match=r"a holds no dataset of pictures.*\(but /mean float64 \[3\]\)"):
+    with pytest.raises(DataError, match=r"a holds no dataset of images.*\(but /mean float64 \[3\]\)"):
         open_source(tmp_path / "a")
 
 
@@ -317,7 +317,7 @@ def test_what_a_file_claims_and_does_not_hold(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a", "w") as file:
         file["images"] = pictures(4, 8, 8, 3)
         file.create_dataset("labels", (10**12,), np.int64, chunks=(1024,))
-    with pytest.raises(DataError, match="claims|labels for 4 pictures"):
+    with pytest.raises(DataError, match="claims|labels for 4 images"):
         open_source(tmp_path / "a")
 
 
@@ -459,7 +459,7 @@ class FakeData:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """A module with one data set, ``little/one``, of five labelled pictures."""
+    """A module with one data set, ``little/one``, of five labelled images."""
     module: Any = types.ModuleType("tensorflow_datasets")
     rows = [{"image": pictures(8, 8, 3) + i, "label": np.int64(i)} for i in range(5)]
 
@@ -495,7 +495,7 @@ def test_tensorflow_datasets_that_cannot_be_had(fake: Any, monkeypatch: pytest.M
     with pytest.raises(DataError, match="cannot give big: .*no data set big"):
         open_source(Path("big"), form="tfds")
     fake.features["text"] = fake.features.pop("image")
-    with pytest.raises(DataError, match=r"little/one has no pictures called image \(but label, text\)"):
+    with pytest.raises(DataError, match=r"little/one has no images called image \(but label, text\)"):
         open_source(Path("little/one"), form="tfds")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(DataError, match="needs the library tensorflow_datasets: pip install tensorflow-datasets"):

@@ -1,4 +1,4 @@
-"""Sources of picture files: folders, zips and tars. The same order every time, damage named, names do no harm."""
+"""Sources of image files: folders, zips and tars. The same order every time, damage named, names do no harm."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
         path = tmp_path / "folder" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"hidden")
-    (tmp_path / "folder" / "notes.txt").write_text("no picture", encoding="utf-8")
+    (tmp_path / "folder" / "notes.txt").write_text("no image", encoding="utf-8")
     return tmp_path / "folder"
 
 
@@ -141,7 +141,7 @@ def test_zstandard_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_one_suffix_only(folder: Path, tmp_path: Path) -> None:
-    (folder / "c.jpeg").write_bytes(b"a picture, perhaps")
+    (folder / "c.jpeg").write_bytes(b"an image, perhaps")
     archive = zipped(tmp_path / "zip", {"a.png": b"", "b.JPG": b"", "c.jpeg": b"", "d.gif": b""})
     tar = tarred(tmp_path / "tar", {"a.png": b"", "b.JPG": b"", "c.jpeg": b"", "d.gif": b""})
     for path, png_count, jpg_count in ((folder, 5, 1), (archive, 1, 2), (tar, 1, 2)):
@@ -149,7 +149,7 @@ def test_one_suffix_only(folder: Path, tmp_path: Path) -> None:
             assert source.count() == png_count
         with open_source(path, form="jpg") as source:
             assert source.count() == jpg_count
-    with pytest.raises(DataError, match="holds no pictures ending in .jpg or .jpeg; the 6 files"):
+    with pytest.raises(DataError, match="holds no images ending in .jpg or .jpeg; the 6 files"):
         open_source(zipped(tmp_path / "six.zip", {f"{i}.png": b"" for i in range(6)}), form="jpg")
 
 
@@ -368,7 +368,7 @@ def test_a_tar_cut_short_gives_what_stands_before(tmp_path: Path, compressed: bo
             assert [list(source.items(start)) for start in range(4)] == [items[start:] for start in range(4)]
         assert [item.error == "" for item in items] == [True, True, False]
         assert items[2].error.startswith("the archive is damaged here: ")
-        assert items[2].name == ("2.png" if at >= 512 else "picture 2")
+        assert items[2].name == ("2.png" if at >= 512 else "image 2")
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
@@ -407,11 +407,11 @@ PAGE = b"\n<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</titl
         ("empty.zip", b"", "is an empty file"),
         ("text.zip", b"hello" * 500, "is no source that is known"),
         ("cut.zip", b"PK\3\4" + bytes(500), r"is damaged or cut short \(its directory at the end is missing\)"),
-        ("none.zip", b"PK\5\6" + bytes(18), "holds no pictures; it is empty"),
-        ("none.tar", bytes(10240), "holds no pictures; it is empty"),
+        ("none.zip", b"PK\5\6" + bytes(18), "holds no images; it is empty"),
+        ("none.tar", bytes(10240), "holds no images; it is empty"),
         ("a.7z", b"7z\xbc\xaf" + bytes(99), "is a 7z archive: unpack it"),
         ("a.gz", gzip.compress(b"hello", mtime=0), "is compressed, but no tar"),
-        ("a.png", png(0), "is one picture: give the folder"),
+        ("a.png", png(0), "is one image: give the folder"),
         ("a.npy", b"\x93NUMPY\1\0", r"is damaged or cut short"),
         ("a.pkl", b"\x80\x04\x95" + bytes(99), "is a pickle, which can run any code"),
     ],
@@ -427,10 +427,10 @@ def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing does not exist"):
         open_source(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no pictures; it is empty"):
+    with pytest.raises(DataError, match="empty holds no images; it is empty"):
         open_source(tmp_path / "empty")
     (tmp_path / "empty" / "a.txt").write_text("text", encoding="utf-8")
-    with pytest.raises(DataError, match="holds no pictures; the 1 files in it are something else"):
+    with pytest.raises(DataError, match="holds no images; the 1 files in it are something else"):
         open_source(tmp_path / "empty")
 
 

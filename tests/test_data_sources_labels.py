@@ -20,8 +20,8 @@ NAMES = ["cat/0.png", "cat/1.png", "dog/0.png", "dog/x/1.png"]
 
 
 def make(path: Path, form: str, names: list[str], files: dict[str, bytes] | None = None) -> Path:
-    """Pictures of these names, and other files, as a folder, a zip or a tar."""
-    data = {**dict.fromkeys(names, b"a picture"), **(files or {})}
+    """Images of these names, and other files, as a folder, a zip or a tar."""
+    data = {**dict.fromkeys(names, b"an image"), **(files or {})}
     if form == "folder":
         for name, content in data.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -326,13 +326,13 @@ def test_folders_around_all_pictures_are_no_class(tmp_path: Path, form: str) -> 
 
 @every_form
 def test_no_folders(tmp_path: Path, form: str) -> None:
-    with pytest.raises(DataError, match="--labels folders: no picture of .*set lies in a folder"):
+    with pytest.raises(DataError, match="--labels folders: no image of .*set lies in a folder"):
         open_source(make(tmp_path / "set", form, ["0.png", "1.png"]), labels="folders")
 
 
 def test_arrays_have_no_folders(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 8, 8, 3), np.uint8))
-    with pytest.raises(DataError, match=r"--labels folders: the pictures of .*a\.npy lie in no folders"):
+    with pytest.raises(DataError, match=r"--labels folders: the images of .*a\.npy lie in no folders"):
         open_source(tmp_path / "a.npy", labels="folders")
 
 
@@ -355,14 +355,14 @@ def test_labels_by_number(tmp_path: Path, form: str, values: Any, kind: str, exp
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.arange(5), "5 labels for the 4 pictures of"),
+        (np.arange(5), "5 labels for the 4 images of"),
         (np.array([0, 1, -1, 2]), "label 2 is -1, not a class"),
         (np.array([0, 1, 1 << 20, 2]), "label 2 is 1048576, not a class"),
         (np.array([0.0, 1.0, -2.0, 3.0]), r"label 2 is -2\.0, not a class"),
         (np.array([0.0, 1.0, np.nan, 3.0]), r"label 2 is nan, not a class"),
         (np.full((4, 2), 1e39), "label 0 is .*, not"),
         (np.full((4, 2), np.inf), "label 0 is .*, not"),
-        (np.array(["a", "b", "", "d"]), "the label of picture 2 is '', not"),
+        (np.array(["a", "b", "", "d"]), "the label of image 2 is '', not"),
         (np.zeros((4, 2, 2)), r"labels of float64 \[4, 2, 2\]"),
         (np.zeros((4, 0)), r"labels of float64 \[4, 0\]"),
         (np.array([{}], object), r"labels\.npy cannot be read"),
@@ -398,7 +398,7 @@ def test_labels_of_a_csv(tmp_path: Path, text: str, kind: str, expected: list[An
         ("a.png,1\n\nb.png\n", r"labels\.csv, line 3: not name,label"),
         ("a.png,1\nb.png,1,2\n", r"line 2: the label of b\.png is a vector of 2 where those before are a class"),
         ("a.png,1\nb.png,0.5\n", r"line 2: the label of b\.png is a vector of 1 where those before are a class"),
-        ("a.png,1\nb.png,2\na.png,3\n", r"line 3: another label for the picture of line 1"),
+        ("a.png,1\nb.png,2\na.png,3\n", r"line 3: another label for the image of line 1"),
         ("a.png,nan\n", r"line 1: the label of a\.png is nan, not"),
         ("name,label\n", r"labels\.csv holds no labels"),
         ("", r"labels\.csv holds no labels"),

@@ -146,7 +146,7 @@ def folder(tmp_path: Path) -> Path:
         write(tmp_path / "set" / f"set-r{level:02}.tfrecords", range(24), 2**level)
     for part in range(12):
         write(tmp_path / "set" / f"set-r04.tfrecords{part + 1}of12", range(2 * part, 2 * part + 2), 16)
-    (tmp_path / "set" / "preview.png").write_bytes(b"a picture, perhaps")
+    (tmp_path / "set" / "preview.png").write_bytes(b"an image, perhaps")
     return tmp_path / "set"
 
 
@@ -231,18 +231,18 @@ def test_records_of_encoded_pictures(tmp_path: Path) -> None:
     assert [item.data for item in items[:4]] == [b"png 0", b"png 1", b"png 2", b"png 3"]
     assert [item.label for item in items[:4]] == [3, 7, None, None]
     assert [item.error for item in items[4:]] == [
-        "no picture among its features (count, text)", "no picture among its features (none)",
+        "no image among its features (count, text)", "no image among its features (none)",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (example(shape=[3, 4, 4], data=bytes(47)), "damaged: 47 bytes for a picture of shape [3, 4, 4]"),
-        (example(shape=[2, 4, 4], data=bytes(32)), "pictures of shape [2, 4, 4], where"),
-        (example(shape=[3, -4, -4], data=bytes(48)), "pictures of shape [3, -4, -4], where"),
-        (example(shape=[1 << 40, 1 << 40, 3], data=bytes(48)), "pictures of shape"),
-        (example(shape=[4, 4], data=bytes(16)), "pictures of shape [4, 4], where"),
+        (example(shape=[3, 4, 4], data=bytes(47)), "damaged: 47 bytes for an image of shape [3, 4, 4]"),
+        (example(shape=[2, 4, 4], data=bytes(32)), "images of shape [2, 4, 4], where"),
+        (example(shape=[3, -4, -4], data=bytes(48)), "images of shape [3, -4, -4], where"),
+        (example(shape=[1 << 40, 1 << 40, 3], data=bytes(48)), "images of shape"),
+        (example(shape=[4, 4], data=bytes(16)), "images of shape [4, 4], where"),
         (b"\x0a\xff\xff\xff\xff", "damaged: not a tf.train.Example"),
         (b"\x0a\x7f123", "damaged: not a tf.train.Example"),
         (b"hello there", "damaged: not a tf.train.Example"),
@@ -310,7 +310,7 @@ def test_a_record_that_claims_a_gigabyte_is_not_read(tmp_path: Path) -> None:
 Files = list[tuple[str, bytes]]
 SAMPLES: Files = [
     ("a/000.jpg", b"jpg 0"), ("a/000.cls", b"3"),
-    ("a/001.cls", b"0\n"), ("a/001.seg.png", b"no picture of its own"), ("a/001.png", b"png 1"),
+    ("a/001.cls", b"0\n"), ("a/001.seg.png", b"no image of its own"), ("a/001.png", b"png 1"),
     ("a/001.txt", b"words"),
     ("b/001.webp", b"webp 2"), ("b/001.json", b'{"label": 7, "text": "x"}'),
     ("._c.jpg", b"hidden"),
@@ -354,7 +354,7 @@ def test_samples_of_a_tar(tmp_path: Path, mode: str) -> None:
 def test_a_folder_of_shards(tmp_path: Path) -> None:
     for shard in (1, 0):
         tar_of(tmp_path / "set" / f"set-{shard:06}.tar", [(name, data + b" %d" % shard) for name, data in SAMPLES[:2]])
-    (tmp_path / "set" / "preview.png").write_bytes(b"a picture, perhaps")
+    (tmp_path / "set" / "preview.png").write_bytes(b"an image, perhaps")
     with open_source(tmp_path / "set") as source:
         assert [(item.name, item.data) for item in source.items()] == [
             ("set-000000.tar/a/000.jpg", b"jpg 0 0"), ("set-000001.tar/a/000.jpg", b"jpg 0 1"),

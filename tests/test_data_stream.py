@@ -1,4 +1,4 @@
-"""The stream: every picture once an epoch, in an order that follows from the position."""
+"""The stream: every image once an epoch, in an order that follows from the position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ganformer_cli.errors import ConfigError
 
 
 class Numbers(ImageDataset):
-    """Picture i is all i on the left and all 255 on the right; its label is i."""
+    """Image i is all i on the left and all 255 on the right; its label is i."""
 
     label_dim = 1
 
@@ -137,7 +137,7 @@ def test_pictures_are_loaded_once_and_memory_is_bounded() -> None:
     take(ImageStream(dataset, batch_size=10, seed=0, mirror=False), 5)
     assert dataset.loads == 10
     bounded = Numbers(10)
-    bounded.cache_bytes = 4 * 12  # room for four pictures of 12 bytes
+    bounded.cache_bytes = 4 * 12  # room for four images of 12 bytes
     images, labels = take(ImageStream(bounded, batch_size=10, seed=0, mirror=False), 5)
     assert bounded.loads == 4 + 5 * 6
     assert torch.equal(images[:, 0, 0, 0].float(), labels[:, 0])

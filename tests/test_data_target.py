@@ -23,7 +23,7 @@ def save(path: Path, seed: int) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Six pictures of 16x16."""
+    """Six images of 16x16."""
     for i in range(6):
         save(tmp_path / "source" / f"{i}.png", i)
     return tmp_path / "source"
@@ -75,11 +75,11 @@ def test_another_set_of_the_name_is_replaced_only_if_told(source: Path, change: 
 def test_other_pictures_are_noticed(source: Path) -> None:
     prepare(source, "set", resolution=16)
     save(source / "0.png", 77)
-    with pytest.raises(DataError, match="other pictures"):
+    with pytest.raises(DataError, match="other images"):
         prepare(source, "set", resolution=16)
     save(source / "0.png", 0)
     save(source / "z.png", 0)
-    with pytest.raises(DataError, match="other pictures"):
+    with pytest.raises(DataError, match="other images"):
         prepare(source, "set", resolution=16)
 
 

@@ -46,7 +46,7 @@ def test_twelve_bits_in_sixteen_are_said_and_can_be_mended(ganformer: Run, kind:
     source = write(kind, 4095)
     done = ganformer("prepare", source, *LINE)
     assert done.exit_code == 0, done.stderr
-    said = "3 pictures have 16-bit values from 0 to 4095 only, of 0 to 65535"
+    said = "3 images have 16-bit values from 0 to 4095 only, of 0 to 65535"
     assert said in done.stderr
     assert "--value-range 0,4095 --overwrite" in done.stderr
     assert said in ganformer("prepare", source, *LINE, "--json").stderr  # made before; it holds still

@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 from ganformer_cli.benchmarks.measuring import Case, Contender, Workload
 from ganformer_cli.data.loading.datasets import PreparedDataset
-from ganformer_cli.data.prepare.pipeline import COMPRESSIONS, prepare
+from ganformer_cli.data.prepare.options import COMPRESSIONS
+from ganformer_cli.data.prepare.pipeline import prepare
 
 
 @dataclass(frozen=True, kw_only=True)

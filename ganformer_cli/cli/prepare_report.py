@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganformer_cli.cli.options import warn
-from ganformer_cli.cli.output import echo, echo_json
+from ganformer_cli.cli.output import echo, echo_json, echo_table
 from ganformer_cli.config.names import quoted
 from ganformer_cli.errors import DataError
+from ganformer_cli.files import GB
 
 if TYPE_CHECKING:
     from ganformer_cli.data.catalogue import CatalogueEntry
@@ -19,8 +20,7 @@ SMALL_PART = 0.5  # of a range: less is worth a word
 EXAMPLES = 3  # files named for each reason
 REASONS = 8
 CLASSES = 6  # that many are named one by one
-GB = 10**9
-_COLUMNS = ("name", "title", "pictures", "GB", "ratio", "licence")
+_COLUMNS = ("name", "title", "images", "GB", "ratio", "licence")
 
 
 def summarise(prepared: PreparedSet, data_dir: Path, kept_download: tuple[Path, int] | None) -> None:
@@ -31,9 +31,9 @@ def summarise(prepared: PreparedSet, data_dir: Path, kept_download: tuple[Path, 
     size = f"{manifest['width']}x{manifest['height']}"
     bytes_ = sum(shard["bytes"] for shard in manifest["shards"])
     written = f"{bytes_ / 1e6:.1f} MB" if bytes_ >= 1e6 else f"{bytes_ / 1e3:.0f} kB"
-    state = "unchanged, made before from the same pictures" if prepared.unchanged else written
+    state = "unchanged, made before from the same images" if prepared.unchanged else written
     missing = f"; {unread_count_text(prepared.not_read)}" if prepared.not_read else ""
-    echo(f"{prepared.folder}: {manifest['count']} pictures of {size} px ({state}){missing}")
+    echo(f"{prepared.folder}: {manifest['count']} images of {size} px ({state}){missing}")
     for name, text in _lines(prepared):
         echo(f"{name + ':':<12}{text}")
     _summarise_skipped(prepared)
@@ -46,7 +46,7 @@ def summarise(prepared: PreparedSet, data_dir: Path, kept_download: tuple[Path, 
 
 
 def warn_of_empty_classes(manifest: Mapping[str, Any]) -> None:
-    """Say which classes have no picture."""
+    """Say which classes have no image."""
     labels = manifest["labels"]
     if not labels or labels["kind"] != "classes":
         return
@@ -58,13 +58,13 @@ def warn_of_empty_classes(manifest: Mapping[str, Any]) -> None:
     more = f" and {len(empty) - CLASSES} more" if len(empty) > CLASSES else ""
     one = len(empty) == 1
     warn(
-        f"{len(empty)} of {labels['size']} classes {'has' if one else 'have'} no picture and will never be drawn: "
+        f"{len(empty)} of {labels['size']} classes {'has' if one else 'have'} no image and will never be drawn: "
         f"{shown}{more}"
     )
 
 
 def warn_of_unused_range(manifest: Mapping[str, Any]) -> None:
-    """Say where pictures with more than 8 bits use a small part of their range: they come out dark or without contrast.
+    """Say where images with more than 8 bits use a small part of their range: they come out dark or without contrast.
 
     Values of 12 bits in files of 16 are the usual case.
     """
@@ -81,7 +81,7 @@ def warn_of_unused_range(manifest: Mapping[str, Any]) -> None:
         said = ",".join(f"{value:g}" for value in best)
         what = "16-bit" if full > 1 else "floating-point"
         warn(
-            f"{values['count']} pictures have {what} values from {low:g} to {high:g} only, of 0 to {full:g}, and so "
+            f"{values['count']} images have {what} values from {low:g} to {high:g} only, of 0 to {full:g}, and so "
             "come out dark or without contrast; if that is their whole range, make them again with "
             f"--value-range {said} --overwrite"
         )
@@ -92,7 +92,7 @@ def _lines(prepared: PreparedSet) -> Iterable[tuple[str, str]]:
 
     manifest = prepared.manifest
     if prepared.resumed and not prepared.unchanged:
-        yield "resumed", f"{prepared.resumed} pictures were done before"
+        yield "resumed", f"{prepared.resumed} images were done before"
     considered, not_read = manifest["source"]["considered"], sum(prepared.not_read.values())
     if not_read:
         files = f"{considered + not_read} files: {considered} looked at, {not_read} not read"
@@ -115,7 +115,7 @@ def _lines(prepared: PreparedSet) -> Iterable[tuple[str, str]]:
     if (duplicates := _duplicates(manifest["duplicates"])) is not None:
         yield "duplicates", duplicates
     shards = manifest["shards"]
-    each = "" if len(shards) == 1 else f", each up to {max(shard['count'] for shard in shards)} pictures"
+    each = "" if len(shards) == 1 else f", each up to {max(shard['count'] for shard in shards)} images"
     yield "shards", f"{len(shards)}{each}"
     preview = prepared.folder / "preview.png"
     if preview.is_file():
@@ -131,7 +131,7 @@ def _labels(labels: Mapping[str, Any]) -> str:
     if len(named) <= CLASSES:
         return f"{text} ({', '.join(f'{name} {count}' for name, count in named)})"
     least, most = min(named, key=lambda one: one[1]), max(named, key=lambda one: one[1])
-    return f"{text} of {least[1]} ({least[0]}) to {most[1]} ({most[0]}) pictures"
+    return f"{text} of {least[1]} ({least[0]}) to {most[1]} ({most[0]}) images"
 
 
 def _duplicates(found: Mapping[str, Any]) -> str | None:
@@ -175,14 +175,7 @@ def list_catalogue(data_dir: Path, *, as_json: bool) -> None:
     if as_json:
         echo_json([_described(entry) for entry in entries], indent=None, ascii=False)
         return
-    rows = [_COLUMNS, *map(_row, entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if name in {"pictures", "GB", "ratio"} else cell.ljust(width)
-            for name, cell, width in zip(_COLUMNS, row, widths, strict=True)
-        )
-        echo("  ".join(cells).rstrip())
+    echo_table(_COLUMNS, map(_row, entries), right=("images", "GB", "ratio"))
 
 
 def _row(entry: CatalogueEntry) -> tuple[str, ...]:
@@ -224,7 +217,7 @@ def report_verified(found: dict[str, Any], *, as_json: bool) -> None:
         echo_json(found, indent=None, ascii=False)
     elif found["ok"]:
         shards = "1 shard" if found["shards"] == 1 else f"{found['shards']} shards"
-        echo(f"{found['folder']}: whole, {found['pictures']} pictures in {shards}")
+        echo(f"{found['folder']}: whole, {found['pictures']} images in {shards}")
     else:
         for problem in found["problems"]:
             echo(problem)

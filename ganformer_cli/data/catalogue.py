@@ -15,12 +15,11 @@ from urllib.parse import unquote, urlsplit
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, TrainConfig, names
 from ganformer_cli.downloads import drive_address, split_checksum
 from ganformer_cli.errors import ConfigError, DataError
-from ganformer_cli.files import read_toml
+from ganformer_cli.files import GB, read_toml
 from ganformer_cli.resources import resource_folder
 from ganformer_cli.text import printable
 
 SCENES = "scenes"  # the built-in set's name
-GB = 10**9
 MAX_DOWNLOAD_BYTES = 10**15  # of a download: a petabyte
 # What a download is: how the catalogue calls it, how it is read, and the suffix of the file.
 DOWNLOAD_FORMS = {
@@ -104,9 +103,9 @@ class CatalogueEntry:
     name: str  # the file's stem, and the name on the command line
     title: str
     licence: str  # one line
-    ratio: float  # height / width of its pictures
+    ratio: float  # height / width of its images
     resolution: int | None = None  # longer side that it is usually trained at; None: any
-    images: int | None = None  # how many pictures it has
+    images: int | None = None  # how many images it has
     homepage: str | None = None
     source: tuple[DownloadSource, ...] = ()  # tried in order
     preset: dict[str, Any] = field(default_factory=dict)  # options of ``ganformer train``, with underscores
@@ -201,7 +200,7 @@ _ENTRY: _Rules = {
     "homepage": (_address, "an address that begins with http:// or https://"),
     "ratio": (_number(1000), "height / width, a number above 0"),
     "resolution": (_whole(1 << 16), f"a whole number of pixels, at most {1 << 16}"),
-    "images": (_whole(10**10), "a whole number of pictures, at most 10^10"),
+    "images": (_whole(10**10), "a whole number of images, at most 10^10"),
     "source": (lambda value: isinstance(value, list), "written as [[source]]"),
     "preset": (lambda value: isinstance(value, dict), "written as [preset]"),
     "reported": (lambda value: isinstance(value, dict), "written as [reported]"),

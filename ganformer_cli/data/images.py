@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ganformer_cli.data.image_formats import HEIF_INSTALL, readable_formats, start_format
 
-MAX_PIXELS = 90_000_000  # a picture that unpacks to more is refused: 270 MB, and a small file can claim it
+MAX_PIXELS = 90_000_000  # an image that unpacks to more is refused: 270 MB, and a small file can claim it
 
 TOO_SMALL = "too small"  # how that reason begins
 
 Color = tuple[int, int, int]
 ValueRange = tuple[float, float]
 WHITE: Color = (255, 255, 255)
+Fit = Literal["crop", "pad", "stretch"]
+FITS: tuple[Fit, ...] = get_args(Fit)
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,14 @@ class Decoding:
 
 
 class UnusableImageError(Exception):
-    """Why a picture cannot be used: a few words that follow its name."""
+    """Why an image cannot be used: a few words that follow its name."""
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The first frame of a picture file, not unpacked yet.
+    """The first frame of an image file, not unpacked yet.
 
     Raises:
-        UnusableImageError: it is no picture, or too large to unpack.
+        UnusableImageError: it is no image, or too large to unpack.
     """
     if not data:
         raise UnusableImageError("an empty file")
@@ -52,7 +54,7 @@ def open_image(data: bytes) -> Image.Image:
         known = start_format(data[:64])
         if known == "HEIF":  # whatever it is called
             raise UnusableImageError(f"HEIC (to read it, {HEIF_INSTALL})") from None
-        raise UnusableImageError("not a picture of a known format") from None
+        raise UnusableImageError("not an image of a known format") from None
     except Image.DecompressionBombError:
         raise UnusableImageError(_too_many_pixels("")) from None
     except Exception as error:  # a damaged file can break a decoder in any way
@@ -129,10 +131,10 @@ def from_pixels(pixels: npt.NDArray[Any], value_range: ValueRange | None = None)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) of a picture as it is meant to be seen: its EXIF orientation may swap the sides."""
+    """(height, width) of an image as it is meant to be seen: its EXIF orientation may swap the sides."""
     try:
         turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception:  # damaged EXIF data are no reason to lose a picture
+    except Exception:  # damaged EXIF data are no reason to lose an image
         turned = False
     return (image.width, image.height) if turned else (image.height, image.width)
 
@@ -162,46 +164,73 @@ def wide_values(image: Image.Image) -> tuple[float, float, float] | None:
 
 
 def crop_size(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the largest part of a picture of ``size`` that has the proportions of ``wanted``."""
+    """(height, width) of the largest part of an image of ``size`` that has the proportions of ``wanted``."""
     (height, width), (tall, wide) = size, wanted
     if width * tall > height * wide:
         return height, max(1, round(height * wide / tall))
     return max(1, round(width * tall / wide)), width
 
 
-def is_large_enough(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
-    """Whether a picture of ``size`` (height, width) can be cropped and shrunk to ``wanted``: nothing is enlarged."""
-    tall, wide = crop_size(size, wanted)
-    return tall >= wanted[0] and wide >= wanted[1]
+def reach(size: tuple[int, int], proportions: tuple[int, int], fit: Fit = "crop") -> int:
+    """The longer side up to which an image of ``size`` (height, width) need not be enlarged, see :func:`fit`."""
+    if fit != "pad":
+        return max(crop_size(size, proportions))
+    (height, width), (tall, wide) = size, proportions
+    return max(height, width, round(width * tall / wide), round(height * wide / tall))
+
+
+def is_large_enough(size: tuple[int, int], wanted: tuple[int, int], fit: Fit = "crop") -> bool:
+    """Whether an image of ``size`` (height, width) can be brought to ``wanted`` and nothing of it is enlarged."""
+    if fit == "pad":
+        return size[0] >= wanted[0] or size[1] >= wanted[1]
+    height, width = crop_size(size, wanted) if fit == "crop" else size
+    return height >= wanted[0] and width >= wanted[1]
 
 
 def fit(
-    image: Image.Image, height: int, width: int, background: Color, value_range: ValueRange | None = None
+    image: Image.Image,
+    height: int,
+    width: int,
+    background: Color,
+    value_range: ValueRange | None = None,
+    fit: Fit = "crop",
 ) -> Image.Image:
-    """Turn a picture upright, crop its middle to the proportions of ``height`` by ``width``, and shrink it to them.
+    """Turn an image upright and bring it to ``height`` by ``width``.
 
-    A picture that has this size already keeps its pixels. Otherwise the filter is Lanczos, in 8 bits.
+    An image that has this size already keeps its pixels. Otherwise the filter is Lanczos, in 8 bits.
+
+    Args:
+        fit: ``crop`` takes the largest part in the middle that has the proportions; ``pad`` takes all of it and fills
+            what is left at the sides with the background; ``stretch`` changes its proportions.
 
     Returns:
         mode RGB, ``width`` by ``height``, without metadata.
 
     Raises:
-        UnusableImageError: the picture is damaged, too small, or of a kind that has no meaning in RGB.
+        UnusableImageError: the image is damaged, too small, or of a kind that has no meaning in RGB.
     """
     try:
         image.load()
         _turn_upright(image)
     except Exception as error:  # a damaged file can break a decoder in any way
         raise UnusableImageError(f"damaged: {_words(error)}") from error
-    tall, wide = crop_size((image.height, image.width), (height, width))
-    if not is_large_enough((image.height, image.width), (height, width)):
+    if not is_large_enough((image.height, image.width), (height, width), fit):
         raise UnusableImageError(f"{TOO_SMALL}: {image.width}x{image.height} px where {width}x{height} are needed")
-    left, top = (image.width - wide) // 2, (image.height - tall) // 2
-    if (tall, wide) != (image.height, image.width):  # of a large picture every copy takes time
+    tall, wide = crop_size((image.height, image.width), (height, width))
+    if fit == "crop" and (tall, wide) != (image.height, image.width):  # of a large image every copy takes time
+        left, top = (image.width - wide) // 2, (image.height - tall) // 2
         image = image.crop((left, top, left + wide, top + tall))
     image = to_rgb(image, background, value_range)
-    fits = image.size == (width, height)  # a copy has nothing to do with the file any more
-    image = image.copy() if fits else image.resize((width, height), Image.Resampling.LANCZOS)
+    size = (width, height)
+    if fit == "pad":
+        scale = min(width / image.width, height / image.height)
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    # A copy has nothing to do with the file any more.
+    image = image.copy() if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+    if size != (width, height):
+        canvas = Image.new("RGB", (width, height), background)
+        canvas.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
+        image = canvas
     image.info = {}
     return image
 
@@ -309,12 +338,12 @@ def _with_8_bit_key(image: Image.Image) -> Image.Image:
 _STEPS = {"L;2": 85, "L;4": 17}  # between the greys of 2 and 4 bits, in 8
 # Formats whose further images are frames or pages, and not layers, sizes, or what cameras add.
 _SEQUENCES = {"GIF", "PNG", "WEBP", "AVIF", "TIFF", "FLI", "HEIF"}
-_FILE_MODE = "file mode"  # where open_picture notes it
+_FILE_MODE = "file mode"  # where open_image notes it
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
 def _turn_upright(image: Image.Image) -> None:
-    with contextlib.suppress(Exception):  # damaged EXIF data are no reason to lose a picture
+    with contextlib.suppress(Exception):  # damaged EXIF data are no reason to lose an image
         ImageOps.exif_transpose(image, in_place=True)
 
 

@@ -1,6 +1,6 @@
 """The manifest of a prepared data set: what is in it, how it was made, and a checksum that shows whether it was edited.
 
-Beside it lie the pictures, in one zip or several ("shards"), and what is told of them.
+Beside it lie the images, in one zip or several ("shards"), and what is told of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def shard_name(number: int, of: int) -> str:
 
 
 def image_name(number: int) -> str:
-    """What picture ``number`` of a data set is called in its zip, as in StyleGAN's."""
+    """What image ``number`` of a data set is called in its zip, as in StyleGAN's."""
     return f"{f'{number:08d}'[:5]}/img{number:08d}.png"
 
 
@@ -81,7 +81,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def decoding_of(manifest: dict[str, Any]) -> Decoding:
-    """How the pictures of a prepared data set were decoded."""
+    """How the images of a prepared data set were decoded."""
     digits, value_range = manifest.get("background"), manifest.get("value_range")
     known: dict[str, Any] = {}
     if isinstance(digits, str) and re.fullmatch(r"#[0-9a-f]{6}", digits):

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from ganformer_cli.downloads.checksums import ChecksumError, Digest, Progress, check_file, locked, note_checked
 from ganformer_cli.downloads.pages import SNIFFED, looks_like_page, read_page
 from ganformer_cli.errors import DownloadError, GanformerError, OutputError
-from ganformer_cli.files import advice, quietly, read_json, remove, replace, why_no_file, write_json
+from ganformer_cli.files import GIB, advice, quietly, read_json, remove, replace, why_no_file, write_json
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -31,7 +31,6 @@ MOST_UNANNOUNCED = 1 << 38  # bytes of a file whose size nobody says
 SPARE = 1 << 29  # bytes of the disk that a download leaves free
 LOOK_EVERY = 1 << 26  # bytes between looks at what is free
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that may be another one in a moment
-GIB = 1 << 30
 
 Ask = Callable[[dict[str, str]], "Response"]  # headers to an answer whose body is still to be read
 

@@ -11,10 +11,10 @@ from ganformer_cli.data.loading.readers import BatchArrays
 
 
 class SampleOrder:
-    """Which picture comes at which position.
+    """Which image comes at which position.
 
-    Every epoch is a fresh permutation of all pictures. With ``mirror`` half of them, chosen anew for every two epochs,
-    are mirrored in the first of the two and the other half in the second: so two epochs show each picture both ways.
+    Every epoch is a fresh permutation of all images. With ``mirror`` half of them, chosen anew for every two epochs,
+    are mirrored in the first of the two and the other half in the second: so two epochs show each image both ways.
     """
 
     def __init__(self, count: int, seed: int, mirror: bool) -> None:
@@ -26,7 +26,7 @@ class SampleOrder:
         self._flips: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
 
     def __getitem__(self, position: int) -> tuple[int, bool]:
-        """(index of the picture, whether it is mirrored) at ``position``, counted from 0."""
+        """(index of the image, whether it is mirrored) at ``position``, counted from 0."""
         epoch, at = divmod(position, self._count)
         if epoch != self._epoch:
             # The raw bit stream is what numpy promises to keep; its permutation() it may change.

@@ -1,4 +1,4 @@
-"""Data sets to train on and to compare with: numbered pictures of one size, some with labels."""
+"""Data sets to train on and to compare with: numbered images of one size, some with labels."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from ganformer_cli.errors import DataError
 ImageArray = npt.NDArray[np.uint8]
 LabelArray = npt.NDArray[np.float32]
 
-CACHE_BYTES = 1 << 30  # decoded pictures kept in memory, at most
+CACHE_BYTES = 1 << 30  # decoded images kept in memory, at most
 SCENES_COUNT = 10_000
 SCENES_RESOLUTIONS = (32, 256)
-_SCENES_DRAWING = 1  # raise it whenever the same seed draws other pictures
+_SCENES_DRAWING = 1  # raise it whenever the same seed draws other images
 _SCENES_SHORTEST = 8
 
 
 class ImageDataset(abc.ABC):
-    """Pictures ``0 .. len - 1``, all uint8 [3, height, width], RGB.
+    """Images ``0 .. len - 1``, all uint8 [3, height, width], RGB.
 
-    Can be sent to another process; the memory of pictures stays behind.
+    Can be sent to another process; the memory of images stays behind.
     """
 
     def __init__(self, name: str, height: int, width: int, ratio: float, count: int, fingerprint: str) -> None:
@@ -47,7 +47,7 @@ class ImageDataset(abc.ABC):
         self.width = width
         self.resolution = max(height, width)  # the longer side
         self.ratio = ratio  # height / width, before rounding to whole pixels
-        self.fingerprint = fingerprint  # sha256, hexadecimal: the same for the same pictures and labels
+        self.fingerprint = fingerprint  # sha256, hexadecimal: the same for the same images and labels
         self.cache_bytes = CACHE_BYTES
         self._count = count
         self._cache: ImageArray | None = None
@@ -65,13 +65,13 @@ class ImageDataset(abc.ABC):
         return {**self.__dict__, "_cache": None, "_cached": None}
 
     def image(self, index: int) -> ImageArray:
-        """Picture ``index``: uint8 [3, height, width]. Decoded or drawn once, if memory allows.
+        """Image ``index``: uint8 [3, height, width]. Decoded or drawn once, if memory allows.
 
         Raises:
-            DataError: the picture is unreadable or of another size.
+            DataError: the image is unreadable or of another size.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         if self._cache is None or self._cached is None:
             room = min(len(self), self.cache_bytes // (3 * self.height * self.width))
             self._cache = np.empty((room, 3, self.height, self.width), np.uint8)
@@ -81,15 +81,15 @@ class ImageDataset(abc.ABC):
         if not self._cached[index]:
             self._cache[index] = self._load(index)
             self._cached[index] = True
-        picture: ImageArray = self._cache[index].copy()
-        return picture
+        image: ImageArray = self._cache[index].copy()
+        return image
 
     def label(self, index: int) -> LabelArray:
-        """Label of picture ``index``: float32 [label_dim], one-hot for a class; empty without labels."""
+        """Label of image ``index``: float32 [label_dim], one-hot for a class; empty without labels."""
         return np.zeros(self.label_dim, np.float32)
 
     def labels(self) -> npt.NDArray[Any] | None:
-        """Of all pictures: classes, int64 [N], or vectors, float [N, label_dim]; None without labels."""
+        """Of all images: classes, int64 [N], or vectors, float [N, label_dim]; None without labels."""
         if self.label_dim == 0:
             return None
         rows = np.stack([self.label(index) for index in range(len(self))])
@@ -106,11 +106,11 @@ class ImageDataset(abc.ABC):
 
     @abc.abstractmethod
     def _load(self, index: int) -> ImageArray:
-        """Picture ``index``, not from memory."""
+        """Image ``index``, not from memory."""
 
 
 class SceneDataset(ImageDataset):
-    """The built-in pictures; see :mod:`ganformer_cli.data.scenes.composition`."""
+    """The built-in images; see :mod:`ganformer_cli.data.scenes.composition`."""
 
     def __init__(self, *, resolution: int = 32, ratio: float = 1.0, count: int = SCENES_COUNT, seed: int = 0) -> None:
         low, high = SCENES_RESOLUTIONS
@@ -129,7 +129,7 @@ class SceneDataset(ImageDataset):
         self.seed = seed
 
     def scene(self, index: int) -> Scene:
-        """What picture ``index`` shows."""
+        """What image ``index`` shows."""
         return compose(self.seed, index, self.height, self.width)
 
     def masks(self, index: int) -> ImageArray:
@@ -141,7 +141,7 @@ class SceneDataset(ImageDataset):
 
 
 class PreparedDataset(ImageDataset):
-    """Pictures of one size on disk: what ``ganformer prepare`` made, or a zip or folder in StyleGAN's layout."""
+    """Images of one size on disk: what ``ganformer prepare`` made, or a zip or folder in StyleGAN's layout."""
 
     def __init__(
         self,
@@ -154,14 +154,14 @@ class PreparedDataset(ImageDataset):
     ) -> None:
         """
         Args:
-            path: a folder with a manifest, or a zip or a folder of pictures.
+            path: a folder with a manifest, or a zip or a folder of images.
             max_images: use the first so many only.
-            decoding: of pictures that are not prepared.
-            size: (height, width) to crop and shrink the pictures to, as ``prepare`` does, where all are large enough;
+            decoding: of images that are not prepared.
+            size: (height, width) to crop and shrink the images to, as ``prepare`` does, where all are large enough;
                 else, and with None, they must have one size, and keep it.
 
         Raises:
-            DataError: there is nothing there, or it does not hold pictures of one size.
+            DataError: there is nothing there, or it does not hold images of one size.
         """
         manifest = read_manifest(path)
         store = open_store(path) if manifest is None else ShardStore(path, manifest["shards"])
@@ -199,7 +199,7 @@ class PreparedDataset(ImageDataset):
         )
         self.path = path
         self.is_prepared = manifest is not None
-        self._labels = labels.values  # int64 [pictures] or float64 [pictures, label_dim]
+        self._labels = labels.values  # int64 [images] or float64 [images, label_dim]
         self.label_dim, self.class_names = labels.width, labels.class_names
 
     def decode(self, decoding: Decoding) -> None:
@@ -209,7 +209,7 @@ class PreparedDataset(ImageDataset):
     def _conform(
         self, size: tuple[int, int] | None, sizes: Mapping[tuple[int, int], int] | None = None
     ) -> tuple[int, int] | None:
-        """Let the pictures be cropped and shrunk to ``size``, if those that are looked at are large enough.
+        """Let the images be cropped and shrunk to ``size``, if those that are looked at are large enough.
 
         Args:
             sizes: theirs, as far as is known; None looks at some.
@@ -249,13 +249,13 @@ class PreparedDataset(ImageDataset):
         self._store.close()
 
     def _load(self, index: int) -> ImageArray:
-        picture = self._store.image(index)
-        if picture.shape[1:] != (self.height, self.width):
+        image = self._store.image(index)
+        if image.shape[1:] != (self.height, self.width):
             raise DataError(
-                f"{self._store.where(index)} has {picture.shape[2]}x{picture.shape[1]} px where the others have "
+                f"{self._store.where(index)} has {image.shape[2]}x{image.shape[1]} px where the others have "
                 f"{self.width}x{self.height}; make them one size with: ganformer prepare {quoted(str(self.path))}"
             )
-        return picture
+        return image
 
 
 def conformed_text(sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> str:
@@ -286,17 +286,17 @@ def open_dataset(
 
     Args:
         name: ``scenes``, the name of a set prepared under ``data_dir``, or the path of a folder or zip of
-            prepared pictures.
+            prepared images.
         resolution: longer side in pixels; None takes what there is (scenes: 32).
         ratio: height / width; None takes what there is (scenes: 1).
-        max_images: use the first so many pictures only.
+        max_images: use the first so many images only.
 
     Raises:
         ConfigError: a ratio that no model takes.
         DataError: there is no such set, it is damaged, or it has another resolution or ratio.
     """
     if max_images is not None and max_images < 1:
-        raise DataError(f"--train-images-num {max_images}: at least 1 picture is needed")
+        raise DataError(f"--train-images-num {max_images}: at least 1 image is needed")
     if name == SCENES:
         return SceneDataset(
             resolution=SCENES_RESOLUTIONS[0] if resolution is None else resolution,
@@ -306,15 +306,15 @@ def open_dataset(
     if ratio is not None:
         ModelConfig(ratio=ratio)
     dataset = PreparedDataset(_find(name, data_dir), max_images=max_images)
-    again = "prepare the pictures again with --overwrite, or under another --name,"
+    again = "prepare the images again with --overwrite, or under another --name,"
     if resolution is not None and resolution != dataset.resolution:
         raise DataError(
-            f"--resolution {resolution}: data set {name!r} has pictures of {dataset.width}x{dataset.height}; "
+            f"--resolution {resolution}: data set {name!r} has images of {dataset.width}x{dataset.height}; "
             f"leave the option out, or {again} and --resolution {resolution}"
         )
     if ratio is not None and image_size(dataset.resolution, ratio) != (dataset.height, dataset.width):
         raise DataError(
-            f"--ratio {ratio}: data set {name!r} has pictures of {dataset.width}x{dataset.height} "
+            f"--ratio {ratio}: data set {name!r} has images of {dataset.width}x{dataset.height} "
             f"(ratio {dataset.ratio:g}); leave the option out, or {again} and --ratio {ratio}"
         )
     return dataset
@@ -333,7 +333,7 @@ def _find(name: str, data_dir: Path) -> Path:
     if find_entry(name, data_dir) is not None:
         raise DataError(
             f"--dataset {name}: not prepared in {data_dir}; download and prepare it with: ganformer prepare "
-            f"{quoted(name)} --data-dir {quoted(str(data_dir))} (or, from pictures that you have: ganformer prepare "
+            f"{quoted(name)} --data-dir {quoted(str(data_dir))} (or, from images that you have: ganformer prepare "
             f"FOLDER --name {quoted(name)})"
         )
     near = difflib.get_close_matches(name, [SCENES, *known], n=1)

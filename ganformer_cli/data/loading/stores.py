@@ -1,4 +1,4 @@
-"""Pictures of one size where they lie, read by number, with the labels of StyleGAN's ``dataset.json``.
+"""Images of one size where they lie, read by number, with the labels of StyleGAN's ``dataset.json``.
 
 They lie in what ``ganformer prepare`` made, or in a zip or a folder in StyleGAN's layout.
 """
@@ -35,7 +35,7 @@ _LOOKED_AT = 64  # images whose size is looked at when a set without a manifest 
 
 
 class Store(abc.ABC):
-    """Pictures in the order of their names. Safe for threads, and to send to a process."""
+    """Images in the order of their names. Safe for threads, and to send to a process."""
 
     decoding = Decoding()
     fitted: tuple[int, int] | None = None  # (height, width) to crop and shrink each to; None keeps its own
@@ -48,7 +48,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def read(self, index: int) -> bytes:
-        """The file of picture ``index``.
+        """The file of image ``index``.
 
         Raises:
             OSError, ValueError: it cannot be read.
@@ -58,11 +58,11 @@ class Store(abc.ABC):
         """Let go of the file; it is opened again when needed."""
 
     def where(self, index: int) -> str:
-        """Picture ``index`` as a message names it."""
+        """Image ``index`` as a message names it."""
         return f"{self.path}: {self.names[index]}"
 
     def image(self, index: int) -> ImageArray:
-        """Picture ``index`` decoded: uint8 [3, height, width], RGB.
+        """Image ``index`` decoded: uint8 [3, height, width], RGB.
 
         Raises:
             DataError: it cannot be read.
@@ -78,7 +78,7 @@ class Store(abc.ABC):
     _remedy = "mend or remove it, or make a data set of the readable ones with: ganformer prepare"
 
     def sizes(self) -> dict[tuple[int, int], int]:
-        """Height and width of some of the pictures as they are meant to be seen, each with the first that has it.
+        """Height and width of some of the images as they are meant to be seen, each with the first that has it.
 
         Raises:
             DataError: one cannot be read.
@@ -98,7 +98,7 @@ class Store(abc.ABC):
         return sorted({i * (count - 1) // max(1, _LOOKED_AT - 1) for i in range(_LOOKED_AT)})
 
     def common_size(self) -> tuple[int, int]:
-        """Height and width that the pictures share, as far as a look at some of them shows.
+        """Height and width that the images share, as far as a look at some of them shows.
 
         Raises:
             DataError: they differ, or one cannot be read.
@@ -111,10 +111,10 @@ class Store(abc.ABC):
         return next(iter(sizes))
 
     def several(self, sizes: Mapping[tuple[int, int], int]) -> DataError:
-        """The error that the pictures have several sizes."""
+        """The error that the images have several sizes."""
         (first, a), (second, b) = list(sizes.items())[:2]
         return DataError(
-            f"{self.path} has pictures of several sizes ({self.names[a]}: {first[1]}x{first[0]}, {self.names[b]}: "
+            f"{self.path} has images of several sizes ({self.names[a]}: {first[1]}x{first[0]}, {self.names[b]}: "
             f"{second[1]}x{second[0]}); make a data set of them with: ganformer prepare {quoted(str(self.path))}"
         )
 
@@ -297,17 +297,17 @@ def _shard_entries(file: Path, first: int, shard: dict[str, Any]) -> npt.NDArray
 
 
 def open_store(path: Path) -> PlainStore:
-    """The pictures of folder or zip ``path``.
+    """The images of folder or zip ``path``.
 
     Raises:
-        DataError: there is nothing there, it is neither a folder nor a zip, or it holds no pictures.
+        DataError: there is nothing there, it is neither a folder nor a zip, or it holds no images.
     """
     store: PlainStore
     try:
         if path.is_dir():
             store = FolderStore(path)
         elif why := why_no_file(path):
-            raise DataError(f"{path} {why}; give the path of a folder or a zip of pictures")
+            raise DataError(f"{path} {why}; give the path of a folder or a zip of images")
         else:
             store = _open_zip(path)
     except OSError as error:
@@ -316,7 +316,7 @@ def open_store(path: Path) -> PlainStore:
         found = f"; the {store.others} files in it are something else" if store.others else ", it is empty"
         found += f" ({unread_text(store.unread_files.unread)})" if store.unread_files.unread else ""
         store.close()
-        raise DataError(f"{path} holds no pictures{found}")
+        raise DataError(f"{path} holds no images{found}")
     return store
 
 
@@ -325,6 +325,6 @@ def _open_zip(path: Path) -> ZipStore:
         return ZipStore(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise DataError(
-            f"{path} is no zip of pictures that can be read ({error}); make a data set of what you have with: "
+            f"{path} is no zip of images that can be read ({error}); make a data set of what you have with: "
             f"ganformer prepare"
         ) from error

@@ -1,4 +1,4 @@
-"""An endless, shuffled stream of pictures whose every element follows from its position alone."""
+"""An endless, shuffled stream of images whose every element follows from its position alone."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class ImageStream:
     """Batches of a data set, for ever.
 
-    Picture ``k`` of the stream is a function of (seed, mirror, k) and the data set, whatever the batch size and the
-    number of workers: a stream opened at ``position=k`` goes on exactly where another stopped after ``k`` pictures.
+    Image ``k`` of the stream is a function of (seed, mirror, k) and the data set, whatever the batch size and the
+    number of workers: a stream opened at ``position=k`` goes on exactly where another stopped after ``k`` images.
     Several processes share one stream without overlap: of every ``world_size`` batches, each takes the one of its
     ``rank``, so that together they get, in this order, what one process with a batch ``world_size`` times as large
     would get.
@@ -29,11 +29,11 @@ class ImageStream:
     Iterating yields (images, labels): uint8 [batch_size, 3, height, width] and float32 [batch_size, label_dim].
 
     Args:
-        dataset: the pictures.
-        batch_size: pictures a batch of this process.
+        dataset: the images.
+        batch_size: images a batch of this process.
         seed: of the order and the mirroring; any integer.
-        mirror: show pictures left-right mirrored half of the time.
-        position: pictures handed out before, by all processes together.
+        mirror: show images left-right mirrored half of the time.
+        position: images handed out before, by all processes together.
         rank: number of this process among those that share the stream.
         world_size: how many they are.
         workers: processes that read ahead; 0 reads in this one. They start by spawning, on every system: a script
@@ -66,14 +66,14 @@ class ImageStream:
         }
         for option, value in given.items():
             if value < least[option]:
-                raise ConfigError(f"a stream of pictures cannot have {option} {value}; the least is {least[option]}")
+                raise ConfigError(f"a stream of images cannot have {option} {value}; the least is {least[option]}")
         if rank >= world_size:
             raise ConfigError(
-                f"a stream of pictures shared by {world_size} has no rank {rank}; the last is {world_size - 1}"
+                f"a stream of images shared by {world_size} has no rank {rank}; the last is {world_size - 1}"
             )
         self.dataset = dataset
         self.batch_size = batch_size
-        self.position = position  # pictures handed out so far, by all processes
+        self.position = position  # images handed out so far, by all processes
         self._offset = rank * batch_size
         self._step = world_size * batch_size
         self._workers = workers

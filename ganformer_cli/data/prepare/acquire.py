@@ -13,25 +13,26 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ganformer_cli.config import image_size
 from ganformer_cli.config.names import quoted
 from ganformer_cli.data.catalogue import CatalogueEntry, DownloadSource
 from ganformer_cli.data.manifest import read_manifest
+from ganformer_cli.data.prepare.options import PrepareOptions
+from ganformer_cli.data.prepare.pipeline import PreparedSet, made_otherwise
 from ganformer_cli.data.sources import Item, Source, open_source
 from ganformer_cli.data.sources.base import MissingLibraryError, spread
 from ganformer_cli.data.sources.zips import ZipSource
 from ganformer_cli.downloads import DRIVE, ChecksumError, check_file, checked_note, digest_file, fetch, fetch_drive
 from ganformer_cli.downloads.checksums import CHECKSUMS
 from ganformer_cli.errors import DataError, DownloadError, OutputError
-from ganformer_cli.files import ensure_writable_folder, quietly, remove, replace, why_no_file
+from ganformer_cli.files import GIB, ensure_writable_folder, quietly, remove, replace, why_no_file
 
 DOWNLOADS = ".downloads"
-GIB = 1 << 30
+USUAL_RESOLUTION = 256  # of an entry that does not say
 PNG_SHARE = 0.65  # about what a photograph's PNG takes of its pixels
 
-Progress = Callable[[str, int, int | None], None]  # "download" or "check"; bytes done, of how many if known
+AcquireProgress = Callable[[str, int, int | None], None]  # "download" or "check"; bytes done, of how many if known
 Notice = Callable[[str], None]  # a line for the user
 
 
@@ -45,7 +46,7 @@ class AcquiredArchive:
     downloaded: bool  # it is ours, and no file of the user's
 
     def open(self, labels: str | None, resolution: int | None) -> Source:
-        """The pictures, without those outside the folder that the catalogue names.
+        """The images, without those outside the folder that the catalogue names.
 
         Raises:
             DataError: the file cannot be used.
@@ -98,7 +99,7 @@ class AcquiredArchive:
 
 
 class _Within(Source):
-    """The pictures of a zip that lie in one folder of it."""
+    """The images of a zip that lie in one folder of it."""
 
     def __init__(self, zipped: ZipSource, folder: str) -> None:
         self.path, self.form = zipped.path, zipped.form
@@ -107,7 +108,7 @@ class _Within(Source):
         below = f"{folder}/"
         self._numbers = array("Q", (number for number, name in enumerate(zipped.names()) if name.startswith(below)))
         if not self._numbers:
-            raise DataError(f"{self.path}: there are no pictures in its folder {folder}; is it the right archive?")
+            raise DataError(f"{self.path}: there are no images in its folder {folder}; is it the right archive?")
 
     def count(self) -> int:
         return len(self._numbers)
@@ -134,10 +135,10 @@ def acquire(
     *,
     choice: int | None = None,
     output: int = 0,
-    progress: Progress | None = None,
+    progress: AcquireProgress | None = None,
     notice: Notice | None = None,
 ) -> AcquiredArchive:
-    """Download the pictures of ``entry``, unless they are there, from the first of its sources that gives them.
+    """Download the images of ``entry``, unless they are there, from the first of its sources that gives them.
 
     Args:
         choice: the number of the only source to ask, from 1; None tries them in order.
@@ -182,7 +183,7 @@ def acquire_file(
     *,
     check: bool = True,
     form: str | None = None,
-    progress: Progress | None = None,
+    progress: AcquireProgress | None = None,
 ) -> AcquiredArchive:
     """Take the archive of ``entry`` that the user has already: it must have the checksum of one of the sources.
 
@@ -213,11 +214,8 @@ def acquire_file(
     return AcquiredArchive(path, form, None, downloaded=False)
 
 
-def find_existing(entry: CatalogueEntry, target: Path, settings: dict[str, tuple[str, Any]]) -> dict[str, Any] | None:
-    """The manifest of ``target`` if it was made of ``entry`` with these settings: then there is nothing to download.
-
-    Args:
-        settings: what the manifest must say, by its keys: the option that says so, and the value.
+def find_existing(entry: CatalogueEntry, target: Path, options: PrepareOptions) -> PreparedSet | None:
+    """The data set ``target`` if it was made of ``entry`` with these options: then there is nothing to download.
 
     Raises:
         DataError: it was made otherwise, or is damaged.
@@ -228,25 +226,23 @@ def find_existing(entry: CatalogueEntry, target: Path, settings: dict[str, tuple
         raise DataError(f"{error}, with --overwrite, or choose another --name") from error
     if manifest is None:
         return None
-    how = [f"with {option} {manifest.get(key)}, not {value}" for key, (option, value) in settings.items()
-           if manifest.get(key) != value]  # fmt: skip
+    difference = made_otherwise(manifest, options)
     made_of = manifest["source"].get("name")
-    if made_of not in {source.file_name(entry.name) for source in entry.source}:
-        how.append(f"of other pictures ({made_of})")
-    if how:
-        raise DataError(f"{target} was made {how[0]}; add --overwrite to replace it, or choose another --name")
+    if difference is None and made_of not in {source.file_name(entry.name) for source in entry.source}:
+        difference = f"of other images ({made_of})"
+    if difference is not None:
+        raise DataError(f"{target} was made {difference}; add --overwrite to replace it, or choose another --name")
     shards = {target / shard["file"]: shard["bytes"] for shard in manifest["shards"]}
-    whole = all(path.is_file() and path.stat().st_size == size for path, size in shards.items())
-    return manifest if whole else None
+    if not all(path.is_file() and path.stat().st_size == size for path, size in shards.items()):
+        return None
+    return PreparedSet(target, manifest, unchanged=True, notes=manifest.get("label_notes", ()))
 
 
-def estimated_output(entry: CatalogueEntry, resolution: int, ratio: float, most: int | None, compression: str) -> int:
-    """About how many bytes the data set will take; 0 if nobody knows how many pictures there are."""
-    count = min(number for number in (entry.images, most, 1 << 62) if number is not None)
-    if count == 1 << 62:
-        return 0
-    height, width = image_size(resolution, ratio)
-    return round(count * (3 * height * width * (1.0 if compression == "none" else PNG_SHARE) + 200))
+def estimated_output(entry: CatalogueEntry, options: PrepareOptions) -> int:
+    """About how many bytes the data set will take; 0 if nobody knows how many images there are."""
+    count = min((number for number in (entry.images, options.max_images) if number is not None), default=0)
+    height, width = image_size(options.resolution or entry.resolution or USUAL_RESOLUTION, options.ratio)
+    return round(count * (3 * height * width * (1.0 if options.compression == "none" else PNG_SHARE) + 200))
 
 
 def _chosen(entry: CatalogueEntry, choice: int | None) -> list[DownloadSource]:
@@ -259,7 +255,7 @@ def _chosen(entry: CatalogueEntry, choice: int | None) -> list[DownloadSource]:
     return [entry.source[choice - 1]]
 
 
-def _download(source: DownloadSource, archive: Path, progress: Progress | None) -> None:
+def _download(source: DownloadSource, archive: Path, progress: AcquireProgress | None) -> None:
     def report(done: int, total: int | None) -> None:
         if progress is not None:
             progress("download", done, total or source.size)
@@ -278,7 +274,7 @@ def _download(source: DownloadSource, archive: Path, progress: Progress | None) 
         )
 
 
-def _recognised(entry: CatalogueEntry, path: Path, progress: Progress | None) -> DownloadSource | None:
+def _recognised(entry: CatalogueEntry, path: Path, progress: AcquireProgress | None) -> DownloadSource | None:
     """The source whose checksum the file has, or the only one if that has none."""
     for kind in ("md5", "sha256"):
         wanted = {source.checksum: source for source in entry.source if (source.checksum or "").startswith(f"{kind}:")}
@@ -317,5 +313,5 @@ def _require_space(entry: CatalogueEntry, source: DownloadSource, archive: Path,
         raise OutputError(
             f"{entry.name} does not fit: it needs about {sum(needs.values()) / GIB:.1f} GiB ({parts}), and "
             f"{archive.parent} has {free / GIB:.1f} GiB free; free some space, choose another disk with --data-dir, or "
-            "take fewer pictures with --max-images"
+            "take fewer images with --max-images"
         )

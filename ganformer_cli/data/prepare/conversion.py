@@ -1,4 +1,4 @@
-"""Pictures of a source made into PNGs of one size, by several processes at a time, in order, in bounded memory."""
+"""Images of a source made into PNGs of one size, by several processes at a time, in order, in bounded memory."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from PIL import Image
 
 from ganformer_cli.data.images import (
     Decoding,
+    Fit,
     UnusableImageError,
     fit,
     from_pixels,
@@ -50,17 +51,18 @@ _PATIENCE = 1.0  # seconds of work after which starting processes is thought to 
 
 @dataclass(frozen=True)
 class ConversionSettings:
-    """What every picture is made into."""
+    """What every image is made into."""
 
     height: int
     width: int
     decoding: Decoding
     packed: bool  # whether the PNGs are compressed
-    labelled: bool  # whether a picture without a label is skipped
+    labelled: bool  # whether an image without a label is skipped
+    fit: Fit = "crop"
 
 
 class ConversionResult(NamedTuple):
-    """What became of one picture; as a list it is what the journal holds."""
+    """What became of one image; as a list it is what the journal holds."""
 
     name: str
     label: Any = None  # None, a class, or a list of numbers
@@ -69,7 +71,7 @@ class ConversionResult(NamedTuple):
     mode: str = ""  # Pillow's; empty if it could not be opened
     size: tuple[int, int] = (0, 0)  # width and height as it is meant to be seen
     pixels: str = ""  # sha256 of the pixels, RGB; empty if it is skipped
-    hash: int = 0  # 64 bits that similar pictures share, but for a few
+    hash: int = 0  # 64 bits that similar images share, but for a few
     bytes: int = 0  # of the PNG
     crc: int = 0
     several_frames: bool = False  # of which the first is taken
@@ -79,15 +81,15 @@ class ConversionResult(NamedTuple):
 Converted = tuple[ConversionResult, bytes]  # with the PNG; empty if it is skipped
 
 
-def convert(item: Item, look: ConversionSettings) -> Converted:
-    """Make a picture look like the others."""
+def convert(item: Item, settings: ConversionSettings) -> Converted:
+    """Make an image look like the others."""
     result = _seen(item)
     if item.data is None:
         return result._replace(reason=item.error or "cannot be read"), b""
-    if look.labelled and item.label is None:
+    if settings.labelled and item.label is None:
         return result._replace(reason=NO_LABEL), b""
     try:
-        decoding = look.decoding
+        decoding = settings.decoding
         values = None
         if isinstance(item.data, bytes):
             image = open_image(item.data)
@@ -99,30 +101,32 @@ def convert(item: Item, look: ConversionSettings) -> Converted:
         with image:
             height, width = upright_size(image)
             result = result._replace(mode=image.mode, size=(width, height))
-            fitted = fit(image, look.height, look.width, decoding.background, decoding.value_range)
+            fitted = fit(
+                image, settings.height, settings.width, decoding.background, decoding.value_range, settings.fit
+            )
             values = values or wide_values(image)
             result = result._replace(several_frames=has_several_frames(image), values=list(values or ()))
     except UnusableImageError as error:
         return result._replace(reason=str(error)), b""
     pixels = fitted.tobytes()
-    png = _packed(fitted) if look.packed else _unpacked(pixels, look.height, look.width)
+    png = _packed(fitted) if settings.packed else _unpacked(pixels, settings.height, settings.width)
     digest = hashlib.sha256(pixels).hexdigest()
     kept = result._replace(pixels=digest, hash=difference_hash(fitted), bytes=len(png), crc=zlib.crc32(png))
     return kept, png
 
 
 def source_digest(item: Item) -> bytes:
-    """sha256 of what the source holds of a picture: its name, its content, its label."""
+    """sha256 of what the source holds of an image: its name, its content, its label."""
     return result_digest(_seen(item))
 
 
 def result_digest(result: ConversionResult) -> bytes:
-    """The same, of what became of the picture."""
+    """The same, of what became of the image."""
     return hashlib.sha256(f"{result.name}\0{result.file}\0{result.label}".encode()).digest()
 
 
 def difference_hash(image: Image.Image) -> int:
-    """64 bits, most of which pictures that look alike share: is each of 8x8 places darker than the one right of it?"""
+    """64 bits, most of which images that look alike share: is each of 8x8 places darker than the one right of it?"""
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX))
     return int.from_bytes(np.packbits(small[:, :-1] < small[:, 1:]).tobytes(), "big")
 
@@ -133,13 +137,13 @@ def default_workers() -> int:
 
 
 def convert_all(
-    items: Iterator[Item], look: ConversionSettings, workers: int | None
+    items: Iterator[Item], settings: ConversionSettings, workers: int | None
 ) -> Generator[Converted, None, None]:
     """Each of ``items`` converted, in their order.
 
     Args:
         workers: processes; 1 does the work in this one. None takes one for each core once the work has gone on for a
-            second, so that few pictures do not wait for processes to start.
+            second, so that few images do not wait for processes to start.
 
     Raises:
         OutputError: a process ended before its work did.
@@ -151,18 +155,20 @@ def convert_all(
         item = next(items, None)
         if item is None:
             return
-        yield convert(item, look)
-    yield from _in_processes(items, look, workers)
+        yield convert(item, settings)
+    yield from _in_processes(items, settings, workers)
 
 
-def _in_processes(items: Iterator[Item], look: ConversionSettings, workers: int) -> Generator[Converted, None, None]:
+def _in_processes(
+    items: Iterator[Item], settings: ConversionSettings, workers: int
+) -> Generator[Converted, None, None]:
     waiting: deque[tuple[str, Future[list[Converted]]]] = deque()
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
-        for chunk in _chunks(items, look):
+        for chunk in _chunks(items, settings):
             with contextlib.nullcontext() if waiting else _interrupts_ignored():
-                waiting.append((chunk[0].name, pool.submit(_convert_chunk, chunk, look)))
+                waiting.append((chunk[0].name, pool.submit(_convert_chunk, chunk, settings)))
             if len(waiting) > _AHEAD * workers:
                 yield from _result(*waiting.popleft())
         while waiting:
@@ -182,19 +188,19 @@ def _result(name: str, future: Future[list[Converted]]) -> list[Converted]:
         return future.result()
     except BrokenProcessPool as error:
         raise OutputError(
-            f"a process that converts pictures ended suddenly, at {name} or soon after: too little memory, a picture "
+            f"a process that converts images ended suddenly, at {name} or soon after: too little memory, an image "
             f'that breaks its decoder, or a script without `if __name__ == "__main__":`. Run the same again with '
             f"one worker process"
         ) from error
 
 
-def _convert_chunk(chunk: list[Item], look: ConversionSettings) -> list[Converted]:
-    return [convert(item, look) for item in chunk]
+def _convert_chunk(chunk: list[Item], settings: ConversionSettings) -> list[Converted]:
+    return [convert(item, settings) for item in chunk]
 
 
-def _chunks(items: Iterator[Item], look: ConversionSettings) -> Iterator[list[Item]]:
+def _chunks(items: Iterator[Item], settings: ConversionSettings) -> Iterator[list[Item]]:
     """The items in groups that are small in bytes, before and after."""
-    most = max(1, min(_CHUNK_PICTURES, _CHUNK_BYTES // (3 * look.height * look.width)))
+    most = max(1, min(_CHUNK_PICTURES, _CHUNK_BYTES // (3 * settings.height * settings.width)))
     chunk: list[Item] = []
     size = 0
     for item in items:
@@ -210,7 +216,7 @@ def _chunks(items: Iterator[Item], look: ConversionSettings) -> Iterator[list[It
 def _begin() -> None:
     """How a worker process begins."""
     leave_to_parent()
-    warnings.simplefilter("ignore")  # of Pillow, about large pictures and odd metadata; we decide about both
+    warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata; we decide about both
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -236,7 +242,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _seen(item: Item) -> ConversionResult:
-    """What is known of a picture before it is decoded."""
+    """What is known of an image before it is decoded."""
     label = list(item.label) if isinstance(item.label, tuple) else item.label
     name = item.name.encode("utf-8", "backslashreplace").decode("utf-8")  # valid text, whatever bytes it is made of
     return ConversionResult(name, label, file=_file_digest(item))

@@ -1,4 +1,4 @@
-"""Pictures that occur more than once in a data set, to the pixel or nearly so, found without comparing all with all."""
+"""Images that occur more than once in a data set, to the pixel or nearly so, found without comparing all with all."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def find_repeated(words: Hashes) -> npt.NDArray[np.int64]:
 
 
 def find_near(hashes: Hashes) -> list[list[int]]:
-    """Groups of pictures whose hashes [n] differ in at most :data:`NEAR` bits from that of the group's first.
+    """Groups of images whose hashes [n] differ in at most :data:`NEAR` bits from that of the group's first.
 
-    Each picture is in one group at most, with the earliest picture that it is near to; so chains of ever so slightly
-    different pictures make no giant group. Work and memory grow with n, not with its square.
+    Each image is in one group at most, with the earliest image that it is near to; so chains of ever so slightly
+    different images make no giant group. Work and memory grow with n, not with its square.
     """
     different, inverse = np.unique(hashes, return_inverse=True)
-    order = np.argsort(inverse, kind="stable")  # pictures by hash, then by number
+    order = np.argsort(inverse, kind="stable")  # images by hash, then by number
     starts = np.searchsorted(inverse[order], np.arange(len(different)))
-    first = order[starts]  # the earliest picture of each hash
+    first = order[starts]  # the earliest image of each hash
     leader = np.full(len(different), -1, np.int64)  # of each hash: the hash that leads its group
     pairs = _near_pairs(different)
     if len(pairs):

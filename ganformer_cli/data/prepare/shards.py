@@ -1,4 +1,4 @@
-"""Zips of stored pictures that can be written on after an interruption, and the journal that says how far they are.
+"""Zips of stored images that can be written on after an interruption, and the journal that says how far they are.
 
 The zip is written here, not by ``zipfile``, because that keeps half a kilobyte of memory for each entry and cannot go
 on behind a zip whose directory is not written yet. Entries are stored, dated 1980-01-01, and hold nothing that differs
@@ -35,7 +35,7 @@ _BLOCK = 1 << 20
 
 
 class ShardWriter:
-    """One zip in the making: pictures numbered from ``first``, then ``dataset.json``, then the directory.
+    """One zip in the making: images numbered from ``first``, then ``dataset.json``, then the directory.
 
     What was written before an interruption is told by :meth:`note`; :meth:`open` then cuts off what came after it.
     """
@@ -51,11 +51,11 @@ class ShardWriter:
 
     @property
     def count(self) -> int:
-        """Pictures so far."""
+        """Images so far."""
         return len(self._sizes)
 
     def count_existing(self, size: int, crc: int) -> None:
-        """Count a picture of ``size`` bytes that is in the file already."""
+        """Count an image of ``size`` bytes that is in the file already."""
         name = image_name(self._first + self.count)
         self.offset += _LOCAL.size + len(name) + size
         self._sizes.append(size)
@@ -81,7 +81,7 @@ class ShardWriter:
         stream.truncate()
 
     def add(self, png: bytes, crc: int) -> None:
-        """Write the next picture."""
+        """Write the next image."""
         self._write(_local(image_name(self._first + self.count), len(png), crc) + png)
         self._sizes.append(len(png))
         self._checks.append(crc)

@@ -1,6 +1,6 @@
-"""What is known of a data set while it is made, picture by picture: counts, digests, labels, duplicates.
+"""What is known of a data set while it is made, image by image: counts, digests, labels, duplicates.
 
-The memory it takes is a few words a picture. An interrupted preparation is taken up by telling the same tally the same
+The memory it takes is a few words an image. An interrupted preparation is taken up by telling the same tally the same
 outcomes again, out of the journal: so its end does not depend on how often it was interrupted.
 """
 
@@ -25,7 +25,7 @@ from ganformer_cli.errors import DataError
 
 SKIPPED_SHOWN = 100  # in the manifest; all are in a file of their own if there are more
 GROUPS_SHOWN = 10  # of duplicates, in the manifest
-_LISTED = 50_000  # pictures in the list of all duplicates, at most
+_LISTED = 50_000  # images in the list of all duplicates, at most
 _NAMES_SHOWN = 10  # of one such group
 
 _AT_ONCE = 1000  # labels turned into text
@@ -33,16 +33,16 @@ _AT_ONCE = 1000  # labels turned into text
 Results = Callable[[], Iterator[ConversionResult]]
 
 
-class UnusableLabelsError(DataError):
-    """Labels that nothing can be made of: there is nothing to go on with."""
+class UnusableSourceError(DataError):
+    """Nothing can be made of the source: what was done is not kept."""
 
 
 def check_label_width(kind: str, width: int, where: str) -> None:
-    """Raise UnusableLabelsError if no network takes so many classes, or numbers of a vector; ``where`` names them."""
+    """Raise UnusableSourceError if no network takes so many classes, or numbers of a vector; ``where`` names them."""
     if width <= MAX_LABELS:
         return
     said = f"class {width - 1} makes {width} classes" if kind == "classes" else f"its label has {width} numbers"
-    raise UnusableLabelsError(
+    raise UnusableSourceError(
         f"{where}: {said}, and a network takes at most {MAX_LABELS}; number the classes from 0 without gaps, or name "
         "them, in a file for --labels FILE, or prepare without labels: --labels none"
     )
@@ -54,7 +54,7 @@ class DatasetStatistics:
     Args:
         label_kind: None, ``classes`` or ``vectors``.
         class_names: what class i is called, if classes have names.
-        class_count: how many there are, if that is known beyond the largest class that a picture has.
+        class_count: how many there are, if that is known beyond the largest class that an image has.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DatasetStatistics:
         self._classes: Counter[int] = Counter()
         self._vector = 0  # numbers in a label
         self._labels: array[int] | array[float] = array("q" if label_kind == "classes" else "d")  # of this shard
-        self._digests = array("Q")  # the first 64 bits of each picture's
+        self._digests = array("Q")  # the first 64 bits of each image's
         self._hashes = array("Q")
         self._content = hashlib.sha256(f"{height}x{width} {label_kind}\n".encode())
         self.source = hashlib.sha256()  # of what was considered of it; see source_fingerprint
@@ -90,11 +90,11 @@ class DatasetStatistics:
     def skipped_count(self) -> int:
         return self._reasons.total()
 
-    def take(self, result: ConversionResult) -> None:
-        """Count the next picture of the source.
+    def add(self, result: ConversionResult) -> None:
+        """Count the next image of the source.
 
         Raises:
-            UnusableLabelsError: its label has another length than the others', or is beyond what networks take.
+            UnusableSourceError: its label has another length than the others', or is beyond what networks take.
         """
         self.considered += 1
         self.source.update(result_digest(result))
@@ -136,13 +136,13 @@ class DatasetStatistics:
         self._vector = self._vector or len(result.label)
         check_label_width("vectors", self._vector, result.name)
         if len(result.label) != self._vector:
-            raise UnusableLabelsError(
+            raise UnusableSourceError(
                 f"{result.name}: its label has {len(result.label)} numbers where others have {self._vector}; mend it"
             )
         self._labels.extend(result.label)
 
     def labels_json(self, first: int, count: int) -> bytes:
-        """``dataset.json`` of the shard of the last ``count`` pictures, the first of which is number ``first``."""
+        """``dataset.json`` of the shard of the last ``count`` images, the first of which is number ``first``."""
         if self._kind is None:
             return b'{"labels": null}'
         width = 1 if self._kind == "classes" else self._vector
@@ -192,7 +192,7 @@ class DatasetStatistics:
         return described if names is None else {**described, "names": names}
 
     def duplicates(self, results: Results, nearly: bool) -> Duplicates:
-        """Groups of pictures that are the same, or look alike.
+        """Groups of images that are the same, or look alike.
 
         Args:
             results: all of them once more, from the first on.
@@ -219,7 +219,7 @@ class DatasetStatistics:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of pictures that are the same (``exact``) or look alike (``near``): how many, and the first of them."""
+    """Groups of images that are the same (``exact``) or look alike (``near``): how many, and the first of them."""
 
     exact: int
     near: int | None  # None if they were not looked for
@@ -257,7 +257,7 @@ class Duplicates:
 
 
 def source_fingerprint(digest: Any, images: int) -> str:
-    """sha256, hexadecimal, of a source of so many pictures, those considered being in ``digest``."""
+    """sha256, hexadecimal, of a source of so many images, those considered being in ``digest``."""
     return hashlib.sha256(f"{images}\n".encode() + digest.digest()).hexdigest()
 
 

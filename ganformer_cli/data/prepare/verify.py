@@ -19,7 +19,7 @@ from ganformer_cli.data.zips import DAMAGED_IN_ZIP, ZipIndex
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 
-Progress = Callable[[int, int, int], None]  # pictures looked at, of how many, problems
+Progress = Callable[[int, int, int], None]  # images looked at, of how many, problems
 
 _MOST = 100  # problems told of one zip
 
@@ -27,8 +27,8 @@ _MOST = 100  # problems told of one zip
 def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
     """Check every file of the data set in ``folder``.
 
-    The manifest has its checksum; each zip has its size, sha256 and pictures; each picture has its name, bytes, size
-    and mode. Only if a zip differs are its pictures decoded, to tell which of them are damaged.
+    The manifest has its checksum; each zip has its size, sha256 and images; each image has its name, bytes, size
+    and mode. Only if a zip differs are its images decoded, to tell which of them are damaged.
 
     Returns:
         ``folder``, ``ok``, ``problems`` (each names the file), ``images`` and ``shards`` (how many were found).
@@ -66,7 +66,7 @@ def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
                 labels += check.labels
             first += shard["count"]
         if first != total:
-            problems.append(f"{folder / MANIFEST} promises {total} pictures, its shards hold {first}")
+            problems.append(f"{folder / MANIFEST} promises {total} images, its shards hold {first}")
         elif (
             manifest["labels"] is not None
             and len(labels) == len(manifest["shards"])
@@ -87,7 +87,7 @@ def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
 
 
 class _Shard:
-    """The check of one zip, whose first picture is number ``first``."""
+    """The check of one zip, whose first image is number ``first``."""
 
     def __init__(self, path: Path, shard: dict[str, Any], manifest: dict[str, Any], first: int) -> None:
         self.problems: list[str] = []
@@ -99,7 +99,7 @@ class _Shard:
         self.labels: list[npt.NDArray[Any]] = []  # those of the zip, if they are as they should be
 
     def run(self) -> Iterator[int]:
-        """Yields 1 for each picture that was looked at."""
+        """Yields 1 for each image that was looked at."""
         try:
             whole = self._whole()
             with contextlib.closing(ZipIndex(self._path)) as index:

@@ -1,8 +1,4 @@
-"""A data set in the making: shards and a journal in a folder of its own, taken up again after any interruption.
-
-The folder holds ``lock`` (one process at a time), ``journal.jsonl``, ``set`` (the data set as far as it is made) and,
-while the finished one takes its place, ``old`` (the data set that it replaces).
-"""
+"""Writes a data set: shards, and a journal from which it goes on after any interruption."""
 
 from __future__ import annotations
 
@@ -19,16 +15,15 @@ from PIL import Image
 
 from ganformer_cli.data.loading.stores import ShardStore
 from ganformer_cli.data.manifest import DUPLICATES, MANIFEST, PREVIEW, SKIPPED, checksum, shard_name
-from ganformer_cli.data.prepare.conversion import ConversionResult, Converted
+from ganformer_cli.data.prepare.conversion import ConversionResult
 from ganformer_cli.data.prepare.shards import Journal, ShardWriter
 from ganformer_cli.data.prepare.statistics import DatasetStatistics
-from ganformer_cli.errors import OutputError
-from ganformer_cli.files import json_text, quietly, remove, replace
+from ganformer_cli.files import json_text, remove
 
-SET, OLD, JOURNAL, LOCK = "set", "old", "journal.jsonl", "lock"
+SET, JOURNAL = "set", "journal.jsonl"
 _COMMIT_PICTURES = 256
 _COMMIT_SECONDS = 2.0
-_PREVIEW_SIDE = 8  # pictures, in each direction
+_PREVIEW_SIDE = 8  # images, in each direction
 _PREVIEW_PIXELS = 128  # longer side of each
 _PREVIEW_GAP = 2
 
@@ -48,7 +43,7 @@ class DatasetPlan:
 
 
 class DatasetWriter:
-    """Takes what became of each picture of the source in turn, and makes a data set of it in ``folder / "set"``."""
+    """Takes what became of each image of the source in turn, and makes a data set of it in ``folder / "set"``."""
 
     def __init__(self, folder: Path, plan: DatasetPlan) -> None:
         self._folder = folder
@@ -61,7 +56,7 @@ class DatasetWriter:
         self.statistics = DatasetStatistics(
             plan.height, plan.width, plan.label_kind, plan.class_names, plan.class_count
         )
-        self.committed = 0  # pictures of the source
+        self.committed = 0  # images of the source
         self._shards: list[dict[str, Any]] = []  # the finished ones, as the manifest has them
         self._writer: ShardWriter | None = None  # None behind the last shard
         self._next_shard()
@@ -94,11 +89,10 @@ class DatasetWriter:
         self._journal.open(0)
         self._journal.append(self._plan.identity)
 
-    def take(self, converted: Converted) -> None:
-        """What became of the next picture, and its PNG."""
-        result, png = converted
+    def add(self, result: ConversionResult, png: bytes) -> None:
+        """Write the next image of the source; without a PNG if it is skipped."""
         self._advance_to(self._shard_of(self.statistics.considered))
-        self.statistics.take(result)
+        self.statistics.add(result)
         self._pending.append(result)
         if not result.reason and self._writer is not None:
             self._writer.add(png, result.crc)
@@ -145,7 +139,7 @@ class DatasetWriter:
     # ---- Shards and journal ----
 
     def _shard_of(self, number: int) -> int:
-        """The shard of picture ``number`` of the source."""
+        """The shard of image ``number`` of the source."""
         last = self._plan.shards - 1
         return min(last, number * self._plan.shards // self._plan.images)
 
@@ -169,7 +163,7 @@ class DatasetWriter:
                 self._writer.open()
 
     def _commit(self) -> None:
-        """Bring the pictures taken since the last time to the disk, then the word that they are there."""
+        """Bring the images taken since the last time to the disk, then the word that they are there."""
         if self._pending:
             if self._writer is not None:
                 self._writer.sync()
@@ -179,7 +173,7 @@ class DatasetWriter:
         self._committed_at = time.monotonic()
 
     def _replay(self, line: dict[str, Any]) -> None:
-        """Do again what a line of the journal says, but for writing pictures."""
+        """Do again what a line of the journal says, but for writing images."""
         if "finished" in line:
             if self._writer is not None:
                 self.statistics.labels_json(0, self._writer.count)  # forgets the labels of that shard
@@ -187,7 +181,7 @@ class DatasetWriter:
             self._next_shard()
         elif "taken" in line:
             for result in map(_result, line["taken"]):
-                self.statistics.take(result)
+                self.statistics.add(result)
                 if not result.reason and self._writer is not None:
                     self._writer.count_existing(result.bytes, result.crc)
             self.committed = self.statistics.considered
@@ -202,7 +196,7 @@ class DatasetWriter:
     # ---- Preview ----
 
     def _draw_preview(self, folder: Path) -> None:
-        """A sheet of pictures spread over the set."""
+        """A sheet of images spread over the set."""
         count = self.statistics.kept
         side = min(_PREVIEW_SIDE, next(side for side in range(1, count + 1) if side * side >= count))
         numbers = [i * count // max(1, min(count, side * side)) for i in range(min(count, side * side))]
@@ -225,69 +219,6 @@ class DatasetWriter:
 
 class _OtherIdentityError(Exception):
     """The journal is of other work."""
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes from working in ``folder``, which is made; removed at the end if nothing is in it.
-
-    Raises:
-        OutputError: another process works in it.
-        OSError: it cannot be made.
-    """
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise OutputError(f"{folder} is being worked on by another process; let it finish, or end it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-        if os.listdir(folder) in ([LOCK], []) and remove(folder / LOCK, warn=quietly):
-            folder.rmdir()
-
-
-def restore_old(folder: Path, target: Path) -> None:
-    """Put the data set that was to be replaced back, if the one that replaces it did not get to its place."""
-    if (folder / OLD).exists() and not target.exists():
-        replace(folder / OLD, target)
-
-
-def recover(folder: Path, target: Path) -> None:
-    """Set in order what a process left that was killed while the finished data set took its place."""
-    restore_old(folder, target)
-    if target.exists() and not (folder / SET).exists():
-        discard(folder)
-        remove(folder / OLD)
-
-
-def publish(folder: Path, target: Path) -> None:
-    """Let the finished data set take its place, and remove the rest of the folder.
-
-    Raises:
-        OutputError: it cannot; what was there before is there still.
-    """
-    remove(folder / OLD)  # left by a process that was killed when all was done
-    try:
-        if target.exists():
-            replace(target, folder / OLD)
-        replace(folder / SET, target)
-    except BaseException:
-        restore_old(folder, target)
-        raise
-    discard(folder)
-    remove(folder / OLD, warn=quietly)  # the next run removes it
-
-
-def discard(folder: Path) -> None:
-    """Remove what was made."""
-    # The journal goes last: without it nobody would know what the rest is.
-    for name in (SET, JOURNAL):
-        remove(folder / name, warn=quietly)  # the next run removes it
 
 
 def _result(values: list[Any]) -> ConversionResult:

@@ -1,6 +1,6 @@
 """What is in a scene: a few coloured solids on a lit ground, chosen from a seed.
 
-The pictures are in the manner of CLEVR (Johnson et al. 2017): spheres, cubes and cylinders of two sizes, two materials
+The images are in the manner of CLEVR (Johnson et al. 2017): spheres, cubes and cylinders of two sizes, two materials
 and eight colours. This module decides where everything stands; :mod:`ganformer_cli.data.scenes.rendering` draws it.
 
 Every number here comes from a stable bit stream, ordinary double arithmetic and square roots, which IEEE 754 fixes to
@@ -40,7 +40,7 @@ _FOCAL = 3.0  # focal length, in frame units (see frame_extent)
 # Radius of a ball about its middle that looks as large.
 _ROUND = {"sphere": 1.0, "cube": 1.42, "cylinder": 1.24}
 _GAP = 0.14  # least distance between two footprints, world units
-_MARGIN = 0.02  # least distance from the rim of the picture, frame units
+_MARGIN = 0.02  # least distance from the rim of the image, frame units
 _TRIES = 80  # places tried for an object before the scene goes without it
 
 
@@ -83,7 +83,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that a picture shows."""
+    """Everything that an image shows."""
 
     objects: tuple[SceneObject, ...]  # object k of the mask is objects[k - 1]
     camera: Camera

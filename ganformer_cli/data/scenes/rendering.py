@@ -36,7 +36,7 @@ _HAZE = 60.0  # where the ground is lost to haze, world units
 
 @dataclass(frozen=True)
 class _Rays:
-    """Sample rays: through (u[j], v[i]) of the picture plane. ``square`` is the squared length of each direction."""
+    """Sample rays: through (u[j], v[i]) of the image plane. ``square`` is the squared length of each direction."""
 
     x: Plane
     y: Plane
@@ -49,7 +49,7 @@ class _Rays:
 
 
 def render(scene: Scene, height: int, width: int) -> ImageArray:
-    """The picture of a scene: uint8 [3, height, width], RGB."""
+    """The image of a scene: uint8 [3, height, width], RGB."""
     samples = supersampling(height, width)
     image = np.empty((3, height, width), np.uint8)
     for first, last in _bands(height, width * samples * samples):
@@ -71,7 +71,7 @@ def render_mask(scene: Scene, height: int, width: int) -> ImageArray:
 
 
 def supersampling(height: int, width: int) -> int:
-    """Samples along each side of a pixel: more for small pictures, where every edge shows."""
+    """Samples along each side of a pixel: more for small images, where every edge shows."""
     return 3 if max(height, width) < 64 else 2
 
 

@@ -1,4 +1,4 @@
-"""Pictures in one array: numpy's ``.npy`` and ``.npz``. Nothing is ever unpickled."""
+"""Images in one array: numpy's ``.npy`` and ``.npz``. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
 
 CHANNELS = (1, 3, 4)
-PICTURE_NAMES = ("images", "data", "x")  # what an array of pictures is called where there are several
+PICTURE_NAMES = ("images", "data", "x")  # what an array of images is called where there are several
 LABEL_NAMES = ("labels", "y", "label")
-_LONGEST_HEADER = 1 << 16  # bytes; those of pictures have a hundred
+_LONGEST_HEADER = 1 << 16  # bytes; those of images have a hundred
 _WANTED = (
     "uint8, uint16, or floating point from 0 to 1, of shape [N, H, W, C], [N, C, H, W] or [N, H, W] with C in 1, 3, 4"
 )
@@ -42,7 +42,7 @@ _WANTED = (
 
 @dataclass(frozen=True)
 class Layout:
-    """How pictures lie in an array."""
+    """How images lie in an array."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -58,12 +58,12 @@ class Layout:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of a picture."""
+        """(height, width) of an image."""
         place = 2 if self.channels_first else 1
         return self.shape[place], self.shape[place + 1]
 
     def pixels(self, row: npt.NDArray[Any]) -> Pixels:
-        """Picture [H, W, C] of one row, in its own type and this machine's byte order."""
+        """Image [H, W, C] of one row, in its own type and this machine's byte order."""
         if row.ndim == 2:
             row = row[..., None]
         elif self.channels_first:
@@ -72,34 +72,34 @@ class Layout:
 
 
 def layout_of(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Layout:
-    """How pictures lie in an array of this shape and type.
+    """How images lie in an array of this shape and type.
 
     Raises:
         DataError: there are none in it.
     """
     last = len(shape) == 4 and shape[3] in CHANNELS
     first = len(shape) == 4 and shape[1] in CHANNELS
-    if first and last:  # of tiny pictures; they are square more often than not
+    if first and last:  # of tiny images; they are square more often than not
         first = shape[2] == shape[3] and shape[1] != shape[2]
     good_type = dtype.kind == "f" or (dtype.kind == "u" and dtype.itemsize <= 2)
     if not (last or first or len(shape) == 3) or not good_type:
-        raise DataError(f"{where}: {dtype} {list(shape)}; pictures are {_WANTED}: convert it")
+        raise DataError(f"{where}: {dtype} {list(shape)}; images are {_WANTED}: convert it")
     if len(shape) == 3 and shape[2] in CHANNELS:
-        raise DataError(f"{where}: {list(shape)} looks like one picture; an array of pictures is [N, H, W, C]")
+        raise DataError(f"{where}: {list(shape)} looks like one image; an array of images is [N, H, W, C]")
     if shape[0] and min(shape) < 1:
-        raise DataError(f"{where}: {list(shape)}: the pictures have no pixels")
+        raise DataError(f"{where}: {list(shape)}: the images have no pixels")
     layout = Layout(shape, dtype, first)
     if layout.row_bytes > MAX_FILE_BYTES:
-        raise DataError(f"{where}: pictures of {layout.row_bytes >> 20} MiB each; scale them down")
+        raise DataError(f"{where}: images of {layout.row_bytes >> 20} MiB each; scale them down")
     return layout
 
 
 def read_header(stream: IO[bytes], where: str) -> tuple[Layout, bool]:
-    """How pictures lie in an array in numpy's format, and whether its rows do not lie one after another.
+    """How images lie in an array in numpy's format, and whether its rows do not lie one after another.
 
     Raises:
         ValueError: it is not numpy's format.
-        DataError: there are no pictures in it.
+        DataError: there are no images in it.
     """
     shape, rows_apart, dtype = npy_header(stream)
     return layout_of(shape, dtype, where), rows_apart and len(shape) > 1
@@ -138,7 +138,7 @@ class Arrayed(Labelled):
         return 0
 
     def item_of(self, number: int, row: npt.NDArray[Any]) -> Item:
-        """Picture ``number``, whose row has been read."""
+        """Image ``number``, whose row has been read."""
         name = f"{self._name}[{number}]"
         return Item(name, self._layout.pixels(row), self._label(number, name))
 
@@ -147,7 +147,7 @@ class Arrayed(Labelled):
 
 
 class NpySource(Arrayed, Numbered):
-    """The pictures of a ``.npy`` file."""
+    """The images of a ``.npy`` file."""
 
     form = "npy"
 
@@ -155,7 +155,7 @@ class NpySource(Arrayed, Numbered):
         """
         Raises:
             OSError, ValueError: it cannot be read.
-            DataError: it is cut short, or does not hold pictures, or the labels cannot be used.
+            DataError: it is cut short, or does not hold images, or the labels cannot be used.
         """
         self.path, self._name = path, path.name
         self._stream = open_regular(path)
@@ -165,7 +165,7 @@ class NpySource(Arrayed, Numbered):
             held = path.stat().st_size - self._start
             if held < self._layout.count * self._layout.row_bytes:
                 raise DataError(
-                    f"{path} is cut short: it holds {held // max(1, self._layout.row_bytes)} whole pictures of "
+                    f"{path} is cut short: it holds {held // max(1, self._layout.row_bytes)} whole images of "
                     f"{self._layout.count}; get it again"
                 )
             # Rows are read, not mapped: mapped pages would count as this process's memory.
@@ -193,7 +193,7 @@ class NpySource(Arrayed, Numbered):
 
 
 class NpzSource(Arrayed, Streamed):
-    """The pictures of one array in a ``.npz`` file, with the labels of another."""
+    """The images of one array in a ``.npz`` file, with the labels of another."""
 
     form = "npz"
     passing_is_cheap = False
@@ -202,7 +202,7 @@ class NpzSource(Arrayed, Streamed):
         """
         Raises:
             OSError, zipfile.BadZipFile: it cannot be read.
-            DataError: it holds no array of pictures, or the labels cannot be used.
+            DataError: it holds no array of images, or the labels cannot be used.
         """
         self.path = path
         self._zip = open_zip(path)
@@ -215,7 +215,7 @@ class NpzSource(Arrayed, Streamed):
             raise
 
     def _choose(self) -> tuple[str, Layout]:
-        """The array of pictures."""
+        """The array of images."""
         named = [name for name in PICTURE_NAMES if name in self._arrays]
         why = "it holds no arrays"
         for name in [*named, *(name for name in self._arrays if name not in (*named, *LABEL_NAMES))]:
@@ -234,7 +234,7 @@ class NpzSource(Arrayed, Streamed):
                 why = f"{where}: {reason(error)}"
             except DataError as error:
                 why = str(error)
-        raise DataError(f"{self.path} holds no array of pictures ({why})")
+        raise DataError(f"{self.path} holds no array of images ({why})")
 
     def _own_labels(self) -> Labels | None:
         name = next((name for name in LABEL_NAMES if name in self._arrays), None)

@@ -1,4 +1,4 @@
-"""What every source of pictures can do: say how many there are, and hand them over one by one in a fixed order."""
+"""What every source of images can do: say how many there are, and hand them over one by one in a fixed order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ganformer_cli.data.file_kinds import ImageSelection, UnreadFiles
 from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.errors import DataError
 
-Pixels = npt.NDArray[Any]  # uint8, uint16 or floating point; see pictures.from_pixels
+Pixels = npt.NDArray[Any]  # uint8, uint16 or floating point; see images.from_pixels
 Label = int | tuple[float, ...]
 
 FORMS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")  # what --format names
@@ -38,39 +38,39 @@ _Self = TypeVar("_Self", bound="Source")
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a source."""
+    """One image of a source."""
 
     name: str  # relative, with forward slashes; how messages name it
-    data: bytes | Pixels | None  # a picture file, or pixels [H, W, C] with C in 1, 3, 4; None if it could not be read
+    data: bytes | Pixels | None  # an image file, or pixels [H, W, C] with C in 1, 3, 4; None if it could not be read
     label: Label | None = None
     error: str = ""  # why data is None: a few words, the same on every run
 
 
 class Labels(Protocol):
-    """The labels of a source, by a picture's number or its name."""
+    """The labels of a source, by an image's number or its name."""
 
     kind: str | None  # "classes" or "vectors"; None: there are none after all
     class_names: list[str] | None
-    class_count: int | None  # where it is known beyond the largest class that a picture has
+    class_count: int | None  # where it is known beyond the largest class that an image has
     width: int  # classes, or numbers of a vector
     notes: list[str]  # what the user should know of how they were read
     faults: list[str]  # what is wrong with them, and no obstacle unless it is to be (--strict)
 
     def of(self, number: int, name: str) -> Label | None:
-        """The label of picture ``number``, called ``name``; None where it has none."""
+        """The label of image ``number``, called ``name``; None where it has none."""
 
     def fingerprint(self) -> str:
         """Changes with the labels."""
 
 
 class Source(abc.ABC):
-    """Pictures in a fixed order. A context manager; iterated by one thread at a time."""
+    """Images in a fixed order. A context manager; iterated by one thread at a time."""
 
     path: Path
     form: str  # "folder", "zip", "tar", "npy", "npz", "hdf5", "lmdb", "tfrecords", "webdataset", "tfds"
     label_kind: str | None = None  # None, "classes" or "vectors". An item of a labelled source may still have none
     class_names: list[str] | None = None  # sorted; label i is class_names[i]
-    class_count: int | None = None  # where it is known beyond the largest class that a picture has
+    class_count: int | None = None  # where it is known beyond the largest class that an image has
     label_width: int | None = None  # classes, or numbers of a vector, as far as is known beforehand
     label_example: str = ""  # a name that the labels give an image, where they go by name
     label_notes: Sequence[str] = ()  # what the user should know of how the labels were read
@@ -82,7 +82,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def others(self) -> int:
-        """Files beside them that are no pictures, hidden ones not counted."""
+        """Files beside them that are no images, hidden ones not counted."""
 
     def unread_files(self) -> UnreadFiles:
         """Of these others, those that nobody expects beside images, by their suffix."""
@@ -90,15 +90,15 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def items(self, start: int = 0) -> Iterator[Item]:
-        """The pictures from number ``start`` on, lazily and in bounded memory."""
+        """The images from number ``start`` on, lazily and in bounded memory."""
 
     def samples(self, most: int) -> Iterator[Item]:
-        """At most ``most`` pictures, spread over the source where that is cheap, else the first ones."""
+        """At most ``most`` images, spread over the source where that is cheap, else the first ones."""
         return islice(self.items(), most)
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """sha256, hexadecimal, of names, sizes and times of the files: no picture is read."""
+        """sha256, hexadecimal, of names, sizes and times of the files: no image is read."""
 
     def close(self) -> None:  # noqa: B027 (some have nothing to let go of)
         """Let go of the files, and of what was unpacked."""
@@ -116,7 +116,7 @@ class Labelled(Source):
     _labels: Labels | None = None
 
     def use(self, labels: Labels | None) -> None:
-        """Give the pictures these labels."""
+        """Give the images these labels."""
         self._labels = None if labels is None or labels.kind is None else labels
         if labels is not None:
             self.label_kind, self.class_names, self.class_count = labels.kind, labels.class_names, labels.class_count
@@ -131,11 +131,11 @@ class Labelled(Source):
 
 
 class Numbered(Labelled):
-    """A source where every picture can be reached at once."""
+    """A source where every image can be reached at once."""
 
     @abc.abstractmethod
     def item(self, number: int) -> Item:
-        """Picture ``number``."""
+        """Image ``number``."""
 
     def items(self, start: int = 0) -> Iterator[Item]:
         return (self.item(number) for number in range(start, self.count()))
@@ -145,14 +145,14 @@ class Numbered(Labelled):
 
 
 class Streamed(Labelled):
-    """A source that is gone through from its beginning, pictures that are not wanted being passed over."""
+    """A source that is gone through from its beginning, images that are not wanted being passed over."""
 
-    passing_is_cheap = True  # whether samples may lie anywhere, because passing over a picture does not read it
+    passing_is_cheap = True  # whether samples may lie anywhere, because passing over an image does not read it
     _count: int | None = None
 
     @abc.abstractmethod
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
-        """Every picture in order: an item where its number is wanted, None where it is not."""
+        """Every image in order: an item where its number is wanted, None where it is not."""
 
     def count(self) -> int:
         if self._count is None:

@@ -15,7 +15,7 @@ _NOTES = 4  # of the parts, that are kept
 
 
 class ChainedSource(Source):
-    """The pictures of one source after those of the other. They are closed with it.
+    """The images of one source after those of the other. They are closed with it.
 
     Each must be able to go on after it was closed, as a zip is: few files are open at a time.
     """

@@ -1,4 +1,4 @@
-"""A folder of pictures, with all below it."""
+"""A folder of images, with all below it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ganformer_cli.files import open_regular, read_regular
 
 
 class FolderSource(Streamed):
-    """Every picture below a folder, in the order of the full names. Linked folders are followed, each once."""
+    """Every image below a folder, in the order of the full names. Linked folders are followed, each once."""
 
     form = "folder"
 
@@ -144,10 +144,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def read_file(path: Path) -> bytes:
-    """A picture's file.
+    """An image's file.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is no picture's file.
+        OSError, ValueError: it cannot be read, or is no image's file.
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size

@@ -1,4 +1,4 @@
-"""Pictures in a dataset of an HDF5 file; h5py reads it."""
+"""Images in a dataset of an HDF5 file; h5py reads it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from ganformer_cli.data.sources.labels import array_labels, choose_labels
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import check_regular
 
-# Bytes that are read at once, at most: picture by picture, a chunk of the file would be unpacked again and again.
+# Bytes that are read at once, at most: image by image, a chunk of the file would be unpacked again and again.
 _BLOCK = 64 << 20
 _LINKS_NAMED = 3  # in a message
 
 
 class Hdf5Source(Arrayed, Numbered):
-    """The pictures of a dataset called images, data or x, else of the first that looks like pictures."""
+    """The images of a dataset called images, data or x, else of the first that looks like images."""
 
     form = "hdf5"
 
     def __init__(self, path: Path, labels: str | None) -> None:
         """
         Raises:
-            DataError: h5py is missing, or the file is damaged or holds no pictures, or the labels cannot be used.
+            DataError: h5py is missing, or the file is damaged or holds no images, or the labels cannot be used.
         """
         self.path = path
         self._h5py = h5py = library("h5py", path, '"ganformer[hdf5]"')
@@ -76,9 +76,9 @@ class Hdf5Source(Arrayed, Numbered):
             self._check_claim(node)
             return node
         if links:
-            raise elsewhere(self.path, "its pictures are links to other files", links)
+            raise elsewhere(self.path, "its images are links to other files", links)
         names = ", ".join(f"{node.name} {node.dtype} {list(node.shape or ())}" for node in found[:5])
-        raise DataError(f"{self.path} holds no dataset of pictures, uint8 [N, H, W, C] (but {names or 'nothing'})")
+        raise DataError(f"{self.path} holds no dataset of images, uint8 [N, H, W, C] (but {names or 'nothing'})")
 
     def _own_labels(self) -> Labels | None:
         group = self._data.parent

@@ -1,4 +1,4 @@
-"""Labels of pictures: a class each, or a vector of numbers each; from files, by name or by number, or from folders."""
+"""Labels of images: a class each, or a vector of numbers each; from files, by name or by number, or from folders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ganformer_cli.errors import DataError
 from ganformer_cli.files import check_regular, parse_json
 from ganformer_cli.npy_header import check_npy
 
-_DIGEST = 16  # bytes kept of each name: two names share them once in 10**25 data sets of 3 million pictures
+_DIGEST = 16  # bytes kept of each name: two names share them once in 10**25 data sets of 3 million images
 _BOMS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _JSON_MEMORY = 2 << 30  # bytes; three million labels take a third of that
 _JSON_FORM = '{"labels": [[name, label], ...]}'
@@ -65,14 +65,14 @@ class Unlabelled:
 
 
 class NumberedLabels:
-    """One label a picture, in the order of the pictures."""
+    """One label an image, in the order of the images."""
 
     kind: str | None
 
     def __init__(self, values: npt.NDArray[Any], where: str) -> None:
         """
         Args:
-            values: of each of N pictures a whole number or a text, which are classes, or several numbers: [N], [N, 1]
+            values: of each of N images a whole number or a text, which are classes, or several numbers: [N], [N, 1]
                 or [N, K].
             where: how messages name them.
 
@@ -98,14 +98,14 @@ class NumberedLabels:
 
 
 class NamedLabels:
-    """Labels by picture name, in a few bytes each: what is kept of a name is a digest."""
+    """Labels by image name, in a few bytes each: what is kept of a name is a digest."""
 
     kind: str | None
 
     def __init__(self, rows: Rows, where: str, unit: str, *, base: str = "") -> None:
         """
         Args:
-            rows: place, name and label of each picture, from the first on at every call; a label is as written.
+            rows: place, name and label of each image, from the first on at every call; a label is as written.
             where: how messages name the file.
             unit: what a place counts: "line" or "label".
             base: the folder that the file lies in, with a slash behind it: names may begin there.
@@ -138,7 +138,7 @@ class NamedLabels:
         twice = np.flatnonzero(same & (differs if values.ndim == 1 else differs.any(axis=1)))
         if len(twice):
             lines = sorted(places[int(order[twice[0] + i])] for i in (0, 1))
-            raise DataError(f"{where}, {unit} {lines[1]}: another label for the picture of {unit} {lines[0]}; mend it")
+            raise DataError(f"{where}, {unit} {lines[1]}: another label for the image of {unit} {lines[0]}; mend it")
         first = np.concatenate(([True], ~same))
         self._keys, self._values = keys[first], values[first]
         self._numbers: npt.NDArray[np.int64] = order[first]  # of the rows
@@ -243,24 +243,24 @@ class NamedLabels:
 
 
 class FolderLabels:
-    """A picture's class is the first folder of its name. Folders around all the pictures do not count."""
+    """An image's class is the first folder of its name. Folders around all the images do not count."""
 
     kind: str | None = "classes"
 
     def __init__(self, names: Iterable[str], source: Path) -> None:
         """
         Args:
-            names: of all pictures.
+            names: of all images.
 
         Raises:
-            DataError: no picture lies in a folder.
+            DataError: no image lies in a folder.
         """
         folders = {tuple(plain(name).split("/")[:-1]) for name in names}
         around = len(os.path.commonprefix(list(folders)))
         self._depth = max(0, min(around, min(map(len, folders), default=0) - 1))
         self.class_names: list[str] | None = sorted({folder[self._depth] for folder in folders if folder})
         if not self.class_names:
-            raise DataError(f"--labels folders: no picture of {source} lies in a folder; leave the option out")
+            raise DataError(f"--labels folders: no image of {source} lies in a folder; leave the option out")
         self.width = len(self.class_names)
         self.class_count: int | None = self.width
         self.notes, self.faults = list[str](), list[str]()
@@ -286,8 +286,8 @@ def choose_labels(
 
     Args:
         own: the labels that lie in the source, if any.
-        names: of all pictures; None where pictures have no folders.
-        count: how many pictures there are.
+        names: of all images; None where images have no folders.
+        count: how many images there are.
 
     Raises:
         DataError: they are not to be had, or damaged.
@@ -296,7 +296,7 @@ def choose_labels(
         return None
     if option == "folders":
         if names is None:
-            raise DataError(f"--labels folders: the pictures of {source} lie in no folders; leave the option out")
+            raise DataError(f"--labels folders: the images of {source} lie in no folders; leave the option out")
         return FolderLabels(names(), source)
     if option is None:
         labels = own() if own is not None else None
@@ -304,8 +304,8 @@ def choose_labels(
         labels = read_labels(Path(option))
         if isinstance(labels, NumberedLabels) and len(labels) != count():
             raise DataError(
-                f"--labels {option}: {len(labels)} labels for the {count()} pictures of {source}; "
-                f"one each is needed, in the order of the pictures"
+                f"--labels {option}: {len(labels)} labels for the {count()} images of {source}; "
+                f"one each is needed, in the order of the images"
             )
     if isinstance(labels, NamedLabels) and names is not None:
         labels.match(names, source)
@@ -315,22 +315,22 @@ def choose_labels(
 def array_labels(
     read: Callable[[], npt.NDArray[Any]], where: str, count: int, shape: tuple[int, ...] | None = None
 ) -> NumberedLabels:
-    """The labels in an array that lies beside that of the pictures.
+    """The labels in an array that lies beside that of the images.
 
     Args:
         shape: that of the array, where it is known before it is read.
 
     Raises:
-        DataError: it cannot be read, or has not one label for each of ``count`` pictures.
+        DataError: it cannot be read, or has not one label for each of ``count`` images.
     """
     if shape and shape[0] != count:  # else as much would be read as it claims
-        raise DataError(f"{where}: {shape[0]} labels for {count} pictures; mend it, or --labels none")
+        raise DataError(f"{where}: {shape[0]} labels for {count} images; mend it, or --labels none")
     try:
         labels = NumberedLabels(read(), where)
     except (*BROKEN, TypeError, KeyError) as error:
         raise DataError(f"{where} cannot be read ({reason(error)}); mend it, or choose --labels none") from error
     if len(labels) != count:
-        raise DataError(f"{where}: {len(labels)} labels for {count} pictures; mend it, or --labels none")
+        raise DataError(f"{where}: {len(labels)} labels for {count} images; mend it, or --labels none")
     return labels
 
 
@@ -544,7 +544,7 @@ def _names_in_array(values: npt.NDArray[Any], where: str) -> LabelValues:
                 value = value.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(f"{where}: label {number} is {value!r}, no text in UTF-8; mend it") from error
-        reader.add(where, f"picture {number}", value)
+        reader.add(where, f"image {number}", value)
     return reader.finish()
 
 

@@ -1,4 +1,4 @@
-"""LMDB as LSUN has it: the value of each key is a picture's file. Also in a zip, which is unpacked for the time."""
+"""LMDB as LSUN has it: the value of each key is an image's file. Also in a zip, which is unpacked for the time."""
 
 from __future__ import annotations
 

@@ -37,22 +37,22 @@ _MISTAKES = {
     **dict.fromkeys(COMPRESSED, "compressed, but no tar, or a damaged one: get it again, or unpack it and give that"),
     b"7z\xbc\xaf": "a 7z archive: unpack it, and give the folder",
     b"Rar!": "a rar archive: unpack it, and give the folder",
-    b"\x89PNG": "one picture: give the folder that it lies in",
-    b"\xff\xd8\xff": "one picture: give the folder that it lies in",
-    b"\x80\x04\x95": "a pickle, which can run any code: save the pictures as .npy or .png",
+    b"\x89PNG": "one image: give the folder that it lies in",
+    b"\xff\xd8\xff": "one image: give the folder that it lies in",
+    b"\x80\x04\x95": "a pickle, which can run any code: save the images as .npy or .png",
 }  # fmt: skip
 
 
 def open_source(
     path: Path, *, form: str | None = None, labels: str | None = None, resolution: int | None = None
 ) -> Source:
-    """The pictures at ``path``.
+    """The images at ``path``.
 
     Args:
         form: one of :data:`FORMS`; None tells it from the content. ``png`` and ``jpg`` take such files only, of a
             folder, zip or tar.
         labels: None takes what lies in the source (``dataset.json`` and the like); ``none``; ``folders``, where a
-            picture's class is its first folder; or the path of a ``.npy``, ``.csv`` or ``.json`` file.
+            image's class is its first folder; or the path of a ``.npy``, ``.csv`` or ``.json`` file.
         resolution: which files of TFRecords of several resolutions; None takes the largest.
 
     Raises:
@@ -78,7 +78,7 @@ def open_source(
 
 
 def _refuse_empty(source: Source, form: str | None) -> None:
-    """Raise if nothing of it can be used: the pictures are not counted for it where that takes long."""
+    """Raise if nothing of it can be used: the images are not counted for it where that takes long."""
     first = next(iter(source.items()), None)
     if first is None:
         ending = {"png": " ending in .png", "jpg": " ending in .jpg or .jpeg"}.get(form or "", "")
@@ -86,7 +86,7 @@ def _refuse_empty(source: Source, form: str | None) -> None:
         unread = source.unread_files().unread
         found = f"the {others} files in it are something else" if others else "it is empty"
         found += f" ({unread_text(unread)})" if unread else ""
-        raise DataError(f"{source.path} holds no pictures{ending}; {found}")
+        raise DataError(f"{source.path} holds no images{ending}; {found}")
     if first.data is None and first.error.startswith(DAMAGED) and source.count() == 1:
         raise DataError(f"{source.path}: {first.error}; get it again")
 
@@ -95,7 +95,7 @@ def _open(path: Path, form: str | None, labels: str | None, resolution: int | No
     if path.is_dir():
         return _open_folder(path, form, labels, resolution)
     if why := why_no_file(path):
-        raise DataError(f"{path} {why}; give the path of a folder, an archive or an array of pictures")
+        raise DataError(f"{path} {why}; give the path of a folder, an archive or an array of images")
     found = _kind_of_file(path)
     if found == "zip":
         return _open_zip(path, form, labels, resolution)
@@ -176,13 +176,13 @@ def _misfit(path: Path, form: str | None, found: str) -> DataError:
 
 
 def _kind_of_content(names: Iterable[str]) -> str | None:
-    """What most of these files are: "tfrecords" or "webdataset"; None for pictures, and what is something else."""
+    """What most of these files are: "tfrecords" or "webdataset"; None for images, and what is something else."""
     images = records = tars = 0
     for name in islice(names, _LOOKED_AT):
         images += has_image_suffix(name)
         records += part_of(name.rpartition("/")[2]) is not None
         tars += name.lower().endswith(_TAR_SUFFIXES)
-    if max(records, tars) <= images:  # a preview beside the data is no picture of the source
+    if max(records, tars) <= images:  # a preview beside the data is no image of the source
         return None
     return "tfrecords" if records >= tars else "webdataset"
 
@@ -214,7 +214,7 @@ def _kind_of_file(path: Path) -> str:
         why = "a web page, and no archive: the download went wrong; fetch it again in a browser"
     else:
         mistakes = (why for magic, why in _MISTAKES.items() if start.startswith(magic))
-        why = next(mistakes, "no source that is known: give a folder, an archive or an array of pictures")
+        why = next(mistakes, "no source that is known: give a folder, an archive or an array of images")
     raise DataError(f"{path} is {why}")
 
 

@@ -1,4 +1,4 @@
-"""A tar of pictures, plain or compressed, read from its beginning to its end."""
+"""A tar of images, plain or compressed, read from its beginning to its end."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ class TarReader:
 
 
 class TarSource(Streamed):
-    """Every picture in a tar, in the order in which they lie."""
+    """Every image in a tar, in the order in which they lie."""
 
     form = "tar"
 
@@ -252,7 +252,7 @@ class TarSource(Streamed):
         with TarReader(self.path) as reader:
             self.passing_is_cheap = not reader.is_compressed
             try:
-                inside = False  # a picture
+                inside = False  # an image
                 while (member := reader.next()) is not None:
                     kind = self._kind(reader, member)
                     inside = kind is FileKind.IMAGE
@@ -332,8 +332,8 @@ class TarSource(Streamed):
 
 
 def broken(number: int, error: BrokenArchiveError) -> Item:
-    """The last item of an archive that is damaged between two pictures."""
-    return Item(f"picture {number}", None, None, f"{DAMAGED}: {error}")
+    """The last item of an archive that is damaged between two images."""
+    return Item(f"image {number}", None, None, f"{DAMAGED}: {error}")
 
 
 def is_tar(path: Path) -> bool:

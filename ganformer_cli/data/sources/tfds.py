@@ -18,7 +18,7 @@ from ganformer_cli.errors import DataError
 
 
 class TfdsSource(Labelled):
-    """The pictures of a data set's split ``train``, or of its first where there is none of this name."""
+    """The images of a data set's split ``train``, or of its first where there is none of this name."""
 
     form = "tfds"
 
@@ -28,7 +28,7 @@ class TfdsSource(Labelled):
             path: the name of the data set, as tensorflow_datasets takes it: ``cifar10``, ``mnist:3.0.1``.
 
         Raises:
-            DataError: the library is missing, or knows no such data set, or it holds no pictures.
+            DataError: the library is missing, or knows no such data set, or it holds no images.
         """
         self.path = path
         self._tfds = library("tensorflow_datasets", path, "tensorflow-datasets tensorflow")
@@ -42,7 +42,7 @@ class TfdsSource(Labelled):
         except Exception as error:  # whatever the library, or the network, may raise
             raise DataError(f"tensorflow_datasets cannot give {name}: {reason(error)}; is this its name?") from error
         if "image" not in features or not splits:
-            raise DataError(f"{name} has no pictures called image (but {', '.join(features) or 'nothing'})")
+            raise DataError(f"{name} has no images called image (but {', '.join(features) or 'nothing'})")
         self._split = "train" if "train" in splits else next(iter(splits))
         self._count = int(splits[self._split].num_examples)
         self._identity = f"{info.full_name} {self._split} {self._count}"
@@ -72,7 +72,7 @@ class TfdsSource(Labelled):
             label = int(row["label"])
         image = np.asarray(row["image"])
         if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] not in CHANNELS:
-            return Item(name, None, label, f"{image.dtype} {list(image.shape)} is no picture")
+            return Item(name, None, label, f"{image.dtype} {list(image.shape)} is no image")
         return Item(name, np.ascontiguousarray(image), label)
 
     def fingerprint(self) -> str:

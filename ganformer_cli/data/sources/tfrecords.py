@@ -1,4 +1,4 @@
-"""TFRecords of pictures, as StyleGAN, the GANsformer's authors and many others write them; in a folder or in a zip."""
+"""TFRecords of images, as StyleGAN, the GANsformer's authors and many others write them; in a folder or in a zip."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NAME = re.compile(
     r"(?P<base>.*?)(?:-r(?P<level>\d\d))?(?P<suffix>\.tfrecords?)?"
     r"(?:(?P<part>\d+)of(?P<parts>\d+)|-(?P<part0>\d+)-of-(?P<parts0>\d+))?(?P<end>\.tfrecords?)?"
 )
-_LOOKED_AT = 8  # records that are looked at to see whether pictures have labels
+_LOOKED_AT = 8  # records that are looked at to see whether images have labels
 
 
 @dataclass(frozen=True, order=True)
@@ -41,7 +41,7 @@ class Part:
     """What the name of a file of TFRecords says."""
 
     base: str
-    level: int  # the pictures' side is 2**level; 0 where it is not said
+    level: int  # the images' side is 2**level; 0 where it is not said
     parts: int  # of how many it is one; 0 where it is not said
     number: int  # which; counted from `first`
     name: str
@@ -145,14 +145,14 @@ class ZipShelf(Shelf):
 
 
 class TfrecordsSource(Streamed):
-    """The pictures in files of TFRecords, file by file."""
+    """The images in files of TFRecords, file by file."""
 
     form = "tfrecords"
 
     def __init__(self, shelf: Shelf, resolution: int | None, labels: str | None) -> None:
         """
         Args:
-            resolution: of files of several resolutions, that with pictures of this size is taken, else the next
+            resolution: of files of several resolutions, that with images of this size is taken, else the next
                 larger, else the largest; None: the largest.
 
         Raises:
@@ -182,7 +182,7 @@ class TfrecordsSource(Streamed):
             self.label_kind = "classes"
 
     def _own_labels(self, names: list[str]) -> Labels | None:
-        """StyleGAN's: numpy's format, one label a picture in order."""
+        """StyleGAN's: numpy's format, one label an image in order."""
         if not names:
             return None
         where = f"{self.path}: {names[0]}"
@@ -226,7 +226,7 @@ class TfrecordsSource(Streamed):
     def _scan_file(
         self, name: str, number: int, wanted: Callable[[int], bool], with_classes: bool
     ) -> Iterator[Item | None]:
-        """The pictures of one file, the first of which has this number. Damage ends it, and not the files behind it."""
+        """The images of one file, the first of which has this number. Damage ends it, and not the files behind it."""
         first = number
         try:
             with self._shelf.open(name) as stream:

@@ -27,7 +27,7 @@ NAMES = "names"  # labels are texts, which stand for classes
 
 
 class WebdatasetSource(Streamed):
-    """The pictures of one tar or of several, shard after shard."""
+    """The images of one tar or of several, shard after shard."""
 
     form = "webdataset"
 
@@ -78,7 +78,7 @@ class WebdatasetSource(Streamed):
         return names
 
     def _paths(self) -> list[tuple[str, Path]]:
-        """What stands before the names of each shard's pictures, and where it lies."""
+        """What stands before the names of each shard's images, and where it lies."""
         return [(f"{name}/", self.path / name) for name in self._shards] or [("", self.path)]
 
     def others(self) -> int:
@@ -100,7 +100,7 @@ class WebdatasetSource(Streamed):
                 number += 1
 
     def _scan_shard(self, before: str, path: Path, number: int, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
-        """The pictures of one shard, the first of which has this number. Damage ends it, and not those behind it."""
+        """The images of one shard, the first of which has this number. Damage ends it, and not those behind it."""
         sample: _Sample | None = None
         with TarReader(path) as reader:
             try:
@@ -129,7 +129,7 @@ class WebdatasetSource(Streamed):
                     number += 1
                     if error.inside:
                         return
-                name = f"{before}picture {number}"
+                name = f"{before}image {number}"
                 yield Item(name, None, None, f"{DAMAGED}: {error}") if wanted(number) else None
                 return
         if sample is not None and sample.image is not None:
@@ -183,7 +183,7 @@ class _Sample:
 
 
 def label_kind_of(path: Path) -> str | None:
-    """What labels lie beside the pictures at the beginning of a tar: "classes", "vectors", or None without any."""
+    """What labels lie beside the images at the beginning of a tar: "classes", "vectors", or None without any."""
     images: set[str] = set()
     kinds: dict[str, str] = {}
     with TarReader(path) as reader:

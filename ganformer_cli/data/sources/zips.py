@@ -19,14 +19,14 @@ from ganformer_cli.errors import DataError
 
 
 class ZipSource(Numbered):
-    """Every picture in a zip. Nothing is ever unpacked to disk, so the names in it can do no harm."""
+    """Every image in a zip. Nothing is ever unpacked to disk, so the names in it can do no harm."""
 
     form = "zip"
 
     def __init__(self, index: ZipIndex, selection: ImageSelection, labels: str | None) -> None:
         """
         Raises:
-            DataError: all pictures are protected by a password, or the labels cannot be used.
+            DataError: all images are protected by a password, or the labels cannot be used.
         """
         self.path = index.path
         self._index = index
@@ -63,7 +63,7 @@ class ZipSource(Numbered):
             raise DataError(f"{self.path}: {name} cannot be read ({reason(error)}); get it again") from error
 
     def names(self) -> Iterator[str]:
-        """The names of the pictures in order, as they stand in the zip."""
+        """The names of the images in order, as they stand in the zip."""
         return (self._index.name(int(number)) for number in self._numbers)
 
     def count(self) -> int:

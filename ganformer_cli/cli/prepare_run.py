@@ -1,0 +1,173 @@
+"""Makes one data set of those that ``ganformer prepare`` is asked for, with its progress on the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganformer_cli.cli.options import warn
+from ganformer_cli.cli.prepare_jobs import CatalogueSet, Job, OwnImages
+from ganformer_cli.cli.prepare_report import report_verified, summarise, warn_of_empty_classes, warn_of_unused_range
+from ganformer_cli.cli.progress import ProgressBar
+from ganformer_cli.errors import DataError
+from ganformer_cli.files import MIB
+
+if TYPE_CHECKING:
+    from ganformer_cli.data.prepare.acquire import AcquiredArchive
+    from ganformer_cli.data.prepare.options import PrepareOptions
+    from ganformer_cli.data.prepare.pipeline import PreparedSet
+    from ganformer_cli.data.sources import Source
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all data sets of a line; ``options`` are the fields of ``PrepareOptions``."""
+
+    data_dir: Path
+    form: str | None
+    labels: str | None
+    from_file: Path | None
+    check: bool
+    choice: int | None
+    keep_download: bool
+    as_json: bool
+    options: dict[str, Any]
+
+
+def run(job: Job, settings: Settings) -> dict[str, Any]:
+    """Make one data set and say so; what ``--json`` says of it."""
+    from ganformer_cli.data.prepare.acquire import USUAL_RESOLUTION
+    from ganformer_cli.data.prepare.options import PrepareOptions, check_dataset_name
+
+    given = dict(settings.options)
+    if given["ratio"] is None:
+        given["ratio"] = job.ratio
+    if isinstance(job, CatalogueSet) and given["resolution"] is None:
+        given["resolution"] = job.entry.resolution or USUAL_RESOLUTION
+    options = PrepareOptions(**given)
+    check_dataset_name(job.name)
+    kept: tuple[Path, int] | None = None
+    with ProgressBar() as progress:
+        try:
+            if isinstance(job, OwnImages):
+                prepared = _prepare(job.path, job.name, settings.form, settings, given, progress)
+            else:
+                prepared, kept = _prepare_known(job, settings, options, given, progress)
+        except KeyboardInterrupt:
+            progress.close()
+            progress.message(f"{job.name}: what is done is kept; the same command goes on from there")
+            raise
+    warn_of_empty_classes(prepared.manifest)
+    warn_of_unused_range(prepared.manifest)
+    if settings.as_json and prepared.not_read:
+        from ganformer_cli.data.file_kinds import unread_count_text, unread_text
+
+        warn(f"{job.name}: {unread_count_text(prepared.not_read)}: {unread_text(prepared.not_read)}")
+    if not settings.as_json:
+        summarise(prepared, settings.data_dir, kept)
+    return {
+        **prepared.manifest,
+        "folder": str(prepared.folder),
+        "not_read": dict(prepared.not_read),
+        "unchanged": prepared.unchanged,
+        "resumed": prepared.resumed,
+    }
+
+
+def _prepare_known(
+    job: CatalogueSet, settings: Settings, options: PrepareOptions, given: dict[str, Any], progress: ProgressBar
+) -> tuple[PreparedSet, tuple[Path, int] | None]:
+    """Download a data set of the catalogue and prepare it; also the archive that is kept, and its size."""
+    from ganformer_cli.data.prepare.acquire import find_existing
+
+    if not (settings.from_file or settings.labels or options.overwrite or options.strict):
+        existing = find_existing(job.entry, settings.data_dir / job.name, options)
+        if existing is not None:
+            return existing, None
+    acquired = _acquire(job, settings, options, progress)
+    with acquired.open(settings.labels, options.resolution) as source:
+        prepared = _prepare(source, job.name, acquired.form, settings, given, progress)
+    kept = acquired.release(keep_download=settings.keep_download)
+    return prepared, (acquired.path, kept) if kept else None
+
+
+def _prepare(
+    source: Path | Source,
+    name: str,
+    form: str | None,
+    settings: Settings,
+    options: dict[str, Any],
+    progress: ProgressBar,
+) -> PreparedSet:
+    from ganformer_cli.data.prepare.pipeline import prepare
+
+    begun = 0
+
+    def report(done: int, total: int, skipped: int) -> None:
+        nonlocal begun
+        if begun == 0:  # what was done in an earlier run says nothing of the speed
+            progress.start(total, "images", f"prepare {name}", done=done)
+        begun = done
+        if done:
+            progress.update(done, skipped=skipped)
+
+    return prepare(
+        source, name, data_dir=settings.data_dir, form=form, labels=settings.labels, progress=report, **options
+    )
+
+
+def _acquire(job: CatalogueSet, settings: Settings, options: PrepareOptions, progress: ProgressBar) -> AcquiredArchive:
+    """The archive of a catalogue's data set: the user's, or downloaded after the licence was shown."""
+    from ganformer_cli.data.prepare.acquire import acquire, acquire_file, estimated_output
+
+    entry = job.entry
+    words = {"download": "downloading", "check": "checking"}
+    stage: list[str] = []
+
+    def report(what: str, done: int, total: int | None) -> None:
+        if stage != [what]:
+            stage[:] = [what]
+            if what == "download" and done:
+                progress.message(f"{entry.name}: the download goes on at {done / MIB:.0f} MiB")
+            progress.start((total or done) / MIB, "MiB", f"{words[what]} {entry.name}", done=done / MIB)
+        progress.update(done / MIB)
+
+    progress.message(f"{entry.name}: {entry.title}")
+    progress.message(f"licence: {entry.licence}{f' ({entry.homepage})' if entry.homepage else ''}")
+    if settings.from_file is not None:
+        return acquire_file(entry, settings.from_file, check=settings.check, form=settings.form, progress=report)
+    output = estimated_output(entry, options)
+    output = max(0, output - _bytes_in(settings.data_dir / f".{job.name}.part"))
+    return acquire(
+        entry, settings.data_dir, choice=settings.choice, output=output, progress=report,
+        notice=progress.message,
+    )  # fmt: skip
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes of the files in a folder and below; what goes away meanwhile does not count."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+
+
+def verify_set(word: str, data_dir: Path, *, as_json: bool) -> None:
+    from ganformer_cli.data.prepare.verify import verify
+
+    folder = data_dir / word
+    if not (folder / "manifest.json").is_file():
+        folder = Path(word)
+    if not folder.is_dir():
+        raise DataError(
+            f"--verify {word}: neither a data set in {data_dir} nor a folder; look for it with: ls {data_dir}"
+        )
+    with ProgressBar() as progress:
+        started: list[bool] = []
+
+        def report(done: int, total: int, wrong: int) -> None:
+            if not started:
+                started.append(True)
+                progress.start(total, "images", "verify")
+            progress.update(done, problems=wrong)
+
+        found = verify(folder, progress=report)
+    report_verified(found, as_json=as_json)
