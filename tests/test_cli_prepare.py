@@ -27,6 +27,8 @@ from ganformer_cli.errors import DownloadError
 if TYPE_CHECKING:
     from tests.conftest import Server
 
+from ganformer_cli.data import open_dataset
+
 Run = Callable[..., Result]
 
 
@@ -138,6 +140,22 @@ def test_the_authors_lines(ganformer: Run, photos: Path) -> None:
     sharded = ganformer(*line.split(), "--shards-num", "3", "--overwrite")
     assert sharded.exit_code == 0, sharded.stderr
     assert len(list(Path("datasets/mine").glob("images-*-of-00003.zip"))) == 3
+
+
+@pytest.mark.parametrize("how", ["pad", "stretch"])
+def test_images_are_padded_or_stretched(ganformer: Run, own_folder: Path, how: str) -> None:
+    (own_folder / "wide").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 32), (200, 0, 0)).save(own_folder / "wide" / f"{number}.png")
+    line = f"prepare wide --fit {how} --resolution 32 --background black".split()
+    result = ganformer(*line, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["crop"] == how
+    column = open_dataset("wide").image(0)[0, :, 16].tolist()
+    assert column == ([0] * 8 + [200] * 16 + [0] * 8 if how == "pad" else [200] * 32)
+    assert "unchanged" in ganformer(*line).stdout
+    refused = ganformer("prepare", "wide", "--resolution", "32", "--background", "black")
+    assert f"was made with --fit {how}, not crop" in refused.stderr
 
 
 def test_work_that_was_interrupted_is_gone_on_with(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -12,7 +13,18 @@ import pytest
 from PIL import Image
 
 from ganformer_cli.data import images
-from ganformer_cli.data.images import UnusableImageError, crop_size, fit, open_image, to_rgb, upright_size
+from ganformer_cli.data.images import (
+    FITS,
+    Fit,
+    UnusableImageError,
+    crop_size,
+    fit,
+    is_large_enough,
+    open_image,
+    reach,
+    to_rgb,
+    upright_size,
+)  # fmt: skip
 
 WHITE = (255, 255, 255)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -191,6 +203,54 @@ def test_crop_is_the_largest_part_of_the_wanted_proportions(
     size: tuple[int, int], wanted: tuple[int, int], part: tuple[int, int]
 ) -> None:
     assert crop_size(size, wanted) == part
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((16, 32), (8, 16)), ((32, 16), (16, 8)), ((16, 20), (13, 16)), ((16, 999), (1, 16)), ((16, 16), (16, 16))],
+)
+def test_padding_shows_all_of_an_image_in_the_middle(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    image = Image.new("RGB", (size[1], size[0]), RED)
+    expected = np.full((16, 16, 3), (0, 0, 9), np.uint8)
+    top, left = (16 - shown[0]) // 2, (16 - shown[1]) // 2
+    expected[top : top + shown[0], left : left + shown[1]] = RED
+    assert np.array_equal(np.asarray(fit(image, 16, 16, (0, 0, 9), fit="pad")), expected)
+
+
+def test_stretching_keeps_every_corner() -> None:
+    quarters = Image.fromarray(QUARTERS).resize((64, 16), Image.Resampling.NEAREST)
+    assert np.array_equal(np.asarray(fit(quarters, 16, 16, WHITE, fit="stretch"))[::15, ::15], QUARTERS[::15, ::15])
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"),
+    [
+        ((16, 16), ["crop", "pad", "stretch"]),
+        ((15, 15), []),
+        ((8, 16), ["pad"]),
+        ((16, 8), ["pad"]),
+        ((15, 30), ["pad"]),
+    ],
+)
+def test_no_image_is_enlarged(size: tuple[int, int], fits: tuple[Fit, ...]) -> None:
+    for how in FITS:
+        with contextlib.nullcontext() if how in fits else pytest.raises(UnusableImageError, match="too small"):
+            fit(Image.new("RGB", (size[1], size[0])), 16, 16, WHITE, fit=how)
+
+
+@pytest.mark.parametrize("how", FITS)
+@pytest.mark.parametrize("size", [(100, 60), (60, 100), (33, 500), (500, 33)])
+@pytest.mark.parametrize("wanted", [(64, 64), (32, 64), (64, 40)])
+def test_an_image_reaches_just_the_size_that_it_need_not_be_enlarged_to(
+    size: tuple[int, int], wanted: tuple[int, int], how: Fit
+) -> None:
+    longest = reach(size, wanted, how)
+
+    def large_enough(side: int) -> bool:
+        return is_large_enough(size, (side * wanted[0] // max(wanted), side * wanted[1] // max(wanted)), how)
+
+    assert large_enough(longest - 1)
+    assert not large_enough(longest + 3)
 
 
 @pytest.mark.parametrize(("width", "height"), [(20, 8), (8, 20), (21, 8), (8, 21)])
