@@ -323,7 +323,7 @@ def test_arrays_that_hold_no_pictures(tmp_path: Path, scenes: ImageDataset) -> N
     with pytest.raises(DataError, match="image 2 holds numbers that are not finite"):
         evaluate(open_images(tmp_path / "nan.npy", "--images"), scenes, metrics=["diversity"])
     np.save(tmp_path / "flat.npy", np.zeros((4, 32, 32, 5), np.uint8))
-    with pytest.raises(DataError, match=r"--images .*flat.npy: uint8 \[4, 32, 32, 5\]; pictures are uint8, uint16"):
+    with pytest.raises(DataError, match=r"--images .*flat.npy: uint8 \[4, 32, 32, 5\]; images are uint8, uint16"):
         open_images(tmp_path / "flat.npy", "--images")
     np.save(tmp_path / "objects.npy", np.array([{}], object))
     with pytest.raises(DataError, match="objects.npy: not a numpy array"):

@@ -72,7 +72,8 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         # This refuses what no model takes.
-        ModelConfig(resolution=self.resolution or CHOSEN_RESOLUTIONS[0], ratio=self.ratio)
+        least = CHOSEN_RESOLUTIONS[0]
+        ModelConfig(resolution=least if self.resolution is None else self.resolution, ratio=self.ratio)
         limits = {"--max-images": (self.max_images, None), "--shards-num": (self.shards_num, MAX_SHARDS)}
         for option, (value, most) in {**limits, "--workers": (self.workers, None)}.items():
             if value is not None and (value < 1 or (most is not None and value > most)):
