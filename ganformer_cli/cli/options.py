@@ -387,9 +387,13 @@ def _set_quiet(ctx: click.Context, parameter: click.Parameter, value: bool) -> N
 def _set_log_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
     if path is None or ctx.resilient_parsing:
         return
-    if path.is_dir() or not path.parent.is_dir():
-        why = "is a folder; give a file" if path.is_dir() else f"{path.parent} is no folder; create it"
-        raise click.BadParameter(f"{path}: {why}", ctx=ctx, param=parameter)
+    try:
+        why = "is a folder; give a file" if path.is_dir() else ""
+        why = why or ("" if path.parent.is_dir() else f"{path.parent} is no folder; create it")
+    except OSError as error:  # such as a name that is too long
+        why = error.strerror or str(error)
+    if why:
+        raise click.BadParameter(f"{printable(path)}: {why}", ctx=ctx, param=parameter)
     if os.environ.get("RANK", "0") == "0":  # one of several processes writes
         VERBOSITY.log_file = path
 
