@@ -11,11 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ganformer_cli"
 # The standard library, and one another.
-LEAVES = {"errors", "file_magic", "files", "lazy", "memory", "outputs", "resources"}
+LEAVES = {"cpus", "errors", "file_magic", "files", "lazy", "memory", "outputs", "resources"}
 LEAVES |= {"npy_header", "stop_signals", "system_errors", "text"}
 
 # Besides itself and the leaves, what each room may import. A new room needs a line here: think where it belongs.
 ARROWS = {
+    "cpus": set(),
     "errors": set(),
     "file_magic": set(),
     "files": set(),

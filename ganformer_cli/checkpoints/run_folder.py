@@ -34,6 +34,7 @@ SNAPSHOT_PATTERN = "network-snapshot-*.safetensors"
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 METRICS_FILE = "metrics.jsonl"
+PARALLELISM_FILE = "parallelism.json"  # processes and threads on a CPU
 EVENTS_FILE = "events.jsonl"  # warnings: what went wrong, and when
 TAKEN_FILE = "init-from.json"  # what came from --init-from and what did not, tensor by tensor
 STATE_FOLDER = "state"

@@ -25,7 +25,6 @@ from ganformer_cli.cli.options import (
     option,
     pick_devices,
     processes_option,
-    verbosity_options,
 )
 from ganformer_cli.cli.output import echo
 from ganformer_cli.errors import ConfigError, GanformerError
@@ -155,7 +154,6 @@ class Metrics(click.ParamType):
     "metrics.jsonl; of another snapshot or of images a file beside it, NAME.metrics.jsonl]",
 )
 @json_option
-@verbosity_options
 @gpus_option
 @processes_option("Score")
 @batch_size_option(

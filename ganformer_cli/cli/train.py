@@ -15,6 +15,7 @@ from ganformer_cli.cli.config_file import config_text
 from ganformer_cli.cli.eval_networks import fetch_networks
 from ganformer_cli.cli.model_choice import offline_option
 from ganformer_cli.cli.options import (
+    MAX_PROCESSES,
     GroupedCommand,
     boolean_option,
     given_options,
@@ -23,13 +24,12 @@ from ganformer_cli.cli.options import (
     option,
     pick_devices,
     processes_option,
-    verbosity_options,
 )
 from ganformer_cli.cli.output import echo
 from ganformer_cli.cli.train_compatibility import compatibility_options
 from ganformer_cli.cli.train_options import setting_options
 from ganformer_cli.cli.train_plan import show_plan
-from ganformer_cli.cli.train_run import check_count, end, launch, report, save_and_end
+from ganformer_cli.cli.train_run import check_count, end, launch, report, save_and_end, use_cpu
 from ganformer_cli.cli.train_settings import (
     baseline_name,
     check_precision,
@@ -44,6 +44,7 @@ from ganformer_cli.cli.train_settings import (
 )
 from ganformer_cli.config import MODEL_FIELDS
 from ganformer_cli.config.names import check_name, valid_name
+from ganformer_cli.cpus import wait_passively
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.outputs import write_output
 
@@ -70,6 +71,14 @@ _SPARE = 12  # characters of a run's name behind that of its data set
     help="Folder of all runs.",
 )
 @boolean_option("--restart", group="Run", default=False, help="Start a new numbered run instead of resuming.")
+@option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=None,
+    metavar="N",
+    group="Run",
+    help="Save and end after N minutes; the same command resumes the run.",
+)
 @boolean_option(
     "--dry-run", group="Run", default=False, help="Show the configuration and an estimate of time and memory, and exit."
 )
@@ -128,11 +137,19 @@ _SPARE = 12  # characters of a run's name behind that of its data set
 @setting_options("Training")
 @setting_options("Logging")
 @gpus_option
-@processes_option("Train")
+@processes_option("Train", default="what a trial finds fastest; on GPUs one for each of --gpus")
+@option(
+    "--threads",
+    type=click.IntRange(1, MAX_PROCESSES),
+    default=None,
+    metavar="N",
+    group="Device",
+    rare=True,
+    help="Threads of each process on the CPU.  [default: what a trial finds fastest, or OMP_NUM_THREADS]",
+)
 @setting_options("Device")
 @compatibility_options
 @json_option
-@verbosity_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -149,6 +166,8 @@ def command(
     data_dir: Path,
     gpus: tuple[int, ...] | None,
     processes: int | None,
+    threads: int | None,
+    max_minutes: float | None,
     offline: bool,
     **_: Any,
 ) -> None:
@@ -158,6 +177,8 @@ def command(
     The same command again resumes the run. Ctrl-C saves and stops.
     """
     from ganformer_cli.cli.main import Failure
+
+    wait_passively()
     from ganformer_cli.training import distributed
     from ganformer_cli.training.launcher import run_workers, when_launcher_ends
     from ganformer_cli.training.opening import check_batch
@@ -173,8 +194,9 @@ def command(
         expname, before = reloaded_settings(result_dir, expname)
         options, defaults = {**before, **defaults, **options}, {}
     devices = pick_devices(gpus, training=True)
-    count = distributed.launched_world_size() or processes or len(devices)
-    if not distributed.launched_world_size():
+    launched = distributed.launched_world_size()
+    count = launched or processes or len(devices)
+    if not launched:
         check_count(count, devices)
     device = distributed.local_device(devices, chosen=gpus is not None)
     on_cpu = device.type == "cpu"
@@ -187,19 +209,25 @@ def command(
         # Only what was given directly: the released CLEVR model contradicts --ganformer-default.
         config = pretrained_config(origin, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
     check_precision(config, devices)
+    name = expname or f"{valid_name(dataset.name, spare=_SPARE)}-{(baseline or config.model.attention).lower()}"
+    parallelism = None
+    if on_cpu and not launched:
+        parallelism = use_cpu(config, name, result_dir, processes=processes, threads=threads, restart=restart)
+        count = parallelism.processes
     check_batch(config, count)
     if write_config is not None:
         write_output(write_config, config_text(config).encode("utf-8"), "--write-config")
     if dry_run:
-        show_plan(config, dataset, device, as_json=as_json, measured=True)
+        show_plan(config, dataset, device, as_json=as_json, measured=True, parallelism=parallelism)
         return
-    if count > 1 and not distributed.launched_world_size():
-        ctx.exit(run_workers(sys.argv[1:], count))
+    if parallelism is not None and not as_json:
+        echo(f"cpu        {parallelism}")
+    if count > 1 and not launched:
+        ctx.exit(run_workers(sys.argv[1:], count, None if parallelism is None else parallelism.threads))
     from ganformer_cli.checkpoints.run_folder import claimed
     from ganformer_cli.metrics.processes import fail_together
     from ganformer_cli.metrics.registry import parse_metrics
 
-    name = expname or f"{valid_name(dataset.name, spare=_SPARE)}-{(baseline or config.model.attention).lower()}"
     try:
         with distributed.process_group(device) as group, contextlib.ExitStack() as stack:
             # Restarted by torchrun, it resumes the run that it began.
@@ -217,7 +245,7 @@ def command(
             fail_together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.is_main))
             result = launch(
                 config, dataset, folder, device,
-                resume=resume, override=override, quiet=as_json, origin=origin, group=group,
+                resume=resume, override=override, quiet=as_json, origin=origin, group=group, max_minutes=max_minutes,
             )  # fmt: skip
     except GanformerError as error:
         if not distributed.launched_world_size():
@@ -227,7 +255,7 @@ def command(
     if group.is_main:
         report(result, as_json=as_json)
     # torchrun takes any other status for a failure, and would restart the run at once.
-    status = 0 if result.finished or distributed.will_be_restarted() else STOPPED
+    status = 0 if result.finished or result.time_is_up or distributed.will_be_restarted() else STOPPED
     if group.world_size > 1:
         end(status)
     ctx.exit(status)

@@ -14,13 +14,29 @@ if TYPE_CHECKING:
     import torch
 
     from ganformer_cli.data import ImageDataset
+    from ganformer_cli.training.autotune import Parallelism
     from ganformer_cli.training.fitting import CostEstimate
 
 
 def show_plan(
-    config: RunConfig, dataset: ImageDataset, device: torch.device, *, as_json: bool, measured: bool = False
+    config: RunConfig,
+    dataset: ImageDataset,
+    device: torch.device,
+    *,
+    as_json: bool,
+    measured: bool = False,
+    parallelism: Parallelism | None = None,
 ) -> None:
-    """Print what is trained and how; ``measured``: also an estimate of time and memory, from a few training steps."""
+    """Print what is trained and how.
+
+    Args:
+        config: of the run.
+        dataset: the real images.
+        device: where it is trained.
+        as_json: print one JSON object.
+        measured: also an estimate of time and memory, from a few training steps.
+        parallelism: processes and threads on the CPU, where they are to be printed.
+    """
     import torch
 
     from ganformer_cli.models import Discriminator, Generator, parameter_count
@@ -35,6 +51,8 @@ def show_plan(
     if as_json:
         side = "native" if operators.native else "reference"
         plan = {"config": config.to_dict(), "parameters": counts, "device": str(device), "operators": side}
+        if parallelism is not None:
+            plan["parallelism"] = dataclasses.asdict(parallelism)
         if measured:
             plan["cost"] = dataclasses.asdict(cost_of(config, device))
         echo_json(plan)
@@ -60,6 +78,8 @@ def show_plan(
     echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
     said = "native" if operators.native else f"plain torch ({operators.reason}); see ganformer doctor"
     echo(f"operators  {said}")
+    if parallelism is not None:
+        echo(f"cpu        {parallelism}")
     if measured:
         found = cost_of(config, device)
         free = "" if found.free_mib is None else f" of {found.free_mib / 1024:.3g} GiB free"

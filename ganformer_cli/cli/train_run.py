@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ganformer_cli.cli.output import VERBOSITY, echo, echo_json
+from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar, duration
 from ganformer_cli.cli.train_plan import show_plan
 from ganformer_cli.config import RunConfig
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ganformer_cli.cli.model_choice import Origin
     from ganformer_cli.data import ImageDataset
+    from ganformer_cli.training.autotune import Parallelism
     from ganformer_cli.training.distributed import Group
     from ganformer_cli.training.loop import RunningMeans, RunResult
 
@@ -55,6 +56,31 @@ def check_count(count: int, devices: list[torch.device]) -> None:
         raise ConfigError(f"--processes {count}: choose at most 1024")
 
 
+def use_cpu(
+    config: RunConfig, name: str, result_dir: Path, *, processes: int | None, threads: int | None, restart: bool
+) -> Parallelism:
+    """Choose how many processes and threads train the run ``name`` on the CPU, and set the threads of this process.
+
+    Raises:
+        ConfigError: more processes are asked for than this machine can run at once.
+    """
+    import torch
+
+    from ganformer_cli.checkpoints.run_folder import choose_run_folder
+    from ganformer_cli.training.autotune import choose_parallelism
+
+    folder, resume = choose_run_folder(result_dir, name, restart=restart)
+    parallelism = choose_parallelism(
+        config,
+        processes=processes,
+        threads=threads,
+        folder=folder if resume else None,
+        message=lambda text: echo(text, err=True),
+    )
+    torch.set_num_threads(parallelism.threads)
+    return parallelism
+
+
 def launch(
     config: RunConfig,
     dataset: ImageDataset,
@@ -66,8 +92,9 @@ def launch(
     quiet: bool,
     origin: Origin | None,
     group: Group,
+    max_minutes: float | None = None,
 ) -> RunResult:
-    """Train with a progress bar; a new run starts from the weights of ``origin``.
+    """Train with a progress bar, for at most ``max_minutes``; a new run starts from the weights of ``origin``.
 
     Ctrl-C, SIGTERM and the like ask the loop to save and return; see ``stop_signals``.
     """
@@ -100,8 +127,10 @@ def launch(
             device=device, resume=resume, callbacks=callbacks, start=start, override=override,
             group=group,
         )  # fmt: skip
-        if group.is_main and not (quiet or VERBOSITY.quiet):
+        if group.is_main and not quiet:
             show_plan(config, dataset, device, as_json=False)
+        if max_minutes is not None:
+            run.max_seconds = max_minutes * 60
         return run.run()
 
 
@@ -116,8 +145,12 @@ def report(result: RunResult, *, as_json: bool) -> None:
         paths = {"run": result.folder, "snapshot": result.snapshot, "samples": result.samples}
         places = {name: path.as_posix() for name, path in paths.items()}
         best = None if result.best is None else result.best.as_posix()
-        figures = {"kimg": result.kimg, "finished": result.finished, "scores": result.scores, "best": best}
+        figures = {"kimg": result.kimg, "finished": result.finished, "time_is_up": result.time_is_up}
+        figures |= {"scores": result.scores, "best": best}
         echo_json({**places, **figures}, indent=None)
+        return
+    if result.time_is_up:
+        echo(f"time is up at {result.kimg:g} kimg (--max-minutes); the same command resumes the run")
         return
     if not result.finished:
         echo(f"stopped at {result.kimg:g} kimg; the same command resumes the run")

@@ -233,7 +233,7 @@ def _session_name(store: dist.Store, rank: int, world_size: int) -> str:
                 return life
         else:
             said = [store.get(f"hello {k}").decode() for k in others if store.check([f"hello {k}"])]
-            store.set("answer", " ".init_process_group([own, *said]))
+            store.set("answer", " ".join([own, *said]))
             if all(store.check([f"yes {own} {k}"]) for k in others):
                 return own
         time.sleep(0.05)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from ganformer_cli.checkpoints.run_lock import LAUNCHER
+from ganformer_cli.cpus import usable_cores
 from ganformer_cli.stop_signals import handled, held_back, signals_named
 
 #: Seconds that the others get to end by themselves when one has ended with an error, and to end when told to.
@@ -21,8 +22,13 @@ GRACE_SECONDS = 20.0
 POLL_SECONDS = 0.2
 
 
-def run_workers(words: Sequence[str], count: int) -> int:
+def run_workers(words: Sequence[str], count: int, threads: int | None = None) -> int:
     """Run ``ganformer`` with the command line ``words`` in ``count`` processes that train together.
+
+    Args:
+        words: the command line without the program's name.
+        count: of the processes.
+        threads: of each process; None: ``OMP_NUM_THREADS``, or an equal part of the cores.
 
     Ctrl-C reaches them by itself, where there is a terminal; other signals to stop are passed on.
 
@@ -32,7 +38,6 @@ def run_workers(words: Sequence[str], count: int) -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
     shared = {
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
@@ -40,7 +45,8 @@ def run_workers(words: Sequence[str], count: int) -> int:
         LAUNCHER: str(os.getpid()),
     }
     # Otherwise each of them would take all cores, and they would hinder one another.
-    shared["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+    equal_part = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores().whole // count))
+    shared["OMP_NUM_THREADS"] = equal_part if threads is None else str(threads)
     command = [sys.executable, "-m", "ganformer_cli", *words]
     # Their standard input is a pipe that ends when this process does, however it ends; see when_launcher_ends.
     with held_back("SIGUSR1", "SIGHUP"):

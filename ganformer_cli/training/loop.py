@@ -52,12 +52,13 @@ class RunResult:
 
     folder: Path
     kimg: float
-    finished: bool  # False: stopped on request
+    finished: bool  # False: stopped on request, or when its time was over
     snapshot: Path
     samples: Path
     seconds: float  # of training, over all starts of the run
     scores: dict[str, float] = field(default_factory=dict)
     best: Path | None = None  # the snapshot with the best score of the first metric
+    time_is_up: bool = False  # ended by the time limit
 
 
 class Decision(NamedTuple):
@@ -66,6 +67,7 @@ class Decision(NamedTuple):
     stop: bool = False
     save: bool = False
     roll_back: bool = False
+    time_is_up: bool = False
 
 
 class Trainer:
@@ -105,6 +107,7 @@ class Trainer:
         self.tick_start: float | None = None  # when; None before the first step
         self.rollbacks = 0  # since the newest training state
         self.saved_at = time.monotonic()
+        self.max_seconds = math.inf  # of ``run``
 
     def keep_labels(self) -> None:
         """Give the generators the labels of the data: they draw from them, and snapshots keep them."""
@@ -154,7 +157,7 @@ class Trainer:
 
     def train(self) -> RunResult:
         """``run`` for a process that has locked the folder, or does not write."""
-        options = self.config.train
+        options, deadline = self.config.train, time.monotonic() + self.max_seconds
         total = round(options.total_kimg * 1000)
         self.callbacks.message(self.opening_line(total))
         if self.group.world_size > 1:
@@ -171,7 +174,12 @@ class Trainer:
                 last = self.counters.images_seen >= total
                 ends_tick = last or self.crossed(before, options.tick_kimg)
                 takes_snapshot = last or self.crossed(before, options.snapshot_kimg)
-                decision = self.decide(means, must_check=batch is None or ends_tick, takes_snapshot=takes_snapshot)
+                decision = self.decide(
+                    means,
+                    must_check=batch is None or ends_tick,
+                    takes_snapshot=takes_snapshot,
+                    time_is_up=time.monotonic() > deadline,
+                )
                 if decision.roll_back:
                     self.roll_back(means)
                     stream.close()
@@ -187,7 +195,7 @@ class Trainer:
                 elif decision.save:
                     self.group.run_on_rank0(lambda: self.checkpointer.save_state(self.tick_seconds))
                     self.saved_at, self.rollbacks = time.monotonic(), 0
-        return self.result(scores, finished=self.counters.images_seen >= total)
+        return self.result(scores, finished=self.counters.images_seen >= total, time_is_up=decision.time_is_up)
 
     def opening_line(self, total: int) -> str:
         """Which run this is, and how far it is."""
@@ -200,7 +208,7 @@ class Trainer:
             "or begin a new run with --restart"
         )
 
-    def result(self, scores: dict[str, float], *, finished: bool) -> RunResult:
+    def result(self, scores: dict[str, float], *, finished: bool, time_is_up: bool) -> RunResult:
         """How the run has ended, alike in all processes: other machines need not see the folder."""
         newest, samples, best = self.group.run_on_rank0(
             lambda: (
@@ -218,6 +226,7 @@ class Trainer:
             seconds=self.counters.seconds,
             scores=scores,
             best=None if best is None else best[0],
+            time_is_up=time_is_up and not finished,
         )
 
     # ----- One step -----
@@ -264,20 +273,22 @@ class Trainer:
 
     # ----- After a step -----
 
-    def decide(self, means: RunningMeans, *, must_check: bool, takes_snapshot: bool) -> Decision:
+    def decide(self, means: RunningMeans, *, must_check: bool, takes_snapshot: bool, time_is_up: bool) -> Decision:
         """Agree with all processes on what comes next: stop, save the training state, or roll back.
 
         Args:
             means: of the current tick.
             must_check: whether the check cannot wait.
             takes_snapshot: whether the networks are about to be saved.
+            time_is_up: whether this process has reached the time limit, which stops all of them.
         """
         # On a GPU a check waits for the step, and so does what all processes must agree on.
         if not (must_check or takes_snapshot or self.device.type == "cpu" or means.steps % CHECK_INTERVAL == 0):
             return Decision()
         broken = not all(math.isfinite(float(total)) for total in means.sums.values())
         save_due = time.monotonic() - self.saved_at > self.config.train.save_minutes * 60
-        decision = Decision(*self.group.all_reduce_any([self.callbacks.should_stop(), save_due, broken], self.device))
+        flags = [self.callbacks.should_stop() or time_is_up, save_due, broken, time_is_up]
+        decision = Decision(*self.group.all_reduce_any(flags, self.device))
         if (decision.stop or decision.save or takes_snapshot) and not decision.roll_back:
             # Weights that are NaN or inf are never saved.
             weights = (p for network in self.gan.networks.values() for p in network.parameters())

@@ -16,6 +16,7 @@ from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.files import MIB, write_json
 from ganformer_cli.metrics.processes import fail_together
 from ganformer_cli.metrics.registry import parse_metrics
+from ganformer_cli.training.autotune import write_parallelism
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 from ganformer_cli.training.fitting import disk_mib, fit_micro_batch
 from ganformer_cli.training.gan import GANTrainer, micro_batches
@@ -71,6 +72,8 @@ def open_run(
         check_disk(folder, trainer.gan, callbacks.message)
         record = None if start is None or restored else start.apply(trainer.gan, callbacks.message)
         run_folder.create_run_folder(folder, config)
+        if device.type == "cpu":
+            write_parallelism(folder, group.world_size, torch.get_num_threads())
         if record is not None:
             write_json(folder / run_folder.TAKEN_FILE, record)
 

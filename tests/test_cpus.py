@@ -1,0 +1,57 @@
+"""The cores that a process may use: affinity and cgroups of both versions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ganformer_cli import cpus
+from ganformer_cli.cpus import UsableCores, cgroup_cores, usable_cores
+
+V1_HALF = {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 0.5),
+        ("0::/user/job\n", {"cpu.max": "max 100000\n", "user/cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/user/job\n", {"user/cpu.max": "400000 100000\n", "user/job/cpu.max": "200000 100000\n"}, 2.0),
+        ("0::/gone/../\n", {"cpu.max": "max 100000\n"}, None),
+        ("4:cpu,cpuacct:/docker/1\n", V1_HALF, 0.5),
+        ("4:cpu:/job\n", {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"}, None),
+        ("4:cpu:/job\n", {"cpu/job/cpu.cfs_quota_us": "1", "cpu/job/cpu.cfs_period_us": "0"}, None),
+        ("4:memory:/job\n", {}, None),
+        ("nonsense\n", {"cpu.max": "what\n"}, None),
+    ],
+)  # fmt: skip
+def test_cgroup_limits(tmp_path: Path, own: str, files: dict[str, str], cores: float | None) -> None:
+    write(tmp_path / "own", own)
+    for name, text in files.items():
+        write(tmp_path / "cgroup" / name, text)
+    assert cgroup_cores(tmp_path / "cgroup", tmp_path / "own") == cores
+
+
+def test_systems_without_cgroups_have_no_limit(tmp_path: Path) -> None:
+    assert cgroup_cores(tmp_path, tmp_path / "nowhere") is None
+
+
+def test_half_a_core_is_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpus, "cgroup_cores", lambda: 0.5)
+    found = usable_cores()
+    assert (found.number, found.whole) == (0.5, 1)
+    assert "0.5 cores" in found.limit
+
+
+def test_an_affinity_mask_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpus, "cgroup_cores", lambda: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
+    assert usable_cores() == UsableCores(2, "the affinity mask allows 2 of 8 cores")
