@@ -60,7 +60,7 @@ def test_a_table_is_for_the_command_of_its_name() -> None:
         ("[train]\nattention = 'triplex'\n", "line 2: attention: 'triplex' is not one of 'none', 'simplex'"),
         ("batch-size = true\n", "line 1: batch-size: 'True' is not a valid integer"),
         ("gamma = 1979-05-27\n", "line 1: gamma: must be a text, a number, true or false"),
-        ("d-ltnt2ltnt = true\n", "line 1: 'd-ltnt2ltnt' is no option of ganformer train"),
+        ("d-ltnt2ltnt = true\n", "line 1: --d-ltnt2ltnt: the aggregators do not attend to each other"),
         ("config = 'other.toml'\n", "line 1: 'config' is no option of ganformer train"),
         ("[trian]\nseed = 1\n", "table [trian] is not named like a command"),
         ("seed = 1\ngamma = [1", "line 2: is not TOML"),

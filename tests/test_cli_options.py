@@ -106,7 +106,7 @@ def test_given_options_are_those_of_the_line() -> None:
 def test_help_has_sections_without_rare_options() -> None:
     text = run("--help").stdout
     titles = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Data", "Model", "Device", "Help"]
+    assert titles == ["Data", "Model", "Device", "Configuration", "Help"]
     assert "--style / --no-style" in text
     assert "default: 7" in text
     assert "--depth" not in text

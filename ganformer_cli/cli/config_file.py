@@ -34,7 +34,7 @@ def read_config_file(ctx: click.Context, parameter: click.Parameter, path: Path 
     except ConfigError as error:
         raise ConfigError(f"{parameter.opts[0]} {error}") from error
     lines = list(_keys(read_regular(path).decode("utf-8-sig", "replace")))
-    known = [option for option in ctx.command.params if isinstance(option, click.Option) and option.expose_value]
+    known = [option for option in ctx.command.params if isinstance(option, click.Option) and option is not parameter]
     options = {name[2:]: option for option in known for name in option.opts if name.startswith("--")}
     command = ctx.command.name or ""
     ctx.default_map = {}
@@ -45,7 +45,7 @@ def read_config_file(ctx: click.Context, parameter: click.Parameter, path: Path 
             continue
         number = next((n for n, *found in lines if found == [table, key]), 1)
         option = options.get(key.replace("_", "-"))
-        if option is None or option.name is None:
+        if option is None or option.name in (None, "help_all"):
             near = difflib.get_close_matches(key.replace("_", "-"), options, n=1)
             advice = f"did you mean {near[0]}?" if near else "remove the line"
             said = f"{printable(key)!r} is no option of ganformer {command}"
@@ -58,7 +58,7 @@ def read_config_file(ctx: click.Context, parameter: click.Parameter, path: Path 
         except (click.UsageError, GanformerError) as error:
             text = f"{key}: {error.message}" if isinstance(error, click.UsageError) else str(error)
             raise ConfigError(f"{where}, line {number}: {text}") from error
-        ctx.default_map[option.name] = given
+        ctx.default_map[str(option.name)] = given
 
 
 def _commands() -> Mapping[str, str]:

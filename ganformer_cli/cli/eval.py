@@ -25,6 +25,7 @@ from ganformer_cli.cli.options import (
     option,
     pick_devices,
     processes_option,
+    verbosity_options,
 )
 from ganformer_cli.cli.output import echo
 from ganformer_cli.errors import ConfigError, GanformerError
@@ -154,6 +155,7 @@ class Metrics(click.ParamType):
     "metrics.jsonl; of another snapshot or of images a file beside it, NAME.metrics.jsonl]",
 )
 @json_option
+@verbosity_options
 @gpus_option
 @processes_option("Score")
 @batch_size_option(

@@ -21,6 +21,7 @@ from ganformer_cli.cli.options import (
     ignored_option,
     json_option,
     option,
+    verbosity_options,
 )
 
 DEFAULT_COUNT = 32
@@ -142,6 +143,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     collected("shared", SHARED_OPTIONS),
     collected("film", FILM_OPTIONS),
     json_option,
+    verbosity_options,
     gpus_option,
     option(
         "--batch-size",

@@ -14,7 +14,7 @@ from typing import IO, Any
 import click
 
 from ganformer_cli import __version__
-from ganformer_cli.cli.output import echo, replace_unencodable
+from ganformer_cli.cli.output import VERBOSITY, echo, replace_unencodable
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.stop_signals import StopSignal, as_interrupts
@@ -121,6 +121,7 @@ class Program(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
+        VERBOSITY.reset()
         with one_line_errors(lambda: info_name or "ganformer"):
             return super().make_context(info_name, args, parent, **extra)
 

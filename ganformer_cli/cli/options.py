@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from ganformer_cli.cli.config_file import read_config_file
-from ganformer_cli.cli.output import echo
+from ganformer_cli.cli.output import VERBOSITY, echo
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.memory import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
 from ganformer_cli.text import printable
@@ -375,3 +375,42 @@ def pick_device(gpus: tuple[int, ...] | None) -> torch.device:
 json_option = boolean_option(
     "--json", "as_json", default=False, group="Output", help="Print the result as JSON on stdout."
 )
+
+
+# ----- What is printed -----
+
+
+def _set_quiet(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    VERBOSITY.quiet = bool(value)
+
+
+def _set_log_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    if path is None or ctx.resilient_parsing:
+        return
+    try:
+        why = "is a folder; give a file" if path.is_dir() else ""
+        why = why or ("" if path.parent.is_dir() else f"{path.parent} is no folder; create it")
+    except OSError as error:  # such as a name that is too long
+        why = error.strerror or str(error)
+    if why:
+        raise click.BadParameter(f"{printable(path)}: {why}", ctx=ctx, param=parameter)
+    if os.environ.get("RANK", "0") == "0":  # one of several processes writes
+        VERBOSITY.log_file = path
+
+
+def verbosity_options(command: F) -> F:
+    """``--quiet`` and ``--log-file``, which ``output`` and ``progress`` obey."""
+    common: dict[str, Any] = {"group": "Output", "is_eager": True, "expose_value": False}
+    quiet: Callable[[F], F] = boolean_option(
+        "--quiet", default=False, callback=_set_quiet, help="Show no progress.", **common
+    )
+    log_file: Callable[[F], F] = option(
+        "--log-file",
+        type=click.Path(path_type=Path),
+        callback=_set_log_file,
+        metavar="FILE",
+        rare=True,
+        help="Append everything that is printed, and the progress, to a file, with the time.",
+        **common,
+    )
+    return quiet(log_file(command))

@@ -6,10 +6,12 @@ Everything is printed with :func:`echo`, :func:`echo_json` or :func:`echo_table`
 from __future__ import annotations
 
 import codecs
+import datetime
 import json
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -18,6 +20,32 @@ from ganformer_cli.files import visible_json
 from ganformer_cli.text import printable
 
 MAX_LINE = 10_000
+
+
+class Verbosity:
+    """What ``--quiet`` and ``--log-file`` ask for, in this process."""
+
+    quiet = False  # show no progress
+    log_file: Path | None = None  # gets a copy of all lines
+
+    def reset(self) -> None:
+        """Forget both, before another command."""
+        self.quiet, self.log_file = False, None
+
+    def log(self, text: str) -> None:
+        """Append lines with the time to the log file, which is not kept open."""
+        if self.log_file is None or not text.strip():
+            return
+        now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+        try:
+            with self.log_file.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(f"{now}  {line}\n" for line in text.strip("\n").splitlines())
+        except OSError as error:
+            path, self.log_file = self.log_file, None
+            echo(f"warning: --log-file {path}: {error.strerror or error}; going on without it", err=True)
+
+
+VERBOSITY = Verbosity()
 
 
 class Rendered(str):
@@ -31,6 +59,7 @@ def echo(
     if not isinstance(text, Rendered):
         text = printable(text, limit=None if lines else MAX_LINE, lines=lines)
     click.echo(text, file=file, err=err, nl=nl)
+    VERBOSITY.log(text)
 
 
 def echo_json(value: Any, *, indent: int | None = 2, ascii: bool = True) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 import click
 
 from ganformer_cli.cli.completion import complete_sources
-from ganformer_cli.cli.options import MAX_PROCESSES, GroupedCommand, boolean_option, json_option, option
+from ganformer_cli.cli.options import (
+    MAX_PROCESSES,
+    GroupedCommand,
+    boolean_option,
+    json_option,
+    option,
+    verbosity_options,
+)
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.prepare_jobs import CATALOGUE, check_together, find_jobs
 from ganformer_cli.cli.prepare_report import list_catalogue
@@ -129,6 +136,7 @@ def catalogue_options(function: Any) -> Any:
     help="Check a prepared data set against its manifest, and exit: status 1 if anything is wrong with it.",
 )  # fmt: skip
 @json_option
+@verbosity_options
 @click.pass_context
 def command(
     ctx: click.Context, sources: tuple[str, ...], images_dir: str | None, wanted: tuple[str, ...], data_dir: Path,

@@ -8,7 +8,7 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ganformer_cli.cli.output import MAX_LINE, cell, echo
+from ganformer_cli.cli.output import MAX_LINE, VERBOSITY, cell, echo
 from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class ProgressBar:
         details = self._details(done, fields)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, details=details)
-            return
         self._line = f"{self._description} {details}"
         if now - self._written_at >= self._seconds_between_lines:
             self._write_line()
@@ -74,16 +73,17 @@ class ProgressBar:
         """Print a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.console.print(printable(text, limit=MAX_LINE), markup=False, highlight=False)
+            VERBOSITY.log(printable(text, limit=MAX_LINE))
         else:
             echo(text, file=self._stream)
 
     def close(self) -> None:
         """End the task; its last state stays on the screen."""
+        if self._line:
+            self._write_line()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        elif self._line:
-            self._write_line()
         self._line = ""
 
     def __enter__(self) -> ProgressBar:
@@ -95,13 +95,17 @@ class ProgressBar:
         self.close()
 
     def _write_line(self) -> None:
-        if self._line != self._written:
+        if self._line == self._written:
+            return
+        if self._bar is not None or VERBOSITY.quiet:
+            VERBOSITY.log(self._line)
+        else:
             echo(self._line, file=self._stream)
-            self._written = self._line
+        self._written = self._line
 
     def _make_bar(self) -> Bar | None:
         # rich takes a tenth of a second to import, so only for terminals.
-        if not self._stream.isatty():
+        if VERBOSITY.quiet or not self._stream.isatty():
             return None
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn

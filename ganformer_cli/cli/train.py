@@ -24,6 +24,7 @@ from ganformer_cli.cli.options import (
     option,
     pick_devices,
     processes_option,
+    verbosity_options,
 )
 from ganformer_cli.cli.output import echo
 from ganformer_cli.cli.train_compatibility import compatibility_options
@@ -150,6 +151,7 @@ _SPARE = 12  # characters of a run's name behind that of its data set
 @setting_options("Device")
 @compatibility_options
 @json_option
+@verbosity_options
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ganformer_cli.cli.output import echo, echo_json
+from ganformer_cli.cli.output import VERBOSITY, echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar, duration
 from ganformer_cli.cli.train_plan import show_plan
 from ganformer_cli.config import RunConfig
@@ -127,7 +127,7 @@ def launch(
             device=device, resume=resume, callbacks=callbacks, start=start, override=override,
             group=group,
         )  # fmt: skip
-        if group.is_main and not quiet:
+        if group.is_main and not (quiet or VERBOSITY.quiet):
             show_plan(config, dataset, device, as_json=False)
         if max_minutes is not None:
             run.max_seconds = max_minutes * 60
