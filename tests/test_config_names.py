@@ -14,7 +14,7 @@ from PIL import Image
 
 from ganformer_cli.checkpoints.run_folder import choose_run_folder
 from ganformer_cli.cli.train_settings import open_data
-from ganformer_cli.config.names import MAX_BYTES, MAX_CHARACTERS, check_name, quoted, valid_name, what_is_wrong
+from ganformer_cli.config.names import MAX_CHARACTERS, MAX_NAME_BYTES, check_name, invalid_reason, quoted, valid_name
 from ganformer_cli.errors import ConfigError
 
 Run = Callable[..., Result]
@@ -40,7 +40,7 @@ def test_names_that_can_be(name: str) -> None:
 @pytest.mark.parametrize("name", BAD)
 def test_names_that_cannot_be(name: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"^--expname '.*' cannot be used as a name: .*; for instance --expname "
+        ConfigError, match=r"^--expname '.*' cannot be used as a name: .*; use, for example, --expname "
     ) as caught:
         check_name("--expname", name)
     assert all(character.isprintable() for character in str(caught.value))
@@ -50,9 +50,9 @@ def test_names_that_cannot_be(name: str) -> None:
 def test_every_text_gives_a_name(text: str) -> None:
     for spare in (0, 12):
         name = valid_name(text, spare=spare)
-        assert not what_is_wrong(name)
+        assert not invalid_reason(name)
         assert len(name) <= MAX_CHARACTERS - spare
-        assert len(name.encode()) <= MAX_BYTES - spare
+        assert len(name.encode()) <= MAX_NAME_BYTES - spare
     if text in GOOD:
         assert valid_name(text) == text
 

@@ -19,7 +19,7 @@ import click
 from ganformer_cli.files import visible_json
 from ganformer_cli.text import printable
 
-MAX_LINE = 10_000
+MAX_LINE_LENGTH = 10_000
 
 
 class Verbosity:
@@ -57,7 +57,7 @@ def echo(
 ) -> None:
     """Print a line; or several, if ``lines``: then foreign text in it must have gone through :func:`cell`."""
     if not isinstance(text, Rendered):
-        text = printable(text, limit=None if lines else MAX_LINE, lines=lines)
+        text = printable(text, limit=None if lines else MAX_LINE_LENGTH, lines=lines)
     click.echo(text, file=file, err=err, nl=nl)
     VERBOSITY.log(text)
 
@@ -105,7 +105,7 @@ def table_text(
     lines = [tuple(columns)] if any(columns) else []
     lines += [line for row in _cells(rows) for line in zip_longest(*row, fillvalue="")]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [printable(title, limit=MAX_LINE)] if title else []
+    text = [printable(title, limit=MAX_LINE_LENGTH)] if title else []
     for line in lines:
         aligned = (
             part.rjust(width) if name in right else part.ljust(width)

@@ -8,7 +8,7 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ganformer_cli.cli.output import MAX_LINE, VERBOSITY, cell, echo
+from ganformer_cli.cli.output import MAX_LINE_LENGTH, VERBOSITY, cell, echo
 from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class ProgressBar:
     def message(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.console.print(printable(text, limit=MAX_LINE), markup=False, highlight=False)
-            VERBOSITY.log(printable(text, limit=MAX_LINE))
+            self._bar.console.print(printable(text, limit=MAX_LINE_LENGTH), markup=False, highlight=False)
+            VERBOSITY.log(printable(text, limit=MAX_LINE_LENGTH))
         else:
             echo(text, file=self._stream)
 

@@ -91,10 +91,10 @@ def _escaped(text: str) -> str:
     return "`".join(piece if index % 2 else piece.replace("<", "\\<") for index, piece in enumerate(pieces))
 
 
-def main() -> None:
+def write_page() -> None:
     write_bytes(PAGE, reference().encode("utf-8"))
     echo(f"wrote {PAGE} for version {__version__}")
 
 
 if __name__ == "__main__":
-    main()
+    write_page()

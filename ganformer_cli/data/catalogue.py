@@ -129,7 +129,7 @@ def find_entry(name: str, data_dir: Path) -> CatalogueEntry | None:
         DataError: the user's own cannot be used.
     """
     shipped = load_catalogue().get(name)
-    if shipped is not None or names.what_is_wrong(unicodedata.normalize("NFC", name)):
+    if shipped is not None or names.invalid_reason(unicodedata.normalize("NFC", name)):
         return shipped
     forms = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
     paths = (data_dir / f"{form}.toml" for form in forms)
