@@ -16,6 +16,14 @@ import platformdirs
 from ganformer_cli.errors import GanformerError
 
 _PACKAGE = Path(__file__).resolve().parent
+#: Folders of the cache, and what they hold.
+CACHE_FOLDERS = {
+    "operators": "native operators that were built",
+    "weights": "networks that metrics use",
+    "snapshots": "models that the authors published",
+    "statistics": "statistics of data sets, for metrics",
+}
+DOWNLOADS = ".downloads"  # in a folder of data sets: the archives that they are made of
 
 
 def resource_folder(name: str) -> Path:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 from PIL import Image
 
 from ganformer_cli.data import ImageDataset, PreparedDataset, SceneDataset, open_dataset
-from ganformer_cli.data.loading.datasets import prepared_names
+from ganformer_cli.data.loading.datasets import prepared_names, small_dataset_hint
 from ganformer_cli.data.manifest import checksum
 from ganformer_cli.data.prepare.pipeline import prepare
 from ganformer_cli.errors import ConfigError, DataError
@@ -259,3 +261,27 @@ def test_names_of_prepared_sets(prepared: Path, tmp_path: Path) -> None:
     assert prepared_names(Path("datasets")) == ["mine"]
     assert prepared_names(Path("nowhere")) == []
     assert isinstance(open_dataset("mine"), PreparedDataset)
+
+
+def test_prepared_sets_are_described(prepared: Path, ganformer: Callable[..., Result]) -> None:
+    (prepared.parent / "broken").mkdir()
+    (prepared.parent / "broken" / "manifest.json").write_text("{}", encoding="utf-8")
+    result = ganformer("info", "--datasets", "--json")
+    broken, mine = json.loads(result.stdout)
+    dataset = open_dataset("mine")
+    assert "broken" in broken["error"]
+    assert (mine["name"], mine["images"], mine["width"]) == ("mine", len(dataset), dataset.width)
+    assert mine["bytes"] == sum(path.stat().st_size for path in prepared.glob("*.zip"))
+    shown = ganformer("info", "--datasets")
+    assert shown.exit_code == 0
+    assert f"{dataset.width}x{dataset.height}" in shown.stdout
+    assert "broken" in shown.stderr
+    assert "no data set is prepared" in ganformer("info", "--datasets", "--data-dir", "elsewhere").stdout
+    assert ganformer("info", "--datasets", "--offline").exit_code == 2
+
+
+@pytest.mark.parametrize(("count", "augment", "said"), [(4999, "none", True), (5000, "none", False), (9, "ada", False)])
+def test_few_images_without_augmentation_are_noticed(count: int, augment: str, said: bool) -> None:
+    hint = small_dataset_hint(SceneDataset(count=count), augment)
+    assert (hint is not None) == said
+    assert hint is None or ("4999 images" in hint and "--augment ada" in hint)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ganformer_cli.cli.completion import complete_models
+from ganformer_cli.cli.info_datasets import list_datasets
 from ganformer_cli.cli.info_published import list_published
 from ganformer_cli.cli.info_text import text_of
 from ganformer_cli.cli.kept_scores import scores_file
@@ -42,6 +43,11 @@ class ModelFile(NamedTuple):
 @option(
     "--list", "show_list", is_flag=True, group="Model", help="List the models that the authors published, and exit."
 )
+@option("--datasets", "show_datasets", is_flag=True, group="Model", help="List the prepared data sets, and exit.")
+@option(
+    "--data-dir", type=click.Path(path_type=Path), default=Path("datasets"), group="Model",
+    help="Folder that holds the data sets of --datasets.",
+)  # fmt: skip
 @json_option
 @click.pass_context
 def command(
@@ -52,6 +58,8 @@ def command(
     expname: str | None,
     result_dir: Path,
     show_list: bool,
+    show_datasets: bool,
+    data_dir: Path,
     as_json: bool,
     offline: bool,
 ) -> None:
@@ -66,12 +74,18 @@ def command(
       ganformer info --json results/faces-002/snapshots/network-snapshot-005000.safetensors
       ganformer info images/seed0007.png
       ganformer info --list                             models that the authors published
+      ganformer info --datasets                         data sets that were prepared
     """
     if show_list:
         if others := sorted(set(given_options(ctx)) - {"show_list", "as_json", "offline"}):
             said = {"chosen": str(chosen)}.get(others[0], f"--{others[0].replace('_', '-')}")
             raise click.UsageError(f"--list shows what the authors published; leave out {said}")
         list_published(as_json=as_json)
+        return
+    if show_datasets:
+        if others := sorted(set(given_options(ctx)) - {"show_datasets", "data_dir", "as_json"}):
+            raise click.UsageError(f"--datasets shows prepared data sets; leave out {others[0].replace('_', '-')}")
+        list_datasets(data_dir, as_json=as_json)
         return
     if chosen is not None and model is not None:
         raise click.UsageError(f"{chosen} and --model {model} each name a model; give one of them")

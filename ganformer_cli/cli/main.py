@@ -32,6 +32,7 @@ COMMANDS = {
     "info": "Show what a model is and where it comes from.",
     "bench": "Measure speed and memory on this machine.",
     "doctor": "Check this machine, and say how to fix what is missing.",
+    "cache": "Show what is kept on this machine, and delete it.",
     "build-ops": "Build the native operators ahead of time.",
 }
 

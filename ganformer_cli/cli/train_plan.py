@@ -39,6 +39,7 @@ def show_plan(
     """
     import torch
 
+    from ganformer_cli.data.loading.datasets import small_dataset_hint
     from ganformer_cli.models import Discriminator, Generator, parameter_count
     from ganformer_cli.operators import native
 
@@ -71,6 +72,8 @@ def show_plan(
         components += f", {labels}"
     unused = "; its labels are not used (see --labels)" if dataset.label_dim and not model.c_dim else ""
     echo(f"data       {dataset.name}: {len(dataset)} images of {width}x{height} (width x height){unused}")
+    if hint := small_dataset_hint(dataset, train.augment):
+        echo(f"hint       {hint}")
     if grid != (height, width):
         echo(f"grid       {grid[1]}x{grid[0]}, the next larger multiple of the first grid, cropped to the image size")
     echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")

@@ -30,6 +30,7 @@ LabelArray = npt.NDArray[np.float32]
 
 CACHE_BYTES = 1 << 30  # decoded images kept in memory, at most
 SCENES_COUNT = 10_000
+SMALL_DATASET = 5_000  # images, below which training without augmentation overfits
 SCENES_RESOLUTIONS = (32, 256)
 _SCENES_DRAWING = 1  # raise it whenever the same seed draws other images
 _SCENES_SHORTEST = 8
@@ -272,6 +273,36 @@ def prepared_names(data_dir: Path) -> list[str]:
     if not data_dir.is_dir():
         return []
     return sorted(p.name for p in data_dir.iterdir() if (p / MANIFEST).is_file() and not p.name.startswith("."))
+
+
+def describe_prepared(data_dir: Path) -> list[dict[str, Any]]:
+    """The prepared data sets under ``data_dir`` by their manifests: JSON values; of a damaged one what is wrong."""
+    sets: list[dict[str, Any]] = []
+    for name in prepared_names(data_dir):
+        try:
+            manifest = read_manifest(data_dir / name) or {}
+        except DataError as error:
+            sets.append({"name": name, "folder": str(data_dir / name), "error": str(error)})
+            continue
+        keys = "images", "width", "height", "ratio", "fit", "labels", "bytes", "source"
+        labels = manifest["labels"]
+        values = (
+            manifest["count"], manifest["width"], manifest["height"], manifest["ratio"], manifest.get("crop"),
+            labels and {"kind": labels["kind"], "size": labels["size"]},
+            sum(shard["bytes"] for shard in manifest["shards"]), manifest["source"].get("name"),
+        )  # fmt: skip
+        sets.append({"name": name, "folder": str(data_dir / name), **dict(zip(keys, values, strict=True))})
+    return sets
+
+
+def small_dataset_hint(dataset: ImageDataset, augment: str) -> str | None:
+    """What to say before training on few images without augmentation; None where there is nothing to say."""
+    if len(dataset) >= SMALL_DATASET or augment != "none":
+        return None
+    return (
+        f"{len(dataset)} images are few: the discriminator may learn them by heart, and then the generated images get "
+        "worse; --augment ada prevents that"
+    )
 
 
 def open_dataset(

@@ -27,8 +27,8 @@ from ganformer_cli.downloads import DRIVE, ChecksumError, check_file, checked_no
 from ganformer_cli.downloads.checksums import CHECKSUMS
 from ganformer_cli.errors import DataError, DownloadError, OutputError
 from ganformer_cli.files import GIB, ensure_writable_folder, quietly, remove, replace, why_no_file
+from ganformer_cli.resources import DOWNLOADS
 
-DOWNLOADS = ".downloads"
 USUAL_RESOLUTION = 256  # of an entry that does not say
 PNG_SHARE = 0.65  # about what a photograph's PNG takes of its pixels
 
