@@ -143,10 +143,10 @@ class _ModulatedConvolution(torch.autograd.Function):
         by_weight = ctx.needs_input_grad[1]
         scaled_gradient, weight_gradient = _gradients(inner, x * scale, used, shape, (True, by_weight))
         weight_gradient = weight_gradient.to(weight.dtype) if by_weight else None
-        style_gradient = (scaled_gradient * x).sum((2, 3), dtype=style.dtype)
+        style_gradient = (scaled_gradient * x).sum((2, 3)).to(style.dtype)
         if factor is not None:
             # The factor is a^(-1/2) with a = style² · energy + ε, its gradient Σ gradient · y / factor.
-            a_gradient = (gradient * y).sum((2, 3), dtype=style.dtype) * (factor.square() * -0.5)
+            a_gradient = (gradient * y).sum((2, 3)).to(style.dtype) * (factor.square() * -0.5)
             energy = _energy(weight, transposed=shape.transposed)
             style_gradient.addcmul_(style, a_gradient @ energy, value=2)
             if by_weight:

@@ -56,13 +56,15 @@ class PreparedWeights:
                 layer.prepared = self.effective[i]
 
     @contextlib.contextmanager
-    def use(self, *, trained: bool) -> Iterator[None]:
+    def use(self, *, trained: bool, fresh: bool = True) -> Iterator[None]:
         """Let the layers read prepared weights inside.
 
         Args:
             trained: whether gradients are taken by them and by the other parameters.
+            fresh: whether to make them anew; False where the parameters are those of the last time.
         """
-        self.refresh()
+        if fresh:
+            self.refresh()
         for tensor in self.trained:
             tensor.requires_grad_(trained)
         for layer, effective in zip(self.layers, self.effective, strict=True):

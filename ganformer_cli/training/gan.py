@@ -222,7 +222,7 @@ class GANTrainer:
 
         with self.training_generator():
             self.update(self.g_optimizer, self.g_weights, self.g_average, generator_gradients, means)
-        with self.training_discriminator():
+        with self.training_discriminator(fresh=False):  # they are as the generator's step has met them
             found = self.update(self.d_optimizer, self.d_weights, self.d_average, discriminator_gradients, means)
         signs = found.signs()
         self.augmentation.observe(self.group.all_reduce(signs), number)
@@ -242,9 +242,9 @@ class GANTrainer:
             yield
 
     @contextlib.contextmanager
-    def training_discriminator(self) -> Iterator[None]:
-        """Inside, gradients are taken by the discriminator's prepared weights; the generator's are those of now."""
-        with self.g_weights.use(trained=False), self.d_weights.use(trained=True):
+    def training_discriminator(self, *, fresh: bool = True) -> Iterator[None]:
+        """Inside, gradients are taken by the discriminator's prepared weights; ``fresh``: see ``PreparedWeights.use``."""
+        with self.g_weights.use(trained=False), self.d_weights.use(trained=True, fresh=fresh):
             yield
 
     def update(
