@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,19 @@ class PreparedWeights:
             self.gains[layer.weight] = layer.weight_gain
             if layer.bias is not None and layer.bias_gain != 1:
                 self.gains[layer.bias] = layer.bias_gain
-        leaves = {parameter: torch.empty_like(parameter).requires_grad_() for parameter in self.gains}
+        # All of one gain lie side by side, so that one product serves them.
+        self.gains = dict(sorted(self.gains.items(), key=lambda item: item[1]))
+        self.products: list[tuple[Tensor, float]] = []
+        leaves: dict[nn.Parameter, Tensor] = {}
+        for gain, group in groupby(self.gains, key=self.gains.__getitem__):
+            parameters = list(group)
+            flat = parameters[0].new_empty(sum(parameter.numel() for parameter in parameters)).detach()
+            self.products.append((flat, gain))
+            start = 0
+            for parameter in parameters:
+                leaf = flat.as_strided(parameter.shape, parameter.stride(), start)
+                leaves[parameter] = leaf.requires_grad_()
+                start += parameter.numel()
         #: What gradients are taken by: the leaves, and parameters that have no gain, in the order of the parameters.
         self.trained: list[Tensor] = [leaves.get(parameter, parameter) for parameter in network.parameters()]
         self.parameters, self.leaves = list(leaves), list(leaves.values())
@@ -68,12 +81,12 @@ class PreparedWeights:
         for tensor in self.trained:
             tensor.requires_grad_(trained)
         for layer, effective in zip(self.layers, self.effective, strict=True):
-            layer.prepared = effective
+            vars(layer)["prepared"] = effective  # nn.Module's own way costs ten times as much, and this is every update
         try:
             yield
         finally:
             for layer in self.layers:
-                layer.prepared = None
+                vars(layer)["prepared"] = None
             for tensor in self.trained:
                 tensor.requires_grad_()
 
@@ -81,7 +94,8 @@ class PreparedWeights:
     def refresh(self) -> None:
         """Make them of the parameters as they are now."""
         torch._foreach_copy_(self.leaves, self.parameters)
-        torch._foreach_mul_(self.leaves, list(self.gains.values()))
+        for flat, gain in self.products:
+            flat.mul_(gain)
         if self.casts:
             torch._foreach_copy_(self.casts, self.sources)
 
