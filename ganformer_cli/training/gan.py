@@ -243,7 +243,7 @@ class GANTrainer:
 
     @contextlib.contextmanager
     def training_discriminator(self, *, fresh: bool = True) -> Iterator[None]:
-        """Inside, gradients are taken by the prepared weights of the discriminator; ``fresh`` is that of their ``use``."""
+        """Inside, gradients are taken by the discriminator's prepared weights; ``fresh`` as in their ``use``."""
         with self.g_weights.use(trained=False), self.d_weights.use(trained=True, fresh=fresh):
             yield
 
