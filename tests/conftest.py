@@ -295,6 +295,7 @@ def tiny() -> dict[str, Any]:
         "channel_base": 128,
         "channel_max": 8,
         "mapping_num_layers": 2,
+        "precision": "fp32",
         "batch_size": 4,
     }
 

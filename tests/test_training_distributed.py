@@ -29,7 +29,7 @@ LINE = (
     "train --resolution 32 --components-num 2 --latent-size 16 --channel-base 128 --channel-max 8 "
     "--mapping-num-layers 2 --batch-size 8 --batch-gpu 2 --total-kimg 0.048 --tick-kimg 0.016 --snapshot-kimg 0.024 "
     "--vis-num 2 --metrics none --train-images-num 16 --pl-weight 2 --g-reg-interval 2 --d-reg-interval 3 "
-    "--component-dropout 0.2 --expname run"
+    "--component-dropout 0.2 --precision fp32 --expname run"
 )
 WORDS = LINE.split()
 

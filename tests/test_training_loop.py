@@ -30,6 +30,7 @@ TINY: dict[str, Any] = {
     "channel_base": 128,
     "channel_max": 8,
     "mapping_num_layers": 2,
+    "precision": "fp32",
     "batch_size": 4,
     "total_kimg": 0.024,
     "tick_kimg": 0.008,

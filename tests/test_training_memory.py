@@ -29,6 +29,7 @@ TINY: dict[str, Any] = {
     "channel_base": 128,
     "channel_max": 8,
     "mapping_num_layers": 2,
+    "precision": "fp32",
     "batch_size": 8,
     "batch_gpu": 8,
     "mbstd_group_size": 2,

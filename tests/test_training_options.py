@@ -24,6 +24,7 @@ TINY: dict[str, Any] = {
     "channel_base": 256,
     "channel_max": 16,
     "mapping_num_layers": 2,
+    "precision": "fp32",
     "batch_size": 4,
     "metrics": "none",
 }

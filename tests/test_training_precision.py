@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ganformer_cli.config import RunConfig, resolve_run
+from ganformer_cli.data import open_dataset
+from ganformer_cli.errors import GanformerError
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.generator import SynthesisLayer
 from ganformer_cli.models.layers import Conv2d
 from ganformer_cli.models.precision import CLAMP, blocks_of, use_half
-from ganformer_cli.training import precision_trial
+from ganformer_cli.training import Callbacks, open_run, precision_trial
 from ganformer_cli.training.gan import GANTrainer, RunningMeans
+from ganformer_cli.training.loop import Trainer
 
 KINDS = [
     {"attention": "simplex"},
@@ -189,6 +193,75 @@ def test_the_trial_takes_what_is_faster_and_changes_nothing(
     assert torch.equal(random, torch.get_rng_state())
     assert [block.dtype for block in blocks_of(gan.discriminator).values()] == dtypes
     assert all(p.grad is None for net in gan.networks.values() for p in net.parameters())
+
+
+BLOCKS = {"generator.b32": "bf16", "discriminator.b32": "bf16", "discriminator.b16": "bf16"}
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[GANTrainer]:
+    """Trials find ``BLOCKS`` faster; here is for which networks they were made."""
+    made: list[GANTrainer] = []
+    monkeypatch.setenv("GANFORMER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(precision_trial, "fastest_precision", lambda gan: made.append(gan) or BLOCKS)
+    return made
+
+
+def run(folder: Path, small: dict[str, Any], *, resume: bool = False, **options: Any) -> tuple[Trainer, list[str]]:
+    """Train in ``folder``; the trainer and what the user was told."""
+    said: list[str] = []
+    config = settings(small, metrics="none", vis_num=2, snapshot_kimg=0.008, **{"precision": "auto", **options})
+    data = open_dataset("scenes", resolution=32, max_images=16)
+    callbacks = Callbacks(message=said.append)
+    trainer = open_run(config, data, folder, device=torch.device("cpu"), resume=resume, callbacks=callbacks)
+    trainer.run()
+    return trainer, said
+
+
+def test_auto_is_what_a_trial_finds_and_stays_with_the_run(
+    small: dict[str, Any], tmp_path: Path, trials: list[GANTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, said = run(tmp_path / "whole", small, total_kimg=0.016)
+    assert whole.gan.precision == BLOCKS
+    assert any("bf16 in the generator at 32 and discriminator at 32, 16" in line for line in said)
+    run(tmp_path / "parts", small, total_kimg=0.008)
+    assert len(trials) == 1, "the second run takes the kept trial"
+    monkeypatch.setattr(precision_trial, "kept_precision", lambda gan: {})  # as on another machine
+    parts, _ = run(tmp_path / "parts", small, total_kimg=0.016, resume=True)
+    assert parts.gan.precision == BLOCKS
+    for name, network in whole.gan.networks.items():
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, parts.gan.networks[name].state_dict()[key]), f"{name}.{key}"
+
+
+def test_a_run_of_an_earlier_version_goes_on_in_float32(
+    small: dict[str, Any], tmp_path: Path, trials: list[GANTrainer]
+) -> None:
+    run(tmp_path / "run", small, total_kimg=0.008, precision="tf32")
+    trainer, _ = run(tmp_path / "run", small, total_kimg=0.016, resume=True)
+    again, _ = run(tmp_path / "run", small, total_kimg=0.024, resume=True)
+    assert trainer.gan.precision == again.gan.precision == {}
+    assert not trials
+
+
+def test_bf16_is_done_where_it_is_slower_and_says_so(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANFORMER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(precision_trial, "fastest_precision", lambda gan: {})
+    trainer, said = run(tmp_path / "run", small, total_kimg=0.008, precision="bf16")
+    assert any("--precision bf16 is no faster than fp32" in line for line in said)
+    assert "generator.b32" in trainer.gan.precision
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"blocks": {"generator.b32": "fp8"}}', "not JSON"])
+def test_a_damaged_choice_is_refused_by_name(
+    small: dict[str, Any], tmp_path: Path, trials: list[GANTrainer], text: str
+) -> None:
+    run(tmp_path / "run", small, total_kimg=0.008)
+    (tmp_path / "run" / "precision.json").write_text(text, encoding="utf-8")
+    with pytest.raises(GanformerError, match=r"precision\.json"):
+        run(tmp_path / "run", small, total_kimg=0.016, resume=True)
 
 
 def synthesis_layers(generator: nn.Module) -> Iterator[SynthesisLayer]:

@@ -206,6 +206,8 @@ def check_same_run(folder: Path, old: RunConfig, new: RunConfig, *, override: bo
         ConfigError: it may not; the differences are named.
     """
     before, after = old.to_dict(), new.to_dict()
+    if before["train"]["precision"] == "tf32" and after["train"]["precision"] == "auto":
+        before["train"]["precision"] = "auto"  # what auto has taken the place of: the run goes on as it was
     different = {
         part: [
             f"{name} was {before[part][name]}, now {after[part][name]}"

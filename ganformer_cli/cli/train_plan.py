@@ -85,6 +85,10 @@ def show_plan(
         echo(f"cpu        {parallelism}")
     if measured:
         found = cost_of(config, device)
+        if train.precision == "auto" and device.type == "cpu":
+            from ganformer_cli.training.precision_trial import described
+
+            echo(f"precision  {described(found.precision)}")
         free = "" if found.free_mib is None else f" of {found.free_mib / 1024:.3g} GiB free"
         needed = "unknown" if found.memory_mib is None else f"about {found.memory_mib / 1024:.2g} GiB{free}"
         echo(f"memory     {needed}, with {found.micro_batch} images per forward pass")
@@ -104,9 +108,12 @@ def cost_of(config: RunConfig, device: torch.device) -> CostEstimate:
     from ganformer_cli.memory import is_out_of_memory
     from ganformer_cli.training.fitting import estimate_cost, fit_micro_batch
     from ganformer_cli.training.gan import GANTrainer
+    from ganformer_cli.training.precision_trial import kept_precision
 
     torch.manual_seed(config.train.seed)
     gan = GANTrainer(config, device)
+    if config.train.precision == "auto" and device.type == "cpu":
+        gan.use_precision(kept_precision(gan))
     if config.train.batch_gpu is None:
         gan.micro_batch = fit_micro_batch(gan, lambda text: None)
     try:

@@ -13,7 +13,7 @@ from ganformer_cli.errors import ConfigError
 GeneratorLoss = Literal["logistic_ns", "logistic", "hinge", "wgan"]
 DiscriminatorLoss = Literal["logistic", "hinge", "wgan"]
 AugmentMode = Literal["none", "ada", "fixed"]
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 _MANY = Bounds(1, 10**6)
 _SHARE = Bounds(0, 1)
@@ -98,9 +98,10 @@ class TrainConfig(JsonConfig):
         0.05, "Limit the half-life to this share of the images shown so far.", bounds=Bounds(0, 10, above=True)
     )
     precision: Precision = _DEVICE(
-        "tf32",
-        "Precision of a GPU's matrix products and convolutions; on a CPU tf32 means fp32. bf16 and fp16 (GPU "
-        "only) also keep the image features of the four highest resolutions in 16 bits, in half the memory.",
+        "auto",
+        "fp32, or tf32 for a GPU's matrix products and convolutions (on a CPU the same as fp32); bf16 and fp16 (GPU "
+        "only) keep the image features of the four highest resolutions in 16 bits, in half the memory. auto is tf32 on "
+        "a GPU; on a CPU bf16 in the blocks that a short trial finds faster so, fp32 in the others.",
         usual=True,
     )
     checkpoint_activations: bool = _DEVICE(

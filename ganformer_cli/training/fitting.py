@@ -48,6 +48,7 @@ class CostEstimate:
     memory_mib: float | None  # of networks, optimisers, and a step at its worst
     free_mib: float | None  # before the gradients and the optimisers
     disk_mib: float  # of the snapshots that are kept and the states
+    precision: dict[str, str]  # of the blocks that do not compute in float32
 
 
 def fit_micro_batch(gan: GANTrainer, message: Callable[[str], None]) -> int:
@@ -143,7 +144,7 @@ def estimate_cost(gan: GANTrainer) -> CostEstimate:
     if worst.needed_mib is not None:
         own = sum(map(_mib, gan.networks.values()))
         memory = own + optimizer_mib(gan) + worst.needed_mib * micro / size
-    return CostEstimate(micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(gan)[1])
+    return CostEstimate(micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(gan)[1], gan.precision)
 
 
 def disk_mib(gan: GANTrainer) -> tuple[float, float]:

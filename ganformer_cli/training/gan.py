@@ -21,7 +21,7 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import TrainingError
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.models.precision import HALF, full_precision, half_layers, use_half, use_precision
+from ganformer_cli.models.precision import HALF, blocks_of, full_precision, half_layers, use_half, use_precision
 from ganformer_cli.models.prepared import PreparedWeights, lay_out_weights
 from ganformer_cli.training import losses
 from ganformer_cli.training.augment import Augmentation
@@ -124,6 +124,17 @@ class GANTrainer:
             named = {name[len(prefix) :]: HALF[form] for name, form in blocks.items() if name.startswith(prefix)}
             use_precision(network, named)
         self._cast_weights()
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """The blocks in half precision, as ``use_precision`` takes them."""
+        names = {dtype: name for name, dtype in HALF.items()}
+        return {
+            f"{kind}.{name}": names[block.dtype]
+            for kind, network in (("generator", self.generator), ("discriminator", self.discriminator))
+            for name, block in blocks_of(network).items()
+            if block.dtype is not None
+        }
 
     def _cast_weights(self) -> None:
         """Prepare the weights of blocks in half precision in it, too."""

@@ -22,6 +22,7 @@ from ganformer_cli.training.fitting import disk_mib, fit_micro_batch
 from ganformer_cli.training.gan import GANTrainer, micro_batches
 from ganformer_cli.training.initial_weights import InitialWeights
 from ganformer_cli.training.loop import Callbacks, Trainer
+from ganformer_cli.training.precision_trial import precision_of_run
 
 
 def open_run(
@@ -61,13 +62,14 @@ def open_run(
     checkpointer = trainer.checkpointer
     fail_together(group, checkpointer.scoring.check)
 
-    def begin() -> None:
-        restored = False
+    def begin() -> dict[str, str]:
+        restored, before = False, None
         run_folder.remove_leftovers(folder)
         if not resume:
             run_folder.check_empty(folder)
         else:
-            run_folder.check_same_run(folder, run_folder.read_run_config(folder), config, override=override)
+            before = run_folder.read_run_config(folder)
+            run_folder.check_same_run(folder, before, config, override=override)
             restored = checkpointer.restore(override=override)
         check_disk(folder, trainer.gan, callbacks.message)
         record = None if start is None or restored else start.apply(trainer.gan, callbacks.message)
@@ -76,8 +78,12 @@ def open_run(
             write_parallelism(folder, group.world_size, torch.get_num_threads())
         if record is not None:
             write_json(folder / run_folder.TAKEN_FILE, record)
+        precision = None if before is None else before.train.precision
+        return precision_of_run(trainer.gan, folder, before=precision, message=callbacks.message)
 
-    group.run_on_rank0(begin)
+    blocks = group.run_on_rank0(begin)
+    if config.train.precision == "auto":
+        trainer.gan.use_precision(blocks)
     trainer.broadcast_state()
     if config.train.batch_gpu is None and not resume:
         fitting = fit_micro_batch(trainer.gan, callbacks.message)

@@ -1,23 +1,123 @@
-"""Which blocks of the networks bf16 makes faster on this CPU: tried, because few CPUs have fast bf16 products."""
+"""Which blocks of the networks bf16 makes faster on this CPU: tried, because few CPUs have fast bf16 products.
+
+The outcome is kept with the machine, so that two runs of one command compute alike, and with the run, so that it goes
+on in the precision that it began in.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from ganformer_cli.models import Generator
+from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.files import read_json, write_json
 from ganformer_cli.models.discriminator import DiscriminatorBlock
 from ganformer_cli.models.precision import HALF, blocks_of
+from ganformer_cli.resources import cache_folder
 from ganformer_cli.training.gan import GANTrainer
 
+#: In the run folder, and in the cache.
+PRECISION_FILE, TRIALS_FILE = "precision.json", "precision-trials.json"
+#: Kept trials; the oldest go.
+MAX_TRIALS = 200
 #: bf16 is taken where it needs at most this share of float32's time.
-MIN_GAIN = 0.95
+MIN_GAIN = 0.9
 #: Positions of the images of one trial: more images would only repeat the same work.
 POSITIONS = 8 * 32**2
 #: Each form runs at least twice, and further until it has had this many seconds, at most eight times.
 SECONDS, MAX_RUNS = 0.08, 8
+
+
+def precision_of_run(
+    gan: GANTrainer, folder: Path, *, before: str | None, message: Callable[[str], None]
+) -> dict[str, str]:
+    """The blocks that a run on a CPU computes in bf16 with ``--precision auto``; empty with any other, and on GPUs.
+
+    Args:
+        gan: the networks; they are left in the precision that they had.
+        folder: of the run, which keeps the answer.
+        before: the precision that the run has had so far; None: it begins.
+        message: told what was chosen, and where ``--precision bf16`` is slower than float32.
+
+    Raises:
+        ConfigError: the folder's answer cannot be read.
+    """
+    precision = gan.config.train.precision
+    if gan.device.type != "cpu" or precision not in ("auto", "bf16"):
+        return {}
+    if precision == "bf16":
+        if before is None and not kept_precision(gan):
+            message("warning: --precision bf16 is no faster than fp32 on this CPU, as a trial shows")
+        return {}
+    path = folder / PRECISION_FILE
+    if path.is_file():
+        return read_precision(path)
+    if before in (None, "auto"):
+        blocks = kept_precision(gan)
+        message(f"precision: {described(blocks)}")
+    else:
+        blocks = {}  # a run of an earlier version goes on in float32
+    write_json(path, {"blocks": blocks})
+    return blocks
+
+
+def read_precision(path: Path) -> dict[str, str]:
+    """The blocks that a run's file names.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    values = read_json(path, max_bytes=1 << 16)
+    blocks = values.get("blocks") if isinstance(values, dict) else None
+    if not _are_blocks(blocks):
+        raise ConfigError(f"{path}: does not say which blocks compute in bf16; delete it, and a trial decides anew")
+    return dict(blocks)
+
+
+def _are_blocks(value: Any) -> bool:
+    return isinstance(value, dict) and set(value.values()) <= {"bf16"}
+
+
+def described(blocks: Mapping[str, str]) -> str:
+    """In words, for the reader."""
+    if not blocks:
+        return "fp32 (a trial found bf16 no faster on this CPU)"
+    networks: dict[str, list[str]] = {}
+    for name in blocks:
+        network, _, block = name.partition(".")
+        networks.setdefault(network, []).append(block[1:])
+    listed = " and ".join(f"{network} at {', '.join(sizes)}" for network, sizes in networks.items())
+    return f"bf16 in the {listed}, else fp32 (fastest in a trial)"
+
+
+def kept_precision(gan: GANTrainer) -> dict[str, str]:
+    """``fastest_precision``, tried once for this machine and these networks; the networks keep their precision."""
+    kept: Any = {}
+    with contextlib.suppress(GanformerError):  # nothing is kept yet, or it cannot be read
+        kept = read_json(cache_folder() / TRIALS_FILE)
+    trials = kept if isinstance(kept, dict) else {}
+    what = {
+        "machine": [platform.node(), platform.machine(), torch.backends.cpu.get_cpu_capability()],
+        "amx": torch.cpu._is_amx_tile_supported(),
+        "torch": torch.__version__,
+        "model": asdict(gan.config.model),
+    }
+    key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    if _are_blocks(trials.get(key)):
+        return dict(trials[key])
+    blocks = fastest_precision(gan)
+    with contextlib.suppress(GanformerError):  # without a cache, the next start tries again
+        write_json(cache_folder() / TRIALS_FILE, dict([*trials.items(), (key, blocks)][-MAX_TRIALS:]))
+    return blocks
 
 
 def fastest_precision(gan: GANTrainer) -> dict[str, str]:
@@ -31,6 +131,7 @@ def fastest_precision(gan: GANTrainer) -> dict[str, str]:
     """
     if gan.device.type != "cpu":
         return {}
+    before = gan.precision
     with torch.random.fork_rng(devices=[]), gan.training_discriminator():
         faster = [
             name
@@ -42,7 +143,7 @@ def fastest_precision(gan: GANTrainer) -> dict[str, str]:
         with torch.random.fork_rng(devices=[]), gan.training_generator():
             if _is_faster(_synthesis_run(gan), gan, faster):
                 chosen |= {f"generator.{name}": "bf16" for name in faster}
-    gan.use_precision({})
+    gan.use_precision(before)
     gan.g_weights.clear_gradients()
     gan.d_weights.clear_gradients()
     return chosen
@@ -72,15 +173,15 @@ def _is_faster(run: Callable[[], None], gan: GANTrainer, names: list[str]) -> bo
     return best["bf16"] < MIN_GAIN * best["fp32"]
 
 
-def _images(gan: GANTrainer, positions: int) -> int:
-    return max(1, min(gan.micro_batch, POSITIONS // positions))
+def _images(positions: int) -> int:
+    return max(1, POSITIONS // positions)
 
 
 def _block_run(gan: GANTrainer, name: str, block: DiscriminatorBlock) -> Callable[[], None]:
     """Forward and backward pass of one block of the discriminator on random features."""
     model = gan.config.model
     height, width = model.grid(int(name[1:]))
-    images = _images(gan, height * width)
+    images = _images(height * width)
     features = torch.randn(images, model.channels(int(name[1:])), height, width)
     features = features.contiguous(memory_format=torch.channels_last).requires_grad_()
     image = torch.randn(images, 3, height, width).contiguous(memory_format=torch.channels_last)
@@ -94,11 +195,10 @@ def _block_run(gan: GANTrainer, name: str, block: DiscriminatorBlock) -> Callabl
 
 def _synthesis_run(gan: GANTrainer) -> Callable[[], None]:
     """Forward and backward pass of the synthesis network on random latents."""
-    generator: Generator = gan.generator
     height, width = gan.config.model.image_size
-    z = torch.randn(_images(gan, height * width), *gan.config.model.z_shape)
+    z = torch.randn(_images(height * width), *gan.config.model.z_shape)
 
     def run() -> None:
-        generator(z).sum().backward()
+        gan.generator(z).sum().backward()
 
     return run
