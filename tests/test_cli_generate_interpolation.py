@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,74 @@ def test_from_class_to_class(ganformer: Run, own_folder: Path, space: str) -> No
         labels = [0.0, 1.0, 0.0] if words else None
         expected = sample(load_generator(file), range(5), truncation_psi=0.7, labels=labels)
         assert np.abs(found[::2] - expected.permute(0, 2, 3, 1).numpy()).max() <= 1
+
+
+# ----- Larger films, several walks, the training -----
+
+
+def test_frames_are_enlarged_by_whole_pixels(ganformer: Run, tiny_run: Path) -> None:
+    line = "generate --seeds 4,9 --interpolate --film frames --interpolation-density 2 --output-dir"
+    for folder, words in (("small", ()), ("large", ("--scale", "3"))):
+        done = ganformer(*line.split(), folder, *words)
+        assert done.exit_code == 0, done.stderr
+    small, large = frames(Path("small-sheets/interpolation")), frames(Path("large-sheets/interpolation"))
+    np.testing.assert_array_equal(large, small.repeat(3, 1).repeat(3, 2))
+    metadata = read_metadata(Path("large-sheets/interpolation/frame00001.png"))
+    assert metadata is not None
+    assert metadata["scale"] == 3
+
+
+def test_a_grid_of_walks(ganformer: Run, tiny_run: Path) -> None:
+    """Each cell is the film of its own images."""
+    line = "generate --interpolate --film frames --interpolation-density 2 --rich-num 2 --output-dir"
+    done = ganformer(*line.split(), "grid", "--seeds", "0-5", "--film-grid", "3x1")
+    assert done.exit_code == 0, done.stderr
+    grid = frames(Path("grid-sheets/interpolation-3x1"))
+    assert grid.shape == (3, 32, 96, 3)
+    ganformer(*line.split(), "alone", "--seeds", "2,3")
+    np.testing.assert_array_equal(grid[:, :, 32:64], frames(Path("alone-sheets/interpolation")))
+    with PIL.Image.open("grid-sheets/interpolation-3x1.png") as sheet:
+        assert sheet.height == 3 * 100, "a row for each way"
+    again = ganformer(*line.split(), "grid", "--seeds", "0-5", "--film-grid", "3x1", "--json")
+    assert json.loads(again.stdout)["interpolation"]["frames"] == 3
+
+
+def test_a_film_of_the_training(ganformer: Run, tiny_run: Path) -> None:
+    line = "generate --seeds 4,9 --training-film --film frames --scale 2 --json"
+    done = ganformer(*line.split())
+    assert done.exit_code == 0, done.stderr
+    answer = json.loads(done.stdout)["training_film"]
+    assert (Path(answer["film"]), answer["frames"]) == (Path("images-sheets/training"), 2)
+    found = frames(Path("images-sheets/training"))
+    for kimg, frame in zip((1, 2), found, strict=True):
+        model = load_generator(tiny_run / "snapshots" / f"network-snapshot-00000{kimg}.safetensors")
+        expected = sample(model, [4, 9], truncation_psi=0.7).permute(0, 2, 3, 1).numpy()
+        np.testing.assert_array_equal(frame[::2, ::2], np.concatenate(list(expected), axis=1))
+    before = Path("images-sheets/training/frame00000.png").stat().st_mtime_ns
+    assert ganformer(*line.split()).exit_code == 0
+    assert Path("images-sheets/training/frame00000.png").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--interpolate --film-grid 3x2 --images-num 11", "--film-grid 3x2 needs at least 12; ask for more"),
+        ("--interpolate --film-grid 3by2", "write columns x rows, for instance 3x2"),
+        ("--interpolate --film-grid 0x2", "write columns x rows"),
+        ("--film-grid 3x2", "--film-grid says how to interpolate; add --interpolate, or"),
+        ("--scale 2", "--scale says how to interpolate; add --interpolate or --training-film"),
+        ("--interpolate --scale 0", "--scale"),
+        ("--training-film --film-grid 2x2", "--film-grid says how to interpolate"),
+        ("--training-film --truncation-psi 0,1", "does not go with --training-film"),
+        ("--training-film --model one.safetensors", "--training-film: needs two snapshots of a run, and there is none"),
+    ],
+)
+def test_films_that_cannot_be_made(ganformer: Run, tiny_run: Path, line: str, message: str) -> None:
+    shutil.copy(tiny_run / "snapshots" / "network-snapshot-000002.safetensors", "one.safetensors")
+    done = ganformer("generate", *line.split())
+    assert done.exit_code != 0
+    assert message in done.stderr
+    assert not Path("images").exists()
 
 
 def test_mp4_without_ffmpeg_writes_nothing(ganformer: Run, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,11 @@ def test_a_run_leaves_a_complete_folder(tmp_path: Path, attention: str) -> None:
     assert run_folder.read_run_config(folder) == config
     samples = {path.name for path in (folder / "samples").iterdir()}
     kinds = ["fakes"] if attention == "none" else ["fakes", "attention"]
-    expected = {"reals.png", *(f"{kind}-{at}.png" for kind in kinds for at in ("000000", "000000_012", "000000_024"))}
+    expected = {
+        "reals.png",
+        "latest.png",
+        *(f"{kind}-{at}.png" for kind in kinds for at in ("000000", "000000_012", "000000_024")),
+    }
     assert samples == expected
     log = log_of(folder)
     assert [record["kimg"] for record in log] == [0.008, 0.016, 0.024]

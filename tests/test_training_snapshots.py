@@ -126,7 +126,9 @@ def test_a_stop_keeps_the_scored_snapshot_as_it_was(tmp_path: Path, undisturbed:
 def test_the_newest_grid_alone_where_only_that_is_wanted(tmp_path: Path) -> None:
     result = train(tmp_path / "run", keep_samples=False, metrics="none")
     left = sorted(path.name for path in (tmp_path / "run/samples").iterdir())
-    assert left == ["attention-000000_016.png", "fakes-000000_016.png", "reals.png"]
+    assert left == ["attention-000000_016.png", "fakes-000000_016.png", "latest.png", "reals.png"]
+    latest = (tmp_path / "run/samples/latest.png").read_bytes()
+    assert latest == (tmp_path / "run/samples/fakes-000000_016.png").read_bytes()
     assert result.samples.name == "fakes-000000_016.png"
 
 

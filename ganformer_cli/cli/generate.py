@@ -19,10 +19,12 @@ from ganformer_cli.errors import OutputError
 from ganformer_cli.files import ensure_writable_folder, sha256_of
 
 if TYPE_CHECKING:
+    from ganformer_cli.models import Generator
     from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
     from ganformer_cli.sampling.image_writer import ImageJob
     from ganformer_cli.visualization.figures import Figure, Overview
     from ganformer_cli.visualization.interpolation import InterpolationFilm
+    from ganformer_cli.visualization.training_film import TrainingFilm
 
 
 @click.command("generate", cls=GroupedCommand)
@@ -87,8 +89,10 @@ def command(
         overviews,
     )
     from ganformer_cli.visualization.interpolation import FilmSettings, InterpolationFilm
+    from ganformer_cli.visualization.training_film import TrainingFilm
 
-    generator, header = load_model(file, pick_device(gpus))
+    device = pick_device(gpus)
+    generator, header = load_model(file, device)
     if space == "w":
         psis = (1.0,)
     elif "psis" not in given and isinstance(header.get("truncation_psi"), float):
@@ -97,8 +101,9 @@ def command(
     if image_format == "npy":
         generator.keep_whole()
     chosen = chosen_label(generator, class_index, label, drawn=space == "z")
-    if ratio is not None:
-        crop_to_ratio(np.empty((3, *generator.config.image_size), np.uint8), ratio)  # complains before anything is done
+    size = generator.config.image_size
+    if ratio is not None:  # complains before anything is done
+        size = crop_to_ratio(np.empty(size, np.uint8), ratio).shape[:2]
     array = None if latents is None else read_latents(latents, generator, space)
     numbers = seeds or range(len(array) if array is not None else images_num or DEFAULT_COUNT)
     figure_settings = FigureSettings(**figures, **shared)
@@ -108,10 +113,9 @@ def command(
     settings: dict[str, Any] = {"model": sha256_of(file), **names, "noise": noise, **chosen.metadata, "ratio": ratio}
     if array is not None:
         settings["space"] = space
-    interpolates = film.pop("interpolate")
+    interpolates, films_training = film.pop("interpolate"), film.pop("training_film")
     film_settings = FilmSettings(**film, **shared)
     sheets = image_sheets(figure_settings)
-    size = generator.config.image_size
     batch = batch_size or fitting_batch_size(generator)
     drawing: dict[str, Any] = {"label": chosen.numbers, "noise_mode": noise, "ratio": ratio, "batch_size": batch}
 
@@ -122,8 +126,12 @@ def command(
         wanted = overviews(plan, generator.output_size, grid=grid)
         source = FigureSource(generator, header, plan, chosen.numbers)
         parts = list(list_figures(figure_settings, source, show_part))
-        movie = InterpolationFilm(film_settings, plan, size) if interpolates else None
-        has_sheets = bool(sheets.metadata or wanted or parts or movie)
+        films: dict[str, InterpolationFilm | TrainingFilm] = {}
+        if interpolates:
+            films["interpolation"] = InterpolationFilm(film_settings, plan, size)
+        if films_training:
+            films["training_film"] = TrainingFilm(film_settings, plan, _named_snapshots(run), size)
+        has_sheets = bool(sheets.metadata or wanted or parts or films)
         if plan.in_subfolders:
             progress.start(len(plan), "images", "looking for what is there")
         if not overwrite:
@@ -134,10 +142,13 @@ def command(
         missing = {name: each for name, each in wanted.items() if not folders.holds({each.path: each.metadata})}
         folders.holds({each.path: each.metadata for each in parts})
         return Work(
-            plan, folders, job, kept, wanted, missing, parts, movie, has_sheets,
+            plan, folders, job, kept, wanted, missing, parts, films, has_sheets,
             latents_kept=save_latents and job.keeps_latents(),
-            film_kept=movie is not None and folders.holds(movie.files),
+            films_kept={name for name, each in films.items() if folders.holds(each.files)},
         )  # fmt: skip
+
+    def open_snapshot(path: Path) -> Generator:
+        return load_model(path, device).generator
 
     current = ""
 
@@ -160,9 +171,15 @@ def command(
             images = work.job.draw(kept, shown, progress.update)
             for sheet in work.missing.values():
                 sheet.save(images, folders)
-        if work.film is not None and not work.film_kept:
-            progress.start(work.film.frames, "frames", "interpolating")
-            work.film.draw(generator, folders, **drawing, update=progress.update)
+        for name, each in work.films.items():
+            if name not in work.films_kept:
+                progress.start(each.film.frames, "frames", "filming")
+                if isinstance(each, TrainingFilm):
+                    each.draw(
+                        lambda path: load_model(path, device).generator, folders, **drawing, update=progress.update
+                    )
+                else:
+                    each.draw(generator, folders, **drawing, update=progress.update)
         figure_records = draw_figures(work.figures, folders, show_part)
     if save_latents and not work.latents_kept:
         work.job.save_latents()
@@ -174,8 +191,7 @@ def command(
     written |= {name: str(sheet.path) for name, sheet in work.overviews.items()}
     if save_latents:
         written["latents"] = str(work.job.latents_file)
-    if work.film is not None:
-        written["interpolation"] = work.film.record
+    written |= {name: each.record for name, each in work.films.items()}
     written |= figure_records
     if as_json:
         psi = psis[0] if len(psis) == 1 else list(psis)
@@ -197,10 +213,10 @@ class Work(NamedTuple):
     overviews: dict[str, Overview]
     missing: dict[str, Overview]
     figures: list[Figure]
-    film: InterpolationFilm | None
+    films: dict[str, InterpolationFilm | TrainingFilm]  # by their name in --json
     has_sheets: bool
     latents_kept: bool
-    film_kept: bool
+    films_kept: set[str]
 
 
 def _first_free(folder: Path, plan_work: Callable[[Path], Work], *, search: bool) -> Work:
@@ -224,6 +240,14 @@ def _first_free(folder: Path, plan_work: Callable[[Path], Work], *, search: bool
             return work
 
 
+def _named_snapshots(run: Path | None) -> list[tuple[Path, str]]:
+    """The snapshots of a run, oldest first, each with its kimg."""
+    from ganformer_cli.checkpoints.run_folder import images_in_name, snapshots_of
+
+    snapshots = [] if run is None else [(path, images_in_name(path)) for path in snapshots_of(run)]
+    return [(path, f"{images / 1000:g} kimg") for path, images in snapshots if images is not None]
+
+
 def _image_records(job: ImageJob) -> list[dict[str, Any]]:
     """What ``--json`` says of each image."""
     plan, records = job.plan, []
@@ -245,7 +269,6 @@ def _summary(file: Path, plan: ImagePlan, written: dict[str, Any]) -> str:
     where = plan.image(0).file if plan.format == "npy" else plan.folder
     there = f", {written['kept']} of them there already" if written["kept"] else ""
     names = [written[name] for name in ("grid", "truncation", "latents") if name in written]
-    if "interpolation" in written:
-        names.append(written["interpolation"]["film"])
+    names += [written[name]["film"] for name in ("interpolation", "training_film") if name in written]
     extra = "".join(f", {name}" for name in names)
     return f"{len(plan)} image{'s' * (len(plan) > 1)} of {file} in {where}{there}{extra}"

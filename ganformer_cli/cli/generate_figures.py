@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 
 from ganformer_cli.cli.label_choice import Numbers
 from ganformer_cli.cli.options import MAX_PSI, MAX_SEED, MAX_SEEDS, F, boolean_option, option
+from ganformer_cli.text import printable
 
 #: What ``--mix`` does with a component.
 MIXTURES = ("take", "swap", "remove", "mean")
@@ -30,6 +32,23 @@ class Mixtures(click.ParamType):
             if name not in MIXTURES:
                 self.fail(f"{name!r} is no mixture; there are {', '.join(MIXTURES)}, or all", param, ctx)
         return names
+
+
+class FilmGrid(click.ParamType):
+    """``3x2`` as a tuple of columns and rows."""
+
+    name = "grid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if not isinstance(value, str):
+            columns, rows = value
+            return columns, rows
+        match = re.fullmatch(r"([1-9]\d?)[xX×]([1-9]\d?)", value.strip())
+        if match is None:
+            self.fail(
+                f"{printable(value, limit=40)!r}: write columns x rows, for instance 3x2 (at most 99)", param, ctx
+            )
+        return int(match[1]), int(match[2])
 
 
 FIGURE_OPTIONS = (
@@ -143,37 +162,61 @@ FILM_OPTIONS = (
         "--vis-interpolations",
         "interpolate",
         default=False,
-        group="Interpolation",
+        group="Films",
         help="Also move from each of the first images (--rich-num) to the next: a film, and interpolation.png.",
+    ),
+    boolean_option(
+        "--training-film",
+        default=False,
+        group="Films",
+        help="Also draw the first 64 images with every snapshot of the run, from the first to the last: a film, and "
+        "training.png.",
     ),
     option(
         "--interpolation-density",
         type=click.IntRange(1, 10_000),
         default=8,
-        group="Interpolation",
+        group="Films",
         help="Steps from one image to the next.",
     ),
     option(
         "--interpolate-in",
         type=click.Choice(["w", "z"]),
         default="w",
-        group="Interpolation",
+        group="Films",
         help="Where the way leads: straight through w, after the mapping network, or along great circles through z.",
     ),
-    boolean_option("--loop", default=False, group="Interpolation", help="And from the last image back to the first."),
+    boolean_option("--loop", default=False, group="Films", help="And from the last image back to the first."),
     option(
         "--film",
         type=click.Choice(["gif", "webp", "mp4", "frames"]),
         default="gif",
-        group="Interpolation",
+        group="Films",
         help="As what: GIF (256 colours a frame), lossless WebP, MP4 (needs ffmpeg), or a folder of PNG frames.",
     ),
     option(
         "--fps",
         type=click.FloatRange(0.1, 100),
         default=12,
-        group="Interpolation",
+        group="Films",
         help="Frames a second of the film.",
+    ),
+    option(
+        "--scale",
+        type=click.IntRange(1, 64),
+        default=1,
+        group="Films",
+        help="Enlarge the frames: each pixel becomes N across and down.",
+    ),
+    option(
+        "--film-grid",
+        type=FilmGrid(),
+        default=(1, 1),
+        show_default=False,
+        metavar="COLUMNSxROWS",
+        group="Films",
+        help="Interpolate so many times at once, side by side, each through --rich-num images of its own.  "
+        "[default: 1x1]",
     ),
 )
 

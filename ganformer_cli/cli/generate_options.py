@@ -220,6 +220,7 @@ def check_options(given: dict[str, Any], figures: dict[str, Any], film: dict[str
     conflicts = {
         "--format npy": given.get("image_format") == "npy",
         "--interpolate": film["interpolate"],
+        "--training-film": film["training_film"],
         "mixtures and the like": others,
     }
     for said, there in conflicts.items():
@@ -230,10 +231,11 @@ def check_options(given: dict[str, Any], figures: dict[str, Any], film: dict[str
             f"--component {given['component']} says which component to move; add --interpolate, --mix or "
             "--component-psi, or leave it out"
         )
-    if not film["interpolate"]:
-        for name in ("interpolate_in", "loop", "film", "fps"):
-            if given.get(name):
-                said = "--" + name.replace("_", "-")
-                raise click.UsageError(f"{said} says how to interpolate; add --interpolate, or leave out {said}")
-    elif given.get("interpolate_in") == "z" and given.get("space") == "w":
+    for name in ("interpolate_in", "loop", "film_grid", "film", "fps", "scale"):
+        only_films = name in ("film", "fps", "scale")
+        if given.get(name) and not (film["interpolate"] or (only_films and film["training_film"])):
+            said = "--" + name.replace("_", "-")
+            more = " or --training-film" if only_films else ""
+            raise click.UsageError(f"{said} says how to interpolate; add --interpolate{more}, or leave out {said}")
+    if given.get("interpolate_in") == "z" and given.get("space") == "w":
         raise click.UsageError("--interpolate-in z with --space w: there is no way back to z; leave out one")

@@ -25,7 +25,7 @@ Images = npt.NDArray[np.uint8]
 
 JPEG_QUALITY = 95
 #: Key of a PNG's text chunk, and the EXIF "Software" of the other formats.
-PNG_KEY = "ganformer"
+METADATA_TAG = "ganformer"
 #: EXIF tags.
 _DESCRIPTION, _SOFTWARE = 0x010E, 0x0131
 #: Longest metadata, in bytes.
@@ -45,7 +45,7 @@ def encode_image(image: Images, format: str, metadata: Mapping[str, Any] | None 
     text = metadata_text(metadata or {})
     if format == "png":
         chunks = PIL.PngImagePlugin.PngInfo()
-        chunks.add_text(PNG_KEY, text)
+        chunks.add_text(METADATA_TAG, text)
         pixels.save(stream, "PNG", pnginfo=chunks)
     elif format == "jpg":
         pixels.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4", exif=exif(text))
@@ -64,7 +64,7 @@ def metadata_text(metadata: Mapping[str, Any]) -> str:
 def exif(text: str) -> PIL.Image.Exif:
     """EXIF with ``text`` as the description."""
     tags = PIL.Image.Exif()
-    tags[_DESCRIPTION], tags[_SOFTWARE] = text, PNG_KEY
+    tags[_DESCRIPTION], tags[_SOFTWARE] = text, METADATA_TAG
     return tags
 
 
@@ -84,18 +84,18 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 def _image_text(path: Path) -> str | None:
     with open_regular(path) as stream, PIL.Image.open(stream) as image:
         if image.format == "PNG":
-            found = image.info.get(PNG_KEY)
+            found = image.info.get(METADATA_TAG)
         elif image.format == "GIF":
             found = _film_text(image.info.get("comment", b""))
         else:
             tags = image.getexif()
-            found = tags.get(_DESCRIPTION) if tags.get(_SOFTWARE) == PNG_KEY else None
+            found = tags.get(_DESCRIPTION) if tags.get(_SOFTWARE) == METADATA_TAG else None
     return found if isinstance(found, str) else None
 
 
 def _film_text(data: bytes) -> str | None:
     """The JSON object that follows our name."""
-    _, name, rest = data.partition(f"{PNG_KEY} ".encode())
+    _, name, rest = data.partition(f"{METADATA_TAG} ".encode())
     if not name:
         return None
     text = rest[:_MAX_LENGTH].decode("ascii", "replace")

@@ -20,6 +20,8 @@ from ganformer_cli.visualization import attention_sheet, image_grid
 MAX_ATTENTION_IMAGES = 8
 #: The grid of real images.
 REALS = "reals.png"
+#: A copy of the newest grid of fakes.
+LATEST = "latest.png"
 
 
 class SampleGrids:
@@ -43,7 +45,7 @@ class SampleGrids:
         save_png(self.folder / REALS, image_grid(np.stack([self.dataset.image(int(i)) for i in indices])))
 
     def save_fakes(self, generator: Generator, kimg: float) -> None:
-        """``fakes-KIMG.png``, and with attention ``attention-KIMG.png``.
+        """``fakes-KIMG.png``, the same as ``latest.png``, and with attention ``attention-KIMG.png``.
 
         Args:
             generator: in evaluation mode.
@@ -54,6 +56,7 @@ class SampleGrids:
         images = np.stack([image for _, image in drawn])
         grid, attention = self.paths(kimg)
         save_png(grid, image_grid(images))
+        save_png(self.folder / LATEST, image_grid(images))
         if self.config.model.has_maps:
             seeds = range(min(MAX_ATTENTION_IMAGES, len(images)))
             last = [sample.maps[-1] for sample in sample_attention(generator, seeds, truncation_psi=psi)]

@@ -16,8 +16,8 @@ import numpy as np
 import PIL.Image
 
 from ganformer_cli.errors import ConfigError, OutputError
-from ganformer_cli.files import advice, atomic_open, replace
-from ganformer_cli.sampling.image_files import PNG_KEY, Images, exif, metadata_text
+from ganformer_cli.files import advice, atomic_open, remove, replace
+from ganformer_cli.sampling.image_files import METADATA_TAG, Images, exif, metadata_text, save_png
 
 #: Pillow holds a GIF or WebP whole, as pixels: no larger ones.
 MAX_FILM_BYTES = 1 << 30
@@ -40,6 +40,60 @@ def check_film(kind: str, frames: int, height: int, width: int) -> None:
         )
 
 
+class Film:
+    """A film as one file, or as a folder of PNG frames.
+
+    Args:
+        path: of the film, without suffix; that of the folder.
+        kind: ``gif``, ``webp``, ``mp4`` or ``frames``.
+        frames: how many.
+        size: height and width of a frame, before ``scale``.
+        fps: frames a second.
+        scale: each pixel becomes so many across and down.
+        metadata: of its files.
+
+    Raises:
+        ConfigError: it cannot be made, see ``check_film``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        frames: int,
+        size: tuple[int, int],
+        *,
+        fps: float,
+        scale: int,
+        metadata: Mapping[str, Any],
+    ) -> None:
+        check_film(kind, frames, size[0] * scale, size[1] * scale)
+        self.frames, self.fps, self.scale = frames, fps, scale
+        self.in_frames = kind == "frames"
+        self.path = path if self.in_frames else path.with_name(f"{path.name}.{kind}")
+        if scale > 1:
+            metadata = {**metadata, "scale": scale}
+        #: The files, with their metadata.
+        self.files: dict[Path, dict[str, Any]] = {self.path: {**metadata, "fps": fps}}
+        if self.in_frames:
+            self.files = {self._frame(index): {**metadata, "frame": index} for index in range(frames)}
+
+    def write(self, frames: Iterable[Images]) -> None:
+        """Write uint8 ``[3, H, W]`` frames, as many as were announced."""
+        scaled = (frame.repeat(self.scale, 1).repeat(self.scale, 2) for frame in frames)
+        if not self.in_frames:
+            save_film(self.path, scaled, per_second=self.fps, metadata=self.files[self.path])
+            return
+        for index, image in enumerate(scaled):
+            save_png(self._frame(index), image, self.files[self._frame(index)])
+        # Of a longer film that is replaced: players take every frame that they find.
+        for surplus in set(self.path.glob("frame*.png")) - self.files.keys():
+            remove(surplus)
+
+    def _frame(self, index: int) -> Path:
+        return self.path / f"frame{index:05d}.png"
+
+
 def save_film(
     path: Path, frames: Iterable[Images], *, per_second: float, metadata: Mapping[str, Any] | None = None
 ) -> None:
@@ -60,7 +114,7 @@ def save_film(
     how |= {"loop": 0}
     stream = io.BytesIO()
     if path.suffix == ".gif":
-        pixels[0].save(stream, "GIF", comment=f"{PNG_KEY} {text}".encode(), **how)
+        pixels[0].save(stream, "GIF", comment=f"{METADATA_TAG} {text}".encode(), **how)
     else:
         pixels[0].save(stream, "WEBP", lossless=True, exif=exif(text), **how)
     with atomic_open(path) as file:
@@ -96,7 +150,7 @@ def _save_mp4(path: Path, frames: Iterable[Images], per_second: float, metadata:
     words = [program, "-hide_banner", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     words += ["-s", f"{width}x{height}", "-r", f"{per_second:g}", "-i", "-", "-an"]
     words += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", _CRF, "-pix_fmt", "yuv420p"]
-    words += ["-movflags", "+faststart", "-metadata", f"comment={PNG_KEY} {metadata_text(metadata)}"]
+    words += ["-movflags", "+faststart", "-metadata", f"comment={METADATA_TAG} {metadata_text(metadata)}"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # ffmpeg goes back in the file that it writes, and tells its kind by the name.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.files import remove
 from ganformer_cli.sampling import (
     Generator,
     NoiseMode,
@@ -25,7 +24,8 @@ from ganformer_cli.sampling import (
 )
 from ganformer_cli.sampling.image_files import Images, crop_to_ratio, save_png
 from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
-from ganformer_cli.visualization.animation import check_film, save_film
+from ganformer_cli.visualization.animation import Film
+from ganformer_cli.visualization.grids import image_grid
 from ganformer_cli.visualization.sheets import fit_to_cell, image_table
 
 #: The sheet shows at most so many steps from an image to the next, and so many rows.
@@ -77,8 +77,10 @@ class FilmSettings:
         loop: and back to the first image.
         film: ``gif``, ``webp``, ``mp4`` or ``frames``, a folder of PNG files.
         fps: frames a second.
+        scale: each pixel becomes so many across and down.
+        film_grid: columns and rows of walks that are shown side by side.
         component: only this one moves; None for all.
-        rich_num: between the first so many images.
+        rich_num: each walk leads through so many images.
     """
 
     interpolation_density: int
@@ -86,6 +88,8 @@ class FilmSettings:
     loop: bool
     film: Literal["gif", "webp", "mp4", "frames"]
     fps: float
+    scale: int
+    film_grid: tuple[int, int]
     component: int | None
     rich_num: int
 
@@ -95,7 +99,8 @@ class InterpolationFilm:
 
     Args:
         settings: of the film.
-        plan: the images.
+        plan: the images; with several walks, the first walk has the first of them, and so on.
+        size: height and width of an image, cropped.
 
     Raises:
         ConfigError: too few images, or a film that cannot be made.
@@ -103,41 +108,54 @@ class InterpolationFilm:
 
     def __init__(self, settings: FilmSettings, plan: ImagePlan, size: tuple[int, int]) -> None:
         self.settings, self.plan = settings, plan
-        self.numbers = [int(number) for number in plan.numbers[: settings.rich_num]]
-        if len(self.numbers) < 2:
-            raise ConfigError(
-                "--interpolate: moves from one image to the next, and there is only one; ask for two or more (--seeds "
-                "0-4, --rich-num 5)"
-            )
-        self.frames = count_frames(len(self.numbers), settings.interpolation_density, loop=settings.loop)
-        check_film(settings.film, self.frames, *size)
+        columns, rows = settings.film_grid
+        count = columns * rows
+        ends = min(settings.rich_num, len(plan.numbers) // count)
+        if ends < 2:
+            wanted = "there is only one; ask for two or more (--seeds 0-4, --rich-num 5)"
+            if count > 1:
+                wanted = f"--film-grid {columns}x{rows} needs at least {2 * count}; ask for more (--images-num)"
+                if settings.rich_num < 2:
+                    wanted = "--rich-num 1 gives each walk only one; say --rich-num 2 or more"
+            raise ConfigError(f"--interpolate: moves from one image to the next, and {wanted}")
+        numbers = [int(number) for number in plan.numbers[: ends * count]]
+        #: The images that each walk leads through: seeds, or rows of given latents.
+        self.walks = [numbers[k * ends : (k + 1) * ends] for k in range(count)]
         stem = "interpolation"
         if settings.interpolate_in == "z":
             stem += "-z"
         if settings.component is not None:
             stem += f"-component{settings.component}"
-        in_frames = settings.film == "frames"
-        self.sheet = plan.sheets / f"{stem}.png"
-        self.film = plan.sheets / (stem if in_frames else f"{stem}.{settings.film}")
+        grid = {}
+        if count > 1:
+            stem += f"-{columns}x{rows}"
+            grid = {"grid": [columns, rows]}
         metadata = plan.metadata(
             figure="interpolation",
-            ends=len(self.numbers),
+            ends=ends,
             density=settings.interpolation_density,
             interpolated_in=settings.interpolate_in,
             component=settings.component,
             loop=settings.loop,
+            **grid,
         )
+        self.film = Film(
+            plan.sheets / stem,
+            settings.film,
+            count_frames(ends, settings.interpolation_density, loop=settings.loop),
+            (size[0] * rows, size[1] * columns),
+            fps=settings.fps,
+            scale=settings.scale,
+            metadata=metadata,
+        )
+        self.sheet = plan.sheets / f"{stem}.png"
         #: The files with their metadata.
-        self.files: dict[Path, dict[str, Any]] = {self.sheet: metadata}
-        if in_frames:
-            self.files |= {self._frame(index): {**metadata, "frame": index} for index in range(self.frames)}
-        else:
-            self.files[self.film] = {**metadata, "fps": settings.fps}
+        self.files = {self.sheet: metadata, **self.film.files}
 
     @property
     def record(self) -> dict[str, Any]:
         """What ``--json`` says."""
-        return {"film": str(self.film), "sheet": str(self.sheet), "frames": self.frames}
+        return {"film": str(self.film.path), "sheet": str(self.sheet), "frames": self.film.frames}
 
     def draw(
         self,
@@ -156,54 +174,65 @@ class InterpolationFilm:
             generator: the model.
             folders: where the files are listed.
             label: of all images; None is each seed's own.
-            noise_mode: as for ``sample_images``; random noise is the same in all frames, or it would flicker.
+            noise_mode: as for ``sample_images``; random noise is the same in all frames of a walk, or it would flicker.
             ratio: crop the frames to height / width.
             batch_size: as for ``sample_images``.
             update: called with how many frames are drawn.
         """
-        settings, density = self.settings, self.settings.interpolation_density
-        columns = min(density, MAX_COLUMNS)
-        shown = {round(step * density / columns) for step in range(columns + 1)}
-        ways = len(self.numbers) - (not settings.loop)
-        rows: list[list[Images | None]] = [[] for _ in range(min(ways, MAX_ROWS))]
+        options: dict[str, Any] = {"noise_mode": noise_mode, "batch_size": batch_size}
+        rows: list[list[Images | None]] = []
+        names: list[str] = []
+
+        def walk(numbers: Sequence[int]) -> Iterator[Images]:
+            images = self._images(generator, numbers, label, **options)
+            cropped = images if ratio is None else (crop_to_ratio(image, ratio) for image in images)
+            return self._collect(cropped, numbers, rows, names)
 
         def frames() -> Iterator[Images]:
-            drawn = self._images(generator, label, noise_mode=noise_mode, batch_size=batch_size)
-            for index, image in enumerate(drawn):
-                frame = image if ratio is None else crop_to_ratio(image, ratio)
-                way, step = divmod(index, density)
-                if step in shown and way < len(rows):
-                    rows[way].append(fit_to_cell(frame))
-                if step == 0 and 0 < way <= len(rows):
-                    rows[way - 1].append(fit_to_cell(frame))
-                yield frame
+            walks = [walk(numbers) for numbers in self.walks]
+            for index, cells in enumerate(zip(*walks, strict=True)):
+                yield cells[0] if len(cells) == 1 else image_grid(np.stack(cells), self.settings.film_grid[0])
                 update(index + 1)
-            if settings.loop and len(rows) == ways:
-                rows[-1].append(rows[0][0])
 
         folders.announce(self.files)
-        if settings.film == "frames":
-            for index, image in enumerate(frames()):
-                save_png(self._frame(index), image, self.files[self._frame(index)])
-            # Of a longer film that is replaced: players take every frame that they find.
-            for surplus in set(self.film.glob("frame*.png")) - self.files.keys():
-                remove(surplus)
-        else:
-            save_film(self.film, frames(), per_second=settings.fps, metadata=self.files[self.film])
-        numbers = [*self.numbers, self.numbers[0]]
-        names = [f"{first} to {second}" for first, second in itertools.pairwise(numbers)]
-        save_png(self.sheet, image_table(rows, rows=names[: len(rows)]), self.files[self.sheet])
+        self.film.write(frames())
+        save_png(self.sheet, image_table(rows, rows=names), self.files[self.sheet])
         folders.add(self.files)
 
-    def _frame(self, index: int) -> Path:
-        return self.film / f"frame{index:05d}.png"
+    def _collect(
+        self, frames: Iterable[Images], numbers: Sequence[int], rows: list[list[Images | None]], names: list[str]
+    ) -> Iterator[Images]:
+        """Pass frames of a walk on, and put some of each way into a row of the sheet."""
+        density, loop = self.settings.interpolation_density, self.settings.loop
+        columns = min(density, MAX_COLUMNS)
+        shown = {round(step * density / columns) for step in range(columns + 1)}
+        ends = [*numbers, numbers[0]] if loop else numbers
+        ways = min(len(ends) - 1, MAX_ROWS - len(rows))
+        own: list[list[Images | None]] = [[] for _ in range(ways)]
+        rows += own
+        names += [f"{first} to {second}" for first, second in itertools.pairwise(ends)][:ways]
+        for index, frame in enumerate(frames):
+            way, step = divmod(index, density)
+            if step in shown and way < ways:
+                own[way].append(fit_to_cell(frame))
+            if step == 0 and 0 < way <= ways:
+                own[way - 1].append(fit_to_cell(frame))
+            yield frame
+        if loop and ways == len(ends) - 1:
+            own[-1].append(own[0][0])
 
     def _images(
-        self, generator: Generator, label: list[float] | None, *, noise_mode: NoiseMode, batch_size: int
+        self,
+        generator: Generator,
+        numbers: Sequence[int],
+        label: list[float] | None,
+        *,
+        noise_mode: NoiseMode,
+        batch_size: int,
     ) -> Iterator[Images]:
-        """The frames, drawn way by way: the latents of all together may be many."""
+        """The frames of a walk, drawn way by way: the latents of all together may be many."""
         settings = self.settings
-        space, ends, labels = self._ends(generator, label)
+        space, ends, labels = self._ends(generator, numbers, label)
         steps: dict[str, Any] = {"steps": settings.interpolation_density, "loop": settings.loop}
         each_label = itertools.repeat(None) if labels is None else interpolate(labels, spherical=False, **steps)
         each_latents = interpolate(ends, spherical=space == "z", component=settings.component, **steps)
@@ -215,22 +244,24 @@ class InterpolationFilm:
                 labels=own,
                 truncation_psi=self.plan.psis[0] if space == "z" else 1.0,
                 noise_mode=noise_mode,
-                noise_seed=self.numbers[0],
+                noise_seed=numbers[0],
                 batch_size=batch_size,
             ):
                 yield sample.image
 
-    def _ends(self, generator: Generator, label: list[float] | None) -> tuple[Space, Tensor, Tensor | None]:
+    def _ends(
+        self, generator: Generator, numbers: Sequence[int], label: list[float] | None
+    ) -> tuple[Space, Tensor, Tensor | None]:
         """Space, latents and labels of the images to move between; labels where they act on the frames."""
         plan = self.plan
         if plan.latents is None:
-            ends = latents_from_seeds(generator, self.numbers)
+            ends = latents_from_seeds(generator, numbers)
         else:
-            ends = torch.from_numpy(plan.latents[self.numbers].astype("float32"))
+            ends = torch.from_numpy(plan.latents[numbers].astype("float32"))
         if plan.settings.get("space") == "w":
             layers = (len(ends), -1, generator.config.num_ws, -1)
             return "w", ends if ends.ndim == 4 else ends[:, :, None].expand(layers), None
-        own = labels_from_seeds(generator, self.numbers)
+        own = labels_from_seeds(generator, numbers)
         labels = own if label is None else torch.tensor(label).expand(len(own), -1)
         if self.settings.interpolate_in == "w":
             return "w", map_latents(generator, ends, labels=labels, truncation_psi=plan.psis[0]), None
