@@ -62,37 +62,47 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
     group="What",
     help="What to measure.",
 )
-@option("--preset", default="ffhq", metavar="NAME", group="What", help="The networks of which data set's preset.")
-@option("--resolution", type=click.IntRange(1, 4096), default=256, group="What", help="Longer side of their pictures.")
+@option("--preset", default="ffhq", metavar="NAME", group="What", help="Data set whose preset gives the networks.")
+@option("--resolution", type=click.IntRange(1, 4096), default=256, group="What", help="Longer side of the images.")
 @option(
     "--attention",
     type=click.Choice(["simplex", "kmeans", "duplex", "none"]),
     default=None,
     group="What",
-    help="Their attention. Left out: that of the preset.",
+    help="Kind of attention.  [default: that of the preset]",
 )
-@option("--batch-size", type=click.IntRange(1, MAX_BATCH_SIZE), default=4, group="What", help="Pictures at a time.")
-@boolean_option("--quick", default=False, group="What", help="Tiny sizes: shows that everything runs, not how fast.")
+@option("--batch-size", type=click.IntRange(1, MAX_BATCH_SIZE), default=4, group="What", help="Images per batch.")
+@boolean_option("--quick", default=False, group="What", help="Use tiny sizes, to check that everything runs.")
 @option(
     "--device",
     default=None,
     metavar="cpu|cuda",
     callback=device_of,
     group="How",
-    help="Where. Left out: the first GPU if there is one.",
+    help="Device.  [default: the first GPU, or the CPU]",
 )
 @option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16"]),
     default=None,
     group="How",
-    help="Of multiplications. Left out: tf32 on a GPU, fp32 on a CPU.",
+    help="Precision of multiplications.  [default: tf32 on a GPU, fp32 on a CPU]",
 )
-@option("--repeats", type=click.IntRange(1, 1_000_000), default=5, group="How", help="Samples of each time, at least.")
 @option(
-    "--threads", type=click.IntRange(1, 1024), default=None, group="How", help="Of the CPU. Left out: what torch takes."
+    "--repeats",
+    type=click.IntRange(1, 1_000_000),
+    default=5,
+    group="How",
+    help="Minimum number of samples of each time.",
 )
-@boolean_option("--memory", default=True, group="How", help="Measure memory too; on a CPU in processes of their own.")
+@option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=None,
+    group="How",
+    help="CPU threads.  [default: as torch chooses]",
+)
+@boolean_option("--memory", default=True, group="How", help="Also measure memory, on a CPU in separate processes.")
 @json_option
 @option(
     "--output",
@@ -100,7 +110,7 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
     default=None,
     metavar="FILE",
     group="Output",
-    help="Write the JSON object to a file as well. One that is there is replaced with --overwrite only.",
+    help="Also write the JSON object to a file.",
 )
 @option(
     "--plot",
@@ -108,7 +118,7 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
     default=None,
     metavar="FILE.png|FILE.svg",
     group="Output",
-    help="Draw the curve: time and memory of attention over positions. Needs matplotlib (extra plots).",
+    help="Plot the curve: time and memory of attention over positions. Needs matplotlib (extra plots).",
 )
 @boolean_option("--overwrite", default=False, group="Output", help="Replace the files of --output and --plot.")
 def command(
@@ -128,14 +138,13 @@ def command(
     plot: Path | None,
     overwrite: bool,
 ) -> None:
-    """Measure speed and memory, each against what it can be compared with.
+    """Measure speed and memory, each against a baseline.
 
-    What stands on one line was measured in turn, in one run. The time is the least of all samples. "against" says how
-    many times as long it takes as a baseline, as the median over the rounds of the run with its quartiles; a single
-    sample gives no ratio. Baselines are the plain-torch operators; copying the features once into memory that is there
-    (copy) or new (clone); writing the result (fill); up-sampling by inserted zeros; the layer with a query and a
-    modulation for every pixel as the equations read; the bare convolutions of a step in their fastest form; Pillow; and
-    torch-fidelity.
+    What is on one line was measured alternately, in one run. The time is the minimum of all samples. "against" is the
+    ratio to the baseline, as the median over the rounds of the run with its quartiles; a single sample gives no ratio.
+    Baselines are: the plain-torch operators; one copy of the features into existing (copy) or new memory (clone);
+    writing the result (fill); upsampling by inserted zeros; the layer with a query and a modulation for every pixel, as
+    in the equations; only the convolutions of a step, in their fastest form; Pillow; and torch-fidelity.
 
     \b
       ganformer bench                               everything; on two CPU cores 40 minutes, most of it training

@@ -30,27 +30,27 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
     type=click.Path(path_type=Path),
     default="results",
     group="Runs",
-    help="Where no run is named: the folder of the runs, all of which are taken.",
+    help="Folder of the runs to compare if none is named.",
 )
 @option(
     "--snapshot",
     type=click.Choice(["newest", "best"]),
     default="newest",
     group="Runs",
-    help="Which snapshot of a run speaks for it: the newest that has scores, or the best in the first column.",
+    help="Snapshot that represents a run: the newest with scores, or the best in the first column.",
 )
 @boolean_option(
     "--paper",
     default=True,
     group="Table",
-    help="Also show what the paper reports of its models on the same data set.",
+    help="Also show the results of the paper on the same data set.",
 )
 @option(
     "--metrics",
     default=None,
     metavar="NAMES",
     group="Table",
-    help="The columns, as ganformer eval names them.  [default: all that there are]",
+    help="Metrics to show, as in ganformer eval.  [default: all]",
 )
 @option(
     "--format",
@@ -58,22 +58,22 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
     type=click.Choice(["text", "markdown", "csv", "json"]),
     default="text",
     group="Table",
-    help="How the table is written.",
+    help="Format of the table.",
 )
 @option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     group="Table",
-    help="Write the table here instead of printing it. A file that is there is replaced with --overwrite only.",
+    help="Write the table to a file instead of printing it.",
 )
 @option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png|FILE.svg",
     group="Table",
-    help="Also draw it: bars with the deviation between runs, and each score over kimg and over time, mean and spread "
-    "of the seeds. Needs matplotlib (extra plots).",
+    help="Also plot it: bars with the deviation between runs, and each score over kimg and over time, "
+    "with mean and spread of the seeds. Needs matplotlib (extra plots).",
 )
 @boolean_option("--overwrite", default=False, group="Table", help="Replace the files of --output and --plot.")
 @json_option
@@ -92,15 +92,14 @@ def command(
     as_json: bool,
     paper: bool,
 ) -> None:
-    """Tabulate the scores that runs have kept: models by scores, as in the paper, a table for each data set.
+    """Compare the metrics of runs in a table for each data set, as in the paper.
 
-    Runs of one model whose settings differ in the seed alone become one row, mean ± standard deviation. NAME=RUN says
-    which row a run belongs to. Scores come from metrics.jsonl, where training and ganformer eval write them; where they
-    do not compare, a warning says why.
+    Runs whose settings differ only in the seed form one row, mean ± standard deviation; NAME=RUN chooses the row of a
+    run. Scores are read from metrics.jsonl, where training and ganformer eval write them. A warning says why scores do
+    not compare.
 
-    FILE is another snapshot, the authors' too (gdrive:NAME), and FOLDER are images, that ganformer eval has scored and
-    whose scores it has kept beside them; or FILE is one of scores (eval --output, eval --json). Where the paper reports
-    models of the same data set, they come last.
+    FILE may also be a snapshot (gdrive:NAME, too) and FOLDER a folder of images, scored by ganformer eval before; or
+    FILE contains scores (eval --output, eval --json). Results of the paper on the same data set come last.
 
     \b
       ganformer compare                                 all runs in results

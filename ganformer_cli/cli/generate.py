@@ -56,14 +56,14 @@ def command(
     batch_size: int | None,
     offline: bool,
 ) -> None:
-    """Make images with a trained model.
+    """Generate images with a trained model.
 
-    An image for each seed, named after it: `seed0007.png`; those of --latents are `image0000.png` and so on. The same
-    model and seed give the same image, on every run and with every --batch-size. Each says in its file which model,
-    seed and settings made it: ganformer info IMAGE.
+    Each seed gives one image, `seed0007.png` and so on; rows of --latents give `image0000.png` and so on. The same
+    model and seed always give the same image, with every --batch-size. Each file contains the model, seed and settings
+    that made it, which ganformer info IMAGE shows.
 
     \b
-      ganformer generate                                 the run that saved last
+      ganformer generate                                 with the newest run
       ganformer generate --model results/faces-002 --seeds 0-63 --grid
       ganformer generate --expname faces --maps --images-num 8
       ganformer generate --seeds 3,8,11 --interpolate --loop --film webp

@@ -29,7 +29,7 @@ DEFAULT_FOLDER = "images"
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     model_options,
-    option("--seeds", type=SEEDS, metavar="0-31,40", group="Images", help="An image for each of these seeds."),
+    option("--seeds", type=SEEDS, metavar="0-31,40", group="Images", help="Seeds of the images, one image for each."),
     option(
         "--images-num",
         "--vis-num",
@@ -44,15 +44,16 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         metavar="FILE.npy",
         group="Images",
-        help="Instead of --seeds: an image from each row of this array of floats, [N, m+1, w] (k-GAN: [N, m, w]).",
+        help="Instead of --seeds: latents, one image for each row of this array of floats, [N, m+1, w] "
+        "(k-GAN: [N, m, w]).",
     ),
     option(
         "--space",
         type=click.Choice(["z", "w"]),
         default="z",
         group="Images",
-        help="What --latents are: z, standard normal, or w, after the mapping network and taken as they are, without "
-        "truncation; these may also be [N, m+1, L, w], one for each layer.",
+        help="Space of --latents: z (standard normal), or w (outputs of the mapping network, used without "
+        "truncation), also as [N, m+1, L, w] with one for each layer.",
     ),
     option(
         "--truncation-psi",
@@ -62,56 +63,57 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         show_default=False,
         metavar="PSI[,PSI…]",
         group="Images",
-        help="Pull the latents towards their mean: 1 not at all (most varied), 0 entirely. 0.7 is the authors' "
-        "choice. Several, such as 0,0.5,1: every image with each of them, and truncation.png, a column each.  "
-        "[default: 0.7]",
+        help="Truncation: pull the latents towards their mean, from 1 (not at all, most varied) to 0 (all the"
+        " same). With several values, such as 0,0.5,1, every image is made with each, and truncation.png"
+        " shows them in columns.  [default: 0.7, as the authors']",
     ),
     option(
         "--noise",
         type=click.Choice(["const", "random", "none"]),
         default="const",
         group="Images",
-        help="The model's fixed noise, noise of each seed's own, or none. Row k of --latents counts as seed k.",
+        help="Noise of the feature maps: the model's fixed noise, noise of each seed, or none. Row k of "
+        "--latents counts as seed k.",
     ),
     class_option(
         group="Images",
-        help="For a model trained on classes: draw this one. Left out: each seed draws one, as likely as it is "
-        "frequent in the data that the model was trained on; row k of --latents has that of seed k.",
+        help="For a model trained on classes: the class. Row k of --latents counts as seed k.  [default: each"
+        " seed draws one, by its frequency in the training data]",
     ),
     label_option(
         group="Images",
-        help="For a model trained on vectors (attributes): draw with this one, as many numbers as its labels have. "
-        "Left out: each seed draws one of those of the data, as --class.",
+        help="For a model trained on label vectors (attributes): the vector.  [default: each seed draws one "
+        "of the training data]",
     ),
     option(
         "--ratio",
         type=click.FloatRange(1 / 64, 64),
         metavar="R",
         group="Images",
-        help="Crop the images to height / width = R, keeping the middle; attention sheets stay whole.",
+        help="Crop the middle of the images to height / width = R; attention sheets stay whole.",
     ),
     option(
         "--output-dir",
         type=click.Path(path_type=Path, file_okay=False),
         default=DEFAULT_FOLDER,
         group="Output",
-        help="Where to. Images that this command has made there before are kept, so that it goes on where it was "
-        f"cut off. A folder that holds other files is left alone; without --output-dir, {DEFAULT_FOLDER}-001 and so "
-        "on is taken then. More than 10000 images go into numbered sub-folders.",
+        help="Folder of the images. Images that the same command made there before are kept, so that it resumes. A "
+        f"folder with other files is left alone: without --output-dir, {DEFAULT_FOLDER}-001 and so on is used instead. "
+        "More than 10000 images go into numbered sub-folders.",
     ),
     option(
         "--sheets-dir",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
         group="Output",
-        help="Where what is drawn of the images goes: grids, maps, mixtures, films. It lies apart, so that "
-        "--output-dir holds the model's images and nothing else.  [default: OUTPUT_DIR-sheets]",
+        help="Folder of grids, maps, mixtures and films, so that --output-dir contains nothing but the "
+        "model's images.  [default: OUTPUT_DIR-sheets]",
     ),
     boolean_option(
         "--overwrite",
         default=False,
         group="Output",
-        help="Write into a folder that holds other files, and replace those of the same names.",
+        help="Write into a folder with other files, and replace those of the same names.",
     ),
     option(
         "--format",
@@ -119,8 +121,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=click.Choice(["png", "jpg", "webp", "npy"]),
         default="png",
         group="Output",
-        help="Of the images: PNG; JPEG of quality 95 in full colour (4:4:4); lossless WebP; or one file images.npy, "
-        "float32 [N, 3, H, W] as they leave the network, about -1 to 1. Sheets are PNG always.",
+        help="Format of the images: PNG; JPEG (quality 95, 4:4:4); lossless WebP; or npy, one file images.npy"
+        " with the output of the network, float32 [N, 3, H, W], about -1 to 1. Sheets are always PNG.",
     ),
     boolean_option(
         "--save-latents",
@@ -128,8 +130,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "save_latents",
         default=False,
         group="Output",
-        help="Also save latents.npy, which --latents reads: float32 [N, m+1, w] in the order of the images; with "
-        "--space w what was given.",
+        help="Also save latents.npy for --latents: float32 [N, m+1, w] in the order of the images; with "
+        "--space w, what was given.",
     ),
     boolean_option(
         "--grid",
@@ -137,7 +139,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "grid",
         default=False,
         group="Output",
-        help="Also save grid.png, in --sheets-dir, with all images (the first 1024; fewer of large ones).",
+        help="Also save grid.png in --sheets-dir with all images (at most 1024, fewer if they are large).",
     ),
     collected("figures", FIGURE_OPTIONS),
     collected("shared", SHARED_OPTIONS),
@@ -150,8 +152,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=click.IntRange(1, MAX_BATCH_SIZE),
         metavar="N",
         group="Device",
-        help="Images fetched from the device at a time; halved when memory runs out. It never changes an image. Left "
-        "out: as many as memory allows.",
+        help="Images per batch; halved if memory runs out. It does not change the images.  [default: as many "
+        "as fit into memory]",
     ),
     ignored_option("--vis", why="making images is what this command does"),
     ignored_option("--vis-images", why="images are always saved"),

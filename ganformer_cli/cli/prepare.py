@@ -53,87 +53,87 @@ def catalogue_options(function: Any) -> Any:
 
 @click.command("prepare", cls=GroupedCommand)
 @click.argument("sources", nargs=-1, metavar="SOURCE...", shell_complete=complete_sources)
-@option("--images-dir", metavar="DIR", group="Source", rare=True, help="Another way to name a SOURCE.")
-@option("--max-images", type=click.IntRange(1, 10**10), group="Source", help="Stop after so many images.")
+@option("--images-dir", metavar="DIR", group="Source", rare=True, help="Same as a SOURCE argument.")
+@option("--max-images", type=click.IntRange(1, 10**10), group="Source", help="Use at most N images.")
 @option(
     "--format", "form", type=click.Choice(FORMATS), group="Source",
-    help="What SOURCE is: images of this suffix only (png, jpg), or a container. Left out: seen from its content.",
+    help="Format of SOURCE: a container, or images with this suffix only (png, jpg).  [default: detected]",
 )  # fmt: skip
 @option(
     "--labels", metavar="folders|none|FILE", group="Source",
-    help="Where labels come from: the sub-folders' names, or a .npy, .csv or .json file. Left out: what lies in the "
-    "source, such as a dataset.json.",
+    help="Source of the labels: the names of the sub-folders, or a .npy, .csv or .json file.  [default: "
+        "labels in the source, such as a dataset.json]",
 )  # fmt: skip
-@boolean_option("--strict", default=False, group="Source", help="An image that cannot be used is an error.")
+@boolean_option("--strict", default=False, group="Source", help="Treat an image that cannot be used as an error.")
 @option(
     "--name", "--task", metavar="NAME", group="Data set",
-    help="What to call the data set. Left out: as the source is called.",
+    help="Name of the data set.  [default: that of the source]",
 )  # fmt: skip
 @option(
     "--data-dir", type=click.Path(path_type=Path), default=Path("datasets"), group="Data set",
-    help="Folder that holds the data sets.",
+    help="Folder of the data sets.",
 )  # fmt: skip
 @option(
     "--resolution", type=int, metavar="PIXELS", group="Data set",
-    help="Longer side of the images, a power of two. Left out: the largest, up to 256, that nine in ten of the "
-    "images reach; 256 for the catalogue's.",
+    help="Longer side of the images, a power of two.  [default: the largest, up to 256, that nine in ten "
+        "images reach; 256 for the catalogue]",
 )  # fmt: skip
 @option(
     "--ratio", type=float, metavar="NUMBER", group="Data set",
-    help="Height / width. Left out: 1, or what is usual for a data set of the catalogue.",
+    help="Height / width.  [default: 1, or that of the catalogue]",
 )  # fmt: skip
 @option(
     "--fit", type=click.Choice(["crop", "pad", "stretch"]), default="crop", group="Data set",
-    help="How an image of other proportions is brought to them: crop keeps its middle, pad shows all of it and fills "
-    "the sides with --background, stretch distorts it.",
+    help="How to fit images of another aspect ratio: crop to the middle, pad with --background, or "
+        "stretch.",
 )  # fmt: skip
 @option(
     "--background", metavar="COLOR", default="white", group="Data set",
-    help="What shows through transparent parts: a colour's name, or #rrggbb.",
+    help="Colour behind transparent parts: a name, or #rrggbb.",
 )  # fmt: skip
 @option(
     "--value-range", type=ValueRangeType(), metavar="LOW,HIGH", group="Data set",
-    help="Of images and arrays with more than 8 bits, the values that become black and white, such as 0,4095 for 12 "
-    "bits.  [default: 0,65535, of floating point 0,1]",
+    help="For more than 8 bits per channel: the values that become black and white, such as 0,4095 for 12"
+        " bits.  [default: 0,65535; for floating point 0,1]",
 )  # fmt: skip
-@boolean_option("--overwrite", default=False, group="Data set", help="Replace a data set of this name.")
+@boolean_option("--overwrite", default=False, group="Data set", help="Replace an existing data set of this name.")
 @option(
     "--shards-num", type=click.IntRange(1, 99_999), metavar="N", group="Data set", rare=True,
-    help="Split the data set into so many files. Left out: one, and more only where it is large.",
+    help="Split the data set into N files.  [default: 1, more if it is large]",
 )  # fmt: skip
 @option(
     "--compression", type=click.Choice(["png", "none"]), default="png", group="Data set", rare=True,
-    help="none: larger files that are read faster, where decoding holds up training.",
+    help="none: larger files that are faster to read, if decoding limits the training.",
 )  # fmt: skip
 @boolean_option(
     "--near-duplicates", default=False, group="Data set", rare=True,
-    help="Report images that look alike, too, and not only those that are the same.",
+    help="Also report similar images, not only identical ones.",
 )  # fmt: skip
 @option(
     "--workers", "--num-threads", type=click.IntRange(1, MAX_PROCESSES), metavar="N", group="Data set", rare=True,
-    help="Processes at work. Left out: one for each core. The result is the same with any number.",
+    help="Number of processes; the result does not depend on it.  [default: one per core]",
 )  # fmt: skip
-@option("--list", "show_list", is_flag=True, group="Known data sets", help="Show the catalogue, and exit.")
+@option("--list", "show_list", is_flag=True, group="Known data sets", help="List the catalogue, and exit.")
 @option(
     "--from-file", type=click.Path(path_type=Path), metavar="FILE", group="Known data sets",
-    help="The archive of the catalogue's data set that is named, downloaded before.",
+    help="Archive of the catalogue's data set, downloaded before.",
 )  # fmt: skip
 @boolean_option(
     "--check", default=True, group="Known data sets", rare=True,
-    help="Require that --from-file has a checksum of the catalogue.",
+    help="Require that --from-file matches a checksum of the catalogue.",
 )  # fmt: skip
 @option(
     "--source", "choice", type=click.IntRange(1, 1000), metavar="N", group="Known data sets", rare=True,
-    help="Download from this source of the data set only. Left out: from the first that gives it.",
+    help="Download from the N-th source of the data set only.  [default: the first that works]",
 )  # fmt: skip
 @boolean_option(
     "--keep-download", default=True, group="Known data sets", rare=True,
-    help="Keep the downloaded archive when the data set is made.",
+    help="Keep the downloaded archive afterwards.",
 )  # fmt: skip
 @catalogue_options
 @option(
     "--verify", metavar="NAME|DIR", group="Output",
-    help="Check a prepared data set against its manifest, and exit: status 1 if anything is wrong with it.",
+    help="Check a prepared data set against its manifest, and exit; status 1 if anything is wrong.",
 )  # fmt: skip
 @json_option
 @verbosity_options
@@ -143,13 +143,13 @@ def command(
     name: str | None, form: str | None, labels: str | None, from_file: Path | None, check: bool, choice: int | None,
     keep_download: bool, show_list: bool, verify: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Make data sets of images: of each SOURCE, one.
+    """Make a data set from each SOURCE.
 
-    A SOURCE is a folder (with all below it), a zip or tar, a NumPy, HDF5, LMDB or TFRecord file, a data set of the
-    catalogue (ffhq, clevr, cityscapes, bedrooms), which is downloaded, or a catalogue entry of your own, my-set.toml.
+    A SOURCE is a folder (including its sub-folders), a zip or tar, a NumPy, HDF5, LMDB or TFRecord file, a data set of
+    the catalogue (ffhq, clevr, cityscapes, bedrooms), which is downloaded, or an entry of your own, my-set.toml.
 
-    Images of any kind and size become RGB images of one size: turned upright, cropped to their middle, and shrunk.
-    Those that cannot be used are skipped and listed. Interrupted, the same command goes on where it was.
+    All images become RGB images of one size: turned upright, cropped to their middle, and shrunk. Those that cannot be
+    used are skipped and listed. After an interruption, the same command resumes.
 
     \b
       ganformer prepare holiday-photos --resolution 128

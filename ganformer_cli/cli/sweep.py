@@ -21,7 +21,7 @@ from ganformer_cli.errors import ConfigError, GanformerError
     required=True,
     metavar="FOLDER",
     group="Sweep",
-    help="Where the files of scores are written; runs and logs lie below it.",
+    help="Folder of the files of scores; runs and logs are below it.",
 )
 @option("--at-once", type=click.IntRange(1, 1024), default=2, group="Sweep", help="Runs that train at a time.")
 @option("--threads", type=click.IntRange(1, 1024), default=1, group="Sweep", help="CPU threads of each run.")
@@ -29,9 +29,9 @@ from ganformer_cli.errors import ConfigError, GanformerError
 def command(table: Path, output_dir: Path, at_once: int, threads: int, as_json: bool) -> None:
     """Train a table of settings and seeds, and write the scores of each run to a JSON file.
 
-    The table names options of ganformer train, without the dashes: those of all runs under [common], those of each
-    setting under [settings.NAME]. The same command again goes on where the sweep has ended, however it ended, and
-    retries what failed. It also goes on when the terminal is closed; Ctrl-C lets the runs save, and ends.
+    The table contains options of ganformer train, without the dashes: those of all runs in [common], those of each
+    setting in [settings.NAME]. The same command again resumes the sweep, and retries failed runs. It continues when the
+    terminal is closed; Ctrl-C lets the runs save, and ends.
 
     \b
       seeds = [0, 1, 2]
