@@ -262,7 +262,7 @@ def test_what_is_missing_of_a_finished_run_is_made_again_and_told(
     assert any("missing at 0.016 kimg, and made again: " in line for line in messages), messages
     expected = content(undisturbed)
     if remove is remove_everything:  # the newest one is what the state can give
-        last = {"reals.png", "fakes-000000_016.png", "attention-000000_016.png", snapshot_name(0.016)}
+        last = {"reals.png", "latest.png", "fakes-000000_016.png", "attention-000000_016.png", snapshot_name(0.016)}
         expected = {name: value for name, value in expected.items() if name in last or name.startswith("scores")}
     assert content(run) == expected
     messages.clear()
