@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import platform
-import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ganformer_cli import __version__
+from ganformer_cli.benchmarks.busy import busy_cases
 from ganformer_cli.benchmarks.curve import FORMS, SIDES, curve_cases
 from ganformer_cli.benchmarks.data import ImageSizes, data_cases
 from ganformer_cli.benchmarks.measuring import (
@@ -34,6 +32,7 @@ from ganformer_cli.benchmarks.networks import LayerSizes, generator_cases, layer
 from ganformer_cli.benchmarks.operators import OperatorSizes, build_cases, operator_cases
 from ganformer_cli.benchmarks.scoring import scoring_cases
 from ganformer_cli.config import RunConfig
+from ganformer_cli.cpus import cpu_name
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.memory import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
 from ganformer_cli.operators.native import Backend
@@ -78,6 +77,7 @@ class BenchmarkPlan:
             "layer": partial(layer_cases, conditions, layer),
             "generator": partial(generator_cases, conditions, self.config.model, images),
             "training": partial(training_cases, conditions, self.config),
+            "busy": partial(busy_cases, conditions, quick=self.quick),
             "curve": partial(curve_cases, conditions, SIDES[:2] if self.quick else SIDES),
         }
         return {group: cases for group, cases in known.items() if group in self.groups}
@@ -127,7 +127,7 @@ def run_benchmarks(
         for group, cases in listed.items():
             keep_memory(group)
             found: dict[str, list[Memory | None]] = {}
-            if apart and group not in ("build", "data", "metrics"):
+            if apart and group not in ("build", "data", "metrics", "busy"):
                 for name in ("", *FORMS) if group == "curve" else ("", PLAIN)[: 1 + (backend == "native")]:
                     found[name] = _memories(plan, group, name, backend, warn)
             go_on(sum(case.weight for case in cases) * MEMORY_WEIGHT * apart, f"{group}: memory")
@@ -180,14 +180,6 @@ def machine(conditions: Conditions) -> dict[str, Any]:
         "precision": conditions.precision,
         "repeats": conditions.repeats,
     }
-
-
-def cpu_name() -> str:
-    """As the system calls the processor."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1) if found else platform.processor() or platform.machine()
 
 
 def cpu_features() -> list[str]:

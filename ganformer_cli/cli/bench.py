@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ganformer_cli.config import RunConfig
 
 #: What can be measured, in this order.
-GROUPS = ("build", "data", "metrics", "operators", "layer", "generator", "training", "curve")
+GROUPS = ("build", "data", "metrics", "operators", "layer", "generator", "training", "busy", "curve")
 #: What the column of MiB says, where it is not what a call adds.
 UNITS = dict.fromkeys(("metrics", "generator", "training", "curve"), "MiB: all of the process")
 #: A network that is small enough for a test.
@@ -150,6 +150,7 @@ def command(
       ganformer bench                               everything; on two CPU cores 40 minutes, most of it training
       ganformer bench --only layer,operators --json
       ganformer bench --device cuda --precision bf16
+      ganformer bench --only busy                   the default training run beside a program that keeps a core busy
       ganformer bench --only curve --plot curve.svg   attention over 8x8 to 256x256 positions, and dense attention
     """
     import torch
