@@ -16,7 +16,7 @@ from ganformer_cli.checkpoints.snapshots import save_snapshot
 from ganformer_cli.cli.generate_figures import MIXTURES
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.sampling import latents_from_seeds, load_generator
+from ganformer_cli.sampling import latents_from_seeds, load_generator, sample_attention
 
 Run = Callable[..., Result]
 
@@ -164,6 +164,24 @@ def test_soft_maps_are_other_pictures_than_hard_ones(ganformer: Run, tiny_run: P
     assert hard != soft
 
 
+def test_maps_as_arrays(ganformer: Run, tiny_run: Path) -> None:
+    line = "generate --seeds 1,4 --maps --layer-maps --maps-format npy --json"
+    done = ganformer(*line.split())
+    assert done.exit_code == 0, done.stderr
+    record = json.loads(done.stdout)["images"][1]
+    maps, mask = np.load(record["maps"]), np.load(record["mask"])
+    assert (maps.dtype, maps.shape, mask.dtype, mask.shape) == (np.float32, (2, 32, 32), np.uint16, (32, 32))
+    (expected,) = sample_attention(load_generator(tiny_run), [4], truncation_psi=0.7)
+    np.testing.assert_array_equal(maps, expected.maps[-1].probabilities[0].mean(0))
+    np.testing.assert_array_equal(mask, maps.argmax(0))
+    with np.load(record["layer_maps"]) as layers:
+        assert list(layers) == [layer for layer, _ in expected.maps]
+        np.testing.assert_array_equal(layers["b8.conv1"], expected.maps[2].probabilities[0])
+    before = Path(record["maps"]).stat().st_mtime_ns
+    assert json.loads(ganformer(*line.split()).stdout)["kept"] == 2
+    assert Path(record["maps"]).stat().st_mtime_ns == before
+
+
 def test_k_gans_components_are_mixed_but_cannot_be_removed(ganformer: Run, own_folder: Path) -> None:
     file = model_file(own_folder / "kgan.safetensors", attention="none", kgan=True, style=True)
     line = ["generate", "--model", file, "--images-num", "2", "--mix"]
@@ -204,6 +222,8 @@ def test_heads_have_their_own_maps(ganformer: Run, own_folder: Path) -> None:
         ("--images-num 1 --disentanglement", "--disentanglement exchanges components"),
         ("--mix-from -3 --mix take", "--mix-from"),
         ("--map-style fuzzy", "--map-style"),
+        ("--maps-format npy", "--maps-format npy says how maps are saved; add --maps or --layer-maps"),
+        ("--maps --maps-format mat", "--maps-format"),
     ],
 )
 def test_wrong_lines_say_what_is_wrong(ganformer: Run, tiny_run: Path, line: str, message: str) -> None:

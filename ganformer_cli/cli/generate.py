@@ -259,7 +259,8 @@ def _image_records(job: ImageJob) -> list[dict[str, Any]]:
         if labels:
             record |= labels[image.place % len(labels)]
         record["file"] = str(image.file)
-        record |= {name.replace("-", "_"): str(plan.sheet(image, name)) for name in job.sheets.metadata}
+        for name in job.sheets.metadata:
+            record[name.partition(".")[0].replace("-", "_")] = str(plan.sheet(image, name))
         records.append(record)
     return records
 

@@ -70,6 +70,15 @@ FIGURE_OPTIONS = (
         help="Also save seed…-layer-maps.png: the image and the regions of the attention of every layer and head.",
     ),
     option(
+        "--maps-format",
+        type=click.Choice(["png", "npy"]),
+        default="png",
+        group="Components",
+        help="Of --maps and --layer-maps: PNG to look at, or arrays. Those are seed…-maps.npy, float32 [m, h, w] of "
+        "the last layer; seed…-mask.npy, uint16 [H, W], the component of each pixel; and seed…-layer-maps.npz, "
+        "float32 [heads, m, h, w] for each layer.",
+    ),
+    option(
         "--map-style",
         type=click.Choice(["hard", "soft"]),
         default="hard",

@@ -233,6 +233,8 @@ def check_options(given: dict[str, Any], figures: dict[str, Any], film: dict[str
             f"--component {given['component']} says which component to move; add --interpolate, --mix or "
             "--component-psi, or leave it out"
         )
+    if figures["maps_format"] == "npy" and not (figures["maps"] or figures["layer_maps"]):
+        raise click.UsageError("--maps-format npy says how maps are saved; add --maps or --layer-maps")
     for name in ("interpolate_in", "loop", "film_grid", "film", "fps", "scale"):
         only_films = name in ("film", "fps", "scale")
         if given.get(name) and not (film["interpolate"] or (only_films and film["training_film"])):

@@ -114,11 +114,11 @@ class ImagePlan:
         return "seed" if self.latents is None else "image"
 
     def sheet(self, image: PlannedImage, name: str) -> Path:
-        """The file of a sheet of one image, for instance its ``maps``."""
+        """The file of a sheet of one image, for instance its ``maps.png``."""
         folder = self.sheets
         if self.in_subfolders and self.format != "npy":
             folder /= image.file.parent.name
-        return folder / f"{image.stem}-{name}.png"
+        return folder / f"{image.stem}-{name}"
 
     def files(self, image: PlannedImage, sheets: Mapping[str, Mapping[str, Any]]) -> dict[Path, dict[str, Any]]:
         """The files of one image with their metadata; ``sheets``: what those of its sheets say in addition."""

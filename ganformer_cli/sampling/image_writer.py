@@ -50,10 +50,10 @@ MEMORY_SHARE = 0.5
 class ImageSheets(NamedTuple):
     """What is drawn of each image, from its attention maps."""
 
-    #: The name of each sheet, and what its metadata says beside that of the image.
+    #: The name of each sheet with its suffix, and what its metadata says beside that of the image.
     metadata: Mapping[str, Mapping[str, Any]]
-    #: The sheets by name, of an image (not cropped) and its maps.
-    draw: Callable[[Images, Sequence[AttentionMap]], Mapping[str, Images]]
+    #: The sheets by name, of an image (not cropped) and its maps; bytes are the content of a file.
+    draw: Callable[[Images, Sequence[AttentionMap]], Mapping[str, Images | bytes]]
 
 
 def fitting_batch_size(generator: Generator) -> int:
@@ -192,7 +192,7 @@ class ImageJob:
         files = plan.files(image, self.sheets.metadata)
         for name, sheet in self.sheets.draw(pixels, maps).items():
             path = plan.sheet(image, name)
-            write_bytes(path, encode_image(sheet, "png", files[path]))
+            write_bytes(path, sheet if isinstance(sheet, bytes) else encode_image(sheet, "png", files[path]))
         if plan.format != "npy":
             write_bytes(image.file, encode_image(self._cropped(pixels), plan.format, files[image.file]))
 

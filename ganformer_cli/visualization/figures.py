@@ -6,12 +6,14 @@ of all images; :func:`list_figures` the rest, from latents of space w.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from ganformer_cli.sampling.image_files import Images, save_png
 from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
 from ganformer_cli.sampling.image_writer import ImageSheets
 from ganformer_cli.visualization import mixing
-from ganformer_cli.visualization.attention import component_sheet, layer_sheet
+from ganformer_cli.visualization.attention import component_sheet, layer_sheet, upsample
 from ganformer_cli.visualization.disentanglement import disentanglement, disentanglement_sheet
 from ganformer_cli.visualization.grids import image_grid
 from ganformer_cli.visualization.noise import noise_sheet, noise_variation
@@ -49,6 +51,7 @@ class FigureSettings:
     Args:
         maps: a sheet of the last layer's attention for each image.
         layer_maps: a sheet of the attention of every layer for each image.
+        maps_format: of these: ``png``, sheets to look at, or ``npy``, arrays.
         map_style: ``hard`` or ``soft``, see ``MapStyle``.
         blending_alpha: the image's share where regions lie over it.
         style_mix: tables of images with the latents of some layers from others.
@@ -63,6 +66,7 @@ class FigureSettings:
 
     maps: bool
     layer_maps: bool
+    maps_format: Literal["png", "npy"]
     map_style: Literal["hard", "soft"]
     blending_alpha: float
     style_mix: bool
@@ -120,16 +124,47 @@ class FigureSettings:
 
 
 def image_sheets(settings: FigureSettings) -> ImageSheets:
-    """The sheets of each image that ``maps`` and ``layer_maps`` ask for."""
-    style = settings.map_style
-    alpha = settings.blending_alpha
-    draw: dict[str, Callable[[Images, Sequence[AttentionMap]], Images]] = {}
-    if settings.maps:
-        draw["maps"] = lambda image, maps: component_sheet(image, maps[-1], alpha, style)
-    if settings.layer_maps:
-        draw["layer-maps"] = lambda image, maps: layer_sheet(image, maps, alpha, style)
-    metadata = {name: {"figure": name, "map_style": style, "blending_alpha": alpha} for name in draw}
-    return ImageSheets(metadata, lambda image, maps: {name: sheet(image, maps) for name, sheet in draw.items()})
+    """The sheets, or arrays, of each image that ``maps`` and ``layer_maps`` ask for."""
+    style, alpha = settings.map_style, settings.blending_alpha
+    draw: dict[str, Callable[[Images, Sequence[AttentionMap]], Images | bytes]] = {}
+    metadata: dict[str, Any] = {"map_style": style, "blending_alpha": alpha}
+    if settings.maps_format == "npy":
+        metadata = {"format": "npy"}
+        if settings.maps:
+            draw["maps.npy"] = lambda image, maps: npy_bytes(maps[-1].probabilities[0].float().mean(0).numpy())
+            draw["mask.npy"] = lambda image, maps: npy_bytes(component_mask(maps[-1], image.shape[1:]))
+        if settings.layer_maps:
+            draw["layer-maps.npz"] = lambda image, maps: npz_bytes(
+                {layer: probabilities[0].float().numpy() for layer, probabilities in maps}
+            )
+    else:
+        if settings.maps:
+            draw["maps.png"] = lambda image, maps: component_sheet(image, maps[-1], alpha, style)
+        if settings.layer_maps:
+            draw["layer-maps.png"] = lambda image, maps: layer_sheet(image, maps, alpha, style)
+    return ImageSheets(
+        {name: {"figure": name.partition(".")[0], **metadata} for name in draw},
+        lambda image, maps: {name: sheet(image, maps) for name, sheet in draw.items()},
+    )
+
+
+def component_mask(maps: AttentionMap, size: tuple[int, ...]) -> npt.NDArray[np.uint16]:
+    """The component that each pixel attends to most in a layer: ``[H, W]`` of ``size``."""
+    return upsample(maps.probabilities[0], *size).argmax(0).numpy().astype(np.uint16)
+
+
+def npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    """The content of a ``.npy`` file."""
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """The content of a ``.npz`` file."""
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
 
 
 # ----- Of all images -----
