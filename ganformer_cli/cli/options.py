@@ -57,6 +57,12 @@ class GroupedOption(click.Option):
     def make_metavar(self, ctx: click.Context) -> str:
         return self.metavar or _METAVARS.get(self.type.name) or super().make_metavar(ctx)
 
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        if (getattr(self.type, "max", None) or 0) >= 1000:  # a limit that nobody needs to know
+            extra.pop("range", None)
+        return extra
+
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         for word in (value,) if isinstance(value, str) else value if isinstance(value, (tuple, list)) else ():
             check_word(word, self.type, ctx, self)
