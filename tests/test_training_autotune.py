@@ -16,7 +16,7 @@ from click.testing import Result
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.cpus import UsableCores
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.training import autotune
+from ganformer_cli.training import autotune, kept_trials
 from ganformer_cli.training.autotune import Parallelism, choose_parallelism, read_parallelism, write_parallelism
 
 
@@ -63,7 +63,7 @@ def test_a_trial_is_made_once_for_a_machine_and_a_model(
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"KEY": 3}', '{"KEY": {"processes": 0, "threads": "1"}}'])
 def test_a_damaged_file_of_trials_is_ignored(config: RunConfig, machine: list[int], tmp_path: Path, text: str) -> None:
-    path = tmp_path / "cache" / autotune.TRIALS_FILE
+    path = tmp_path / "cache" / kept_trials.TRIALS_FILE
     path.parent.mkdir()
     path.write_text(text.replace("KEY", autotune.trial_key(config, UsableCores(2, ""))), encoding="utf-8")
     assert choose(config).processes == 2

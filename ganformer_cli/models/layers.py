@@ -21,7 +21,7 @@ from ganformer_cli.operators.bias_act import Activation
 RESIDUAL_GAIN = 0.5**0.5
 
 #: Positions from which a pass over the features costs more than convolving each sample by itself.
-LARGE_IMAGE = 128**2
+MIN_POSITIONS_BY_SAMPLE = 128**2
 
 
 def rms_normalize(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -254,7 +254,7 @@ class ModulatedConv2d(EqualizedLayer):
     def modulates_weights(self, x: Tensor) -> bool:
         """Whether to make a weight for each sample: where features are so large that a pass over them counts."""
         rows = self.weight.shape[0] * self.weight.shape[2] * self.weight.shape[3]
-        return x.shape[2] * x.shape[3] * self.up**2 >= max(2 * rows, LARGE_IMAGE)
+        return x.shape[2] * x.shape[3] * self.up**2 >= max(2 * rows, MIN_POSITIONS_BY_SAMPLE)
 
 
 def minibatch_std(x: Tensor, group_size: int = 4) -> Tensor:

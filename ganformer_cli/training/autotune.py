@@ -7,12 +7,8 @@ thread each is faster than one process with a thread a core. Large ones are the 
 from __future__ import annotations
 
 import gc
-import hashlib
-import importlib.metadata
-import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,18 +17,15 @@ from typing import Any
 
 from ganformer_cli.checkpoints.run_folder import PARALLELISM_FILE
 from ganformer_cli.config import RunConfig
-from ganformer_cli.cpus import UsableCores, cpu_name, usable_cores
+from ganformer_cli.cpus import UsableCores, usable_cores
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.files import read_json, write_json
-from ganformer_cli.resources import cache_folder
+from ganformer_cli.training.kept_trials import keep_trial, kept_trial, key_of
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
-TRIALS_FILE = "speed-trials.json"
-#: Kept trials; the oldest go.
-MAX_TRIALS = 200
 #: Longer side from which images are large enough for threads to share the work well: no trial then, which would take
 #: long.
-LARGE_IMAGE = 128
+LARGE_SIDE = 128
 #: What the exchange of gradients adds to a step of several processes; and how much faster threads must be, which wait
 #: for one another several thousand times a step, so that any other program on the machine slows all of them down.
 _EXCHANGE, _MARGIN = 1.05, 1.1
@@ -111,14 +104,14 @@ def _choose(
     if cores.whole == 1:
         return Parallelism(1, 1, cores.limit or "one core")
     limit = f"; {cores.limit}" if cores.limit else ""
-    if config.model.resolution >= LARGE_IMAGE:
+    if config.model.resolution >= LARGE_SIDE:
         return Parallelism(1, cores.whole, f"large images{limit}")
     key = trial_key(config, cores)
-    found = read_trial(key, cores)
-    if found is not None:
+    found = _counts(kept_trial(key))
+    if found is not None and found[0] * found[1] <= cores.whole:
         return Parallelism(*found, f"fastest in an earlier trial on this machine{limit}")
     found = run_speed_trial(config, cores.whole)
-    keep_trial(key, *found)
+    keep_trial(key, dict(zip(("processes", "threads"), found, strict=True)))
     return Parallelism(*found, f"fastest in a trial{limit}")
 
 
@@ -172,41 +165,15 @@ def _counts(values: Any) -> tuple[int, int] | None:
 
 
 def trial_key(config: RunConfig, cores: UsableCores) -> str:
-    """Names what a trial's outcome depends on: machine, CPU, its usable cores, torch, networks and batch."""
-    what = {
-        "machine": platform.node(),
-        "cpu": cpu_name(),
-        "cores": cores.whole,
-        "torch": importlib.metadata.version("torch"),
-        "model": asdict(config.model),
-        "batch": [config.train.batch_size, config.train.batch_gpu],
-        "precision": config.train.precision,
-        "checkpoint_activations": config.train.checkpoint_activations,
-    }
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def read_trial(key: str, cores: UsableCores) -> tuple[int, int] | None:
-    """The outcome of an earlier trial; None where there is none that can be used."""
-    found = _counts(_read_trials().get(key))
-    return found if found is not None and found[0] * found[1] <= cores.whole else None
-
-
-def keep_trial(key: str, processes: int, threads: int) -> None:
-    """Keep the outcome of a trial in the user's cache; without a writable cache, the next start tries again."""
-    trials = {**_read_trials(), key: {"processes": processes, "threads": threads}}
-    try:
-        write_json(cache_folder() / TRIALS_FILE, dict(list(trials.items())[-MAX_TRIALS:]))
-    except GanformerError:
-        return
-
-
-def _read_trials() -> dict[str, Any]:
-    try:
-        values = read_json(cache_folder() / TRIALS_FILE)
-    except GanformerError:
-        return {}
-    return values if isinstance(values, dict) else {}
+    """Names what a trial's outcome depends on: machine, its usable cores, torch, networks and batch."""
+    return key_of(
+        trial="parallelism",
+        cores=cores.whole,
+        model=asdict(config.model),
+        batch=[config.train.batch_size, config.train.batch_gpu],
+        precision=config.train.precision,
+        checkpoint_activations=config.train.checkpoint_activations,
+    )
 
 
 # ----- The trial -----
@@ -236,12 +203,16 @@ def run_speed_trial(config: RunConfig, cores: int) -> tuple[int, int]:
     from ganformer_cli.memory import return_free_memory
     from ganformer_cli.training.fitting import run_trial
     from ganformer_cli.training.gan import GANTrainer
+    from ganformer_cli.training.precision_trial import kept_precision
 
     before = torch.get_num_threads()
     random_state = torch.get_rng_state()
     try:
         torch.manual_seed(config.train.seed)
         gan = GANTrainer(config, torch.device("cpu"))
+        torch.set_num_threads(1)
+        if config.train.precision == "auto":
+            gan.use_precision(kept_precision(gan))
         batch = config.train.batch_size
         many = shareable(config, cores)
 
@@ -257,7 +228,6 @@ def run_speed_trial(config: RunConfig, cores: int) -> tuple[int, int]:
             return best
 
         micro = min(gan.micro_batch, batch)
-        torch.set_num_threads(1)
         run_trial(gan, min(micro, batch // many), regularised=False)  # builds operators, fills caches
         found = {(1, cores): seconds(cores, micro) * (batch / micro)}
         if many > 1:

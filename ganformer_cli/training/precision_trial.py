@@ -6,10 +6,6 @@ on in the precision that it began in.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -18,17 +14,15 @@ from typing import Any
 
 import torch
 
-from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.errors import ConfigError
 from ganformer_cli.files import read_json, write_json
 from ganformer_cli.models.discriminator import DiscriminatorBlock
 from ganformer_cli.models.precision import HALF, blocks_of
-from ganformer_cli.resources import cache_folder
 from ganformer_cli.training.gan import GANTrainer
+from ganformer_cli.training.kept_trials import keep_trial, kept_trial, key_of
 
-#: In the run folder, and in the cache.
-PRECISION_FILE, TRIALS_FILE = "precision.json", "precision-trials.json"
-#: Kept trials; the oldest go.
-MAX_TRIALS = 200
+#: In the run folder.
+PRECISION_FILE = "precision.json"
 #: bf16 is taken where it needs at most this share of float32's time.
 MIN_GAIN = 0.9
 #: Positions of the images of one trial: more images would only repeat the same work.
@@ -101,23 +95,12 @@ def described(blocks: Mapping[str, str]) -> str:
 
 def kept_precision(gan: GANTrainer) -> dict[str, str]:
     """``fastest_precision``, tried once for this machine and these networks; the networks keep their precision."""
-    kept: Any = {}
-    with contextlib.suppress(GanformerError):  # nothing is kept yet, or it cannot be read
-        kept = read_json(cache_folder() / TRIALS_FILE)
-    trials = kept if isinstance(kept, dict) else {}
-    what = {
-        "machine": [platform.node(), platform.machine(), torch.backends.cpu.get_cpu_capability()],
-        "amx": torch.cpu._is_amx_tile_supported(),
-        "torch": torch.__version__,
-        "model": asdict(gan.config.model),
-    }
-    key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
-    if _are_blocks(trials.get(key)):
-        return dict(trials[key])
-    blocks = fastest_precision(gan)
-    with contextlib.suppress(GanformerError):  # without a cache, the next start tries again
-        write_json(cache_folder() / TRIALS_FILE, dict([*trials.items(), (key, blocks)][-MAX_TRIALS:]))
-    return blocks
+    key = key_of(trial="precision", model=asdict(gan.config.model))
+    blocks = kept_trial(key)
+    if not _are_blocks(blocks):
+        blocks = fastest_precision(gan)
+        keep_trial(key, blocks)
+    return dict(blocks)
 
 
 def fastest_precision(gan: GANTrainer) -> dict[str, str]:
