@@ -129,7 +129,7 @@ def test_json_is_a_format_of_its_own(ganformer: Run, runs: None) -> None:
     assert ganformer("compare", "--json", "False").stdout == ganformer("compare").stdout
     refused = ganformer("compare", "--json", "--format", "csv")
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert "--json and --format csv each say how the table is written" in refused.stderr
+    assert "--json and --format csv both choose the format" in refused.stderr
 
 
 def test_a_table_for_each_data_set(ganformer: Run, make_run: Maker) -> None:
@@ -148,9 +148,9 @@ def test_what_does_not_compare_is_told(ganformer: Run, make_run: Maker) -> None:
     assert done.exit_code == 0
     messages = done.stderr.splitlines()
     assert len(messages) == 2
-    assert "fid, swd: results/a-000 and results/b-000 do not compare" in messages[1]
+    assert "fid, swd: results/a-000 and results/b-000 are not comparable" in messages[1]
     assert "number of generated images (2048 and 1024)" in messages[1]
-    assert "fid: results/a-000 and results/b-000 do not compare, another resize before the network" in messages[0]
+    assert "fid: results/a-000 and results/b-000 are not comparable, different resize before the network" in messages[0]
 
 
 def test_files_are_written_whole_and_the_plot_shows_deviations(ganformer: Run, runs: None) -> None:
@@ -289,7 +289,7 @@ def test_one_snapshot_at_two_paths_counts_once(ganformer: Run, own_folder: Path)
         ["one", "12.50", "3.00", "1"],
         ["other", "14.00", "-", "1"],
     ]
-    assert "two.pkl is the same as one.pkl" in done.stderr
+    assert "two.pkl has the same checksum as one.pkl" in done.stderr
 
 
 def test_snapshots_of_one_name_are_rows_of_their_own_unless_one_is_given(ganformer: Run, own_folder: Path) -> None:

@@ -71,7 +71,7 @@ def test_another_data_set(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
     done = ganformer("eval", "--dataset", pictures, "--eval-images-num", "50", "--metrics", "diversity", "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["provenance"]["dataset"] == "fitting"
-    assert "has 6 images; comparing with so many" in done.stderr
+    assert "has 6 images; all of them are compared" in done.stderr
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def test_scores_of_a_file_outside_a_run_are_kept_beside_it(ganformer: Run, tiny_
     shutil.copy(tiny_run / "snapshots" / "network-snapshot-000001.safetensors", "model.safetensors")
     done = ganformer("eval", "--model", "model.safetensors", "--eval-images-num", "4")
     assert done.exit_code == 0, done.stderr
-    assert "scores kept in model.safetensors.metrics.jsonl" in done.stderr
+    assert "scores saved in model.safetensors.metrics.jsonl" in done.stderr
     assert not list(Path().rglob("metrics.jsonl"))
     (record,) = read_json_lines("model.safetensors.metrics.jsonl")
     assert record["provenance"]["snapshot_sha256"] == hashlib.sha256(Path("model.safetensors").read_bytes()).hexdigest()
@@ -94,7 +94,7 @@ def test_scores_are_kept_where_output_says(ganformer: Run, tiny_run: Path, pictu
     line = ["eval", "--metrics", "diversity", "--eval-images-num", "4", "--output", "out/scores.jsonl"]
     done = ganformer(*line)
     assert done.exit_code == 0, done.stderr
-    assert f"scores kept in {Path('out/scores.jsonl')}" in done.stderr
+    assert f"scores saved in {Path('out/scores.jsonl')}" in done.stderr
     assert ganformer(*line, "--images", pictures, "--reals", pictures, "--json").exit_code == 0
     assert [record.get("images") for record in read_json_lines("out/scores.jsonl")] == [None, "fitting"]
     assert not (tiny_run / "metrics.jsonl").exists()
@@ -112,14 +112,14 @@ def test_where_scores_cannot_be_kept_it_is_said(ganformer: Run, tiny_run: Path, 
     line = ["eval", "--images", pictures, "--reals", pictures, "--metrics", "diversity"]
     done = ganformer(*line)
     assert done.exit_code == 0, done.stderr
-    assert "the scores were not kept: " in done.stderr
-    assert "--output FILE keeps them elsewhere" in done.stderr
+    assert "the scores were not saved: " in done.stderr
+    assert "--output FILE saves them elsewhere" in done.stderr
     assert "scores kept in" not in done.stderr
     Path("file").write_text("", encoding="utf-8")
     failed = ganformer(*line, "--output", "file/scores.jsonl")
     assert failed.exit_code == 1
     assert "diversity" in failed.stdout
-    assert "the scores were not kept" in failed.stderr
+    assert "the scores were not saved" in failed.stderr
 
 
 def test_how_to_get_fid_is_said_where_nobody_has_chosen(ganformer: Run, tiny_run: Path) -> None:
@@ -147,7 +147,7 @@ def test_scores_that_cannot_be_kept_are_still_printed(ganformer: Run, tiny_run: 
     done = ganformer("eval", "--eval-images-num", "4", "--metrics", "diversity")
     assert done.exit_code == 0
     assert "diversity" in done.stdout
-    assert "the scores were not kept" in done.stderr
+    assert "the scores were not saved" in done.stderr
 
 
 def test_the_authors_line(ganformer: Run, tiny_run: Path, pictures: Path) -> None:
@@ -161,7 +161,7 @@ def test_the_authors_line(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
 @pytest.mark.parametrize(
     ("line", "status", "message"),
     [
-        ("--metrics fid,is,pr --offline", 1, "no fid,is,pr: the weights of the inception network are not here"),
+        ("--metrics fid,is,pr --offline", 1, "no fid,is,pr: the weights of the inception network are missing"),
         ("--metrics fid,is,pr --offline", 1, "ganformer eval --fetch"),
         ("--metrics fid,is,pr --offline", 1, "the metrics swd and diversity need none"),
         ("--metrics swdd", 2, "swdd: there is no such metric; did you mean swd?"),
@@ -173,7 +173,7 @@ def test_the_authors_line(ganformer: Run, tiny_run: Path, pictures: Path) -> Non
         ("--metrics fid --weights vgg16=a.pth", 1, "none of the metrics fid needs vgg16"),
         ("--weights a.pth", 1, "need no feature network; leave it out"),
         ("--metrics fid --weights a.pth --weights b.pth", 1, "give one file for each network"),
-        ("--images fitting", 2, "--images: what to compare with? give --dataset or --reals"),
+        ("--images fitting", 2, "--images needs images to compare with; give --dataset or --reals"),
         ("--images fitting --model results/exp-000 --dataset scenes", 2, "--model a model; give one of them"),
         ("--images fitting --all --dataset scenes", 2, "--all a model; give one of them"),
         ("--images nowhere --dataset scenes", 1, "--images nowhere does not exist"),
@@ -252,7 +252,7 @@ def test_without_weights_the_others_are_scored_and_the_status_tells(ganformer: R
     done = ganformer("eval", "--metrics", "fid,diversity", "--offline", "--eval-images-num", "4")
     assert done.exit_code == 1
     assert done.stdout.splitlines()[2].startswith("diversity ")
-    assert "no fid: the weights of the inception network are not here" in done.stderr
+    assert "no fid: the weights of the inception network are missing" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -361,8 +361,8 @@ def test_comparing_scores_names_every_difference(ganformer: Run, tiny_run: Path,
     messages = done.stderr.splitlines()
     assert len(messages) == 5
     for text in ("truncation psi (1 and 0.5)", "seed (0 and 3)", "number of real images (16 and 20)"):
-        assert any(f"fid, swd: not comparable, another {text}" in line for line in messages), text
-    assert any("fid: not comparable, another resize before the network (tf1 and clean)" in line for line in messages)
+        assert any(f"fid, swd: not comparable, different {text}" in line for line in messages), text
+    assert any("fid: not comparable, different resize before the network (tf1 and clean)" in line for line in messages)
     answer = json.loads(ganformer("eval", "--compare", "results/exp-000", "results/other-000", "--json").stdout)
     assert len(answer["differences"]["fid"]) == 5
     assert len(answer["differences"]["swd"]) == 4

@@ -156,7 +156,7 @@ WRONG = [
     (("--attention", "none", "--ganformer-default"), ["--ganformer-default", "--attention none"]),
     (("--expname", "a/b"), ["--expname"]),
     (("--metrics", "fidd"), ["--metrics fidd", "did you mean fid?"]),
-    (("--metrics", "fid", "--offline"), ["the weights of the inception network are not here", "--fetch"]),
+    (("--metrics", "fid", "--offline"), ["the weights of the inception network are missing", "--fetch"]),
     (("--pretrained-pkl", "gdrive:clever-snapshot.pkl"), ["did you mean gdrive:clevr-snapshot.pkl"]),
     (("--baseline", "VQGAN"), ["--baseline VQGAN", "not in this version yet", "StyleGAN2"]),
     (("--d-loss", "wgan", "--gamma", "0"), ["--d-loss wgan", "--gamma 0"]),

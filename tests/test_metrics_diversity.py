@@ -55,7 +55,7 @@ def test_few_modes_are_less_diverse_than_many() -> None:
 def test_what_cannot_be_measured() -> None:
     with pytest.raises(DataError, match="at least 2 images, not 1"):
         mean_pairwise_distance(noise(1))
-    with pytest.raises(DataError, match="all images of the data set are the same"):
+    with pytest.raises(DataError, match="all images of the data set are identical"):
         diversity_ratio(noise(4), np.zeros((4, 3, 16, 24), np.uint8))
     with pytest.raises(DataError, match="uint8"):
         mean_pairwise_distance(noise(4).astype(np.float32))

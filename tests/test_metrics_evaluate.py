@@ -320,7 +320,7 @@ def test_arrays_that_hold_no_pictures(tmp_path: Path, scenes: ImageDataset) -> N
     broken = np.zeros((4, 3, 32, 32), np.float32)
     broken[2, 1, 3, 4] = np.nan
     np.save(tmp_path / "nan.npy", broken)
-    with pytest.raises(DataError, match="image 2 holds numbers that are not finite"):
+    with pytest.raises(DataError, match="image 2 holds NaN or infinite values"):
         evaluate(open_images(tmp_path / "nan.npy", "--images"), scenes, metrics=["diversity"])
     np.save(tmp_path / "flat.npy", np.zeros((4, 32, 32, 5), np.uint8))
     with pytest.raises(DataError, match=r"--images .*flat.npy: uint8 \[4, 32, 32, 5\]; images are uint8, uint16"):
@@ -411,7 +411,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     cache = Cache(tmp_path / "file" / "statistics", said.append)
     assert "fid" in evaluate(model, scenes, num_images=4, metrics=["fid"], networks=networks, cache=cache)
-    assert "were not kept" in said[0]
+    assert "were not cached" in said[0]
 
 
 # ----- Several processes -----

@@ -175,7 +175,7 @@ def test_another_file_at_the_address_is_put_aside(server: Server, monkeypatch: p
     monkeypatch.setitem(CATALOGUE, "inception", (replace(INCEPTION, url=server.url, size=len(server.content)),))
     with pytest.raises(DownloadError, match="where 6726825d0af5f729.* is expected"):
         open_network("inception")
-    with pytest.raises(DownloadError, match="not here"):
+    with pytest.raises(DownloadError, match="are missing"):
         open_network("inception", offline=True)
 
 
@@ -272,7 +272,7 @@ def test_the_learned_distance_wants_two_files(own_folder: Path) -> None:
         open_distance(weights=own_folder / "vgg.pth")
     with pytest.raises(SnapshotError, match=f"does not exist.*{VGG16.name}"):
         open_distance(weights=own_folder)
-    with pytest.raises(DownloadError, match="weights of the lpips network are not here"):
+    with pytest.raises(DownloadError, match="weights of the lpips network are missing"):
         open_distance(offline=True)
     assert weights_module.megabytes(LPIPS.size) == "7 kB"
     assert set(Lpips.own_shapes()) == {f"lin{layer}.model.1.weight" for layer in range(5)}

@@ -127,9 +127,9 @@ GOLDEN = (0.9923076923076923, 0.5733333333333334, 1.396923076923077, 0.78)
 
 
 def test_what_has_no_balls() -> None:
-    with pytest.raises(DataError, match="neighbour 3 need at least 4 reals, not 3"):
+    with pytest.raises(DataError, match="3 nearest neighbours need at least 4 reals, not 3"):
         precision_recall(normal(3), normal(10))
-    with pytest.raises(DataError, match="neighbour 3 need at least 4 fakes, not 3"):
+    with pytest.raises(DataError, match="3 nearest neighbours need at least 4 fakes, not 3"):
         precision_recall(normal(10), normal(3))
     with pytest.raises(DataError, match="at least 1 fakes, not 0"):
         density_coverage(normal(10), normal(0))

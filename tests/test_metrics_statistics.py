@@ -94,7 +94,7 @@ def test_what_has_no_statistics() -> None:
         empty.mean  # noqa: B018
     with pytest.raises(DataError, match="at least 2 images, not of 1"):
         statistics(rows(1)).covariance  # noqa: B018
-    with pytest.raises(DataError, match="features of 3 numbers cannot be put to features of 7"):
+    with pytest.raises(DataError, match="features of 3 numbers cannot be added to features of 7"):
         statistics(rows(5)).add(np.zeros((2, 3)))
     with pytest.raises(DataError, match="features of 3 numbers"):
         statistics(rows(5)).merge(statistics(rows(5, 3)))

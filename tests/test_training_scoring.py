@@ -146,7 +146,7 @@ def test_a_failing_metric_never_ends_training(
 def test_missing_weights_are_told_before_anything_is_trained(
     tmp_path: Path, tiny: dict[str, Any], scenes: ImageDataset
 ) -> None:
-    with pytest.raises(ConfigError, match="--metrics fid: the weights of the inception network are not here"):
+    with pytest.raises(ConfigError, match="--metrics fid: the weights of the inception network are missing"):
         begin(settings(tiny, metrics="fid"), scenes, tmp_path / "run", [])
     assert not (tmp_path / "run").exists()
 

@@ -120,7 +120,7 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
     group="Output",
     help="Plot the curve: time and memory of attention over positions. Needs matplotlib (extra plots).",
 )
-@boolean_option("--overwrite", default=False, group="Output", help="Replace the files of --output and --plot.")
+@boolean_option("--overwrite", default=False, group="Output", help="Replace existing files of --output and --plot.")
 def command(
     groups: tuple[str, ...],
     preset: str,

@@ -75,7 +75,7 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
     help="Also plot it: bars with the deviation between runs, and each score over kimg and over time, "
     "with mean and spread of the seeds. Needs matplotlib (extra plots).",
 )
-@boolean_option("--overwrite", default=False, group="Table", help="Replace the files of --output and --plot.")
+@boolean_option("--overwrite", default=False, group="Table", help="Replace existing files of --output and --plot.")
 @json_option
 @click.pass_context
 def command(
@@ -113,7 +113,7 @@ def command(
 
     if as_json and form != "json":
         if "form" in given_options(ctx):
-            raise click.UsageError(f"--json and --format {form} each say how the table is written; give one of them")
+            raise click.UsageError(f"--json and --format {form} both choose the format; give one of them")
         form = "json"
     if plot is not None:
         chart_format(plot, "--plot")

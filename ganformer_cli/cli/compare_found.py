@@ -98,7 +98,7 @@ def find(text: str) -> Meant:
 
         published = place.removeprefix(GDRIVE)
         if published not in PUBLISHED:
-            raise SnapshotError(f"{place}: not published; see ganformer info --list")
+            raise SnapshotError(f"{place}: no such published model; see ganformer info --list")
         return Meant(name, snapshot_path(published))
     path = Path(place)
     if (path / CONFIG_FILE).is_file():
@@ -225,7 +225,7 @@ def _told_apart(found: Sequence[tuple[ScoredRun, ScoresPart]]) -> list[ScoredRun
         for place, (other, known) in enumerate(kept):
             if part.identity and (known.identity, other.dataset) == (part.identity, run.dataset):
                 if run.path != other.path:
-                    warn(f"{run.path} is the same as {other.path}, its checksum says; it counts once")
+                    warn(f"{run.path} has the same checksum as {other.path} and counts once")
                 # What only one of them has been scored by is not lost.
                 kept[place] = replace(other, scores={**run.scores, **other.scores}), known
                 break
@@ -275,7 +275,7 @@ def read_settings(run: Path) -> RunConfig | None:
     try:
         return read_run_config(run)
     except ConfigError as error:
-        warn(f"{error}. Its scores are shown, and its name stands for its settings")
+        warn(f"{error}. Its scores are shown under the run's name")
         return None
 
 

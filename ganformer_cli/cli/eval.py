@@ -232,9 +232,9 @@ def refuse_contradictions(given: Mapping[str, Any]) -> None:
                 said = {"every": "all"}.get(other, other).replace("_", "-")
                 raise click.UsageError(f"--images scores images that exist, --{said} a model; give one of them")
         if "dataset" not in given and "reals" not in given:
-            raise click.UsageError("--images: what to compare with? give --dataset or --reals")
+            raise click.UsageError("--images needs images to compare with; give --dataset or --reals")
     if "reals" in given and "dataset" in given:
-        raise click.UsageError("--reals and --dataset each say what to compare with; give one of them")
+        raise click.UsageError("--reals and --dataset both choose the real images; give one of them")
 
 
 def fetch_weights_only(metrics: Sequence[str], *, offline: bool) -> None:

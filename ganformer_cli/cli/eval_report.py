@@ -115,7 +115,7 @@ def echo_comparison(one: Path, other: Path, *, as_json: bool) -> None:
     different = {name: differences(a[name], b[name]) for name in shared}
     for text in dict.fromkeys(text for texts in different.values() for text in texts):
         names = ", ".join(name for name in shared if text in different[name])
-        warn(f"{names}: not comparable, another {text}")
+        warn(f"{names}: not comparable, different {text}")
     if as_json:
         values = {name: {"a": a[name].value, "b": b[name].value} for name in shared}
         echo_json({"a": str(one), "b": str(other), "scores": values, "differences": different})

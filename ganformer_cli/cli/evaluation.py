@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ganformer_cli.training.distributed import Group
 
 #: What is said where nobody has chosen the scores.
-HINT = "for FID: --metrics fid, with a network of 91 MiB that is downloaded once (--fetch: only download it)"
+HINT = "for FID, use --metrics fid; its network of 91 MiB is downloaded once (--fetch only downloads it)"
 
 
 class Evaluation:
@@ -96,9 +96,9 @@ class Evaluation:
             add_record(output or file, record)
         except OutputError as error:
             # The scores are printed all the same: a folder that cannot be written to is no failure, unless it is named.
-            self.warn(f"the scores were not kept: {error}{'' if output else '; --output FILE keeps them elsewhere'}")
+            self.warn(f"the scores were not saved: {error}{'' if output else '; --output FILE saves them elsewhere'}")
             if output:
-                self.left_out[f"the scores were not kept: {error}"] = None
+                self.left_out[f"the scores were not saved: {error}"] = None
             return None
         return output or file
 
@@ -111,7 +111,7 @@ class Evaluation:
         else:
             print_text()
         if kept is not None and (self.options["output"] or kept.name.endswith(SUFFIX)):
-            echo(f"scores kept in {kept}", err=True)
+            echo(f"scores saved in {kept}", err=True)
         if "metrics" not in self.given:
             echo(HINT, err=True)
 
@@ -146,7 +146,7 @@ class Evaluation:
             self.warn(f"--dataset {name}: {note}")
         if fingerprint is not None and fingerprint != dataset.fingerprint:
             self.warn(
-                f"the data set {name} has changed since this model was trained; the scores are for what is there now"
+                f"the data set {name} has changed since this model was trained; the scores are for its present content"
             )
         return dataset
 
@@ -194,7 +194,7 @@ class Evaluation:
         options = self.options
         asked = options["eval_images_num"]
         if asked is not None and asked > len(reals):
-            self.warn(f"--eval-images-num {asked}: {reals.name} has {len(reals)} images; comparing with so many")
+            self.warn(f"--eval-images-num {asked}: {reals.name} has {len(reals)} images; all of them are compared")
         if not options["every"]:
             reals.cache_bytes = 0  # each picture is looked at once
         with stages(silent=not self.group.is_main) as report:

@@ -73,7 +73,7 @@ class Cache:
         try:
             write_bytes(self.path(description), save(whole, metadata=header))
         except OutputError as error:
-            self.notice(f"the statistics of the real images were not kept: {error}")
+            self.notice(f"the statistics of the real images were not cached: {error}")
 
 
 def _as_text(description: Mapping[str, Any]) -> str:

@@ -65,5 +65,5 @@ def diversity_ratio(fakes: _Images, reals: _Images) -> float:
     """
     spread = mean_pairwise_distance(reals)
     if spread == 0:
-        raise DataError("all images of the data set are the same one; diversity has nothing to compare with")
+        raise DataError("all images of the data set are identical; diversity has nothing to compare with")
     return mean_pairwise_distance(fakes) / spread

@@ -288,7 +288,7 @@ def _given(path: Path, expected: WeightsFile) -> _File:
         except ChecksumError as error:
             size = path.stat().st_size
             short = f", and is {size} bytes long instead of {expected.size}" if size != expected.size else ""
-            raise ChecksumError(f"--weights: {error}{short}; weights of your own want a name of their own") from error
+            raise ChecksumError(f"--weights: {error}{short}; give your own weights another file name") from error
         return _File(path, expected.sha256, True)
     found = sha256_of(path)
     return _File(path, found, found == expected.sha256)

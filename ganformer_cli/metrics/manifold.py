@@ -112,7 +112,7 @@ class _Sets:
         check_same_width(self.reals, self.fakes)
         for name, rows, least in (("reals", self.reals, k + 1), ("fakes", self.fakes, k + 1 if both else 1)):
             if len(rows) < least:
-                raise DataError(f"balls that reach to neighbour {k} need at least {least} {name}, not {len(rows)}")
+                raise DataError(f"{k} nearest neighbours need at least {least} {name}, not {len(rows)}")
         width = self.reals.shape[1]
         self.size = size
         # Distances do not change if all is moved, and around 0 less is lost to rounding.

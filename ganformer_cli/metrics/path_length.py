@@ -127,7 +127,7 @@ def summary(lengths: npt.NDArray[np.float64]) -> tuple[float, float]:
         DataError: there are none, or one of them is not finite.
     """
     if len(lengths) == 0 or not np.isfinite(lengths).all():
-        raise DataError(f"path lengths of {len(lengths)} pairs, of which some are not finite, have no mean")
+        raise DataError(f"{len(lengths)} path lengths, some of them NaN or infinite, have no mean")
     low = np.percentile(lengths, _LEFT_OUT, method="lower")
     high = np.percentile(lengths, 100 - _LEFT_OUT, method="higher")
     kept = lengths[(low <= lengths) & (lengths <= high)]

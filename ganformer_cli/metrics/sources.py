@@ -147,9 +147,9 @@ class ArrayImages(ImageDataset):
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
             digest = sha256_of(path)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: not a numpy array that can be read ({error})") from error
+            raise DataError(f"{path}: not a readable numpy array ({error})") from error
         if not isinstance(rows, np.ndarray):
-            raise DataError(f"{path}: something else than one array; save the images with numpy.save")
+            raise DataError(f"{path}: does not hold a single array; save the images with numpy.save")
         self._layout = layout_of(rows.shape, rows.dtype, str(path))
         if not len(rows):
             raise DataError(f"{path}: the array is empty; it needs at least one image")
@@ -197,7 +197,7 @@ class ArrayImages(ImageDataset):
     def _load(self, index: int) -> _Images:
         row = self._layout.pixels(self._rows[index])
         if row.dtype.kind == "f" and not np.isfinite(row).all():
-            raise DataError(f"{self.path}: image {index} holds numbers that are not finite (NaN or infinite)")
+            raise DataError(f"{self.path}: image {index} holds NaN or infinite values")
         if row.dtype.kind == "f" and self._value_range == (-1.0, 1.0):
             row = np.clip(np.rint((row.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
         try:

@@ -116,7 +116,7 @@ class GaussianStatistics:
         try:
             count, mean, scatter = int(arrays["count"].item()), arrays["mean"], arrays["scatter"]
         except (KeyError, AttributeError, ValueError, TypeError) as error:
-            raise DataError("these are no statistics of features: count, mean and scatter are wanted") from error
+            raise DataError("not statistics of features: count, mean and scatter are needed") from error
         fitting = count >= 0 and mean.ndim == 1 and scatter.shape == (len(mean), len(mean))
         if not fitting or not np.isfinite(mean).all() or not np.isfinite(scatter).all():
             raise DataError(f"statistics of features are damaged: {count} rows, {mean.shape} and {scatter.shape}")
@@ -146,7 +146,7 @@ class GaussianStatistics:
 
     def _check_width(self, width: int) -> None:
         if width != self.width:
-            raise DataError(f"features of {width} numbers cannot be put to features of {self.width}")
+            raise DataError(f"features of {width} numbers cannot be added to features of {self.width}")
 
     def _require(self, rows: int) -> None:
         if self.count < rows:
@@ -184,7 +184,7 @@ def as_rows(features: Features) -> npt.NDArray[Any]:
     """
     rows = features.detach().cpu().numpy() if isinstance(features, Tensor) else features
     if rows.ndim != 2 or rows.dtype.kind != "f":
-        raise DataError(f"features must be floating [N, D], not {rows.dtype} {list(rows.shape)}")
+        raise DataError(f"features must be floating-point [N, D], not {rows.dtype} {list(rows.shape)}")
     return rows
 
 

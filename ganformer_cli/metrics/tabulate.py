@@ -177,7 +177,7 @@ def warnings(tables: Sequence[ScoreTable]) -> list[str]:
             runs = [run for row in table.rows for run in row.runs if score in run.scores]
             for run in runs[1:]:
                 for difference in differences(runs[0].scores[score], run.scores[score], leave_out=_MAY_DIFFER):
-                    text = f"{runs[0].path} and {run.path} do not compare, another {difference}"
+                    text = f"{runs[0].path} and {run.path} are not comparable, different {difference}"
                     told.setdefault(text, []).append(score)
         for row in table.rows:
             lengths = sorted({f"{run.kimg:g}" for run in row.runs if run.kimg is not None}, key=float)

@@ -83,7 +83,7 @@ def download_weights(file: WeightsFile, network: str, *, offline: bool, progress
     """
     if offline and not file.path.is_file():
         raise DownloadError(
-            f"the weights of the {network} network are not here ({file.name}, {megabytes(file.size)}): run "
+            f"the weights of the {network} network are missing ({file.name}, {megabytes(file.size)}): run "
             f"`ganformer eval --fetch`, or download them by hand from {file.url} and put them at {file.path}, or give "
             "--weights; the metrics swd and diversity need none"
         )
@@ -119,7 +119,7 @@ def read_weights(path: Path, shapes: Mapping[str, _Shape], network: str) -> dict
         )
     bad = [name for name, values in found.items() if not (values.is_floating_point() and values.isfinite().all())]
     if bad:
-        raise SnapshotError(f"{path}: damaged: {_some(bad)} hold values that are no finite numbers; download it again")
+        raise SnapshotError(f"{path}: damaged: {_some(bad)} hold NaN or infinite values; download it again")
     return found
 
 
