@@ -326,7 +326,7 @@ def test_arrays_that_hold_no_pictures(tmp_path: Path, scenes: ImageDataset) -> N
     with pytest.raises(DataError, match=r"--images .*flat.npy: uint8 \[4, 32, 32, 5\]; images are uint8, uint16"):
         open_images(tmp_path / "flat.npy", "--images")
     np.save(tmp_path / "objects.npy", np.array([{}], object))
-    with pytest.raises(DataError, match="objects.npy: not a numpy array"):
+    with pytest.raises(DataError, match="objects.npy: not a readable numpy array"):
         open_images(tmp_path / "objects.npy", "--images")
 
 
