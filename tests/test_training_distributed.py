@@ -249,7 +249,7 @@ def settings(**options: Any) -> RunConfig:
         (
             {"batch_size": 16, "batch_gpu": 16},
             2,
-            r"--batch-gpu 16 .* the 8 pictures .*one of 2, 4, 8",
+            r"--batch-gpu 16 .* the 8 images .*one of 2, 4, 8",
         ),
     ],
 )
@@ -314,12 +314,12 @@ def test_what_a_launcher_says(environment: Callable[[dict[str, str | None]], Non
 def test_alone_everything_is_ones_own() -> None:
     cpu = torch.device("cpu")
     tensor = torch.arange(3.0)
-    assert ONE_PROCESS.average(tensor) is tensor
+    assert ONE_PROCESS.all_reduce_mean(tensor) is tensor
     assert ONE_PROCESS.all_reduce(tensor) is tensor
     assert ONE_PROCESS.all_reduce_any([True, False], cpu) == [True, False]
-    assert ONE_PROCESS.least(3, cpu) == 3
+    assert ONE_PROCESS.all_reduce_min(3, cpu) == 3
     assert ONE_PROCESS.run_on_rank0(lambda: "value") == "value"
-    ONE_PROCESS.same("a", "what")
+    ONE_PROCESS.check_same("a", "what")
     ONE_PROCESS.broadcast(tensor)
     assert ONE_PROCESS.is_main
     assert not Group(1, 2).is_main

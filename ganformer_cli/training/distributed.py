@@ -1,7 +1,8 @@
-"""Several processes, one run: who they are, what they agree on, and how they average gradients.
+"""Data-parallel training: the processes of a run, what they agree on, and how they average gradients.
 
-Every process holds all networks and takes a share of each batch. Whatever decides the course of the run is the same in
-all of them: random numbers follow from the place of a micro-batch in the whole batch, and averages are taken over all.
+Every process holds all networks and takes an equal part of each batch. Whatever decides the course of the run is the
+same in all of them: random numbers follow from the place of a micro-batch in the whole batch, and averages are taken
+over all processes.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from torch.distributed.rendezvous import rendezvous
 from ganformer_cli.errors import ConfigError, TrainingError
 from ganformer_cli.text import printable
 
-#: How long a process waits for the others. Files, grids and the comparing of features are one process's work while the
-#: rest wait for it.
+#: How long a process waits for the others. Files, grids and comparisons of features are the work of rank 0, for which
+#: the rest wait.
 TIMEOUT = datetime.timedelta(hours=2)
 #: How long the processes of a run may take to start.
 START_TIMEOUT = datetime.timedelta(minutes=10)
-#: Gradients that travel together, in bytes: large enough to use the network well, small enough to start early.
+#: Bytes of gradients that are reduced together: large enough to use the network well, small enough to start early.
 BUCKET_BYTES = 25 << 20
 
-#: What errors of Gloo, NCCL and their store say when a process has gone.
+#: Words in the errors of Gloo, NCCL and their store when a process is lost.
 _LOST = (
     "onnection",
     "roken pipe",
@@ -56,21 +57,21 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this is rank 0, the process that writes."""
         return self.rank == 0
 
     def all_reduce_mean(self, tensor: Tensor) -> Tensor:
-        """The mean of a tensor over all processes, in place."""
+        """Average a tensor over all processes, in place."""
         return self.all_reduce(tensor).div_(self.world_size) if self.world_size > 1 else tensor
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, in place."""
+        """Sum a tensor over all processes, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Give all processes the first one's tensor, in place."""
+        """Copy rank 0's tensor to all processes, in place."""
         if self.world_size > 1:
             whole = tensor.detach().contiguous()
             dist.broadcast(whole, 0)
@@ -85,7 +86,7 @@ class Group:
         return [vote > 0 for vote in votes.tolist()]
 
     def all_reduce_min(self, number: int, device: torch.device) -> int:
-        """The least of what the processes have."""
+        """The smallest ``number`` of all processes."""
         if self.world_size == 1:
             return number
         found = torch.tensor([number], device=device)
@@ -93,7 +94,7 @@ class Group:
         return int(found)
 
     def run_on_rank0(self, value: Callable[[], _Value]) -> _Value:
-        """What ``value`` gives in the first process, in all of them; an error there is one everywhere."""
+        """Call ``value`` in rank 0 and return its result in all processes; an error there is raised in all of them."""
         if self.world_size == 1:
             return value()
         box: list[_Value | None] = [None]
@@ -101,40 +102,42 @@ class Group:
         if self.is_main:
             try:
                 box = [value()]
-            except Exception as raised:  # all must learn of it, or they would wait for ever
+            except Exception as raised:  # the others must learn of it, or they would wait for ever
                 error = raised
-        said = [None if error is None else f"{type(error).__name__}: {error}"]
-        dist.broadcast_object_list(said)
+        reason = [None if error is None else f"{type(error).__name__}: {error}"]
+        dist.broadcast_object_list(reason)
         if error is not None:
             raise error
-        if said[0] is not None:
-            raise TrainingError(f"the first process of the run failed: {said[0]}")
+        if reason[0] is not None:
+            raise TrainingError(f"the first process of the run failed: {reason[0]}")
         dist.broadcast_object_list(box)
-        return box[0]  # type: ignore[return-value]  # it is what the first process put there
+        return box[0]  # type: ignore[return-value]
 
     def all_gather_object(self, value: _Value) -> list[_Value]:
-        """What all processes have, in the order of their ranks."""
+        """The values of all processes, by rank."""
         if self.world_size == 1:
             return [value]
         everybody: list[_Value | None] = [None] * self.world_size
         dist.all_gather_object(everybody, value)
-        return everybody  # type: ignore[return-value]  # each has put its own there
+        return everybody  # type: ignore[return-value]
 
     def check_same(self, value: str, what: str) -> None:
         """Raise ConfigError unless ``value`` is the same in all processes."""
         everybody = self.all_gather_object(value)
         for rank, other in enumerate(everybody):
             if other != everybody[0]:
-                raise ConfigError(f"{what} differ between the processes 0 and {rank} of this run; start all alike")
+                raise ConfigError(
+                    f"{what} differ between the processes 0 and {rank} of this run; start all of them alike"
+                )
 
 
 ONE_PROCESS = Group()
 
 
 def describe_sharing(batch: int, world_size: int, micro_batch: int) -> str:
-    """How processes share a batch, and which other runs agree with this one.
+    """A sentence on how processes share a batch, and which other runs agree with this one.
 
-    Noise, latents and minibatch-std follow the micro-batch: it is what must be equal.
+    Noise, latents and minibatch-std depend on the micro-batch, so that is what must be equal.
     """
     return (
         f"{world_size} processes take {batch // world_size} of the {batch} images of a batch each, {micro_batch} at a "
@@ -143,10 +146,10 @@ def describe_sharing(batch: int, world_size: int, micro_batch: int) -> str:
 
 
 def launched_world_size() -> int:
-    """How many processes a launcher such as torchrun started, of which this is one; 0 where none did.
+    """``WORLD_SIZE``, if a launcher such as torchrun started this process together with others; else 0.
 
     Raises:
-        ConfigError: what the environment says of them cannot be.
+        ConfigError: the launcher's environment variables are missing or wrong.
     """
     world_size = _number("WORLD_SIZE", 1, 2**20, "how many processes train together", default=1)
     if world_size == 1:
@@ -164,7 +167,7 @@ def launched_world_size() -> int:
 
 
 def _number(name: str, least: int, most: int, meaning: str, default: int | None = None) -> int:
-    """A whole number in the environment variable ``name``."""
+    """The whole number in the environment variable ``name``."""
     text = os.environ.get(name)
     if text is None and default is not None:
         return default
@@ -179,15 +182,13 @@ def _number(name: str, least: int, most: int, meaning: str, default: int | None 
 
 
 def init_process_group(device: torch.device) -> Group:
-    """Meet the other processes that the launcher started; alone, nothing happens.
-
-    NCCL connects GPUs on Linux, Gloo everything else.
+    """Connect to the other processes that the launcher started, if any: GPUs by NCCL on Linux, all else by Gloo.
 
     Args:
         device: of this process.
 
     Raises:
-        TrainingError: they cannot be met, or do not compute sums together.
+        TrainingError: they cannot be reached, or their sums are wrong.
     """
     if not launched_world_size():
         return ONE_PROCESS
@@ -214,11 +215,11 @@ def init_process_group(device: torch.device) -> Group:
 
 
 def _session_name(store: dist.Store, rank: int, world_size: int) -> str:
-    """A name that all processes of this life of the run have, and no other life has.
+    """A name that all processes of this start of the run agree on, and that no other start has.
 
-    Under torchrun the store outlives the processes, and what they left in it would mislead those that come after them
-    (pytorch issue 135712); how often a process was started differs between machines. So the first process answers each
-    of the others by a number that only this one knows, until all have confirmed.
+    Under torchrun the store outlives the processes, and what they left in it would mislead those that are started in
+    their place (pytorch issue 135712); how often a process was started differs between machines. So rank 0 answers each
+    of the others with a number that only that one knows, until all have confirmed.
     """
     deadline = time.monotonic() + START_TIMEOUT.total_seconds()
     own = uuid.uuid4().hex
@@ -282,10 +283,10 @@ def local_device(devices: Sequence[torch.device], *, chosen: bool) -> torch.devi
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[Group]:
-    """Within the block the processes are connected; see ``init_process_group``.
+    """Connect the processes within the block; see ``init_process_group``.
 
     Raises:
-        TrainingError: another process was lost; the run goes on from its last state when it is started again.
+        TrainingError: another process was lost; started again, the run resumes from its last training state.
     """
     group = init_process_group(device)
     try:
@@ -299,18 +300,18 @@ def process_group(device: torch.device) -> Iterator[Group]:
         ) from error
     else:
         if group.world_size > 1:
-            # Who leaves while another is still in an exchange looks to that one as if it had died.
+            # A process that leaves while another is still in an exchange looks to that one as if it had died.
             dist.barrier()
 
 
 class GradientReducer:
-    """Averages gradients over all processes, a bucket at a time, while the backward pass is still going on.
+    """Averages gradients over all processes in buckets, while the backward pass is still running.
 
-    After ``begin`` a bucket travels as soon as all its gradients are there; ``finish`` sends the rest and waits.
-    Buckets travel in one order everywhere.
+    After ``begin``, the reduction of a bucket starts as soon as all its gradients are there; ``finish`` starts the rest
+    and waits. The order of buckets is the same in all processes.
 
     Args:
-        parameters: in the order of the forward pass; their gradients come in the reverse one.
+        parameters: in the order of the forward pass; their gradients arrive in reverse.
         group: the processes.
     """
 
@@ -338,7 +339,7 @@ class GradientReducer:
         self.active = False
 
     def begin(self) -> None:
-        """The backward pass that completes the gradients comes next."""
+        """Call this before the backward pass that completes the gradients."""
         self._reset()
         self.active = self.group.world_size > 1
 
@@ -350,7 +351,7 @@ class GradientReducer:
             self._send()
 
     def _send(self) -> None:
-        """The next bucket. A parameter that has no gradient here may have one elsewhere: it counts as zero."""
+        """Start the next bucket. A parameter without a gradient here may have one elsewhere: it counts as zero."""
         bucket = self.buckets[len(self.sent)]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket])
         work = dist.all_reduce(flat, async_op=True)
@@ -358,7 +359,7 @@ class GradientReducer:
         self.sent.append((flat, work))
 
     def finish(self) -> None:
-        """Send what has not been sent, wait for all, and put the means into the gradients."""
+        """Start the remaining buckets, wait for all, and write the means into the gradients."""
         if self.group.world_size == 1:
             return
         while len(self.sent) < len(self.buckets):

@@ -1,6 +1,6 @@
-"""How many pictures fit into memory at a time, and what a run will estimate_cost: tried, not computed.
+"""How many images fit into memory at a time, and what a run costs: measured, not computed.
 
-A run_trial makes the gradients of both players for one micro-batch of random pictures, and changes nothing.
+A trial computes the gradients of both networks for one micro-batch of random images, and changes nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -21,22 +21,22 @@ from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.training.distributed import ONE_PROCESS
 from ganformer_cli.training.gan import GANTrainer, StepResult
 
-#: Share of the free memory that a step may take: the system, and grids and scores between the steps, need some, too.
+#: Share of the free memory that a step may use: the system, and grids and scores between the steps, need some, too.
 USABLE_SHARE = 0.85
-#: Where the smallest run_trial says that a batch takes less than this share, it is not tried itself.
+#: If the smallest trial says that a whole batch takes less than this share, the batch itself is not tried.
 CERTAIN_SHARE = 0.4
-#: Seconds of a run_trial that is made several times.
+#: Trials shorter than this, in seconds, are repeated.
 SHORT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One micro-batch, tried."""
+    """What one micro-batch takes."""
 
     micro_batch: int
     regularised: bool
     seconds: float
-    needed_mib: float | None  # beside the networks; None where it cannot be told
+    needed_mib: float | None  # besides the networks; None where the system does not tell
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class CostEstimate:
 
 
 def fit_micro_batch(gan: GANTrainer, message: Callable[[str], None]) -> int:
-    """The largest micro-batch whose step fits into the free memory, with both regularisations if they will be used.
+    """The largest micro-batch whose step fits into free memory, with both regularisations if the run uses them.
 
-    The smallest where none does: the run itself then says so.
+    If none fits, the smallest: the run itself then raises the error.
 
     Args:
-        gan: as they begin; left as they are.
-        message: told the outcome where the batch does not fit whole.
+        gan: the networks of a new run; left unchanged.
+        message: receives the outcome if the whole batch does not fit.
     """
     sizes, batch = gan.sizes(), gan.local_batch_size
     free = free_memory_mib(gan.device)
@@ -90,12 +90,12 @@ def fit_micro_batch(gan: GANTrainer, message: Callable[[str], None]) -> int:
 
 
 def optimizer_mib(gan: GANTrainer) -> float:
-    """What the optimisers will remember, which no run_trial makes: twice the parameters."""
+    """Memory of Adam's moments that do not exist yet, which no trial creates: twice the parameters."""
     return 2 * sum(_mib(module) for optimizer, module in gan.optimizers.values() if not optimizer.state)
 
 
 def run_trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
-    """Make the gradients of both players for one micro-batch.
+    """Compute the gradients of both networks for one micro-batch of random images.
 
     Raises:
         torch.OutOfMemoryError, RuntimeError, MemoryError: it does not fit.
@@ -117,8 +117,8 @@ def run_trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
 def estimate_cost(gan: GANTrainer) -> CostEstimate:
     """Time, memory and disk space of a run at its micro-batch.
 
-    On a CPU a long step is tried with four pictures only: in large networks a picture takes its time, however many come
-    with it. In small ones it does not, and the step is tried whole.
+    On a CPU a long step is tried with four images only: in large networks the time is proportional to the number of
+    images. In small ones it is not, and the step is tried whole.
 
     Raises:
         torch.OutOfMemoryError, RuntimeError, MemoryError: it does not fit.
@@ -130,38 +130,45 @@ def estimate_cost(gan: GANTrainer) -> CostEstimate:
     if first.seconds * micro / size < SHORT_SECONDS:
         size = micro
 
-    def least(regularised: bool) -> Trial:
+    def fastest(regularised: bool) -> Trial:
         tried = [run_trial(gan, size, regularised=regularised)]
         if tried[0].seconds < SHORT_SECONDS:
-            tried += [run_trial(gan, size, regularised=regularised) for _ in range(3)]
+            tried.append(run_trial(gan, size, regularised=regularised))
         needed = [one.needed_mib for one in tried if one.needed_mib is not None]
         return replace(min(tried, key=lambda one: one.seconds), needed_mib=max(needed, default=None))
 
-    plain = least(regularised=False).seconds
-    worst = least(regularised=True)
+    plain = fastest(regularised=False).seconds
+    worst = fastest(regularised=True)
     regularisation = max(0.0, worst.seconds - plain) / _interval(config)
     memory = None
     if worst.needed_mib is not None:
         own = sum(map(_mib, gan.networks.values()))
         memory = own + optimizer_mib(gan) + worst.needed_mib * micro / size
-    return CostEstimate(micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(gan)[1], gan.precision)
+    return CostEstimate(
+        micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(gan.networks, config)[1], gan.precision
+    )
 
 
-def disk_mib(gan: GANTrainer) -> tuple[float, float]:
-    """What a run needs of the disk to begin, a snapshot and a state, and what in all."""
-    own = {name: _mib(module) for name, module in gan.networks.items()}
+def disk_mib(networks: Mapping[str, torch.nn.Module], config: RunConfig) -> tuple[float, float]:
+    """Disk space for a snapshot and a training state, and for all that a run keeps.
+
+    Args:
+        networks: by name, ``ema``, ``generator`` and ``discriminator``; may lie on the meta device.
+        config: of the run.
+    """
+    own = {name: _mib(module) for name, module in networks.items()}
     snapshot = sum(own.values())
     state = snapshot + 2 * (own["generator"] + own["discriminator"])
-    return snapshot + state, gan.config.train.last_snapshots * snapshot + KEPT_STATES * state
+    return snapshot + state, config.train.last_snapshots * snapshot + KEPT_STATES * state
 
 
 def _mib(module: torch.nn.Module) -> float:
-    """Of the parameters."""
+    """Size of the parameters."""
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()) / MIB
 
 
 def _interval(config: RunConfig) -> float:
-    """Steps between two regularisations; that of the more frequent one, when there are both."""
+    """Steps between two regularisations; if both are used, those of the more frequent one."""
     train = config.train
     used = [train.d_reg_interval] * (train.gamma > 0) + [train.g_reg_interval] * (train.pl_weight > 0)
     return min(used, default=math.inf)
@@ -169,7 +176,7 @@ def _interval(config: RunConfig) -> float:
 
 @contextmanager
 def _for_trial(gan: GANTrainer, micro_batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Random pictures ``[b, 3, H, W]`` and labels; afterwards the players are what they were."""
+    """Random images ``[b, 3, H, W]`` and labels; on exit the networks' settings are restored."""
     config, own, group = gan.config, gan.micro_batch, gan.group
     size = (micro_batch, 3, *config.model.image_size)
     try:
