@@ -185,7 +185,7 @@ def test_a_class_that_no_image_had_is_said(ganformer: Run, own_folder: Path) -> 
     config = ModelConfig(resolution=16, components_num=2, latent_size=16, channel_base=64, channel_max=8, c_dim=3)
     torch.manual_seed(0)
     ema = Generator(config)
-    ema.label_distribution = LabelDistribution.of(np.array([0, 2, 2]), 3, ["one hundred", "2", "1"])
+    ema.label_distribution = LabelDistribution.from_labels(np.array([0, 2, 2]), 3, ["one hundred", "2", "1"])
     save_snapshot(
         Path("a.safetensors"), config=config, ema=ema, generator=None, discriminator=None, kimg=0, provenance={}
     )

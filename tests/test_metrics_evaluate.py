@@ -208,8 +208,11 @@ def test_samples_have_the_labels_of_the_reals_they_are_compared_with() -> None:
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        (LabelDistribution.of(np.eye(3)[:2] / 2, 3), "has classes for labels, this model takes vectors"),
-        (LabelDistribution.of(np.array([0, 1]), 3, ["a", "b", "c"]), "calls a class x that is b to this model"),
+        (LabelDistribution.from_labels(np.eye(3)[:2] / 2, 3), "has classes for labels, this model takes vectors"),
+        (
+            LabelDistribution.from_labels(np.array([0, 1]), 3, ["a", "b", "c"]),
+            "calls a class x that is b to this model",
+        ),
     ],
 )
 def test_labels_of_another_meaning_are_refused(kept: LabelDistribution, message: str) -> None:

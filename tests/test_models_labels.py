@@ -41,14 +41,14 @@ def saved(path: Path, kept: LabelDistribution | None) -> Path:
 
 
 def test_classes_without_images_are_never_drawn() -> None:
-    kept = LabelDistribution.of(np.array([4, 1, 1, 4, 4, 4]), 6)
+    kept = LabelDistribution.from_labels(np.array([4, 1, 1, 4, 4, 4]), 6)
     assert (kept.kind, kept.counts.tolist()) == ("classes", [0, 2, 0, 0, 4, 0])
     drawn = kept.draw([0.0, 0.3, 0.34, 0.99, 1 - 1e-16]).argmax(1).tolist()
     assert drawn == [1, 1, 4, 4, 4]
 
 
 def test_vectors_are_rows_of_the_data_with_their_frequencies() -> None:
-    kept = LabelDistribution.of(ROWS, 3)
+    kept = LabelDistribution.from_labels(ROWS, 3)
     assert kept.vectors is not None
     assert (kept.kind, kept.distinct, kept.is_whole) == ("vectors", 3, True)
     assert kept.vectors.tolist() == [[0.25, -1, 3], [0, 0, 0], [7, 8, 9]]
@@ -57,14 +57,14 @@ def test_vectors_are_rows_of_the_data_with_their_frequencies() -> None:
 
 
 def test_minus_zero_is_zero() -> None:
-    assert LabelDistribution.of(np.array([[-0.0, 1], [0.0, 1]]), 2).distinct == 1
+    assert LabelDistribution.from_labels(np.array([[-0.0, 1], [0.0, 1]]), 2).distinct == 1
 
 
 def test_of_many_vectors_a_choice_is_kept_that_has_their_frequencies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "MOST_NUMBERS", 2000)
     data = np.random.default_rng(0).standard_normal((6000, 2))
     data[: 6000 // 2] = [5, 5]  # half of the images
-    first, again = LabelDistribution.of(data, 2), LabelDistribution.of(data, 2)
+    first, again = LabelDistribution.from_labels(data, 2), LabelDistribution.from_labels(data, 2)
     assert first.vectors is not None
     assert again.vectors is not None
     assert (first.distinct, first.is_whole) == (3001, False)
@@ -78,7 +78,12 @@ def test_of_many_vectors_a_choice_is_kept_that_has_their_frequencies(monkeypatch
 
 
 @pytest.mark.parametrize(
-    "kept", [LabelDistribution.of(np.array([0, 2, 2]), 3, ["a", "b", "ä"]), LabelDistribution.of(ROWS, 3), None]
+    "kept",
+    [
+        LabelDistribution.from_labels(np.array([0, 2, 2]), 3, ["a", "b", "ä"]),
+        LabelDistribution.from_labels(ROWS, 3),
+        None,
+    ],
 )
 def test_a_snapshot_keeps_them(tmp_path: Path, kept: LabelDistribution | None) -> None:
     path = saved(tmp_path / "a.safetensors", kept) if kept else save_plain(tmp_path / "a.safetensors")
@@ -121,7 +126,7 @@ def test_damaged_ones_are_refused(tmp_path: Path, tensors: dict[str, Any], heade
 
 
 def test_a_seed_draws_the_same_label_and_image_in_every_batch() -> None:
-    generator = model(LabelDistribution.of(ROWS, 3))
+    generator = model(LabelDistribution.from_labels(ROWS, 3))
     drawn = labels_from_seeds(generator, range(200))
     assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in ROWS.tolist()}
     assert 0.4 < (drawn[:, 1] == -1).float().mean() < 0.6

@@ -14,7 +14,7 @@ from ganformer_cli.config import TrainConfig, resolve_run
 from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.training import Callbacks, open_run
-from ganformer_cli.training.augment import INTERVAL, MOST, Augmentation, colours, geometry
+from ganformer_cli.training.augment import INTERVAL, MAX_P, Augmentation, colours, geometry
 from ganformer_cli.training.gan import GANTrainer, RunningMeans
 
 CPU = torch.device("cpu")
@@ -96,7 +96,7 @@ def test_the_probability_follows_the_signs(sign: float, moves: int) -> None:
     assert float(augment.p) == pytest.approx(0.3 + moves * 10 * INTERVAL / 1000)
     for number in range(INTERVAL, 400):
         augment.observe(torch.tensor([10 * sign, 10.0]), number)
-    assert float(augment.p) == pytest.approx(MOST if moves > 0 else 0)
+    assert float(augment.p) == pytest.approx(MAX_P if moves > 0 else 0)
 
 
 def test_a_fixed_probability_stays() -> None:

@@ -1,4 +1,4 @@
-"""The discriminator: a residual network over the picture (``Discriminator``)."""
+"""The discriminator: a residual network over the image (``Discriminator``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ganformer_cli.operators import binomial_filter
 
 
 class AggregatorAttention(nn.Module):
-    """The trained aggregators gather from the picture; with ``d_ltnt2img`` they also change it.
+    """The trained aggregators gather from the image; with ``d_ltnt2img`` they also change it.
 
     Both are what the generator's duplex layer does, without and with its second half.
     """
@@ -49,7 +49,7 @@ class AggregatorAttention(nn.Module):
 
 
 class Aggregators(nn.Module):
-    """m trained vectors that collect what they find in the picture, and score it at the end (section 3.3).
+    """m trained vectors that gather from the image at each resolution and are scored at the end (section 3.3).
 
     Args:
         config: of the whole model.
@@ -88,7 +88,7 @@ class DiscriminatorBlock(nn.Module):
 
     def __init__(self, resolution: int, config: ModelConfig) -> None:
         super().__init__()
-        self.dtype: torch.dtype | None = None  # of the features; None: that of the picture
+        self.dtype: torch.dtype | None = None  # of the features; None: that of the image
         self.architecture = config.d_arch
         channels, out_channels = config.channels(resolution), config.channels(resolution // 2)
         self.fromrgb = self.skip = None
@@ -135,7 +135,7 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Real or not, one number a picture.
+    """Real or generated: one logit for each image.
 
     Args:
         config: everything about the networks.

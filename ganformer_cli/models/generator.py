@@ -121,7 +121,7 @@ class SynthesisLayer(nn.Module):
         assert self.attention is not None
         y = source
         if self.carries_components and components.y is not None and components.source is not None:
-            # Y flows on; what style mixing changed between the two layers is added.
+            # Y is carried on; what style mixing changed between the two layers is added.
             y = components.y + (source - components.source)
         if self.self_attention is not None:
             y = self.self_attention(y.transpose(1, 2), y, components.positions, components.positions).x.transpose(1, 2)
@@ -258,7 +258,7 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """From latents to pictures."""
+    """From latents to images."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -280,9 +280,9 @@ class SynthesisNetwork(nn.Module):
         return [block for block in blocks if isinstance(block, SynthesisBlock)]
 
     def forward(self, ws: Tensor, components: Components, *, noise_mode: NoiseMode) -> Tensor:
-        """``ws [B, m+1, L, w] → [B, 3, H, W]``, cropped in the middle to the picture's size.
+        """``ws [B, m+1, L, w] → [B, 3, H, W]``, cropped in the middle to the image size.
 
-        k-GAN (``ws [B, m, L, w]``) makes a picture from each latent and merges the m of them.
+        k-GAN (``ws [B, m, L, w]``) makes an image from each latent and merges the m of them.
         """
         x = image = None
         index = 0
@@ -299,7 +299,7 @@ class SynthesisNetwork(nn.Module):
             index += block.num_convs
             if self.merge is not None and block.resolution == self.merge_resolution:
                 x, image, weights = self.merge(x, image)
-                # From here on one picture, with the mean of the latents for its style.
+                # From here on there is one image, styled with the mean of the latents.
                 ws = ws.unflatten(0, (-1, self.config.components_num)).mean(1)
                 if weights is not None and components.on_attention is not None:
                     components.on_attention(AttentionMap("merge", weights[:, None]))
@@ -344,12 +344,12 @@ class Generator(nn.Module):
 
     @property
     def z_shape(self) -> tuple[int, int]:
-        """Shape of one picture's latents, ``(m + 1, w)``; of k-GAN ``(m, w)``."""
+        """Shape of one image's latents, ``(m + 1, w)``; of k-GAN ``(m, w)``."""
         return self.config.z_shape
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """Height and width of the pictures that ``synthesis`` gives."""
+        """Height and width of the images that ``synthesis`` returns."""
         return self.synthesis_network.output_size
 
     def image_positions(self) -> Iterator[tuple[str, ImagePositions]]:
@@ -360,7 +360,7 @@ class Generator(nn.Module):
                     yield f"b{block.resolution}.{name}", layer.image_positions
 
     def keep_whole(self) -> None:
-        """Give pictures before the crop from now on, where the grid is larger than the picture."""
+        """From now on return images before the crop, where the grid is larger than the image."""
         self.synthesis_network.output_size = self.config.grid(self.config.resolution)
 
     def mapping(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0) -> Tensor:
@@ -369,13 +369,13 @@ class Generator(nn.Module):
         Args:
             z: float32 ``[B, m+1, w]``, standard normal.
             c: float32 ``[B, c_dim]``, or None for a model without labels.
-            truncation_psi: 1 leaves the latents alone, 0 gives the mean picture.
+            truncation_psi: 1 leaves the latents unchanged, 0 gives the mean image.
 
         Returns:
             ``[B, m+1, L, w]``.
         """
         if self.config.kgan:
-            # Each latent is on its own, as if it were the only one of a picture.
+            # Each latent is mapped on its own, as if it were the only one of an image.
             components = self.config.components_num
             c = None if c is None else c.repeat_interleave(components, 0)
             w = self.mapping_network(z.flatten(0, 1)[:, None], c).unflatten(0, (-1, components))[:, :, 0]
@@ -450,8 +450,8 @@ def attention_layer(channels: int, config: ModelConfig, *, is_first: bool) -> Bi
         return KMeansAttention(sizes, options, takes_over=not is_first)
     layer = ATTENTION_LAYERS[config.attention](sizes, options)
     if isinstance(layer, DuplexAttention):
-        # What all components of a picture gather is nearly the same at first. Added at full weight, layer after layer,
-        # it is soon all that they hold, and components that are alike cannot divide a picture among them.
+        # At first all components of an image gather nearly the same. Added at full weight layer after layer, it would
+        # soon be all that they hold, and components that are alike cannot divide an image among them.
         nn.init.zeros_(layer.gather_out.weight)
     return layer
 

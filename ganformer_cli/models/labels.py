@@ -15,17 +15,17 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Numbers of the vectors that are kept, at most: 4 MiB of float32.
-MOST_NUMBERS = 1 << 20
-_LEAST_ROWS = 64
-_SEED = 0x1ABE15  # of the choice of vectors that are kept; the same for everybody
+#: Most numbers of label vectors that a snapshot keeps: 4 MiB of float32.
+MAX_NUMBERS = 1 << 20
+_MIN_ROWS = 64
+_SEED = 0x1ABE15  # of the random choice of the vectors that are kept
 #: Names of the tensors in a snapshot, and of the entry in its header.
 COUNTS, VECTORS, HEADER = "labels.counts", "labels.vectors", "labels"
 
 
 @dataclass(frozen=True)
 class LabelDistribution:
-    """How often each label stands in the data that a model was trained on.
+    """How often each label occurs in the data that a model was trained on.
 
     Args:
         counts: int64 ``[K]``: images of label k, some above 0.
@@ -40,12 +40,12 @@ class LabelDistribution:
     distinct: int = 0
 
     @classmethod
-    def of(cls, labels: npt.NDArray[Any], size: int, names: Sequence[str] | None = None) -> LabelDistribution:
-        """Those of all images of a data set.
+    def from_labels(cls, labels: npt.NDArray[Any], size: int, names: Sequence[str] | None = None) -> LabelDistribution:
+        """The distribution of the labels of a data set.
 
         Args:
-            labels: classes, int ``[N]``, or vectors, float ``[N, size]``.
-            size: classes, or numbers of a vector.
+            labels: of its images: classes, int ``[N]``, or vectors, float ``[N, size]``.
+            size: number of classes, or length of a vector.
             names: of the classes.
         """
         if labels.ndim == 1:
@@ -53,12 +53,12 @@ class LabelDistribution:
             return cls(counts, names=None if names is None else tuple(names))
         rows = labels.astype(np.float32) + 0.0  # -0 is 0
         vectors, counts = _distinct(rows)
-        most = max(_LEAST_ROWS, MOST_NUMBERS // size)
+        limit = max(_MIN_ROWS, MAX_NUMBERS // size)
         distinct = len(vectors)
-        if distinct > most:
-            # Of images, not of vectors: what is frequent stays frequent. Raw bits are what numpy promises to keep.
+        if distinct > limit:
+            # A choice of images, not of vectors, keeps frequencies. numpy guarantees the raw bits across versions.
             order = np.argsort(np.random.PCG64(_SEED).random_raw(len(rows)), kind="stable")
-            vectors, counts = _distinct(rows[np.sort(order[:most])])
+            vectors, counts = _distinct(rows[np.sort(order[:limit])])
         return cls(counts, vectors, distinct=distinct)
 
     @property
@@ -87,18 +87,18 @@ class LabelDistribution:
         return torch.nn.functional.one_hot(torch.from_numpy(rows), len(self.counts)).float()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a snapshot holds of it beside ``header``."""
+        """The tensors that a snapshot stores of it."""
         import torch
 
         arrays = {COUNTS: self.counts, **({} if self.vectors is None else {VECTORS: self.vectors})}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def header(self) -> dict[str, Any]:
-        """What a snapshot's header says of it."""
-        said: dict[str, Any] = {"kind": self.kind}
+        """The entry in a snapshot's header."""
+        header: dict[str, Any] = {"kind": self.kind}
         if self.vectors is not None:
-            said["distinct"] = self.distinct
-        return said if self.names is None else {**said, "names": list(self.names)}
+            header["distinct"] = self.distinct
+        return header if self.names is None else {**header, "names": list(self.names)}
 
     @classmethod
     def from_file(cls, arrays: Mapping[str, npt.NDArray[Any]], header: Any, size: int) -> LabelDistribution:
@@ -109,12 +109,12 @@ class LabelDistribution:
         """
         counts, vectors = arrays.get(COUNTS), arrays.get(VECTORS)
         if not isinstance(header, Mapping) or counts is None:
-            raise ValueError("they are there in part")
+            raise ValueError("a part of them is missing")
         if counts.dtype != np.int64 or counts.ndim != 1 or not len(counts) or bool((counts < 0).any()):
-            raise ValueError("their frequencies are no counts")
-        # The sum in Python's integers, which have no end.
+            raise ValueError("their frequencies are not counts")
+        # Python's integers do not overflow.
         if not 0 < sum(counts.tolist()) < 2**53:
-            raise ValueError("their frequencies add up to nothing that can be")
+            raise ValueError("the sum of their frequencies is out of range")
         names, distinct = header.get("names"), header.get("distinct", 0)
         if vectors is None and len(counts) != size:
             raise ValueError(f"{len(counts)} classes in a network for {size}")

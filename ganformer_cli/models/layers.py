@@ -192,8 +192,8 @@ class Conv2d(EqualizedLayer):
 class ModulatedConv2d(EqualizedLayer):
     """Convolution whose input channels are scaled by a style (StyleGAN2, equations 1 and 3).
 
-    Two forms of one function, by size: a weight for each sample, or the activations scaled before, and by the
-    demodulation behind. The first leaves the image features alone, the second the weights.
+    The same function in two forms, chosen by size: the features scaled before the convolution and demodulated after it,
+    or a weight for each sample, which makes no extra pass over the features.
 
     Args:
         in_channels: channels of the input.
@@ -252,16 +252,16 @@ class ModulatedConv2d(EqualizedLayer):
         return upfirdn2d(x, self.kernel, padding=(1, 1), gain=4)
 
     def modulates_weights(self, x: Tensor) -> bool:
-        """Whether to make a weight for each sample: where features are so large that a pass over them counts."""
+        """Whether to make a weight for each sample: on large images that costs less than passes over the features."""
         rows = self.weight.shape[0] * self.weight.shape[2] * self.weight.shape[3]
         return x.shape[2] * x.shape[3] * self.up**2 >= max(2 * rows, MIN_POSITIONS_BY_SAMPLE)
 
 
 def minibatch_std(x: Tensor, group_size: int = 4) -> Tensor:
-    """Append the mean standard deviation within groups of pictures as one more channel (Karras et al. 2018, 3).
+    """Append the mean standard deviation within groups of images as one more channel (Karras et al. 2018, 3).
 
     Args:
-        x: ``[B, C, H, W]``; B divisible by ``min(group_size, B)``. Picture i is in group ``i mod (B / G)``.
+        x: ``[B, C, H, W]``; B divisible by ``min(group_size, B)``. Image i is in group ``i mod (B / G)``.
 
     Returns:
         ``[B, C + 1, H, W]``.

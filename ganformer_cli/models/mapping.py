@@ -83,12 +83,12 @@ class MLP(nn.Module):
         self.out_layer = FullyConnected(width, out_features, activation="lrelu", lrmul=MAPPING_LRMUL)
 
     def forward(self, x: Tensor, positions: Tensor | None = None, *, attend: bool = True) -> Tensor:
-        """``x [B, m, w]``, the components attending to each other if this network has that; or ``[B, w]``.
+        """``x [B, m, w]``, with self-attention of the components if this network has it; or ``[B, w]``.
 
         Args:
             x: the latents.
             positions: the components' embeddings ``[m, w]``.
-            attend: False for latents that are on their own.
+            attend: False for latents that are mapped one by one.
         """
         for i in range(self.steps):
             shortcut = x
@@ -112,7 +112,7 @@ class MappingNetwork(nn.Module):
         resnet: residual blocks instead of plain layers.
         self_attention: options of the components' self-attention, or None.
         shared: one MLP for the components and the global latent, which attends to nothing in it.
-        use_global: whether anything reads the global latent; if not, it is normalised only.
+        use_global: whether anything reads the global latent; otherwise it is only normalised.
         normalize_each: normalise each component by itself and the global latent not at all (TensorFlow's networks).
         mean_per_component: keep a running mean of w for every component, or one for all (the released networks).
     """

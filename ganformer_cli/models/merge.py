@@ -1,4 +1,4 @@
-"""k-GAN: pictures made independently, merged into one (van Steenkiste et al. 2020)."""
+"""k-GAN: images made independently and merged into one (van Steenkiste et al. 2020)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ganformer_cli.models.layers import Conv2d
 
 
 class Merge(nn.Module):
-    """Composes m pictures, or their features, into one.
+    """Composes m images, or their features, into one.
 
     ``softmax`` weights them with the softmax of learned scores, a 1×1 convolution of each one's features; ``leaves``
     lays them over each other, the first on top, with the sigmoid of those scores as opacity and the last one opaque;
@@ -30,7 +30,7 @@ class Merge(nn.Module):
             self.score = Conv2d(channels, 1, 1, bias=kind == "leaves")
 
     def forward(self, x: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Features and image of all components to those of one picture.
+        """Features and image of all components to those of one image.
 
         Args:
             x: ``[B·m, C, H, W]``.

@@ -1,13 +1,13 @@
 """Augmentation of what the discriminator sees, as strong as it must be (Karras et al. 2020, "Training Generative
 Adversarial Networks with Limited Data").
 
-Real and generated pictures pass through the same random transformations, each of which happens with probability ``p``:
+Real and generated images pass through the same random transformations, each of which happens with probability ``p``:
 flips, quarter turns and whole-pixel shifts; scaling, rotation, stretching and shifts; brightness, contrast, inverted
 brightness, hue and saturation (appendix B, without its filters and corruptions). As long as p stays clear of 1, the
-generator learns the pictures and not their transformations. ``p`` follows how surely the discriminator tells real
-pictures (section 3.1).
+generator learns the images and not their transformations. ``p`` follows how confidently the discriminator recognises
+real images (section 3.1).
 
-Differences from the paper: pictures are sampled bilinearly, without its wavelet filter, with reflected borders; and R1
+Differences from the paper: images are sampled bilinearly, without its wavelet filter, with reflected borders; and R1
 is the gradient by what the discriminator sees.
 """
 
@@ -23,8 +23,8 @@ from ganformer_cli.config import TrainConfig
 
 #: Steps between two changes of p.
 INTERVAL = 4
-#: p goes no further: beyond, transformations leak into the generator (section 2.2).
-MOST = 0.85
+#: Upper limit of p: beyond it transformations leak into the generator (section 2.2).
+MAX_P = 0.85
 
 # Standard deviations and ranges of appendix B.
 _SHIFT, _SCALE, _BRIGHTNESS, _CONTRAST, _SATURATION = 0.125, 0.2, 0.2, 0.5, 1.0
@@ -35,7 +35,7 @@ class Augmentation:
 
     Args:
         options: of the training.
-        device: where the pictures are.
+        device: of the images.
     """
 
     def __init__(self, options: TrainConfig, device: torch.device) -> None:
@@ -57,18 +57,18 @@ class Augmentation:
         return images.unflatten(2, (height, width)).contiguous(memory_format=torch.channels_last)
 
     def observe(self, signs: Tensor, number: int) -> None:
-        """Take in sum and number of the discriminator's signs of real pictures in step ``number``; change p in time."""
+        """Add sum and number of the signs of the real images' logits in step ``number``; every few steps, adjust p."""
         if self.kind != "ada":
             return
         self.signs += signs
         if (number + 1) % INTERVAL == 0:
-            surely = self.signs[0] / self.signs[1]
-            self.p = (self.p + (surely - self.target).sign() * self.step).clamp(0, MOST)
+            mean_sign = self.signs[0] / self.signs[1]
+            self.p = (self.p + (mean_sign - self.target).sign() * self.step).clamp(0, MAX_P)
             self.signs = torch.zeros_like(self.signs)
 
 
 def geometry(count: int, p: Tensor, height: int, width: int) -> Tensor:
-    """Random maps from places in the new picture to places in the old one, ``[count, 3, 3]``; both from -1 to 1."""
+    """Random maps from coordinates in the new image to those in the old one, ``[count, 3, 3]``; both from -1 to 1."""
     device = p.device
 
     def chance(probability: Tensor = p) -> Tensor:

@@ -1,7 +1,6 @@
-"""Generator and discriminator, their optimisers, and one update of both.
+"""Generator and discriminator, their optimisers, and one training step of both.
 
-A step that runs out of memory is made again in smaller parts, with the same random numbers, so that nothing but the
-size of the parts changes.
+A step that runs out of memory is repeated with smaller micro-batches and the same random numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from ganformer_cli.training.ema import MovingAverage, ema_decay
 
 
 class RunningMeans:
-    """Running means of named scalars, read only when somebody asks: reading waits for a GPU."""
+    """Running means of named scalars, summed on the device: only ``read`` waits for a GPU."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -38,7 +37,7 @@ class RunningMeans:
         self.steps = 0
 
     def add(self, name: str, values: Tensor) -> None:
-        """Take in all numbers of ``values``."""
+        """Add all elements of ``values``."""
         total = values.detach().float().sum()
         self.sums[name] = self.sums[name] + total if name in self.sums else total
         self.counts[name] = self.counts.get(name, 0) + values.numel()
@@ -48,7 +47,7 @@ class RunningMeans:
         return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
 
     def gather(self, group: Group) -> None:
-        """Take in what the other processes have; all of them have the same names."""
+        """Combine the means of all processes, which have the same names."""
         for name in sorted(self.sums) if group.world_size > 1 else ():
             self.sums[name] = group.all_reduce(self.sums[name])
             self.counts[name] *= group.world_size
@@ -56,30 +55,30 @@ class RunningMeans:
 
 @dataclass
 class StepResult:
-    """What half a step has found out; taken over when all of it has succeeded."""
+    """What an update of one network produces beside gradients; applied once all of its micro-batches have succeeded."""
 
-    completing: Callable[[], None] = lambda: None  # called before the backward pass that completes the gradients
+    before_last_backward: Callable[[], None] = lambda: None  # the gradients are complete after that pass
     values: list[tuple[str, Tensor]] = field(default_factory=list)
-    w_means: list[Tensor] = field(default_factory=list)  # of each batch of latents
-    pl_means: list[Tensor] = field(default_factory=list)  # running means of path lengths after each micro-batch
+    w_means: list[Tensor] = field(default_factory=list)  # mean of w of each batch of latents
+    pl_means: list[Tensor] = field(default_factory=list)  # running mean of path lengths after each micro-batch
 
     def add(self, name: str, values: Tensor) -> None:
-        """Numbers for the log."""
+        """Values for the log."""
         self.values.append((name, values.detach()))
 
     def signs(self) -> Tensor:
-        """Sum and number of the discriminator's signs of real pictures."""
+        """Sum and number of the signs of the discriminator's logits of real images."""
         signs = torch.cat([values.flatten() for name, values in self.values if name == "sign_real"])
         return torch.stack([signs.sum(), signs.new_tensor(len(signs))])
 
 
 class GANTrainer:
-    """The networks and how they are trained.
+    """Generator, discriminator and averaged generator, and the training steps that change them.
 
     Args:
-        config: of both.
+        config: settings of networks and training.
         device: where to compute.
-        shrunk: told the new size when a step has to be made in smaller parts.
+        shrunk: called with the new micro-batch size after a step ran out of memory.
         group: the processes that train together.
     """
 
@@ -97,28 +96,27 @@ class GANTrainer:
         for network in (self.generator, self.discriminator):
             lay_out_weights(network)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        # The averaged generator draws in float32: pictures and scores do not depend on how it was trained.
+        # The averaged generator computes in float32: images and scores do not depend on the precision of training.
         for network in (self.generator, self.discriminator):
             if options.precision in HALF:
                 use_half(network, HALF[options.precision])
         self.generator.synthesis_network.checkpointing = options.checkpoint_activations
         self.discriminator.checkpointing = options.checkpoint_activations
-        self.moving_average = MovingAverage(self.ema, self.generator)
+        self.moving_reducer = MovingAverage(self.ema, self.generator)
         self.g_optimizer = adam(self.generator, options.g_lr, options.g_reg_interval)
         self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
         self.g_weights, self.d_weights = PreparedWeights(self.generator), PreparedWeights(self.discriminator)
         self._cast_weights()
-        self.g_average = GradientReducer(self.g_weights.trained, group)
-        self.d_average = GradientReducer(self.d_weights.trained, group)
-        self.micro_batch = min(
-            options.micro_batch, self.local_batch_size
-        )  # pictures that pass through the networks at a time
+        self.g_reducer = GradientReducer(self.g_weights.trained, group)
+        self.d_reducer = GradientReducer(self.d_weights.trained, group)
+        #: Images that pass through the networks at a time; gradients are accumulated over the micro-batches of a step.
+        self.micro_batch = min(options.micro_batch, self.local_batch_size)
         self.pl_mean = torch.zeros([], device=device)  # running mean of path lengths
         self.augmentation = Augmentation(options, device)
         self.unproven_steps = self.proving_steps
 
     def use_precision(self, blocks: Mapping[str, str]) -> None:
-        """Let the blocks that are named, such as ``generator.b32``, compute in bf16 or fp16, all others in float32."""
+        """Compute the named blocks (``{"generator.b32": "bf16"}``) in bf16 or fp16, and all others in float32."""
         for kind, network in (("generator", self.generator), ("discriminator", self.discriminator)):
             prefix = f"{kind}."
             named = {name[len(prefix) :]: HALF[form] for name, form in blocks.items() if name.startswith(prefix)}
@@ -137,19 +135,22 @@ class GANTrainer:
         }
 
     def _cast_weights(self) -> None:
-        """Prepare the weights of blocks in half precision in it, too."""
+        """Prepare the weights of half-precision blocks in that precision, too."""
         self.g_weights.cast_to(half_layers(self.generator))
         self.d_weights.cast_to(half_layers(self.discriminator))
 
     @property
     def local_batch_size(self) -> int:
-        """Pictures of a batch that this process takes."""
+        """Images of each batch that this process computes."""
         return self.config.train.batch_size // self.group.world_size
 
     @property
     def proving_steps(self) -> int:
-        """Steps until each kind has been seen. So long gradients are not sent while they are still computed, because
-        all processes must be able to begin anew when one of them runs out of memory."""
+        """Steps until every kind of step, with and without regularisation, has fit into memory once.
+
+        Until then gradients are not exchanged during the backward pass, so that all processes can repeat a step when
+        one of them runs out of memory.
+        """
         return max(self.config.train.g_reg_interval, self.config.train.d_reg_interval)
 
     @property
@@ -167,7 +168,7 @@ class GANTrainer:
 
     @property
     def scalars(self) -> dict[str, Tensor]:
-        """What else changes from step to step, by name."""
+        """Further state that changes from step to step, by name."""
         return {
             "pl_mean": self.pl_mean,
             "augment_p": self.augmentation.p,
@@ -182,11 +183,11 @@ class GANTrainer:
 
     @property
     def parts(self) -> list[slice]:
-        """The micro-batches of this process's share."""
+        """The micro-batches, as slices of the local batch."""
         return [slice(start, start + self.micro_batch) for start in range(0, self.local_batch_size, self.micro_batch)]
 
     def broadcast_state(self) -> None:
-        """Let all processes have the first one's networks, optimisers and running mean."""
+        """Give all processes the networks, optimisers and scalars of the first."""
         if self.group.world_size == 1:
             return
         tensors = [value for network in self.networks.values() for value in network.state_dict().values()]
@@ -205,56 +206,56 @@ class GANTrainer:
     # ----- A step -----
 
     def step(self, batch: tuple[Tensor, Tensor], number: int, means: RunningMeans, *, attempt: int = 0) -> None:
-        """One update of both players.
+        """One update of the generator, then one of the discriminator.
 
-        All random numbers follow from the run's seed, ``number``, ``attempt`` and a micro-batch's place in the batch
-        of all processes.
+        All random numbers are derived from the run's seed, ``number``, ``attempt`` and the index of a micro-batch in
+        the global batch.
 
         Args:
-            batch: of this process: uint8 ``[b, 3, H, W]`` and labels ``[b, c_dim]``.
-            number: of the step, from 0; it decides who is regularised, too.
-            means: takes in what is logged.
-            attempt: another number gives other random numbers.
+            batch: the local batch: uint8 ``[b, 3, H, W]`` and labels ``[b, c_dim]``.
+            number: of the step, from 0; it also decides whether a network is regularised.
+            means: receives what is logged.
+            attempt: another value gives other random numbers.
 
         Raises:
-            TrainingError: there is not even memory for the smallest parts.
+            TrainingError: the smallest micro-batch does not fit into memory.
         """
         images, labels = batch
         images = upload(images, self.device)
         c = upload(labels, self.device) if self.config.model.c_dim > 0 else None
         seed = f"{self.config.train.seed} {number} {attempt}"
 
-        def generator_gradients(found: StepResult) -> None:
-            self.generator_gradients(c, number, found, f"{seed} generator")
+        def generator_gradients(result: StepResult) -> None:
+            self.generator_gradients(c, number, result, f"{seed} generator")
 
-        def discriminator_gradients(found: StepResult) -> None:
+        def discriminator_gradients(result: StepResult) -> None:
             real = images.float() / 127.5 - 1
-            self.discriminator_gradients(real, c, number, found, f"{seed} discriminator")
+            self.discriminator_gradients(real, c, number, result, f"{seed} discriminator")
 
         with self.training_generator():
-            self.update(self.g_optimizer, self.g_weights, self.g_average, generator_gradients, means)
-        with self.training_discriminator(fresh=False):  # they are as the generator's step has met them
-            found = self.update(self.d_optimizer, self.d_weights, self.d_average, discriminator_gradients, means)
-        signs = found.signs()
+            self.update(self.g_optimizer, self.g_weights, self.g_reducer, generator_gradients, means)
+        with self.training_discriminator(fresh=False):  # its parameters have not changed since
+            result = self.update(self.d_optimizer, self.d_weights, self.d_reducer, discriminator_gradients, means)
+        signs = result.signs()
         self.augmentation.observe(self.group.all_reduce(signs), number)
         means.steps += 1
         self.unproven_steps = max(0, self.unproven_steps - 1)
 
     def average(self, images_seen: int) -> None:
-        """Move the averaged generator towards the trained one, after so many real pictures."""
+        """Move the averaged generator towards the trained one, after ``images_seen`` real images."""
         options = self.config.train
         decay = ema_decay(options.batch_size, options.ema_kimg, images_seen, options.ema_rampup)
-        self.moving_average.update(decay)
+        self.moving_reducer.update(decay)
 
     @contextlib.contextmanager
     def training_generator(self) -> Iterator[None]:
-        """Inside, gradients are taken by the generator's prepared weights, and by none of the discriminator's."""
+        """Use prepared weights; only those of the generator require gradients."""
         with self.g_weights.use(trained=True), self.d_weights.use(trained=False):
             yield
 
     @contextlib.contextmanager
     def training_discriminator(self, *, fresh: bool = True) -> Iterator[None]:
-        """Inside, gradients are taken by the discriminator's prepared weights; ``fresh`` as in their ``use``."""
+        """Use prepared weights; only those of the discriminator require gradients. ``fresh``: see ``use``."""
         with self.g_weights.use(trained=False), self.d_weights.use(trained=True, fresh=fresh):
             yield
 
@@ -262,71 +263,71 @@ class GANTrainer:
         self,
         optimizer: torch.optim.Optimizer,
         weights: PreparedWeights,
-        average: GradientReducer,
+        reducer: GradientReducer,
         gradients: Callable[[StepResult], None],
         means: RunningMeans,
     ) -> StepResult:
-        """One step of ``optimizer``; in smaller parts, with the same random numbers, where memory runs out."""
+        """One step of ``optimizer``, repeated with smaller micro-batches if memory runs out."""
         several = self.group.world_size > 1
         while True:
             unproven = several and self.unproven_steps > 0
-            found = StepResult() if unproven else StepResult(average.begin)
-            said = ""
+            result = StepResult() if unproven else StepResult(reducer.begin)
+            failure = ""
             try:
-                gradients(found)
+                gradients(result)
                 if not several:
                     weights.store_gradients()
                     self.move(optimizer)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                said = (str(error).splitlines() or [""])[0] or "no memory"
-            if said and several and not unproven:
+                failure = (str(error).splitlines() or [""])[0] or "no memory"
+            if failure and several and not unproven:
                 raise TrainingError(
-                    f"out of memory in process {self.group.rank} ({said}); start again with a smaller --batch-gpu than "
-                    f"{self.micro_batch}: the run goes on from its last state"
+                    f"out of memory in process {self.group.rank} ({failure}); start again with a smaller --batch-gpu "
+                    f"than {self.micro_batch}: the run goes on from its last state"
                 )
-            failed = bool(said)
+            failed = bool(failure)
             if unproven:
                 failed = self.group.all_reduce_any([failed], self.device)[0]
             if not failed:
                 break
-            # Outside of the handler: the error's traceback holds on to the activations.
+            # Outside of the handler, because the error's traceback keeps the activations alive.
             weights.clear_gradients()
-            found.values.clear()
+            result.values.clear()
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.shrink(said or "in another process")
+            self.shrink(failure or "in another process")
         if several:
-            average.finish()
+            reducer.finish()
             weights.store_gradients()
             self.move(optimizer)
         weights.clear_gradients()
-        for name, values in found.values:
+        for name, values in result.values:
             means.add(name, values)
-        self.generator.mapping_network.update_mean(self.group.all_reduce_mean(torch.stack(found.w_means).mean(0)))
-        if found.pl_means:
-            self.pl_mean = self.group.all_reduce_mean(torch.stack(found.pl_means).mean(0))
-        return found
+        self.generator.mapping_network.update_mean(self.group.all_reduce_mean(torch.stack(result.w_means).mean(0)))
+        if result.pl_means:
+            self.pl_mean = self.group.all_reduce_mean(torch.stack(result.pl_means).mean(0))
+        return result
 
     def move(self, optimizer: torch.optim.Optimizer) -> None:
-        """One step along the gradients; what overflowed in float16 counts as zero."""
+        """Step the optimiser; gradients that overflowed in float16 count as zero."""
         if self.config.train.precision == "fp16":
             for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
                 parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         optimizer.step()
 
-    def shrink(self, said: str) -> None:
-        """Take smaller parts from now on.
+    def shrink(self, failure: str) -> None:
+        """Use a smaller micro-batch from now on.
 
         Raises:
-            TrainingError: there are none.
+            TrainingError: there is none.
         """
         smaller = [size for size in self.sizes() if size < self.micro_batch]
         if not smaller:
             raise TrainingError(
-                f"out of memory with {self.micro_batch} images at a time, which is the least ({said}); choose a "
+                f"out of memory with {self.micro_batch} images at a time, which is the least ({failure}); choose a "
                 "lower --resolution, --channel-max or --channel-base, or free memory on the device"
             )
         self.micro_batch = max(size for size in smaller if size <= max(self.micro_batch // 2, min(smaller)))
@@ -334,48 +335,48 @@ class GANTrainer:
         self.shrunk(self.micro_batch)
 
     def sizes(self) -> list[int]:
-        """The micro-batches that the share of this process can be cut into, ascending."""
+        """Possible micro-batch sizes, ascending."""
         return micro_batches(self.local_batch_size, self.config.model.mbstd_group_size)
 
-    def generator_gradients(self, c: Tensor | None, number: int, found: StepResult, seed: str) -> None:
-        """Gradients of the generator, at times with path length regularisation."""
+    def generator_gradients(self, c: Tensor | None, number: int, result: StepResult, seed: str) -> None:
+        """Accumulate the generator's gradients, every ``g_reg_interval`` steps with path length regularisation."""
         options = self.config.train
         regularise = options.pl_weight > 0 and number % options.g_reg_interval == 0
         for part in self.seeded_parts(seed):
             last = part.stop == self.local_batch_size
-            fake = self.draw_fakes(c, part, found)
+            fake = self.draw_fakes(c, part, result)
             logits = self.discriminator(self.augmentation(fake), labels_of(c, part))
             loss = losses.generator_loss(logits, options.g_loss)
             if last and not regularise:
-                found.completing()
+                result.before_last_backward()
             (loss / len(self.parts)).backward()
-            found.add("loss_g", loss)
+            result.add("loss_g", loss)
             if regularise:
                 some = slice(part.start, part.start + max(1, (part.stop - part.start) // losses.PL_BATCH_SHRINK))
-                ws = self.draw_latents(c, some, found)
+                ws = self.draw_latents(c, some, result)
                 weight = options.pl_weight * options.g_reg_interval / len(self.parts)
                 with full_precision(self.generator):
                     penalty, pl_mean = losses.path_length_penalty(self.generator, ws, self.pl_mean)
                     if last:
-                        found.completing()
+                        result.before_last_backward()
                     (penalty.mean() * weight).backward()
-                found.pl_means.append(pl_mean)
-                found.add("path_length", pl_mean)
+                result.pl_means.append(pl_mean)
+                result.add("path_length", pl_mean)
 
     def discriminator_gradients(
-        self, real: Tensor, c: Tensor | None, number: int, found: StepResult, seed: str
+        self, real: Tensor, c: Tensor | None, number: int, result: StepResult, seed: str
     ) -> None:
-        """Gradients of the discriminator by ``real [b, 3, H, W]`` and fresh fakes, at times with R1."""
+        """Accumulate the discriminator's gradients on ``real [b, 3, H, W]`` and new fakes, at intervals with R1."""
         options = self.config.train
         regularise = options.gamma > 0 and number % options.d_reg_interval == 0
         for part in self.seeded_parts(seed):
-            # Not those of the generator's step: they are one step old, and training with them went visibly slower.
+            # New ones: with those of the generator's update, which are one step old, training was visibly slower.
             with torch.no_grad():
-                fake = self.augmentation(self.draw_fakes(c, part, found))
+                fake = self.augmentation(self.draw_fakes(c, part, result))
             shown, labels = self.augmentation(real[part]), labels_of(c, part)
             last = part.stop == self.local_batch_size
             if regularise:
-                # Real and generated images by themselves: the penalty is of the former alone.
+                # Two passes, because the penalty is of the real images alone.
                 fake_logits = self.discriminator(fake, labels)
                 fake_loss = losses.fake_loss(fake_logits, options.d_loss)
                 (fake_loss / len(self.parts)).backward()
@@ -384,28 +385,28 @@ class GANTrainer:
                     real_logits = self.discriminator(shown, labels)
                     real_loss = losses.real_loss(real_logits, options.d_loss)
                     penalty = losses.r1_penalty(real_logits, shown)
-                    found.add("r1", penalty)
+                    result.add("r1", penalty)
                     total = real_loss + penalty.mean() * (options.gamma / 2 * options.d_reg_interval)
                     if last:
-                        found.completing()
+                        result.before_last_backward()
                     (total / len(self.parts)).backward()
             else:
                 fake_logits, real_logits = self.judge_together(fake, shown, labels)
                 fake_loss = losses.fake_loss(fake_logits, options.d_loss)
                 real_loss = losses.real_loss(real_logits, options.d_loss)
                 if last:
-                    found.completing()
+                    result.before_last_backward()
                 ((fake_loss + real_loss) / len(self.parts)).backward()
-            found.add("loss_d", fake_loss + real_loss)
-            found.add("score_real", real_logits)
-            found.add("score_fake", fake_logits)
-            found.add("sign_real", real_logits.sign())
+            result.add("loss_d", fake_loss + real_loss)
+            result.add("score_real", real_logits)
+            result.add("score_fake", fake_logits)
+            result.add("sign_real", real_logits.sign())
 
     def judge_together(self, fake: Tensor, real: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The discriminator's logits of both, each as if by themselves, ``[b, 1]``; in one pass where that can be.
+        """Logits of fakes and reals, each ``[b, 1]``, in one pass where minibatch-std allows it.
 
-        minibatch-std takes every ``B/G``-th image of a batch of B into a group of G: the images are placed such that
-        its groups are those of two passes.
+        Image i of a batch of B is in group ``i mod (B/G)`` of minibatch-std. The images are interleaved so that its
+        groups are those of two passes.
         """
         group = self.config.model.mbstd_group_size
         if len(fake) % group:
@@ -421,26 +422,26 @@ class GANTrainer:
         return fake_logits.flatten(0, 1), real_logits.flatten(0, 1)
 
     def seeded_parts(self, seed: str) -> Iterator[slice]:
-        """The micro-batches, each with random numbers that follow from its place in the batch of all processes."""
+        """The micro-batches, each after seeding torch with its index in the global batch."""
         before = self.group.rank * len(self.parts)
         for number, part in enumerate(self.parts):
             digest = hashlib.blake2b(f"{seed} {before + number}".encode(), digest_size=8).digest()
             torch.manual_seed(int.from_bytes(digest, "little") >> 1)
             yield part
 
-    def draw_latents(self, c: Tensor | None, part: slice, found: StepResult) -> Tensor:
-        """Latents of a micro-batch for each layer, ``[b, m+1, L, w]``, with the labels of the real pictures."""
+    def draw_latents(self, c: Tensor | None, part: slice, result: StepResult) -> Tensor:
+        """Latents of a micro-batch for each layer, ``[b, m+1, L, w]``, with the labels of the real images."""
         options = self.config.train
         z = torch.randn(part.stop - part.start, *self.config.model.z_shape, device=self.device)
         ws, mean = losses.mixed_latents(
             self.generator, z, labels_of(c, part), options.style_mixing, options.component_mixing
         )
-        found.w_means.append(mean)
+        result.w_means.append(mean)
         return ws
 
-    def draw_fakes(self, c: Tensor | None, part: slice, found: StepResult) -> Tensor:
-        """A micro-batch of generated pictures ``[b, 3, H, W]``."""
-        ws = self.draw_latents(c, part, found)
+    def draw_fakes(self, c: Tensor | None, part: slice, result: StepResult) -> Tensor:
+        """A micro-batch of generated images ``[b, 3, H, W]``."""
+        ws = self.draw_latents(c, part, result)
         components, rate = self.config.model.components_num, self.config.train.component_dropout
         mask = losses.random_component_mask(len(ws), components, rate, self.device)
         return self.generator.synthesis(ws, component_mask=mask)
@@ -452,7 +453,7 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def micro_batches(batch: int, group: int) -> list[int]:
-    """The sizes that ``batch`` pictures can be cut into, ascending: its divisors that minibatch-std can group."""
+    """Sizes that ``batch`` images can be split into, ascending: its divisors that minibatch-std can group."""
     return [n for n in range(2, batch + 1) if batch % n == 0 and n % min(group, n) == 0]
 
 

@@ -114,7 +114,7 @@ class Trainer:
         labels = self.dataset.labels() if self.config.model.c_dim > 0 else None
         if labels is None:
             return
-        kept = LabelDistribution.of(labels, self.config.model.c_dim, self.dataset.class_names)
+        kept = LabelDistribution.from_labels(labels, self.config.model.c_dim, self.dataset.class_names)
         self.gan.generator.label_distribution = self.gan.ema.label_distribution = kept
         if kept.vectors is not None and not kept.is_whole and self.group.is_main:
             self.callbacks.message(

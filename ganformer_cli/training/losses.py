@@ -1,4 +1,4 @@
-"""The two players' objectives and regularisation.
+"""Losses of generator and discriminator, and their regularisation.
 
 Logistic: Goodfellow et al. 2014; hinge: Lim & Ye 2017; wgan: Arjovsky et al. 2017, with R1 in the place of its
 clipping; R1: Mescheder et al. 2018; path length: Karras et al. 2020, section 3.2.
@@ -15,7 +15,7 @@ from ganformer_cli.models import Generator
 
 #: Decay of the running mean of path lengths.
 PL_DECAY = 0.01
-#: Path length is measured on one in so many pictures of a batch.
+#: Path lengths are measured on one in this many images of a batch.
 PL_BATCH_SHRINK = 2
 
 
@@ -47,12 +47,12 @@ def fake_loss(fake_logits: Tensor, kind: str = "logistic") -> Tensor:
 
 
 def real_loss(real_logits: Tensor, kind: str = "logistic") -> Tensor:
-    """The real pictures' half of the discriminator's loss, a scalar: ``fake_loss`` of ``−D(x)``."""
+    """The real images' half of the discriminator's loss, a scalar: ``fake_loss`` of ``−D(x)``."""
     return fake_loss(-real_logits, kind)
 
 
 def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
-    """Squared norm of the logits' gradient by the real pictures.
+    """Squared norm of the gradient of the logits by the real images.
 
     Args:
         real_logits: ``[B, 1]``, computed from ``real``.
@@ -66,7 +66,7 @@ def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
 
 
 def path_lengths(images: Tensor, ws: Tensor) -> Tensor:
-    """How far pictures move when their latents do, ``‖Jᵀ y‖`` for a random picture ``y ~ N(0, 1)/√(H·W)``.
+    """How far images move when their latents do, ``‖Jᵀ y‖`` for a random image ``y ~ N(0, 1)/√(H·W)``.
 
     StyleGAN2 has one latent for each layer: the gradient by it, a vector of w numbers, has a length, and the squares of
     these lengths are averaged over the layers. With components there are m + 1 latents for each layer. Each is a vector
@@ -94,10 +94,10 @@ def path_length_penalty(generator: Generator, ws: Tensor, mean: Tensor) -> tuple
     Args:
         generator: whose synthesis network is measured.
         ws: ``[B, m+1, L, w]``.
-        mean: scalar, the running mean of path lengths; it takes in this batch.
+        mean: scalar, the running mean of path lengths before this batch.
 
     Returns:
-        The penalty of each picture ``[B]``, and the new running mean.
+        The penalty of each image ``[B]``, and the new running mean.
     """
     # Only the plain form of dense self-attention has a second derivative.
     with sdpa_kernel(SDPBackend.MATH):
@@ -127,7 +127,7 @@ def mixed_latents(
     mix = torch.rand([]).item() < mixing
     mix_components = component_mixing > 0 and torch.rand([]).item() < component_mixing
     if mix or mix_components:
-        # Both in one pass: the mapping's many small layers cost their calls, not their arithmetic.
+        # Both in one pass: the cost of the mapping's small layers is in calling them, not in their arithmetic.
         z = torch.cat([z, torch.randn_like(z)])
         c = None if c is None else torch.cat([c, c])
     ws = generator.mapping(z, c)
