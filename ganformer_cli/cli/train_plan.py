@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import duration
 from ganformer_cli.config import RunConfig
-from ganformer_cli.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
 
     from ganformer_cli.data import ImageDataset
     from ganformer_cli.training.autotune import Parallelism
-    from ganformer_cli.training.fitting import CostEstimate
 
 
 def show_plan(
@@ -42,6 +40,7 @@ def show_plan(
     from ganformer_cli.data.loading.datasets import small_dataset_hint
     from ganformer_cli.models import Discriminator, Generator, parameter_count
     from ganformer_cli.operators import native
+    from ganformer_cli.training.estimate import run_estimate
 
     with torch.device("meta"):
         counts = {
@@ -55,7 +54,7 @@ def show_plan(
         if parallelism is not None:
             plan["parallelism"] = dataclasses.asdict(parallelism)
         if measured:
-            plan["cost"] = dataclasses.asdict(cost_of(config, device))
+            plan["cost"] = dataclasses.asdict(run_estimate(config, device))
         echo_json(plan)
         return
     model, train = config.model, config.train
@@ -84,7 +83,7 @@ def show_plan(
     if parallelism is not None:
         echo(f"cpu        {parallelism}")
     if measured:
-        found = cost_of(config, device)
+        found = run_estimate(config, device)
         if train.precision == "auto" and device.type == "cpu":
             from ganformer_cli.training.precision_trial import described
 
@@ -95,33 +94,3 @@ def show_plan(
         whole = duration(found.seconds_per_kimg * train.total_kimg)
         echo(f"time       {found.seconds_per_kimg:.3g} s/kimg here, {whole} in total, without image grids and metrics")
         echo(f"disk       about {found.disk_mib / 1024:.2g} GiB for {train.last_snapshots} snapshots and the state")
-
-
-def cost_of(config: RunConfig, device: torch.device) -> CostEstimate:
-    """Time and memory of a run on this machine, measured.
-
-    Raises:
-        TrainingError: not even the smallest micro-batch fits into memory.
-    """
-    import torch
-
-    from ganformer_cli.memory import is_out_of_memory
-    from ganformer_cli.training.fitting import estimate_cost, fit_micro_batch
-    from ganformer_cli.training.gan import GANTrainer
-    from ganformer_cli.training.precision_trial import kept_precision
-
-    torch.manual_seed(config.train.seed)
-    gan = GANTrainer(config, device)
-    if config.train.precision == "auto" and device.type == "cpu":
-        gan.use_precision(kept_precision(gan))
-    if config.train.batch_gpu is None:
-        gan.micro_batch = fit_micro_batch(gan, lambda text: None)
-    try:
-        return estimate_cost(gan)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"out of memory with {gan.micro_batch} images per forward pass; choose a smaller --batch-gpu, "
-            "--resolution, --channel-max or --channel-base, or free memory on the device"
-        ) from error
