@@ -119,16 +119,16 @@ def test_the_curve_is_of_three_forms_over_positions(ganformer: Run, own_folder: 
     assert "memory" not in drawn
 
 
-def test_the_matrix_of_dense_attention_is_stored_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = LayerSizes(images=1, side=8, features=8, components=2, component=4)
-    for free, there in ((None, True), (1.0, True), (0.05, False)):
-        monkeypatch.setattr(curve, "free_memory_mib", lambda device, free=free: free)
-        assert (curve.STORED in curve.build_forms(Conditions(), sizes).contenders("reference")) == there
+def test_dense_attention_is_left_out_where_it_does_not_fit_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve, "free_memory_mib", lambda device: 1.0)
+    small, large = curve.curve_cases(Conditions(), (8, 32))
+    assert (small.what, large.what) == ("simplex, 8x8", "simplex, 32x32; dense needs 0 GiB and is left out")
+    assert set(small.build().contenders("reference")) == {"", *curve.FORMS}
+    assert set(large.build().contenders("reference")) == {"", curve.PER_PIXEL}
 
 
-def test_forms_of_dense_attention_compute_the_same() -> None:
+def test_the_per_pixel_form_computes_the_same() -> None:
     contenders = curve.build_forms(Conditions(), LayerSizes(images=1, side=4, features=16)).contenders("reference")
-    torch.testing.assert_close(contenders[curve.STORED].call(), contenders[curve.DENSE].call())
     torch.testing.assert_close(contenders[curve.PER_PIXEL].call(), contenders[""].call(), rtol=1e-4, atol=1e-4)
 
 

@@ -95,10 +95,14 @@ class _Recorder(TorchDispatchMode):
         if image.ndim == 4:
             stride, padding, dilation, transposed, output_padding, groups = geometry
             # torch expands sizes that are given as one number by itself
-            sizes = [tuple(size) * (2 // len(size)) for size in (stride, padding, dilation, output_padding)]
+            stride, padding, dilation, output_padding = (
+                tuple(size) * (2 // len(size)) for size in (stride, padding, dilation, output_padding)
+            )
             shapes = tuple(image.shape), tuple(weight.shape)
-            found = Convolution(*shapes, *sizes[:3], bool(transposed), sizes[3], groups, wanted, weight.dtype)
-            self.calls[found] += 1
+            made = Convolution(
+                *shapes, stride, padding, dilation, bool(transposed), output_padding, groups, wanted, weight.dtype
+            )
+            self.calls[made] += 1
 
 
 def record(call: Callable[[], object]) -> Counter[Convolution]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Workload
 from ganformer_cli.benchmarks.networks import LayerCase, LayerInputs, LayerSizes
@@ -20,60 +19,52 @@ from ganformer_cli.visualization.charts import Line, LinePanel
 SIDES = (8, 16, 32, 64, 128, 256)
 OURS = "bipartite attention, O(m·n)"
 PER_PIXEL = "per pixel, O(n·d²)"
-DENSE = "dense self-attention, O(n²) time"
-STORED = "dense, n×n matrix stored"
-FORMS = (PER_PIXEL, DENSE, STORED)
-#: What a stored matrix takes: scores, probabilities, and a copy.
+DENSE = "dense self-attention, O(n²)"
+FORMS = (PER_PIXEL, DENSE)
+#: n×n matrices of float32 that dense self-attention needs at a time: scores, probabilities, and a copy.
 _MATRICES = 3
 
 
 def curve_cases(conditions: Conditions, sides: Sequence[int] = SIDES) -> list[Case]:
-    """Attention layers on one feature map of 256 channels, forward, at each size."""
-    return [
-        Case(
+    """Attention layers on one feature map of 256 channels, forward, at each size; dense only where memory has room."""
+    free = free_memory_mib(torch.device(conditions.device))
+    cases = []
+    for side in sides:
+        needed = _MATRICES * 4 * side**4 / MIB
+        fits = free is None or needed < free / 2
+        case = Case(
             group="curve",
-            what=f"simplex, {side}x{side}",
+            what=f"simplex, {side}x{side}{'' if fits else f'; dense needs {needed / 1024:.0f} GiB and is left out'}",
             images=1,
             positions=side**2,
-            build=partial(build_forms, conditions, LayerSizes(images=1, side=side)),
-            weight=2 + 300 * (side / 256) ** 4,
+            build=partial(build_forms, conditions, LayerSizes(images=1, side=side), dense=fits),
+            weight=2 + 20 * (side / 128) ** 4 * fits + 20 * (side / 256) ** 2,
         )
-        for side in sides
-    ]
+        cases.append(case)
+    return cases
 
 
-def build_forms(conditions: Conditions, sizes: LayerSizes) -> Workload:
-    """Our layer against the other forms; the stored matrix only where memory has room for it."""
+def build_forms(conditions: Conditions, sizes: LayerSizes, *, dense: bool = True) -> Workload:
+    """Our layer against the other forms."""
     case = LayerCase(kind="simplex", dtype=conditions.dtype)
     given = LayerInputs(case, sizes, conditions.device)
 
     def baselines() -> dict[str, Contender]:
         per_pixel = LayerInputs(case, sizes, conditions.device, per_pixel=True)
-        dense = SelfAttention(sizes.features).to(conditions.device).eval()
-        x = given.x.unflatten(2, (sizes.side, sizes.side))
-        call = partial(_attend, dense, x, conditions)
-        found = {
-            PER_PIXEL: Contender(call=partial(per_pixel.run, conditions), backend="reference", with_memory=True),
-            DENSE: Contender(call=call, with_memory=True, max_rounds=2),
-        }
-        needed = _MATRICES * 4 * sizes.side**4 / MIB
-        free = free_memory_mib(torch.device(conditions.device))
-        if free is None or needed < free / 2:
-            stored = partial(_attend, dense, x, conditions, [SDPBackend.MATH])
-            found[STORED] = Contender(call=stored, with_memory=True, max_rounds=2)
+        run = partial(per_pixel.run, conditions)
+        found = {PER_PIXEL: Contender(call=run, backend="reference", with_memory=True)}
+        if dense:
+            layer = SelfAttention(sizes.features).to(conditions.device).eval()
+            x = given.x.unflatten(2, (sizes.side, sizes.side))
+
+            def attend() -> Tensor:
+                with torch.no_grad(), conditions.autocast():
+                    return layer(x)
+
+            found[DENSE] = Contender(call=attend, with_memory=True)
         return found
 
     return Workload(run=Contender(call=given.run, with_memory=True), baselines=baselines, has_operators=False)
-
-
-def _attend(
-    layer: Callable[[Tensor], Tensor], x: Tensor, conditions: Conditions, backends: Sequence[SDPBackend] | None = None
-) -> Tensor:
-    with torch.no_grad(), conditions.autocast():
-        if backends is None:
-            return layer(x)
-        with sdpa_kernel(list(backends)):
-            return layer(x)
 
 
 def curve_panels(rows: Sequence[Mapping[str, Any]]) -> list[LinePanel]:

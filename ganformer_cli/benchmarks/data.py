@@ -9,6 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -85,7 +86,7 @@ def draw_images(folder: Path, form: str, sizes: ImageSizes) -> None:
         coarse = Image.fromarray(numbers.integers(0, 256, (16, 16, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((sizes.side, sizes.side), Image.Resampling.BICUBIC), np.int16)
         grain = numbers.integers(-6, 7, smooth.shape, dtype=np.int16)
-        options = {"quality": 90} if form == "jpg" else {"compress_level": 1}
+        options: dict[str, Any] = {"quality": 90} if form == "jpg" else {"compress_level": 1}
         image = Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
         image.save(folder / f"{number:05d}.{form}", **options)
 

@@ -143,7 +143,7 @@ def run_sweep(
         while waiting or working:
             while waiting and len(working) < at_once:
                 run = waiting.pop(0)
-                log = (folder / LOGS / f"{run.name}.log").open("ab")
+                log: IO[bytes] = (folder / LOGS / f"{run.name}.log").open("ab")
                 words = [*command, *run.arguments(folder / RUNS)]
                 process = subprocess.Popen(
                     words,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganformer_cli.cli.compare_found import read_runs, reported_rows
+from ganformer_cli.cli.compare_found import read_runs
+from ganformer_cli.cli.compare_rows import reported_rows
 from ganformer_cli.cli.completion import complete_models
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, given_options, json_option, option, warn
 from ganformer_cli.cli.output import echo, echo_table, table_text

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ganformer_cli.metrics.processes import SINGLE_PROCESS, ProcessGroup
+
 if TYPE_CHECKING:
     import torch
 
-    from ganformer_cli.metrics.processes import ProcessGroup
     from ganformer_cli.sampling import Generator
 
 #: What a metric works on: images, mean and covariance of their features, all their features, or the generator itself.
@@ -66,7 +67,7 @@ class Inputs:
     # Only where the metric needs the model; every process then computes a part of it.
     count: int = 0  # latents to look at
     distance: Any = None  # ``LearnedDistance``
-    group: ProcessGroup | None = None
+    group: ProcessGroup = SINGLE_PROCESS
     progress: Callable[[int, int], None] | None = None
 
 

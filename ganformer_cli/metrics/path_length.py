@@ -71,8 +71,8 @@ def perceptual_path_length(
         [i for block in block_ranges(pairs, _PAIRS_TOGETHER, rank, group.world_size) for i in block]
         for rank in range(group.world_size)
     ]
-    how = {"space": space, "end": end, "seed": seed, "progress": progress}
-    own = fail_together(group, partial(pair_lengths, generator, distance, parts[group.rank], **how))
+    measure = partial(pair_lengths, generator, distance, parts[group.rank], space=space, end=end, seed=seed)
+    own = fail_together(group, partial(measure, progress=progress))
     lengths = np.empty(pairs)
     for part, found in zip(parts, group.all_gather_object(own), strict=True):
         lengths[part] = found
