@@ -61,7 +61,7 @@ def test_minus_zero_is_zero() -> None:
 
 
 def test_of_many_vectors_a_choice_is_kept_that_has_their_frequencies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "MOST_NUMBERS", 2000)
+    monkeypatch.setattr(labels, "MAX_NUMBERS", 2000)
     data = np.random.default_rng(0).standard_normal((6000, 2))
     data[: 6000 // 2] = [5, 5]  # half of the images
     first, again = LabelDistribution.from_labels(data, 2), LabelDistribution.from_labels(data, 2)
