@@ -146,7 +146,7 @@ def test_a_stopped_run_goes_on_with_the_same_probability(tiny: dict[str, Any], t
         ({"augment_p": 0.2}, "--augment-p 0.2 does nothing with --augment none"),
         ({"augment": "fixed"}, "--augment fixed needs --augment-p"),
         ({"augment": "fixed", "augment_p": 0.2, "augment_target": 0.5}, "--augment-target 0.5 does nothing"),
-        ({"augment": "ada", "augment_p": 1.2}, "--augment-p 1.2: choose a probability"),
+        ({"augment": "ada", "augment_p": 1.2}, "--augment-p 1.2: choose a number from 0 to 1"),
         ({"augment": "ada", "d_loss": "wgan", "g_loss": "wgan"}, "--augment ada .* --d-loss wgan"),
         ({"augment": "all"}, "--augment all: choose one of none, ada, fixed"),
     ],
