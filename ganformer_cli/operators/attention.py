@@ -12,7 +12,6 @@ schemas, which the CUDA library implements too, are in ``ops/bipartite_attention
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -91,7 +90,6 @@ def bipartite_attention(
         GanformerError: an argument's shape, dtype or device does not fit; the message names it.
     """
     name = "bipartite_attention"
-    keys = _checked_keys(name, x, keys)
     if integration not in ("mul", "add", "both"):
         raise GanformerError(f"{name}: integration must be mul, add or both, not {integration!r}")
     if normalization not in ("layer", "none"):
@@ -102,19 +100,18 @@ def bipartite_attention(
         seed = None
     elif seed is None or seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != x.device:
         raise GanformerError(f"{name}: with dropout, seed must be one int64 number on {x.device}")
-    channels = x.shape[1] * (2 if integration == "both" else 1)
-    expected = {
-        "values": (values, "[B or 1, h, m, d']", (len(x), *keys.bias.shape[1:], channels)),
-        "value_bias": (value_bias, "[B or 1, d']", (len(x), channels)),
-    }
-    values, value_bias = _checked(name, x, expected)
     settings = integration, normalization, dropout, seed
-    if not native.serves(x):
-        return bipartite_attention_reference(x, keys, values, value_bias, *settings)
-    tensors = dense(x), *_contiguous(*keys, values, value_bias)
-    recorded = native.needs_gradient(*tensors)
-    run = _Attention.apply if recorded else partial(native.call, torch.ops.ganformer.bipartite_attention)
-    result: Tensor = run(*tensors, *settings)
+
+    def checked() -> list[Tensor | None]:
+        found = _checked_keys(name, x, keys)
+        channels = x.shape[1] * (2 if integration == "both" else 1)
+        expected = {
+            "values": (values, "[B or 1, h, m, d']", (len(x), *found.bias.shape[1:], channels)),
+            "value_bias": (value_bias, "[B or 1, d']", (len(x), channels)),
+        }
+        return [*found, *_checked(name, x, expected)]
+
+    result: Tensor = _run(x, [*keys, values, value_bias], checked, _Attention, settings, _attention_reference)
     return result
 
 
@@ -242,17 +239,14 @@ def attention_means(x: Tensor, keys: Keys, *, over: Over) -> AttentionMeans:
         GanformerError: an argument's shape, dtype or device does not fit; the message names it.
     """
     name = "attention_means"
-    keys = _checked_keys(name, x, keys)
     if over not in ("components", "positions"):
         raise GanformerError(f"{name}: over must be components or positions, not {over!r}")
-    if over == "positions" and x.shape[2] == 0:
+    if over == "positions" and x.ndim == 3 and x.shape[2] == 0:
         raise GanformerError(f"{name}: x must have at least one position if the softmax runs over them")
-    if not native.serves(x):
-        return attention_means_reference(x, keys, over)
-    tensors = dense(x), *_contiguous(*keys)
-    recorded = native.needs_gradient(*tensors)
-    run = _Means.apply if recorded else partial(native.call, torch.ops.ganformer.attention_means)
-    content, place, total, _ = run(*tensors, int(over == "positions"))
+    settings = (int(over == "positions"),)
+    content, place, total, *_ = _run(
+        x, list(keys), lambda: list(_checked_keys(name, x, keys)), _Means, settings, _means_reference
+    )
     return AttentionMeans(content, None if keys.positions is None else place, total)
 
 
@@ -363,13 +357,53 @@ def dense(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or x.transpose(1, 2).is_contiguous() else x.contiguous()
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
-# ----- Derivatives of the native operators -----
+# ----- The native operators and their derivatives -----
 
 _Tensors = list[Any]  # Tensor | None
+
+
+def _run(
+    x: Tensor,
+    tensors: _Tensors,
+    checked: Callable[[], _Tensors],
+    function: type[_Attention] | type[_Means],
+    settings: tuple[Any, ...],
+    reference: Callable[..., Any],
+) -> Any:
+    """The native operator of ``function``, or its reference.
+
+    Args:
+        x: the features.
+        tensors: the other tensors, as they were given.
+        checked: checks all of them and converts ``tensors``. The native operator checks by itself, at less cost.
+        function: records the operator for autograd.
+        settings: the operator's other arguments.
+        reference: its form in plain torch, from all tensors and ``settings``.
+    """
+    serves = native.serves(x)
+    fits = serves and native.fits(x, native.math_dtype(x.dtype), *tensors) and x.ndim == 3
+    if not fits:
+        tensors = checked()
+    if not serves:
+        return reference([x, *tensors], *settings)
+    arguments = dense(x), *(None if tensor is None else tensor.contiguous() for tensor in tensors)
+    try:
+        if native.needs_gradient(*arguments):
+            return function.apply(*arguments, *settings)
+        return native.call(function.operator(), *arguments, *settings)
+    except GanformerError:
+        checked()  # names the argument as it was given
+        raise
+
+
+def _attention_reference(tensors: _Tensors, *settings: Any) -> Tensor:
+    x, content, bias, positions, place, values, value_bias = tensors
+    return bipartite_attention_reference(x, Keys(content, bias, positions, place), values, value_bias, *settings)
+
+
+def _means_reference(tensors: _Tensors, over_positions: int) -> _Tensors:
+    found = attention_means_reference(tensors[0], Keys(*tensors[1:]), "positions" if over_positions else "components")
+    return [found.content, found.content if found.place is None else found.place, found.total]
 
 
 def _differentiable_gradients(
@@ -421,10 +455,14 @@ def _fake_gradients(x: Tensor, tensors: tuple[Any, ...], need_positions: bool) -
 
 class _Attention(torch.autograd.Function):
     @staticmethod
+    def operator() -> Any:
+        return torch.ops.ganformer.bipartite_attention
+
+    @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *tensors, ctx.integration, ctx.normalization, ctx.dropout, seed = arguments
         ctx.save_for_backward(*tensors, seed)
-        out: Tensor = native.call(torch.ops.ganformer.bipartite_attention, *arguments)
+        out: Tensor = native.call(_Attention.operator(), *arguments)
         return out
 
     @staticmethod
@@ -432,13 +470,10 @@ class _Attention(torch.autograd.Function):
         *tensors, seed = ctx.saved_tensors
         settings = ctx.integration, ctx.normalization, ctx.dropout, seed
         if torch.is_grad_enabled():
-
-            def form(given: _Tensors) -> _Tensors:
-                x, content, bias, positions, place, values, value_bias = given
-                keys = Keys(content, bias, positions, place)
-                return [bipartite_attention_reference(x, keys, values, value_bias, *settings)]
-
-            return (*_differentiable_gradients(form, tensors, [gradient]), None, None, None, None)
+            found = _differentiable_gradients(
+                lambda given: [_attention_reference(given, *settings)], tensors, [gradient]
+            )
+            return (*found, None, None, None, None)
         found = native.call(
             torch.ops.ganformer.bipartite_attention_backward,
             dense(gradient),
@@ -451,9 +486,13 @@ class _Attention(torch.autograd.Function):
 
 class _Means(torch.autograd.Function):
     @staticmethod
+    def operator() -> Any:
+        return torch.ops.ganformer.attention_means
+
+    @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Any:
         *tensors, ctx.over = arguments
-        content, place, total, logsumexp = native.call(torch.ops.ganformer.attention_means, *arguments)
+        content, place, total, logsumexp = native.call(_Means.operator(), *arguments)
         ctx.mark_non_differentiable(logsumexp)
         ctx.save_for_backward(*tensors, content, place, logsumexp)
         return content, place, total, logsumexp
@@ -462,17 +501,12 @@ class _Means(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         *tensors, content, place, logsumexp = ctx.saved_tensors
         if torch.is_grad_enabled():
-            has_positions = tensors[3] is not None
-
-            def form(given: _Tensors) -> _Tensors:
-                means = attention_means_reference(given[0], Keys(*given[1:]), "positions" if ctx.over else "components")
-                return [means.content, means.place if has_positions else means.content, means.total]
-
-            wanted = [gradients[0], gradients[1] if has_positions else None, gradients[2]]
-            return (*_differentiable_gradients(form, tensors, wanted), None)
+            wanted = [gradients[0], None if tensors[3] is None else gradients[1], gradients[2]]
+            found = _differentiable_gradients(lambda given: _means_reference(given, ctx.over), tensors, wanted)
+            return (*found, None)
         found = native.call(
             torch.ops.ganformer.attention_means_backward,
-            *_contiguous(*gradients[:3]),
+            *(gradient.contiguous() for gradient in gradients[:3]),
             *tensors,
             content,
             place,
