@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: What can be measured, in this order.
 GROUPS = ("build", "data", "metrics", "operators", "layer", "generator", "training", "busy", "curve")
 #: What the column of MiB says, where it is not what a call adds.
-UNITS = dict.fromkeys(("metrics", "generator", "training", "curve"), "MiB: all of the process")
+UNITS = dict.fromkeys(("metrics", "generator", "training"), "MiB: all of the process")
 #: A network that is small enough for a test.
 QUICK = {"components_num": 4, "latent_size": 32, "channel_base": 256, "channel_max": 16, "mapping_num_layers": 2}
 COLUMNS = ("", "ms", "images/s", "MiB", "against")
@@ -237,7 +237,9 @@ def run_config(settings: Mapping[str, Any], attention: str | None, *, training: 
 def print_record(record: Mapping[str, Any]) -> None:
     """The record as tables on stdout."""
     features = f" ({', '.join(record['cpu_features'])})" if record["device"] == "cpu" else ""
-    settings = f"{record['threads']} threads, torch {record['torch']}, {record['precision']}"
+    settings = (
+        f"{record['threads']} thread{'s' * (record['threads'] > 1)}, torch {record['torch']}, {record['precision']}"
+    )
     echo(f"{record['device_name']}{features}, {settings}")
     if record["operators_reason"]:
         echo(f"no native operators: {record['operators_reason']}")
