@@ -11,11 +11,11 @@ from ganformer_cli.cli.eval_networks import fetching
 from ganformer_cli.cli.eval_report import draw_curve, echo_curve, echo_scores
 from ganformer_cli.cli.kept_scores import SUFFIX, add_record, file_beside, image_identity, scores_file
 from ganformer_cli.cli.label_choice import class_number
-from ganformer_cli.cli.model_choice import find_model, load_model, run_of
+from ganformer_cli.cli.model_choice import find_model, load_model, open_reals, run_of
 from ganformer_cli.cli.options import warn
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar
-from ganformer_cli.errors import ConfigError, GanformerError, OutputError, SnapshotError
+from ganformer_cli.errors import GanformerError, OutputError, SnapshotError
 from ganformer_cli.files import sha256_of
 
 if TYPE_CHECKING:
@@ -128,27 +128,10 @@ class Evaluation:
             from ganformer_cli.metrics.sources import open_images
 
             return open_images(self.options["reals"], "--reals", notice=self.warn)
-        name, limit, fingerprint = self.options["dataset"], None, None
-        if name is None:
-            trained_on = header.get("dataset")
-            if not isinstance(trained_on, Mapping) or not isinstance(trained_on.get("name"), str):
-                raise ConfigError("--dataset is needed: this snapshot does not say what it was trained on")
-            name, limit, fingerprint = trained_on["name"], trained_on.get("images"), trained_on.get("fingerprint")
-        from ganformer_cli.data import open_dataset
-        from ganformer_cli.data.catalogue import SCENES
-
-        # The built-in scenes come in any size; whether a prepared set's size fits, `evaluate` says.
-        size: dict[str, Any] = {"resolution": resolution, "ratio": ratio} if name == SCENES else {}
-        dataset = open_dataset(
-            name, data_dir=self.options["data_dir"], max_images=limit if isinstance(limit, int) else None, **size
+        options = self.options
+        return open_reals(
+            options["dataset"], header, data_dir=options["data_dir"], resolution=resolution, ratio=ratio, warn=self.warn
         )
-        for note in dataset.notes:
-            self.warn(f"--dataset {name}: {note}")
-        if fingerprint is not None and fingerprint != dataset.fingerprint:
-            self.warn(
-                f"the data set {name} has changed since this model was trained; the scores are for its present content"
-            )
-        return dataset
 
     def open_networks(self) -> None:
         """Open the networks that the metrics need; those metrics whose network cannot be had are left out, and said."""

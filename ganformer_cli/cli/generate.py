@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ganformer_cli.cli.generate_options import DEFAULT_COUNT, check_options, generate_options
+from ganformer_cli.cli.generate_ranking import open_ranking
 from ganformer_cli.cli.label_choice import chosen_label, label_records
 from ganformer_cli.cli.model_choice import find_model, load_model, run_of
 from ganformer_cli.cli.options import GroupedCommand, given_options, pick_device, warn
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ganformer_cli.sampling.image_writer import ImageJob
     from ganformer_cli.visualization.figures import Figure, Overview
     from ganformer_cli.visualization.interpolation import InterpolationFilm
+    from ganformer_cli.visualization.ranking import Ranking
     from ganformer_cli.visualization.training_film import TrainingFilm
 
 
@@ -51,6 +53,7 @@ def command(
     figures: dict[str, Any],
     shared: dict[str, Any],
     film: dict[str, Any],
+    rank: dict[str, Any],
     as_json: bool,
     gpus: tuple[int, ...] | None,
     batch_size: int | None,
@@ -115,6 +118,7 @@ def command(
         settings["space"] = space
     interpolates, films_training = film.pop("interpolate"), film.pop("training_film")
     film_settings = FilmSettings(**film, **shared)
+    ranks = rank.pop("rank") is not None
     sheets = image_sheets(figure_settings)
     batch = batch_size or fitting_batch_size(generator)
     drawing: dict[str, Any] = {"label": chosen.numbers, "noise_mode": noise, "ratio": ratio, "batch_size": batch}
@@ -131,7 +135,8 @@ def command(
             films["interpolation"] = InterpolationFilm(film_settings, plan, size)
         if films_training:
             films["training_film"] = TrainingFilm(film_settings, plan, _named_snapshots(run), size)
-        has_sheets = bool(sheets.metadata or wanted or parts or films)
+        ranking = open_ranking(job, header, **rank) if ranks else None
+        has_sheets = bool(sheets.metadata or wanted or parts or films or ranking)
         if plan.in_subfolders:
             progress.start(len(plan), "images", "looking for what is there")
         if not overwrite:
@@ -142,8 +147,9 @@ def command(
         missing = {name: each for name, each in wanted.items() if not folders.holds({each.path: each.metadata})}
         folders.holds({each.path: each.metadata for each in parts})
         return Work(
-            plan, folders, job, kept, wanted, missing, parts, films, has_sheets,
+            plan, folders, job, kept, wanted, missing, parts, films, ranking, has_sheets,
             latents_kept=save_latents and job.keeps_latents(),
+            ranking_kept=ranking is not None and folders.holds(ranking.files),
             films_kept={name for name, each in films.items() if folders.holds(each.files)},
         )  # fmt: skip
 
@@ -181,6 +187,8 @@ def command(
                 else:
                     each.draw(generator, folders, **drawing, update=progress.update)
         figure_records = draw_figures(work.figures, folders, show_part)
+        if work.ranking is not None and not work.ranking_kept:
+            work.ranking.draw(lambda total, title: progress.start(total, "images", title), progress.update)
     if save_latents and not work.latents_kept:
         work.job.save_latents()
     written: dict[str, Any] = {"kept": sum(kept)}
@@ -192,6 +200,8 @@ def command(
     if save_latents:
         written["latents"] = str(work.job.latents_file)
     written |= {name: each.record for name, each in work.films.items()}
+    if work.ranking is not None:
+        written["ranking"] = work.ranking.record()
     written |= figure_records
     if as_json:
         psi = psis[0] if len(psis) == 1 else list(psis)
@@ -214,8 +224,10 @@ class Work(NamedTuple):
     missing: dict[str, Overview]
     figures: list[Figure]
     films: dict[str, InterpolationFilm | TrainingFilm]  # by their name in --json
+    ranking: Ranking | None
     has_sheets: bool
     latents_kept: bool
+    ranking_kept: bool
     films_kept: set[str]
 
 
@@ -270,6 +282,8 @@ def _summary(file: Path, plan: ImagePlan, written: dict[str, Any]) -> str:
     where = plan.image(0).file if plan.format == "npy" else plan.folder
     there = f", {written['kept']} of them there already" if written["kept"] else ""
     names = [written[name] for name in ("grid", "truncation", "latents") if name in written]
+    if "ranking" in written:
+        names += [written["ranking"]["best"], written["ranking"]["worst"]]
     names += [written[name]["film"] for name in ("interpolation", "training_film") if name in written]
     extra = "".join(f", {name}" for name in names)
     return f"{len(plan)} image{'s' * (len(plan) > 1)} of {file} in {where}{there}{extra}"

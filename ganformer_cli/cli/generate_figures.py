@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from ganformer_cli.cli.completion import complete_datasets
 from ganformer_cli.cli.label_choice import Numbers
 from ganformer_cli.cli.options import MAX_PSI, MAX_SEED, MAX_SEEDS, F, boolean_option, option
 from ganformer_cli.text import printable
@@ -226,6 +228,37 @@ FILM_OPTIONS = (
         group="Films",
         help="Interpolate so many times at once, side by side, each through --rich-num images of its own.  "
         "[default: 1x1]",
+    ),
+)
+RANK_OPTIONS = (
+    option(
+        "--rank",
+        type=click.Choice(["realism"]),
+        group="Ranking",
+        help="Also order the images by how real they look, and save best.png, worst.png and ranking.json in "
+        "--sheets-dir. realism (Kynkäänniemi et al. 2019) compares them with real images: by the network VGG16 if it "
+        "has been downloaded (ganformer eval --fetch --metrics pr), else by their colours.",
+    ),
+    option(
+        "--keep",
+        type=click.IntRange(1, 1024),
+        metavar="N",
+        group="Ranking",
+        help="Show so many of the best, and of the worst.  [default: 16]",
+    ),
+    option(
+        "--dataset",
+        shell_complete=complete_datasets,
+        metavar="NAME|PATH",
+        group="Ranking",
+        help="Real images to rank by; without --rank a model needs none.  [default: the training data of the model]",
+    ),
+    option(
+        "--data-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default="datasets",
+        group="Ranking",
+        help="Folder of prepared data sets.",
     ),
 )
 

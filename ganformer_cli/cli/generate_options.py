@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ganformer_cli.cli.generate_figures import FIGURE_OPTIONS, FILM_OPTIONS, SHARED_OPTIONS, collected
+from ganformer_cli.cli.generate_figures import FIGURE_OPTIONS, FILM_OPTIONS, RANK_OPTIONS, SHARED_OPTIONS, collected
 from ganformer_cli.cli.label_choice import Numbers, class_option, label_option
 from ganformer_cli.cli.model_choice import model_options
 from ganformer_cli.cli.options import (
@@ -144,6 +144,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     collected("figures", FIGURE_OPTIONS),
     collected("shared", SHARED_OPTIONS),
     collected("film", FILM_OPTIONS),
+    collected("rank", RANK_OPTIONS),
     json_option,
     verbosity_options,
     gpus_option,
@@ -157,14 +158,6 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     ignored_option("--vis", why="making images is what this command does"),
     ignored_option("--vis-images", why="images are always saved"),
-    option(
-        "--dataset",
-        metavar="NAME",
-        group="Compatibility",
-        rare=True,
-        expose_value=False,
-        help="Accepted: a model makes images without its data set.",
-    ),
     option(
         "--vis-section-size",
         metavar="N",
@@ -223,6 +216,7 @@ def check_options(given: dict[str, Any], figures: dict[str, Any], film: dict[str
         "--format npy": given.get("image_format") == "npy",
         "--interpolate": film["interpolate"],
         "--training-film": film["training_film"],
+        "--rank": given.get("rank") is not None,
         "mixtures and the like": others,
     }
     for said, there in conflicts.items():
@@ -233,6 +227,10 @@ def check_options(given: dict[str, Any], figures: dict[str, Any], film: dict[str
             f"--component {given['component']} says which component to move; add --interpolate, --mix or "
             "--component-psi, or leave it out"
         )
+    if given.get("rank") is None and given.get("keep") is not None:
+        raise click.UsageError(f"--keep {given['keep']} says how many ranked images to show; add --rank realism")
+    if given.get("rank") is not None and given.get("ratio") is not None:
+        raise click.UsageError("--rank with --ratio: the real images are not cropped; leave out one")
     if figures["maps_format"] == "npy" and not (figures["maps"] or figures["layer_maps"]):
         raise click.UsageError("--maps-format npy says how maps are saved; add --maps or --layer-maps")
     for name in ("interpolate_in", "loop", "film_grid", "film", "fps", "scale"):

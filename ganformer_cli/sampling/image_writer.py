@@ -199,6 +199,14 @@ class ImageJob:
     def _cropped(self, image: Images) -> Images:
         return image if self.ratio is None else crop_to_ratio(image, self.ratio)
 
+    def read(self, index: int) -> Images:
+        """An image that has been written, uint8 ``[3, H, W]``; of a JPEG as it is now."""
+        plan = self.plan
+        if plan.format != "npy":
+            return _read(plan.image(index).file)
+        array = np.load(plan.folder / ARRAY_FILE, mmap_mode="r", allow_pickle=False)
+        return self._cropped(to_uint8(torch.from_numpy(np.array(array[index]))).numpy())
+
     # ----- Latents -----
 
     @property
@@ -276,6 +284,6 @@ def _array_file(path: Path, shape: Sequence[int]) -> Iterator[Callable[[npt.NDAr
 
 
 def _read(path: Path) -> Images:
-    """uint8 ``[3, H, W]`` from a file without loss."""
+    """uint8 ``[3, H, W]`` from a file."""
     with PIL.Image.open(path) as image:
         return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
