@@ -61,7 +61,7 @@ _ARRAYS = frozenset({".npy", ".npz", ".mat"})
 _OF_LABELS = re.compile(r"label|class|attr|annot|latent|feature|embed|split|index|meta", re.IGNORECASE)
 # What ``ganformer generate`` draws of images, beside them in older versions: each says so in its head.
 _SHEET = re.compile(
-    r"(grid|truncation|noise-variation|disentanglement|style-mix-[\w-]+|interpolation[\w.-]*|frame\d{5}"
+    r"(grid|truncation|best|worst|training|noise-variation|disentanglement|style-mix-[\w-]+|interpolation[\w.-]*|frame\d{5}"
     r"|(seed|image)\d+(-psi[\d.e+-]+)?-(maps|layer-maps|mix-\w+|component-psi))\.(png|gif|webp)"
 )
 _ABOUT = re.compile(rb"ganformer[\0 ](\{)")
