@@ -156,7 +156,7 @@ def of_run(target: Target, config: RunConfig | None, which: str, by: Sequence[st
 
 def of_others(path: Path) -> list[ScoresPart]:
     """The scores of another snapshot or of images, or those in a file, against each data set."""
-    from ganformer_cli.metrics.records import is_finite_number, newest_scores, read_records, scores_in
+    from ganformer_cli.metrics.records import is_finite_number, newest_scores, provenance_of, read_records, scores_in
 
     if path.is_file() and path.suffix in _FILES:
         records = read_records(path, warn)
@@ -168,14 +168,15 @@ def of_others(path: Path) -> list[ScoresPart]:
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for record in records:
         if scores_in(record):
-            groups.setdefault((_name(record, path), _dataset(record), identity(record)), []).append(record)
+            dataset = str(provenance_of(record).get("dataset") or "?")
+            groups.setdefault((_name(record, path), dataset, identity(record)), []).append(record)
     parts = []
     for (name, dataset, what), some in groups.items():
         kimg = some[-1].get("kimg")
         parts.append(
             ScoresPart(
                 name,
-                dataset or "?",
+                dataset,
                 kimg if is_finite_number(kimg) else None,
                 newest_scores(some),
                 what,
@@ -199,11 +200,6 @@ def _setting(record: Mapping[str, Any]) -> str | None:
     sweep = record.get("sweep")
     setting = sweep.get("setting") if isinstance(sweep, Mapping) else None
     return setting if isinstance(setting, str) else None
-
-
-def _dataset(record: Mapping[str, Any]) -> str:
-    provenance = record.get("provenance")
-    return str(provenance.get("dataset") or "") if isinstance(provenance, Mapping) else ""
 
 
 def _name(record: Mapping[str, Any], path: Path) -> str:

@@ -207,15 +207,14 @@ def _parameters(counts: Mapping[str, int]) -> dict[str, int]:
 
 def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
     """The newest score of each metric that is kept for a snapshot, with its conditions."""
-    from ganformer_cli.metrics.records import is_finite_number, read_records, scores_in
+    from ganformer_cli.metrics.records import is_finite_number, provenance_of, read_records, scores_in
 
     kept, of_run = scores_file(file), run_of(file) is not None
     if not kept.is_file():
         return {}
     scores: dict[str, dict[str, Any]] = {}
     for record in read_records(kept, warn):
-        said = record.get("provenance")
-        provenance = said if isinstance(said, Mapping) else {}
+        provenance = provenance_of(record)
         if (of_run and record.get("snapshot") != file.name) or provenance.get("snapshot_sha256", digest) != digest:
             continue  # of another file, possibly an earlier one of this name
         for name, score in scores_in(record).items():

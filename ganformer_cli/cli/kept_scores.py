@@ -135,18 +135,16 @@ def read_kept(scored: Path) -> KeptScores:
     Raises:
         DataError: the file of scores, or the images, cannot be read.
     """
-    from ganformer_cli.metrics.records import read_records
+    from ganformer_cli.metrics.records import provenance_of, read_records
 
     file, found = file_beside(scored), KeptScores()
     if not file.is_file():
         return found
     known: dict[str, bool] = {}
     for record in read_records(file, found.notes.append):
-        said = record.get("provenance")
-        provenance = said if isinstance(said, Mapping) else {}
         what = identity(record)
         if what not in known:
-            known[what] = not scored.exists() or _is_still(scored, provenance)
+            known[what] = not scored.exists() or _is_still(scored, provenance_of(record))
         if known[what]:
             found.records.append(record)
     if not all(known.values()):
@@ -156,8 +154,9 @@ def read_kept(scored: Path) -> KeptScores:
 
 def identity(record: Mapping[str, Any]) -> str:
     """What was scored: the snapshot's checksum, or that of the images; empty where a record does not say."""
-    said = record.get("provenance")
-    provenance = said if isinstance(said, Mapping) else {}
+    from ganformer_cli.metrics.records import provenance_of
+
+    provenance = provenance_of(record)
     return str(provenance.get("snapshot_sha256") or provenance.get("images_sha256") or "")
 
 

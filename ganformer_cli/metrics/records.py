@@ -87,7 +87,7 @@ def read_records(path: Path, notice: Callable[[str], None] | None = None) -> lis
 
 def scores_in(record: Mapping[str, Any]) -> dict[str, ScoreValue]:
     """The scores of a record that are numbers, by name."""
-    provenance = _object(record.get("provenance"))
+    provenance = provenance_of(record)
     own = _object(provenance.get("metrics"))
     found = {}
     for name, score in SCORES.items():
@@ -103,6 +103,11 @@ def scores_in(record: Mapping[str, Any]) -> dict[str, ScoreValue]:
             {key: said[key] for key in CONDITIONS if said.get(key) is not None},
         )
     return found
+
+
+def provenance_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the scores of a record depend on; empty where it does not say."""
+    return _object(record.get("provenance"))
 
 
 def scored_snapshots(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -18,7 +18,7 @@ from ganformer_cli.metrics.cache import Cache
 from ganformer_cli.metrics.evaluate import evaluate
 from ganformer_cli.metrics.opening import open_networks
 from ganformer_cli.metrics.processes import fail_together
-from ganformer_cli.metrics.records import ScoreValue, differences, read_records, scores_in
+from ganformer_cli.metrics.records import ScoreValue, differences, provenance_of, read_records, scores_in
 from ganformer_cli.metrics.registry import METRICS, SCORES, is_better, parse_metrics
 from ganformer_cli.models import Generator
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
@@ -227,8 +227,7 @@ class Scoring:
 
     def _is_of(self, record: dict[str, Any], snapshot: Path) -> bool:
         """Whether a record is of this very file, as far as it says: those of earlier versions may not."""
-        provenance = record.get("provenance")
-        digest = provenance.get("snapshot_sha256") if isinstance(provenance, dict) else None
+        digest = provenance_of(record).get("snapshot_sha256")
         return digest is None or digest == self._digest(snapshot)
 
     def _digest(self, snapshot: Path) -> str:
