@@ -93,11 +93,14 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def wait_passively() -> None:
-    """Let threads that wait for one another sleep; call this before torch is loaded.
+def limit_spinning() -> None:
+    """Let threads that wait for one another sleep after some microseconds; call this before torch is loaded.
 
-    OpenMP's threads spin by default. Beside another program that costs the core on which the awaited thread should run:
-    a run with two threads fell to a hundredth of its speed. What the user has set stays.
+    OpenMP's threads spin for milliseconds by default. Beside another program that takes the core on which the awaited
+    thread should run: the default training fell to a fifteenth of its speed. Sleeping at once costs much on a machine
+    of one's own, where most waits are short. What the user has set stays.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # GNU's and LLVM's
-    os.environ.setdefault("KMP_BLOCKTIME", "0")  # Intel's
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = "1000"  # GNU's: rounds of some ten nanoseconds
+    if not {"OMP_WAIT_POLICY", "KMP_BLOCKTIME"} & set(os.environ):
+        os.environ["KMP_BLOCKTIME"] = "0"  # Intel's and LLVM's: milliseconds

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ganformer_cli import cpus
-from ganformer_cli.cpus import UsableCores, cgroup_cores, usable_cores
+from ganformer_cli.cpus import UsableCores, cgroup_cores, limit_spinning, usable_cores
 
 V1_HALF = {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}
 
@@ -55,3 +55,22 @@ def test_an_affinity_mask_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
     assert usable_cores() == UsableCores(2, "the affinity mask allows 2 of 8 cores")
+
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+@pytest.mark.parametrize("name", [None, *WAITING])
+def test_how_threads_wait_is_the_users_choice(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+    for each in WAITING:
+        monkeypatch.setenv(each, "")  # so that it is restored
+        monkeypatch.delenv(each)
+    if name is not None:
+        monkeypatch.setenv(name, "7")
+    limit_spinning()
+    expected = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    if name == "OMP_WAIT_POLICY":
+        expected = {}
+    if name is not None:
+        expected[name] = "7"
+    assert {each: os.environ[each] for each in WAITING if each in os.environ} == expected

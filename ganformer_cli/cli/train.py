@@ -45,7 +45,7 @@ from ganformer_cli.cli.train_settings import (
 )
 from ganformer_cli.config import MODEL_FIELDS
 from ganformer_cli.config.names import check_name, valid_name
-from ganformer_cli.cpus import wait_passively
+from ganformer_cli.cpus import limit_spinning
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.outputs import write_output
 
@@ -180,7 +180,7 @@ def command(
     """
     from ganformer_cli.cli.main import Failure
 
-    wait_passively()
+    limit_spinning()
     from ganformer_cli.training import distributed
     from ganformer_cli.training.launcher import run_workers, when_launcher_ends
     from ganformer_cli.training.opening import check_batch
