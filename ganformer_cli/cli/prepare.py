@@ -18,7 +18,7 @@ from ganformer_cli.cli.options import (
     verbosity_options,
 )
 from ganformer_cli.cli.output import echo, echo_json
-from ganformer_cli.cli.prepare_jobs import CATALOGUE, check_together, find_jobs
+from ganformer_cli.cli.prepare_jobs import CATALOGUE_FLAGS, check_together, find_jobs
 from ganformer_cli.cli.prepare_report import list_catalogue
 from ganformer_cli.cli.prepare_run import Settings, run, verify_set
 from ganformer_cli.errors import GanformerError
@@ -43,7 +43,7 @@ class ValueRangeType(click.ParamType):
 
 def catalogue_options(function: Any) -> Any:
     """A flag for each known data set, ``--ffhq`` and so on; those given come as the tuple ``wanted``."""
-    for name in reversed(CATALOGUE):
+    for name in reversed(CATALOGUE_FLAGS):
         function = option(
             f"--{name}", "wanted", flag_value=name, multiple=True, group="Known data sets", rare=True, default=(),
             help=f"The same as {name} as a SOURCE: download it and prepare it.",

@@ -16,7 +16,7 @@ from ganformer_cli.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from ganformer_cli.data.catalogue import CatalogueEntry
 
-CATALOGUE = ("ffhq", "cityscapes", "clevr", "bedrooms")  # flags of the authors' script
+CATALOGUE_FLAGS = ("ffhq", "cityscapes", "clevr", "bedrooms")  # flags of the authors' script
 SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # that are no part of a name; of others it is the last
 
 
@@ -41,12 +41,12 @@ class CatalogueSet:
         return self.entry.ratio
 
 
-Job = OwnImages | CatalogueSet
+PrepareJob = OwnImages | CatalogueSet
 
 
 def find_jobs(
     given: list[str], wanted: tuple[str, ...], name: str | None, data_dir: Path, form: str | None
-) -> list[Job]:
+) -> list[PrepareJob]:
     """The data sets that a line asks for, each once, in its order.
 
     Raises:
@@ -57,7 +57,7 @@ def find_jobs(
     from ganformer_cli.data.catalogue import SCENES, find_entry, load_catalogue, read_entry
 
     name = None if name is None else check_name("--name", name)
-    jobs: list[Job] = []
+    jobs: list[PrepareJob] = []
     for word in [*given, *(f"--{flag}" for flag in wanted)]:
         path, entry = Path(word), None
         if word.startswith("--") and word[2:] in load_catalogue():
@@ -72,7 +72,7 @@ def find_jobs(
         if entry is not None and entry.name == SCENES:
             raise ConfigError(f"{SCENES} is built in and needs no preparing; run: ganformer train --dataset {SCENES}")
         if entry is not None:
-            job: Job = CatalogueSet(name or entry.name, entry)
+            job: PrepareJob = CatalogueSet(name or entry.name, entry)
         elif not word:
             raise click.UsageError("SOURCE is empty; give the path of a folder or a file of images")
         else:
@@ -89,7 +89,7 @@ def find_jobs(
     if not jobs:
         raise click.UsageError(
             "SOURCE is missing; give the path of a folder or a file of images, or the name of a known data set "
-            f"({', '.join(CATALOGUE)})"
+            f"({', '.join(CATALOGUE_FLAGS)})"
         )
     return jobs
 
@@ -110,7 +110,7 @@ def _name_of(path: Path) -> str:
 
 
 def check_together(
-    jobs: list[Job], name: str | None, form: str | None, labels: str | None, from_file: Path | None, check: bool,
+    jobs: list[PrepareJob], name: str | None, form: str | None, labels: str | None, from_file: Path | None, check: bool,
     choice: int | None,
 ) -> None:  # fmt: skip
     """Refuse options that do not go together.

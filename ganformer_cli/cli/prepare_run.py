@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganformer_cli.cli.options import warn
-from ganformer_cli.cli.prepare_jobs import CatalogueSet, Job, OwnImages
+from ganformer_cli.cli.prepare_jobs import CatalogueSet, OwnImages, PrepareJob
 from ganformer_cli.cli.prepare_report import report_verified, summarise, warn_of_empty_classes, warn_of_unused_range
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import DataError
@@ -35,7 +35,7 @@ class Settings:
     options: dict[str, Any]
 
 
-def run(job: Job, settings: Settings) -> dict[str, Any]:
+def run(job: PrepareJob, settings: Settings) -> dict[str, Any]:
     """Make one data set and say so; what ``--json`` says of it."""
     from ganformer_cli.data.prepare.acquire import USUAL_RESOLUTION
     from ganformer_cli.data.prepare.options import PrepareOptions, check_dataset_name

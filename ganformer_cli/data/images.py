@@ -21,6 +21,7 @@ MAX_PIXELS = 90_000_000  # an image that unpacks to more is refused: 270 MB, and
 
 TOO_SMALL = "too small"  # how that reason begins
 
+ImageArray = npt.NDArray[np.uint8]
 Color = tuple[int, int, int]
 ValueRange = tuple[float, float]
 WHITE: Color = (255, 255, 255)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ganformer_cli.config import ModelConfig, image_size
 from ganformer_cli.config.names import quoted
 from ganformer_cli.data.catalogue import SCENES, find_entry
-from ganformer_cli.data.images import Decoding, is_large_enough
+from ganformer_cli.data.images import Decoding, ImageArray, is_large_enough
 from ganformer_cli.data.loading.stores import PlainStore, ShardStore, Store, open_store
 from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
 from ganformer_cli.data.scenes.composition import Scene, compose
@@ -25,7 +25,6 @@ from ganformer_cli.data.set_labels import plain_labels, prepared_labels
 from ganformer_cli.data.sources.label_values import is_one_hot
 from ganformer_cli.errors import DataError
 
-ImageArray = npt.NDArray[np.uint8]
 LabelArray = npt.NDArray[np.float32]
 
 CACHE_BYTES = 1 << 30  # decoded images kept in memory, at most

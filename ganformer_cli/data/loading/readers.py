@@ -25,10 +25,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ganformer_cli.files import Warn
 from ganformer_cli.stop_signals import OF_THE_TERMINAL, held_back, leave_to_parent, signals_named
 
 BatchArrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]  # images and labels of a batch
-Warn = Callable[[str], None]
 
 PREFETCH = 4  # batches that wait for training, of each process
 HEARTBEAT_INTERVAL = 0.5  # seconds between the signs of life of a process

@@ -19,7 +19,15 @@ import numpy.typing as npt
 
 from ganformer_cli.config.names import quoted
 from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles, start_of, unread_text
-from ganformer_cli.data.images import Decoding, UnusableImageError, decode, has_several_frames, open_image, upright_size
+from ganformer_cli.data.images import (
+    Decoding,
+    ImageArray,
+    UnusableImageError,
+    decode,
+    has_several_frames,
+    open_image,
+    upright_size,
+)
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.limits import MAX_LABELS_BYTES
 from ganformer_cli.data.manifest import DATASET_JSON, MANIFEST, image_name
@@ -28,8 +36,6 @@ from ganformer_cli.data.zips import FilePool, ZipIndex, read_zip_entry
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import read_regular, why_no_file
 from ganformer_cli.text import printable
-
-ImageArray = npt.NDArray[np.uint8]
 
 _LOOKED_AT = 64  # images whose size is looked at when a set without a manifest is opened
 

@@ -19,12 +19,12 @@ from ganformer_cli.data.zips import DAMAGED_IN_ZIP, ZipIndex
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 
-Progress = Callable[[int, int, int], None]  # images looked at, of how many, problems
+VerifyProgress = Callable[[int, int, int], None]  # images looked at, of how many, problems
 
 _MOST = 100  # problems told of one zip
 
 
-def verify(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def verify(folder: Path, *, progress: VerifyProgress | None = None) -> dict[str, Any]:
     """Check every file of the data set in ``folder``.
 
     The manifest has its checksum; each zip has its size, sha256 and images; each image has its name, bytes, size

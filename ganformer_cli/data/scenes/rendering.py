@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ganformer_cli.data.images import ImageArray
 from ganformer_cli.data.scenes.composition import COLORS, Camera, Scene, SceneObject, Vector, frame_extent
 
 Plane = npt.NDArray[np.float32]
-ImageArray = npt.NDArray[np.uint8]
 Window = tuple[slice, slice]
 
 _SKY = (0.80, 0.84, 0.90)  # colour of the light from above
