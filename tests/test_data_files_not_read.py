@@ -213,10 +213,16 @@ def test_heic_that_cannot_be_read_is_counted_with_what_to_install(
     assert 'not read:   40 .heic (to read them: pip install "ganformer[heif]")' in done.stdout
     strict = ganformer("prepare", "x", "--name", "y", "--resolution", "16", "--strict")
     assert (strict.exit_code, said in strict.stderr) == (1, True)
-    compared = ganformer("eval", "--images", "x", "--reals", "datasets/x", "--json")
+    assert PreparedDataset(Path("x"), size=(16, 16)).notes[0] == said
+
+
+@pytest.mark.slow
+def test_training_and_scores_name_what_they_do_not_read(no_heif: None, ganformer: Run, tmp_path: Path) -> None:
+    phone(tmp_path / "x")
+    compared = ganformer("eval", "--images", "x", "--reals", "x", "--json")
     assert json.loads(compared.stdout)["swd"] == 0
-    assert f"--images x: {said}" in compared.stderr
-    assert said in ganformer("train", "--dataset", str(tmp_path / "x"), "--dry-run", "--batch-size", "2").stderr
+    assert "--images x: 40 files are not read: 40 .heic" in compared.stderr
+    assert "40 .heic" in ganformer("train", "--dataset", str(tmp_path / "x"), "--dry-run", "--batch-size", "2").stderr
 
 
 def test_heic_that_is_called_jpg_is_named(no_heif: None, ganformer: Run, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_little_work_starts_no_processes() -> None:
 
 
 def test_more_work_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "_PATIENCE", 1e-9)
+    monkeypatch.setattr(conversion, "START_WORKERS_AFTER", 1e-9)
     monkeypatch.setattr(conversion, "default_workers", lambda: 2)
     with contextlib.closing(convert_all(pictures(2000), LOOK, None)) as converted:
         for number, (result, _) in enumerate(converted):
@@ -75,12 +75,12 @@ def test_only_little_is_read_ahead() -> None:
 
 @pytest.mark.parametrize(("side", "count"), [(8, 64), (1024, 2), (2048, 1)])
 def test_chunks_are_bounded_in_number_and_bytes(side: int, count: int) -> None:
-    assert [len(chunk) for chunk in conversion._chunks(pictures(2 * count + 1, side), LOOK)] == [count, count, 1]
+    assert [len(chunk) for chunk in conversion.chunked(pictures(2 * count + 1, side), LOOK)] == [count, count, 1]
 
 
 def test_chunks_are_bounded_by_what_comes_out_of_them() -> None:
     large = ConversionSettings(512, 512, Decoding((0, 0, 0)), packed=False, labelled=False)
-    assert {len(chunk) for chunk in conversion._chunks(pictures(20), large)} == {5}
+    assert {len(chunk) for chunk in conversion.chunked(pictures(20), large)} == {5}
 
 
 class Poison:

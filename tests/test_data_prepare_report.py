@@ -85,7 +85,7 @@ def test_duplicates_are_told_and_kept() -> None:
 
 
 def test_a_source_of_nothing_but_duplicates_is_told_in_bounded_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "_LISTED", 9)
+    monkeypatch.setattr(statistics, "MAX_LISTED", 9)
     manifest = made([noise(i % 5) for i in range(20)]).manifest
     messages = json.loads(Path("datasets/set/duplicates.json").read_text(encoding="utf-8"))
     assert manifest["duplicates"]["exact"] == 5

@@ -46,7 +46,7 @@ _STRATEGY = zlib.Z_RLE
 _CHUNK_BYTES = 4 << 20  # of sources, and of pixels: what is sent to a process at once
 _CHUNK_PICTURES = 64
 _AHEAD = 2  # chunks in flight for each process
-_PATIENCE = 1.0  # seconds of work after which starting processes is thought to pay
+START_WORKERS_AFTER = 1.0  # seconds of work after which starting processes is thought to pay
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def convert_all(
     Raises:
         OutputError: a process ended before its work did.
     """
-    patience = _PATIENCE if workers is None else 0.0
+    patience = START_WORKERS_AFTER if workers is None else 0.0
     workers = default_workers() if workers is None else workers
     started = time.monotonic()
     while workers == 1 or (patience and time.monotonic() < started + patience):
@@ -166,7 +166,7 @@ def _in_processes(
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
-        for chunk in _chunks(items, settings):
+        for chunk in chunked(items, settings):
             with contextlib.nullcontext() if waiting else _interrupts_ignored():
                 waiting.append((chunk[0].name, pool.submit(_convert_chunk, chunk, settings)))
             if len(waiting) > _AHEAD * workers:
@@ -198,7 +198,7 @@ def _convert_chunk(chunk: list[Item], settings: ConversionSettings) -> list[Conv
     return [convert(item, settings) for item in chunk]
 
 
-def _chunks(items: Iterator[Item], settings: ConversionSettings) -> Iterator[list[Item]]:
+def chunked(items: Iterator[Item], settings: ConversionSettings) -> Iterator[list[Item]]:
     """The items in groups that are small in bytes, before and after."""
     most = max(1, min(_CHUNK_PICTURES, _CHUNK_BYTES // (3 * settings.height * settings.width)))
     chunk: list[Item] = []

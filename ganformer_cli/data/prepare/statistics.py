@@ -25,7 +25,7 @@ from ganformer_cli.errors import DataError
 
 SKIPPED_SHOWN = 100  # in the manifest; all are in a file of their own if there are more
 GROUPS_SHOWN = 10  # of duplicates, in the manifest
-_LISTED = 50_000  # images in the list of all duplicates, at most
+MAX_LISTED = 50_000  # images in the list of all duplicates, at most
 _NAMES_SHOWN = 10  # of one such group
 
 _AT_ONCE = 1000  # labels turned into text
@@ -278,7 +278,7 @@ def _equal_rows(rows: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
 
 def _first_groups(groups: list[list[int]]) -> list[list[int]]:
     """Those that are listed: a source of nothing but duplicates must not fill the memory."""
-    listed, room = [], _LISTED
+    listed, room = [], MAX_LISTED
     for group in groups:
         room -= len(group)
         if room < 0:

@@ -21,8 +21,8 @@ from ganformer_cli.data.prepare.statistics import DatasetStatistics
 from ganformer_cli.files import json_text, remove
 
 SET, JOURNAL = "set", "journal.jsonl"
-_COMMIT_PICTURES = 256
-_COMMIT_SECONDS = 2.0
+COMMIT_IMAGES = 256
+COMMIT_SECONDS = 2.0
 _PREVIEW_SIDE = 8  # images, in each direction
 _PREVIEW_PIXELS = 128  # longer side of each
 _PREVIEW_GAP = 2
@@ -96,7 +96,7 @@ class DatasetWriter:
         self._pending.append(result)
         if not result.reason and self._writer is not None:
             self._writer.add(png, result.crc)
-        if len(self._pending) >= _COMMIT_PICTURES or time.monotonic() - self._committed_at > _COMMIT_SECONDS:
+        if len(self._pending) >= COMMIT_IMAGES or time.monotonic() - self._committed_at > COMMIT_SECONDS:
             self._commit()
 
     def finish(self, head: dict[str, Any], near_duplicates: bool) -> dict[str, Any]:
