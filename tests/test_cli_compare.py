@@ -271,7 +271,7 @@ def test_the_users_own_entry_of_the_catalogue_may_report(ganformer: Run, make_ru
     Path("datasets/mine.toml").write_text("title = 1", encoding="utf-8")
     wrong = ganformer("compare")
     assert rows_of(wrong)["duplex"] == ["20.00", "1"]
-    assert "mine.toml cannot be used as a catalogue entry" in wrong.stderr
+    assert "mine.toml is not a valid catalogue entry" in wrong.stderr
 
 
 def test_the_paper_has_no_row_where_no_column_is_its(ganformer: Run, make_run: Maker) -> None:

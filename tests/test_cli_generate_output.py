@@ -337,10 +337,10 @@ def test_sheets_among_the_images_are_no_images(ganformer: Run, tiny_run: Path) -
         made = ganformer("prepare", path, "--name", "made", "--overwrite", "--workers", "1", "--strict")
         assert made.exit_code == 0, made.stderr
         assert "made: 3 images of 32x32 px" in made.stdout
-        assert "13 files that ganformer generate drew of images are left out" in made.stdout
+        assert "13 figures drawn by ganformer generate are left out" in made.stdout
         scored = ganformer("eval", "--images", path, "--reals", "datasets/made", "--json")
         assert json.loads(scored.stdout)["swd"] == 0
-        assert "13 files that ganformer generate drew of images are left out" in scored.stderr
+        assert "13 figures drawn by ganformer generate are left out" in scored.stderr
 
 
 # ----- Several psi -----

@@ -438,7 +438,7 @@ def test_a_data_set_is_verified(ganformer: Run, photos: Path) -> None:
     for word in ("set", str(folder)):
         result = ganformer("prepare", "--verify", word)
         assert result.exit_code == 0, result.stderr
-        assert result.stdout == f"{folder}: whole, 4 images in 1 shard\n"
+        assert result.stdout == f"{folder}: intact, 4 images in 1 shard\n"
     archive = folder / "images.zip"
     archive.write_bytes(archive.read_bytes()[:-100])
     result = ganformer("prepare", "--verify", "set")
@@ -487,27 +487,27 @@ def test_a_folder_of_a_catalogue_name_is_a_folder(ganformer: Run, photos: Path) 
     ("line", "status", "words"),
     [
         ("", 2, "SOURCE is missing; give the path of a folder or a file of images, or the name of a known data set"),
-        ("photos --images-dir other/photos", 2, "two SOURCEs would be called photos"),
-        ("one two --name x", 2, "--name x goes with one SOURCE"),
+        ("photos --images-dir other/photos", 2, "two SOURCEs would both be named photos"),
+        ("one two --name x", 2, "--name x needs a single SOURCE"),
         ("photos --max-images 0", 2, "--max-images"),
         ("photos --shards-num 0", 2, "--shards-num"),
         ("photos --workers 0", 2, "--workers"),
         ("photos --format bmp", 2, "--format"),
         ("photos --compression zstd", 2, "--compression"),
-        ("photos --from-file x.zip", 2, "--from-file x.zip goes with one data set of the catalogue, as in: ganformer"),
+        ("photos --from-file x.zip", 2, "--from-file x.zip needs one data set of the catalogue, as in: ganformer"),
         ("ffhq clevr --from-file x.zip", 2, "ganformer prepare ffhq --from-file x.zip"),
-        ("ffhq --no-check", 2, "--check False goes with --from-file"),
-        ("photos --source 2", 2, "--source goes with one data set of the catalogue"),
+        ("ffhq --no-check", 2, "--check False needs --from-file"),
+        ("photos --source 2", 2, "--source needs one data set of the catalogue"),
         ("ffhq --source 0", 2, "--source"),
         ("ffhq --format png", 2, "--format png: the catalogue knows what ffhq is"),
-        ("one two --labels labels.csv", 2, "--labels labels.csv goes with one SOURCE"),
-        ("photos --list", 2, "--list goes with no SOURCE"),
-        ("--ffhq --verify x", 2, "--verify goes with no SOURCE"),
+        ("one two --labels labels.csv", 2, "--labels labels.csv needs a single SOURCE"),
+        ("photos --list", 2, "--list takes no SOURCE"),
+        ("--ffhq --verify x", 2, "--verify takes no SOURCE"),
         ("--verify x --list", 2, "run it alone"),
         ("missing", 1, "missing does not exist"),
         ("clever", 1, "clever does not exist, and no known data set has this name; did you mean clevr?"),
         ("missing.toml", 1, "missing.toml"),
-        ("mine.toml", 1, "mine.toml cannot be used as a catalogue entry: licence is missing"),
+        ("mine.toml", 1, "mine.toml is not a valid catalogue entry: licence is missing"),
         ("photos --name a/b", 1, "--name 'a/b'"),
         ("photos --resolution 33", 1, "--resolution 33"),
         ("photos --ratio 100", 1, "--ratio 100"),

@@ -186,7 +186,7 @@ def test_no_source_gives_it(server: Server, source: Sources) -> None:
     with pytest.raises(DownloadError) as caught:
         acquire(entry, DATA)
     message = str(caught.value)
-    assert message.startswith("mine: none of its 2 sources gives it: (1) cannot download a.zip: the server says 404")
+    assert message.startswith("mine: none of its 2 sources failed: (1) cannot download a.zip: the server says 404")
     for words in (
         f"(2) b.zip of {server.url}/b.zip has the md5 {md5(b'other')}, where {md5(PICTURES)} is expected",
         f"put aside as {FOLDER / 'b.zip.bad'}",

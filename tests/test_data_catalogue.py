@@ -190,8 +190,8 @@ def test_names_of_downloads_are_harmless(address: str, name: str) -> None:
     [
         ("title =", "Invalid value"),
         ('title = "x"', "licence is missing: a line of text"),
-        ('title = "x"\nlicence = "y"\nratio = 1.0\nrattio = 2', "rattio is no key of it; did you mean ratio?"),
-        (own("qqq = 1"), "qqq is no key of it; known are title, licence"),
+        ('title = "x"\nlicence = "y"\nratio = 1.0\nrattio = 2', "rattio is not a known key; did you mean ratio?"),
+        (own("qqq = 1"), "qqq is not a known key; known are title, licence"),
         (own("resolution = true"), "resolution = True must be a whole number"),
         (own("resolution = 48"), "power of two"),
         (own("images = 1.5"), "images = 1.5 must be a whole number"),
@@ -201,10 +201,10 @@ def test_names_of_downloads_are_harmless(address: str, name: str) -> None:
         (own().replace("ratio = 1", "ratio = 100"), "--ratio 100"),
         (own().replace('"CC0"', '"a\\nb"'), "licence = 'a\\nb' must be a line of text"),
         (own("source = 3").replace("[[source]]", "[x]"), "source = 3 must be written as [[source]]"),
-        (own("source = [3]").replace("[[source]]", "[x]"), "x is no key of it|source: must be written as [[source]]"),
+        (own("source = [3]").replace("[[source]]", "[x]"), "x is not a known key|source: must be written as [[source]]"),
         (own().replace("zip of pictures", "zap"), "source: form = 'zap' must be one of zip of pictures, zip of tfrec"),
         (own().replace('"zip of pictures"', "[1]"), "source: form = [1] must be one of"),
-        (own(source='md4 = "x"'), "source: md4 is no key of it; did you mean md5?"),
+        (own(source='md4 = "x"'), "source: md4 is not a known key; did you mean md5?"),
         (own(source='md5 = "12"'), "source: md5 = '12' must be 32 hexadecimal digits"),
         (own(source=f'sha256 = "{"g" * 64}"'), "must be 64 hexadecimal digits"),
         (own(source="gigabytes = -1"), "source: gigabytes = -1 must be a number above 0"),
@@ -213,7 +213,7 @@ def test_names_of_downloads_are_harmless(address: str, name: str) -> None:
         (own(source=f"bytes = 1{18 * '0'}"), f"source: bytes = 1{18 * '0'} must be a whole number above 0"),
         (own(f"images = {'9' * 400}"), "has a number that is too large"),
         (own("resolution = 100000000"), "resolution = 100000000 must be a whole number of pixels"),
-        (own('"\\u001b]0;x\\u0007" = 1'), r"\x1b]0;x\x07 is no key of it"),
+        (own('"\\u001b]0;x\\u0007" = 1'), r"\x1b]0;x\x07 is not a known key"),
         (own(source=f"md5 = {'[' * 40 + ']' * 40}"), "source: md5 = [[["),
         (own(source=f"[preset]\ngamma = {'9' * 400}"), "has a number that is too large"),
         (own(source='gigabytes = "2"'), "gigabytes = '2' must be a number above 0"),
@@ -225,13 +225,13 @@ def test_names_of_downloads_are_harmless(address: str, name: str) -> None:
         (own().replace("url = ", 'drive = "a/b" #'), "source: drive = 'a/b' must be the id"),
         (
             own(source='[[source]]\nform = "npy"\nurl = "http://x/y"\nfolder = "z"'),
-            "source 2: folder goes with a zip of pictures",
+            "source 2: folder needs a zip of pictures",
         ),
         (own(source="[preset]\ngama = 1"), "preset: gama is unknown; did you mean gamma?"),
         (own(source='[preset]\ngamma = "high"'), "setting gamma has the value 'high' of the wrong type"),
         (own(source="[preset]\ncomponents_num = 3\nlatent_size = 32"), "--components-num 3"),
         (own(source="[preset]\nbatch_size = 0"), "--batch-size 0"),
-        (own("name = 'x'"), "name is no key of it"),
+        (own("name = 'x'"), "name is not a known key"),
     ],
 )
 def test_wrong_entries_are_named(text: str, words: str) -> None:
@@ -239,7 +239,7 @@ def test_wrong_entries_are_named(text: str, words: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError) as caught:
         read_entry(path)
-    assert str(caught.value).startswith(("mine.toml cannot be used as a catalogue entry: ", "mine.toml, line "))
+    assert str(caught.value).startswith(("mine.toml is not a valid catalogue entry: ", "mine.toml, line "))
     assert len(str(caught.value)) < 400
     assert any(word in str(caught.value) for word in words.split("|")), caught.value
 
@@ -272,7 +272,7 @@ def test_what_the_paper_reports_is_data_with_its_source() -> None:
     [
         ('source = "x"\nresolution = 256\nimages = 5\n', "reported: fid is missing"),
         ('source = "x"\nresolution = 256\nimages = 5\n[reported.fid]\na = "low"\n', "reported: fid = "),
-        ('sauce = "x"\n', "reported: sauce is no key of it; did you mean source?"),
+        ('sauce = "x"\n', "reported: sauce is not a known key; did you mean source?"),
     ],
 )
 def test_reports_that_are_wrong_are_named(own_folder: Path, text: str, message: str) -> None:

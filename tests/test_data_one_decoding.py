@@ -152,7 +152,7 @@ def test_every_kind_together_is_at_no_distance(ganformer: Callable[..., Result],
     scores = json.loads(result.stdout)
     assert (scores["swd"], scores["diversity"]) == (0, 1)
     assert "cropped to the middle and shrunk to 16x16 px, as ganformer prepare does" in result.stderr
-    assert "images with several frames or pages the first is taken" in result.stderr
+    assert "images with several frames or pages only the first is used" in result.stderr
     assert json.loads(Path("datasets/x/manifest.json").read_text(encoding="utf-8"))["sources"]["several_frames"] == 1
 
 

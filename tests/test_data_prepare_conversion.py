@@ -94,7 +94,7 @@ class Poison:
 
 def test_a_worker_that_dies_is_told_with_the_picture() -> None:
     items: list[Any] = [*pictures(100), Item("poison.png", Poison())]  # type: ignore[arg-type]
-    with pytest.raises(OutputError, match=r"ended suddenly, at \d+\.png or soon after.*one worker process"):
+    with pytest.raises(OutputError, match=r"ended unexpectedly at \d+\.png or soon after.*one worker process"):
         list(convert_all(iter(items), LOOK, 2))
     assert not multiprocessing.active_children()
 

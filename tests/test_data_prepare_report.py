@@ -327,7 +327,7 @@ def test_an_edited_manifest_is_reported(folder: Path) -> None:
         assert problem.startswith(str(path))
     manifest = {**json.loads(whole), "count": 8}
     path.write_text(json.dumps({**manifest, "checksum": checksum(manifest)}), encoding="utf-8")
-    assert problems(folder) == [f"{path} promises 8 images, its shards hold 7"]
+    assert problems(folder) == [f"{path} says 8 images, its shards hold 7"]
 
 
 def test_where_there_is_no_data_set() -> None:

@@ -91,7 +91,7 @@ def test_what_is_not_ours_is_never_replaced(source: Path) -> None:
         with pytest.raises(DataError, match=r"holds something else \(thesis\.tex\)"):
             prepare(source, "set", resolution=16, overwrite=overwrite)
     Path("datasets/file").write_text("a file", encoding="utf-8")
-    with pytest.raises(DataError, match="in the way"):
+    with pytest.raises(DataError, match="exists and is not a folder"):
         prepare(source, "file", resolution=16, overwrite=True)
     assert mine.read_text(encoding="utf-8") == "years of work"
     Path("datasets/empty").mkdir()

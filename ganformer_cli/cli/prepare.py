@@ -159,7 +159,7 @@ def command(
     if show_list or verify is not None:
         said = "--list" if show_list else "--verify"
         if given or wanted or from_file or (show_list and verify is not None):
-            raise click.UsageError(f"{said} goes with no SOURCE and prepares nothing; run it alone")
+            raise click.UsageError(f"{said} takes no SOURCE; run it alone")
         if verify is None:
             list_catalogue(data_dir, as_json=as_json)
         else:

@@ -83,8 +83,8 @@ def find_jobs(
             continue
         if any(job.name == other.name for other in jobs):
             if name is not None:
-                raise click.UsageError(f"--name {name} goes with one SOURCE; prepare one after the other")
-            raise click.UsageError(f"two SOURCEs would be called {job.name}; prepare them one by one, with --name")
+                raise click.UsageError(f"--name {name} needs a single SOURCE; prepare them one at a time")
+            raise click.UsageError(f"two SOURCEs would both be named {job.name}; prepare each with its own --name")
         jobs.append(job)
     if not jobs:
         raise click.UsageError(
@@ -122,17 +122,17 @@ def check_together(
     if from_file is not None and (len(jobs) != 1 or not known):
         example = next((job.name for job in known), "ffhq")
         raise click.UsageError(
-            f"--from-file {from_file} goes with one data set of the catalogue, as in: ganformer prepare {example} "
+            f"--from-file {from_file} needs one data set of the catalogue, as in: ganformer prepare {example} "
             f"--from-file {quoted(str(from_file))}"
         )
     if not check and from_file is None:
-        raise click.UsageError("--check False goes with --from-file; a download is always checked")
+        raise click.UsageError("--check False needs --from-file; a download is always checked")
     if choice is not None and (len(known) != 1 or from_file is not None):
-        raise click.UsageError("--source goes with one data set of the catalogue that is downloaded")
+        raise click.UsageError("--source needs one data set of the catalogue to download")
     if form is not None and known and (from_file is None or check):
         raise click.UsageError(
             f"--format {form}: the catalogue knows what {known[0].name} is; leave the option out, or give --from-file "
             "with --no-check"
         )
     if labels not in {None, "none", "folders"} and len(jobs) > 1:
-        raise click.UsageError(f"--labels {labels} goes with one SOURCE; prepare one after the other")
+        raise click.UsageError(f"--labels {labels} needs a single SOURCE; prepare them one at a time")

@@ -105,7 +105,7 @@ def _lines(prepared: PreparedSet) -> Iterable[tuple[str, str]]:
         small, large = ("x".join(map(str, sources[key])) for key in ("smallest", "largest"))
         yield "sizes", small if small == large else f"{small} to {large}"
     if sources.get("several_frames"):
-        yield "animated", f"{sources['several_frames']} with several frames or pages, of which the first is taken"
+        yield "animated", f"{sources['several_frames']} with several frames or pages, of which only the first is used"
     if sources["modes"]:
         yield "channels", ", ".join(f"{mode} {count}" for mode, count in sources["modes"].items())
     if manifest["labels"]:
@@ -217,7 +217,7 @@ def report_verified(found: dict[str, Any], *, as_json: bool) -> None:
         echo_json(found, indent=None, ascii=False)
     elif found["ok"]:
         shards = "1 shard" if found["shards"] == 1 else f"{found['shards']} shards"
-        echo(f"{found['folder']}: whole, {found['pictures']} images in {shards}")
+        echo(f"{found['folder']}: intact, {found['pictures']} images in {shards}")
     else:
         for problem in found["problems"]:
             echo(problem)

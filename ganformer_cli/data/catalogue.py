@@ -161,7 +161,7 @@ def read_entry(path: Path) -> CatalogueEntry:
         entry = CatalogueEntry(name=names.check_name("its file's name", path.stem), **values)
         _check_preset(entry)
     except (ValueError, ConfigError) as error:
-        raise DataError(f"{path} cannot be used as a catalogue entry: {error}") from error
+        raise DataError(f"{path} is not a valid catalogue entry: {error}") from error
     return entry
 
 
@@ -239,7 +239,7 @@ def _check(values: Mapping[str, Any], rules: _Rules, where: str, *, needed: tupl
         if key not in rules:
             near = difflib.get_close_matches(key, rules, n=1)
             advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(rules)}"
-            raise _Wrong(f"{where}{printable(key, limit=80)} is no key of it; {advice}")
+            raise _Wrong(f"{where}{printable(key, limit=80)} is not a known key; {advice}")
         fits, meant = rules[key]
         if not fits(value):
             raise _Wrong(f"{where}{key} = {printable(repr(value), limit=80)} must be {meant}")
@@ -255,7 +255,7 @@ def _check_source(source: Any, where: str) -> None:
     if ("url" in source) == ("drive" in source):
         raise _Wrong(f"{where}must have either url or drive")
     if "folder" in source and source["form"] != "zip of pictures":
-        raise _Wrong(f"{where}folder goes with a zip of pictures, not with {source['form']}")
+        raise _Wrong(f"{where}folder needs a zip of pictures, not {source['form']}")
 
 
 def _check_preset(entry: CatalogueEntry) -> None:
@@ -263,7 +263,7 @@ def _check_preset(entry: CatalogueEntry) -> None:
     for key in entry.preset:
         if key not in MODEL_FIELDS | TRAIN_FIELDS:
             near = difflib.get_close_matches(key.replace("-", "_"), sorted(MODEL_FIELDS | TRAIN_FIELDS), n=1)
-            advice = f"; did you mean {near[0]}?" if near else "; it is no option of ganformer train"
+            advice = f"; did you mean {near[0]}?" if near else "; it is not an option of ganformer train"
             raise _Wrong(f"preset: {printable(key, limit=80)} is unknown{advice}")
     model = {"ratio": entry.ratio, **({} if entry.resolution is None else {"resolution": entry.resolution})}
     ModelConfig.from_dict({**model, **_part(entry.preset, MODEL_FIELDS)}, "preset")

@@ -179,8 +179,8 @@ def unread_text(unread: Mapping[str, int]) -> str:
 
 def figures_text(count: int) -> str:
     """That sheets are left out."""
-    files = "1 file that ganformer generate drew of images is" if count == 1 else (
-        f"{count} files that ganformer generate drew of images are"
+    files = "1 figure drawn by ganformer generate is" if count == 1 else (
+        f"{count} figures drawn by ganformer generate are"
     )  # fmt: skip
     return f"{files} left out (grids, maps and the like)"
 

@@ -124,7 +124,7 @@ def from_pixels(pixels: npt.NDArray[Any], value_range: ValueRange | None = None)
         if kind == "f" and value_range is None:
             low, high = float(pixels.min()), float(pixels.max())
             if not (low >= 0 and high <= 1):  # so written, nan fails too
-                raise UnusableImageError(f"values from {low:g} to {high:g}, where 0 to 1 is wanted")
+                raise UnusableImageError(f"values from {low:g} to {high:g}, where 0 to 1 is expected")
             pixels = np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
         else:
             pixels = _as_8_bits(pixels, value_range)

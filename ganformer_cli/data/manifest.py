@@ -74,7 +74,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if wrong:
         raise DataError(f"{path} is damaged ({', '.join(wrong)}); prepare it again")
     if checksum(manifest) != manifest["checksum"]:
-        raise DataError(f"{path} was edited: it does not have its own checksum; prepare it again")
+        raise DataError(f"{path} was edited: its checksum does not match; prepare it again")
     if fault := content_fault(manifest):
         raise DataError(f"{path} is damaged: {fault}; prepare it again")
     return dict(manifest)

@@ -97,7 +97,7 @@ def content_fault(manifest: dict[str, Any]) -> str | None:
             if not test(shard[key]):
                 return _said(f"shards {number}.{key}", shard[key], wanted)
     if "labels" not in manifest:
-        return "it says nothing of labels"
+        return "labels is missing"
     return None if manifest["labels"] is None else _labels_fault(manifest["labels"], manifest["count"])
 
 

@@ -29,7 +29,7 @@ class SampleOrder:
         """(index of the image, whether it is mirrored) at ``position``, counted from 0."""
         epoch, at = divmod(position, self._count)
         if epoch != self._epoch:
-            # The raw bit stream is what numpy promises to keep; its permutation() it may change.
+            # The raw bit stream is what numpy says to keep; its permutation() it may change.
             self._indices = np.argsort(self._bits(epoch, 0), kind="stable")
             self._flips = (self._bits(epoch // 2, 1) & np.uint64(1)).astype(np.bool_) ^ bool(epoch & 1)
             self._epoch = epoch

@@ -184,7 +184,7 @@ class PreparedDataset(ImageDataset):
                 labels = prepared_labels(path, manifest)
                 notes = labels.notes
             if store.several_frames:
-                notes = [*notes, "of images with several frames or pages the first is taken"]
+                notes = [*notes, "of images with several frames or pages only the first is used"]
             self.notes = [*notes, *self.notes]
         except DataError:
             self._store.close()
@@ -253,7 +253,7 @@ class PreparedDataset(ImageDataset):
         if image.shape[1:] != (self.height, self.width):
             raise DataError(
                 f"{self._store.where(index)} has {image.shape[2]}x{image.shape[1]} px where the others have "
-                f"{self.width}x{self.height}; make them one size with: ganformer prepare {quoted(str(self.path))}"
+                f"{self.width}x{self.height}; bring them to one size with: ganformer prepare {quoted(str(self.path))}"
             )
         return image
 
@@ -299,7 +299,7 @@ def small_dataset_hint(dataset: ImageDataset, augment: str) -> str | None:
     if len(dataset) >= SMALL_DATASET or augment != "none":
         return None
     return (
-        f"{len(dataset)} images are few: the discriminator may learn them by heart, and then the generated images get "
+        f"{len(dataset)} images are few: the discriminator may memorise them, and then the generated images get "
         "worse; --augment ada prevents that"
     )
 

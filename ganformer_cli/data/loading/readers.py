@@ -83,7 +83,7 @@ class ReaderPool:
                 self._readers.append(self._start(first + number * step, count))
         except OSError as error:
             _end_all(self._readers)
-            warn(f"no processes that read images can be started ({error.strerror or error}); reading without them")
+            warn(f"cannot start processes that read images ({error.strerror or error}); reading without them")
         self._finalizer = weakref.finalize(self, _end_all, self._readers)
 
     @property
@@ -128,9 +128,9 @@ class ReaderPool:
             if self._failures < MAX_FAILURES + count:
                 with contextlib.suppress(OSError):
                     self._readers[self._turn] = self._start(position + self._step * count, count)
-                    self._warn(f"a process that reads images {why}; another one has taken over")
+                    self._warn(f"a process that reads images {why}; it was replaced")
                     return
-            self._warn(f"the processes that read images fail ({why}); reading without them from here on, more slowly")
+            self._warn(f"the processes that read images fail ({why}); reading without them from now on, more slowly")
         _end_all(self._readers)
 
 
@@ -159,7 +159,7 @@ class _Reader:
         """The batch at ``position``; None if the process could not read it.
 
         Raises:
-            _LostError: the process has ended, or gives no sign of life.
+            _LostError: the process has ended, or does not respond.
             StoppedWaiting: the run is to stop, and the batch does not come.
         """
         waited = silent = stopping = 0.0
@@ -184,10 +184,10 @@ class _Reader:
             passed = min(time.monotonic() - before, 2 * _TICK)
             waited, silent = waited + passed, silent + passed
             if silent > (HEARTBEAT_TIMEOUT if heard else STARTUP_TIMEOUT):
-                raise _LostError("gives no sign of life")
+                raise _LostError("does not respond")
             if waited - warned > SLOW_INTERVAL:
                 warned = waited
-                warn(f"images have been waited for {waited:.0f} s; is the disk that they lie on slow, or not there?")
+                warn(f"waiting for images since {waited:.0f} s; is their disk slow or disconnected?")
             if should_stop():
                 stopping += passed
                 if stopping > STOP_GRACE:

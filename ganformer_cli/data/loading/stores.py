@@ -81,7 +81,7 @@ class Store(abc.ABC):
             raise DataError(f"{self.where(index)} cannot be read ({error}); {self._remedy}") from error
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
-    _remedy = "mend or remove it, or make a data set of the readable ones with: ganformer prepare"
+    _remedy = "repair or remove it, or make a data set of the readable ones with: ganformer prepare"
 
     def sizes(self) -> dict[tuple[int, int], int]:
         """Height and width of some of the images as they are meant to be seen, each with the first that has it.
@@ -165,7 +165,7 @@ class PlainStore(Store):
             return None if self.labels_name is None else self._read_labels(self.labels_name)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{self.path}: {self.labels_name} cannot be read ({printable(error)}); mend or remove it"
+                f"{self.path}: {self.labels_name} cannot be read ({printable(error)}); repair or remove it"
             ) from error
 
     @abc.abstractmethod
@@ -331,6 +331,6 @@ def _open_zip(path: Path) -> ZipStore:
         return ZipStore(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise DataError(
-            f"{path} is no zip of images that can be read ({error}); make a data set of what you have with: "
+            f"{path} is not a readable zip of images ({error}); make a data set of what you have with: "
             f"ganformer prepare"
         ) from error

@@ -59,7 +59,7 @@ class AcquiredArchive:
             if (aside := self._put_aside()) is None:
                 raise
             raise DataError(
-                f"{error}; what was downloaded is no such archive, and was put aside as {aside}: run the same again to "
+                f"{error}; the download is not such an archive and was renamed to {aside}: run the same command to "
                 "download it anew"
             ) from error
         if self.source is None or self.source.folder is None or not isinstance(opened, ZipSource):
@@ -174,7 +174,7 @@ def acquire(
     if len(refused) == 1:
         raise refused[0]
     reasons = "; ".join(f"({number}) {error}" for number, error in enumerate(refused, 1))
-    raise DownloadError(f"{entry.name}: none of its {len(refused)} sources gives it: {reasons}")
+    raise DownloadError(f"{entry.name}: none of its {len(refused)} sources failed: {reasons}")
 
 
 def acquire_file(

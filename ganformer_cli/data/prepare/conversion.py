@@ -188,7 +188,7 @@ def _result(name: str, future: Future[list[Converted]]) -> list[Converted]:
         return future.result()
     except BrokenProcessPool as error:
         raise OutputError(
-            f"a process that converts images ended suddenly, at {name} or soon after: too little memory, an image "
+            f"a worker process ended unexpectedly at {name} or soon after: too little memory, an image "
             f'that breaks its decoder, or a script without `if __name__ == "__main__":`. Run the same again with '
             f"one worker process"
         ) from error

@@ -93,7 +93,7 @@ class PrepareOptions:
         try:
             red, green, blue, *_ = ImageColor.getrgb(self.background)
         except ValueError:
-            raise ConfigError(f"--background {self.background!r} is no colour; give a name, or #rrggbb") from None
+            raise ConfigError(f"--background {self.background!r} is not a colour; give a name, or #rrggbb") from None
         return Decoding((red, green, blue), self.value_range)
 
     def manifest(self, resolution: int, form: str | None) -> dict[str, Any]:

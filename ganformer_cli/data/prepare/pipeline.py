@@ -219,7 +219,7 @@ def _convert(
                 if statistics.kept == options.max_images:
                     break
     if not statistics.kept:
-        first = statistics.skipped[0] if statistics.skipped else {"file": "-", "reason": "it is not there any more"}
+        first = statistics.skipped[0] if statistics.skipped else {"file": "-", "reason": "it no longer exists"}
         advice = ""
         if any(item["reason"].startswith(TOO_SMALL) for item in statistics.skipped):
             advice = "; try a lower --resolution"
@@ -240,7 +240,7 @@ def _items(source: Source, start: int) -> Iterator[Item]:
 
 def _refuse_skipped(source: Source, skipped: dict[str, str]) -> None:
     raise UnusableSourceError(
-        f"{source.path}: {skipped['file']}: {skipped['reason']}; mend or remove it, or leave --strict out"
+        f"{source.path}: {skipped['file']}: {skipped['reason']}; repair or remove it, or leave --strict out"
     )
 
 
@@ -264,7 +264,7 @@ def _existing_manifest(
     """
     if not target.is_dir():
         if target.exists() or target.is_symlink():
-            raise DataError(f"{target} is in the way and is no folder; remove it, or choose another --name")
+            raise DataError(f"{target} exists and is not a folder; remove it, or choose another --name")
         return None
     strangers = sorted(path.name for path in target.iterdir() if not belongs(path.name))
     if strangers:
@@ -275,7 +275,7 @@ def _existing_manifest(
         if options.overwrite:
             return None
         raise DataError(
-            f"{target} holds a damaged data set or one of another version ({error}); add --overwrite to make it anew, "
+            f"{target} holds a damaged data set or one of another version ({error}); add --overwrite to make it again, "
             "or choose another --name"
         ) from None
     if manifest is None:

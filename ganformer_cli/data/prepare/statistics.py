@@ -137,7 +137,7 @@ class DatasetStatistics:
         check_label_width("vectors", self._vector, result.name)
         if len(result.label) != self._vector:
             raise UnusableSourceError(
-                f"{result.name}: its label has {len(result.label)} numbers where others have {self._vector}; mend it"
+                f"{result.name}: its label has {len(result.label)} numbers where others have {self._vector}; repair it"
             )
         self._labels.extend(result.label)
 

@@ -1,4 +1,4 @@
-"""The folder of a data set: whole, or as it was before.
+"""The folder of a data set: intact, or as it was before.
 
 The work lies in ``.NAME.part`` beside it until it is done. That folder holds ``lock`` (one process at a time),
 ``journal.jsonl``, ``set`` (the data set as far as it is made) and, while the finished one takes its place, ``old`` (the
@@ -130,7 +130,7 @@ def _explained(target: Path) -> Iterator[None]:
     except OSError as error:
         reason, remedy = reason_and_remedy(error)
         full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows knows no quota
-        first = "free some space" if full else "mend that"
+        first = "free some space" if full else "fix that"
         raise OutputError(
             f"cannot write {target}: {reason}; {first} and run the same again: it goes on where it was. Or {remedy}"
         ) from error

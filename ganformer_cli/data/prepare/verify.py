@@ -66,7 +66,7 @@ def verify(folder: Path, *, progress: VerifyProgress | None = None) -> dict[str,
                 labels += check.labels
             first += shard["count"]
         if first != total:
-            problems.append(f"{folder / MANIFEST} promises {total} images, its shards hold {first}")
+            problems.append(f"{folder / MANIFEST} says {total} images, its shards hold {first}")
         elif (
             manifest["labels"] is not None
             and len(labels) == len(manifest["shards"])
@@ -124,7 +124,7 @@ class _Shard:
         if size != self._shard["bytes"]:
             self._tell(f"{self._path} has {size} bytes where {self._shard['bytes']} are expected")
         elif sha256_of(self._path) != self._shard["sha256"]:
-            self._tell(f"{self._path} was changed: it has another sha256 than {MANIFEST} says")
+            self._tell(f"{self._path} was changed: its sha256 is not what {MANIFEST} says")
         else:
             return True
         return False

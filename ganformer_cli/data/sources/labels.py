@@ -138,7 +138,7 @@ class NamedLabels:
         twice = np.flatnonzero(same & (differs if values.ndim == 1 else differs.any(axis=1)))
         if len(twice):
             lines = sorted(places[int(order[twice[0] + i])] for i in (0, 1))
-            raise DataError(f"{where}, {unit} {lines[1]}: another label for the image of {unit} {lines[0]}; mend it")
+            raise DataError(f"{where}, {unit} {lines[1]}: another label for the image of {unit} {lines[0]}; repair it")
         first = np.concatenate(([True], ~same))
         self._keys, self._values = keys[first], values[first]
         self._numbers: npt.NDArray[np.int64] = order[first]  # of the rows
@@ -324,13 +324,13 @@ def array_labels(
         DataError: it cannot be read, or has not one label for each of ``count`` images.
     """
     if shape and shape[0] != count:  # else as much would be read as it claims
-        raise DataError(f"{where}: {shape[0]} labels for {count} images; mend it, or --labels none")
+        raise DataError(f"{where}: {shape[0]} labels for {count} images; repair it, or --labels none")
     try:
         labels = NumberedLabels(read(), where)
     except (*BROKEN, TypeError, KeyError) as error:
-        raise DataError(f"{where} cannot be read ({reason(error)}); mend it, or choose --labels none") from error
+        raise DataError(f"{where} cannot be read ({reason(error)}); repair it, or choose --labels none") from error
     if len(labels) != count:
-        raise DataError(f"{where}: {len(labels)} labels for {count} images; mend it, or --labels none")
+        raise DataError(f"{where}: {len(labels)} labels for {count} images; repair it, or --labels none")
     return labels
 
 
@@ -376,21 +376,21 @@ def json_labels(data: bytes, where: str, *, base: str = "") -> Labels:
             json.loads(text, object_pairs_hook=_unique)
     except (DataError, ValueError, MemoryError) as error:
         why = reason(error).lstrip(":, ")
-        raise DataError(f"{where} is not {_JSON_FORM} ({why}); mend it, or choose --labels none") from error
+        raise DataError(f"{where} is not {_JSON_FORM} ({why}); repair it, or choose --labels none") from error
     if not isinstance(content, dict):
-        raise DataError(f"{where} is not {_JSON_FORM}; mend it, or choose --labels none")
+        raise DataError(f"{where} is not {_JSON_FORM}; repair it, or choose --labels none")
     pairs = content.get("labels") if "labels" in content else content
     if pairs is None:
         return Unlabelled(f'{where} says "labels": null; taken as without labels')
     if isinstance(pairs, dict):
         pairs = list(pairs.items())
     if not isinstance(pairs, list):
-        raise DataError(f"{where} is not {_JSON_FORM}; mend it, or choose --labels none")
+        raise DataError(f"{where} is not {_JSON_FORM}; repair it, or choose --labels none")
     if not pairs:
         return Unlabelled(f"{where} lists no labels; taken as without labels")
     for place, pair in enumerate(pairs):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise DataError(f"{where}, label {place} is not [name, label]; mend it, or choose --labels none")
+            raise DataError(f"{where}, label {place} is not [name, label]; repair it, or choose --labels none")
     labels = NamedLabels(
         lambda: ((place, name, label) for place, (name, label) in enumerate(pairs)), where, "label", base=base
     )
@@ -476,7 +476,7 @@ def _csv_rows(stream: IO[str], where: str, header: list[str]) -> Iterator[tuple[
 def _csv_label(row: list[str], where: str, line: int) -> Any:
     if len(row) < 2:
         other = next((f"; it seems to be separated by {sign!r}" for sign in ";\t|" if sign in row[0]), "")
-        raise DataError(f"{where}, line {line}: not name,label{other}; mend it")
+        raise DataError(f"{where}, line {line}: not name,label{other}; repair it")
     if len(row) == 2:
         return row[1]
     try:
@@ -532,7 +532,7 @@ def _meaning_of_array(values: npt.NDArray[Any], where: str) -> LabelValues:
     if len(wrong):
         value = values[wrong[0]]
         said = value[0] if len(value) == 1 else value
-        raise DataError(f"{where}: label {int(wrong[0])} is {said}, not {WANTED}; mend it")
+        raise DataError(f"{where}: label {int(wrong[0])} is {said}, not {WANTED}; repair it")
     return meaning_of(values)
 
 
@@ -543,7 +543,7 @@ def _names_in_array(values: npt.NDArray[Any], where: str) -> LabelValues:
             try:
                 value = value.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise DataError(f"{where}: label {number} is {value!r}, no text in UTF-8; mend it") from error
+                raise DataError(f"{where}: label {number} is {value!r}, no text in UTF-8; repair it") from error
         reader.add(where, f"image {number}", value)
     return reader.finish()
 
