@@ -204,7 +204,7 @@ def test_names_of_downloads_are_harmless(address: str, name: str) -> None:
         (
             own("source = [3]").replace("[[source]]", "[x]"),
             "x is not a known key|source: must be written as [[source]]",
-        ),  # noqa: E501
+        ),
         (own().replace("zip of pictures", "zap"), "source: form = 'zap' must be one of zip of pictures, zip of tfrec"),
         (own().replace('"zip of pictures"', "[1]"), "source: form = [1] must be one of"),
         (own(source='md4 = "x"'), "source: md4 is not a known key; did you mean md5?"),
