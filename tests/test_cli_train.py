@@ -162,7 +162,7 @@ WRONG = [
     (("--d-loss", "wgan", "--gamma", "0"), ["--d-loss wgan", "--gamma 0"]),
     (("--baseline", "GAN", "--style-mixing", "0.5"), ["--style-mixing 0.5", "--style False"]),
     (("--train-images-num", "4"), ["4 pictures", "--batch-size"]),
-    (("--processes", "3"), ["--batch-size 8", "3 processes", "multiple of 6"]),
+    (("--processes", "900"), ["--processes 900", "CPU cores", "choose at most"]),
     (("--init-from", "nowhere"), ["--init-from nowhere", "no such file"]),
     (("--init-from", "a", "--pretrained-pkl", "b"), ["--init-from and --pretrained-pkl", "one of them"]),
     (("--precision", "fp16"), ["--precision fp16", "bf16"]),

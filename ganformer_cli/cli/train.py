@@ -26,7 +26,7 @@ from ganformer_cli.cli.options import (
     processes_option,
     verbosity_options,
 )
-from ganformer_cli.cli.output import echo
+from ganformer_cli.cli.output import VERBOSITY, echo
 from ganformer_cli.cli.train_compatibility import compatibility_options
 from ganformer_cli.cli.train_options import setting_options
 from ganformer_cli.cli.train_plan import show_plan
@@ -74,7 +74,7 @@ _SPARE = 12  # characters of a run's name behind that of its data set
 @boolean_option("--restart", group="Run", default=False, help="Start a new numbered run instead of resuming.")
 @option(
     "--max-minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(0, 10_000_000, min_open=True),
     default=None,
     metavar="N",
     group="Run",
@@ -222,9 +222,9 @@ def command(
     if dry_run:
         show_plan(config, dataset, device, as_json=as_json, measured=True, parallelism=parallelism)
         return
-    if parallelism is not None and not as_json:
-        echo(f"cpu        {parallelism}")
     if count > 1 and not launched:
+        if parallelism is not None and not (as_json or VERBOSITY.quiet):
+            echo(f"cpu        {parallelism}")
         ctx.exit(run_workers(sys.argv[1:], count, None if parallelism is None else parallelism.threads))
     from ganformer_cli.checkpoints.run_folder import claimed
     from ganformer_cli.metrics.processes import fail_together
@@ -248,6 +248,7 @@ def command(
             result = launch(
                 config, dataset, folder, device,
                 resume=resume, override=override, quiet=as_json, origin=origin, group=group, max_minutes=max_minutes,
+                parallelism=parallelism,
             )  # fmt: skip
     except GanformerError as error:
         if not distributed.launched_world_size():

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ganformer_cli.cli.output import VERBOSITY, echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar, duration
@@ -93,6 +93,7 @@ def launch(
     origin: Origin | None,
     group: Group,
     max_minutes: float | None = None,
+    parallelism: Parallelism | None = None,
 ) -> RunResult:
     """Train with a progress bar, for at most ``max_minutes``; a new run starts from the weights of ``origin``.
 
@@ -128,7 +129,7 @@ def launch(
             group=group,
         )  # fmt: skip
         if group.is_main and not (quiet or VERBOSITY.quiet):
-            show_plan(config, dataset, device, as_json=False)
+            show_plan(config, dataset, device, as_json=False, parallelism=parallelism)
         if max_minutes is not None:
             run.max_seconds = max_minutes * 60
         return run.run()
@@ -145,7 +146,7 @@ def report(result: RunResult, *, as_json: bool) -> None:
         paths = {"run": result.folder, "snapshot": result.snapshot, "samples": result.samples}
         places = {name: path.as_posix() for name, path in paths.items()}
         best = None if result.best is None else result.best.as_posix()
-        figures = {"kimg": result.kimg, "finished": result.finished, "time_is_up": result.time_is_up}
+        figures: dict[str, Any] = {"kimg": result.kimg, "finished": result.finished, "time_is_up": result.time_is_up}
         figures |= {"scores": result.scores, "best": best}
         echo_json({**places, **figures}, indent=None)
         return
