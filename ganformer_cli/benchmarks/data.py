@@ -32,18 +32,18 @@ class ImageSizes:
 def data_cases(sizes: ImageSizes) -> list[Case]:
     """Preparing JPEGs and PNGs with as many processes as there are cores, and reading what was prepared in one."""
     change = f"{sizes.side} to {sizes.resolution} px"
-    cases = {f"prepare {form}, {change}": partial(build_preparing, sizes, form) for form in ("jpg", "png")}
+    cases = {f"prepare {suffix}, {change}": partial(build_preparing, sizes, suffix) for suffix in ("jpg", "png")}
     for compression in COMPRESSIONS:
         what = f"read {sizes.resolution} px, --compression {compression}"
         cases[what] = partial(build_reading, sizes, compression)
     return [Case(group="data", what=what, images=sizes.images, build=build, weight=30) for what, build in cases.items()]
 
 
-def build_preparing(sizes: ImageSizes, form: str) -> Workload:
+def build_preparing(sizes: ImageSizes, suffix: str) -> Workload:
     """Preparing against what one would write by hand: one process, Pillow's defaults."""
     resources = contextlib.ExitStack()
     folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ganformer-bench-")))
-    draw_images(folder / "source", form, sizes)
+    draw_images(folder / "source", suffix, sizes)
 
     def run() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -78,7 +78,7 @@ def build_reading(sizes: ImageSizes, compression: str) -> Workload:
     return Workload(run=Contender(call=run), baselines=lambda: baselines, has_operators=False, resources=resources)
 
 
-def draw_images(folder: Path, form: str, sizes: ImageSizes) -> None:
+def draw_images(folder: Path, suffix: str, sizes: ImageSizes) -> None:
     """Files of smooth shapes with some grain, which look like photographs to a compressor."""
     folder.mkdir()
     numbers = np.random.default_rng(0)
@@ -86,9 +86,9 @@ def draw_images(folder: Path, form: str, sizes: ImageSizes) -> None:
         coarse = Image.fromarray(numbers.integers(0, 256, (16, 16, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((sizes.side, sizes.side), Image.Resampling.BICUBIC), np.int16)
         grain = numbers.integers(-6, 7, smooth.shape, dtype=np.int16)
-        options: dict[str, Any] = {"quality": 90} if form == "jpg" else {"compress_level": 1}
+        options: dict[str, Any] = {"quality": 90} if suffix == "jpg" else {"compress_level": 1}
         image = Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
-        image.save(folder / f"{number:05d}.{form}", **options)
+        image.save(folder / f"{number:05d}.{suffix}", **options)
 
 
 def pillow_loop(source: Path, target: Path, resolution: int) -> None:

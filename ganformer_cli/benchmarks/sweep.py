@@ -200,14 +200,14 @@ def write_scores(run: SweepRun, folder: Path) -> None:
     course = [
         {k: v for k, v in each.items() if is_finite_number(v)} for each in with_seconds(records, place[-1] / LOG_FILE)
     ]
-    about = {
+    details = {
         "setting": run.setting,
         "seed": run.seed,
         "options": dict(run.options),
         "run": place[-1].relative_to(folder).as_posix(),
         "course": [{key: value for key, value in each.items() if is_finite_number(value)} for each in course],
     }
-    write_json(folder / f"{run.name}.json", {**records[-1], "sweep": about})
+    write_json(folder / f"{run.name}.json", {**records[-1], "sweep": details})
 
 
 def last_line(path: Path) -> str:

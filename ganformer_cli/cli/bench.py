@@ -189,7 +189,9 @@ def command(
             minutes = max(1, round(plan.seconds / 60))
             progress.message(f"this takes about {minutes} minute{'s' * (minutes > 1)} on two CPU cores")
         progress.start(100, "%", "measuring")
-        found = run_benchmarks(plan, lambda share, what: progress.update(round(100 * share, 1), behind=what), warn)
+        found = run_benchmarks(
+            plan, lambda fraction, what: progress.update(round(100 * fraction, 1), behind=what), warn
+        )
     record = {**found, **settings, "rows": found["rows"]}
     if output is not None:
         text = json.dumps(record, indent=2) + "\n"

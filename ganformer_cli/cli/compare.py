@@ -55,7 +55,7 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
 )
 @option(
     "--format",
-    "form",
+    "table_format",
     type=click.Choice(["text", "markdown", "csv", "json"]),
     default="text",
     group="Table",
@@ -86,7 +86,7 @@ def command(
     result_dir: Path,
     snapshot: str,
     metrics: str | None,
-    form: str,
+    table_format: str,
     output: Path | None,
     plot: Path | None,
     overwrite: bool,
@@ -112,10 +112,10 @@ def command(
     from ganformer_cli.metrics.registry import METRICS, parse_metrics
     from ganformer_cli.visualization.charts import chart_format, draw_chart
 
-    if as_json and form != "json":
-        if "form" in given_options(ctx):
-            raise click.UsageError(f"--json and --format {form} both choose the format; give one of them")
-        form = "json"
+    if as_json and table_format != "json":
+        if "table_format" in given_options(ctx):
+            raise click.UsageError(f"--json and --format {table_format} both choose the format; give one of them")
+        table_format = "json"
     if plot is not None:
         chart_format(plot, "--plot")
     for path, name in ((output, "--output"), (plot, "--plot")):
@@ -131,7 +131,7 @@ def command(
         )
     for warning in tabulate.warnings(tables):
         warn(warning)
-    if form == "text" and output is None:
+    if table_format == "text" and output is None:
         print_tables(tables)
     else:
         formats = {
@@ -140,7 +140,7 @@ def command(
             "csv": tabulate.as_csv,
             "json": tabulate.as_json,
         }
-        written = formats[form](tables)
+        written = formats[table_format](tables)
         if output is None:
             echo(written, lines=True)
         else:

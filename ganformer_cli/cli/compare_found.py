@@ -146,8 +146,8 @@ def of_run(target: Target, config: RunConfig | None, which: str, by: Sequence[st
     kimg, scores = scores_of_run(records, "best" if which == "best" else "newest", by)
     if not scores:
         return []
-    said = next(iter(scores.values())).conditions.get("dataset")
-    dataset = str(said or (config.train.dataset if config else "?"))
+    scored_on = next(iter(scores.values())).conditions.get("dataset")
+    dataset = str(scored_on or (config.train.dataset if config else "?"))
     what = next((identity(record) for record in reversed(records) if record.get("kimg") == kimg), "")
     course = with_seconds(records, (target.run or target.path) / LOG_FILE)
     numbers = [{key: value for key, value in each.items() if is_finite_number(value)} for each in course]
@@ -163,8 +163,8 @@ def of_others(path: Path) -> list[ScoresPart]:
     else:
         kept = read_kept(path)
         records = kept.records
-        for note in kept.notes:
-            warn(note)
+        for text in kept.warnings:
+            warn(text)
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for record in records:
         if scores_in(record):
@@ -206,10 +206,10 @@ def _name(record: Mapping[str, Any], path: Path) -> str:
     """The row of what is no run: a sweep's setting, the snapshot's file name without its ending, or the images'."""
     if setting := _setting(record):
         return setting
-    if isinstance(said := record.get("snapshot"), str) and said:
-        return Path(said).stem
-    if isinstance(said := record.get("images"), str) and said:
-        return Path(said).name
+    if isinstance(name := record.get("snapshot"), str) and name:
+        return Path(name).stem
+    if isinstance(name := record.get("images"), str) and name:
+        return Path(name).name
     return path.name.removesuffix(SUFFIX)
 
 

@@ -33,10 +33,11 @@ def reported_rows(datasets: Iterable[str]) -> dict[str, list[ModelRow]]:
             continue
         if entry is None or entry.reported is None:
             continue
-        said = entry.reported
-        source = f"{said.source}; FID of {said.images} images, longer side {said.resolution}"
+        reported = entry.reported
+        source = f"{reported.source}; FID of {reported.images} images, longer side {reported.resolution}"
         rows[name] = [
-            ModelRow(f"{model} (paper)", (), {"fid": Cell(value, None, 0)}, source) for model, value in said.fid.items()
+            ModelRow(f"{model} (paper)", (), {"fid": Cell(value, None, 0)}, source)
+            for model, value in reported.fid.items()
         ]
     return rows
 

@@ -229,8 +229,8 @@ def refuse_contradictions(given: Mapping[str, Any]) -> None:
     if "images" in given:
         for other in ("model", "expname", "every", "truncation_psi"):
             if other in given:
-                said = {"every": "all"}.get(other, other).replace("_", "-")
-                raise click.UsageError(f"--images scores images that exist, --{said} a model; give one of them")
+                name = {"every": "all"}.get(other, other).replace("_", "-")
+                raise click.UsageError(f"--images scores images that exist, --{name} a model; give one of them")
         if "dataset" not in given and "reals" not in given:
             raise click.UsageError("--images needs images to compare with; give --dataset or --reals")
     if "reals" in given and "dataset" in given:

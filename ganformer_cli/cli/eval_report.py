@@ -144,7 +144,7 @@ def scores_at(path: Path) -> dict[str, ScoreValue]:
         kept = read_kept(path)
         if found := newest_scores(kept.records):
             return found
-        raise DataError(f"--compare {'; '.join(kept.notes) or f'{path}: no scores in {beside}'}; score it again")
+        raise DataError(f"--compare {'; '.join(kept.warnings) or f'{path}: no scores in {beside}'}; score it again")
     run = path if path.is_dir() else run_of(path) if path.suffix == ".safetensors" else None
     file = path if run is None else run / METRICS_FILE
     if not file.is_file():

@@ -155,12 +155,12 @@ class Evaluation:
         if not reasons:
             return
         without = [name for name in self.metrics if METRICS[name].network in reasons]
-        said = f"no {','.join(without)}: {'; '.join(reasons.values())}"
+        text = f"no {','.join(without)}: {'; '.join(reasons.values())}"
         self.metrics = tuple(name for name in self.metrics if name not in without)
         if not self.metrics:
-            raise GanformerError(said if self.options["offline"] else f"{said}; swd and diversity need no weights")
-        self.warn(said)
-        self.left_out[said] = None
+            raise GanformerError(text if self.options["offline"] else f"{text}; swd and diversity need no weights")
+        self.warn(text)
+        self.left_out[text] = None
 
     def class_index(self, reals: ImageDataset) -> int | None:
         """The class of ``--class``, by its number."""

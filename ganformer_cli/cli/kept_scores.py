@@ -25,7 +25,7 @@ class KeptScores:
     """Scores that are kept of a snapshot or of images."""
 
     records: list[dict[str, Any]] = field(default_factory=list)  # oldest first, of what is there now
-    notes: list[str] = field(default_factory=list)  # what was left out, and why
+    warnings: list[str] = field(default_factory=list)  # what was left out, and why
 
 
 def file_beside(scored: Path) -> Path:
@@ -141,14 +141,14 @@ def read_kept(scored: Path) -> KeptScores:
     if not file.is_file():
         return found
     known: dict[str, bool] = {}
-    for record in read_records(file, found.notes.append):
+    for record in read_records(file, found.warnings.append):
         what = identity(record)
         if what not in known:
             known[what] = not scored.exists() or _is_still(scored, provenance_of(record))
         if known[what]:
             found.records.append(record)
     if not all(known.values()):
-        found.notes.append(f"{scored}: has changed since it was scored; scores of what it was are left out")
+        found.warnings.append(f"{scored}: has changed since it was scored; scores of what it was are left out")
     return found
 
 

@@ -224,10 +224,10 @@ def _convolutions() -> Iterator[tuple[str, Step, int]]:
         for branch in branches:
             inner = channels
             for steps in branch.steps:
-                sides = steps if isinstance(steps, tuple) else (steps,)
-                for step in sides:
+                fork = steps if isinstance(steps, tuple) else (steps,)
+                for step in fork:
                     yield f"{block}.{step.name}", step, inner
-                inner = sum(step.outputs for step in sides)
+                inner = sum(step.outputs for step in fork)
             together += inner
         channels = together
 

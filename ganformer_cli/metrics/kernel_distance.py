@@ -51,28 +51,28 @@ def kernel_distance(
     Raises:
         DataError: no such arrays, fewer than two rows on a side, or values that are not finite.
     """
-    sides = as_rows(fakes), as_rows(reals)
-    check_same_width(*sides)
-    fewest = min(map(len, sides))
+    both = as_rows(fakes), as_rows(reals)
+    check_same_width(*both)
+    fewest = min(map(len, both))
     size = min(subset_size, fewest)
     if size < 2:
         raise DataError(f"a kernel distance needs at least 2 images of either kind, not {size}")
-    if all(len(rows) == size for rows in sides):
+    if all(len(rows) == size for rows in both):
         subsets = 1
     # numpy promises never to change this generator's numbers.
     random = np.random.RandomState(seed)
     found = np.empty(subsets)
     for number in range(subsets):
-        found[number] = _unbiased(*(as_doubles(rows[random.choice(len(rows), size, replace=False)]) for rows in sides))
+        found[number] = _unbiased(*(as_doubles(rows[random.choice(len(rows), size, replace=False)]) for rows in both))
     mean = float(found.mean())
     if fewest >= APART * subset_size:
         return mean, float(found.std())
     if fewest < _LEAST:
         return mean, None
     # The parts' variances need no more rows than this; which ones does not matter.
-    some = (rows[np.sort(random.permutation(len(rows))[: max(APART * size, _LEAST)])] for rows in sides)
+    some = (rows[np.sort(random.permutation(len(rows))[: max(APART * size, _LEAST)])] for rows in both)
     parts = _variances(*map(as_doubles, some))
-    whole, one = parts.of_estimate(*map(len, sides)), parts.of_estimate(size, size)
+    whole, one = parts.of_estimate(*map(len, both)), parts.of_estimate(size, size)
     # An average over subsets has what the estimate from all rows has, and what is left of the choice of the subsets.
     return mean, math.sqrt(max(0.0, whole + (one - whole) / subsets))
 

@@ -1,10 +1,10 @@
 """Perceptual path length (Karras et al. 2019, "A Style-Based Generator Architecture", section 4.1).
 
-How much images change along a way through latent space: two latents are drawn, a place t on the way between them, and
+How much images change along a path through latent space: two latents are drawn, a place t on the path between them, and
 
-    LPIPS(G(way(t)), G(way(t + ε))) / ε²        with ε = 10⁻⁴
+    LPIPS(G(path(t)), G(path(t + ε))) / ε²        with ε = 10⁻⁴
 
-is averaged over pairs, the lowest and the highest percent of them left out. In space z the way is an arc for each
+is averaged over pairs, the lowest and the highest percent of them left out. In space z the path is an arc for each
 component, in space w it is straight; t is uniform from 0 to 1 (full), or 0 (end). Both images have the class of the
 first latent, the model's stored noise, and no truncation; they are compared as float images, since rounding to 8 bits
 would be larger than what changes, and averaged over squares of pixels until the shorter side is below 512. Faces are
@@ -95,9 +95,9 @@ def pair_lengths(
         generator: the model.
         distance: of two images.
         pairs: their numbers, from 0 on; 16 consecutive ones are drawn together.
-        space: in which the way lies, ``z`` or ``w``.
-        end: measure at the beginning of each way, not along it.
-        seed: of the latents, and of the places on the way.
+        space: in which the path lies, ``z`` or ``w``.
+        end: measure at the beginning of each path, not along it.
+        seed: of the latents, and of the places on the path.
         progress: called with how many are done, and how many there are.
 
     Raises:
@@ -148,12 +148,12 @@ def _lengths(
         if space == "w":
             starts = map_latents(generator, starts, labels=labels.numpy())
             ends = map_latents(generator, ends, labels=labels.numpy())
-        sides = []
+        pair = []
         for step in (0.0, _STEP):
             t = torch.tensor(places, dtype=torch.float64).add(step).view(-1, *[1] * (starts.ndim - 1))
-            way = slerp(starts, ends, t) if space == "z" else _lerp(starts, ends, t)
-            sides.append(_images(generator, way, space, labels))
-        return distance(*sides).numpy() / _STEP**2
+            path = slerp(starts, ends, t) if space == "z" else _lerp(starts, ends, t)
+            pair.append(_images(generator, path, space, labels))
+        return distance(*pair).numpy() / _STEP**2
 
 
 def _lerp(starts: Tensor, ends: Tensor, t: Tensor) -> Tensor:

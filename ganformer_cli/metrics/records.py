@@ -18,7 +18,7 @@ from ganformer_cli.files import read_json, read_json_lines, read_regular
 from ganformer_cli.metrics.registry import SCORES
 from ganformer_cli.text import printable
 
-#: What two scores must share to be comparable, and how a difference is said.
+#: What two scores must share to be comparable, and how a difference is named.
 CONDITIONS = {
     "version": "version of the metric",
     "network": "feature network",
@@ -94,13 +94,13 @@ def scores_in(record: Mapping[str, Any]) -> dict[str, ScoreValue]:
         value = record.get(name)
         if not is_finite_number(value):
             continue
-        said = {**provenance, **_object(own.get(score.metric))}
+        conditions = {**provenance, **_object(own.get(score.metric))}
         deviation = record.get(f"{name}_std")
         found[name] = ScoreValue(
             name,
             float(value),
             float(deviation) if is_finite_number(deviation) else None,
-            {key: said[key] for key in CONDITIONS if said.get(key) is not None},
+            {key: conditions[key] for key in CONDITIONS if conditions.get(key) is not None},
         )
     return found
 
@@ -153,8 +153,8 @@ def with_seconds(records: Iterable[Mapping[str, Any]], log: Path) -> list[dict[s
             (x0, y0), (x1, y1) = next(
                 (pair for pair in zip(known, known[1:], strict=False) if kimg <= pair[1][0]), known[-2:]
             )
-            share = min(1.0, (kimg - x0) / (x1 - x0)) if x1 > x0 else 1.0
-            record = {**record, "seconds": round(y0 + share * (y1 - y0), 3)}
+            fraction = min(1.0, (kimg - x0) / (x1 - x0)) if x1 > x0 else 1.0
+            record = {**record, "seconds": round(y0 + fraction * (y1 - y0), 3)}
         found.append(dict(record))
     return found
 
@@ -167,8 +167,8 @@ def differences(one: ScoreValue, other: ScoreValue, *, leave_out: frozenset[str]
         leave_out: of ``CONDITIONS``, those that may differ.
     """
     return [
-        f"{said} ({_shown(key, one.conditions.get(key))} and {_shown(key, other.conditions.get(key))})"
-        for key, said in CONDITIONS.items()
+        f"{words} ({_shown(key, one.conditions.get(key))} and {_shown(key, other.conditions.get(key))})"
+        for key, words in CONDITIONS.items()
         if key not in leave_out and one.conditions.get(key) != other.conditions.get(key)
     ]
 

@@ -46,7 +46,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
         if name not in METRICS and name not in aliases:
             near = difflib.get_close_matches(name, [*METRICS, *aliases], n=1)
             advice = f"did you mean {near[0]}? " if near else ""
-            several = [f"{alias} for {', '.join(meant)}" for alias, meant in aliases.items() if len(meant) > 1]
+            several = [f"{alias} for {', '.join(metrics)}" for alias, metrics in aliases.items() if len(metrics) > 1]
             raise ConfigError(
                 f"--metrics {part.strip()}: there is no such metric; {advice}There are {', '.join(METRICS)}, "
                 f"{', '.join([*several, 'and none'])}"

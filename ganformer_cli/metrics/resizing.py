@@ -38,12 +38,12 @@ def resized(images: Tensor, side: int, resize: Resize) -> Tensor:
 
 def _bilinear_tf1(images: Tensor, side: int) -> Tensor:
     """Rounds as TensorFlow does: places in float32, then along rows, then along columns."""
-    low, high, way = _places(images.shape[3], side, images.device)
+    low, high, fraction = _places(images.shape[3], side, images.device)
     left, right = images[..., low].float(), images[..., high].float()
-    rows = left.add_((right.sub_(left)).mul_(way))
-    low, high, way = _places(images.shape[2], side, images.device)
+    rows = left.add_((right.sub_(left)).mul_(fraction))
+    low, high, fraction = _places(images.shape[2], side, images.device)
     above, below = rows[:, :, low], rows[:, :, high]
-    return above.add_(below.sub_(above).mul_(way[:, None]))
+    return above.add_(below.sub_(above).mul_(fraction[:, None]))
 
 
 def _places(given: int, wanted: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -171,19 +171,19 @@ def course_of(row: ModelRow, score: str) -> list[CoursePoint]:
 
 def warnings(tables: Sequence[ScoreTable]) -> list[str]:
     """What keeps numbers of one column from being comparable, each said once."""
-    told: dict[str, list[str]] = {}
+    messages: dict[str, list[str]] = {}
     for table in tables:
         for score in table.scores:
             runs = [run for row in table.rows for run in row.runs if score in run.scores]
             for run in runs[1:]:
                 for difference in differences(runs[0].scores[score], run.scores[score], leave_out=_MAY_DIFFER):
                     text = f"{runs[0].path} and {run.path} are not comparable, different {difference}"
-                    told.setdefault(text, []).append(score)
+                    messages.setdefault(text, []).append(score)
         for row in table.rows:
             lengths = sorted({f"{run.kimg:g}" for run in row.runs if run.kimg is not None}, key=float)
             if len(lengths) > 1:
-                told[f"the runs of {row.model} on {table.dataset} are averaged at {', '.join(lengths)} kimg"] = []
-    return [f"{', '.join(scores)}: {text}" if scores else text for text, scores in told.items()]
+                messages[f"the runs of {row.model} on {table.dataset} are averaged at {', '.join(lengths)} kimg"] = []
+    return [f"{', '.join(scores)}: {text}" if scores else text for text, scores in messages.items()]
 
 
 # ----- As text -----
