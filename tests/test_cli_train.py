@@ -75,7 +75,7 @@ def test_dry_run_shows_everything_and_writes_nothing(ganformer: Run, own_folder:
     assert shown["config"]["model"]["attention"] == "simplex"
     assert shown["config"]["model"]["resolution"] == 64
     assert shown["parameters"]["generator"] > 0
-    plain = ganformer(*TINY, "--dry-run").stdout
+    plain = ganformer(*TINY, "--dry-run", "--resolution", "64", "--attention", "simplex").stdout
     assert "parameters" in plain
     assert f"operators  {'native' if shown['operators'] == 'native' else 'plain torch'}" in plain
     assert list(own_folder.iterdir()) == []
