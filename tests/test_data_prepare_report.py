@@ -16,7 +16,7 @@ from PIL import Image
 from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data import open_dataset
 from ganformer_cli.data.manifest import checksum
-from ganformer_cli.data.prepare import statistics
+from ganformer_cli.data.prepare import duplicates
 from ganformer_cli.data.prepare.conversion import difference_hash
 from ganformer_cli.data.prepare.duplicates import find_near, find_repeated
 from ganformer_cli.data.prepare.pipeline import PreparedSet, prepare
@@ -85,7 +85,7 @@ def test_duplicates_are_told_and_kept() -> None:
 
 
 def test_a_source_of_nothing_but_duplicates_is_told_in_bounded_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "MAX_LISTED", 9)
+    monkeypatch.setattr(duplicates, "MAX_LISTED", 9)
     manifest = made([noise(i % 5) for i in range(20)]).manifest
     messages = json.loads(Path("datasets/set/duplicates.json").read_text(encoding="utf-8"))
     assert manifest["duplicates"]["exact"] == 5
@@ -99,7 +99,7 @@ def test_skipped_pictures_do_not_shift_the_names_of_duplicates() -> None:
 
 
 def test_equal_prefixes_of_digests_are_no_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "find_repeated", lambda words: np.arange(len(words)))  # as if all were suspects
+    monkeypatch.setattr(duplicates, "find_repeated", lambda words: np.arange(len(words)))  # as if all were suspects
     assert made([noise(1), noise(2), noise(1)]).manifest["duplicates"]["first"] == [["0.png", "2.png"]]
 
 

@@ -8,12 +8,12 @@ import click
 
 from ganformer_cli import __version__
 from ganformer_cli.cli.completion import complete_models
-from ganformer_cli.cli.model_choice import MIB, find_model, load_all, offline_option
+from ganformer_cli.cli.model_choice import find_model, load_all, offline_option
 from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.config.names import quoted
 from ganformer_cli.errors import OutputError
-from ganformer_cli.files import remove_parts
+from ganformer_cli.files import MIB, remove_parts
 from ganformer_cli.outputs import check_output
 
 

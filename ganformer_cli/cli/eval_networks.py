@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ganformer_cli.cli.model_choice import MIB
 from ganformer_cli.cli.progress import ProgressBar
+from ganformer_cli.files import MIB
 
 
 @contextmanager

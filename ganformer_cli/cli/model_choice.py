@@ -12,6 +12,7 @@ from ganformer_cli.cli.completion import complete_models, complete_runs
 from ganformer_cli.cli.options import MAX_BATCH_SIZE, MAX_PSI, F, boolean_option, option
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import ConfigError, SnapshotError
+from ganformer_cli.files import MIB
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 #: How the authors name the snapshots that they published.
 GDRIVE = "gdrive:"
-MIB = 1 << 20
 
 
 def model_options(function: F) -> F:

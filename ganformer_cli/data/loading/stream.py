@@ -56,17 +56,12 @@ class ImageStream:
         warn: Callable[[str], None] = lambda text: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        least = {"batch size": 1, "position": 0, "rank": 0, "world_size": 1, "workers": 0}
-        given = {
-            "batch size": batch_size,
-            "position": position,
-            "rank": rank,
-            "world_size": world_size,
-            "workers": workers,
-        }
-        for option, value in given.items():
-            if value < least[option]:
-                raise ConfigError(f"a stream of images cannot have {option} {value}; the least is {least[option]}")
+        for name, value, least in (
+            ("batch size", batch_size, 1), ("position", position, 0), ("rank", rank, 0),
+            ("world_size", world_size, 1), ("workers", workers, 0),
+        ):  # fmt: skip
+            if value < least:
+                raise ConfigError(f"a stream of images cannot have {name} {value}; the least is {least}")
         if rank >= world_size:
             raise ConfigError(
                 f"a stream of images shared by {world_size} has no rank {rank}; the last is {world_size - 1}"

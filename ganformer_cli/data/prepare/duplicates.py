@@ -2,18 +2,95 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Hashes = npt.NDArray[np.uint64]
+from ganformer_cli.data.manifest import image_name
 
+Hashes = npt.NDArray[np.uint64]
+Images = Callable[[], Iterator[tuple[str, str]]]  # name in the source and sha256 of the pixels of each, once more
+
+GROUPS_SHOWN = 10  # in the manifest
+MAX_LISTED = 50_000  # images in the list of all duplicates
+_NAMES_SHOWN = 10  # of a group in the manifest
 NEAR = 4  # bits of 64 in which the hashes of near duplicates may differ
 # Hashes that differ in 4 bits agree in at least 2 of 6 bands: whoever shares no pair of bands need not be compared.
 _BANDS = (11, 11, 11, 11, 10, 10)
 _AGREEING = 2
 _COMPARED = 200  # hashes that share a pair of bands are compared with so many of their neighbours, at most
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Groups of images that are the same (``exact``) or look alike (``near``): how many, and the first of them."""
+
+    exact: int
+    near: int | None  # None if they were not looked for
+    exact_groups: list[list[int]]
+    near_groups: list[list[int]]
+    names: dict[int, str]  # in the source
+
+    def __bool__(self) -> bool:
+        return bool(self.exact or self.near)
+
+    def file(self) -> dict[str, Any]:
+        """What ``duplicates.json`` says."""
+
+        def listed(groups: list[list[int]]) -> list[list[dict[str, str]]]:
+            return [[{"picture": image_name(i), "file": self.names[i]} for i in group] for group in groups]
+
+        return {
+            "exact": listed(self.exact_groups),
+            "near": None if self.near is None else listed(self.near_groups),
+            "groups_left_out": self.exact + (self.near or 0) - len(self.exact_groups) - len(self.near_groups),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """What the manifest says: how many groups, and the names in the source of the first ones."""
+
+        def first(groups: list[list[int]]) -> list[list[str]]:
+            return [[self.names[i] for i in group[:_NAMES_SHOWN]] for group in groups[:GROUPS_SHOWN]]
+
+        return {
+            "exact": self.exact,
+            "near": self.near,
+            "first": first(self.exact_groups),
+            "first_near": first(self.near_groups),
+        }
+
+
+def find_duplicates(digests: array[int], hashes: array[int] | None, images: Images) -> Duplicates:
+    """Groups of images that are the same to the pixel or, given ``hashes``, look alike; an image is in one of them.
+
+    Args:
+        digests: the first 64 bits of each image's sha256.
+        hashes: 64 bits of each, most of which images that look alike share.
+        images: all of them, for those that the digests do not tell apart.
+    """
+    suspects = find_repeated(np.asarray(digests, np.uint64))
+    full = np.zeros((len(suspects), 4), np.uint64)
+    at = 0
+    for number, (_, pixels) in enumerate(images()) if len(suspects) else ():
+        if at < len(suspects) and suspects[at] == number:
+            full[at] = np.frombuffer(bytes.fromhex(pixels), np.uint64)
+            at += 1
+    exact = [suspects[group].tolist() for group in _equal_rows(full)]
+    near: list[list[int]] | None = None
+    if hashes is not None:
+        single = np.delete(np.arange(len(digests)), [number for group in exact for number in group[1:]])
+        near = [single[group].tolist() for group in find_near(np.asarray(hashes, np.uint64)[single])]
+    listed = [_first_groups(exact), _first_groups(near or [])]
+    names = dict.fromkeys((number for groups in listed for group in groups for number in group), "")
+    for number, (name, _) in enumerate(images()) if names else ():
+        if number in names:
+            names[number] = name
+    return Duplicates(len(exact), None if near is None else len(near), listed[0], listed[1], names)
 
 
 def find_repeated(words: Hashes) -> npt.NDArray[np.int64]:
@@ -74,3 +151,25 @@ def _near_pairs(hashes: Hashes) -> npt.NDArray[np.int64]:
     if not found:
         return np.empty((0, 2), np.int64)
     return np.unique(np.concatenate(found), axis=0)
+
+
+def _equal_rows(rows: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
+    """The places of rows [n, 4] that are equal to others, grouped; groups in the order of their first row."""
+    if not len(rows):
+        return []
+    _, kind = np.unique(rows, axis=0, return_inverse=True)
+    kind = kind.reshape(-1)
+    order = np.argsort(kind, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(kind[order])) + 1)
+    return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
+
+
+def _first_groups(groups: list[list[int]]) -> list[list[int]]:
+    """Those that are listed: a source of nothing but duplicates must not fill the memory."""
+    listed, room = [], MAX_LISTED
+    for group in groups:
+        room -= len(group)
+        if room < 0:
+            break
+        listed.append(group)
+    return listed

@@ -11,22 +11,15 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data.manifest import image_name
 from ganformer_cli.data.prepare.conversion import ConversionResult, result_digest
-from ganformer_cli.data.prepare.duplicates import find_near, find_repeated
+from ganformer_cli.data.prepare.duplicates import Duplicates, find_duplicates
 from ganformer_cli.errors import DataError
 
 SKIPPED_SHOWN = 100  # in the manifest; all are in a file of their own if there are more
-GROUPS_SHOWN = 10  # of duplicates, in the manifest
-MAX_LISTED = 50_000  # images in the list of all duplicates, at most
-_NAMES_SHOWN = 10  # of one such group
 
 _AT_ONCE = 1000  # labels turned into text
 
@@ -191,69 +184,9 @@ class DatasetStatistics:
         described["pictures"] = {str(label): self._classes[label] for label in sorted(self._classes)}
         return described if names is None else {**described, "names": names}
 
-    def duplicates(self, results: Results, nearly: bool) -> Duplicates:
-        """Groups of images that are the same, or look alike.
-
-        Args:
-            results: all of them once more, from the first on.
-        """
-        suspects = find_repeated(np.asarray(self._digests, np.uint64))
-        digests = np.zeros((len(suspects), 4), np.uint64)
-        at = 0
-        for number, result in _kept(results) if len(suspects) else ():
-            if at < len(suspects) and suspects[at] == number:
-                digests[at] = np.frombuffer(bytes.fromhex(result.pixels), np.uint64)
-                at += 1
-        exact = [suspects[group].tolist() for group in _equal_rows(digests)]
-        alike: list[list[int]] | None = None
-        if nearly:
-            single = np.delete(np.arange(self.kept), [number for group in exact for number in group[1:]])
-            alike = [single[group].tolist() for group in find_near(np.asarray(self._hashes, np.uint64)[single])]
-        listed = [_first_groups(exact), _first_groups(alike or [])]
-        names = dict.fromkeys((number for groups in listed for group in groups for number in group), "")
-        for number, result in _kept(results) if names else ():
-            if number in names:
-                names[number] = result.name
-        return Duplicates(len(exact), None if alike is None else len(alike), listed[0], listed[1], names)
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """Groups of images that are the same (``exact``) or look alike (``near``): how many, and the first of them."""
-
-    exact: int
-    near: int | None  # None if they were not looked for
-    exact_groups: list[list[int]]
-    near_groups: list[list[int]]
-    names: dict[int, str]  # in the source
-
-    def __bool__(self) -> bool:
-        return bool(self.exact or self.near)
-
-    def file(self) -> dict[str, Any]:
-        """What ``duplicates.json`` says."""
-
-        def told(groups: list[list[int]]) -> list[list[dict[str, str]]]:
-            return [[{"picture": image_name(i), "file": self.names[i]} for i in group] for group in groups]
-
-        return {
-            "exact": told(self.exact_groups),
-            "near": None if self.near is None else told(self.near_groups),
-            "groups_left_out": self.exact + (self.near or 0) - len(self.exact_groups) - len(self.near_groups),
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """What the manifest says: how many groups, and the names in the source of the first ones."""
-
-        def first(groups: list[list[int]]) -> list[list[str]]:
-            return [[self.names[i] for i in group[:_NAMES_SHOWN]] for group in groups[:GROUPS_SHOWN]]
-
-        return {
-            "exact": self.exact,
-            "near": self.near,
-            "first": first(self.exact_groups),
-            "first_near": first(self.near_groups),
-        }
+    def duplicates(self, results: Results, near: bool) -> Duplicates:
+        """Groups of images that are the same, or look alike, see :func:`find_duplicates`."""
+        return find_duplicates(self._digests, self._hashes if near else None, lambda: _kept(results))
 
 
 def source_fingerprint(digest: Any, images: int) -> str:
@@ -261,30 +194,9 @@ def source_fingerprint(digest: Any, images: int) -> str:
     return hashlib.sha256(f"{images}\n".encode() + digest.digest()).hexdigest()
 
 
-def _kept(results: Results) -> Iterator[tuple[int, ConversionResult]]:
-    return enumerate(result for result in results() if not result.reason)
-
-
-def _equal_rows(rows: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
-    """The places of rows [n, 4] that are equal to others, grouped; groups in the order of their first row."""
-    if not len(rows):
-        return []
-    _, kind = np.unique(rows, axis=0, return_inverse=True)
-    kind = kind.reshape(-1)
-    order = np.argsort(kind, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(kind[order])) + 1)
-    return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
-
-
-def _first_groups(groups: list[list[int]]) -> list[list[int]]:
-    """Those that are listed: a source of nothing but duplicates must not fill the memory."""
-    listed, room = [], MAX_LISTED
-    for group in groups:
-        room -= len(group)
-        if room < 0:
-            break
-        listed.append(group)
-    return listed
+def _kept(results: Results) -> Iterator[tuple[str, str]]:
+    """Names and digests of the images that are kept."""
+    return ((result.name, result.pixels) for result in results() if not result.reason)
 
 
 def _between(bits: int) -> str:
