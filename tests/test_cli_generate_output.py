@@ -142,6 +142,23 @@ def test_an_array_of_pictures_and_latents_are_kept(ganformer: Run, tiny_run: Pat
     assert len(np.load("images/images.npy")) == len(np.load("images/latents.npy")) == 4
 
 
+def test_a_folder_of_an_older_version_is_known(ganformer: Run, tiny_run: Path, drawn: list[int]) -> None:
+    """They had no images.json: each file says itself what it is made from."""
+    words = "generate --images-num 3 --grid --maps --interpolate --interpolation-density 2 --json"
+    line = words.split()
+    assert ganformer(*line).exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in Path().glob("images*/*.[pg]*")}
+    for index in Path().glob("images*/images.json"):
+        index.unlink()
+    drawn.clear()
+    done = ganformer(*line)
+    assert json.loads(done.stdout)["kept"] == 3
+    assert drawn == []
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    refused = ganformer(*line, "--noise", "none", "--output-dir", "images")
+    assert "noise const instead of none" in refused.stderr
+
+
 def test_many_pictures_lie_in_folders(ganformer: Run, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_folder, "MAX_IN_FOLDER", 4)
     for module in (image_folder, image_writer):
@@ -153,6 +170,8 @@ def test_many_pictures_lie_in_folders(ganformer: Run, tiny_run: Path, monkeypatc
     assert contents(Path("images")).keys() == expected
     answer = json.loads(done.stdout)
     assert [Path(folder).name for folder in answer["folders"]] == ["000000", "000001", "000002"]
+    listed = json.loads(Path("images/000001", INDEX_FILE).read_text(encoding="utf-8"))["files"]
+    assert list(listed) == ["seed0003.png", "seed0004.png", "seed0005.png"]
     assert (answer["images_num"], "images" in answer) == (8, False)
     Path("images/000001/seed0004.png").unlink()
     assert json.loads(ganformer(*line).stdout)["kept"] == 7

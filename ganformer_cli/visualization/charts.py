@@ -153,7 +153,7 @@ def _draw_bars(axes: Axes, panel: BarPanel) -> None:
         end = max(bar.value, 0) + (bar.deviation or 0)
         axes.annotate(f"{bar.value:.4g}", (end, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(panel.bars)), [bar.label for bar in panel.bars])
-    axes.invert_yaxis()
+    axes.set_ylim(len(panel.bars) - 0.5, -0.5)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.margins(x=0.15)
     axes.set_title(panel.title)

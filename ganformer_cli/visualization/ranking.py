@@ -79,10 +79,10 @@ class Ranking:
         job, plan, count = self.job, self.job.plan, len(self.job.plan)
         order = np.random.default_rng(0).permutation(len(self.dataset))[:MAX_REALS]
         start(len(order), "reading real images")
-        reals = self._features_of((self.dataset.image(int(i)) for i in order), update)
+        reals = torch.cat(list(self._features_of((self.dataset.image(int(i)) for i in order), update)))
         start(count, "ranking images")
-        fakes = self._features_of(map(job.read, range(count)), update)
-        scores = self.method.score(torch.cat(list(reals)), torch.cat(list(fakes)))
+        fakes = torch.cat(list(self._features_of(map(job.read, range(count)), update)))
+        scores = self.method.score(reals, fakes)
         ranking = sorted(range(count), key=lambda index: (-scores[index], index))
         job.folders.announce(self.files)
         for name, shown in (("best", ranking[: self.keep]), ("worst", ranking[::-1][: self.keep])):
