@@ -14,8 +14,8 @@ from typing import IO
 from ganformer_cli.files import open_regular
 
 _MAGIC = b"\x93NUMPY"
-_LONGEST = 10_000  # as numpy has it
-_MOST_DIMENSIONS = 32
+_MAX_HEADER = 10_000  # as numpy has it
+_MAX_DIMENSIONS = 32
 _KIND = re.compile(r"[<>|=]?([biufcSaUVMmO?])(\d{0,6})(\[[\w/]+\])?")
 
 
@@ -41,7 +41,7 @@ def check_npy_stream(stream: IO[bytes], size: int) -> None:
         return
     wide = start[6:7] >= b"\x02"
     length = int.from_bytes(start[8 : 12 if wide else 10], "little")
-    if length > _LONGEST:
+    if length > _MAX_HEADER:
         raise ValueError("a damaged header: it is too long")
     begin = 12 if wide else 10
     text = (start[begin:] + stream.read(length - len(start[begin:])))[:length]
@@ -50,7 +50,7 @@ def check_npy_stream(stream: IO[bytes], size: int) -> None:
         kind, shape, order = fields["descr"], fields["shape"], fields["fortran_order"]
     except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError, OverflowError) as error:
         raise ValueError("a damaged header") from error
-    if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS or not isinstance(order, bool):
+    if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS or not isinstance(order, bool):
         raise ValueError("a damaged header: no shape")
     if not all(type(side) is int and 0 <= side < 1 << 63 for side in shape):
         raise ValueError("a damaged header: no shape")

@@ -273,7 +273,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     from ganformer_cli.downloads import transfer
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(transfer, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(transfer, "RETRY_DELAYS", (0.0, 0.0, 0.0))
     play = Server()
     with ThreadingHTTPServer(("127.0.0.1", 0), Request) as http:
         http.play = play  # type: ignore[attr-defined]

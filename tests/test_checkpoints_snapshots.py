@@ -51,7 +51,7 @@ def rewrite(path: Path, change: dict[str, Any] | None = None, drop: str = "", ad
 
 def test_there_and_back(tmp_path: Path) -> None:
     generator, path = write(tmp_path / "a.safetensors")
-    loaded = snapshots.load_generator(path)
+    loaded = snapshots.load_snapshot(path)
     z = torch.randn(2, *generator.z_shape)
     with torch.no_grad():
         assert torch.equal(loaded(z, noise_mode="const"), generator.eval()(z, noise_mode="const"))
@@ -73,7 +73,7 @@ def test_plain_safetensors_reads_it(tmp_path: Path) -> None:
 
 def test_the_other_generator_is_there_too(tmp_path: Path) -> None:
     _, path = write(tmp_path / "a.safetensors")
-    average, trained = snapshots.load_generator(path), snapshots.load_generator(path, which="generator")
+    average, trained = snapshots.load_snapshot(path), snapshots.load_snapshot(path, which="generator")
     assert average.pos is not None
     assert trained.pos is not None
     assert not torch.equal(average.pos, trained.pos)
@@ -90,31 +90,31 @@ def test_truncated_file(tmp_path: Path, keep: int) -> None:
     _, path = write(tmp_path / "a.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(SnapshotError, match=r"a\.safetensors"):
-        snapshots.load_generator(path)
+        snapshots.load_snapshot(path)
 
 
 def test_header_that_lies_about_its_size(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
     with pytest.raises(SnapshotError):
-        snapshots.load_generator(path)
+        snapshots.load_snapshot(path)
 
 
 def test_not_ours(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(SnapshotError, match="no ganformer configuration"):
-        snapshots.load_generator(path)
+        snapshots.load_snapshot(path)
     (tmp_path / "b.safetensors").write_text("<html>quota exceeded</html>", encoding="utf-8")
     with pytest.raises(SnapshotError, match="a web page"):
-        snapshots.load_generator(tmp_path / "b.safetensors")
+        snapshots.load_snapshot(tmp_path / "b.safetensors")
 
 
 def test_another_architecture_names_the_tensors(tmp_path: Path) -> None:
     _, path = write(tmp_path / "a.safetensors")
     rewrite(path, change={"attention": "simplex"})
     with pytest.raises(SnapshotError, match=r"another architecture.*missing.*to_keys.*surplus.*gather") as error:
-        snapshots.load_generator(path)
+        snapshots.load_snapshot(path)
     assert "a.safetensors" in str(error.value)
 
 
@@ -122,14 +122,14 @@ def test_another_width_names_the_shapes(tmp_path: Path) -> None:
     _, path = write(tmp_path / "a.safetensors")
     rewrite(path, change={"channel_max": 4})
     with pytest.raises(SnapshotError, match=r"\[8.* instead of \[4"):
-        snapshots.load_generator(path)
+        snapshots.load_snapshot(path)
 
 
 def test_missing_and_surplus_tensor(tmp_path: Path) -> None:
     _, path = write(tmp_path / "a.safetensors")
     rewrite(path, drop="ema.pos", add="ema.surprise")
     with pytest.raises(SnapshotError, match=r"missing: pos; surplus: surprise"):
-        snapshots.load_generator(path)
+        snapshots.load_snapshot(path)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_absurd_configuration_is_refused_before_anything_is_built(tmp_path: Path
     _, path = write(tmp_path / "a.safetensors")
     rewrite(path, change=change)
     with pytest.raises(SnapshotError, match=next(iter(change)).replace("_", ".")):
-        snapshots.load_generator(path)
+        snapshots.load_snapshot(path)
 
 
 def test_a_header_larger_than_its_tensors_takes_no_memory(tmp_path: Path) -> None:
@@ -147,14 +147,14 @@ def test_a_header_larger_than_its_tensors_takes_no_memory(tmp_path: Path) -> Non
     _, path = write(tmp_path / "a.safetensors")
     rewrite(path, change={"latent_size": 65536, "components_num": 1, "mapping_num_layers": 64})
     with pytest.raises(SnapshotError, match="of another architecture"):
-        snapshots.load_generator(path)
+        snapshots.load_snapshot(path)
 
 
 def test_newer_format(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(1)}, path, metadata={"ganformer": '{"format": 99}'})
     with pytest.raises(SnapshotError, match="newer ganformer"):
-        snapshots.load_generator(path)
+        snapshots.load_snapshot(path)
 
 
 def test_missing_places(tmp_path: Path) -> None:

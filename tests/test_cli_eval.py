@@ -210,15 +210,15 @@ def test_wrong_lines(ganformer: Run, tiny_run: Path, pictures: Path, line: str, 
 
 
 def test_a_snapshot_that_does_not_say_its_data_set(ganformer: Run, tiny_run: Path) -> None:
-    from ganformer_cli.checkpoints.snapshots import load_generator, save_snapshot
+    from ganformer_cli.checkpoints.snapshots import load_snapshot, save_snapshot
     from ganformer_cli.models import Discriminator
 
-    model = load_generator(tiny_run)
+    model = load_snapshot(tiny_run)
     save_snapshot(
         Path("bare.safetensors"),
         config=model.config,
         ema=model,
-        generator=load_generator(tiny_run),
+        generator=load_snapshot(tiny_run),
         discriminator=Discriminator(model.config),
         kimg=0,
         provenance={},

@@ -15,7 +15,7 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.sampling import latents_from_seeds, load_generator, sample, to_uint8
+from ganformer_cli.sampling import latents_from_seeds, load_snapshot, sample, to_uint8
 from ganformer_cli.sampling.image_files import read_metadata
 
 Run = Callable[..., Result]
@@ -37,7 +37,7 @@ def test_pictures_are_named_after_their_seeds(ganformer: Run, tiny_run: Path) ->
     done = ganformer("generate", "--seeds", "3,12345,0-1", "--truncation-psi", "1")
     assert done.exit_code == 0, done.stderr
     assert names(Path("images")) == ["seed0000.png", "seed0001.png", "seed0003.png", "seed12345.png"]
-    expected = sample(load_generator(tiny_run), [3]).numpy()[0]
+    expected = sample(load_snapshot(tiny_run), [3]).numpy()[0]
     np.testing.assert_array_equal(read(Path("images/seed0003.png")), expected)
     assert "4 images" in done.stdout
     assert "drawing" in done.stderr
@@ -52,7 +52,7 @@ def test_the_number_of_pictures_is_32_or_what_is_asked(ganformer: Run, tiny_run:
 
 def test_psi_is_the_authors_unless_given(ganformer: Run, tiny_run: Path) -> None:
     ganformer("generate", "--seeds", "1")
-    expected = sample(load_generator(tiny_run), [1], truncation_psi=0.7).numpy()[0]
+    expected = sample(load_snapshot(tiny_run), [1], truncation_psi=0.7).numpy()[0]
     np.testing.assert_array_equal(read(Path("images/seed0001.png")), expected)
 
 
@@ -117,7 +117,7 @@ def test_saved_latents_give_the_same_pictures(ganformer: Run, tiny_run: Path) ->
     assert str(Path("seeds/latents.npy")) in done.stdout
     latents = np.load("seeds/latents.npy")
     assert latents.dtype == np.float32
-    np.testing.assert_array_equal(latents, latents_from_seeds(load_generator(tiny_run), range(5)).numpy())
+    np.testing.assert_array_equal(latents, latents_from_seeds(load_snapshot(tiny_run), range(5)).numpy())
     for batch_size in ("1", "3"):
         ganformer("generate", "--latents", "seeds/latents.npy", "--batch-size", batch_size)
         assert names(Path("images")) == [f"image000{k}.png" for k in range(5)]
@@ -128,12 +128,12 @@ def test_saved_latents_give_the_same_pictures(ganformer: Run, tiny_run: Path) ->
 def test_latents_are_saved_in_the_order_of_the_seeds(ganformer: Run, tiny_run: Path) -> None:
     done = ganformer("generate", "--seeds", "7,2", "--vis-latents", "--json")
     assert Path(json.loads(done.stdout)["latents"]) == Path("images/latents.npy")
-    expected = latents_from_seeds(load_generator(tiny_run), [7, 2]).numpy()
+    expected = latents_from_seeds(load_snapshot(tiny_run), [7, 2]).numpy()
     np.testing.assert_array_equal(np.load("images/latents.npy"), expected)
 
 
 def test_latents_of_space_w(ganformer: Run, tiny_run: Path) -> None:
-    model = load_generator(tiny_run)
+    model = load_snapshot(tiny_run)
     with torch.no_grad():
         ws = model.mapping(latents_from_seeds(model, range(4)), truncation_psi=0.7).numpy()
     np.save("ws.npy", ws)
@@ -336,7 +336,7 @@ def test_maps_of_a_model_without_attention(ganformer: Run, tiny_run: Path) -> No
     assert "--maps: this model has no attention" in done.stderr
     assert "its classes are 0 to 1" in ganformer("generate", "--model", file, "--class", "2").stderr
     assert ganformer("generate", "--model", file, "--class", "1", "--images-num", "2").exit_code == 0
-    expected = sample(load_generator(file), [1], truncation_psi=0.7, labels=[0.0, 1.0]).numpy()[0]
+    expected = sample(load_snapshot(file), [1], truncation_psi=0.7, labels=[0.0, 1.0]).numpy()[0]
     np.testing.assert_array_equal(read(Path("images/seed0001.png")), expected)
     # Latents have the class that is asked for, or those of the first seeds.
     for folder, *words in ((Path("own"),), (Path("first"), "--class", "0")):

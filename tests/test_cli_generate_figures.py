@@ -16,7 +16,7 @@ from ganformer_cli.checkpoints.snapshots import save_snapshot
 from ganformer_cli.cli.generate_figures import MIXTURES
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.sampling import latents_from_seeds, load_generator, sample_attention
+from ganformer_cli.sampling import latents_from_seeds, load_snapshot, sample_attention
 
 Run = Callable[..., Result]
 
@@ -116,7 +116,7 @@ def test_figures_of_latents(ganformer: Run, tiny_run: Path) -> None:
     """Latents of seeds, before and after the mapping network, give the seeds' own figures."""
     line = ["--mix", "take", "--style-mix", "--json"]
     seeds = ganformer("generate", "--images-num", "3", *line, "--output-dir", "seeds", "--truncation-psi", "1")
-    model = load_generator(tiny_run)
+    model = load_snapshot(tiny_run)
     z = latents_from_seeds(model, range(3))
     np.save("z.npy", z.numpy())
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_maps_as_arrays(ganformer: Run, tiny_run: Path) -> None:
     record = json.loads(done.stdout)["images"][1]
     maps, mask = np.load(record["maps"]), np.load(record["mask"])
     assert (maps.dtype, maps.shape, mask.dtype, mask.shape) == (np.float32, (2, 32, 32), np.uint16, (32, 32))
-    (expected,) = sample_attention(load_generator(tiny_run), [4], truncation_psi=0.7)
+    (expected,) = sample_attention(load_snapshot(tiny_run), [4], truncation_psi=0.7)
     np.testing.assert_array_equal(maps, expected.maps[-1].probabilities[0].mean(0))
     np.testing.assert_array_equal(mask, maps.argmax(0))
     with np.load(record["layer_maps"]) as layers:

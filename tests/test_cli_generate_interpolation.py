@@ -18,7 +18,7 @@ from click.testing import Result
 from ganformer_cli.checkpoints.snapshots import save_snapshot
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.sampling import latents_from_seeds, load_generator, map_latents, sample, sample_latents
+from ganformer_cli.sampling import latents_from_seeds, load_snapshot, map_latents, sample, sample_latents
 from ganformer_cli.sampling.image_files import read_metadata
 
 Run = Callable[..., Result]
@@ -49,7 +49,7 @@ def test_a_way_leads_from_picture_to_picture(ganformer: Run, tiny_run: Path, spa
     assert (Path(answer["film"]), answer["frames"]) == (Path("images-sheets", stem), 9)
     found = frames(Path("images-sheets", stem))
     assert found.shape == (9, 32, 32, 3)
-    expected = sample(load_generator(tiny_run), [4, 9, 2], truncation_psi=0.7).permute(0, 2, 3, 1).numpy()
+    expected = sample(load_snapshot(tiny_run), [4, 9, 2], truncation_psi=0.7).permute(0, 2, 3, 1).numpy()
     assert np.abs(found[[0, 4, 8]] - expected).max() <= 1  # mapped alone: the last bit may differ
     assert all((one != other).any() for one, other in zip(found, found[1:], strict=False))
     about = read_metadata(Path("images-sheets", stem, "frame00003.png"))
@@ -69,7 +69,7 @@ def test_the_ways_differ_between_the_ends_only(ganformer: Run, tiny_run: Path) -
 def test_one_component_moves_alone(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --seeds 4,9 --interpolate --component 1 --film frames --interpolation-density 3 --truncation-psi 1"
     assert ganformer(*line.split()).exit_code == 0
-    model = load_generator(tiny_run)
+    model = load_snapshot(tiny_run)
     ws = map_latents(model, latents_from_seeds(model, [4, 9]))
     ws[1, [0, 2]] = ws[0, [0, 2]]
     expected = np.stack([each.image.transpose(1, 2, 0) for each in sample_latents(model, ws, space="w")])
@@ -133,7 +133,7 @@ def test_random_noise_does_not_flicker(ganformer: Run, tiny_run: Path) -> None:
 
 
 def test_between_latents_of_space_w(ganformer: Run, tiny_run: Path) -> None:
-    model = load_generator(tiny_run)
+    model = load_snapshot(tiny_run)
     ws = map_latents(model, latents_from_seeds(model, [4, 9]))
     np.save("ws.npy", ws.numpy())
     line = "generate --latents ws.npy --space w --interpolate --film frames --interpolation-density 2"
@@ -161,7 +161,7 @@ def test_from_class_to_class(ganformer: Run, own_folder: Path, space: str) -> No
         folder = Path("one-sheets" if words else "images-sheets")
         found = frames(folder / ("interpolation" if space == "w" else "interpolation-z"))
         labels = [0.0, 1.0, 0.0] if words else None
-        expected = sample(load_generator(file), range(5), truncation_psi=0.7, labels=labels)
+        expected = sample(load_snapshot(file), range(5), truncation_psi=0.7, labels=labels)
         assert np.abs(found[::2] - expected.permute(0, 2, 3, 1).numpy()).max() <= 1
 
 
@@ -203,7 +203,7 @@ def test_a_film_of_the_training(ganformer: Run, tiny_run: Path) -> None:
     assert (Path(answer["film"]), answer["frames"]) == (Path("images-sheets/training"), 2)
     found = frames(Path("images-sheets/training"))
     for kimg, frame in zip((1, 2), found, strict=True):
-        model = load_generator(tiny_run / "snapshots" / f"network-snapshot-00000{kimg}.safetensors")
+        model = load_snapshot(tiny_run / "snapshots" / f"network-snapshot-00000{kimg}.safetensors")
         expected = sample(model, [4, 9], truncation_psi=0.7).permute(0, 2, 3, 1).numpy()
         np.testing.assert_array_equal(frame[::2, ::2], np.concatenate(list(expected), axis=1))
     before = Path("images-sheets/training/frame00000.png").stat().st_mtime_ns

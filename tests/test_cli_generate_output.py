@@ -19,7 +19,7 @@ from click.testing import Result
 
 from ganformer_cli.files import sha256_of
 from ganformer_cli.models import Generator
-from ganformer_cli.sampling import image_folder, image_writer, load_generator, sample
+from ganformer_cli.sampling import image_folder, image_writer, load_snapshot, sample
 from ganformer_cli.sampling.image_files import read_metadata
 from ganformer_cli.sampling.image_folder import INDEX_FILE
 
@@ -80,7 +80,7 @@ def test_webp_loses_nothing(ganformer: Run, tiny_run: Path) -> None:
     assert done.exit_code == 0, done.stderr
     with PIL.Image.open("images/seed0002.webp") as image:
         assert image.format == "WEBP"
-    np.testing.assert_array_equal(read(Path("images/seed0002.webp")), sample(load_generator(tiny_run), [2]).numpy()[0])
+    np.testing.assert_array_equal(read(Path("images/seed0002.webp")), sample(load_snapshot(tiny_run), [2]).numpy()[0])
 
 
 # ----- Going on -----
@@ -375,7 +375,7 @@ def test_a_sheet_over_psi(ganformer: Run, tiny_run: Path) -> None:
     assert {(each["seed"], each["truncation_psi"]) for each in answer["images"]} == {
         (seed, psi) for seed in (4, 5) for psi in (0, 0.5, 1)
     }
-    model = load_generator(tiny_run)
+    model = load_snapshot(tiny_run)
     for psi in (0, 0.5, 1):
         expected = sample(model, [4, 5], truncation_psi=psi).numpy()
         for seed, picture in zip((4, 5), expected, strict=True):

@@ -14,7 +14,7 @@ import torch
 from click.testing import Result
 
 from ganformer_cli.checkpoints.headers import read_header
-from ganformer_cli.checkpoints.snapshots import load_generator, read_tensors, save_snapshot, save_tensors
+from ganformer_cli.checkpoints.snapshots import load_snapshot, read_tensors, save_snapshot, save_tensors
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator, parameter_count
 
@@ -67,7 +67,7 @@ def test_what_is_shown(ganformer: Run, tiny_run: Path) -> None:
     assert shown["ganformer"] == "not recorded"
     assert "whoever trained the model" in shown["licence"]
     assert not {"scores", "source", "truncation"} & set(shown)
-    generator = parameter_count(load_generator(tiny_run).requires_grad_(True))
+    generator = parameter_count(load_snapshot(tiny_run).requires_grad_(True))
     assert shown["parameters"].startswith(f"{generator:,} in the generator, ")
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from ganformer_cli.checkpoints.run_folder import snapshots_of
-from ganformer_cli.checkpoints.snapshots import load_generator, save_snapshot
+from ganformer_cli.checkpoints.snapshots import load_snapshot, save_snapshot
 from ganformer_cli.cli.main import program
 from ganformer_cli.cli.train_plan import show_plan
 from ganformer_cli.cli.train_settings import open_data, resolve
@@ -71,7 +71,7 @@ def read(path: Path) -> np.ndarray:
 
 def test_vectors_are_drawn_from_the_data(ganformer: Run, runs: Path) -> None:
     file = snapshots_of(Path("results/vectors-duplex-000"))[-1]
-    generator = load_generator(file)
+    generator = load_snapshot(file)
     labels = generator.label_distribution
     assert labels is not None
     assert labels.vectors is not None
@@ -94,7 +94,7 @@ def test_vectors_are_drawn_from_the_data(ganformer: Run, runs: Path) -> None:
 
 def test_training_grids_draw_the_labels_of_the_data(ganformer: Run, runs: Path) -> None:
     folder = Path("results/vectors-duplex-000")
-    generator = load_generator(snapshots_of(folder)[-1])
+    generator = load_snapshot(snapshots_of(folder)[-1])
     psi = json.loads((folder / "config.json").read_text(encoding="utf-8"))["train"]["truncation_psi"]
     expected = sample(generator, range(4), truncation_psi=psi).permute(0, 2, 3, 1)
     newest = max((folder / "samples").glob("fakes-*.png"), key=lambda path: path.stat().st_mtime_ns)

@@ -80,7 +80,7 @@ def tarred(path: Path, mode: str = "w") -> Path:
     return path
 
 
-FORMS: dict[str, Callable[[Path], Path]] = {
+FORMATS: dict[str, Callable[[Path], Path]] = {
     "folder": folder,
     "zip": zipped,
     "stored.zip": lambda path: zipped(path, zipfile.ZIP_STORED),
@@ -95,9 +95,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_images_are_known_by_their_content_and_the_rest_is_counted(form: str, tmp_path: Path) -> None:
-    with open_source(FORMS[form](tmp_path / f"x.{form}")) as source:
+    with open_source(FORMATS[form](tmp_path / f"x.{form}")) as source:
         items = list(source.items())
         assert len(items) == source.count() == 6
         assert all(isinstance(item.data, bytes) and starts_as_image(item.data) for item in items)
@@ -106,14 +106,14 @@ def test_images_are_known_by_their_content_and_the_rest_is_counted(form: str, tm
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_what_is_trained_on_and_compared_sees_the_same_files(form: str, tmp_path: Path) -> None:
-    dataset = open_dataset(str(FORMS[form](tmp_path / f"x.{form}")))
+    dataset = open_dataset(str(FORMATS[form](tmp_path / f"x.{form}")))
     assert len(dataset) == 6
     assert dataset.notes == [f"7 files are not read: {unread_text(NOT_READ)}"]
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar"])
 def test_prepare_says_what_it_does_not_read(ganformer: Run, form: str, tmp_path: Path) -> None:
-    path = FORMS[form](tmp_path / f"x.{form}").as_posix()
+    path = FORMATS[form](tmp_path / f"x.{form}").as_posix()
     strict = ganformer("prepare", path, "--name", "x", "--resolution", "16", "--strict")
     assert strict.exit_code == 1
     assert f"{path}: 7 files are not read: 1 .mov" in strict.stderr.replace("\\", "/")

@@ -69,14 +69,14 @@ def save_npz(path: Path, array: Array, packed: bool = True, **others: Array) -> 
     return path
 
 
-FORMS = {"npy": save_npy, "npz": save_npz, "hdf5": save_hdf5}
-every_form = pytest.mark.parametrize("form", FORMS)
+FORMATS = {"npy": save_npy, "npz": save_npz, "hdf5": save_hdf5}
+every_form = pytest.mark.parametrize("form", FORMATS)
 
 
 @every_form
 @pytest.mark.parametrize("shape", [(5, 8, 6, 3), (5, 8, 6, 1), (5, 6, 8, 4), (5, 4, 4, 3), (3, 1, 1, 3)])
 def test_channels_last(tmp_path: Path, form: str, shape: tuple[int, ...]) -> None:
-    source = open_source(FORMS[form](tmp_path / "file", pictures(*shape)))
+    source = open_source(FORMATS[form](tmp_path / "file", pictures(*shape)))
     assert source.form == form
     check(source, pictures(*shape))
 
@@ -85,12 +85,12 @@ def test_channels_last(tmp_path: Path, form: str, shape: tuple[int, ...]) -> Non
 @pytest.mark.parametrize("shape", [(5, 3, 8, 6), (5, 1, 8, 6), (5, 4, 6, 8), (5, 3, 4, 4), (5, 4, 3, 3)])
 def test_channels_first(tmp_path: Path, form: str, shape: tuple[int, ...]) -> None:
     # Where it could be either, the one with square images is meant.
-    check(open_source(FORMS[form](tmp_path / "file", pictures(*shape))), pictures(*shape).transpose(0, 2, 3, 1))
+    check(open_source(FORMATS[form](tmp_path / "file", pictures(*shape))), pictures(*shape).transpose(0, 2, 3, 1))
 
 
 @every_form
 def test_no_channels(tmp_path: Path, form: str) -> None:
-    check(open_source(FORMS[form](tmp_path / "file", pictures(4, 8, 6))), pictures(4, 8, 6)[..., None])
+    check(open_source(FORMATS[form](tmp_path / "file", pictures(4, 8, 6))), pictures(4, 8, 6)[..., None])
 
 
 @every_form
@@ -98,7 +98,7 @@ def test_no_channels(tmp_path: Path, form: str) -> None:
 def test_other_numbers_are_handed_over_as_they_are(tmp_path: Path, form: str, dtype: str) -> None:
     wide = (pictures(5, 8, 8, 3) / 255).astype(dtype) if "f" in dtype else pictures(5, 8, 8, 3).astype(dtype) * 257
     path = tmp_path / "file"
-    with open_source(save_hdf5(path, wide, "images") if form == "hdf5" else FORMS[form](path, wide)) as source:
+    with open_source(save_hdf5(path, wide, "images") if form == "hdf5" else FORMATS[form](path, wide)) as source:
         rows = [item.data for item in source.items()]
     assert all(isinstance(row, np.ndarray) and row.dtype.isnative for row in rows)
     assert np.array_equal(np.stack(rows), wide)  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ def test_types_without_a_meaning_are_refused(tmp_path: Path, form: str) -> None:
     for wrong in (pictures(2, 8, 8, 3).astype(np.int64), pictures(2, 8, 8, 3) > 9, np.zeros((2, 8, 8, 3), np.uint32)):
         path = tmp_path / "file"
         with pytest.raises(DataError, match="file.*uint8, uint16, or floating point from 0 to 1"):
-            open_source(save_hdf5(path, wrong, "images") if form == "hdf5" else FORMS[form](path, wrong))
+            open_source(save_hdf5(path, wrong, "images") if form == "hdf5" else FORMATS[form](path, wrong))
 
 
 def test_prepare_rounds_them(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_an_array_cut_short(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="file is cut short: it holds 3 whole images of 5; get it again"):
         open_source(path)
     for form in ("npz", "hdf5"):
-        path = FORMS[form](tmp_path / "file", pictures(50, 8, 6, 3))
+        path = FORMATS[form](tmp_path / "file", pictures(50, 8, 6, 3))
         path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises(DataError, match=r"file is damaged or cut short"):
             open_source(path)
@@ -186,14 +186,14 @@ def test_labels_beside_the_pictures(tmp_path: Path, form: str, name: str) -> Non
         (np.eye(4)[::-1], "classes", 3),
         (np.eye(4)[::-1] / 2, "vectors", (0.0, 0.0, 0.0, 0.5)),
     ):
-        path = FORMS[form](tmp_path / "file", pictures(4, 8, 8, 3), **{name: labels})
+        path = FORMATS[form](tmp_path / "file", pictures(4, 8, 8, 3), **{name: labels})
         with open_source(path) as source:
             assert source.label_kind == kind
             assert next(source.items()).label == first
             assert len({item.label for item in source.items()}) == 4
         with open_source(path, labels="none") as source:
             assert source.label_kind is None
-    path = FORMS[form](tmp_path / "file", pictures(4, 8, 8, 3), **{name: np.arange(5)})
+    path = FORMATS[form](tmp_path / "file", pictures(4, 8, 8, 3), **{name: np.arange(5)})
     with pytest.raises(DataError, match=f"{name}: 5 labels for 4 images"):
         open_source(path)
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from ganformer_cli.data.sources import FORMS, Item, Source, open_source
+from ganformer_cli.data.sources import SOURCE_FORMATS, Item, Source, open_source
 from ganformer_cli.errors import ConfigError, DataError
 
 
@@ -436,7 +436,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 def test_a_form_that_does_not_fit(folder: Path, tmp_path: Path) -> None:
     archive, tar = zipped(tmp_path / "a.zip", contents()), tarred(tmp_path / "a.tar", contents())
-    assert set(FORMS) > {"png", "jpg", "zip", "tar"}
+    assert set(SOURCE_FORMATS) > {"png", "jpg", "zip", "tar"}
     with pytest.raises(ConfigError, match="--format gif: choose one of png, jpg"):
         open_source(folder, form="gif")
     for path, forms in ((folder, ("zip", "npy", "hdf5", "lmdb", "tfrecords", "webdataset", "tar")),

@@ -109,7 +109,7 @@ def test_tries_that_bring_the_file_further_do_not_run_out(server: Server, target
 
 def test_the_waits_are_kept(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(room, "WAITS", (1.0, 3.0))
+    monkeypatch.setattr(room, "RETRY_DELAYS", (1.0, 3.0))
     monkeypatch.setattr(room.time, "sleep", waited.append)
     server.answer = lambda server, request: request.say(503)
     with pytest.raises(DownloadError, match="503 Service Unavailable"):
@@ -260,7 +260,7 @@ def test_a_server_that_recovers(server: Server, target: Path) -> None:
 def test_no_server(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    monkeypatch.setattr(room, "WAITS", ())  # Windows takes its time to refuse
+    monkeypatch.setattr(room, "RETRY_DELAYS", ())  # Windows takes its time to refuse
     with socket.socket() as unused:  # bound and not listening: nobody answers here
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(DownloadError, match=r"no connection to 127\.0\.0\.1:\d+"):

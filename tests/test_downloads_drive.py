@@ -107,7 +107,7 @@ def test_a_question_of_drive_and_then_a_dropped_connection(
 
 
 def test_the_real_hosts_of_drive_are_followed_and_no_other() -> None:
-    job = room.Job(Path("model.pkl"), "address")
+    job = room.Download(Path("model.pkl"), "address")
 
     def is_main(action: str, base_url: str = "https://drive.google.com") -> str | None:
         return drive._confirmed(read_page(form(action).encode()), f"{base_url}/uc", job, ID, base_url)

@@ -35,10 +35,10 @@ def target(tmp_path: Path) -> Path:
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(patience, "SLOW_SECONDS", 0.3)
-    monkeypatch.setattr(transfer, "WAITS", (0.0,))
-    monkeypatch.setattr(transfer, "TIMEOUT", (5.0, 5.0))
-    monkeypatch.setattr(transfer, "MOST_SMALL_STEPS", 5)
-    monkeypatch.setattr(transfer, "MOST_UNANNOUNCED", 1 << 22)
+    monkeypatch.setattr(transfer, "RETRY_DELAYS", (0.0,))
+    monkeypatch.setattr(transfer, "REQUEST_TIMEOUT", (5.0, 5.0))
+    monkeypatch.setattr(transfer, "MAX_SMALL_STEPS", 5)
+    monkeypatch.setattr(transfer, "MAX_UNANNOUNCED", 1 << 22)
     monkeypatch.setattr(transfer, "LOOK_EVERY", 1 << 20)
 
 
@@ -175,7 +175,7 @@ def test_a_page_of_drive_that_drips(server: Server, target: Path, monkeypatch: p
 
 
 def test_a_slow_download_is_seen(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SLOWEST", 1)
+    monkeypatch.setattr(patience, "MIN_BYTES_PER_SECOND", 1)
 
     def slowly(server: Server, request: Request) -> None:
         request.say(200, Content_Length=20_000)
@@ -191,8 +191,8 @@ def test_a_slow_download_is_seen(server: Server, target: Path, monkeypatch: pyte
 
 
 def test_the_disk_is_not_filled(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "MOST_UNANNOUNCED", 1 << 40)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=transfer.SPARE - 1))
+    monkeypatch.setattr(transfer, "MAX_UNANNOUNCED", 1 << 40)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=transfer.SPARE_BYTES - 1))
     server.answer = endless_body
     with pytest.raises(DownloadError, match="does not say how many"):
         fetch(server.url, target)

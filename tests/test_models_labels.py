@@ -11,7 +11,7 @@ import torch
 
 from ganformer_cli.checkpoints.snapshots import (
     load_available,
-    load_generator,
+    load_snapshot,
     read_tensors,
     save_snapshot,
     save_tensors,
@@ -87,7 +87,7 @@ def test_of_many_vectors_a_choice_is_kept_that_has_their_frequencies(monkeypatch
 )
 def test_a_snapshot_keeps_them(tmp_path: Path, kept: LabelDistribution | None) -> None:
     path = saved(tmp_path / "a.safetensors", kept) if kept else save_plain(tmp_path / "a.safetensors")
-    for found in (load_generator(path).label_distribution, load_available(path)[0].label_distribution):
+    for found in (load_snapshot(path).label_distribution, load_available(path)[0].label_distribution):
         if kept is None:
             assert found is None
             continue
@@ -122,7 +122,7 @@ def test_damaged_ones_are_refused(tmp_path: Path, tensors: dict[str, Any], heade
     more = {f"labels.{name}": tensor for name, tensor in tensors.items()}
     save_tensors(path, {**read_tensors(path), **more}, {"config": CONFIG.to_dict(), "kimg": 0, "labels": header})
     with pytest.raises(SnapshotError, match=f"a.safetensors: the labels that it keeps are damaged .*{message}"):
-        load_generator(path)
+        load_snapshot(path)
 
 
 def test_a_seed_draws_the_same_label_and_image_in_every_batch() -> None:

@@ -20,7 +20,7 @@ from ganformer_cli.sampling import (
     image_mib,
     labels_from_seeds,
     latents_from_seeds,
-    load_generator,
+    load_snapshot,
     read_latents,
     sample,
     sample_attention,
@@ -399,8 +399,8 @@ def test_no_seeds_no_pictures(model: Generator) -> None:
 
 
 def test_a_run_means_its_newest_snapshot(tiny_run: Path) -> None:
-    newest = load_generator(tiny_run / "snapshots" / "network-snapshot-000002.safetensors")
-    assert torch.equal(sample(load_generator(tiny_run), [0]), sample(newest, [0]))
+    newest = load_snapshot(tiny_run / "snapshots" / "network-snapshot-000002.safetensors")
+    assert torch.equal(sample(load_snapshot(tiny_run), [0]), sample(newest, [0]))
 
 
 # ----- Wrong input -----

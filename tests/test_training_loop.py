@@ -89,7 +89,7 @@ def test_a_run_leaves_a_complete_folder(tmp_path: Path, attention: str) -> None:
         assert {"sec_per_kimg", "loss_g", "loss_d", "score_real", "score_fake", "memory_mib"} <= set(record)
         assert record["loss_d"] > 0
     assert "r1" in log[0]
-    assert snapshots.load_generator(folder).config == config.model
+    assert snapshots.load_snapshot(folder).config == config.model
 
 
 def test_seconds_are_those_of_all_steps_and_of_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,7 +303,7 @@ def test_no_file_of_a_run_stays_mapped(tmp_path: Path) -> None:
     train(run, stop=1)
     found = training_state.read_state(training_state.states_of(run)[-1])
     tensors = snapshots.read_tensors(snapshots_of(run)[-1])
-    generator = snapshots.load_generator(run)
+    generator = snapshots.load_snapshot(run)
     config = resolve_run(TINY, dataset_preset={}, on_cpu=True)
     trainer = open_run(
         config, open_dataset("scenes", resolution=32, max_images=8), run, device=CPU, resume=True

@@ -164,7 +164,7 @@ def _load_network(path: Path, name: str, kind: type[Network], config: ModelConfi
     return network.eval().requires_grad_(False)
 
 
-def load_generator(path: str | Path, device: str | torch.device = "cpu", which: str = "ema") -> Generator:
+def load_snapshot(path: str | Path, device: str | torch.device = "cpu", which: str = "ema") -> Generator:
     """A generator ready to sample from, in evaluation mode.
 
     Args:

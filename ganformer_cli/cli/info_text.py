@@ -8,7 +8,7 @@ from typing import Any
 from ganformer_cli.cli.output import cell
 
 #: Number of classes that are listed.
-MAX_CLASSES = 20
+MAX_LISTED_CLASSES = 20
 NOT_RECORDED = "not recorded"
 NO_LICENCE = "that of whoever trained the model, and of its data"
 #: What scores on one line have in common, and how it is printed.
@@ -97,6 +97,6 @@ def _label_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         said = f"vectors of {labels['size']} numbers, {labels['distinct']} distinct ones in the data{some}"
     else:
         names = labels["names"] or range(classes)
-        shown = [f"{name} {count}" for name, count in zip(names, labels["images"], strict=True)][:MAX_CLASSES]
-        said = f"images of each class: {', '.join(shown)}{', …' * (classes > MAX_CLASSES)}"
+        shown = [f"{name} {count}" for name, count in zip(names, labels["images"], strict=True)][:MAX_LISTED_CLASSES]
+        said = f"images of each class: {', '.join(shown)}{', …' * (classes > MAX_LISTED_CLASSES)}"
     return [*lines, ("labels", said)]

@@ -144,13 +144,13 @@ def load_model(file: Path, device: torch.device) -> Model:
         SnapshotError: it is damaged, of another architecture, or unsafe.
     """
     from ganformer_cli.checkpoints.headers import read_header
-    from ganformer_cli.checkpoints.snapshots import load_generator
+    from ganformer_cli.checkpoints.snapshots import load_snapshot
     from ganformer_cli.original_snapshots import is_original, load_original
 
     if is_original(file):
         original = load_original(file)
         return Model(original.ema.to(device), original.header)
-    return Model(load_generator(file, device), read_header(file))
+    return Model(load_snapshot(file, device), read_header(file))
 
 
 class Origin(NamedTuple):

@@ -144,7 +144,7 @@ def remember_checksum(path: Path) -> str:
         raise DownloadError(f"cannot read {path}: {error.strerror or error}; delete it to download it again") from error
     known = _read_checksums(book)
     if path.name not in known:
-        with locked(book):
+        with download_lock(book):
             known = _read_checksums(book)  # another process may have written it meanwhile
             if path.name not in known:
                 known[path.name] = found
@@ -168,7 +168,7 @@ def _read_checksums(book: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def download_lock(path: Path) -> Iterator[None]:
     """Hold ``<path>.lock``, waiting as long as another process or thread has it; makes the folder."""
     from filelock import FileLock
 

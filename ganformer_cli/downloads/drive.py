@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from ganformer_cli.downloads.checksums import check_file, remember_checksum
 from ganformer_cli.downloads.pages import Page, read_page
-from ganformer_cli.downloads.transfer import PASSING, Ask, Job, Progress, get, obtain
+from ganformer_cli.downloads.transfer import TRANSIENT_STATUS, Ask, Download, Progress, download_missing, get
 from ganformer_cli.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ def fetch_drive(
         DownloadError, OutputError: as ``fetch`` and ``remember_checksum`` do; Drive gives a web page, not the file.
     """
     base_url = base_url.rstrip("/")
-    job = Job(destination, drive_address(file_id, base_url), size, progress, checksum)
+    job = Download(destination, drive_address(file_id, base_url), size, progress, checksum)
 
     def asking(opened: Session) -> Ask:
         return lambda headers: _ask_drive(opened, job, file_id, base_url, headers)
 
-    fresh = obtain(job, asking, offline=offline, session=session, check=check)
+    fresh = download_missing(job, asking, offline=offline, session=session, check=check)
     if not fresh and check is not None:
         check(destination)
     if checksum is None:
@@ -69,7 +69,7 @@ def drive_address(file_id: str, base_url: str = DRIVE) -> str:
     return f"{base_url}/uc?{urlencode({'export': 'download', 'id': file_id})}"
 
 
-def _ask_drive(session: Session, job: Job, file_id: str, base_url: str, headers: dict[str, str]) -> Response:
+def _ask_drive(session: Session, job: Download, file_id: str, base_url: str, headers: dict[str, str]) -> Response:
     """The answer that has the file, after at most one question of Drive's.
 
     Raises:
@@ -104,7 +104,7 @@ def _ask_drive(session: Session, job: Job, file_id: str, base_url: str, headers:
 def _is_page(response: Response) -> bool:
     """Whether the answer is a web page that explains something; one that may be gone in a moment does not count."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return kind in {"text/html", "application/xhtml+xml"} and response.status_code not in PASSING
+    return kind in {"text/html", "application/xhtml+xml"} and response.status_code not in TRANSIENT_STATUS
 
 
 def _read_page(response: Response) -> Page:
@@ -121,7 +121,7 @@ def _read_page(response: Response) -> Page:
     return read_page(content[:PAGE_LIMIT])
 
 
-def _confirmed(page: Page, page_url: str, job: Job, file_id: str, base_url: str) -> str | None:
+def _confirmed(page: Page, page_url: str, job: Download, file_id: str, base_url: str) -> str | None:
     """Where the page's form or link for "download anyway" leads; None if it has none.
 
     Raises:

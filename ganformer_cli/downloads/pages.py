@@ -23,7 +23,7 @@ def read_page(content: bytes) -> Page:
 
 
 @dataclass
-class Target:
+class PageLink:
     """A form or a link of a page."""
 
     address: str
@@ -36,8 +36,8 @@ class Page(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.targets: list[Target] = []
-        self._form: Target | None = None
+        self.targets: list[PageLink] = []
+        self._form: PageLink | None = None
         self._inside = ""  # title, script or style
         self._title: list[str] = []
         self._text: list[str] = []
@@ -56,12 +56,12 @@ class Page(HTMLParser):
         if tag in {"title", "script", "style"}:
             self._inside = tag
         elif tag == "form":
-            self._form = Target(given.get("action", ""), given.get("id") in {"download-form", "downloadForm"})
+            self._form = PageLink(given.get("action", ""), given.get("id") in {"download-form", "downloadForm"})
             self.targets.append(self._form)
         elif tag == "input" and self._form is not None and given.get("type") == "hidden" and "name" in given:
             self._form.fields[given["name"]] = given.get("value", "")
         elif tag == "a" and "href" in given:
-            self.targets.append(Target(given["href"]))
+            self.targets.append(PageLink(given["href"]))
 
     def handle_endtag(self, tag: str) -> None:
         if tag == self._inside:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from requests import Response, Session
 
 ANSWER_SECONDS = 120.0  # until the headers of an answer are there, however busily something comes before
-SLOWEST = 1024  # bytes a second
+MIN_BYTES_PER_SECOND = 1024  # bytes a second
 SLOW_SECONDS = 120.0  # that a transfer may be slower
-LARGEST_BLOCK = 1 << 18  # bytes
+MAX_BLOCK = 1 << 18  # bytes
 _SMALL_BLOCK = 1 << 14
 
 
@@ -28,7 +28,7 @@ class TooSlowError(Exception):
     """What comes is so little that it never ends."""
 
 
-def patient_session() -> Session:
+def session_with_deadlines() -> Session:
     """A session that waits for the beginning of an answer for :data:`ANSWER_SECONDS`, and no longer."""
     import requests
 
@@ -47,13 +47,13 @@ def blocks(response: Response, *, decode: bool = False) -> Iterator[bytes]:
     """
     # One call of read waits until all bytes are there that it asks for; read1, since urllib3 2, takes what there is.
     read = getattr(response.raw, "read1", response.raw.read)
-    size = LARGEST_BLOCK if read != response.raw.read else _SMALL_BLOCK
+    size = MAX_BLOCK if read != response.raw.read else _SMALL_BLOCK
     began, came = time.monotonic(), 0
     while block := read(size, decode_content=decode):
         now = time.monotonic()
         came += len(block)
         if now - began > SLOW_SECONDS:
-            if came < SLOWEST * (now - began):
+            if came < MIN_BYTES_PER_SECOND * (now - began):
                 raise TooSlowError(f"{came} bytes in {now - began:.0f} s")
             began, came = now, 0
         yield block

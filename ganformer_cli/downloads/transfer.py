@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ganformer_cli.downloads.checksums import ChecksumError, Digest, Progress, check_file, locked, note_checked
+from ganformer_cli.downloads.checksums import ChecksumError, Digest, Progress, check_file, download_lock, note_checked
 from ganformer_cli.downloads.pages import SNIFFED, looks_like_page, read_page
 from ganformer_cli.errors import DownloadError, GanformerError, OutputError
 from ganformer_cli.files import GIB, advice, quietly, read_json, remove, replace, why_no_file, write_json
@@ -23,14 +23,14 @@ from ganformer_cli.files import GIB, advice, quietly, read_json, remove, replace
 if TYPE_CHECKING:
     from requests import Response, Session
 
-WAITS = (1.0, 3.0, 10.0)  # seconds before each further try; a try that brings the file further starts them anew
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
-LEAST_STEP = 1 << 16  # bytes that a try brings the file further; so many tries with less are too many:
-MOST_SMALL_STEPS = 100
-MOST_UNANNOUNCED = 1 << 38  # bytes of a file whose size nobody says
-SPARE = 1 << 29  # bytes of the disk that a download leaves free
+RETRY_DELAYS = (1.0, 3.0, 10.0)  # seconds before each further try; a try that brings the file further starts them anew
+REQUEST_TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
+MIN_STEP = 1 << 16  # bytes that a try brings the file further; so many tries with less are too many:
+MAX_SMALL_STEPS = 100
+MAX_UNANNOUNCED = 1 << 38  # bytes of a file whose size nobody says
+SPARE_BYTES = 1 << 29  # bytes of the disk that a download leaves free
 LOOK_EVERY = 1 << 26  # bytes between looks at what is free
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that may be another one in a moment
+TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}  # answers that may be another one in a moment
 
 Ask = Callable[[dict[str, str]], "Response"]  # headers to an answer whose body is still to be read
 
@@ -64,8 +64,10 @@ def fetch(
         DownloadError: the file cannot be had, is not what was announced, or is missing and ``offline``.
         OutputError: the folder cannot be written to, or the disk is full or would be.
     """
-    job = Job(destination, url, size, progress, checksum)
-    fresh = obtain(job, lambda opened: lambda headers: get(opened, url, headers), offline=offline, session=session)
+    job = Download(destination, url, size, progress, checksum)
+    fresh = download_missing(
+        job, lambda opened: lambda headers: get(opened, url, headers), offline=offline, session=session
+    )
     if not fresh and checksum is not None:
         check_file(destination, checksum)
     return destination
@@ -88,7 +90,7 @@ class _Stale(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class Download:
     """One download: ``address`` is what a person can open in a browser, and what the note about the part names."""
 
     destination: Path
@@ -132,8 +134,8 @@ class Job:
             ) from error
 
 
-def obtain(
-    job: Job,
+def download_missing(
+    job: Download,
     asking: Callable[[Session], Ask],
     *,
     offline: bool,
@@ -147,12 +149,12 @@ def obtain(
         raise OutputError(f"cannot write {job.destination}: it {why}; choose another place, or remove it")
     if offline:
         raise DownloadError(f"{job.destination.name} is not there, and downloads are switched off: {job.by_hand}")
-    from ganformer_cli.downloads.patience import patient_session
+    from ganformer_cli.downloads.patience import session_with_deadlines
 
-    with locked(job.destination):
+    with download_lock(job.destination):
         if job.destination.is_file():  # another process has been faster
             return False
-        with contextlib.nullcontext(session) if session is not None else patient_session() as opened:
+        with contextlib.nullcontext(session) if session is not None else session_with_deadlines() as opened:
             _transfer(job, asking(opened))
         if check is not None:
             try:
@@ -163,7 +165,7 @@ def obtain(
     return True
 
 
-def _transfer(job: Job, ask: Ask) -> None:
+def _transfer(job: Download, ask: Ask) -> None:
     """Download until the file is whole, with further tries, and publish it."""
     failures, furthest, small_steps = 0, _size_of(job.part), 0
     digest = None if job.checksum is None else Digest(job.checksum)
@@ -178,16 +180,16 @@ def _transfer(job: Job, ask: Ask) -> None:
             job.discard()  # the next attempt asks for all of it, and so cannot end here
         except _Broken as broken:
             reached = _size_of(job.part)
-            small_steps += reached - furthest < LEAST_STEP
-            further = reached > furthest and small_steps <= MOST_SMALL_STEPS and not isinstance(broken, _SlowError)
+            small_steps += reached - furthest < MIN_STEP
+            further = reached > furthest and small_steps <= MAX_SMALL_STEPS and not isinstance(broken, _SlowError)
             failures = 1 if further else failures + 1
             furthest = max(furthest, reached)
-            if failures > len(WAITS):
+            if failures > len(RETRY_DELAYS):
                 raise DownloadError(
                     f"cannot download {job.destination.name}: {broken}; run the same again later, which goes on where "
                     f"it stopped, or {job.by_hand}"
                 ) from broken
-            time.sleep(WAITS[failures - 1])
+            time.sleep(RETRY_DELAYS[failures - 1])
     fits = digest is None or digest.fits
     with job.disk():
         replace(job.part, job.destination if fits else job.bad)
@@ -202,7 +204,7 @@ def _transfer(job: Job, ask: Ask) -> None:
         note_checked(job.destination, job.checksum)
 
 
-def _attempt(job: Job, ask: Ask, digest: Digest | None) -> None:
+def _attempt(job: Download, ask: Ask, digest: Digest | None) -> None:
     """Ask once, and write what comes behind what is there; returns if the part is whole, and synced to the disk."""
     from ganformer_cli.downloads import patience
 
@@ -218,7 +220,7 @@ def _attempt(job: Job, ask: Ask, digest: Digest | None) -> None:
         headers["Range"] = f"bytes={offset}-"
     with _network(job), ask(headers) as response:
         status = response.status_code
-        if status in PASSING:
+        if status in TRANSIENT_STATUS:
             raise _Broken(f"the server says {_status_words(status)}")
         if offset and status == HTTPStatus.PARTIAL_CONTENT:
             start, total = _content_range(response)
@@ -275,7 +277,7 @@ def _attempt(job: Job, ask: Ask, digest: Digest | None) -> None:
 
 
 def _write(
-    job: Job, blocks: Iterable[bytes], stream: IO[bytes], offset: int, total: int | None, digest: Digest | None
+    job: Download, blocks: Iterable[bytes], stream: IO[bytes], offset: int, total: int | None, digest: Digest | None
 ) -> int:
     """Write ``blocks`` from byte ``offset`` on; returns the bytes there."""
     with job.disk():
@@ -314,7 +316,7 @@ def _beheaded(blocks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
     return b"".join(first), itertools.chain(first, pieces)
 
 
-def _require_space(job: Job, missing: int) -> None:
+def _require_space(job: Download, missing: int) -> None:
     """Refuse to begin what cannot end well: ``missing`` bytes are still to come."""
     with job.disk():
         free = shutil.disk_usage(job.destination.parent).free
@@ -326,11 +328,11 @@ def _require_space(job: Job, missing: int) -> None:
         )
 
 
-def _require_room(job: Job, done: int) -> None:
+def _require_room(job: Download, done: int) -> None:
     """Stop what may never end before it fills the disk."""
     with job.disk():
         free = shutil.disk_usage(job.destination.parent).free
-    if done < MOST_UNANNOUNCED and free > SPARE:
+    if done < MAX_UNANNOUNCED and free > SPARE_BYTES:
         return
     raise _EndlessError(
         f"cannot download {job.destination.name}: {done / GIB:.1f} GiB have come, the server does not say how many "
@@ -339,7 +341,7 @@ def _require_room(job: Job, done: int) -> None:
 
 
 @contextlib.contextmanager
-def _network(job: Job) -> Iterator[None]:
+def _network(job: Download) -> Iterator[None]:
     """Turn what requests raises into ``_Broken`` if another try may help, else into a DownloadError."""
     import requests
     import urllib3
@@ -369,7 +371,7 @@ def get(session: Session, url: str, headers: dict[str, str]) -> Response:
     import requests
 
     try:
-        return session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+        return session.get(url, headers=headers, stream=True, timeout=REQUEST_TIMEOUT)
     except requests.RequestException:  # an OSError too, for _network
         raise
     except OSError as error:  # a folder of certificates that is set and not there, for instance
@@ -378,7 +380,7 @@ def get(session: Session, url: str, headers: dict[str, str]) -> Response:
         raise DownloadError(f"{url} leads to an address that is none ({error}); look whether it has moved") from error
 
 
-def _describe(job: Job, response: Response, total: int | None) -> dict[str, Any]:
+def _describe(job: Download, response: Response, total: int | None) -> dict[str, Any]:
     """What must be the same for a part to be continued."""
     return {
         "source": job.address,
@@ -388,7 +390,7 @@ def _describe(job: Job, response: Response, total: int | None) -> dict[str, Any]
     }
 
 
-def _resumable(job: Job) -> tuple[int, dict[str, Any]]:
+def _resumable(job: Download) -> tuple[int, dict[str, Any]]:
     """The byte from which to ask, and the note about the part; 0 to start anew."""
     try:
         note = read_json(job.note)
@@ -428,7 +430,7 @@ def _status_words(status: int) -> str:
         return str(status)
 
 
-def _wrong_size(job: Job, found: int, announced: int | None = None) -> DownloadError:
+def _wrong_size(job: Download, found: int, announced: int | None = None) -> DownloadError:
     expected = announced if job.size is None else job.size
     return DownloadError(
         f"{job.destination.name} of {job.address} has {found} bytes instead of {expected}: it has been changed, or it "

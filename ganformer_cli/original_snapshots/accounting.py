@@ -39,7 +39,7 @@ class Tensors(dict[str, Named]):
 
 
 @dataclass
-class Found:
+class SnapshotContents:
     """What a reader of one of the two forms has found in a file."""
 
     settings: dict[str, Any]  # fields of ModelConfig

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from ganformer_cli.checkpoints import snapshots
+from ganformer_cli.checkpoints.snapshots import Network
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
 from ganformer_cli.files import sha256_of
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.original_snapshots import pytorch, tensorflow
-from ganformer_cli.original_snapshots.accounting import Found, Tensors, account
+from ganformer_cli.original_snapshots.accounting import SnapshotContents, Tensors, account
 from ganformer_cli.original_snapshots.catalogue import PREFIX, fetch_snapshot, published_ratio
 from ganformer_cli.original_snapshots.other_models import name_of_pickle, name_of_tree
 from ganformer_cli.original_snapshots.pickles import PersistentObject, read_pickle
+from ganformer_cli.original_snapshots.pytorch import is_pytorch_snapshot, read_pytorch
 from ganformer_cli.original_snapshots.recognition import is_original
+from ganformer_cli.original_snapshots.tensorflow import is_tensorflow_snapshot, read_tensorflow
 
-Network = TypeVar("Network", Generator, Discriminator)
-
+_READERS: dict[str, tuple[Callable[[Any], bool], Callable[[Any, str], SnapshotContents]]] = {
+    "pytorch": (is_pytorch_snapshot, read_pytorch),
+    "tensorflow": (is_tensorflow_snapshot, read_tensorflow),
+}
 LICENCE = "that of the authors of the GANsformer (Hudson & Zitnick, 2021): see github.com/dorarad/gansformer"
 
 
@@ -61,12 +66,11 @@ def load_original(path: Path) -> OriginalSnapshot:
         if other is None:
             raise
         raise SnapshotError(f"{error} (it looks like {other})") from error
-    forms: dict[str, Any] = {"pytorch": pytorch, "tensorflow": tensorflow}
-    form = next((name for name, module in forms.items() if module.is_snapshot(tree)), None)
+    form = next((name for name, (recognizes, _) in _READERS.items() if recognizes(tree)), None)
     if form is None:
         raise SnapshotError(f"{path}: {_what_it_is(tree)}; give one of the GANsformer's")
     try:
-        found = forms[form].read(tree, str(path))
+        found = _READERS[form][1](tree, str(path))
         ratio = published_ratio(path)
         if found.settings["ratio"] == 1 and ratio is not None and ratio != 1:
             # The file does not say what its pictures are cropped to; the authors' list of snapshots does.
@@ -97,7 +101,7 @@ def load_original(path: Path) -> OriginalSnapshot:
     return OriginalSnapshot(config, ema, generator, discriminator, header, tuple(found.notes))
 
 
-def _filled(kind: type[Network], name: str, found: Found, config: ModelConfig, where: str) -> Network:
+def _filled(kind: type[Network], name: str, found: SnapshotContents, config: ModelConfig, where: str) -> Network:
     """A network of ours with the tensors of the file's, every one of them accounted for."""
     # First without memory: settings may describe networks far larger than the tensors.
     with torch.device("meta"):
@@ -107,7 +111,7 @@ def _filled(kind: type[Network], name: str, found: Found, config: ModelConfig, w
     return network.eval().requires_grad_(False)
 
 
-def _other(kind: type[Network], name: str, found: Found, config: ModelConfig) -> Network | None:
+def _other(kind: type[Network], name: str, found: SnapshotContents, config: ModelConfig) -> Network | None:
     """One of the networks that need not be there; ``found`` says why it is not."""
     if name not in found.tensors:
         return None
@@ -152,7 +156,7 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     if str(path).startswith(PREFIX):
         path = fetch_snapshot(str(path))
     elif not is_original(Path(path)):
-        return snapshots.load_generator(path, device)
+        return snapshots.load_snapshot(path, device)
     return load_original(Path(path)).ema.to(device)
 
 

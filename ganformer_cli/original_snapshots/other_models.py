@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ganformer_cli.files import open_regular
-from ganformer_cli.original_snapshots.pickles import Network, PersistentObject
+from ganformer_cli.original_snapshots.pickles import PersistentObject, TensorFlowNetwork
 from ganformer_cli.text import printable
 
 #: How many instructions of a pickle are looked at for names.
@@ -46,12 +46,12 @@ def name_of_tree(tree: Any) -> str | None:
             return "a bare state dict of tensors, without the settings of a network"
         if "G_ema" in tree:
             return "StyleGAN2-ADA or StyleGAN3 (NVIDIA)"
-        if isinstance(tree.get("Gs", tree.get("G")), Network):
+        if isinstance(tree.get("Gs", tree.get("G")), TensorFlowNetwork):
             return "a network of NVIDIA's TensorFlow code"
     if isinstance(tree, PersistentObject):
         return _name_of_module(tree)
-    networks = [part for part in tree if isinstance(part, Network)] if isinstance(tree, list | tuple) else []
-    if isinstance(tree, Network):
+    networks = [part for part in tree if isinstance(part, TensorFlowNetwork)] if isinstance(tree, list | tuple) else []
+    if isinstance(tree, TensorFlowNetwork):
         networks = [tree]
     for network in reversed(networks):
         return _name_of_network(network)
@@ -84,7 +84,7 @@ def _modules(module: PersistentObject) -> Iterator[PersistentObject]:
             waiting += [child for child in children.values() if isinstance(child, PersistentObject)]
 
 
-def _name_of_network(network: Network) -> str:
+def _name_of_network(network: TensorFlowNetwork) -> str:
     name = str(network.state.get("build_func_name"))
     if name in _TENSORFLOW:
         return _TENSORFLOW[name]

@@ -95,7 +95,7 @@ class PersistentObject:
         raise TypeError("a persistent object has its state already")
 
 
-class Network:
+class TensorFlowNetwork:
     """A network of the TensorFlow version: its state."""
 
     __slots__ = ("state",)
@@ -370,7 +370,7 @@ def _names(storages: _Storages) -> dict[tuple[str, str], Any]:
     class Array(_Array, metaclass=_Sealed):
         __slots__ = ()
 
-    class NetworkOfFile(Network, metaclass=_Sealed):
+    class NetworkOfFile(TensorFlowNetwork, metaclass=_Sealed):
         __slots__ = ()
 
     def array(*_: object) -> _Array:
@@ -524,7 +524,7 @@ class _Plain:
         if isinstance(value, list | tuple):
             items = [self.of(item, depth + 1) for item in value]
             return tuple(items) if isinstance(value, tuple) else items
-        if isinstance(value, PersistentObject | Network) and id(value) not in self._modules:
+        if isinstance(value, PersistentObject | TensorFlowNetwork) and id(value) not in self._modules:
             self._modules[id(value)] = value  # before what is in it, which may lead back
             value.state = self.of(value.state, depth + 1)
         return value

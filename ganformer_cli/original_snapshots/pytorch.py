@@ -15,7 +15,7 @@ from torch import Tensor
 from ganformer_cli.config import ModelConfig, settings_of
 from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT, MAX_LAYERS, MAX_RESOLUTION
 from ganformer_cli.errors import SnapshotError
-from ganformer_cli.original_snapshots.accounting import Found, Tensors
+from ganformer_cli.original_snapshots.accounting import SnapshotContents, Tensors
 from ganformer_cli.original_snapshots.arguments import Arguments
 from ganformer_cli.original_snapshots.pickles import PersistentObject, module_tensors
 
@@ -52,7 +52,7 @@ def our_name(name: str) -> str:
     return re.sub(r"^(mapping|synthesis)\.", r"\1_network.", name)
 
 
-def is_snapshot(tree: Any) -> bool:
+def is_pytorch_snapshot(tree: Any) -> bool:
     """Whether ``tree`` has the form of a PyTorch snapshot of the GANsformer's."""
     if not isinstance(tree, dict) or not isinstance(tree.get("Gs"), PersistentObject):
         return False
@@ -60,7 +60,7 @@ def is_snapshot(tree: Any) -> bool:
     return _dictionary(generator.state.get("_init_kwargs")).get("k", generator.state.get("k")) is not None
 
 
-def read(tree: Mapping[str, Any], where: str) -> Found:
+def read_pytorch(tree: Mapping[str, Any], where: str) -> SnapshotContents:
     """What the file holds.
 
     Raises:
@@ -172,7 +172,7 @@ def _generator_tensors(module: PersistentObject, settings: Mapping[str, Any], wh
     return tensors
 
 
-def _generator_settings(generator: PersistentObject, where: str) -> Found:
+def _generator_settings(generator: PersistentObject, where: str) -> SnapshotContents:
     """What a generator's arguments say."""
     names = "\n".join(name for name, _ in module_tensors(generator))
 
@@ -257,7 +257,7 @@ def _generator_settings(generator: PersistentObject, where: str) -> Found:
     if dropout:
         # It acts in training only.
         about["training"] = {"component_dropout": dropout}
-    found = Found(settings, {}, about)
+    found = SnapshotContents(settings, {}, about)
     rate = settings.get("attention_dropout")
     other = mapping.number("attention_dropout", default=rate or 0.0, low=0, high=0.999)
     if rate is not None and rate != other:

@@ -23,9 +23,9 @@ from ganformer_cli.config import (
 )
 from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT, MAX_LAYERS, START_SIZE
 from ganformer_cli.errors import SnapshotError
-from ganformer_cli.original_snapshots.accounting import Found, Tensors
+from ganformer_cli.original_snapshots.accounting import SnapshotContents, Tensors
 from ganformer_cli.original_snapshots.arguments import Arguments
-from ganformer_cli.original_snapshots.pickles import Network
+from ganformer_cli.original_snapshots.pickles import TensorFlowNetwork
 
 Array = npt.NDArray[Any]
 
@@ -74,15 +74,15 @@ _CONVOLUTIONS = {
 }
 
 
-def is_snapshot(tree: Any) -> bool:
+def is_tensorflow_snapshot(tree: Any) -> bool:
     """Whether ``tree`` has the form of a TensorFlow snapshot of the GANsformer's."""
-    if not isinstance(tree, tuple) or len(tree) != 3 or not isinstance(tree[2], Network):
+    if not isinstance(tree, tuple) or len(tree) != 3 or not isinstance(tree[2], TensorFlowNetwork):
         return False
     given = tree[2].state.get("static_kwargs")
     return isinstance(given, dict) and any(given.get(name) is not None for name in _OF_GANSFORMER)
 
 
-def read(tree: tuple[Any, ...], where: str) -> Found:
+def read_tensorflow(tree: tuple[Any, ...], where: str) -> SnapshotContents:
     """What the file holds.
 
     Raises:
@@ -109,18 +109,18 @@ def read(tree: tuple[Any, ...], where: str) -> Found:
     return found
 
 
-def _network(value: object, name: str) -> Network:
-    if not isinstance(value, Network):
+def _network(value: object, name: str) -> TensorFlowNetwork:
+    if not isinstance(value, TensorFlowNetwork):
         raise SnapshotError(f"the file holds no {name}" if value is None else f"{name} is no network")
     return value
 
 
-def _kwargs(network: Network) -> dict[str, Any]:
+def _kwargs(network: TensorFlowNetwork) -> dict[str, Any]:
     found = network.state.get("static_kwargs")
     return found if isinstance(found, dict) else {}
 
 
-def _variables(network: Network, where: str, prefix: str = "") -> dict[str, Array]:
+def _variables(network: TensorFlowNetwork, where: str, prefix: str = "") -> dict[str, Array]:
     """All arrays of a network, those of its components under ``mapping/`` and ``synthesis/``.
 
     Raises:
@@ -145,12 +145,12 @@ def _variables(network: Network, where: str, prefix: str = "") -> dict[str, Arra
         found[f"{prefix}{name}"] = np.asarray(value)
     components = network.state.get("components")
     for name, component in components.items() if isinstance(components, dict) else ():
-        if isinstance(component, Network) and not prefix:
+        if isinstance(component, TensorFlowNetwork) and not prefix:
             found.update(_variables(component, where, f"{name}/"))
     return found
 
 
-def _generator_settings(generator: Network, where: str) -> Found:
+def _generator_settings(generator: TensorFlowNetwork, where: str) -> SnapshotContents:
     """What a generator's arguments say, and what only its variables can say."""
     given = Arguments(where, "static_kwargs", _kwargs(generator))
     variables = _variables(generator, where)
@@ -238,7 +238,7 @@ def _generator_settings(generator: Network, where: str) -> Found:
     for name in () if transformer else _OF_ATTENTION:
         given.get(name)  # without components nothing reads it
     given.check_the_rest(_WITHOUT_EFFECT, _FIXED)
-    return Found(settings, {}, about)
+    return SnapshotContents(settings, {}, about)
 
 
 def _attention_settings(given: Arguments, kmeans: bool, size: int, has: Any) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def _attention_settings(given: Arguments, kmeans: bool, size: int, has: Any) -> 
     return settings
 
 
-def _discriminator_settings(discriminator: Network, generator: Mapping[str, Any]) -> dict[str, Any]:
+def _discriminator_settings(discriminator: TensorFlowNetwork, generator: Mapping[str, Any]) -> dict[str, Any]:
     """The discriminator's fields of ``ModelConfig``.
 
     Raises:

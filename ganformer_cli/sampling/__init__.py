@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ganformer_cli.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from ganformer_cli.checkpoints.snapshots import load_generator
+    from ganformer_cli.checkpoints.snapshots import load_snapshot
     from ganformer_cli.models import AttentionMap, Generator, NoiseMode
     from ganformer_cli.sampling.drawing import (
         DEFAULT_BATCH,
@@ -46,7 +46,7 @@ __all__ = [
     "Space",
     "labels_from_seeds",
     "latents_from_seeds",
-    "load_generator",
+    "load_snapshot",
     "map_latents",
     "image_mib",
     "read_latents",
@@ -62,7 +62,7 @@ __all__ = [
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "checkpoints.snapshots": "load_generator",
+        "checkpoints.snapshots": "load_snapshot",
         "models": "AttentionMap Generator NoiseMode",
         "sampling.drawing": "DEFAULT_BATCH LANES MAP_SIZE Sample image_mib map_latents sample "
         "sample_attention sample_images sample_latents sample_seeds to_uint8",

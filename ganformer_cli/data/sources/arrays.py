@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES
 from ganformer_cli.data.sources.base import (
-    BROKEN,
     DAMAGED,
+    READ_ERRORS,
+    IndexedSource,
     Item,
-    Labelled,
+    LabelledSource,
     Labels,
-    Numbered,
     Pixels,
-    Streamed,
+    StreamedSource,
     reason,
 )
 from ganformer_cli.data.sources.folders import file_state
@@ -32,9 +32,9 @@ from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
 
 CHANNELS = (1, 3, 4)
-PICTURE_NAMES = ("images", "data", "x")  # what an array of images is called where there are several
+IMAGE_NAMES = ("images", "data", "x")  # what an array of images is called where there are several
 LABEL_NAMES = ("labels", "y", "label")
-_LONGEST_HEADER = 1 << 16  # bytes; those of images have a hundred
+_MAX_HEADER = 1 << 16  # bytes; those of images have a hundred
 _WANTED = (
     "uint8, uint16, or floating point from 0 to 1, of shape [N, H, W, C], [N, C, H, W] or [N, H, W] with C in 1, 3, 4"
 )
@@ -94,7 +94,7 @@ def layout_of(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Layou
     return layout
 
 
-def read_header(stream: IO[bytes], where: str) -> tuple[Layout, bool]:
+def read_layout(stream: IO[bytes], where: str) -> tuple[Layout, bool]:
     """How images lie in an array in numpy's format, and whether its rows do not lie one after another.
 
     Raises:
@@ -115,7 +115,7 @@ def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     wide = 4 if version == (2, 0) else 2
     length = stream.read(wide)
     size = int.from_bytes(length, "little")
-    if size > _LONGEST_HEADER:  # numpy would read all of it before it looks
+    if size > _MAX_HEADER:  # numpy would read all of it before it looks
         raise ValueError(f"a header of {size} bytes")
     header = io.BytesIO(length + stream.read(size))
     if version == (1, 0):
@@ -125,7 +125,7 @@ def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     raise ValueError(f"version {version} of numpy's format")
 
 
-class Arrayed(Labelled):
+class Arrayed(LabelledSource):
     """The rows of one array."""
 
     _name: str  # of the array
@@ -146,7 +146,7 @@ class Arrayed(Labelled):
         return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
 
 
-class NpySource(Arrayed, Numbered):
+class NpySource(Arrayed, IndexedSource):
     """The images of a ``.npy`` file."""
 
     form = "npy"
@@ -160,7 +160,7 @@ class NpySource(Arrayed, Numbered):
         self.path, self._name = path, path.name
         self._stream = open_regular(path)
         try:
-            self._layout, rows_apart = read_header(self._stream, str(path))
+            self._layout, rows_apart = read_layout(self._stream, str(path))
             self._start = self._stream.tell()
             held = path.stat().st_size - self._start
             if held < self._layout.count * self._layout.row_bytes:
@@ -192,7 +192,7 @@ class NpySource(Arrayed, Numbered):
         self._mapped = None
 
 
-class NpzSource(Arrayed, Streamed):
+class NpzSource(Arrayed, StreamedSource):
     """The images of one array in a ``.npz`` file, with the labels of another."""
 
     form = "npz"
@@ -216,13 +216,13 @@ class NpzSource(Arrayed, Streamed):
 
     def _choose(self) -> tuple[str, Layout]:
         """The array of images."""
-        named = [name for name in PICTURE_NAMES if name in self._arrays]
+        named = [name for name in IMAGE_NAMES if name in self._arrays]
         why = "it holds no arrays"
         for name in [*named, *(name for name in self._arrays if name not in (*named, *LABEL_NAMES))]:
             where = f"{self.path}: array {name}"
             try:
                 with self._zip.open(self._arrays[name]) as stream:
-                    layout, rows_apart = read_header(stream, where)
+                    layout, rows_apart = read_layout(stream, where)
                 claimed = layout.count * layout.row_bytes
                 if claimed > self._zip.getinfo(self._arrays[name]).file_size:
                     why = f"{where} is cut short: it claims {claimed} bytes; get it again"
@@ -230,7 +230,7 @@ class NpzSource(Arrayed, Streamed):
                 if not rows_apart:
                     return name, layout
                 why = f"{where} lies in Fortran's order; save numpy.ascontiguousarray of it"
-            except BROKEN as error:
+            except READ_ERRORS as error:
                 why = f"{where}: {reason(error)}"
             except DataError as error:
                 why = str(error)
@@ -264,7 +264,7 @@ class NpzSource(Arrayed, Streamed):
                     if len(data) < self._layout.row_bytes:
                         raise EOFError("it is cut short")
                     yield self.item_of(number, _row(data, self._layout)) if wanted(number) else None
-        except BROKEN as error:
+        except READ_ERRORS as error:
             name = f"{self._name}[{number}]"
             yield Item(name, None, None, f"{DAMAGED}: {reason(error)}") if wanted(number) else None
 

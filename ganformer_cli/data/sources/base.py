@@ -24,10 +24,21 @@ from ganformer_cli.errors import DataError
 Pixels = npt.NDArray[Any]  # uint8, uint16 or floating point; see images.from_pixels
 Label = int | tuple[float, ...]
 
-FORMS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")  # what --format names
+SOURCE_FORMATS = (
+    "png",
+    "jpg",
+    "zip",
+    "tar",
+    "npy",
+    "hdf5",
+    "tfds",
+    "lmdb",
+    "tfrecords",
+    "webdataset",
+)  # what --format names
 # What reading a damaged or protected zip, array or stream raises: each kind of compression has errors of its own, and
 # numpy reads an array's header as Python.
-BROKEN = (
+READ_ERRORS = (
     OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, SyntaxError,
     tokenize.TokenError,
 )  # fmt: skip
@@ -110,7 +121,7 @@ class Source(abc.ABC):
         self.close()
 
 
-class Labelled(Source):
+class LabelledSource(Source):
     """A source whose labels, if any, are looked up by number or name."""
 
     _labels: Labels | None = None
@@ -130,7 +141,7 @@ class Labelled(Source):
         return "" if self._labels is None else self._labels.fingerprint()
 
 
-class Numbered(Labelled):
+class IndexedSource(LabelledSource):
     """A source where every image can be reached at once."""
 
     @abc.abstractmethod
@@ -144,7 +155,7 @@ class Numbered(Labelled):
         return (self.item(number) for number in spread(self.count(), most))
 
 
-class Streamed(Labelled):
+class StreamedSource(LabelledSource):
     """A source that is gone through from its beginning, images that are not wanted being passed over."""
 
     passing_is_cheap = True  # whether samples may lie anywhere, because passing over an image does not read it
@@ -201,7 +212,7 @@ class MissingLibraryError(DataError):
     """What is given needs a library that is not installed."""
 
 
-def library(module: str, path: Path, install: str) -> Any:
+def import_library(module: str, path: Path, install: str) -> Any:
     """An optional library.
 
     Raises:

@@ -11,13 +11,13 @@ from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles,
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
 from ganformer_cli.data.manifest import DATASET_JSON
-from ganformer_cli.data.sources.base import Item, Labels, Streamed, reason, shown
+from ganformer_cli.data.sources.base import Item, Labels, StreamedSource, reason, shown
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular, read_regular
 
 
-class FolderSource(Streamed):
+class FolderSource(StreamedSource):
     """Every image below a folder, in the order of the full names. Linked folders are followed, each once."""
 
     form = "folder"

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ganformer_cli.data.limits import MAX_FILE_BYTES, is_archive_bomb
-from ganformer_cli.data.sources.arrays import LABEL_NAMES, PICTURE_NAMES, Arrayed, layout_of
+from ganformer_cli.data.sources.arrays import IMAGE_NAMES, LABEL_NAMES, Arrayed, layout_of
 from ganformer_cli.data.sources.base import (
+    IndexedSource,
     Item,
     Labels,
-    Numbered,
-    library,
+    import_library,
     reason,
 )
 from ganformer_cli.data.sources.hdf5_links import check_held, elsewhere, external_links, member
@@ -29,7 +29,7 @@ _BLOCK = 64 << 20
 _LINKS_NAMED = 3  # in a message
 
 
-class Hdf5Source(Arrayed, Numbered):
+class Hdf5Source(Arrayed, IndexedSource):
     """The images of a dataset called images, data or x, else of the first that looks like images."""
 
     form = "hdf5"
@@ -40,7 +40,7 @@ class Hdf5Source(Arrayed, Numbered):
             DataError: h5py is missing, or the file is damaged or holds no images, or the labels cannot be used.
         """
         self.path = path
-        self._h5py = h5py = library("h5py", path, '"ganformer[hdf5]"')
+        self._h5py = h5py = import_library("h5py", path, '"ganformer[hdf5]"')
         try:
             check_regular(path)
             self._file: Any = h5py.File(path, "r")
@@ -69,7 +69,7 @@ class Hdf5Source(Arrayed, Numbered):
                 links.extend(external_links(h5py, node) if isinstance(node, h5py.Group) else ())
 
         self._file.visititems(see)  # which follows no link but hard ones
-        named = [node for name in PICTURE_NAMES for node in found if node.name.rpartition("/")[2] == name]
+        named = [node for name in IMAGE_NAMES for node in found if node.name.rpartition("/")[2] == name]
         typical = [node for node in found if node.dtype in (np.uint8, np.uint16) and node.ndim in (3, 4)]
         for node in [*(node for node in named if node.ndim in (3, 4)), *typical]:
             check_held(self.path, node)

@@ -23,12 +23,11 @@ import numpy.typing as npt
 
 from ganformer_cli.errors import DataError
 
-MOST_CLASSES = 1 << 20  # a larger class number is no class
+MAX_CLASSES = 1 << 20  # a larger class number is no class
 WANTED = (
-    f"a class (a whole number from 0, below {MOST_CLASSES}, or a name) or a vector of finite numbers of single "
-    "precision"
+    f"a class (a whole number from 0, below {MAX_CLASSES}, or a name) or a vector of finite numbers of single precision"
 )
-LARGEST = float(np.finfo(np.float32).max)  # labels are trained on as float32
+MAX_VALUE = float(np.finfo(np.float32).max)  # labels are trained on as float32
 ONE_HOT = "one-hot vectors are taken as classes"
 
 _WHOLE = re.compile(r"[+-]?\d{1,19}")
@@ -89,7 +88,7 @@ class ValueReader:
             form, width = _TEXT, 0
         elif type(label) is int:
             form, width = _CLASS, 0
-            if not 0 <= label < MOST_CLASSES:
+            if not 0 <= label < MAX_CLASSES:
                 raise DataError(f"{at}: the label of {name} is {_shown(written)}, not {WANTED}; correct it")
         else:
             form, width = _LIST, len(numbers)
@@ -105,7 +104,7 @@ class ValueReader:
     def _look_at_single(self, at: str, name: str, written: Any, number: float) -> None:
         if not number.is_integer():
             self._fraction = True
-        elif not 0 <= number < MOST_CLASSES and self._odd is None:
+        elif not 0 <= number < MAX_CLASSES and self._odd is None:
             self._odd = DataError(f"{at}: the label of {name} is {_shown(written)}, not {WANTED}; correct it")
 
     def _same_kind(self, at: str, name: str, written: Any, form: str, width: int) -> None:
@@ -170,7 +169,7 @@ def is_one_hot(values: npt.NDArray[Any]) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether this is a number that float32 can hold; True and False are none."""
-    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
+    return type(value) in (int, float) and -MAX_VALUE <= value <= MAX_VALUE
 
 
 def class_of(value: Any) -> int | None:
@@ -178,7 +177,7 @@ def class_of(value: Any) -> int | None:
     value = _plain(value)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if is_number(value) and 0 <= value < MOST_CLASSES and value == int(value):
+    if is_number(value) and 0 <= value < MAX_CLASSES and value == int(value):
         return int(value)
     return None
 

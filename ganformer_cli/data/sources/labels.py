@@ -18,11 +18,11 @@ import numpy.typing as npt
 from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.manifest import DATASET_JSON
-from ganformer_cli.data.sources.base import BROKEN, Label, Labels, reason, shown
+from ganformer_cli.data.sources.base import READ_ERRORS, Label, Labels, reason, shown
 from ganformer_cli.data.sources.label_names import match_loosely, plain
 from ganformer_cli.data.sources.label_values import (
-    LARGEST,
-    MOST_CLASSES,
+    MAX_CLASSES,
+    MAX_VALUE,
     ONE_HOT,
     WANTED,
     LabelValues,
@@ -327,7 +327,7 @@ def array_labels(
         raise DataError(f"{where}: {shape[0]} labels for {count} images; repair it, or --labels none")
     try:
         labels = NumberedLabels(read(), where)
-    except (*BROKEN, TypeError, KeyError) as error:
+    except (*READ_ERRORS, TypeError, KeyError) as error:
         raise DataError(f"{where} cannot be read ({reason(error)}); repair it, or choose --labels none") from error
     if len(labels) != count:
         raise DataError(f"{where}: {len(labels)} labels for {count} images; repair it, or --labels none")
@@ -352,7 +352,7 @@ def read_labels(path: Path) -> Labels:
         if suffix == ".csv":
             return _csv_labels(path, where)
         labels = json_labels(path.read_bytes(), where)
-    except (*BROKEN, csv.Error) as error:
+    except (*READ_ERRORS, csv.Error) as error:
         raise DataError(f"{where} cannot be read ({reason(error)}); give another file") from error
     if labels.kind is None:
         raise DataError(f"{where} holds no labels; fill it, or choose --labels none")
@@ -525,10 +525,10 @@ def _meaning_of_array(values: npt.NDArray[Any], where: str) -> LabelValues:
             f"vectors as numbers [N, K]"
         )
     with np.errstate(invalid="ignore"):
-        wrong = np.flatnonzero(~(np.abs(values.astype(np.float64)) <= LARGEST).all(axis=1))
+        wrong = np.flatnonzero(~(np.abs(values.astype(np.float64)) <= MAX_VALUE).all(axis=1))
     if not len(wrong) and values.shape[1] == 1:
         whole = values.dtype.kind != "f" or bool((values == np.floor(values)).all())
-        wrong = np.flatnonzero(((values < 0) | (values >= MOST_CLASSES))[:, 0]) if whole else wrong
+        wrong = np.flatnonzero(((values < 0) | (values >= MAX_CLASSES))[:, 0]) if whole else wrong
     if len(wrong):
         value = values[wrong[0]]
         said = value[0] if len(value) == 1 else value

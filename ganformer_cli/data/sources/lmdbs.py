@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.data.limits import MAX_FILE_BYTES, bomb_text, is_bomb, too_large
-from ganformer_cli.data.sources.base import BROKEN, Item, Streamed, library, reason
+from ganformer_cli.data.sources.base import READ_ERRORS, Item, StreamedSource, import_library, reason
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.zips import PASSWORD
@@ -24,7 +24,7 @@ _MAGIC = bytes.fromhex("dec0efbe")
 _MAPPED = 16 << 20  # bytes that are read before the file is opened anew
 _SPARE = 64 << 20  # bytes that stay free on the disk
 _PIECE = 4 << 20
-_LEAST_ENTRY = 8  # bytes of an entry, at least
+_MIN_ENTRY = 8  # bytes of an entry, at least
 
 
 def is_lmdb(start: bytes) -> bool:
@@ -32,7 +32,7 @@ def is_lmdb(start: bytes) -> bool:
     return start[16:20] in (_MAGIC, _MAGIC[::-1])
 
 
-class LmdbSource(Streamed):
+class LmdbSource(StreamedSource):
     """Every value of the database, in the order of the keys."""
 
     form = "lmdb"
@@ -53,13 +53,13 @@ class LmdbSource(Streamed):
         self._env: Any = None
         self._opened = 0  # how often
         try:
-            self._lmdb = library("lmdb", path, '"ganformer[lmdb]"')
+            self._lmdb = import_library("lmdb", path, '"ganformer[lmdb]"')
             self._env = self._open()
             pages = self._env.info()["last_pgno"] + 1
             # A page behind the end of the file would stop the whole process, and not raise anything.
             if pages * self._env.stat()["psize"] > self._data.stat().st_size:
                 raise DataError(f"{self._data} is cut short; get it again")
-            if self.count() > self._data.stat().st_size // _LEAST_ENTRY:
+            if self.count() > self._data.stat().st_size // _MIN_ENTRY:
                 raise DataError(f"{self._data} is damaged: it claims {self.count()} entries; get it again")
             self.use(choose_labels(labels, path, count=self.count))
         except BaseException:
@@ -199,6 +199,6 @@ class Unpacked:
                         out.write(piece)
             except OSError:
                 raise
-            except BROKEN as error:
+            except READ_ERRORS as error:
                 raise DataError(f"{archive}: {member} is damaged ({reason(error)}); get it again") from error
         write_json(stamp, wanted)

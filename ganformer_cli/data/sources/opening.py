@@ -11,7 +11,15 @@ from pathlib import Path
 from ganformer_cli.data.file_kinds import unread_text
 from ganformer_cli.data.manifest import read_manifest
 from ganformer_cli.data.sources.arrays import NpySource, NpzSource
-from ganformer_cli.data.sources.base import BROKEN, DAMAGED, FORMS, Source, has_image_suffix, reason, wanted_images
+from ganformer_cli.data.sources.base import (
+    DAMAGED,
+    READ_ERRORS,
+    SOURCE_FORMATS,
+    Source,
+    has_image_suffix,
+    reason,
+    wanted_images,
+)
 from ganformer_cli.data.sources.chained import ChainedSource
 from ganformer_cli.data.sources.folders import FolderSource, walk
 from ganformer_cli.data.sources.hdf5 import Hdf5Source
@@ -19,7 +27,7 @@ from ganformer_cli.data.sources.lmdbs import DATA, LmdbSource, Unpacked, is_lmdb
 from ganformer_cli.data.sources.records import starts_as_records
 from ganformer_cli.data.sources.tars import COMPRESSED, TarSource, is_tar
 from ganformer_cli.data.sources.tfds import TfdsSource
-from ganformer_cli.data.sources.tfrecords import FolderShelf, TfrecordsSource, ZipShelf, part_of
+from ganformer_cli.data.sources.tfrecords import FolderFiles, TfrecordsSource, ZipFiles, part_of
 from ganformer_cli.data.sources.webdataset import WebdatasetSource, label_kind_of
 from ganformer_cli.data.sources.zips import ZipSource
 from ganformer_cli.data.zips import ZipIndex
@@ -27,7 +35,7 @@ from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.files import open_regular, read_json, why_no_file
 
 _START = 4096  # bytes of a file that are looked at; HDF5 may begin after a block of the user's own
-_LOOKED_AT = 10_000  # files of a folder or zip that are looked at, at most, to see what it mostly holds
+_PROBED = 10_000  # files of a folder or zip that are looked at, at most, to see what it mostly holds
 _TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MAGIC = {
     b"PK\3\4": "zip", b"PK\5\6": "zip", b"PK\7\x08": "zip", b"\x93NUMPY": "npy", b"\x89HDF\r\n\x1a\n": "hdf5",
@@ -61,13 +69,13 @@ def open_source(
             missing.
         OutputError: there is no room to unpack it.
     """
-    if form is not None and form not in FORMS:
-        raise ConfigError(f"--format {form}: choose one of {', '.join(FORMS)}")
+    if form is not None and form not in SOURCE_FORMATS:
+        raise ConfigError(f"--format {form}: choose one of {', '.join(SOURCE_FORMATS)}")
     try:
         source = TfdsSource(path, labels) if form == "tfds" else _open(path, form, labels, resolution)
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
-    except BROKEN as error:
+    except READ_ERRORS as error:
         raise DataError(f"{path} is damaged or cut short ({reason(error)}); get it again") from error
     try:
         _refuse_empty(source, form)
@@ -113,7 +121,7 @@ def _open(path: Path, form: str | None, labels: str | None, resolution: int | No
         return Hdf5Source(path, labels)
     if found == "lmdb":
         return LmdbSource(path, labels)
-    return TfrecordsSource(FolderShelf(path), resolution, labels)
+    return TfrecordsSource(FolderFiles(path), resolution, labels)
 
 
 def _open_folder(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
@@ -127,13 +135,13 @@ def _open_folder(path: Path, form: str | None, labels: str | None, resolution: i
                 source.label_notes = [*source.label_notes, f"classes have no names: {error}"]
         return source
     if form in (None, "lmdb"):
-        near = (name for name in islice(walk(path), _LOOKED_AT) if name.count("/") < 2)
+        near = (name for name in islice(walk(path), _PROBED) if name.count("/") < 2)
         database = next((name for name in near if name.rpartition("/")[2] == DATA), None)
         if database is not None:
             return LmdbSource(path, labels, data=path / database)
     found = form or _kind_of_content(walk(path)) or "folder"
     if found == "tfrecords":
-        return TfrecordsSource(FolderShelf(path), resolution, labels)
+        return TfrecordsSource(FolderFiles(path), resolution, labels)
     if found in ("webdataset", "tar"):
         names = list(walk(path))
         shards = [name for name in names if name.lower().endswith(_TAR_SUFFIXES)]
@@ -150,7 +158,7 @@ def _open_zip(path: Path, form: str | None, labels: str | None, resolution: int 
     try:
         database = next((name for name in index.names() if name.rpartition("/")[2] == DATA), None)
         found = "lmdb" if database is not None else _kind_of_content(index.names()) or "zip"
-        if found == "zip" and len(index) and all(name.endswith(".npy") for name in islice(index.names(), _LOOKED_AT)):
+        if found == "zip" and len(index) and all(name.endswith(".npy") for name in islice(index.names(), _PROBED)):
             found = "npy"
         forced = "zip" if form in ("png", "jpg") else form or found
         if forced == "zip":
@@ -162,7 +170,7 @@ def _open_zip(path: Path, form: str | None, labels: str | None, resolution: int 
     if forced == "npy" and found == "npy":
         return NpzSource(path, labels)
     if forced == "tfrecords":
-        return TfrecordsSource(ZipShelf(path), resolution, labels)
+        return TfrecordsSource(ZipFiles(path), resolution, labels)
     if forced == "lmdb" and database is not None:
         unpacked = Unpacked(path, database)
         return LmdbSource(path, labels, data=unpacked.data, unpacked=unpacked)
@@ -178,7 +186,7 @@ def _misfit(path: Path, form: str | None, found: str) -> DataError:
 def _kind_of_content(names: Iterable[str]) -> str | None:
     """What most of these files are: "tfrecords" or "webdataset"; None for images, and what is something else."""
     images = records = tars = 0
-    for name in islice(names, _LOOKED_AT):
+    for name in islice(names, _PROBED):
         images += has_image_suffix(name)
         records += part_of(name.rpartition("/")[2]) is not None
         tars += name.lower().endswith(_TAR_SUFFIXES)

@@ -10,16 +10,16 @@ from typing import IO, Any
 import numpy as np
 
 from ganformer_cli.data.limits import MAX_FILE_BYTES
-from ganformer_cli.data.sources.base import BROKEN, Pixels, reason
+from ganformer_cli.data.sources.base import READ_ERRORS, Pixels, reason
 from ganformer_cli.data.sources.crc32c import masked_crc32c
 from ganformer_cli.data.sources.tars import BrokenArchiveError
 
 _HEADER = struct.Struct("<QI")  # length of the data, and its checksum
 _FOOTER = struct.Struct("<I")  # checksum of the data
 _VARINT, _WIDE, _BYTES, _NARROW = 0, 1, 2, 5  # kinds of protobuf's fields
-_MOST_FEATURES = 10_000  # of an Example
-_MOST_VALUES = 1024  # of a feature: those behind are left out
-_PICTURES = (b"image/encoded", b"image", b"image_raw")
+_MAX_FEATURES = 10_000  # of an Example
+_MAX_VALUES = 1024  # of a feature: those behind are left out
+_IMAGE_KEYS = (b"image/encoded", b"image", b"image_raw")
 _CLASSES = (b"image/class/label", b"label")
 
 
@@ -86,7 +86,7 @@ class RecordReader:
     def _read(self, size: int, *, inside: bool) -> bytes:
         try:
             return self._stream.read(size)
-        except BROKEN as error:  # of a damaged zip around it
+        except READ_ERRORS as error:  # of a damaged zip around it
             raise BrokenArchiveError(reason(error), inside=inside) from error
 
 
@@ -108,7 +108,7 @@ def image_of(record: memoryview) -> tuple[bytes | Pixels, int | None]:
     label = next((features[key][0] for key in _CLASSES if features.get(key) and type(features[key][0]) is int), None)
     if b"data" in features and b"shape" in features:
         return _raw_pixels(features[b"data"], features[b"shape"]), label
-    for key in _PICTURES:
+    for key in _IMAGE_KEYS:
         values = features.get(key, [])
         if values and isinstance(values[0], memoryview):
             return bytes(values[0]), label
@@ -132,8 +132,8 @@ def example(record: memoryview) -> dict[bytes, list[Any]]:
                 key, value = parts.get(1), parts.get(2)
                 if isinstance(key, memoryview) and isinstance(value, memoryview):
                     found[bytes(key)] = _values(value)
-                    if len(found) > _MOST_FEATURES:
-                        raise ValueError(f"more than {_MOST_FEATURES} features")
+                    if len(found) > _MAX_FEATURES:
+                        raise ValueError(f"more than {_MAX_FEATURES} features")
     return found
 
 
@@ -142,20 +142,20 @@ def _values(feature: memoryview) -> list[Any]:
     for kind, content in _fields(feature):
         if not isinstance(content, memoryview):
             continue
-        if len(values) >= _MOST_VALUES:  # of a feature that is no image: each would be an object in memory
+        if len(values) >= _MAX_VALUES:  # of a feature that is no image: each would be an object in memory
             break
         if kind == 1:
             entries = (value for number, value in _fields(content) if number == 1 and isinstance(value, memoryview))
-            values += islice(entries, _MOST_VALUES)
+            values += islice(entries, _MAX_VALUES)
         elif kind == 3:
             for number, value in _fields(content):
-                if len(values) >= _MOST_VALUES:
+                if len(values) >= _MAX_VALUES:
                     break
                 if number == 1 and isinstance(value, int):
                     values.append(_signed(value))
                 elif number == 1 and isinstance(value, memoryview):
                     place = 0
-                    while place < len(value) and len(values) < _MOST_VALUES:
+                    while place < len(value) and len(values) < _MAX_VALUES:
                         whole, place = _varint(value, place)
                         values.append(_signed(whole))
     return values

@@ -26,14 +26,14 @@ from ganformer_cli.data.limits import (
     too_large,
 )
 from ganformer_cli.data.manifest import DATASET_JSON
-from ganformer_cli.data.sources.base import DAMAGED, Item, Labels, Streamed, library, reason, shown
+from ganformer_cli.data.sources.base import DAMAGED, Item, Labels, StreamedSource, import_library, reason, shown
 from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.files import open_regular
 
 _BLOCK = 512
-_LONGEST_HEADER = 1 << 20  # of a name; more is damage
-_LONGEST_LENGTH = 20  # letters of the length of a record of an extended header
+_MAX_HEADER = 1 << 20  # of a name; more is damage
+_MAX_LENGTH_DIGITS = 20  # letters of the length of a record of an extended header
 _PIECE = 1 << 20
 _READ_AHEAD = 1 << 18  # bytes that decompressing may have read of what comes before
 _DATA_TYPES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE}
@@ -155,7 +155,7 @@ class TarReader:
             self._left -= len(self._peeked)
         return self._peeked[:size]
 
-    def starts_well(self) -> bool:
+    def starts_with_entry(self) -> bool:
         """Whether an entry comes next; asked before the first one is read."""
         try:
             block = self._read(_BLOCK, inside=False)
@@ -187,7 +187,7 @@ class TarReader:
         return Member(name, size, problem)
 
     def _header(self, size: int) -> bytes:
-        if not 0 <= size <= _LONGEST_HEADER:
+        if not 0 <= size <= _MAX_HEADER:
             raise BrokenArchiveError(f"a name of {size} bytes", inside=False)
         return self._read(size + -size % _BLOCK, inside=False)[:size]
 
@@ -220,7 +220,7 @@ class TarReader:
         return data
 
 
-class TarSource(Streamed):
+class TarSource(StreamedSource):
     """Every image in a tar, in the order in which they lie."""
 
     form = "tar"
@@ -344,7 +344,7 @@ def is_tar(path: Path) -> bool:
         DataError: it is compressed in a way that needs a library.
     """
     with TarReader(path) as reader:
-        return reader.starts_well()
+        return reader.starts_with_entry()
 
 
 def _open(path: Path) -> tuple[IO[bytes], IO[bytes] | None]:
@@ -405,7 +405,7 @@ def _open_zst(raw: IO[bytes], path: Path) -> IO[bytes]:
         options = {zstd.DecompressionParameter.window_log_max: MAX_WINDOW_BYTES.bit_length() - 1}
         own: Any = zstd.ZstdFile(raw, "rb", options=options)
     except ImportError:
-        unpacker = library("zstandard", path, "zstandard").ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+        unpacker = import_library("zstandard", path, "zstandard").ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
         own = unpacker.stream_reader(raw, read_across_frames=True)
     return io.BufferedReader(own)
 
@@ -415,7 +415,7 @@ def _attributes(data: bytes) -> dict[str, str]:
     found = {}
     place = 0
     while place < len(data):
-        length, _, _ = data[place : place + _LONGEST_LENGTH].partition(b" ")
+        length, _, _ = data[place : place + _MAX_LENGTH_DIGITS].partition(b" ")
         if not length.isdigit() or not len(length) < int(length) <= len(data) - place:
             raise BrokenArchiveError("an extended header is damaged", inside=False)
         key, _, value = data[place + len(length) + 1 : place + int(length)].rstrip(b"\n").partition(b"=")

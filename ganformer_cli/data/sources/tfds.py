@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from ganformer_cli.data.sources.arrays import CHANNELS
-from ganformer_cli.data.sources.base import Item, Label, Labelled, library, reason
-from ganformer_cli.data.sources.label_values import MOST_CLASSES
+from ganformer_cli.data.sources.base import Item, Label, LabelledSource, import_library, reason
+from ganformer_cli.data.sources.label_values import MAX_CLASSES
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.errors import DataError
 
 
-class TfdsSource(Labelled):
+class TfdsSource(LabelledSource):
     """The images of a data set's split ``train``, or of its first where there is none of this name."""
 
     form = "tfds"
@@ -31,7 +31,7 @@ class TfdsSource(Labelled):
             DataError: the library is missing, or knows no such data set, or it holds no images.
         """
         self.path = path
-        self._tfds = library("tensorflow_datasets", path, "tensorflow-datasets tensorflow")
+        self._tfds = import_library("tensorflow_datasets", path, "tensorflow-datasets tensorflow")
         name = path.as_posix()
         try:
             self._builder: Any = self._tfds.builder(name)
@@ -68,7 +68,7 @@ class TfdsSource(Labelled):
     def _item(self, number: int, row: dict[str, Any]) -> Item:
         name = f"{self._split}[{number}]"
         label: Label | None = self._label(number, name)
-        if self._in_set and np.ndim(row["label"]) == 0 and 0 <= int(row["label"]) < MOST_CLASSES:
+        if self._in_set and np.ndim(row["label"]) == 0 and 0 <= int(row["label"]) < MAX_CLASSES:
             label = int(row["label"])
         image = np.asarray(row["image"])
         if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] not in CHANNELS:

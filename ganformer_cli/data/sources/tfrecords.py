@@ -17,9 +17,9 @@ import numpy as np
 
 from ganformer_cli.data.file_kinds import UnreadFiles, is_hidden
 from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES, bomb_text, is_bomb, too_large
-from ganformer_cli.data.sources.base import BROKEN, DAMAGED, Item, Label, Labels, Streamed, reason, shown
+from ganformer_cli.data.sources.base import DAMAGED, READ_ERRORS, Item, Label, Labels, StreamedSource, reason, shown
 from ganformer_cli.data.sources.folders import file_state, walk
-from ganformer_cli.data.sources.label_values import MOST_CLASSES
+from ganformer_cli.data.sources.label_values import MAX_CLASSES
 from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
 from ganformer_cli.data.sources.records import RecordReader, image_of
 from ganformer_cli.data.sources.tars import BrokenArchiveError
@@ -33,7 +33,7 @@ _NAME = re.compile(
     r"(?P<base>.*?)(?:-r(?P<level>\d\d))?(?P<suffix>\.tfrecords?)?"
     r"(?:(?P<part>\d+)of(?P<parts>\d+)|-(?P<part0>\d+)-of-(?P<parts0>\d+))?(?P<end>\.tfrecords?)?"
 )
-_LOOKED_AT = 8  # records that are looked at to see whether images have labels
+_PROBED = 8  # records that are looked at to see whether images have labels
 
 
 @dataclass(frozen=True, order=True)
@@ -58,7 +58,7 @@ def part_of(name: str) -> Part | None:
     return Part(found["base"], int(found["level"] or 0), int(parts), int(number), name, first)
 
 
-class Shelf(ABC):
+class RecordFiles(ABC):
     """Files that can be listed and read: of a folder, or of a zip."""
 
     path: Path
@@ -84,7 +84,7 @@ class Shelf(ABC):
         """Let go of the files."""
 
 
-class FolderShelf(Shelf):
+class FolderFiles(RecordFiles):
     """The files of a folder, or one of them with its labels."""
 
     can_seek = True
@@ -111,7 +111,7 @@ class FolderShelf(Shelf):
         return file_state(self._folder / name)
 
 
-class ZipShelf(Shelf):
+class ZipFiles(RecordFiles):
     """The files of a zip."""
 
     can_seek = False
@@ -144,12 +144,12 @@ class ZipShelf(Shelf):
         self._zip.close()
 
 
-class TfrecordsSource(Streamed):
+class TfrecordsSource(StreamedSource):
     """The images in files of TFRecords, file by file."""
 
     form = "tfrecords"
 
-    def __init__(self, shelf: Shelf, resolution: int | None, labels: str | None) -> None:
+    def __init__(self, store: RecordFiles, resolution: int | None, labels: str | None) -> None:
         """
         Args:
             resolution: of files of several resolutions, that with images of this size is taken, else the next
@@ -159,10 +159,10 @@ class TfrecordsSource(Streamed):
             OSError, zipfile.BadZipFile: the files cannot be read.
             DataError: a part is missing, or the labels cannot be used.
         """
-        self.path = shelf.path
-        self._shelf = shelf
-        self.passing_is_cheap = shelf.can_seek
-        names = shelf.names()
+        self.path = store.path
+        self._store = store
+        self.passing_is_cheap = store.can_seek
+        names = store.names()
         labels_files = [name for name in names if name.endswith(".labels")]
         self._files = [name for name in names if not name.endswith(".labels")]
         self._others = 0
@@ -189,18 +189,18 @@ class TfrecordsSource(Streamed):
         if len(names) > 1:
             raise DataError(f"{where} and {names[1]} both hold labels; keep one, or choose --labels FILE")
         try:
-            with self._shelf.open(names[0]) as stream:
+            with self._store.open(names[0]) as stream:
                 data = stream.read(MAX_LABELS_BYTES + 1)
             if len(data) > MAX_LABELS_BYTES:
                 raise ValueError(f"more than {MAX_LABELS_BYTES >> 20} MiB")
             check_npy_stream(io.BytesIO(data), len(data))
             values = np.load(io.BytesIO(data), allow_pickle=False)
-        except BROKEN as error:
+        except READ_ERRORS as error:
             raise DataError(f"{where} cannot be read ({reason(error)}); get it again") from error
         return NumberedLabels(values, where) if values.size else None
 
     def _has_classes(self) -> bool:
-        for item in self._scan(lambda number: number < _LOOKED_AT, with_classes=True):
+        for item in self._scan(lambda number: number < _PROBED, with_classes=True):
             if item is None:
                 return False
             if item.label is not None:
@@ -229,8 +229,8 @@ class TfrecordsSource(Streamed):
         """The images of one file, the first of which has this number. Damage ends it, and not the files behind it."""
         first = number
         try:
-            with self._shelf.open(name) as stream:
-                reader = RecordReader(stream, self._shelf.size(name) if self._shelf.can_seek else None)
+            with self._store.open(name) as stream:
+                reader = RecordReader(stream, self._store.size(name) if self._store.can_seek else None)
                 while (length := reader.next()) is not None:
                     item = None
                     if wanted(number):
@@ -239,7 +239,7 @@ class TfrecordsSource(Streamed):
                     number += 1
                     if item is not None and item.error.startswith(DAMAGED):
                         return
-        except (BrokenArchiveError, *BROKEN) as error:
+        except (BrokenArchiveError, *READ_ERRORS) as error:
             if not getattr(error, "inside", False):  # else the item before was it
                 why = f"{DAMAGED}: {reason(error)}"
                 yield Item(f"{shown(name)}[{number - first}]", None, None, why) if wanted(number) else None
@@ -254,18 +254,18 @@ class TfrecordsSource(Streamed):
             return Item(name, None, label, reason(error))
         except BrokenArchiveError as error:
             return Item(name, None, label, f"{DAMAGED}: {error}")
-        if with_classes and found is not None and 0 <= found < MOST_CLASSES:
+        if with_classes and found is not None and 0 <= found < MAX_CLASSES:
             label = found
         return Item(name, data, label)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self._labels_fingerprint().encode())
         for name in self._files:
-            digest.update(f"{name}\0{self._shelf.state(name)}\n".encode("utf-8", "surrogatepass"))
+            digest.update(f"{name}\0{self._store.state(name)}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def close(self) -> None:
-        self._shelf.close()
+        self._store.close()
 
 
 def _chosen(parts: list[Part], path: Path, resolution: int | None) -> list[Part]:

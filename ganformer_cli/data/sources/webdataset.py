@@ -11,22 +11,22 @@ from typing import Any
 from ganformer_cli.data.file_kinds import UnreadFiles, is_hidden
 from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
-from ganformer_cli.data.sources.base import DAMAGED, Item, Label, Streamed, shown
+from ganformer_cli.data.sources.base import DAMAGED, Item, Label, StreamedSource, shown
 from ganformer_cli.data.sources.folders import file_state
-from ganformer_cli.data.sources.label_values import MOST_CLASSES, class_of, is_name, is_number
+from ganformer_cli.data.sources.label_values import MAX_CLASSES, class_of, is_name, is_number
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.tars import BrokenArchiveError, Member, TarReader
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import parse_json
 
-LABELS = frozenset({"cls", "json"})
-_LOOKED_AT = 256  # files that are looked at to see what a shard holds
-_SHARDS_LOOKED_AT = 8
-_LARGEST_LABEL = 1 << 24  # bytes
+LABEL_EXTENSIONS = frozenset({"cls", "json"})
+_PROBED = 256  # files that are looked at to see what a shard holds
+_SHARDS_PROBED = 8
+_MAX_LABEL_BYTES = 1 << 24  # bytes
 NAMES = "names"  # labels are texts, which stand for classes
 
 
-class WebdatasetSource(Streamed):
+class WebdatasetSource(StreamedSource):
     """The images of one tar or of several, shard after shard."""
 
     form = "webdataset"
@@ -53,7 +53,7 @@ class WebdatasetSource(Streamed):
             self.passing_is_cheap = not reader.is_compressed
         self.use(choose_labels(labels, path, count=self.count))
         if labels is None:
-            kinds = (label_kind_of(shard) for _, shard in self._paths()[:_SHARDS_LOOKED_AT])
+            kinds = (label_kind_of(shard) for _, shard in self._paths()[:_SHARDS_PROBED])
             self._kind = self.label_kind = next((kind for kind in kinds if kind is not None), None)
             if self._kind == NAMES:
                 self.label_kind, self.class_names = "classes", sorted(self._names_in_shards())
@@ -73,8 +73,8 @@ class WebdatasetSource(Streamed):
                     if _is_label(member) and not is_hidden(member.name):
                         label = _label(_split(member.name)[1], reader.read())
                         names |= {label} if isinstance(label, str) else set()
-                    if len(names) > MOST_CLASSES:
-                        raise DataError(f"{path}: more than {MOST_CLASSES} texts as labels; try --labels none")
+                    if len(names) > MAX_CLASSES:
+                        raise DataError(f"{path}: more than {MAX_CLASSES} texts as labels; try --labels none")
         return names
 
     def _paths(self) -> list[tuple[str, Path]]:
@@ -116,7 +116,7 @@ class WebdatasetSource(Streamed):
                         sample = _Sample(key, wanted(number))
                     if is_image_extension(extension) and sample.image is None:
                         sample.take(member, reader)
-                    elif extension in LABELS:
+                    elif extension in LABEL_EXTENSIONS:
                         sample.take_label(extension, member, reader)
                     else:
                         self._others += 1
@@ -177,7 +177,7 @@ class _Sample:
             self.data = None if self.error else reader.read()
 
     def take_label(self, extension: str, member: Member, reader: TarReader) -> None:
-        if self.wanted and not member.problem and member.size <= _LARGEST_LABEL:
+        if self.wanted and not member.problem and member.size <= _MAX_LABEL_BYTES:
             label = _label(extension, reader.read())
             self.label = label if self.label is None else self.label
 
@@ -188,7 +188,7 @@ def label_kind_of(path: Path) -> str | None:
     kinds: dict[str, str] = {}
     with TarReader(path) as reader:
         try:
-            for _ in range(_LOOKED_AT):
+            for _ in range(_PROBED):
                 member = reader.next()
                 if member is None:
                     break
@@ -218,7 +218,7 @@ def _split(name: str) -> tuple[str, str]:
 
 def _is_label(member: Member) -> bool:
     """Whether this is the label of a sample, and can be read."""
-    return _split(member.name)[1] in LABELS and not member.problem and member.size <= _LARGEST_LABEL
+    return _split(member.name)[1] in LABEL_EXTENSIONS and not member.problem and member.size <= _MAX_LABEL_BYTES
 
 
 def _label(extension: str, data: bytes) -> Label | str | None:

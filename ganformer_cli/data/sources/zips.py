@@ -12,13 +12,13 @@ import numpy as np
 from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.manifest import DATASET_JSON
-from ganformer_cli.data.sources.base import Item, Labels, Numbered, reason, shown
+from ganformer_cli.data.sources.base import IndexedSource, Item, Labels, reason, shown
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.data.zips import PASSWORD, ZipIndex
 from ganformer_cli.errors import DataError
 
 
-class ZipSource(Numbered):
+class ZipSource(IndexedSource):
     """Every image in a zip. Nothing is ever unpacked to disk, so the names in it can do no harm."""
 
     form = "zip"
