@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from tests.conftest import Server
 
 from ganformer_cli.data import open_dataset
+from tests.tfrecords import example, record
 
 Run = Callable[..., Result]
 
@@ -327,22 +327,10 @@ def test_an_archive_that_is_there_already(ganformer: Run, server: Server, own_en
     assert "3 images of 16x8 px" in result.stdout, result.stderr
 
 
-def record(pixels: np.ndarray[Any, Any]) -> bytes:
+def as_record(pixels: np.ndarray[Any, Any]) -> bytes:
     """An image as StyleGAN's TFRecord files hold it."""
-    from ganformer_cli.data.sources.crc32c import masked_crc32c
-
-    def field(number: int, data: bytes) -> bytes:
-        size, length = len(data), b""
-        while size > 127:
-            length, size = length + bytes([size & 127 | 128]), size >> 7
-        return bytes([number << 3 | 2]) + length + bytes([size]) + data
-
     planes = pixels.transpose(2, 0, 1)
-    shape = field(3, field(1, bytes(planes.shape)))
-    data = field(1, field(1, planes.tobytes()))
-    example = field(1, b"".join(field(1, field(1, k) + field(2, v)) for k, v in ((b"shape", shape), (b"data", data))))
-    length = struct.pack("<Q", len(example))
-    return length + struct.pack("<I", masked_crc32c(length)) + example + struct.pack("<I", masked_crc32c(example))
+    return record(example(shape=list(planes.shape), data=planes.tobytes()))
 
 
 def test_tfrecords_in_a_zip_of_drive(ganformer: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,8 +339,8 @@ def test_tfrecords_in_a_zip_of_drive(ganformer: Run, server: Server, monkeypatch
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 32, 3), np.uint8)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("town/town-r05.tfrecords", b"".join(map(record, pixels)))
-        archive.writestr("town/town-r04.tfrecords", b"".join(map(record, pixels[:, ::2, ::2])))
+        archive.writestr("town/town-r05.tfrecords", b"".join(map(as_record, pixels)))
+        archive.writestr("town/town-r04.tfrecords", b"".join(map(as_record, pixels[:, ::2, ::2])))
     server.content = stream.getvalue()
     question = '<html><a href="/uc?export=download&amp;confirm=a1B2&amp;id=1t9Qhxm0iHFd3k">Download anyway</a></html>'
     server.answer = lambda server, request: (

@@ -25,6 +25,7 @@ from ganformer_cli.data.sources import open_source, tars
 from ganformer_cli.data.sources.crc32c import masked_crc32c
 from ganformer_cli.data.sources.tars import TarReader
 from ganformer_cli.errors import DataError
+from tests.tfrecords import field, record
 
 Run = Callable[..., Result]
 
@@ -170,38 +171,24 @@ def test_records_in_a_zip(own_folder: Path) -> None:
         open_source(own_folder / "a.zip")
 
 
-def varint(value: int) -> bytes:
-    data = b""
-    while value > 127:
-        data += bytes([value & 127 | 128])
-        value >>= 7
-    return data + bytes([value])
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def record_file(path: Path, features: bytes) -> Path:
-    record = field(1, features)
-    head = struct.pack("<Q", len(record))
-    ends = [struct.pack("<I", masked_crc32c(data)) for data in (head, record)]
-    path.write_bytes(head + ends[0] + record + ends[1])
-    return path
+def written(folder: Path, features: bytes) -> Path:
+    """A file of one record."""
+    (folder / "a.tfrecords").write_bytes(record(field(1, features)))
+    return folder / "a.tfrecords"
 
 
 def test_a_record_of_a_million_numbers(own_folder: Path) -> None:
     numbers = field(1, field(1, b"label") + field(2, field(3, field(1, bytes(MIB)))))
     picture = field(1, field(1, b"image") + field(2, field(1, field(1, png()))))
     many = field(1, field(1, b"names") + field(2, field(1, field(1, b"") * (MIB // 4))))
-    with open_source(record_file(own_folder / "a.tfrecords", numbers + many + picture)) as source:
+    with open_source(written(own_folder, numbers + many + picture)) as source:
         (item,) = source.items()
     assert item.data == png()
 
 
 def test_a_record_of_a_million_features(own_folder: Path) -> None:
     one = b"".join(field(1, field(1, struct.pack("<I", i)) + field(2, b"")) for i in range(20_000))
-    with open_source(record_file(own_folder / "a.tfrecords", one)) as source:
+    with open_source(written(own_folder, one)) as source:
         assert "features" in next(iter(source.items())).error
 
 

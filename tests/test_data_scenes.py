@@ -14,7 +14,7 @@ from ganformer_cli.data.scenes.composition import COLORS, MATERIALS, MAX_OBJECTS
 from ganformer_cli.data.scenes.rendering import render, render_mask
 from ganformer_cli.errors import GanformerError
 
-# If a change of the drawing is meant, raise _SCENES_DRAWING in data/datasets.py and put the new sum here.
+# If a change of the drawing is meant, raise _SCENES_DRAWING in data/loading/datasets.py and put the new sum here.
 FIRST_PICTURES = "af3f6d9d0c16d9f9c6b63a070ebe9a8a3c647e29395da88aa420ffd34e71e680"
 
 

@@ -44,7 +44,7 @@ NO_LABEL = "no label"
 # half the time; drawings become 10 to 20 % larger, in half to a third of the time. They are as quick to read.
 _STRATEGY = zlib.Z_RLE
 _CHUNK_BYTES = 4 << 20  # of sources, and of pixels: what is sent to a process at once
-_CHUNK_PICTURES = 64
+_CHUNK_IMAGES = 64
 _AHEAD = 2  # chunks in flight for each process
 START_WORKERS_AFTER = 1.0  # seconds of work after which starting processes is thought to pay
 
@@ -200,7 +200,7 @@ def _convert_chunk(chunk: list[Item], settings: ConversionSettings) -> list[Conv
 
 def chunked(items: Iterator[Item], settings: ConversionSettings) -> Iterator[list[Item]]:
     """The items in groups that are small in bytes, before and after."""
-    most = max(1, min(_CHUNK_PICTURES, _CHUNK_BYTES // (3 * settings.height * settings.width)))
+    most = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // (3 * settings.height * settings.width)))
     chunk: list[Item] = []
     size = 0
     for item in items:
