@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ganformer_cli.data.manifest import image_name
 
 Hashes = npt.NDArray[np.uint64]
-Images = Callable[[], Iterator[tuple[str, str]]]  # name in the source and sha256 of the pixels of each, once more
+NamedDigests = Callable[[], Iterator[tuple[str, str]]]  # name in the source and sha256 of the pixels of each, once more
 
 GROUPS_SHOWN = 10  # in the manifest
 MAX_LISTED = 50_000  # images in the list of all duplicates
@@ -65,7 +65,7 @@ class Duplicates:
         }
 
 
-def find_duplicates(digests: array[int], hashes: array[int] | None, images: Images) -> Duplicates:
+def find_duplicates(digests: array[int], hashes: array[int] | None, images: NamedDigests) -> Duplicates:
     """Groups of images that are the same to the pixel or, given ``hashes``, look alike; an image is in one of them.
 
     Args:
