@@ -42,8 +42,6 @@ def test_torch_loads_no_compiler(tiny_run: Path, line: str) -> None:
 
 
 def test_a_second_dry_run_measures_nothing(own_folder: Path) -> None:
-    line = (
-        "train --dry-run --components-num 2 --latent-size 16 --channel-max 8 --batch-size 4 --gpus none"
-    )
+    line = "train --dry-run --components-num 2 --latent-size 16 --channel-max 8 --batch-size 4 --gpus none"
     loaded(line)
     assert not {"torch._dynamo", "torch._inductor", "sympy", "scipy"} & loaded(line)

@@ -60,8 +60,8 @@ FIGURE_OPTIONS = (
         "maps",
         default=False,
         group="Components",
-        help="Also save seed…-maps.png: the image, the regions of the last layer's attention (a colour a component) "
-        "over it, and each component's share.",
+        help="Also save seed…-maps.png: the image, the regions of the last layer's attention over it (one colour per "
+        "component), and the attention to each component.",
     ),
     boolean_option(
         "--layer-maps",
@@ -69,24 +69,24 @@ FIGURE_OPTIONS = (
         "layer_maps",
         default=False,
         group="Components",
-        help="Also save seed…-layer-maps.png: the image and the regions of the attention of every layer and head.",
+        help="Also save seed…-layer-maps.png: the image, and the regions of the attention of every layer and head.",
     ),
     option(
         "--maps-format",
         type=click.Choice(["png", "npy"]),
         default="png",
         group="Components",
-        help="Of --maps and --layer-maps: PNG to look at, or arrays. Those are seed…-maps.npy, float32 [m, h, w] of "
-        "the last layer; seed…-mask.npy, uint16 [H, W], the component of each pixel; and seed…-layer-maps.npz, "
-        "float32 [heads, m, h, w] for each layer.",
+        help="Format of --maps and --layer-maps: PNG, or arrays: seed…-maps.npy, float32 [m, h, w] of the last "
+        "layer; seed…-mask.npy, uint16 [H, W], the component of each pixel; seed…-layer-maps.npz, float32 [heads, m, "
+        "h, w] of each layer.",
     ),
     option(
         "--map-style",
         type=click.Choice(["hard", "soft"]),
         default="hard",
         group="Components",
-        help="In these: the colour of the component that a pixel attends to most, or all components' colours, mixed "
-        "as it attends to them.",
+        help="Colours of these maps: of the component that a pixel attends to most (hard), or of all components, "
+        "mixed by attention (soft).",
     ),
     option(
         "--blending-alpha",
@@ -94,7 +94,7 @@ FIGURE_OPTIONS = (
         default=0.3,
         group="Components",
         rare=True,
-        help="The image's share where regions lie over it; 0 shows plain colours.",
+        help="Weight of the image where regions lie over it; 0 shows plain colours.",
     ),
     option(
         "--mix",
@@ -103,16 +103,16 @@ FIGURE_OPTIONS = (
         show_default=False,
         metavar="take,swap,remove,mean|all",
         group="Components",
-        help="Also save seed…-mix-….png: what becomes of the image when a component is taken from another image, "
-        "exchanged with it, removed, or moved to its mean; with a heat map of the difference. One row a component, "
-        "or that of --component.",
+        help="Also save seed…-mix-….png: the image with a component taken from another image, swapped with it, "
+        "removed, or moved to its mean, and a heat map of the difference. One row per component, or only "
+        "--component.",
     ),
     option(
         "--mix-from",
         type=click.IntRange(0, MAX_SEED),
         metavar="SEED",
         group="Components",
-        help="The other image of --mix take and swap.  [default: the next of the images, after the last the first]",
+        help="Seed of the other image of --mix take and swap.  [default: the next image; for the last one, the first]",
     ),
     option(
         "--component-psi",
@@ -121,7 +121,7 @@ FIGURE_OPTIONS = (
         show_default=False,
         metavar="1,0.5,0",
         group="Components",
-        help="Also save seed…-component-psi.png: truncation of one component alone, one column for each of these psi.",
+        help="Also save seed…-component-psi.png: one component truncated with each psi, in columns.",
     ),
     boolean_option(
         "--style-mix",
@@ -138,14 +138,14 @@ FIGURE_OPTIONS = (
         "noise_variation",
         default=False,
         group="Components",
-        help="Also save noise-variation.png: what the noise changes, and how much.",
+        help="Also save noise-variation.png: where the noise changes the image, and how much.",
     ),
     boolean_option(
         "--disentanglement",
         default=False,
         group="Components",
-        help="Also save disentanglement.json and .png: how nearly a component is one object, measured on all images "
-        "(the first 1024).",
+        help="Also save disentanglement.json and .png: how closely components correspond to objects, measured on all "
+        "images (at most 1024).",
     ),
 )
 SHARED_OPTIONS = (
@@ -154,7 +154,7 @@ SHARED_OPTIONS = (
         type=click.IntRange(0, 65_536),
         metavar="K",
         group="Components",
-        help="Interpolate, mix or truncate this component only.  [default: all]",
+        help="Interpolate, mix or truncate only this component.  [default: all]",
     ),
     option(
         "--rich-num",
@@ -164,7 +164,7 @@ SHARED_OPTIONS = (
         default=5,
         metavar="N",
         group="Components",
-        help="Interpolations, mixtures and the like are made of the first N images.",
+        help="Number of images that interpolations, mixtures and the like are made of, the first ones.",
     ),
 )
 FILM_OPTIONS = (
@@ -174,13 +174,14 @@ FILM_OPTIONS = (
         "interpolate",
         default=False,
         group="Films",
-        help="Also move from each of the first images (--rich-num) to the next: a film, and interpolation.png.",
+        help="Also save a film that moves from each of the first images (--rich-num) to the next, and "
+        "interpolation.png.",
     ),
     boolean_option(
         "--training-film",
         default=False,
         group="Films",
-        help="Also draw the first 64 images with every snapshot of the run, from the first to the last: a film, and "
+        help="Also save a film of the training: the first 64 images, made with each snapshot of the run; and "
         "training.png.",
     ),
     option(
@@ -188,36 +189,37 @@ FILM_OPTIONS = (
         type=click.IntRange(1, 10_000),
         default=8,
         group="Films",
-        help="Steps from one image to the next.",
+        help="Number of frames from one image to the next.",
     ),
     option(
         "--interpolate-in",
         type=click.Choice(["w", "z"]),
         default="w",
         group="Films",
-        help="Where the way leads: straight through w, after the mapping network, or along great circles through z.",
+        help="Space of the interpolation: w (straight lines, after the mapping network), or z (great circles).",
     ),
-    boolean_option("--loop", default=False, group="Films", help="And from the last image back to the first."),
+    boolean_option("--loop", default=False, group="Films", help="Continue from the last image back to the first."),
     option(
         "--film",
         type=click.Choice(["gif", "webp", "mp4", "frames"]),
         default="gif",
         group="Films",
-        help="As what: GIF (256 colours a frame), lossless WebP, MP4 (needs ffmpeg), or a folder of PNG frames.",
+        help="Format of films: GIF (256 colours per frame); lossless WebP; MP4 (needs ffmpeg, or the extra film); or "
+        "frames, a folder of PNG files.",
     ),
     option(
         "--fps",
         type=click.FloatRange(0.1, 100),
         default=12,
         group="Films",
-        help="Frames a second of the film.",
+        help="Frames per second.",
     ),
     option(
         "--scale",
         type=click.IntRange(1, 64),
         default=1,
         group="Films",
-        help="Enlarge the frames: each pixel becomes N across and down.",
+        help="Enlarge the frames: each pixel becomes a square of N x N.",
     ),
     option(
         "--film-grid",
@@ -226,8 +228,7 @@ FILM_OPTIONS = (
         show_default=False,
         metavar="COLUMNSxROWS",
         group="Films",
-        help="Interpolate so many times at once, side by side, each through --rich-num images of its own.  "
-        "[default: 1x1]",
+        help="Show several interpolations side by side, each of --rich-num images of its own.  [default: 1x1]",
     ),
 )
 RANK_OPTIONS = (
@@ -235,23 +236,24 @@ RANK_OPTIONS = (
         "--rank",
         type=click.Choice(["realism"]),
         group="Ranking",
-        help="Also order the images by how real they look, and save best.png, worst.png and ranking.json in "
-        "--sheets-dir. realism (Kynkäänniemi et al. 2019) compares them with real images: by the network VGG16 if it "
-        "has been downloaded (ganformer eval --fetch --metrics pr), else by their colours.",
+        help="Also rank the images, and save best.png, worst.png and ranking.json in --sheets-dir. realism "
+        "(Kynkäänniemi et al. 2019) compares them with real images, by features of VGG16 if it is downloaded "
+        "(ganformer eval --fetch --metrics pr), else by their colours.",
     ),
     option(
         "--keep",
         type=click.IntRange(1, 1024),
         metavar="N",
         group="Ranking",
-        help="Show so many of the best, and of the worst.  [default: 16]",
+        help="Number of images in best.png and in worst.png.  [default: 16]",
     ),
     option(
         "--dataset",
         shell_complete=complete_datasets,
         metavar="NAME|PATH",
         group="Ranking",
-        help="Real images to rank by; without --rank a model needs none.  [default: the training data of the model]",
+        help="Real images of --rank: scenes, or a prepared data set by name or path.  [default: the training data of "
+        "the model]",
     ),
     option(
         "--data-dir",
