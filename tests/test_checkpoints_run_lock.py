@@ -21,7 +21,7 @@ from ganformer_cli.checkpoints.run_lock import (
     OWNER_FILE,
     LockedError,
     is_alive,
-    locked,
+    lock_run,
     process_start,
     this_process,
 )
@@ -31,8 +31,8 @@ from ganformer_cli.errors import ConfigError, OutputError
 HOLDER = """
 import sys
 from pathlib import Path
-from ganformer_cli.checkpoints.run_lock import locked
-with locked(Path(sys.argv[1])):
+from ganformer_cli.checkpoints.run_lock import lock_run
+with lock_run(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -69,10 +69,10 @@ def write_owner(folder: Path, **values: Any) -> None:
 def test_a_second_training_is_refused_and_told_who_has_the_run(tmp_path: Path) -> None:
     holder = start_holder(tmp_path)
     said = rf"being trained by another process \(process {holder.pid} on .*--restart"
-    with pytest.raises(LockedError, match=said), locked(tmp_path):
+    with pytest.raises(LockedError, match=said), lock_run(tmp_path):
         pass
     end(holder)
-    with locked(tmp_path):
+    with lock_run(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -82,7 +82,7 @@ def test_what_a_killed_process_leaves_is_recognised_and_told(tmp_path: Path) -> 
     end(holder, kill=True)
     assert (tmp_path / OWNER_FILE).is_file()
     messages: list[str] = []
-    with locked(tmp_path, messages.append):
+    with lock_run(tmp_path, messages.append):
         assert run_lock.read_owner(tmp_path) == replace(this_process(), since=run_lock.read_owner(tmp_path).since)  # type: ignore[union-attr]
     assert len(messages) == 1
     assert str(holder.pid) in messages[0]
@@ -90,14 +90,14 @@ def test_what_a_killed_process_leaves_is_recognised_and_told(tmp_path: Path) -> 
 
 
 def test_this_process_may_ask_again(tmp_path: Path) -> None:
-    with locked(tmp_path), locked(tmp_path / "x" / ".."):
+    with lock_run(tmp_path), lock_run(tmp_path / "x" / ".."):
         assert (tmp_path / OWNER_FILE).is_file()
     assert not (tmp_path / OWNER_FILE).exists()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_the_lock_goes_at_every_end(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), locked(tmp_path):
+    with pytest.raises(error), lock_run(tmp_path):
         raise error
     assert list(tmp_path.iterdir()) == []
 
@@ -115,10 +115,10 @@ def no_system_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_locks_of_the_system_a_living_process_is_seen(tmp_path: Path, no_system_locks: None) -> None:
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     write_owner(tmp_path, pid=other.pid, start=process_start(other.pid))
-    with pytest.raises(LockedError, match=f"process {other.pid} on"), locked(tmp_path):
+    with pytest.raises(LockedError, match=f"process {other.pid} on"), lock_run(tmp_path):
         pass
     other.communicate(b"\n")
-    with locked(tmp_path):
+    with lock_run(tmp_path):
         pass
     assert not (tmp_path / OWNER_FILE).exists()
 
@@ -137,7 +137,7 @@ def test_a_stale_lock_is_recognised(tmp_path: Path, no_system_locks: None, stale
         pytest.skip("this system does not say when a process began")
     write_owner(tmp_path, **stale())
     messages: list[str] = []
-    with locked(tmp_path, messages.append):
+    with lock_run(tmp_path, messages.append):
         pass
     assert ["was killed" in text for text in messages] == [True]
 
@@ -147,11 +147,11 @@ def test_another_machine_is_asked_about(tmp_path: Path, boot: str | None) -> Non
     """Also where locks work: its own need not reach us."""
     write_owner(tmp_path, host="elsewhere", boot=boot)
     before = (tmp_path / OWNER_FILE).read_bytes()
-    with pytest.raises(LockedError, match=r"on elsewhere.*delete .*lock\.json and start again"), locked(tmp_path):
+    with pytest.raises(LockedError, match=r"on elsewhere.*delete .*lock\.json and start again"), lock_run(tmp_path):
         pass
     assert (tmp_path / OWNER_FILE).read_bytes() == before
     (tmp_path / OWNER_FILE).unlink()
-    with locked(tmp_path):
+    with lock_run(tmp_path):
         pass
 
 
@@ -160,7 +160,7 @@ def test_a_container_of_this_machine_is_seen_through_the_lock_of_the_system(tmp_
         pytest.skip("this system has no name for a start of the machine")
     write_owner(tmp_path, host="a-container")
     messages: list[str] = []
-    with locked(tmp_path, messages.append):
+    with lock_run(tmp_path, messages.append):
         pass
     assert len(messages) == 1
 
@@ -170,7 +170,7 @@ def test_two_that_take_a_folder_without_locks_at_once_notice(
 ) -> None:
     """The one that wrote last goes on."""
     monkeypatch.setattr(time, "sleep", lambda seconds: write_owner(tmp_path, pid=os.getppid()))
-    with pytest.raises(LockedError), locked(tmp_path):
+    with pytest.raises(LockedError), lock_run(tmp_path):
         pass
     assert (tmp_path / OWNER_FILE).is_file()
 
@@ -182,21 +182,21 @@ def test_two_that_take_a_folder_without_locks_at_once_notice(
 )
 def test_a_damaged_lock_file_is_no_obstacle(tmp_path: Path, text: str) -> None:
     (tmp_path / OWNER_FILE).write_bytes(text.encode("latin-1"))
-    with locked(tmp_path):
+    with lock_run(tmp_path):
         pass
 
 
 def test_one_with_impossible_values_is_none_either(tmp_path: Path) -> None:
     for values in ({"pid": -1}, {"pid": 2**40}, {"host": "\x1b[2J"}, {"start": 5}, {"launcher_pid": "x"}):
         write_owner(tmp_path, **values)
-        with locked(tmp_path):
+        with lock_run(tmp_path):
             pass
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder that cannot be written to")
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
-    with pytest.raises(OutputError, match="--result-dir .*cannot be written to"), locked(tmp_path):
+    with pytest.raises(OutputError, match="--result-dir .*cannot be written to"), lock_run(tmp_path):
         pass
     tmp_path.chmod(0o755)
 
@@ -216,7 +216,7 @@ def test_workers_that_still_save_are_waited_for(tmp_path: Path) -> None:
     assert holder.stdin is not None
     threading.Timer(0.5, holder.stdin.close).start()
     messages: list[str] = []
-    with locked(tmp_path, messages.append):
+    with lock_run(tmp_path, messages.append):
         assert holder.wait(timeout=60) == 0
     assert "waiting for the processes of an earlier start" in messages[0]
 

@@ -54,7 +54,7 @@ def test_a_damaged_line_of_a_log_is_named_and_stays(tmp_path: Path, damage: byte
     assert path.read_bytes() == before + damage + b"\n" + behind
     assert len(messages) == 1
     assert messages[0].startswith(f"{path}, line 2: ")
-    assert "stays as it is" in messages[0]
+    assert "is left unchanged" in messages[0]
     assert len(messages[0]) < 500
 
 
@@ -66,7 +66,7 @@ def test_a_line_without_a_number_of_kimg_stays(tmp_path: Path, value: bytes) -> 
     messages: list[str] = []
     forget_records_after(path, 0, messages.append)
     assert path.read_bytes() == data
-    assert messages == [f"{path}, line 1: kimg is no number; the line stays as it is"]
+    assert messages == [f"{path}, line 1: kimg is not a number; the line is left unchanged"]
 
 
 def test_half_a_last_line_is_cut_off_and_a_whole_one_kept(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ while True:
 """
 #: Images of a tick, of which each is one line in the log, and ticks of a sample.
 TICK_IMAGES, TICKS = 40, 4
-QUICK = ("--channel-base", "128", "--channel-max", "8", "--components-num", "2", "--latent-size", "16")
+QUICK_OPTIONS = ("--channel-base", "128", "--channel-max", "8", "--components-num", "2", "--latent-size", "16")
 #: Seconds until the first line of the log, between lines, and for the run to end.
 START_SECONDS, TICK_SECONDS, END_SECONDS = 300.0, 300.0, 60.0
 _POLL = 0.02
@@ -41,7 +41,7 @@ def busy_cases(conditions: Conditions, *, quick: bool) -> list[Case]:
     """One case: the run beside a competitor, against the same run undisturbed. On a GPU, none."""
     if conditions.on_cuda:
         return []
-    options = QUICK if quick else ()
+    options = QUICK_OPTIONS if quick else ()
     images = TICK_IMAGES * (1 if quick else TICKS)
 
     def build() -> Workload:

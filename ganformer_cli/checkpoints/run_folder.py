@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganformer_cli.checkpoints.run_lock import LockedError, locked
+from ganformer_cli.checkpoints.run_lock import LockedError, lock_run
 from ganformer_cli.config import RunConfig
 from ganformer_cli.config.names import check_name
 from ganformer_cli.errors import ConfigError, GanformerError, OutputError, SnapshotError
@@ -37,9 +37,7 @@ METRICS_FILE = "metrics.jsonl"
 PARALLELISM_FILE = "parallelism.json"  # processes and threads on a CPU
 EVENTS_FILE = "events.jsonl"  # warnings: what went wrong, and when
 TAKEN_FILE = "init-from.json"  # what came from --init-from and what did not, tensor by tensor
-STATE_FOLDER = "state"
 SAMPLE_FOLDER = "samples"
-STATE_FOLDER = "state"
 
 #: Settings that a run may change when it goes on.
 MAY_CHANGE = frozenset(
@@ -64,7 +62,7 @@ _SNAPSHOT_NAME = re.compile(r"network-snapshot-(\d{1,15})(?:_(\d{3}))?\.safetens
 
 
 def runs_of(result_dir: Path, expname: str) -> list[Path]:
-    """The run folders of an experiment, oldest first."""
+    """The run folders of an experiment, by number."""
     pattern = re.compile(re.escape(unicodedata.normalize("NFC", expname)) + r"-(\d{3,})")
     found = []
     if result_dir.is_dir():
@@ -76,15 +74,15 @@ def runs_of(result_dir: Path, expname: str) -> list[Path]:
 
 
 def choose_run_folder(result_dir: Path, expname: str, *, restart: bool) -> tuple[Path, bool]:
-    """The folder to train in, and whether it holds a run to go on with.
+    """The folder to train in, and whether it holds a run to resume.
 
     Args:
         result_dir: folder of all runs.
         expname: name of the experiment.
-        restart: begin a new numbered run even where one could go on.
+        restart: begin a new numbered run even if one could be resumed.
 
     Raises:
-        ConfigError: the name is none, or the folder holds a run whose configuration is gone.
+        ConfigError: the name is invalid, or the folder holds a run without its configuration.
     """
     expname = check_name("--expname", expname)
     runs = runs_of(result_dir, expname)
@@ -101,14 +99,14 @@ def choose_run_folder(result_dir: Path, expname: str, *, restart: bool) -> tuple
 def claimed(
     result_dir: Path, expname: str, *, restart: bool, message: Callable[[str], None] = lambda text: None
 ) -> Iterator[tuple[Path, bool]]:
-    """``choose_run_folder``, which within the block no other process can train in.
+    """``choose_run_folder``, locked against other processes within the block.
 
-    A new run's folder is made here, so that of two processes that begin at once each with ``restart`` has its own; it
-    is removed again if nothing comes to lie in it.
+    A new run's folder is created here, so that two processes that begin at once with ``restart`` get one each; it is
+    removed again if it stays empty.
 
     Raises:
         LockedError: another process trains there.
-        ConfigError: the folder holds a run whose configuration is gone.
+        ConfigError: the folder holds a run without its configuration.
         OutputError: the place cannot be written to.
     """
     while True:
@@ -120,19 +118,19 @@ def claimed(
                 ensure_writable_folder(result_dir, "--result-dir")
                 folder.mkdir()
         except FileExistsError:
-            continue  # another process was quicker
+            continue  # another process has just created it
         except OSError as error:
             raise OutputError(f"--result-dir {folder}: cannot be made ({error.strerror or error})") from error
         with contextlib.ExitStack() as stack:
             if made:
                 stack.callback(remove_empty, [folder, *new_parents])
             try:
-                stack.enter_context(locked(folder, message))
+                stack.enter_context(lock_run(folder, message))
             except LockedError:
                 if restart and made:
                     continue
                 raise
-            # Until now another one may have trained there.
+            # Before the lock was acquired, another process may have trained there.
             resume = (folder / CONFIG_FILE).is_file()
             if not resume:
                 check_empty(folder)
@@ -141,36 +139,36 @@ def claimed(
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
-    """Remove those that hold nothing."""
+    """Remove the folders that are empty."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def check_empty(folder: Path) -> None:
-    """Raise ConfigError if a folder without a configuration holds networks: nobody knows how they were trained."""
+    """Raise ConfigError if a folder without a configuration holds networks: it is unknown how they were trained."""
     held = next((name for name in (STATE_FOLDER, SNAPSHOT_FOLDER) if any_file(folder / name)), None)
     if held is not None:
         raise ConfigError(
-            f"{folder}: there are files in {held}, but {CONFIG_FILE} is missing, so that nobody knows the settings; "
+            f"{folder}: there are files in {held}, but {CONFIG_FILE} is missing, so that the settings are unknown; "
             "put that file back, or begin a new run with --restart"
         )
 
 
 def any_file(folder: Path) -> bool:
-    """Whether there is something in a folder."""
+    """Whether a folder contains anything."""
     return folder.is_dir() and next(folder.iterdir(), None) is not None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill left half written in a run folder; the caller holds the run."""
+    """Remove partly written files that a kill left in a run folder; the caller has locked it."""
     for part in (folder, *(folder / name for name in (SNAPSHOT_FOLDER, SAMPLE_FOLDER, STATE_FOLDER))):
         for path in part.glob(".*.part"):
             remove(path, warn=quietly)
 
 
 def create_run_folder(folder: Path, config: RunConfig) -> None:
-    """Make the folder and write the resolved configuration.
+    """Create the folder and write the resolved configuration.
 
     Raises:
         OutputError: it cannot be written to.
@@ -189,21 +187,21 @@ def read_run_config(folder: Path) -> RunConfig:
     remedy = "bring back a whole one, or begin a new run with --restart"
     values = read_json(path, kind=ConfigError, remedy=remedy)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds no object of settings; {remedy}")
+        raise ConfigError(f"{path}: is not an object of settings; {remedy}")
     return RunConfig.from_dict(values, where=str(path))
 
 
 def check_same_run(folder: Path, old: RunConfig, new: RunConfig, *, override: bool = False) -> None:
-    """Whether ``new`` may go on where ``old`` stopped.
+    """Check that a run with settings ``old`` may be resumed with ``new``.
 
     Args:
         folder: the run folder.
         old: settings of the run.
-        new: settings that are asked for now.
-        override: settings of training may differ; those of the networks never may.
+        new: settings given now.
+        override: allow other settings of training; those of the networks must always be the same.
 
     Raises:
-        ConfigError: it may not; the differences are named.
+        ConfigError: it may not; the message lists the differences.
     """
     before, after = old.to_dict(), new.to_dict()
     if before["train"]["precision"] == "tf32" and after["train"]["precision"] == "auto":
@@ -220,14 +218,14 @@ def check_same_run(folder: Path, old: RunConfig, new: RunConfig, *, override: bo
         different = {part: found for part, found in different.items() if part == "model"}
     listed = [difference for found in different.values() for difference in found]
     if listed:
-        also = "" if different.get("model") else ", go on all the same with --override,"
+        also = "" if different.get("model") else ", resume nevertheless with --override,"
         raise ConfigError(
             f"{folder}: this run was begun with other settings ({'; '.join(listed)}); give the same{also} or "
             "begin a new run with --restart or another --expname"
         )
 
 
-#: Records for files that another program had open; the next one brings them along.
+#: Records for files that another program had open; they are written with the next one.
 _waiting: dict[Path, list[dict[str, Any]]] = {}
 
 
@@ -237,8 +235,8 @@ def append_record(path: Path, record: dict[str, Any], warn: Warn | None = None) 
     Args:
         path: the file.
         record: the object.
-        warn: told that another program holds the file, so that the line waits for the next one. None: that is an
-            error, too.
+        warn: told that another program has the file open, so that the line is written with the next one. None: that
+            is an error, too.
 
     Raises:
         OutputError: it cannot be written to.
@@ -262,15 +260,15 @@ def forget_records_after(
     *,
     ours: Callable[[dict[str, Any]], bool] = lambda record: True,
 ) -> None:
-    """Drop the lines behind ``kimg`` from a log: a run that goes on writes them again.
+    """Drop the lines after ``kimg`` from a log: a resumed run writes them again.
 
-    Half a line at the end is dropped, too. Other damaged lines stay, since nobody knows what they were.
+    An incomplete last line is dropped, too. Other damaged lines stay, since it is unknown what they were.
 
     Args:
-        path: of a file with an object a line.
+        path: a file with one JSON object a line.
         kimg: thousands of images shown.
         notice: told of each damaged line.
-        ours: whether a record is one that the run writes again.
+        ours: whether a resumed run writes a record again.
 
     Raises:
         DataError: the file cannot be read.
@@ -286,14 +284,14 @@ def forget_records_after(
         record = records.get(number, {})
         at = record.get("kimg", kimg)
         if type(at) not in (int, float) or not abs(at) < 2**1000:
-            notice(f"{path}, line {number}: kimg is no number; the line stays as it is")
+            notice(f"{path}, line {number}: kimg is not a number; the line is left unchanged")
         elif at > kimg and ours(record):
             continue
         kept.append(line)
     last = f"{path}, line {len(lines)}: "
     for error in damaged:
         if not str(error).startswith(last):
-            notice(f"{error}; the line stays as it is")
+            notice(f"{error}; the line is left unchanged")
     text = b"".join(line + b"\n" for line in kept if line.strip())
     if text != b"\n".join(lines):
         write_bytes(path, text)
@@ -305,7 +303,7 @@ def forget_records_after(
 def kimg_in_name(kimg: float) -> str:
     """``kimg`` thousand images in a file name: ``000012``, or to the image ``000012_345``.
 
-    No two numbers of images share a name, and names that are sorted as text are sorted by number.
+    No two numbers of images have the same name, and sorting the names as text sorts them by number.
     """
     thousands, rest = divmod(round(kimg * 1000), 1000)
     return f"{thousands:06d}_{rest:03d}" if rest else f"{thousands:06d}"
@@ -317,16 +315,16 @@ def snapshot_name(kimg: float) -> str:
 
 
 def images_in_name(path: Path) -> int | None:
-    """How many images the file name of a snapshot says; None where a user has named it.
+    """The number of images in the file name of a snapshot; None if a user has named it.
 
-    Names of earlier versions said whole thousands only.
+    Earlier versions wrote whole thousands only.
     """
     match = _SNAPSHOT_NAME.fullmatch(path.name)
     return int(match[1]) * 1000 + int(match[2] or 0) if match else None
 
 
 def snapshots_of(run: Path) -> list[Path]:
-    """The snapshots of a run folder, oldest first; those that a user has named come before all others."""
+    """The snapshots of a run folder, oldest first, after those that a user has named."""
 
     def order(path: Path) -> tuple[int, str]:
         images = images_in_name(path)

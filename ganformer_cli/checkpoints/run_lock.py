@@ -1,7 +1,7 @@
 """One training at a time in a run folder.
 
-Two things say that a run is being trained. ``.lock`` is locked by the operating system, which lets go of it when the
-process ends, however it ends. ``lock.json`` says who holds it (host, process, start of the process): for people, for
+Two files mark a run that is being trained. ``.lock`` is locked by the operating system, which releases it when the
+process ends, however it ends. ``lock.json`` names the owner (host, process, start of the process): for people, for
 file systems without locks, and for other machines that see the same folder. One that a killed process has left is
 recognised and replaced, unless it is another machine's, which cannot be asked.
 """
@@ -42,20 +42,20 @@ class Owner:
     """The process that trains in a folder."""
 
     host: str
-    boot: str | None  # names one start of the machine; None where the system has no such name
+    boot: str | None  # identifies one boot of the machine; None where the system has no such identifier
     pid: int
-    start: str | None  # of the process; None where the system does not say
+    start: str | None  # of the process; None if unknown
     since: str  # for people
     launcher_pid: int | None = None  # that ends its workers, and without which they end themselves
     launcher_start: str | None = None
 
     def description(self) -> str:
-        """For a message."""
+        """The owner, for a message."""
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
 def this_process() -> Owner:
-    """Who we are."""
+    """The owner that this process would be."""
     launcher = os.environ.get(LAUNCHER, "")
     launcher_pid = int(launcher) if launcher.isdecimal() and len(launcher) < 10 else None
     return Owner(
@@ -73,14 +73,14 @@ def this_process() -> Owner:
 
 
 def boot_id() -> str | None:
-    """A name that this start of the machine has and no other; the containers on a machine share it."""
+    """An identifier of this boot of the machine; its containers share it."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return None
 
 
 def process_start(pid: int) -> str | None:
-    """When a process began, in a form that only compares; None where there is no such process, or nobody can tell."""
+    """When a process began, only to be compared; None if there is no such process, or it cannot be told."""
     if os.name == "nt":
         return _windows_start(pid)
     stat = Path(f"/proc/{pid}/stat")
@@ -89,7 +89,7 @@ def process_start(pid: int) -> str | None:
             fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except OSError:
             return None
-        return None if fields[0] in "ZX" else fields[19]  # what has ended, and whose parent has not asked yet
+        return None if fields[0] in "ZX" else fields[19]  # it has ended, but its parent has not waited for it yet
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         line = ["ps", "-o", "lstart=", "-p", str(pid)]
         said = subprocess.run(line, capture_output=True, text=True, timeout=10, check=False, env={"LC_ALL": "C"})
@@ -118,7 +118,7 @@ def _windows_start(pid: int) -> str | None:
 
 
 def is_alive(pid: int, start: str | None) -> bool:
-    """Whether the process that began then is still there: numbers are given again."""
+    """Whether the process that began at ``start`` still runs: process IDs are reused."""
     now = process_start(pid)
     return now is not None and (start is None or now == start)
 
@@ -128,7 +128,7 @@ def is_alive(pid: int, start: str | None) -> bool:
 
 @dataclass
 class _Held:
-    """A lock of this process, and how often it was asked for."""
+    """A lock that this process holds, and how often it was acquired."""
 
     system: Any  # filelock's; None where the file system has no locks
     count: int = 1
@@ -138,12 +138,12 @@ _held: dict[Path, _Held] = {}
 
 
 @contextlib.contextmanager
-def locked(folder: Path, message: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Keep other processes from training in ``folder``, which is there. This process may ask again within.
+def lock_run(folder: Path, message: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Keep other processes from training in an existing ``folder``. This process may lock it again within the block.
 
     Args:
         folder: the run folder.
-        message: told when a lock is taken over, and why it takes a while.
+        message: told when a lock is taken over, and why that takes time.
 
     Raises:
         LockedError: another process trains there, or may do so on another machine.
@@ -196,7 +196,7 @@ def _acquire(folder: Path, message: Callable[[str], None]) -> Any:
 
 
 def _system_lock(path: Path) -> tuple[Any, bool]:
-    """filelock's lock and whether we have it now; None and True where the file system has no locks.
+    """filelock's lock, and whether it is acquired; None and True on file systems without locks.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -213,17 +213,17 @@ def _system_lock(path: Path) -> tuple[Any, bool]:
     except NotImplementedError:
         return None, True
     except OSError as error:
-        if path.exists():  # it could be made, but not locked: ENOLCK, ENOTSUP and the like
+        if path.exists():  # it can be created but not locked: ENOLCK, ENOTSUP and the like
             return None, True
         raise OutputError(f"--result-dir {path.parent}: cannot be written to ({error.strerror or error})") from error
-    if type(lock).__name__ == "SoftFileLock":  # what newer filelocks turn into: it outlives a kill
+    if type(lock).__name__ == "SoftFileLock":  # the fallback of newer filelocks, which outlives a kill
         lock.release()
         return None, True
     return lock, True
 
 
 def _is_orphan(owner: Owner) -> bool:
-    """Whether the launcher of a process is gone: it saves then, and ends."""
+    """Whether the launcher of a process is gone: the process then saves and ends."""
     launcher = owner.launcher_pid
     return launcher is not None and _is_here(owner) and not is_alive(launcher, owner.launcher_start)
 
@@ -236,8 +236,8 @@ def _is_here(owner: Owner) -> bool:
 def _check_gone(folder: Path, owner: Owner, *, has_system_lock: bool) -> None:
     """Raise LockedError unless the process that ``lock.json`` names is gone.
 
-    Its lock of the system is not held. That says enough where it ran on this very machine, also in another container;
-    other machines may lock on their own.
+    Its lock file is not locked. That is proof if it ran on this machine, also in another container; on network file
+    systems other machines may lock independently.
     """
     same_machine = owner.boot is not None and owner.boot == boot_id()
     if _is_here(owner):
@@ -259,7 +259,7 @@ def _refusal(folder: Path, owner: Owner | None) -> str:
 
 
 def read_owner(folder: Path) -> Owner | None:
-    """Who has the lock, as ``lock.json`` says; None where there is none, or a damaged one."""
+    """The owner in ``lock.json``; None if there is none, or it is damaged."""
     path = folder / OWNER_FILE
     if not path.exists():
         return None
@@ -287,7 +287,7 @@ def _release(folder: Path, system: Any) -> None:
             (folder / OWNER_FILE).unlink(missing_ok=True)
     if system is None:
         return
-    # POSIX lets us remove it before others can lock it; Windows only when nobody has it open.
+    # POSIX can remove it before others lock it; Windows only when nobody has it open.
     if os.name != "nt":
         with contextlib.suppress(OSError):
             (folder / LOCK_FILE).unlink(missing_ok=True)

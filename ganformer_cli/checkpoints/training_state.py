@@ -1,9 +1,9 @@
-"""The state of a run: all that decides how it goes on. The same state gives the same weights, bit for bit.
+"""The training state of a run: all that its future depends on. The same state gives the same weights, bit by bit.
 
-There are no states of random generators in it: the numbers of a step follow from the run's seed and the step's number.
+It holds no states of random generators: the random numbers of a step follow from the run's seed and the step's number.
 
-The newest two states lie in the run folder's ``state``, each whole in itself and with a checksum, so that a run
-outlives a kill at any moment and a file that is cut short.
+The newest two states lie in the run folder's ``state``, each complete and with a checksum, so that a run survives a
+kill at any moment and a truncated file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ganformer_cli.files import Warn, remove
 
 KEPT_STATES = 2  # states
 
-#: What Adam remembers of a parameter.
+#: Adam's state of a parameter.
 ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
 Optimizers = Mapping[str, tuple[torch.optim.Optimizer, nn.Module]]
@@ -37,23 +37,23 @@ _NAME = re.compile(r"training-state-(\d{9,})\.safetensors")
 class Counters:
     """Where a run stands."""
 
-    images_seen: int = 0  # real pictures that it has learnt from
-    images_skipped: int = 0  # real pictures passed over after a step that went wrong
+    images_seen: int = 0  # real images that it has been trained with
+    images_skipped: int = 0  # real images skipped by rollbacks
     step: int = 0
     seconds: float = 0.0  # of training
     ticks: int = 0  # lines of the log
-    micro_batch: int = 0  # pictures that pass through the networks at a time
+    micro_batch: int = 0  # images per forward pass
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a state file holds beside networks and optimisers."""
+    """A training state, read from its file."""
 
     path: Path
     counters: Counters
     identity: dict[str, Any]  # of the run; see ``save_state``
     tensors: dict[str, Tensor]
-    #: Whether a snapshot was taken here, and whether it is scored; None where the state was saved between snapshots.
+    #: Whether the snapshot that was taken with it has scores; None if the state was saved between snapshots.
     scored_snapshot: bool | None = None
 
 
@@ -79,7 +79,7 @@ def save_state(
     warn: Warn,
     scored_snapshot: bool | None = None,
 ) -> Path:
-    """Write the state of a run to its folder, whole or not at all, and remove all but the newest two.
+    """Write a training state to the run folder, whole or not at all, and remove all but the newest two.
 
     Args:
         run: the run folder.
@@ -87,12 +87,12 @@ def save_state(
         optimizers: Adam, and what it trains, by name.
         scalars: further tensors.
         counters: where the run stands.
-        identity: JSON values that say which run it is, to be compared when it goes on.
+        identity: JSON values that identify the run, to be compared when it is resumed.
         warn: told of an old state that cannot be deleted.
-        scored_snapshot: whether a snapshot is taken here (None: none is), and whether scores belong to it.
+        scored_snapshot: whether scores belong to the snapshot that is taken now; None if none is taken.
 
     Raises:
-        OutputError: the place cannot be written to; the states that are there stay.
+        OutputError: the place cannot be written to; existing states stay.
     """
     tensors: dict[str, Tensor] = {}
     for name, module in networks.items():
@@ -111,7 +111,7 @@ def save_state(
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
-    """Adam's memory under ``<parameter>.<key>``; empty before the first step."""
+    """Adam's state under ``<parameter>.<key>``; empty before the first step."""
     return {
         f"{name}.{key}": optimizer.state[parameter][key]
         for name, parameter in module.named_parameters()
@@ -121,7 +121,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of names, types, shapes and numbers, whatever their layout in memory; hexadecimal."""
+    """sha256 of names, dtypes, shapes and values, independent of the layout in memory; hexadecimal."""
     found = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().to("cpu").contiguous()
@@ -134,7 +134,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_state(path: Path) -> TrainingState:
-    """A state file, checked.
+    """Read and check a state file.
 
     Raises:
         SnapshotError: it is damaged, or of a newer version.
@@ -155,14 +155,14 @@ def read_state(path: Path) -> TrainingState:
 
 
 def _is_count(value: Any, kind: type) -> bool:
-    """Whether this can be a counter of that type: a header may hold anything."""
+    """Whether a value of the header, which may hold anything, is a counter of this type."""
     return isinstance(value, (int, float)) and type(value) is kind and 0 <= value < 2**53
 
 
 def apply_state(
     state: TrainingState, *, networks: Mapping[str, nn.Module], optimizers: Optimizers
 ) -> dict[str, Tensor]:
-    """Give networks and optimisers what a state holds; nothing is changed where it does not fit.
+    """Load a state into networks and optimisers; if it does not fit, nothing is changed.
 
     Returns:
         The scalars of ``save_state``, on the CPU.
@@ -196,7 +196,7 @@ def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _adam_memory(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[nn.Parameter, dict[str, Tensor]]:
-    """What ``optimizer_tensors`` gave, by parameter."""
+    """Adam's state by parameter, from what ``optimizer_tensors`` returned."""
     if not tensors:
         return {}
     wanted = {f"{name}.{key}": parameter for name, parameter in module.named_parameters() for key in ADAM_KEYS}
@@ -206,7 +206,7 @@ def _adam_memory(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         and tensors[name].shape != wanted[name].shape
     ]  # fmt: skip
     if unlike:
-        raise SnapshotError(f"{where}: the optimiser's memory does not fit: {', '.join(unlike[:4])}")
+        raise SnapshotError(f"{where}: the optimiser's state does not fit: {', '.join(unlike[:4])}")
     memory: dict[nn.Parameter, dict[str, Tensor]] = {}
     for name, parameter in module.named_parameters():
         # In the layout of the parameter, as Adam makes it.

@@ -26,7 +26,7 @@ from ganformer_cli.text import printable
 
 #: How long a process waits for the others. Files, grids and comparisons of features are the work of rank 0, for which
 #: the rest wait.
-TIMEOUT = datetime.timedelta(hours=2)
+COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
 #: How long the processes of a run may take to start.
 START_TIMEOUT = datetime.timedelta(minutes=10)
 #: Bytes of gradients that are reduced together: large enough to use the network well, small enough to start early.
@@ -198,7 +198,7 @@ def init_process_group(device: torch.device) -> Group:
     try:
         store, rank, world_size = next(rendezvous("env://", timeout=START_TIMEOUT))
         store = dist.PrefixStore(f"ganformer/{_session_name(store, rank, world_size)}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise TrainingError(
             f"the processes of this run cannot meet ({str(error).splitlines()[0]}); start them with torchrun, or set "

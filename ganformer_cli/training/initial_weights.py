@@ -1,4 +1,4 @@
-"""Weights that a run begins with: those of a snapshot, whole or as far as they fit."""
+"""The weights of a snapshot that a run begins with: all of them, or those that fit."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Networks = Mapping[str, nn.Module | None]
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What one network got from another."""
+    """Which weights one network took from another."""
 
-    tensors: int  # of the network: parameters and what is saved beside them
+    tensors: int  # of the network: parameters and buffers
     taken: int
-    share: float  # of its numbers that were taken
-    new: list[str]  # not there: these start as in any run
-    other_shape: dict[str, str]  # there in another shape: these too
-    left_over: list[str]  # there, and nowhere to go
+    share: float  # of its values that were taken
+    new: list[str]  # missing in the other: they start as in any run
+    other_shape: dict[str, str]  # of another shape there: they too
+    left_over: list[str]  # of the other, not in this network
 
-    def said(self) -> str:
-        """In a line."""
-        parts = [f"{self.taken} of {self.tensors} tensors ({100 * self.share:.0f} % of the numbers)"]
+    def summary(self) -> str:
+        """One line for the user."""
+        parts = [f"{self.taken} of {self.tensors} tensors ({100 * self.share:.0f} % of the values)"]
         for word, names in (
             ("new", self.new),
             ("of another shape", self.other_shape),
@@ -44,18 +44,18 @@ class TransferReport:
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Where the weights of a new run come from."""
+    """The source of the weights of a new run."""
 
-    option: str  # that named it, with its value
-    networks: Callable[[], Networks]  # reads them, when they are needed
-    whole: bool  # every tensor, or what fits
-    left_out: Mapping[str, str] = field(default_factory=dict)  # networks that the snapshot was read without, and why
+    option: str  # the command-line option with its value
+    networks: Callable[[], Networks]  # reads them when called
+    whole: bool  # every tensor must fit
+    left_out: Mapping[str, str] = field(default_factory=dict)  # networks that could not be read, and why
 
     def apply(self, gan: GANTrainer, message: Callable[[str], None]) -> dict[str, Any] | None:
-        """Give ``gan`` the weights; where not all have to fit, say what did, and return it for a file.
+        """Load the weights into ``gan``; unless all must fit, report which do, and return that for a file.
 
         Raises:
-            SnapshotError: a network is missing, nothing fits, or there are weights that are no finite numbers.
+            SnapshotError: a network is missing, nothing fits, or weights are NaN or infinite.
         """
         networks = self.networks()
         check_numbers(networks, self.option)
@@ -66,12 +66,12 @@ class InitialWeights:
             message(f"{self.option}: without its {name}: {why}")
         found = load_fitting_weights(gan, networks, self.option)
         for name, taken in found.items():
-            message(f"{self.option}: {name}: {taken.said()}")
+            message(f"{self.option}: {name}: {taken.summary()}")
         return {"from": self.option, "networks": {name: dataclasses.asdict(taken) for name, taken in found.items()}}
 
 
 def check_numbers(given: Networks, option: str) -> None:
-    """Raise SnapshotError, which names ``option``, where a weight is NaN or infinite: training would only save more."""
+    """Raise SnapshotError, naming ``option``, if a weight is NaN or infinite."""
     for name, network in given.items():
         broken = [
             key
@@ -81,13 +81,13 @@ def check_numbers(given: Networks, option: str) -> None:
         if broken:
             more = f" and {len(broken) - 1} other tensors" if len(broken) > 1 else ""
             raise SnapshotError(
-                f"{option}: {name}.{broken[0]}{more} hold values that are no finite numbers (NaN or infinite), so that "
-                "nothing can train on from it; give an earlier snapshot"
+                f"{option}: {name}.{broken[0]}{more} hold values that are NaN or infinite, so that training "
+                "cannot start from it; give an earlier snapshot"
             )
 
 
 def load_all_weights(gan: GANTrainer, given: Networks, option: str, left_out: Mapping[str, str] | None = None) -> None:
-    """Take over all weights of networks of the same configuration.
+    """Load all weights of networks of the same configuration.
 
     Raises:
         SnapshotError: one of the three is missing; the message names ``option``.
@@ -98,17 +98,17 @@ def load_all_weights(gan: GANTrainer, given: Networks, option: str, left_out: Ma
             why = (left_out or {}).get(name)
             reason = f" that can be read ({why})" if why else ""
             raise SnapshotError(
-                f"{option}: holds no {name}{reason}, so nothing can train on from it; give a snapshot with all "
-                "networks (not one of convert --ema-only), or take what there is with --init-from"
+                f"{option}: holds no {name}{reason}, so training cannot start from it; give a snapshot with all "
+                "networks (not one of convert --ema-only), or load what it holds with --init-from"
             )
         own.load_state_dict(network.state_dict())
 
 
 def load_fitting_weights(gan: GANTrainer, given: Networks, option: str) -> dict[str, TransferReport]:
-    """Take over the weights whose name and shape fit, from networks of any configuration.
+    """Load the weights whose name and shape fit, from networks of any configuration.
 
-    Blocks are named by resolution, so that networks for other sizes share what they have in common. A snapshot without
-    a trained generator gives its averaged one.
+    Blocks are named by resolution, so that networks for other image sizes share the blocks that both have. A snapshot
+    without a trained generator gives its averaged one.
 
     Raises:
         SnapshotError: none fits; the message names ``option``.
@@ -116,7 +116,7 @@ def load_fitting_weights(gan: GANTrainer, given: Networks, option: str) -> dict[
     sources = {**given, "generator": given.get("generator") or given.get("ema")}
     found = {name: _take(own, sources.get(name)) for name, own in gan.networks.items()}
     if not any(taken.taken for taken in found.values()):
-        raise SnapshotError(f"{option}: not one of its tensors fits these networks; see ganformer info for what it is")
+        raise SnapshotError(f"{option}: none of its tensors fits these networks; ganformer info shows what it holds")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Starts the processes of a run on one machine, and ends them together: none outlives the one that started it."""
+"""Starts the processes of a run on one machine and ends them together: none outlives the launcher."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ganformer_cli.checkpoints.run_lock import LAUNCHER
 from ganformer_cli.cpus import usable_cores
 from ganformer_cli.stop_signals import handled, held_back, signals_named
 
-#: Seconds that the others get to end by themselves when one has ended with an error, and to end when told to.
+#: Seconds that the others get to end by themselves after one has failed, and to end after SIGTERM.
 GRACE_SECONDS = 20.0
-#: Seconds between looks at the processes.
+#: Seconds between checks of the processes.
 POLL_SECONDS = 0.2
 
 
@@ -30,10 +30,10 @@ def run_workers(words: Sequence[str], count: int, threads: int | None = None) ->
         count: of the processes.
         threads: of each process; None: ``OMP_NUM_THREADS``, or an equal part of the cores.
 
-    Ctrl-C reaches them by itself, where there is a terminal; other signals to stop are passed on.
+    A terminal sends Ctrl-C to all of them; other stop signals are passed on.
 
     Returns:
-        0 if all ended well, else the status of the first that did not.
+        0 if all succeeded, else the status of the first that failed.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,11 +44,11 @@ def run_workers(words: Sequence[str], count: int, threads: int | None = None) ->
         "MASTER_PORT": str(port),
         LAUNCHER: str(os.getpid()),
     }
-    # Otherwise each of them would take all cores, and they would hinder one another.
+    # Otherwise each would use all cores, and they would slow one another down.
     equal_part = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores().whole // count))
     shared["OMP_NUM_THREADS"] = equal_part if threads is None else str(threads)
     command = [sys.executable, "-m", "ganformer_cli", *words]
-    # Their standard input is a pipe that ends when this process does, however it ends; see when_launcher_ends.
+    # Their standard input is a pipe that closes when this process ends, however it ends; see when_launcher_ends.
     with held_back("SIGUSR1", "SIGHUP"):
         workers = [
             subprocess.Popen(
@@ -66,9 +66,9 @@ def run_workers(words: Sequence[str], count: int, threads: int | None = None) ->
 
 
 def when_launcher_ends(act: Callable[[], None]) -> None:
-    """In a process that ``run_workers`` or torchrun has started: ``act``, in a thread, once that one is gone.
+    """In a process started by ``run_workers`` or torchrun, call ``act`` in a thread once the launcher has ended.
 
-    In others nothing happens.
+    Does nothing in other processes.
     """
     wait: Callable[[], None]
     if LAUNCHER in os.environ:
@@ -98,7 +98,7 @@ def _end_of_parent(parent: int) -> None:
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Until all have ended, or ``GRACE_SECONDS`` after the first ended with an error."""
+    """Wait until all have ended, or until ``GRACE_SECONDS`` after the first failed; the status."""
     status, deadline = 0, float("inf")
     while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -106,13 +106,13 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
         if failed and not status:
             status, deadline = failed[0], time.monotonic() + GRACE_SECONDS
     failed = [worker.returncode for worker in workers if worker.returncode]
-    # A negative status is the signal that ended it, on POSIX: a shell says 128 and its number.
+    # On POSIX a negative status is minus the signal that ended it; shells report 128 plus the signal.
     found = status or next(iter(failed), 0)
     return found if found >= 0 else 128 - found
 
 
 def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Leave none behind."""
+    """End those that still run."""
     for worker in workers:
         if worker.poll() is None:
             worker.terminate()
@@ -127,7 +127,7 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 @contextlib.contextmanager
 def _passing_signals(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Within the block this process outlives signals to stop: its workers save, and then it ends, too."""
+    """Within the block, pass stop signals to the workers, which save; this process ends after them."""
 
     def pass_on(number: int, frame: object) -> None:
         # Ctrl-C, and Ctrl-Break on Windows, have reached the workers already: the terminal sends it to all. Twice would

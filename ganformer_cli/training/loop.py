@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.checkpoints import run_folder
-from ganformer_cli.checkpoints.run_lock import locked
+from ganformer_cli.checkpoints.run_lock import lock_run
 from ganformer_cli.checkpoints.training_state import Counters
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
@@ -152,7 +152,7 @@ class Trainer:
         """
         with contextlib.ExitStack() as stack:
             if self.group.world_size == 1:
-                stack.enter_context(locked(self.folder, self.callbacks.message))
+                stack.enter_context(lock_run(self.folder, self.callbacks.message))
             return self.train()
 
     def train(self) -> RunResult:

@@ -16,7 +16,7 @@ from ganformer_cli.sampling import sample_attention, sample_images
 from ganformer_cli.sampling.image_files import save_png
 from ganformer_cli.visualization import attention_sheet, image_grid
 
-#: Pictures beside which the attention is drawn.
+#: Number of samples beside which the attention is drawn.
 MAX_ATTENTION_IMAGES = 8
 #: The grid of real images.
 REALS = "reals.png"
@@ -30,7 +30,7 @@ class SampleGrids:
     Args:
         folder: the run folder.
         config: of the run.
-        dataset: the real pictures.
+        dataset: the real images.
         warn: told of an old grid that cannot be deleted.
     """
 
@@ -39,7 +39,7 @@ class SampleGrids:
         self.config, self.dataset, self.warn = config, dataset, warn
 
     def save_reals(self) -> None:
-        """``reals.png``: evenly spaced pictures of the data set."""
+        """``reals.png``: evenly spaced images of the data set."""
         count = min(self.config.train.vis_num, len(self.dataset))
         indices = np.linspace(0, len(self.dataset) - 1, count).astype(int)
         save_png(self.folder / REALS, image_grid(np.stack([self.dataset.image(int(i)) for i in indices])))
@@ -49,7 +49,7 @@ class SampleGrids:
 
         Args:
             generator: in evaluation mode.
-            kimg: thousands of pictures shown so far.
+            kimg: thousands of real images shown so far.
         """
         psi = self.config.train.truncation_psi
         drawn = sample_images(generator, range(self.config.train.vis_num), truncation_psi=psi)

@@ -1,4 +1,4 @@
-"""Scores of a run's snapshots while it trains, and which of them is the best."""
+"""Scores a run's snapshots during training, and finds the best one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ganformer_cli.metrics.registry import METRICS, SCORES, is_better, parse_met
 from ganformer_cli.models import Generator
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 
-#: Seeds of an evaluation; those of training reach further.
+#: Evaluation takes seeds below this; those of training may be larger.
 _SEEDS = 2**31
-#: Says in a record that training made it: what somebody evaluates later may be of other numbers.
+#: Marks the records that training has written: later evaluations may use other numbers of images.
 _TRAINING = "training"
 
 
@@ -34,7 +34,7 @@ def by_training(record: Mapping[str, Any]) -> bool:
     return record.get("by") == _TRAINING
 
 
-class _Known(NamedTuple):
+class _ScoredRecord(NamedTuple):
     """A record and one of its scores."""
 
     record: dict[str, Any]
@@ -42,15 +42,15 @@ class _Known(NamedTuple):
 
 
 class Scoring:
-    """What ``--metrics`` asks for.
+    """Computes and records the scores of ``--metrics``.
 
     Args:
         options: of the run.
-        dataset: the real pictures.
+        dataset: the real images.
         folder: the run folder.
         device: where to compute.
-        message: told scores and warnings.
-        group: the processes of the run, which share the work; the first one writes.
+        message: receives scores and warnings.
+        group: the processes of the run, which share the work; rank 0 writes.
 
     Raises:
         ConfigError: there is no such metric.
@@ -68,12 +68,12 @@ class Scoring:
         self.options, self.dataset, self.folder, self.device = options, dataset, folder, device
         self.metrics = parse_metrics(options.metrics)
         self.message, self.group = message, group
-        self.told: set[str] = set()
+        self.warned: set[str] = set()
         self._damaged = False  # whether there are records that cannot be read
         self._digests: dict[tuple[str, int, int], str] = {}
 
     def check(self) -> None:
-        """See that the feature networks are there, before anything is trained.
+        """Check that the feature networks are available, before training.
 
         Raises:
             ConfigError: one is missing.
@@ -85,24 +85,24 @@ class Scoring:
             raise ConfigError(f"--metrics {self.options.metrics}: {reasons}")
 
     def is_due(self, kimg: float, *, last: bool) -> bool:
-        """Whether the snapshot at ``kimg`` is scored: every so many of them, and the ``last`` one of the run."""
+        """Whether the snapshot at ``kimg`` is scored: every ``metrics_every``-th, and the ``last`` of the run."""
         number = round(kimg / self.options.snapshot_kimg)
         return bool(self.metrics) and (last or number % self.options.metrics_every == 0)
 
     def score(self, generator: Generator, snapshot: Path, kimg: float) -> dict[str, float]:
-        """The scores of a snapshot, which are also written down; none if they cannot be computed.
+        """Compute and record the scores of a snapshot; empty if they cannot be computed.
 
         Args:
             generator: the averaged one, the same in all processes.
-            snapshot: the file that it was saved to, which only the first process need see.
-            kimg: thousands of pictures shown so far.
+            snapshot: its file, which only rank 0 needs to see.
+            kimg: thousands of real images shown so far.
         """
         count = min(self.options.eval_images_num, len(self.dataset))
-        self.message(f"scoring {count} pictures against as many real ones")
+        self.message(f"scoring {count} images against as many real ones")
         try:
             record = self._evaluate(generator, count)
             self.group.run_on_rank0(lambda: self._write(record, snapshot, kimg))
-        except Exception as error:  # whatever goes wrong in a metric, it never ends training
+        except Exception as error:  # an error in a metric never ends training
             self.message(f"warning: no scores at {kimg:g} kimg: {str(error) or type(error).__name__}")
             return {}
         scores = {name: scored.value for name, scored in scores_in(record).items()}
@@ -140,26 +140,26 @@ class Scoring:
         )
 
     def warn_once(self, text: str) -> None:
-        """A warning that every snapshot would repeat."""
-        if text not in self.told:
-            self.told.add(text)
+        """Warn once, of what every snapshot would repeat."""
+        if text not in self.warned:
+            self.warned.add(text)
             self.message(f"warning: {text}")
 
     def best(self) -> tuple[Path, ScoreValue] | None:
-        """The snapshot with the best score of the first metric, among those that are there; None where there is none.
+        """The existing snapshot with the best score of the first metric; None if there is none.
 
-        Only scores that compare with the newest one count: numbers of pictures, for one, may change as a run goes on.
-        And only those of the very file: a score names its checksum.
+        Only scores that are comparable with the newest one count: the number of images, for one, may change when a run
+        is resumed. And only scores of this very file: a record holds its checksum.
         """
         if not self.metrics:
             return None
         scored = self._scored(METRICS[self.metrics[0]].scores[0].name, self._records() or [])
-        return self._best([known for known in scored if not differences(known.score, scored[-1].score)])
+        return self._best([each for each in scored if not differences(each.score, scored[-1].score)])
 
     def snapshots_to_keep(self) -> set[Path] | None:
-        """The snapshots that must not be deleted, or None where that cannot be known.
+        """The snapshots that must not be deleted; None if that cannot be determined.
 
-        Each is the best one of those whose scores compare, also where the run has gone on with other metrics since.
+        Each is the best of a set with comparable scores, also if the run was resumed with other metrics since.
         """
         records = self._records()
         if records is None:
@@ -169,18 +169,18 @@ class Scoring:
             named = {record.get("snapshot") for record in records}
             kept.update(path for path in snapshots_of(self.folder) if path.name not in named)
         for name in {next((name for name in record if name in SCORES), "") for record in records} - {""}:
-            groups: list[list[_Known]] = []
-            for known in self._scored(name, records):
-                group = next((group for group in groups if not differences(group[0].score, known.score)), None)
+            groups: list[list[_ScoredRecord]] = []
+            for scored_record in self._scored(name, records):
+                group = next((group for group in groups if not differences(group[0].score, scored_record.score)), None)
                 if group is None:
-                    groups.append([known])
+                    groups.append([scored_record])
                 else:
-                    group.append(known)
+                    group.append(scored_record)
             kept.update(best[0] for best in map(self._best, groups) if best is not None)
         return kept
 
     def has_scored(self, snapshot: Path) -> bool:
-        """Whether there are scores of this very file, or nobody asks for any."""
+        """Whether there are scores of this very file, or none are wanted."""
         if not self.metrics or not snapshot.is_file():
             return not self.metrics
         return any(
@@ -189,7 +189,7 @@ class Scoring:
         )
 
     def _records(self) -> list[dict[str, Any]] | None:
-        """What training has written to ``metrics.jsonl``; None where that cannot be read."""
+        """Training's records in ``metrics.jsonl``; None if it cannot be read."""
         path = self.folder / METRICS_FILE
         self._damaged = False
         if not path.exists():
@@ -205,19 +205,19 @@ class Scoring:
             self.warn_once(f"{error}; no snapshot is deleted")
             return None
 
-    def _scored(self, name: str, records: list[dict[str, Any]]) -> list[_Known]:
+    def _scored(self, name: str, records: list[dict[str, Any]]) -> list[_ScoredRecord]:
         """The records that have the score ``name``."""
         scores = [(record, scores_in(record).get(name)) for record in records]
-        return [_Known(record, score) for record, score in scores if score is not None]
+        return [_ScoredRecord(record, score) for record, score in scores if score is not None]
 
-    def _best(self, scored: list[_Known]) -> tuple[Path, ScoreValue] | None:
-        """The best of scores that compare, whose file is there and is the one that was scored."""
+    def _best(self, scored: list[_ScoredRecord]) -> tuple[Path, ScoreValue] | None:
+        """The best of comparable scores whose file exists and is the one that was scored."""
         left = list(scored)
         while left:
             best = left[0]
-            for known in left[1:]:
-                if is_better(best.score.name, known.score.value, best.score.value):
-                    best = known
+            for scored_record in left[1:]:
+                if is_better(best.score.name, scored_record.score.value, best.score.value):
+                    best = scored_record
             name = str(best.record.get("snapshot"))
             path = self.folder / SNAPSHOT_FOLDER / name
             if path.name == name and path.is_file() and self._is_of(best.record, path):
@@ -226,14 +226,14 @@ class Scoring:
         return None
 
     def _is_of(self, record: dict[str, Any], snapshot: Path) -> bool:
-        """Whether a record is of this very file, as far as it says: those of earlier versions may not."""
+        """Whether a record is of this very file; records of earlier versions may not say."""
         digest = provenance_of(record).get("snapshot_sha256")
         return digest is None or digest == self._digest(snapshot)
 
     def _digest(self, snapshot: Path) -> str:
-        """sha256 of a file, which is read once as long as it does not change."""
-        about = snapshot.stat()
-        key = (snapshot.name, about.st_size, about.st_mtime_ns)
+        """sha256 of a file, read again only if the file has changed."""
+        status = snapshot.stat()
+        key = (snapshot.name, status.st_size, status.st_mtime_ns)
         if key not in self._digests:
             self._digests[key] = sha256_of(snapshot)
         return self._digests[key]

@@ -1,4 +1,4 @@
-"""What tells that training goes wrong: numbers that are none, samples all alike, a discriminator out of reach."""
+"""Signs of failing training: NaN or inf, samples all alike, a discriminator that the generator cannot follow."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ganformer_cli.metrics.diversity import mean_pairwise_distance
 from ganformer_cli.models import Generator
 from ganformer_cli.sampling import sample_images
 
-#: Samples whose distances are taken, always of the same seeds, and real pictures that they are compared with.
+#: Number of samples, always of the same seeds, and of real images whose pairwise distances are compared.
 NUM_FAKES, NUM_REALS = 16, 64
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether there is neither nan nor infinity in any of them; reading it waits for a GPU."""
+    """Whether no tensor contains NaN or inf; reading the answer waits for a GPU."""
     return bool(torch.nn.utils.get_total_norm([tensor.detach() for tensor in tensors]).isfinite())
 
 
 @dataclass(frozen=True)
 class Band:
-    """Where a figure of healthy training lies, and what to do where it does not."""
+    """The range of a figure in healthy training, and what to do outside of it."""
 
     name: str
     low: float
     high: float
-    below: str  # what it means, and what to do
+    below: str  # meaning and remedy
     above: str
 
 
@@ -38,43 +38,43 @@ DIVERSITY = Band(
     "diversity",
     low=0.15,
     high=float("inf"),
-    below="the samples are nearly all alike: the generator has collapsed. Go back to an earlier snapshot "
-    "(--restart --pretrained-pkl FILE) with a larger --gamma or a lower --g-lr; see that --batch-gpu is at least 4",
+    below="the samples are nearly all alike: the generator has collapsed. Return to an earlier snapshot "
+    "(--restart --pretrained-pkl FILE) with a larger --gamma or a lower --g-lr; --batch-gpu should be at least 4",
     above="",
 )
 SIGN_REAL = Band(
     "sign_real",
     low=0.0,
     high=0.97,
-    below="the discriminator takes most real pictures for fakes. A larger --batch-size, a lower --d-lr or a smaller "
+    below="the discriminator takes most real images for fakes. A larger --batch-size, a lower --d-lr or a smaller "
     "--gamma may help",
-    above="the discriminator knows nearly every real picture: it has learnt them by heart, or the generator cannot "
-    "follow. More pictures, --mirror-augment or a larger --gamma help",
+    above="the discriminator recognises nearly every real image: it has memorised them, or the generator cannot "
+    "follow. More images, --mirror-augment or a larger --gamma help",
 )
-#: Ticks in a row that a figure must lie outside its band, so that a passing swing is no alarm.
+#: Consecutive ticks outside its band after which a figure gives a warning.
 MAX_TICKS_OUTSIDE = 3
-#: kimg before which nothing can be said.
+#: kimg before which no figure is judged.
 SETTLED_KIMG = 1.0
 
 
 @dataclass
 class CollapseWatch:
-    """Looks at the samples at each tick.
+    """Judges samples and discriminator at each tick.
 
     Args:
-        dataset: the real pictures.
+        dataset: the real images.
         judged_by_sign: whether the sign of the discriminator's output says real or fake, as with all losses but wgan.
     """
 
     dataset: ImageDataset
     judged_by_sign: bool = True
-    outside: dict[str, int] = field(default_factory=dict)  # ticks in a row, by figure
-    spread: float | None = None  # mean distance of the real pictures
+    outside: dict[str, int] = field(default_factory=dict)  # consecutive ticks outside the band, by figure
+    spread: float | None = None  # mean distance of the real images
 
     def diversity(self, generator: Generator) -> float | None:
-        """Mean distance of sixteen samples over that of real pictures; None where the latter are all one.
+        """Mean distance of sixteen samples over that of real images; None if the latter are all the same.
 
-        torch's random state is left as it was.
+        torch's random state is unchanged.
         """
         if self.spread is None:
             count = min(NUM_REALS, len(self.dataset))
@@ -87,7 +87,7 @@ class CollapseWatch:
         return mean_pairwise_distance(fakes) / self.spread
 
     def warnings(self, figures: dict[str, float], kimg: float) -> list[str]:
-        """What to tell the reader about this tick's figures; each warning once, until its figure has been healthy."""
+        """Warnings about this tick's figures; each is given once, until its figure has been healthy again."""
         warnings = []
         for band in (DIVERSITY, SIGN_REAL) if self.judged_by_sign else (DIVERSITY,):
             value = figures.get(band.name)
