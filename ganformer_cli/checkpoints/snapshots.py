@@ -31,7 +31,7 @@ from ganformer_cli.files import write_bytes
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.labels import HEADER as LABELS_HEADER
 
-_Network = TypeVar("_Network", Generator, Discriminator)
+Network = TypeVar("Network", Generator, Discriminator)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -152,7 +152,7 @@ def load_available(path: Path) -> tuple[Generator, Generator | None, Discriminat
     return ema, generator, discriminator
 
 
-def _load_network(path: Path, name: str, kind: type[_Network], config: ModelConfig) -> _Network:
+def _load_network(path: Path, name: str, kind: type[Network], config: ModelConfig) -> Network:
     """One network of a file, on the CPU, in evaluation mode."""
     # First without memory: a header may describe networks far larger than what the file holds.
     with torch.device("meta"):
