@@ -122,7 +122,7 @@ def test_prepare_rounds_them(tmp_path: Path) -> None:
 
 def test_numbers_out_of_range(tmp_path: Path) -> None:
     far = save_npy(tmp_path / "far", np.full((2, 8, 8, 3), [0, 100, 255], np.float32))
-    with pytest.raises(DataError, match="has values from 0 to 255, where 0 to 1 is expected; scale"):
+    with pytest.raises(DataError, match="has values from 0 to 255, where 0 to 1 is wanted; scale"):
         prepare(far, "far", data_dir=tmp_path / "made", workers=1)
     some = np.zeros((4, 8, 8, 3), np.float32)
     some[1, 0, 0, 0], some[2, 0, 0, 0] = 2, np.nan

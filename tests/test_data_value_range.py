@@ -98,7 +98,7 @@ def test_floating_point(ganformer: Run) -> None:
     np.save("x.npy", np.stack([ramp(255) / 127.5 - 1] * 2))
     refused = ganformer("prepare", "x.npy", *LINE)
     assert refused.exit_code == 1
-    assert "values from -1 to 1, where 0 to 1 is expected" in refused.stderr
+    assert "values from -1 to 1, where 0 to 1 is wanted" in refused.stderr
     assert "--value-range LOW,HIGH" in refused.stderr
     done = ganformer("prepare", "x.npy", *LINE, "--value-range", "-1,1")
     assert done.exit_code == 0, done.stderr

@@ -55,7 +55,7 @@ def open_image(data: bytes) -> Image.Image:
         known = start_format(data[:64])
         if known == "HEIF":  # whatever it is called
             raise UnusableImageError(f"HEIC (to read it, {HEIF_INSTALL})") from None
-        raise UnusableImageError("not an image of a known format") from None
+        raise UnusableImageError("not a picture of a known format") from None
     except Image.DecompressionBombError:
         raise UnusableImageError(_too_many_pixels("")) from None
     except Exception as error:  # a damaged file can break a decoder in any way
@@ -124,7 +124,7 @@ def from_pixels(pixels: npt.NDArray[Any], value_range: ValueRange | None = None)
         if kind == "f" and value_range is None:
             low, high = float(pixels.min()), float(pixels.max())
             if not (low >= 0 and high <= 1):  # so written, nan fails too
-                raise UnusableImageError(f"values from {low:g} to {high:g}, where 0 to 1 is expected")
+                raise UnusableImageError(f"values from {low:g} to {high:g}, where 0 to 1 is wanted")
             pixels = np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
         else:
             pixels = _as_8_bits(pixels, value_range)
