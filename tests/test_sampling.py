@@ -148,7 +148,7 @@ def test_where_memory_runs_out_fewer_are_drawn_at_once(
 
 def test_where_memory_is_not_enough_for_one_picture(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     runs_out(monkeypatch, MemoryError(), most=0)
-    with pytest.raises(GanformerError, match=r"memory ran out while drawing the picture of seed 3 alone; .*--gpus"):
+    with pytest.raises(GanformerError, match=r"memory ran out while drawing the image of seed 3 alone; .*--gpus"):
         list(sample_images(model, [3, 4]))
 
 
@@ -261,7 +261,7 @@ def test_latents_of_the_first_seeds_give_their_pictures(changes: dict[str, Any],
 @pytest.mark.parametrize("changes", [{}, {"attention": "none", "components_num": 2, "kgan": True}])
 def test_latents_of_space_w_are_taken_as_they_are(changes: dict[str, Any]) -> None:
     model = generator(**changes)
-    lanes = sampling.LANES  # one group, so that mapping rounds as it does there
+    lanes = sampling.GROUP_SIZE  # one group, so that mapping rounds as it does there
     with torch.no_grad():
         ws = model.mapping(latents_from_seeds(model, range(lanes)), truncation_psi=0.7)
     expected = drawn(model, range(lanes), truncation_psi=0.7)

@@ -1,13 +1,13 @@
-"""Seeds to latents to pictures. A seed always gives the same picture: on every run, in every order, in every batch.
+"""Seeds to latents to images. A seed always gives the same image: in every run, in every order, in every batch.
 
-That holds by construction, not by luck. Each seed has random numbers of its own. And since the libraries underneath
-choose another algorithm, hence another rounding, for another batch width or number of threads, both are fixed: pictures
-are computed in groups of one width for a model, a seed always in the same place of its group, empty places filled up;
-and on a CPU each group in one thread, several groups at once. That costs nothing: a group is as wide as pays there.
+That holds by construction. Each seed has random numbers of its own. And since the libraries below choose another
+algorithm, hence another rounding, for another batch size or number of threads, both are fixed: images are computed in
+groups of one size for a model, a seed always in the same slot of its group, and empty slots are filled up; on a CPU
+each group is computed by one thread, several groups at once. That costs nothing, because the size is the fastest one.
 
-Latents may be given instead: picture k of them has the place, the random noise and the label of seed k.
+Latents may be given instead: image k of them has the slot, the random noise and the label of seed k.
 
-Two kinds of processor, or two releases of torch, may still differ in a last bit.
+Two kinds of processor, or two releases of torch, may still differ in the last bit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ganformer_cli.models import AttentionMap, Generator, NoiseMode
     from ganformer_cli.sampling.drawing import (
         DEFAULT_BATCH,
-        LANES,
+        GROUP_SIZE,
         MAP_SIZE,
         Sample,
         image_mib,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_BATCH",
-    "LANES",
+    "GROUP_SIZE",
     "MAP_SIZE",
     "AttentionMap",
     "Generator",
@@ -64,7 +64,7 @@ __getattr__ = lazy_attributes(
     {
         "checkpoints.snapshots": "load_snapshot",
         "models": "AttentionMap Generator NoiseMode",
-        "sampling.drawing": "DEFAULT_BATCH LANES MAP_SIZE Sample image_mib map_latents sample "
+        "sampling.drawing": "DEFAULT_BATCH GROUP_SIZE MAP_SIZE Sample image_mib map_latents sample "
         "sample_attention sample_images sample_latents sample_seeds to_uint8",
         "sampling.latents": "Space labels_from_seeds latents_from_seeds read_latents slerp",
     },

@@ -1,4 +1,4 @@
-"""From latents to pictures, in groups of one width: see the package for why."""
+"""From latents to images, in groups of one size: see the package for why."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ganformer_cli.sampling.latents import (
     Space,
     as_float32,
     check_latents,
-    given_labels,
+    expand_labels,
     labels_from_seeds,
     latents_from_seeds,
 )
 from ganformer_cli.sampling.threads import map_single_threaded
 
 DEFAULT_BATCH = 16
-#: Pictures in a group. On a CPU wider ones are no faster; those of large pictures are slower than one by one.
-LANES = 4
+#: Images in a group. On a CPU larger groups are no faster; with large images they are slower than one by one.
+GROUP_SIZE = 4
 _LARGE_ON_CPU = 64 * 64
-#: Larger pictures than this fill a GPU alone, and its memory together.
+#: A single image larger than this uses a GPU fully.
 _LARGE_ON_GPU = 512 * 512
-#: Memory to draw a picture, in feature maps as large as the largest one: measured (a process's high water), 7 to 9.
+#: Memory to draw an image, in feature maps as large as the largest one: measured (a process's high water), 7 to 9.
 _FEATURE_MAPS = 9
 #: Attention maps are kept up to this size, longer side: a power of two. Larger ones are averaged down as they are made.
 MAP_SIZE = 256
@@ -41,7 +41,7 @@ _NOISE = 0x4E6F697365
 
 
 class Sample(NamedTuple):
-    """One picture with its attention."""
+    """One image with its attention."""
 
     seed: int  # of given latents: their row
     image: npt.NDArray[Any]  # [3, H, W], uint8; raw: float32, nominally in [-1, 1]
@@ -49,16 +49,16 @@ class Sample(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """Where pictures come from: picture i has the latents of its seed, or row ``seeds[i]``; the rest is its seed's."""
+    """What images are drawn from: image i has the latents of its seed, or row ``seeds[i]``; all else is its seed's."""
 
     seeds: Sequence[int]
     latents: npt.NDArray[Any] | None = None  # float, [N, m+1, w]; in space w also [N, m+1, L, w]
     space: Space = "z"
     dropped: npt.NDArray[np.bool_] | None = None  # [N, m], components to leave out
-    noise_seed: int | None = None  # of the random noise of every picture; None: each its own seed's
+    noise_seed: int | None = None  # of the random noise of all images; None: each its own seed's
 
-    def whose(self, seed: int) -> str:
-        """What a message calls the picture of ``seed``."""
+    def describe(self, seed: int) -> str:
+        """The image of ``seed``, for a message."""
         return f"seed {seed}" if self.latents is None else f"row {seed} of the latents"
 
 
@@ -70,13 +70,13 @@ def sample(
     noise_mode: NoiseMode = "const",
     labels: npt.ArrayLike | None = None,
 ) -> Tensor:
-    """The pictures of ``seeds`` as one uint8 tensor ``[N, 3, H, W]`` on the CPU; arguments as for ``sample_images``."""
+    """The images of ``seeds`` as one uint8 tensor ``[N, 3, H, W]`` on the CPU; arguments as for ``sample_images``."""
     height, width = generator.config.image_size
-    pictures = torch.empty(len(seeds), 3, height, width, dtype=torch.uint8)
+    images = torch.empty(len(seeds), 3, height, width, dtype=torch.uint8)
     drawn = sample_images(generator, seeds, truncation_psi=truncation_psi, noise_mode=noise_mode, labels=labels)
-    for place, (_, picture) in zip(pictures, drawn, strict=True):
-        place.copy_(torch.from_numpy(picture))
-    return pictures
+    for place, (_, image) in zip(images, drawn, strict=True):
+        place.copy_(torch.from_numpy(image))
+    return images
 
 
 def sample_images(
@@ -88,19 +88,19 @@ def sample_images(
     batch_size: int = DEFAULT_BATCH,
     labels: npt.ArrayLike | None = None,
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Draw pictures one after the other, in the order of ``seeds``.
+    """Draw images one after the other, in the order of ``seeds``.
 
     Args:
         generator: the model, on any device; it draws in evaluation mode.
         seeds: 0 to 2**63 - 1.
-        truncation_psi: 1 leaves the latents alone, 0 gives the mean picture.
+        truncation_psi: 1 leaves the latents alone, 0 gives the mean image.
         noise_mode: ``const`` (the model's stored noise), ``none``, or ``random`` (another one for each seed).
         batch_size: how many are computed before they are fetched from the device; halved when memory runs out; never
-            changes a picture.
+            changes an image.
         labels: float ``[c_dim]`` for all or ``[N, c_dim]``; None draws one for each seed (``labels_from_seeds``).
 
     Yields:
-        The seed and its picture, uint8 ``[3, H, W]``.
+        The seed and its image, uint8 ``[3, H, W]``.
 
     Raises:
         ConfigError: a seed out of range, or labels that do not fit the model.
@@ -119,7 +119,7 @@ def sample_attention(
     *,
     truncation_psi: float = 1.0,
     noise_mode: NoiseMode = "const",
-    batch_size: int = LANES,
+    batch_size: int = GROUP_SIZE,
     labels: npt.ArrayLike | None = None,
 ) -> Iterator[Sample]:
     """As ``sample_images``, with the attention maps of every layer, each at its own resolution up to ``MAP_SIZE``."""
@@ -145,7 +145,7 @@ def sample_seeds(
     attention: bool = False,
     raw: bool = False,
 ) -> Iterator[Sample]:
-    """As ``sample_images``; ``attention`` gives the maps too, ``raw`` float32 pictures as they leave the network."""
+    """As ``sample_images``; ``attention`` gives the maps too, ``raw`` float32 images as they leave the network."""
     return _draw(
         generator,
         _Source(seeds),
@@ -173,7 +173,7 @@ def sample_latents(
     attention: bool = False,
     raw: bool = False,
 ) -> Iterator[Sample]:
-    """As ``sample_seeds``, of given latents: the k-th picture's random noise and label are those of seed k.
+    """As ``sample_seeds``, of given latents: the k-th image's random noise and label are those of seed k.
 
     Args:
         generator: the model.
@@ -183,10 +183,10 @@ def sample_latents(
         truncation_psi, noise_mode, batch_size, labels: as for ``sample_images``; space w takes neither truncation nor
             labels, which act in the mapping network.
         dropped: bool ``[N, m]``, True where nothing attends to a component; None drops none.
-        noise_seed: with random noise: all pictures have that of this seed, as the frames of a film should.
-        rows: draw only these rows; labels are those of the pictures drawn.
+        noise_seed: with random noise: all images have that of this seed, as the frames of a film should.
+        rows: draw only these rows; labels are those of the images drawn.
         attention: also give the maps.
-        raw: give the pictures as they leave the network, float32.
+        raw: give the images as they leave the network, float32.
 
     Raises:
         ConfigError: latents or ``dropped`` that do not fit the model, or truncation or labels with space w.
@@ -203,7 +203,7 @@ def sample_latents(
     if left_out is not None and (left_out.shape != (len(given), components) or not generator.config.has_attention):
         has = f"attends to {components} components" if generator.config.has_attention else "has no attention"
         raise ConfigError(
-            f"components to drop of shape {list(left_out.shape)} for {len(given)} pictures: this model {has}"
+            f"components to drop of shape {list(left_out.shape)} for {len(given)} images: this model {has}"
         )
     return _draw(
         generator,
@@ -229,7 +229,7 @@ def map_latents(
         truncation_psi: as for ``sample_images``.
     """
     device = next(generator.parameters()).device
-    given = given_labels(generator, range(len(z)), labels)
+    given = expand_labels(generator, range(len(z)), labels)
     c = labels_from_seeds(generator, range(len(z))) if given is None else given
     with _evaluating(generator), _reproducible(device, None):
         rows = [
@@ -240,7 +240,7 @@ def map_latents(
 
 
 def image_mib(config: ModelConfig) -> float:
-    """About how much memory it takes to draw one picture, in MiB, beside the model itself."""
+    """About how much memory it takes to draw one image, in MiB, beside the model itself."""
     largest = max(config.channels(each) * math.prod(config.grid(each)) for each in config.block_resolutions)
     return _FEATURE_MAPS * largest * 4 / 2**20
 
@@ -265,11 +265,11 @@ def _draw(
         raise ConfigError(f"batch size {batch_size}: at least 1 is needed")
     seeds = source.seeds
     on_cpu = next(generator.parameters()).device.type == "cpu"
-    # Random noise comes from torch's one global stream: such pictures are drawn alone and in turn.
-    alone = noise_mode == "random"
+    # Random noise comes from torch's one global stream: such images are drawn alone and in turn.
+    one_at_a_time = noise_mode == "random"
     large = math.prod(generator.config.image_size) > (_LARGE_ON_CPU if on_cpu else _LARGE_ON_GPU)
-    lanes = 1 if alone or large else LANES
-    given = given_labels(generator, seeds, labels)
+    slots = 1 if one_at_a_time or large else GROUP_SIZE
+    given = expand_labels(generator, seeds, labels)
 
     def compute(group: range) -> _Computed:
         some = [int(seeds[i]) for i in group]
@@ -279,7 +279,7 @@ def _draw(
             source,
             group,
             c,
-            lanes,
+            slots,
             truncation_psi=truncation_psi,
             noise_mode=noise_mode,
             attention=attention,
@@ -289,46 +289,47 @@ def _draw(
     start = 0
     while start < len(seeds):
         batch = range(start, min(start + batch_size, len(seeds)))
-        groups = list(_groups(batch, seeds, lanes))
+        groups = list(_groups(batch, seeds, slots))
         try:
             with _evaluating(generator):
-                done = (
-                    map_single_threaded(compute, groups, together=not alone) if on_cpu else [compute(g) for g in groups]
-                )
-            pictures = torch.cat([each.pictures for each in done]).cpu().numpy()
+                if on_cpu:
+                    done = map_single_threaded(compute, groups, together=not one_at_a_time)
+                else:
+                    done = [compute(group) for group in groups]
+            images = torch.cat([each.images for each in done]).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if batch_size == 1:
                 raise GanformerError(
-                    f"memory ran out while drawing the picture of {source.whose(int(seeds[start]))} alone; close other "
-                    "programs, or use another device (--gpus)"
+                    f"memory ran out while drawing the image of {source.describe(int(seeds[start]))} alone; close "
+                    "other programs, or use another device (--gpus)"
                 ) from error
             batch_size = min(batch_size, len(batch)) // 2 or 1
             continue  # out of the handler, whose traceback holds on to tensors
         maps = [each for computed in done for each in computed.maps]
         del done
         for place, i in enumerate(batch):
-            yield Sample(int(seeds[i]), pictures[place], maps[place])
+            yield Sample(int(seeds[i]), images[place], maps[place])
         start = batch.stop
 
 
 class _Computed(NamedTuple):
     """One group."""
 
-    pictures: Tensor  # [N, 3, H, W], uint8 or raw, on the device
-    maps: list[list[AttentionMap]]  # of each picture, on the CPU
+    images: Tensor  # [N, 3, H, W], uint8 or raw, on the device
+    maps: list[list[AttentionMap]]  # of each image, on the CPU
 
 
-def _groups(batch: range, seeds: Sequence[int], lanes: int) -> Iterator[range]:
-    """Consecutive runs of the batch in which no two seeds want the same lane."""
+def _groups(batch: range, seeds: Sequence[int], slots: int) -> Iterator[range]:
+    """Consecutive runs of the batch in which no two seeds take the same slot."""
     start, taken = batch.start, set[int]()
     for i in batch:
-        lane = seeds[i] % lanes
-        if lane in taken:
+        slot = seeds[i] % slots
+        if slot in taken:
             yield range(start, i)
             start, taken = i, set()
-        taken.add(lane)
+        taken.add(slot)
     yield range(start, batch.stop)
 
 
@@ -337,38 +338,38 @@ def _forward(
     source: _Source,
     group: range,
     labels: Tensor,
-    lanes: int,
+    slots: int,
     *,
     truncation_psi: float,
     noise_mode: NoiseMode,
     attention: bool,
     raw: bool,
 ) -> _Computed:
-    """The pictures of one group, a run of consecutive ones."""
+    """The images of one group of consecutive ones."""
     device = next(generator.parameters()).device
     seeds = [int(source.seeds[i]) for i in group]
-    places = [seed % lanes for seed in seeds]
+    used_slots = [seed % slots for seed in seeds]
     if source.latents is None:
-        own = latents_from_seeds(generator, seeds)
+        given = latents_from_seeds(generator, seeds)
     else:
-        own = torch.from_numpy(as_float32(source.latents[seeds]))
-    latents = torch.zeros(lanes, *own.shape[1:])
-    latents[places] = own
+        given = torch.from_numpy(as_float32(source.latents[seeds]))
+    latents = torch.zeros(slots, *given.shape[1:])
+    latents[used_slots] = given
     latents = latents.to(device)
     c = None
     if generator.config.c_dim:
-        c = torch.zeros(lanes, generator.config.c_dim)
-        c[places] = labels
+        c = torch.zeros(slots, generator.config.c_dim)
+        c[used_slots] = labels
         c = c.to(device)
     mask = None
     if source.dropped is not None:
-        mask = torch.zeros(lanes, generator.config.components_num, dtype=torch.bool)
-        mask[places] = torch.from_numpy(source.dropped[seeds])
+        mask = torch.zeros(slots, generator.config.components_num, dtype=torch.bool)
+        mask[used_slots] = torch.from_numpy(source.dropped[seeds])
         mask = mask.to(device)
     found: list[AttentionMap] = []
 
     def keep(made: AttentionMap) -> None:
-        found.append(made._replace(probabilities=_capped(made.probabilities[places]).cpu()))
+        found.append(made._replace(probabilities=_limit_size(made.probabilities[used_slots]).cpu()))
 
     noise_seed = seeds[0] if source.noise_seed is None else source.noise_seed
     with _reproducible(device, noise_seed if noise_mode == "random" else None):
@@ -377,21 +378,23 @@ def _forward(
         else:
             ws = latents if latents.ndim == 4 else latents[:, :, None].expand(-1, -1, generator.config.num_ws, -1)
         image = generator.synthesis(ws, noise_mode, component_mask=mask, on_attention=keep if attention else None)
-        image = image[places]
+        image = image[used_slots]
         finite = image.isfinite().flatten(1).all(1).tolist()
-        pictures = image.float() if raw else to_uint8(image)
-    for seed, fine in zip(seeds, finite, strict=True):
-        if not fine:
+        images = image.float() if raw else to_uint8(image)
+    for seed, is_finite in zip(seeds, finite, strict=True):
+        if not is_finite:
             other = "" if source.latents is None else ", or these latents are not for it"
             raise GanformerError(
-                f"the picture of {source.whose(seed)} has values that are not finite: this model has diverged or is "
+                f"the image of {source.describe(seed)} has values that are not finite: this model has diverged or is "
                 f"damaged{other}; use an earlier snapshot"
             )
-    maps = [[each._replace(probabilities=each.probabilities[k : k + 1]) for each in found] for k in range(len(places))]
-    return _Computed(pictures, maps)
+    maps = [
+        [each._replace(probabilities=each.probabilities[k : k + 1]) for each in found] for k in range(len(used_slots))
+    ]
+    return _Computed(images, maps)
 
 
-def _capped(probabilities: Tensor) -> Tensor:
+def _limit_size(probabilities: Tensor) -> Tensor:
     """A map ``[B, heads, m, h, w]``, averaged down to ``MAP_SIZE`` if it is larger; grids are 2^k times the first."""
     factor = max(probabilities.shape[3:]) // MAP_SIZE
     if factor <= 1:
@@ -401,7 +404,7 @@ def _capped(probabilities: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _evaluating(generator: Generator) -> Iterator[None]:
-    """Evaluation mode; as it was afterwards."""
+    """Evaluation mode within the block."""
     was_training = generator.training
     generator.eval()
     try:
@@ -412,8 +415,8 @@ def _evaluating(generator: Generator) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _reproducible(device: torch.device, seed: int | None) -> Iterator[None]:
-    """No gradients, deterministic algorithms; ``seed`` starts the global random streams, which go on afterwards as if
-    nothing had happened."""
+    """No gradients, deterministic algorithms; ``seed`` starts the global random streams, which are restored
+    afterwards."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if device.type == "cuda":

@@ -23,7 +23,7 @@ from ganformer_cli.memory import free_memory_mib
 from ganformer_cli.models import AttentionMap, Generator, NoiseMode
 from ganformer_cli.sampling.drawing import (
     DEFAULT_BATCH,
-    LANES,
+    GROUP_SIZE,
     Sample,
     image_mib,
     sample_latents,
@@ -59,7 +59,7 @@ class ImageSheets(NamedTuple):
 def fitting_batch_size(generator: Generator) -> int:
     """As many images as there is work for at once, if half of the free memory holds them."""
     device = next(generator.parameters()).device
-    wanted = max(DEFAULT_BATCH, LANES * torch.get_num_threads() if device.type == "cpu" else 0)
+    wanted = max(DEFAULT_BATCH, GROUP_SIZE * torch.get_num_threads() if device.type == "cpu" else 0)
     free = free_memory_mib(device)
     if free is None:
         return wanted
@@ -174,7 +174,7 @@ class ImageJob:
             "attention": attention,
             "raw": plan.format == "npy",
             # Few at a time where each brings its maps along.
-            "batch_size": min(self.batch_size, LANES) if attention else self.batch_size,
+            "batch_size": min(self.batch_size, GROUP_SIZE) if attention else self.batch_size,
         }
         for turn, psi in enumerate(plan.psis):
             first = turn * len(plan.numbers)

@@ -1,4 +1,4 @@
-"""What pictures are drawn from: latents and labels, of a seed or given."""
+"""The latents and labels of images: of seeds, or given."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def latents_from_seeds(generator: Generator, seeds: Sequence[int]) -> Tensor:
     """Standard normal latents, float32 ``[N, m+1, w]`` on the CPU: row i depends on seed i alone."""
     z = torch.empty(len(seeds), *generator.z_shape)
     for latents, seed in zip(z, seeds, strict=True):
-        latents.copy_(torch.randn(generator.z_shape, generator=random_of(seed)))
+        latents.copy_(torch.randn(generator.z_shape, generator=seeded_generator(seed)))
     return z
 
 
@@ -92,7 +92,7 @@ def labels_from_seeds(generator: Generator, seeds: Sequence[int]) -> Tensor:
     # The seed's own stream gives the latents first: they are the same with and without labels.
     drawn: list[float] = []
     for seed in seeds:
-        random = random_of(seed)
+        random = seeded_generator(seed)
         torch.randn(generator.z_shape, generator=random)
         if kept is None:
             drawn.append(float(torch.randint(classes, (), generator=random)))
@@ -103,14 +103,14 @@ def labels_from_seeds(generator: Generator, seeds: Sequence[int]) -> Tensor:
     return torch.nn.functional.one_hot(torch.tensor(drawn).long(), classes).float()
 
 
-def random_of(seed: int) -> torch.Generator:
+def seeded_generator(seed: int) -> torch.Generator:
     # Latents are drawn on the CPU whatever the device, so that they are the same on all.
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed {seed} is out of range; seeds go from 0 to {2**63 - 1}")
     return torch.Generator().manual_seed(int(seed))
 
 
-def given_labels(generator: Generator, seeds: Sequence[int], labels: npt.ArrayLike | None) -> Tensor | None:
+def expand_labels(generator: Generator, seeds: Sequence[int], labels: npt.ArrayLike | None) -> Tensor | None:
     """Labels ``[N, c_dim]``, or None where each seed draws its own."""
     if labels is None:
         return None
@@ -119,7 +119,7 @@ def given_labels(generator: Generator, seeds: Sequence[int], labels: npt.ArrayLi
     if given.ndim not in (1, 2) or given.shape[-1] != classes or (given.ndim == 2 and len(given) != len(seeds)):
         raise ConfigError(
             f"labels of shape {list(given.shape)} do not fit: this model takes [{classes}], or "
-            f"[{len(seeds)}, {classes}] for {len(seeds)} pictures"
+            f"[{len(seeds)}, {classes}] for {len(seeds)} images"
         )
     return given.expand(len(seeds), classes)
 

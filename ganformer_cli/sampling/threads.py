@@ -1,4 +1,4 @@
-"""Several computations at once on a CPU, each of which comes out the same whatever the number of threads."""
+"""Several computations at once on a CPU, with results that do not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ _Result = TypeVar("_Result")
 def map_single_threaded(
     compute: Callable[[_Item], _Result], items: Sequence[_Item], *, together: bool = True, at_most: int | None = None
 ) -> list[_Result]:
-    """``compute`` of each item, each within a single thread; as many ``together`` as torch uses threads.
+    """Map ``compute`` over ``items``, each in a single thread.
 
-    ``at_most`` may say that fewer are, where memory is short.
+    Args:
+        compute: the function.
+        items: its arguments.
+        together: compute as many at once as torch uses threads; else one after the other.
+        at_most: limits how many are computed at once, if memory is short.
     """
     threads = torch.get_num_threads()
     workers = threads if together else 1

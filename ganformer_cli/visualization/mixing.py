@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.sampling import LANES, Generator, Sample, sample_latents
+from ganformer_cli.sampling import GROUP_SIZE, Generator, Sample, sample_latents
 from ganformer_cli.sampling.image_files import Images
 from ganformer_cli.visualization.attention import upsample
 from ganformer_cli.visualization.grids import Floats
@@ -97,7 +97,7 @@ def draw(
             if component is not None:
                 mask[row, component] = True
     attention = attention and generator.config.has_maps
-    options: dict[str, Any] = {"attention": True, "batch_size": LANES} if attention else {}
+    options: dict[str, Any] = {"attention": True, "batch_size": GROUP_SIZE} if attention else {}
     return sample_latents(generator, torch.stack(list(ws)), space="w", dropped=mask, **options)
 
 
