@@ -102,7 +102,7 @@ def test_what_has_no_statistics() -> None:
     damaged[3, 1] = np.nan
     with pytest.raises(DataError, match="image 3 are not finite"):
         statistics(damaged)
-    with pytest.raises(DataError, match=r"floating \[N, D\], not int64 \[4, 2\]"):
+    with pytest.raises(DataError, match=r"floating-point \[N, D\], not int64 \[4, 2\]"):
         empty.add(np.zeros((4, 2), np.int64))
     kept = statistics(rows(5)).to_arrays()
     for wrong in ({}, {**kept, "scatter": kept["scatter"][:3]}, {**kept, "mean": kept["mean"] * np.nan}):

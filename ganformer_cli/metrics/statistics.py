@@ -27,10 +27,12 @@ class GaussianStatistics:
     """
 
     def __init__(self) -> None:
-        self._count = 0
-        self._mean: Doubles = np.zeros(0)
-        self._scatter: Doubles = np.zeros((0, 0))  # sum of the outer products of what differs from the mean
-        self._waiting: Doubles = np.zeros((0, 0))  # up to 256 rows
+        self._begin(0)
+
+    def _begin(self, width: int) -> None:
+        #: Count, mean, and the sum of the outer products of what differs from the mean.
+        self._sums: _Sums = 0, np.zeros(width), np.zeros((width, width))
+        self._waiting: Doubles = np.empty((_ROWS, width))
         self._filled = 0
 
     def add(self, features: Features) -> None:
@@ -40,19 +42,14 @@ class GaussianStatistics:
             DataError: not such an array, another D than before, or values that are not finite.
         """
         rows = as_doubles(features)
-        width = rows.shape[1]
-        if self.count == 0 and self._waiting.shape[1] != width:
-            self._mean, self._scatter = np.zeros(width), np.zeros((width, width))
-            self._waiting = np.empty((_ROWS, width))
-        self._check_width(width)
-        start = 0
-        while start < len(rows):
-            taken = min(_ROWS - self._filled, len(rows) - start)
-            self._waiting[self._filled : self._filled + taken] = rows[start : start + taken]
-            self._filled += taken
-            start += taken
+        self._check_width(rows.shape[1])
+        while len(rows):
+            taken = rows[: _ROWS - self._filled]
+            self._waiting[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+            rows = rows[len(taken) :]
             if self._filled == _ROWS:
-                self._settle()
+                self._sums, self._filled = self._settled(), 0
 
     def merge(self, other: GaussianStatistics) -> None:
         """Take all that ``other`` has seen; it is as if its rows had been added here, up to float64's rounding.
@@ -60,19 +57,14 @@ class GaussianStatistics:
         Raises:
             DataError: it is of another width.
         """
-        if other.count == 0:
-            return
-        if self.count == 0:
-            self._waiting = np.empty((_ROWS, other.width))
-            self._mean, self._scatter = np.zeros(other.width), np.zeros((other.width, other.width))
-        self._check_width(other.width)
-        self._settle()
-        self._combine(*other._settled())
+        if other.count:
+            self._check_width(other.width)
+            self._sums, self._filled = _combined(self._settled(), other._settled()), 0
 
     @property
     def count(self) -> int:
         """Rows seen."""
-        return self._count + self._filled
+        return self._sums[0] + self._filled
 
     @property
     def width(self) -> int:
@@ -120,31 +112,23 @@ class GaussianStatistics:
         fitting = count >= 0 and mean.ndim == 1 and scatter.shape == (len(mean), len(mean))
         if not fitting or not np.isfinite(mean).all() or not np.isfinite(scatter).all():
             raise DataError(f"statistics of features are damaged: {count} rows, {mean.shape} and {scatter.shape}")
-        made._count = count
-        made._mean, made._scatter = mean.astype(np.float64), scatter.astype(np.float64)
-        made._waiting = np.empty((_ROWS, len(mean)))
+        made._begin(len(mean))
+        made._sums = count, mean.astype(np.float64), scatter.astype(np.float64)
         return made
 
-    def _settle(self) -> None:
-        """Take the waiting rows into the sums."""
-        self._count, self._mean, self._scatter = self._settled()
-        self._filled = 0
-
-    def _settled(self) -> tuple[int, Doubles, Doubles]:
+    def _settled(self) -> _Sums:
         """Count, mean and scatter with the waiting rows, which go on waiting."""
         if self._filled == 0:
-            return self._count, self._mean, self._scatter
+            return self._sums
         rows = self._waiting[: self._filled]
         mean = rows.mean(0)
         rest = rows - mean
-        return _combined((self._count, self._mean, self._scatter), (len(rows), mean, rest.T @ rest))
-
-    def _combine(self, count: int, mean: Doubles, scatter: Doubles) -> None:
-        self._count, self._mean, self._scatter = _combined(
-            (self._count, self._mean, self._scatter), (count, mean, scatter)
-        )
+        return _combined(self._sums, (len(rows), mean, rest.T @ rest))
 
     def _check_width(self, width: int) -> None:
+        """The first rows choose it."""
+        if self.count == 0 and width != self.width:
+            self._begin(width)
         if width != self.width:
             raise DataError(f"features of {width} numbers cannot be added to features of {self.width}")
 
