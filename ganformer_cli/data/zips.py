@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import bz2
-import contextlib
 import hashlib
 import lzma
 import os
@@ -68,9 +67,12 @@ class FilePool:
     def __setstate__(self, state: dict[str, Any]) -> None:
         FilePool.__init__(self)
 
-    @contextlib.contextmanager
-    def stream(self, path: Path) -> Iterator[IO[bytes]]:
-        """The file, for the block alone."""
+    def read_entry(self, path: Path, offset: int, size: int) -> bytes:
+        """Data of the zip entry whose header lies at ``offset``, as it is packed: at most ``size`` bytes.
+
+        Raises:
+            OSError, ValueError: it cannot be read.
+        """
         with self._lock:
             if self._process != os.getpid():
                 self._streams, self._process = {}, os.getpid()
@@ -78,7 +80,13 @@ class FilePool:
             self._streams[path] = stream  # the one used last stands at the end
             if len(self._streams) > MAX_OPEN:
                 self._streams.pop(next(iter(self._streams))).close()
-            yield stream
+            stream.seek(min(offset, 1 << 62))  # the largest that every system takes
+            header = stream.read(_LOCAL.size)
+            if len(header) < _LOCAL.size or not header.startswith(b"PK\3\4"):
+                raise ValueError(f"{DAMAGED_IN_ZIP}it is not where the directory says")
+            *_, name_length, extra_length = _LOCAL.unpack(header)
+            stream.seek(name_length + extra_length, os.SEEK_CUR)
+            return stream.read(size)
 
     def close(self) -> None:
         """Close the files; they are opened again when they are needed."""
@@ -212,18 +220,11 @@ def _unpacked(files: FilePool, path: Path, entry: ZipEntry, most: int | None) ->
     offset, packed, size, _, method, flags = entry
     if flags & _ENCRYPTED:
         raise ValueError(PASSWORD)
-    with files.stream(path) as stream:
-        stream.seek(min(offset, 1 << 62))  # the largest that every system takes
-        header = stream.read(_LOCAL.size)
-        if len(header) < _LOCAL.size or not header.startswith(b"PK\3\4"):
-            raise ValueError(f"{DAMAGED_IN_ZIP}it is not where the directory says")
-        *_, name_length, extra_length = _LOCAL.unpack(header)
-        stream.seek(name_length + extra_length, os.SEEK_CUR)
-        data = stream.read(packed if most is None else min(packed, 4 * most))
+    data = files.read_entry(path, offset, packed if most is None else min(packed, 4 * most))
+    if method == zipfile.ZIP_STORED:
+        return data
     limit = 1 + (size if most is None else most)
     try:
-        if method == zipfile.ZIP_STORED:
-            return data
         if method == zipfile.ZIP_DEFLATED:
             return zlib.decompressobj(-15).decompress(data, limit)
         if method == zipfile.ZIP_BZIP2:
