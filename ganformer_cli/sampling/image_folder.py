@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,11 +129,15 @@ class ImagePlan:
 
     def metadata(self, **figure: Any) -> dict[str, Any]:
         """The metadata of a file made of several images: which ones, as a checksum."""
+        psi = self.psis[0] if len(self.psis) == 1 else list(self.psis)
+        return {**self.settings, "truncation_psi": psi, "pictures": self._checksum, **figure}
+
+    @cached_property
+    def _checksum(self) -> str:
         digest = hashlib.sha256()
         for number in self.numbers:
             digest.update(repr(self._source(number)).encode())
-        psi = self.psis[0] if len(self.psis) == 1 else list(self.psis)
-        return {**self.settings, "truncation_psi": psi, "pictures": digest.hexdigest()[:16], **figure}
+        return digest.hexdigest()[:16]
 
     def array_metadata(self) -> dict[str, Any]:
         """The metadata of ``images.npy``: which row is which seed."""
@@ -142,7 +147,7 @@ class ImagePlan:
         """The metadata of ``latents.npy``, an array of ``shape``."""
         metadata: dict[str, Any] = {"figure": "latents", "shape": list(shape), **self._rows()}
         if self.latents is not None:
-            metadata["pictures"] = self.metadata()["pictures"]
+            metadata["pictures"] = self._checksum
         return metadata
 
     def _rows(self) -> dict[str, list[int]]:
