@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +24,13 @@ def loaded(line: str) -> set[str]:
     return set(done.stderr.rpartition("\n")[2].split("|"))
 
 
-@pytest.mark.parametrize("line", ["info", "info --json", "info --list", "info image.png"])
-def test_info_needs_no_torch(tiny_run: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    "line",
+    ["info", "info --json", "info --list", "info --datasets", "info image.png", "compare", "cache", "prepare --list"],
+)
+def test_what_computes_nothing_needs_no_torch(tiny_run: Path, line: str) -> None:
+    score = {"snapshot": "network-snapshot-000002.safetensors", "kimg": 2, "swd": 9.0, "provenance": {}}
+    Path(tiny_run, "metrics.jsonl").write_text(json.dumps(score) + "\n", encoding="utf-8")
     Path("image.png").write_bytes(encode_image(np.zeros((3, 4, 4), np.uint8), "png", {"seed": 0}))
     assert not {"torch", "scipy"} & loaded(line)
 
