@@ -163,12 +163,10 @@ def test_a_collapsed_set_is_far(reals: Images, floor: float) -> None:
     assert sliced_wasserstein(reals, np.repeat(reals[:1], 96, 0))["mean"] > 2 * floor
 
 
-def test_a_tint_of_the_whole_set_is_divided_out_unless_the_reals_normalise(reals: Images) -> None:
-    """As in the paper; other colours from picture to picture are seen either way."""
+def test_a_tint_of_the_whole_set_is_divided_out_but_not_one_of_each_image(reals: Images) -> None:
+    """As in the paper."""
     dim = reals // 4
     same = sliced_wasserstein(reals, dim + np.array([40, 0, 90], np.uint8)[:, None, None])["mean"]
-    seen = sliced_wasserstein(reals, dim + np.array([40, 0, 90], np.uint8)[:, None, None], statistics="reals")["mean"]
-    assert seen > 10 * same
     tints = np.random.default_rng(0).integers(0, 190, (96, 3, 1, 1)).astype(np.uint8)
     assert sliced_wasserstein(reals, dim + tints)["mean"] > 10 * same
 

@@ -11,8 +11,7 @@ Two sets of images are compared scale by scale, without any trained network:
    uniformly, with replacement, from those where the patch lies inside. Image i of either set has the same positions,
    so that two identical sets have distance 0 and a comparison carries less noise.
 3. *Normalisation.* Per level and channel, each set's descriptors are shifted and scaled by that set's own mean and
-   standard deviation, as in the paper. What a whole set shares, a tint or a contrast, is therefore divided out;
-   ``statistics="reals"`` uses the reals' mean and deviation for both sets and sees it.
+   standard deviation, as in the paper. What a whole set shares, a tint or a contrast, is therefore divided out.
 4. *Projections.* 512 directions, uniform on the unit sphere of R^147 and the same for both sets and all levels. Along
    each direction the one-dimensional Wasserstein-1 distance of the two sets is the mean absolute difference of the
    sorted projections; a level's distance is the mean over directions, times 1000. "mean" is the plain mean over the
@@ -26,7 +25,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,16 +50,12 @@ _Floats = npt.NDArray[np.float32]
 _Images = npt.NDArray[np.uint8]
 
 
-def sliced_wasserstein(
-    reals: _Images, fakes: _Images, *, seed: int = 0, statistics: Literal["own", "reals"] = "own"
-) -> dict[str, float]:
+def sliced_wasserstein(reals: _Images, fakes: _Images, *, seed: int = 0) -> dict[str, float]:
     """Distance of two sets of images, per pyramid level and on average; see the module's text for the definition.
 
     Args:
         reals, fakes: uint8 ``[N, 3, H, W]`` of the same H, W >= 16. If one set is larger, its first images are used.
         seed: draws the patches' positions and the directions; it changes the value by its sampling noise only.
-        statistics: whose mean and deviation normalise the fakes: their ``"own"`` (the paper) or those of the
-            ``"reals"``.
 
     Returns:
         ``{"32x32": .., "16x16": .., "mean": ..}``: one entry a level named height x width, finest first, times 1000.
@@ -77,9 +71,8 @@ def sliced_wasserstein(
     for level, (height, width) in enumerate(sizes):
         ours = descriptors(reals[:count], level, seed=seed)
         theirs = descriptors(fakes[:count], level, seed=seed)
-        mean, deviation = _statistics(ours)
-        _normalise(theirs, *(_statistics(theirs) if statistics == "own" else (mean, deviation)))
-        _normalise(ours, mean, deviation)
+        for patches in (ours, theirs):
+            _normalise(patches, *_statistics(patches))
         result[f"{height}x{width}"] = 1000 * _mean_sorted_difference(_flat(ours), _flat(theirs), directions)
     result["mean"] = sum(result.values()) / len(result)
     return result
