@@ -104,6 +104,9 @@ def test_more_processes_than_cores_are_refused(config: RunConfig, machine: list[
         choose(config, processes=64)
     write_parallelism(tmp_path, 4, 1)  # begun on another machine
     assert choose(config, processes=4, folder=tmp_path).processes == 4
+    said: list[str] = []
+    assert choose(config, said, folder=tmp_path).processes == 4
+    assert "2 CPU cores" in said[0]
 
 
 def test_more_threads_than_cores_are_warned_of(config: RunConfig, machine: list[int]) -> None:

@@ -323,3 +323,28 @@ def test_alone_everything_is_ones_own() -> None:
     ONE_PROCESS.broadcast(tensor)
     assert ONE_PROCESS.is_main
     assert not Group(1, 2).is_main
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda pid: [0])(0)) < 2, reason="needs two cores")
+def test_a_run_goes_on_with_the_processes_that_it_began_with_and_the_same_bits(tmp_path: Path) -> None:
+    """Real processes: ended by its time limit and started again without a word about processes."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+    def train(*words: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "ganformer_cli", *WORDS, "--result-dir", str(tmp_path), "--json", *words],
+            capture_output=True, text=True, encoding="utf-8", timeout=240, check=True, env=environment,
+        ).stdout  # fmt: skip
+
+    stopped = json.loads(train("--processes", "2", "--max-minutes", "0.0001"))
+    assert stopped["time_is_up"]
+    assert not stopped["finished"]
+    assert json.loads(train())["finished"]
+    train("--processes", "2", "--expname", "whole")
+    found, expected = (
+        training_state.read_state(training_state.states_of(tmp_path / name)[-1]).tensors
+        for name in ("run-000", "whole-000")
+    )
+    assert json.loads((tmp_path / "run-000/parallelism.json").read_text()) == {"processes": 2, "threads": 1}
+    assert training_state.digest(found) == training_state.digest(expected)
