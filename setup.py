@@ -55,6 +55,7 @@ setup(
         "heif": ["pillow-heif>=0.18"],  # reads HEIC and HEIF, as phones write them
         "hdf5": ["h5py>=3.8"],  # reads pictures in HDF5 files
         "lmdb": ["lmdb>=1.4"],  # reads LSUN's databases
+        "tfrecords": ["google-crc32c>=1.5"],  # reads TFRecords faster: its checksums take a tenth of the time
         "plots": ["matplotlib>=3.8"],  # draws the charts of eval --all and compare --plot
         "film": ["imageio-ffmpeg>=0.5"],  # makes MP4 where no ffmpeg is installed
         "compiler": ["ziglang>=0.13"],  # builds the native operators where no other compiler is

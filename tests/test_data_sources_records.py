@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from ganformer_cli.data.sources import open_source
-from ganformer_cli.data.sources.crc32c import crc32c, masked_crc32c
+from ganformer_cli.data.sources.crc32c import crc32c, masked_crc32c, numpy_crc32c
 from ganformer_cli.data.sources.tfrecords import part_of
 from ganformer_cli.errors import DataError
 from tests.tfrecords import example, field, record
@@ -41,10 +41,15 @@ def write(path: Path, seeds: range, side: int = 8) -> Path:
 # ---- Checksums -------------------------------------------------------------------------------------------------------
 
 
-def test_crc32c_is_castagnolis() -> None:
-    assert crc32c(b"123456789") == 0xE3069283  # as published
-    assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
-    assert crc32c(b"\xff" * 32) == 0x62A8AB43
+@pytest.mark.parametrize("checksum", [crc32c, numpy_crc32c])  # with google-crc32c, where it is installed, and without
+def test_crc32c_is_castagnolis(checksum: Callable[[bytes], int]) -> None:
+    assert checksum(b"123456789") == 0xE3069283  # as published
+    assert checksum(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
+    assert checksum(b"\xff" * 32) == 0x62A8AB43
+    assert checksum(b"") == 0
+
+
+def test_masked_crc32c_is_tensorflows() -> None:
     assert masked_crc32c(struct.pack("<Q", 0)) == 0x07980329  # what TensorFlow writes for an empty record
 
 
@@ -58,8 +63,8 @@ def test_crc32c_of_many_lanes_is_that_of_one(length: int) -> None:
         table.append(value)
     for byte in data:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
-    assert crc32c(data) == crc ^ 0xFFFFFFFF
-    assert crc32c(memoryview(data)) == crc ^ 0xFFFFFFFF
+    for checksum in (crc32c, numpy_crc32c):
+        assert checksum(data) == checksum(memoryview(data)) == crc ^ 0xFFFFFFFF
 
 
 # ---- TFRecords -------------------------------------------------------------------------------------------------------
