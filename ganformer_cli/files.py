@@ -24,8 +24,10 @@ from ganformer_cli.errors import DataError, GanformerError, OutputError
 from ganformer_cli.system_errors import Warn as Warn
 from ganformer_cli.system_errors import advice as advice
 from ganformer_cli.system_errors import check_replaceable as check_replaceable
+from ganformer_cli.system_errors import error_reason as error_reason
 from ganformer_cli.system_errors import insist as insist
 from ganformer_cli.system_errors import is_in_use as is_in_use
+from ganformer_cli.system_errors import is_name_too_long as is_name_too_long
 from ganformer_cli.system_errors import quietly as quietly
 from ganformer_cli.system_errors import reason_and_remedy as reason_and_remedy
 from ganformer_cli.system_errors import remove as remove
@@ -114,12 +116,14 @@ def why_no_file(path: Path) -> str:
     """Why ``path`` is no regular file, as the end of a sentence: ``does not exist``; empty if it is one."""
     try:
         check_regular(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return "does not exist"
     except NotRegularError as error:
         return str(error.strerror).removeprefix("it ")
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and not is_name_too_long(error):
+            return "does not exist"
+        return f"cannot be read ({error_reason(error)})"
+    except ValueError as error:  # a null character in the name
+        return f"cannot be read ({error})"
     return ""
 
 
@@ -450,7 +454,7 @@ def _read(path: Path, max_bytes: int, kind: type[GanformerError], remedy: str) -
         with open_regular(path) as stream:
             data = stream.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # the latter: a name with a zero byte
-        reason = getattr(error, "strerror", None) or error
+        reason = error_reason(error) if isinstance(error, OSError) else error
         raise _fault(kind, str(path), None, f"cannot be read ({reason})", remedy) from error
     except MemoryError as error:
         raise _fault(kind, str(path), None, "does not fit into memory", remedy) from error

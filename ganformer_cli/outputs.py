@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ganformer_cli.errors import OutputError
 from ganformer_cli.files import remove_parts, write_bytes
-from ganformer_cli.system_errors import advice
+from ganformer_cli.system_errors import advice, is_name_too_long
 
 SECONDS_FOR_A_READER = 10.0
 _NO_PLACE = {stat.S_IFDIR: "a folder", stat.S_IFBLK: "a disk", stat.S_IFSOCK: "a socket"}
@@ -76,9 +76,9 @@ def _said(option: str, path: Path) -> str:
 def _state(path: Path, option: str) -> os.stat_result | None:
     try:
         return os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None  # nothing there, or a link to nothing: written where it leads
     except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and not is_name_too_long(error):
+            return None  # nothing there, or a link to nothing: written where it leads
         reason = advice(error) if isinstance(error, OSError) else "no name of a file; choose another"
         raise OutputError(f"{_said(option, path)}: cannot be written ({reason})") from error
 

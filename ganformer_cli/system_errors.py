@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import sys
@@ -24,6 +25,7 @@ WAITS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 #: Windows' error codes of a file in use: access denied, sharing and lock violation, open in a memory mapping.
 _IN_USE = frozenset({5, 32, 33, 1224})
+_MAX_NAME, _MAX_PATH = 255, 260  # characters that Windows allows, where long paths are not switched on
 _HOLDERS = "a virus scanner, a sync client, a preview or an editor"
 
 #: What to do about an error, by the name of its errno.
@@ -57,13 +59,29 @@ def reason_and_remedy(error: OSError) -> tuple[str, str]:
     if is_in_use(error):
         maybe = "" if getattr(error, "winerror", None) in _IN_USE - {5} else ", or you may not write there"
         return f"another program has it open ({_HOLDERS}){maybe}", "close that program, or choose another folder"
-    remedy = None if error.errno is None else _REMEDY.get(error.errno)
-    return error.strerror or str(error), remedy or "see that the place is there and can be written to"
+    code = errno.ENAMETOOLONG if is_name_too_long(error) else error.errno
+    remedy = None if code is None else _REMEDY.get(code)
+    return error_reason(error), remedy or "see that the place is there and can be written to"
 
 
 def advice(error: OSError) -> str:
     """Reason and remedy in one: ``No space left on device; free some space, or choose a folder on another disk``."""
     return "; ".join(reason_and_remedy(error))
+
+
+def error_reason(error: OSError) -> str:
+    """What went wrong, as the system words it."""
+    if is_name_too_long(error):
+        return "File name too long"
+    return error.strerror or str(error)
+
+
+def is_name_too_long(error: OSError) -> bool:
+    """Whether the file's name, or on Windows its whole path, is the reason. Windows says that there is no such file."""
+    if sys.platform != "win32" or error.errno not in (errno.ENOENT, errno.EINVAL):
+        return error.errno == errno.ENAMETOOLONG
+    path = os.fspath(error.filename) if isinstance(error.filename, str | os.PathLike) else ""
+    return any(len(part) > _MAX_NAME for part in re.split(r"[\\/]", path)) or len(os.path.abspath(path)) >= _MAX_PATH
 
 
 def is_in_use(error: OSError) -> bool:

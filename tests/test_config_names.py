@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import unicodedata
 from collections.abc import Callable
@@ -121,12 +122,11 @@ def test_a_folder_whose_name_cannot_be_one(ganformer: Run, photos: Path) -> None
 
 
 def test_wrong_names_are_refused_wherever_one_is_given(ganformer: Run, photos: Path) -> None:
-    Path("con.v2.toml").write_text('title = "x"\nlicence = "y"\nratio = 1.0\n', encoding="utf-8")
-    for line in (
-        ["prepare", "My Photos 2026", "--name", "con.v2"],
-        ["train", "--expname", "con.v2", "--dry-run"],
-        ["prepare", "con.v2.toml"],
-    ):
+    lines = [["prepare", "My Photos 2026", "--name", "con.v2"], ["train", "--expname", "con.v2", "--dry-run"]]
+    if os.name != "nt":  # Windows does not let anybody write this file
+        Path("con.v2.toml").write_text('title = "x"\nlicence = "y"\nratio = 1.0\n', encoding="utf-8")
+        lines.append(["prepare", "con.v2.toml"])
+    for line in lines:
         done = ganformer(*line)
         assert done.exit_code == 1
         assert "'con.v2' cannot be used as a name: Windows reserves it for a device" in done.stderr

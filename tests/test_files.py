@@ -110,7 +110,7 @@ def test_damaged_json_lines_are_named_one_by_one(tmp_path: Path) -> None:
     path = file_of(tmp_path, b"\n".join(lines))
     messages: list[GanformerError] = []
     assert read_json_lines(path, damaged=messages.append) == [(1, {"a": 1}), (5, {"a": 2}), (7, {"a": 3})]
-    assert [str(error).split(":")[0] for error in messages] == [f"{path}, line {number}" for number in (2, 3, 4, 6, 8)]
+    assert [str(error).split(": ")[0] for error in messages] == [f"{path}, line {number}" for number in (2, 3, 4, 6, 8)]
     with pytest.raises(DataError, match="line 2: is not a JSON object"):
         read_json_lines(path)
 

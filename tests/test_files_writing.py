@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,18 +92,18 @@ def test_removing_takes_folders_and_what_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "remedy"),
     [
-        ("EROFS", "Read-only file system; .*mounted for reading only"),
-        ("EACCES", "Permission denied; choose a folder that you may write to"),
-        ("EPERM", "Operation not permitted; it is protected"),
-        ("ENOSPC", "No space left on device; free some space"),
-        ("EDQUOT", "quota exceeded; free some space"),
-        ("EMFILE", "Too many open files; .*ulimit -n"),
-        ("ENAMETOOLONG", "File name too long; choose a shorter name"),
+        ("EROFS", "mounted for reading only"),
+        ("EACCES", "choose a folder that you may write to"),
+        ("EPERM", "it is protected"),
+        ("ENOSPC", "free some space"),
+        ("EDQUOT", "free some space"),
+        ("EMFILE", "ulimit -n"),
+        ("ENAMETOOLONG", "choose a shorter name"),
     ],
 )
-def test_each_error_is_named_for_what_it_is(monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
+def test_each_error_is_named_for_what_it_is(monkeypatch: pytest.MonkeyPatch, name: str, remedy: str) -> None:
     code = getattr(errno, name, None)
     if code is None:
         pytest.skip(f"this system has no {name}")
@@ -112,15 +113,40 @@ def test_each_error_is_named_for_what_it_is(monkeypatch: pytest.MonkeyPatch, nam
 
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    with pytest.raises(OutputError, match=f"cannot write there.a: .*{words}"):
+    words = os.strerror(code) if name != "ENAMETOOLONG" else "File name too long"
+    if os.name == "nt" and name in ("EACCES", "EPERM"):
+        words, remedy = "another program has it open", "or you may not write there"
+    with pytest.raises(OutputError, match=f"cannot write there.a: {words}.*{remedy}"):
         files.write_bytes(Path("there/a"), b"")
-    with pytest.raises(OutputError, match=f"--output-dir there: .*{words}"):
+    with pytest.raises(OutputError, match=f"--output-dir there: .*{words}.*{remedy}"):
         files.ensure_writable_folder(Path("there"), "--output-dir")
 
 
 def test_a_name_that_is_too_long_says_so() -> None:
-    with pytest.raises(OutputError, match="choose a shorter name"):
+    with pytest.raises(OutputError, match="File name too long; choose a shorter name"):
         files.write_bytes(Path("x" * 300), b"")
+    assert files.why_no_file(Path("x" * 300)) == "cannot be read (File name too long)"
+
+
+@pytest.mark.parametrize(
+    ("path", "too_long"),
+    [
+        ("x" * 256, True),
+        ("folder/" + "x" * 256, True),
+        (f"C:\\{'y' * 256}\\a", True),
+        ("y/" * 130 + "a", True),
+        ("a", False),
+    ],
+)
+def test_windows_says_of_a_name_that_is_too_long_that_there_is_no_file(
+    monkeypatch: pytest.MonkeyPatch, path: str, too_long: bool
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    reason, remedy = files.reason_and_remedy(FileNotFoundError(errno.ENOENT, "No such file or directory", path))
+    assert (reason, remedy == "choose a shorter name") == (
+        "File name too long" if too_long else "No such file or directory",
+        too_long,
+    )
 
 
 def test_parts_of_one_file_are_removed_and_no_others(tmp_path: Path) -> None:

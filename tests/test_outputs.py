@@ -148,7 +148,7 @@ def test_a_pipe_that_nobody_reads_does_not_hang(monkeypatch: pytest.MonkeyPatch,
         write_output(tmp_path / "pipe", b"x", "--output")
 
 
-@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no /dev/stdout")
+@posix
 def test_a_redirected_stdout_is_written_to(tmp_path: Path) -> None:
     words = "from pathlib import Path; from ganformer_cli.outputs import write_output as w; "
     words += "w(Path('/dev/stdout'), b'table', '--output')"
