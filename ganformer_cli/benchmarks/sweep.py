@@ -23,7 +23,7 @@ from ganformer_cli.files import read_json, read_toml, write_json
 from ganformer_cli.metrics.records import is_finite_number, read_records, with_seconds
 
 RUNS, LOGS = "runs", "logs"
-#: Seconds between looks at the processes, and that they get to save when they are told to end.
+#: Seconds between looks at the processes, and that they get to save at the end.
 PAUSE, GRACE = 0.2, 120.0
 
 _KEYS = {"seeds", "common", "settings"}

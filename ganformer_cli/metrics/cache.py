@@ -35,7 +35,7 @@ class Cache:
 
     Args:
         folder: None: ``statistics`` in the cache of this user.
-        notice: told of entries that are damaged or cannot be written.
+        notice: called with a warning about an entry that is damaged or cannot be written.
     """
 
     def __init__(self, folder: Path | None = None, notice: Callable[[str], None] = lambda text: None) -> None:

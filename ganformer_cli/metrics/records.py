@@ -58,7 +58,7 @@ def read_records(path: Path, notice: Callable[[str], None] | None = None) -> lis
 
     Args:
         path: the file.
-        notice: told of other damaged lines, which are left out; None: they are errors.
+        notice: called with a warning about each other damaged line, which is left out; None: they are errors.
 
     Raises:
         DataError: the file cannot be read.

@@ -217,7 +217,7 @@ def open_images(
         option: that names them.
         like: what they are to be compared with: they are decoded as its images were, and cropped and shrunk to its size
             where they are larger.
-        notice: told what was done to them, and what of the place is not read.
+        notice: called with what was done to the images, and which files are not read.
 
     Raises:
         DataError: there are none; the message begins with ``option``.
