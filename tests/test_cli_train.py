@@ -161,7 +161,7 @@ WRONG = [
     (("--baseline", "VQGAN"), ["--baseline VQGAN", "not in this version yet", "StyleGAN2"]),
     (("--d-loss", "wgan", "--gamma", "0"), ["--d-loss wgan", "--gamma 0"]),
     (("--baseline", "GAN", "--style-mixing", "0.5"), ["--style-mixing 0.5", "--style False"]),
-    (("--train-images-num", "4"), ["4 pictures", "--batch-size"]),
+    (("--train-images-num", "4"), ["4 images", "--batch-size"]),
     (("--processes", "900"), ["--processes 900", "CPU cores", "choose at most"]),
     (("--init-from", "nowhere"), ["--init-from nowhere", "no such file"]),
     (("--init-from", "a", "--pretrained-pkl", "b"), ["--init-from and --pretrained-pkl", "one of them"]),

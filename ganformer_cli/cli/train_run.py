@@ -157,7 +157,7 @@ def report(result: RunResult, *, as_json: bool) -> None:
         echo(f"stopped at {result.kimg:g} kimg; the same command resumes the run")
         return
     echo(f"finished   {result.kimg:g} kimg in {duration(result.seconds)}")
-    echo(f"pictures   {result.samples}")
+    echo(f"images     {result.samples}")
     echo(f"model      {result.snapshot}")
     if result.best is not None and result.best != result.snapshot:
         echo(f"best       {result.best}")

@@ -128,7 +128,7 @@ def resolve(
     config = settings.resolve_run(given, dataset_preset=preset, on_cpu=on_cpu, autotune=autotune, defaults=defaults)
     if len(dataset) < config.train.batch_size:
         raise ConfigError(
-            f"--dataset {dataset.name}: {len(dataset)} pictures are fewer than --batch-size "
+            f"--dataset {dataset.name}: {len(dataset)} images are fewer than --batch-size "
             f"{config.train.batch_size}; use a larger data set or a smaller batch"
         )
     return config
