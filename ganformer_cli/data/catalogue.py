@@ -60,7 +60,7 @@ class DownloadSource:
 
     @property
     def size(self) -> int | None:
-        """About so many bytes."""
+        """Its approximate size in bytes."""
         if self.bytes is not None:
             return self.bytes
         return None if self.gigabytes is None else round(self.gigabytes * GB)

@@ -100,7 +100,7 @@ def decode_array(
 
 
 def from_pixels(pixels: npt.NDArray[Any], value_range: ValueRange | None = None) -> Image.Image:
-    """An image that a source holds as numbers, [height, width, 1, 3 or 4]: grey, RGB, RGB and transparency.
+    """An image from an array, [height, width, 1, 3 or 4]: grey, RGB, RGB and transparency.
 
     uint8 is taken as it is, uint16 becomes ``round(value / 257)``, floating point from 0 to 1 ``round(value * 255)``;
     of both, ``value_range`` says what becomes 0 and 255 instead.
@@ -226,7 +226,7 @@ def fit(
     if fit == "pad":
         scale = min(width / image.width, height / image.height)
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    # A copy has nothing to do with the file any more.
+    # A copy is independent of the file.
     image = image.copy() if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
     if size != (width, height):
         canvas = Image.new("RGB", (width, height), background)

@@ -1,6 +1,6 @@
 """The manifest of a prepared data set: what is in it, how it was made, and a checksum that shows whether it was edited.
 
-Beside it lie the images, in one zip or several ("shards"), and what is told of them.
+Beside it lie the images, in one or several zips ("shards"), and reports on them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _KINDS: dict[str, Any] = {
 
 
 def shard_name(number: int, of: int) -> str:
-    """What zip ``number`` of so many is called."""
+    """The file name of zip ``number``."""
     return ARCHIVE if of == 1 else f"images-{number:05d}-of-{of:05d}.zip"
 
 

@@ -51,9 +51,9 @@ _UTF8, _ENCRYPTED = 0x800, 0x1
 
 
 class FilePool:
-    """Files that are open for reading, a few at a time, for all threads of a process.
+    """Keeps a few files open for reading, for all threads of a process.
 
-    Can be sent to another process, or be inherited by it: a file position must not be shared, so each opens them anew.
+    Can be sent to another process, or be inherited by it: each opens them again, because a file position must not be shared.
     """
 
     def __init__(self) -> None:

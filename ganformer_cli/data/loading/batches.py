@@ -13,7 +13,7 @@ from ganformer_cli.data.loading.readers import BatchArrays
 class SampleOrder:
     """Which image comes at which position.
 
-    Every epoch is a fresh permutation of all images. With ``mirror`` half of them, chosen anew for every two epochs,
+    Every epoch is a fresh permutation of all images. With ``mirror`` half of them, chosen again every two epochs,
     are mirrored in the first of the two and the other half in the second: so two epochs show each image both ways.
     """
 

@@ -38,7 +38,7 @@ _SCENES_SHORTEST = 8
 class ImageDataset(abc.ABC):
     """Images ``0 .. len - 1``, all uint8 [3, height, width], RGB.
 
-    Can be sent to another process; the memory of images stays behind.
+    Can be sent to another process; its cache of decoded images stays behind.
     """
 
     def __init__(self, name: str, height: int, width: int, ratio: float, count: int, fingerprint: str) -> None:
@@ -106,7 +106,7 @@ class ImageDataset(abc.ABC):
 
     @abc.abstractmethod
     def _load(self, index: int) -> ImageArray:
-        """Image ``index``, not from memory."""
+        """Image ``index``, decoded or drawn; not from the cache."""
 
 
 class SceneDataset(ImageDataset):
@@ -155,7 +155,7 @@ class PreparedDataset(ImageDataset):
         """
         Args:
             path: a folder with a manifest, or a zip or a folder of images.
-            max_images: use the first so many only.
+            max_images: use at most the first N images.
             decoding: of images that are not prepared.
             size: (height, width) to crop and shrink the images to, as ``prepare`` does, where all are large enough;
                 else, and with None, they must have one size, and keep it.
@@ -203,7 +203,7 @@ class PreparedDataset(ImageDataset):
         self.label_dim, self.class_names = labels.width, labels.class_names
 
     def decode(self, decoding: Decoding) -> None:
-        """Decode files that are not prepared this way from now on; to be said before the first is read."""
+        """How files that are not prepared are decoded from now on; must be called before the first is read."""
         self.decoding = self._store.decoding = decoding
 
     def _conform(
@@ -319,7 +319,7 @@ def open_dataset(
             prepared images.
         resolution: longer side in pixels; None takes what there is (scenes: 32).
         ratio: height / width; None takes what there is (scenes: 1).
-        max_images: use the first so many images only.
+        max_images: use at most the first N images.
 
     Raises:
         ConfigError: a ratio that no model takes.

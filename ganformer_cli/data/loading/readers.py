@@ -1,10 +1,9 @@
 """Processes that read batches ahead of training, each of which may die or hang at any moment without harm.
 
-torch's DataLoader does not serve here. It passes batches through shared memory, so that a small ``/dev/shm``, as
-containers have it, ends or hangs a run; a worker that dies raises an error out of a signal handler, at any place of the
-training process; and one that hangs is waited for without end. Here batches come through a pipe, each process tells
-every second that it lives, and a batch is a function of its position: so any process can be replaced, or done without,
-and the stream stays the same to the bit.
+torch's DataLoader does not fit: it passes batches through shared memory, so a small ``/dev/shm``, as in containers,
+ends or hangs a run; a worker that dies raises an error from a signal handler, anywhere in the training process; and it
+waits for a hung worker for ever. Here batches come through a pipe, each process sends heartbeats, and a batch is a function of
+its position: any process can be replaced, or left out, and the stream stays bit-identical.
 
 Standard library and numpy only: these processes never load torch.
 """
@@ -30,12 +29,12 @@ from ganformer_cli.stop_signals import OF_THE_TERMINAL, held_back, leave_to_pare
 
 BatchArrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]  # images and labels of a batch
 
-PREFETCH = 4  # batches that wait for training, of each process
-HEARTBEAT_INTERVAL = 0.5  # seconds between the signs of life of a process
-HEARTBEAT_TIMEOUT = 20.0  # seconds without one, after which a process counts as hung
+PREFETCH = 4  # batches that each process reads ahead
+HEARTBEAT_INTERVAL = 0.5  # seconds between a process's heartbeats
+HEARTBEAT_TIMEOUT = 20.0  # seconds without a heartbeat, after which a process counts as hung
 STARTUP_TIMEOUT = 120.0  # the same, until the first one
 SLOW_INTERVAL = 60.0  # seconds that training waits for a batch, before and between two warnings
-MAX_FAILURES = 3  # more than there are that bring nothing, in a row; then there are none any more
+MAX_FAILURES = 3  # in a row, beyond one of each process; after that reading goes on without processes
 STOP_GRACE = 1.0  # seconds that a batch may still take once the run is asked to stop
 _TICK = 0.2  # seconds between looks at whether the run is asked to stop
 
@@ -53,7 +52,7 @@ class StoppedWaiting(Exception):
 
 
 class _LostError(Exception):
-    """A process is of no use any more; the message says why."""
+    """A process is lost; the message says why."""
 
 
 class ReaderPool:
@@ -262,7 +261,7 @@ def _left_to_parent() -> list[signal.Signals]:
 
 
 def _serve(batches: Batches, position: int, stride: int, pipe: Connection) -> None:
-    """Send one batch after the other until nobody takes them any more."""
+    """Send batches until the training process stops receiving."""
     leave_to_parent()
     for number in _left_to_parent():
         signal.signal(number, signal.SIG_IGN)

@@ -130,7 +130,7 @@ class PlainStore(Store):
 
     labels_name: str | None = None  # where the labels lie
     labels_note: str | None = None  # what to say of labels that are not used
-    unread_files = UnreadFiles()  # those of the others that nobody expects there
+    unread_files = UnreadFiles()  # those of the others that are not expected beside images
     others = 0  # how many files beside them are not images
 
     def _select(self, path: Path, files: Iterable[tuple[str, Callable[[], bytes]]]) -> list[int]:

@@ -46,7 +46,7 @@ class AcquiredArchive:
     downloaded: bool  # it is ours, and no file of the user's
 
     def open(self, labels: str | None, resolution: int | None) -> Source:
-        """The images, without those outside the folder that the catalogue names.
+        """Open the archive; images outside the folder that the catalogue names are left out.
 
         Raises:
             DataError: the file cannot be used.
@@ -71,7 +71,7 @@ class AcquiredArchive:
             raise
 
     def _put_aside(self) -> Path | None:
-        """Rename a download that cannot be opened whatever its labels; None where it can, or its checksum is right."""
+        """Rename a download that cannot be opened with any labels; None if it can be, or its checksum is right."""
         if not self.downloaded or (self.source is not None and self.source.checksum is not None):
             return None
         try:
@@ -85,7 +85,7 @@ class AcquiredArchive:
         return None
 
     def release(self, *, keep_download: bool) -> int:
-        """Remove the archive, unless it is kept or the user's; the bytes of ours that are kept."""
+        """Remove the archive, unless it is to be kept or is the user's; return the bytes of a download that is kept."""
         if not self.downloaded:
             return 0
         if keep_download:
@@ -239,7 +239,7 @@ def find_existing(entry: CatalogueEntry, target: Path, options: PrepareOptions) 
 
 
 def estimated_output(entry: CatalogueEntry, options: PrepareOptions) -> int:
-    """About how many bytes the data set will take; 0 if nobody knows how many images there are."""
+    """An estimate of the data set's size in bytes; 0 if the number of images is unknown."""
     count = min((number for number in (entry.images, options.max_images) if number is not None), default=0)
     height, width = image_size(options.resolution or entry.resolution or USUAL_RESOLUTION, options.ratio)
     return round(count * (3 * height * width * (1.0 if options.compression == "none" else PNG_SHARE) + 200))
@@ -291,7 +291,7 @@ def _recognised(entry: CatalogueEntry, path: Path, progress: AcquireProgress | N
 
 
 def _require_space(entry: CatalogueEntry, source: DownloadSource, archive: Path, output: int) -> None:
-    """See that the disk has room for what is still to come, before the first byte comes.
+    """Check that the disk has room for the rest of the download and the data set, before the download starts.
 
     Raises:
         OutputError: it has not.

@@ -51,7 +51,7 @@ START_WORKERS_AFTER = 1.0  # seconds of work after which starting processes is t
 
 @dataclass(frozen=True)
 class ConversionSettings:
-    """What every image is made into."""
+    """How every image is converted."""
 
     height: int
     width: int
@@ -62,7 +62,7 @@ class ConversionSettings:
 
 
 class ConversionResult(NamedTuple):
-    """What became of one image; as a list it is what the journal holds."""
+    """What became of one image; the journal holds it as a list."""
 
     name: str
     label: Any = None  # None, a class, or a list of numbers
@@ -82,7 +82,7 @@ Converted = tuple[ConversionResult, bytes]  # with the PNG; empty if it is skipp
 
 
 def convert(item: Item, settings: ConversionSettings) -> Converted:
-    """Make an image look like the others."""
+    """Convert one image: its result, and the PNG."""
     result = _seen(item)
     if item.data is None:
         return result._replace(reason=item.error or "cannot be read"), b""
@@ -116,12 +116,12 @@ def convert(item: Item, settings: ConversionSettings) -> Converted:
 
 
 def source_digest(item: Item) -> bytes:
-    """sha256 of what the source holds of an image: its name, its content, its label."""
+    """sha256 of an image of the source: of its name, its content and its label."""
     return result_digest(_seen(item))
 
 
 def result_digest(result: ConversionResult) -> bytes:
-    """The same, of what became of the image."""
+    """The same, from the result of its conversion."""
     return hashlib.sha256(f"{result.name}\0{result.file}\0{result.label}".encode()).digest()
 
 
@@ -132,7 +132,7 @@ def difference_hash(image: Image.Image) -> int:
 
 
 def default_workers() -> int:
-    """As many as there are cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -199,7 +199,7 @@ def _convert_chunk(chunk: list[Item], settings: ConversionSettings) -> list[Conv
 
 
 def chunked(items: Iterator[Item], settings: ConversionSettings) -> Iterator[list[Item]]:
-    """The items in groups that are small in bytes, before and after."""
+    """The items in groups, bounded in bytes before and after conversion."""
     most = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // (3 * settings.height * settings.width)))
     chunk: list[Item] = []
     size = 0
@@ -214,14 +214,14 @@ def chunked(items: Iterator[Item], settings: ConversionSettings) -> Iterator[lis
 
 
 def _begin() -> None:
-    """How a worker process begins."""
+    """Initialise a worker process."""
     leave_to_parent()
     warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata; we decide about both
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End this worker when its parent is killed: it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ganformer_cli.data.manifest import image_name
 
 Hashes = npt.NDArray[np.uint64]
-NamedDigests = Callable[[], Iterator[tuple[str, str]]]  # name in the source and sha256 of the pixels of each, once more
+NamedDigests = Callable[[], Iterator[tuple[str, str]]]  # iterates over (name in the source, sha256 of the pixels)
 
 GROUPS_SHOWN = 10  # in the manifest
 MAX_LISTED = 50_000  # images in the list of all duplicates
@@ -23,7 +23,7 @@ NEAR = 4  # bits of 64 in which the hashes of near duplicates may differ
 # Hashes that differ in 4 bits agree in at least 2 of 6 bands: whoever shares no pair of bands need not be compared.
 _BANDS = (11, 11, 11, 11, 10, 10)
 _AGREEING = 2
-_COMPARED = 200  # hashes that share a pair of bands are compared with so many of their neighbours, at most
+_COMPARED = 200  # hashes that share a pair of bands are compared with at most this many neighbours
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def find_duplicates(digests: array[int], hashes: array[int] | None, images: Name
 
 
 def find_repeated(words: Hashes) -> npt.NDArray[np.int64]:
-    """Which of ``words`` [n] are not the only one of their value, ascending."""
+    """Indices of the ``words`` [n] that occur more than once, ascending."""
     order = np.argsort(words, kind="stable")
     ordered = words[order]
     same = ordered[1:] == ordered[:-1]
@@ -154,7 +154,7 @@ def _near_pairs(hashes: Hashes) -> npt.NDArray[np.int64]:
 
 
 def _equal_rows(rows: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
-    """The places of rows [n, 4] that are equal to others, grouped; groups in the order of their first row."""
+    """Indices of rows [n, 4] that are equal to others, grouped; groups in the order of their first row."""
     if not len(rows):
         return []
     _, kind = np.unique(rows, axis=0, return_inverse=True)
@@ -165,7 +165,7 @@ def _equal_rows(rows: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
 
 
 def _first_groups(groups: list[list[int]]) -> list[list[int]]:
-    """Those that are listed: a source of nothing but duplicates must not fill the memory."""
+    """The groups that are listed: a source of nothing but duplicates must not fill the memory."""
     listed, room = [], MAX_LISTED
     for group in groups:
         room -= len(group)

@@ -43,7 +43,7 @@ class PrepareOptions:
         background: colour under transparent parts, and around an image that is padded: a name, or ``#rrggbb``.
         value_range: of images and arrays with more than 8 bits, what becomes 0 and 255; None: 0 to 65535, of floating
             point 0 to 1.
-        max_images: stop after so many usable images.
+        max_images: stop after N usable images.
         strict: an image that cannot be used is an error, and not skipped.
         overwrite: replace a data set of this name that was made otherwise.
         shards_num: zips to spread the images over; None: one for each 4 GiB of pixels.
@@ -89,7 +89,7 @@ class PrepareOptions:
 
     @property
     def decoding(self) -> Decoding:
-        """What the files do not say of themselves."""
+        """How files are decoded, as far as they do not say so themselves."""
         try:
             red, green, blue, *_ = ImageColor.getrgb(self.background)
         except ValueError:
@@ -120,7 +120,7 @@ class PrepareOptions:
 
 
 def check_dataset_name(name: str) -> str:
-    """The name of a data set as it becomes its folder's.
+    """The name of a data set, normalised for its folder.
 
     Raises:
         ConfigError: it cannot name one on every system, see :mod:`ganformer_cli.config.names`.

@@ -51,7 +51,7 @@ _MANIFEST_OPTIONS = {
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """What :func:`prepare` made, or found made before."""
+    """What :func:`prepare` made, or found unchanged."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -123,7 +123,8 @@ def prepare(
 
 
 def _check_source(source: Source, options: PrepareOptions) -> None:
-    """
+    """Check that the source can be prepared.
+
     Raises:
         DataError: no network takes its labels, or its numbers mean something else; under ``strict`` also if labels are
             of no image, or files cannot be read.
@@ -177,7 +178,7 @@ def _plan(
 
 
 def _not_read(source: Source) -> dict[str, int]:
-    """The files of the source that are no images and that nobody expects beside images, by their suffix."""
+    """The files of the source that are neither images nor expected beside images, by their suffix."""
     return dict(sorted(source.unread_files().unread.items()))
 
 

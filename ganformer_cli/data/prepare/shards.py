@@ -35,9 +35,10 @@ _BLOCK = 1 << 20
 
 
 class ShardWriter:
-    """One zip in the making: images numbered from ``first``, then ``dataset.json``, then the directory.
+    """Writes one zip: images numbered from ``first``, then ``dataset.json``, then the directory.
 
-    What was written before an interruption is told by :meth:`note`; :meth:`open` then cuts off what came after it.
+    What was committed before an interruption is counted by :meth:`count_existing`; :meth:`open` then cuts off what
+    follows it.
     """
 
     def __init__(self, path: Path, first: int) -> None:
@@ -62,7 +63,7 @@ class ShardWriter:
         self._checks.append(crc)
 
     def open(self) -> None:
-        """Open the file to write on behind what was noted.
+        """Open the file to append to what was counted.
 
         Raises:
             OSError: it cannot be opened.
@@ -87,7 +88,7 @@ class ShardWriter:
         self._checks.append(crc)
 
     def sync(self) -> None:
-        """Bring everything written to the disk."""
+        """Flush everything to the disk."""
         if self._stream is not None:
             self._stream.flush()
             os.fsync(self._stream.fileno())
@@ -134,7 +135,7 @@ class ShardWriter:
 
 
 class Journal:
-    """Lines of JSON, each with its checksum: what was done and is on the disk for good.
+    """Lines of JSON, each with its checksum: what is done and on the disk.
 
     A line that is cut short or damaged ends it: that line and all behind it count for nothing.
     """
@@ -157,13 +158,13 @@ class Journal:
                 yield json.loads(text), end
 
     def open(self, end: int) -> None:
-        """Open it to write on behind byte ``end``."""
+        """Open it to append after byte ``end``."""
         self._stream = self.path.open("r+b" if end else "wb")
         self._stream.seek(end)
         self._stream.truncate()
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Write a line and bring it to the disk."""
+        """Write a line and flush it to the disk."""
         if self._stream is None:
             raise ValueError(f"{self.path} is not open")
         text = json.dumps(entry, separators=(",", ":")).encode()
@@ -202,7 +203,7 @@ def _central(name: str, size: int, crc: int, offset: int) -> bytes:
 
 
 def _end(count: int, start: int, end: int) -> bytes:
-    """What closes a zip whose directory of ``count`` entries lies from byte ``start`` to byte ``end``."""
+    """The end of a zip whose directory of ``count`` entries lies from byte ``start`` to byte ``end``."""
     record = b""
     if count >= _MANY16 or max(start, end - start) >= _MANY32:
         version = (3 << 8) | _ZIP64

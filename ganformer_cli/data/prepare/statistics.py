@@ -27,11 +27,11 @@ Results = Callable[[], Iterator[ConversionResult]]
 
 
 class UnusableSourceError(DataError):
-    """Nothing can be made of the source: what was done is not kept."""
+    """The source cannot be prepared at all: work on it is not kept."""
 
 
 def check_label_width(kind: str, width: int, where: str) -> None:
-    """Raise UnusableSourceError if no network takes so many classes, or numbers of a vector; ``where`` names them."""
+    """Raise UnusableSourceError if labels are wider than a network takes (classes, or numbers of a vector)."""
     if width <= MAX_LABELS:
         return
     said = f"class {width - 1} makes {width} classes" if kind == "classes" else f"its label has {width} numbers"
@@ -42,7 +42,7 @@ def check_label_width(kind: str, width: int, where: str) -> None:
 
 
 class DatasetStatistics:
-    """Counts outcomes in the order of the source.
+    """Accumulates the results of all images, in the order of the source.
 
     Args:
         label_kind: None, ``classes`` or ``vectors``.
@@ -150,7 +150,7 @@ class DatasetStatistics:
         return b'{"labels": [' + b", ".join(pieces) + b"]}"
 
     def manifest(self) -> dict[str, Any]:
-        """What the manifest says of all this, but for the source and the duplicates."""
+        """The manifest's entries, except for the source and the duplicates."""
         return {
             "count": self.kept,
             "fingerprint": self._content.hexdigest(),
@@ -190,7 +190,7 @@ class DatasetStatistics:
 
 
 def source_fingerprint(digest: Any, images: int) -> str:
-    """sha256, hexadecimal, of a source of so many images, those considered being in ``digest``."""
+    """sha256, hexadecimal, of a source: its number of images, and ``digest`` of those that were considered."""
     return hashlib.sha256(f"{images}\n".encode() + digest.digest()).hexdigest()
 
 
@@ -200,6 +200,6 @@ def _kept(results: Results) -> Iterator[tuple[str, str]]:
 
 
 def _between(bits: int) -> str:
-    """The numbers of so many bits, as in ``256-511``."""
+    """The range of numbers with this many bits, as in ``256-511``."""
     least = 1 << bits - 1
     return str(least) if bits == 1 else f"{least}-{2 * least - 1}"

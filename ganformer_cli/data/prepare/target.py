@@ -24,7 +24,7 @@ OLD, LOCK = "old", "lock"
 
 
 def recover(target: Path) -> None:
-    """Set in order what a process left that was killed while the finished data set took its place."""
+    """Clean up after a process that was killed while it published a data set."""
     part = _part(target)
     if part.is_dir():
         with _explained(target), _exclusive(part):
@@ -110,21 +110,21 @@ def _publish(part: Path, target: Path) -> None:
 
 
 def _restore_old(part: Path, target: Path) -> None:
-    """Put the data set that was to be replaced back, if the one that replaces it did not get to its place."""
+    """Put the old data set back if the new one was not published."""
     if (part / OLD).exists() and not target.exists():
         replace(part / OLD, target)
 
 
 def _discard(part: Path) -> None:
     """Remove what was made."""
-    # The journal goes last: without it nobody would know what the rest is.
+    # The journal goes last: it says what the rest is.
     for name in (SET, JOURNAL):
         remove(part / name, warn=quietly)  # the next run removes it
 
 
 @contextlib.contextmanager
 def _explained(target: Path) -> Iterator[None]:
-    """Make an error of the system one that says what to do."""
+    """Turn an OSError into an OutputError that says what to do."""
     try:
         yield
     except OSError as error:

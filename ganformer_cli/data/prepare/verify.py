@@ -21,7 +21,7 @@ from ganformer_cli.files import sha256_of
 
 VerifyProgress = Callable[[int, int, int], None]  # images looked at, of how many, problems
 
-_MOST = 100  # problems told of one zip
+_MAX_PROBLEMS = 100  # reported for one zip
 
 
 def verify(folder: Path, *, progress: VerifyProgress | None = None) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class _Shard:
         self.labels: list[npt.NDArray[Any]] = []  # those of the zip, if they are as they should be
 
     def run(self) -> Iterator[int]:
-        """Yields 1 for each image that was looked at."""
+        """Yields 1 for each image that was checked."""
         try:
             whole = self._whole()
             with contextlib.closing(ZipIndex(self._path)) as index:
@@ -142,5 +142,5 @@ class _Shard:
             self._tell(f"{where} is damaged ({str(error).removeprefix(DAMAGED_IN_ZIP).split(' <', 1)[0]})")
 
     def _tell(self, problem: str) -> None:
-        if len(self.problems) < _MOST:
+        if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(problem)

@@ -43,7 +43,7 @@ class DatasetPlan:
 
 
 class DatasetWriter:
-    """Takes what became of each image of the source in turn, and makes a data set of it in ``folder / "set"``."""
+    """Writes a data set to ``folder / "set"`` from the results of the conversion, in the order of the source."""
 
     def __init__(self, folder: Path, plan: DatasetPlan) -> None:
         self._folder = folder
@@ -64,7 +64,7 @@ class DatasetWriter:
         self._committed_at = time.monotonic()
 
     def start(self) -> None:
-        """Take up what lies in the folder, if it was begun with the same plan; else begin anew."""
+        """Resume what lies in the folder if it was begun with the same plan; else start over."""
         end = 0
         try:
             for line, behind in self._journal.lines():
@@ -163,7 +163,7 @@ class DatasetWriter:
                 self._writer.open()
 
     def _commit(self) -> None:
-        """Bring the images taken since the last time to the disk, then the word that they are there."""
+        """Write the images since the last commit to the disk, then a line of the journal that says so."""
         if self._pending:
             if self._writer is not None:
                 self._writer.sync()
@@ -173,7 +173,7 @@ class DatasetWriter:
         self._committed_at = time.monotonic()
 
     def _replay(self, line: dict[str, Any]) -> None:
-        """Do again what a line of the journal says, but for writing images."""
+        """Apply a line of the journal, without writing images."""
         if "finished" in line:
             if self._writer is not None:
                 self.statistics.labels_json(0, self._writer.count)  # forgets the labels of that shard
@@ -189,7 +189,7 @@ class DatasetWriter:
             raise _OtherIdentityError
 
     def _results(self) -> Iterator[ConversionResult]:
-        """All that were committed, once more."""
+        """All results that were committed, from the journal."""
         for line, _ in self._journal.lines():
             yield from map(_result, line.get("taken", ()))
 
@@ -218,7 +218,7 @@ class DatasetWriter:
 
 
 class _OtherIdentityError(Exception):
-    """The journal is of other work."""
+    """The journal belongs to another source or other settings."""
 
 
 def _result(values: list[Any]) -> ConversionResult:
