@@ -53,7 +53,8 @@ _UTF8, _ENCRYPTED = 0x800, 0x1
 class FilePool:
     """Keeps a few files open for reading, for all threads of a process.
 
-    Can be sent to another process, or be inherited by it: each opens them again, because a file position must not be shared.
+    Can be sent to another process, or be inherited by it: each opens them again, because a file position must not be
+    shared.
     """
 
     def __init__(self) -> None:

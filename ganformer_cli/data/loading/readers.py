@@ -2,8 +2,8 @@
 
 torch's DataLoader does not fit: it passes batches through shared memory, so a small ``/dev/shm``, as in containers,
 ends or hangs a run; a worker that dies raises an error from a signal handler, anywhere in the training process; and it
-waits for a hung worker for ever. Here batches come through a pipe, each process sends heartbeats, and a batch is a function of
-its position: any process can be replaced, or left out, and the stream stays bit-identical.
+waits for a hung worker for ever. Here batches come through a pipe, each process sends heartbeats, and a batch is a
+function of its position: any process can be replaced, or left out, and the stream stays bit-identical.
 
 Standard library and numpy only: these processes never load torch.
 """
