@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ganformer_cli.errors import OutputError
+from ganformer_cli.sampling import image_folder
 from ganformer_cli.sampling.image_files import save_png
 from ganformer_cli.sampling.image_folder import INDEX_FILE, ImagePlan, OutputFolders
 
@@ -115,3 +116,24 @@ def test_a_result_stays_with_its_file() -> None:
     assert folders().result(path) == {"measured": 0.5}
     folders().announce({path: entry})
     assert folders().result(path) == {"measured": 0.5}
+
+
+def test_what_a_kill_left_of_the_list_goes_and_a_command_at_the_same_time_writes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("out").mkdir()
+    Path("out/.images.json.abcd1234.part").write_bytes(b"{")
+    folders().announce(files(range(2)))
+    assert sorted(path.name for path in Path("out").iterdir()) == [INDEX_FILE]
+    lost = [True, True]
+    written = image_folder.write_json
+
+    def write_json(path: Path, value: Any) -> None:
+        if lost:
+            lost.pop()
+            raise OutputError(f"cannot write {path}") from FileNotFoundError()
+        written(path, value)
+
+    monkeypatch.setattr(image_folder, "write_json", write_json)
+    folders().announce(files(range(2, 4)))
+    assert len(index()["files"]) == 4

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from ganformer_cli.errors import GanformerError, OutputError
-from ganformer_cli.files import Warn, read_json, remove, write_json
+from ganformer_cli.files import Warn, quietly, read_json, remove, write_json
 from ganformer_cli.sampling.image_files import read_metadata
 
 INDEX_FILE = "images.json"
@@ -43,8 +42,8 @@ _NOT_COMPARED = ("run", "file", "result")
 # Names that say enough: images, what belongs to one, and sub-folders.
 _OUR_NAMES = re.compile(r"(seed|image)\d{4,}(-[^/\\]+)?\.\w+|\d{6}|interpolation[\w.-]*|disentanglement\.\w+")
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+_ATTEMPTS = 5  # to write images.json
 _PART = re.compile(r"\.(?P<name>.+)\.[^.]+\.part")  # half written
-_SECONDS_TO_WRITE = 60  # of images.json, by another command that runs now
 
 
 # ----- What is to be made -----
@@ -181,8 +180,7 @@ class FolderIndex:
     def remove_parts(self, name: str, warn: Warn) -> None:
         """Remove what a killed command left half written of a file."""
         for part in self.parts.pop(name, ()):
-            if name != INDEX_FILE or _age(self.folder / part) > _SECONDS_TO_WRITE:
-                remove(self.folder / part, warn=warn)
+            remove(self.folder / part, warn=warn)
 
     def save(self) -> None:
         """Write ``images.json``."""
@@ -196,15 +194,13 @@ class FolderIndex:
             name: {key: value for key, value in entry.items() if key not in shared}
             for name, entry in sorted(self.listed.items())
         }
-        write_json(self.folder / INDEX_FILE, {**shared, "files": own})
-
-
-def _age(path: Path) -> float:
-    """Seconds since a file was written; 0 if it has gone."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                return write_json(self.folder / INDEX_FILE, {**shared, "files": own})
+            except OutputError as error:
+                # Another command that starts now has taken the half written file for one that a kill left.
+                if not (left and isinstance(error.__cause__, FileNotFoundError)):
+                    raise
 
 
 def _read_index(path: Path) -> dict[str, dict[str, Any]]:
@@ -272,7 +268,7 @@ class OutputFolders:
                     index.listed.setdefault(name, entry)
                 else:
                     index.listed.pop(name, None)
-            index.remove_parts(INDEX_FILE, self._warn)
+            index.remove_parts(INDEX_FILE, quietly)
             if index.listed != before:
                 index.save()
 
