@@ -140,16 +140,17 @@ class _ModulatedConvolution(torch.autograd.Function):
         scale = _factor_of(style, x)
         inner = gradient if factor is None else gradient * _factor_of(factor, x)
         used = weight.to(x.dtype) if cast is None else cast
-        by_weight = ctx.needs_input_grad[1]
-        scaled_gradient, weight_gradient = _gradients(inner, x * scale, used, shape, (True, by_weight))
-        weight_gradient = weight_gradient.to(weight.dtype) if by_weight else None
+        wanted = (True, ctx.needs_input_grad[1])
+        scaled_gradient, weight_gradient = _gradients(inner, x * scale, used, shape, wanted)
+        if weight_gradient is not None:
+            weight_gradient = weight_gradient.to(weight.dtype)
         style_gradient = (scaled_gradient * x).sum((2, 3)).to(style.dtype)
         if factor is not None:
             # The factor is a^(-1/2) with a = style² · energy + ε, its gradient Σ gradient · y / factor.
             a_gradient = (gradient * y).sum((2, 3)).to(style.dtype) * (factor.square() * -0.5)
             energy = _energy(weight, transposed=shape.transposed)
             style_gradient.addcmul_(style, a_gradient @ energy, value=2)
-            if by_weight:
+            if weight_gradient is not None:
                 energy_gradient = a_gradient.t() @ style.square()
                 if shape.transposed:
                     energy_gradient = energy_gradient.t()

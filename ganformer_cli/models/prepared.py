@@ -47,7 +47,8 @@ class PreparedWeights:
                 start += parameter.numel()
         #: What gradients are taken by: the leaves, and parameters that have no gain, in the order of the parameters.
         self.trained: list[Tensor] = [leaves.get(parameter, parameter) for parameter in network.parameters()]
-        self.parameters, self.leaves = list(leaves), list(leaves.values())
+        self.parameters: list[Tensor] = list(leaves)
+        self.leaves = list(leaves.values())
         self.effective = [
             EffectiveWeights(leaves[layer.weight], None if layer.bias is None else leaves.get(layer.bias, layer.bias))
             for layer in self.layers

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from ganformer_cli.errors import ConfigError, TrainingError
@@ -315,10 +315,10 @@ class GradientReducer:
         group: the processes.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], group: Group) -> None:
+    def __init__(self, parameters: Iterable[Tensor], group: Group) -> None:
         self.group = group
-        self.buckets: list[list[nn.Parameter]] = []
-        self.home: dict[nn.Parameter, int] = {}
+        self.buckets: list[list[Tensor]] = []
+        self.home: dict[Tensor, int] = {}
         self.active = False
         if group.world_size == 1:
             return
@@ -343,7 +343,7 @@ class GradientReducer:
         self._reset()
         self.active = self.group.world_size > 1
 
-    def _arrived(self, parameter: nn.Parameter) -> None:
+    def _arrived(self, parameter: Tensor) -> None:
         if not self.active:
             return
         self.missing[self.home[parameter]].discard(parameter)

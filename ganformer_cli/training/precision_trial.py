@@ -71,14 +71,16 @@ def read_precision(path: Path) -> dict[str, str]:
         ConfigError: it is damaged.
     """
     values = read_json(path, max_bytes=1 << 16)
-    blocks = values.get("blocks") if isinstance(values, dict) else None
-    if not _are_blocks(blocks):
+    blocks = _blocks(values.get("blocks") if isinstance(values, dict) else None)
+    if blocks is None:
         raise ConfigError(f"{path}: does not say which blocks compute in bf16; delete it, and a trial decides anew")
-    return dict(blocks)
+    return blocks
 
 
-def _are_blocks(value: Any) -> bool:
-    return isinstance(value, dict) and set(value.values()) <= {"bf16"}
+def _blocks(value: Any) -> dict[str, str] | None:
+    """A JSON value as blocks and their precision; None where it is something else."""
+    sound = isinstance(value, dict) and all(form == "bf16" for form in value.values())
+    return dict(value) if sound else None
 
 
 def described(blocks: Mapping[str, str]) -> str:
@@ -96,11 +98,11 @@ def described(blocks: Mapping[str, str]) -> str:
 def kept_precision(gan: GANTrainer) -> dict[str, str]:
     """``fastest_precision``, tried once for this machine and these networks; the networks keep their precision."""
     key = key_of(trial="precision", model=asdict(gan.config.model))
-    blocks = kept_trial(key)
-    if not _are_blocks(blocks):
+    blocks = _blocks(kept_trial(key))
+    if blocks is None:
         blocks = fastest_precision(gan)
         keep_trial(key, blocks)
-    return dict(blocks)
+    return blocks
 
 
 def fastest_precision(gan: GANTrainer) -> dict[str, str]:
