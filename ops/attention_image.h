@@ -129,7 +129,7 @@ class Image {
     return direct_ && streams_;
   }
 
-  // `count` pixels from `first` on of picture b, as rows of stride() numbers.
+  // `count` pixels from `first` on of image b, as rows of stride() numbers.
   const T* read(int64_t b, int64_t first, int64_t count, T* buffer) const {
     if (direct_) {
       return static_cast<const T*>(data_) + (b * positions_ + first) * channels_;

@@ -286,7 +286,7 @@ void backward(
     remainder = Lanes<V>(factor.data(), s.batch, s, 1, 1);
   }
   const Sums<V> sums(s, padded, s.batch * pieces.count);
-  std::unique_ptr<T[]> of_positions;  // one for each picture
+  std::unique_ptr<T[]> of_positions;  // one for each image
   if (need_positions) {
     of_positions = uninitialised<T>(s.batch * s.positions * s.width);
   }

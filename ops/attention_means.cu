@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, kPixels>)
   // Scores, then weights; of each row the largest score so far, the sum of the weights relative to it, and what the
   // sums so far must be multiplied with when a larger one has come.
   float *scores = lines, *top = lines + a.rows * kTile, *total = top + a.rows, *keep = total + a.rows;
-  const T* picture = x + b * a.channels * a.pixels;
+  const T* image = x + b * a.channels * a.pixels;
   float* content = parts.content + blockIdx.x * (a.rows * a.padded);
   float* placed = parts.placed + blockIdx.x * (a.rows * static_cast<int64_t>(a.place));
 
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, kPixels>)
     const bool first = pixel == start;
     for (int64_t c = 0; c == 0 || c < a.channels; c += a.chunk) {
       const Cut cut = a.cut(c, pixel, end, kTile);
-      tile.fill(picture, cut);
+      tile.fill(image, cut);
       copies_done();
       __syncthreads();
       Products todo{a.rows, a.keys_of(b), false, nullptr, a.key_bias + b * a.key_bias_step, {}, scores, c == 0};
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, kPixels>)
     for (int64_t c = 0; c == 0 || c < a.channels; c += a.chunk) {
       const Cut cut = a.cut(c, pixel, end, kTile);
       if (!a.resident()) {
-        tile.fill(picture, cut);
+        tile.fill(image, cut);
         copies_done();
         __syncthreads();
       }
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, kPixels>)
   }
 }
 
-// Brings a row's pieces, each relative to its own largest score, together: a block for a picture and row.
+// Brings a row's pieces, each relative to its own largest score, together: a block for an image and row.
 __global__ void __launch_bounds__(kThreads)
     merge_means(Problem a, MeansParts parts, float* content, float* placed, float* total, float* logsumexp) {
   const int64_t b = blockIdx.x / a.rows, r = blockIdx.x % a.rows, first = b * parts.ranges.count;
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>)
   const int buffer = a.rows * kTile;
   float* weights = a.spilled != nullptr ? a.spilled + blockIdx.x * a.spilled_step : pieces.line(2 * buffer);
   float* gradients = weights + buffer;
-  const T* picture = x + b * a.channels * a.pixels;
+  const T* image = x + b * a.channels * a.pixels;
   T* result = dx + b * a.channels * a.pixels;
   const Rows keys = a.keys_of(b);
   const Rows dcontent{to.dcontent.data + b * a.rows * a.padded, a.padded};
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>)
     const Plain<TileType> plain{tile};
     for (int64_t c = 0; c == 0 || c < a.channels; c += a.chunk) {
       const Cut cut = a.cut(c, pixel, end, kTile);
-      tile.fill(picture, cut);
+      tile.fill(image, cut);
       copies_done();
       __syncthreads();
       // The scores again, and the gradients of the probabilities.
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>)
     for (int64_t c = 0; c == 0 || c < a.channels; c += a.chunk) {
       const Cut cut = a.cut(c, pixel, end, kTile);
       if (!a.resident()) {
-        tile.fill(picture, cut);
+        tile.fill(image, cut);
         copies_done();
         __syncthreads();
       }

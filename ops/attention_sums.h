@@ -1,4 +1,4 @@
-// What the attention operators share that add up over the positions of a picture: pieces that do not depend on the number
+// What the attention operators share that add up over the positions of an image: pieces that do not depend on the number
 // of threads, and their sum in order, so that a result is the same on any number of them.
 #pragma once
 
@@ -8,17 +8,17 @@
 
 namespace ganformer {
 
-// A picture's positions are summed in so many pieces at most, whatever the number of threads, and these in order.
+// An image's positions are summed in so many pieces at most, whatever the number of threads, and these in order.
 constexpr int64_t kPieces = 16;
 
 struct Pieces {
-  int64_t size, count;  // positions of one, pieces of a picture
+  int64_t size, count;  // positions of one, pieces of an image
 
   explicit Pieces(const Sizes& s)
       : size(std::max(8 * kTile, round_up(ceil_div(s.positions, kPieces), kTile))),
         count(ceil_div(s.positions, size)) {}
 
-  // Calls f(picture, piece) for all of them, in parallel.
+  // Calls f(image, piece) for all of them, in parallel.
   template <class F>
   void each(const Sizes& s, const F& f) const {
     const int64_t work = std::max<int64_t>(1, size * s.channels * (s.rows() + 1));
@@ -57,21 +57,21 @@ void read_positions(
   }
 }
 
-// Adds up the pieces of all pictures, in order, for gradients whose batch is B or 1: of `rows` rows, `stride` numbers
+// Adds up the pieces of all images, in order, for gradients whose batch is B or 1: of `rows` rows, `stride` numbers
 // each, `size` from `offset` on.
 template <class V, class From>
 void add_pieces(
     const Sizes& s, const Pieces& pieces, const Tensor& to, int64_t rows, int64_t size, int64_t stride, int64_t offset,
     const From& from) {
   using T = typename V::Scalar;
-  const int64_t batch = to.size(0), pictures = batch == s.batch ? 1 : s.batch;
+  const int64_t batch = to.size(0), images = batch == s.batch ? 1 : s.batch;
   T* all = mutable_data<T>(to);
-  const int64_t work = std::max<int64_t>(1, pictures * pieces.count * size);
+  const int64_t work = std::max<int64_t>(1, images * pieces.count * size);
   parallel_for(0, batch * rows, std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* target = all + i * stride + offset;
       std::fill(target, target + size, T(0));
-      for (int64_t k = 0; k < pictures * pieces.count; ++k) {
+      for (int64_t k = 0; k < images * pieces.count; ++k) {
         const T* source = from(i / rows * pieces.count + k, i % rows);
         for (int64_t c = 0; c < size; ++c) {
           target[c] += source[c];
@@ -87,7 +87,7 @@ void add_pieces(const Sizes& s, const Pieces& pieces, const Tensor& to, int64_t 
   add_pieces<V>(s, pieces, to, s.rows(), size, size, 0, from);
 }
 
-// Adds up the pictures' gradients by the positions, in order.
+// Adds up the images' gradients by the positions, in order.
 template <class T>
 void add_positions(const Sizes& s, const T* each, const Tensor& to) {
   T* all = mutable_data<T>(to);

@@ -374,7 +374,7 @@ class Comparison {
       place_ = Lanes<V>(data<T>(*keys.place), keys.place->size(0), s, s.width, s.width);
     }
   }
-  // Of picture b, pixels `first` on, given as rows: [count][all lanes].
+  // Of image b, pixels `first` on, given as rows: [count][all lanes].
   void scores(int64_t b, int64_t first, int64_t count, const T* rows, int64_t stride, T* to, Ahead& ahead) const {
     const Term<T> content{rows, stride, channels_, content_.item(b)};
     if (width_ == 0) {

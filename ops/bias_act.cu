@@ -67,8 +67,8 @@ __global__ void __launch_bounds__(kThreads) bias_act_forward(GanformerBiasAct ca
     load_pack(static_cast<const T*>(call.x) + at * kCount, values);
     if (call.noise != nullptr) {
       const T* noise = static_cast<const T*>(call.noise);
-      const unsigned picture = row / (kLast ? positions : channels);
-      noise += call.noise_batch > 1 ? static_cast<uint64_t>(picture) * positions : 0;
+      const unsigned image = row / (kLast ? positions : channels);
+      noise += call.noise_batch > 1 ? static_cast<uint64_t>(image) * positions : 0;
       if (kLast) {
         const float added = strength * to_float(noise[row % positions]);
 #pragma unroll
@@ -328,7 +328,7 @@ int backward(const GanformerBiasAct& call, const Shape& shape, void* stream) {
                     stream, call, shape.packs, pieces, sums, dots);
   } else {
     const PlanePieces pieces = plane_pieces(shape);
-    // A channel's pieces lie together within a picture: sums over pieces, then over pictures.
+    // A channel's pieces lie together within an image: sums over pieces, then over images.
     parts = {sums, call.batch, static_cast<int64_t>(pieces.a_plane) * call.channels, call.channels, 1, pieces.a_plane};
     status = launch(bias_act_backward_planes<T, kCount>, ceil_div(pieces.total, kWarps), kThreads, 0, stream, call,
                     shape.packs, pieces, sums, dots);

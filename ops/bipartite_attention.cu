@@ -10,7 +10,7 @@ namespace {
 // leaves out become 0 if `applied` (and the others are divided by what is left), or else negative.
 template <int kTile>
 __device__ __forceinline__ void probabilities(
-    const Problem& a, float* scores, int64_t picture, int64_t pixel, int count, bool applied) {
+    const Problem& a, float* scores, int64_t image, int64_t pixel, int count, bool applied) {
   for (int i = threadIdx.x; i < kTile * a.heads; i += kThreads) {
     const int p = i % kTile, head = i / kTile;
     float* own = scores + head * a.components * kTile + p;
@@ -22,7 +22,7 @@ __device__ __forceinline__ void probabilities(
     }
     softmax(own, a.components, kTile);
     if (a.dropout.seed != nullptr) {
-      const uint32_t row = a.dropout.row(picture * a.heads + head, pixel + p);
+      const uint32_t row = a.dropout.row(image * a.heads + head, pixel + p);
       for (int m = 0; m < a.components; ++m) {
         const float value = own[m * kTile];
         const float dropped = applied ? 0 : -value;
@@ -47,12 +47,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, kPixels>) attention_f
   // Only tiles of 32 pixels may spill: the kernel for larger ones knows that it reads shared memory.
   float* scores = kPixels == 1 && a.spilled != nullptr ? a.spilled + blockIdx.x * a.spilled_step
                                                        : pieces.line(a.rows * kTile);
-  const T* picture = x + b * a.channels * a.pixels;
+  const T* image = x + b * a.channels * a.pixels;
   T* result = out + b * a.channels * a.pixels;
 
   for (int64_t c = 0; c < a.channels; c += a.chunk) {
     const Cut cut = a.cut(c, pixel, a.pixels, kTile);
-    tile.fill(picture, cut);
+    tile.fill(image, cut);
     copies_done();
     __syncthreads();
     Products todo{a.rows, a.keys_of(b), false, nullptr, a.key_bias + b * a.key_bias_step, {}, scores, c == 0};
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, kPixels>) attention_f
   for (int64_t c = 0; c < a.channels; c += a.chunk) {
     const Cut cut = a.cut(c, pixel, a.pixels, kTile);
     if (!a.resident()) {
-      tile.fill(picture, cut);
+      tile.fill(image, cut);
       copies_done();
       __syncthreads();
     }
@@ -181,8 +181,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>)
   float *weights = buffers, *gradients = buffers + one_buffer;
   float *of_shifts = gradients + one_buffer, *of_means = of_shifts + one_buffer;
 
-  const T* picture = x + b * a.channels * a.pixels;
-  const T* picture_gradient = grad + b * a.channels * a.pixels;
+  const T* image = x + b * a.channels * a.pixels;
+  const T* image_gradient = grad + b * a.channels * a.pixels;
   T* result = dx + b * a.channels * a.pixels;
   const Rows keys = a.keys_of(b);
   const Rows values{a.values.data + b * a.values_step, a.values.stride};
@@ -199,9 +199,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>)
     // The probabilities again.
     for (int64_t c = 0; c < a.channels; c += a.chunk) {
       const Cut cut = a.cut(c, pixel, end, kTile);
-      features.fill(picture, cut);
+      features.fill(image, cut);
       if (a.resident()) {
-        gradient.fill(picture_gradient, cut);
+        gradient.fill(image_gradient, cut);
       }
       copies_done();
       __syncthreads();
@@ -228,8 +228,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>)
     for (int64_t c = 0; c < a.channels; c += a.chunk) {
       const Cut cut = a.cut(c, pixel, end, kTile);
       if (!a.resident()) {
-        features.fill(picture, cut);
-        gradient.fill(picture_gradient, cut);
+        features.fill(image, cut);
+        gradient.fill(image_gradient, cut);
         copies_done();
         __syncthreads();
       }
@@ -282,8 +282,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kLast, 1>)
     for (int64_t c = 0; c < a.channels; c += a.chunk) {
       const Cut cut = a.cut(c, pixel, end, kTile);
       if (!a.resident()) {
-        features.fill(picture, cut);
-        gradient.fill(picture_gradient, cut);
+        features.fill(image, cut);
+        gradient.fill(image_gradient, cut);
         copies_done();
         __syncthreads();
       }
@@ -381,7 +381,7 @@ void backward(const GanformerAttention& call, Run& run) {
     run.start(attention_backward<T, kLast>, blocks, plan.shared, a, static_cast<const T*>(call.x),
               static_cast<const T*>(call.grad), static_cast<T*>(call.dx), to);
   });
-  // One sum over all pictures where they share a tensor, else one for each.
+  // One sum over all images where they share a tensor, else one for each.
   const auto add_up = [&](const float* from, int64_t stride, int64_t lines, int64_t width, int64_t padded, int batch,
                           float* out) {
     const int64_t outer = batch > 1 || a.batch == 0 ? batch : 1;

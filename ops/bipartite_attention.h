@@ -13,7 +13,7 @@ struct Settings {
   Integration integration;
   bool normalized;
   double dropout;
-  // A cell is dropped if the upper 24 bits of a hash of seed, picture and head, position and component are below this.
+  // A cell is dropped if the upper 24 bits of a hash of seed, image and head, position and component are below this.
   uint32_t start, threshold;
 };
 

@@ -410,7 +410,7 @@ void backward(const Given<V>& given, bool need_positions, const Gradients& to) {
   const Padded<V>& padded = given.padded;
   const Pieces pieces(s);
   const Sums<V> sums(s, padded, s.batch * pieces.count);
-  std::unique_ptr<T[]> of_positions;  // one for each picture
+  std::unique_ptr<T[]> of_positions;  // one for each image
   if (need_positions) {
     of_positions = uninitialised<T>(s.batch * s.positions * s.width);
   }

@@ -307,9 +307,9 @@ __device__ __forceinline__ void start_sums(const float* row, int64_t c, float (&
 // Writes channels c to c + kGroup of the lane's pixels to an image that is not channels-last.
 template <class T, int kPixels, class TileType>
 __device__ __forceinline__ void write_planes(
-    T* picture, const Cut& cut, int c, int lane, const float (&from)[kPixels][kGroup]) {
+    T* image, const Cut& cut, int c, int lane, const float (&from)[kPixels][kGroup]) {
   const int p = lane * kPixels;
-  T* to = picture + (cut.channel + c) * cut.pixels + cut.pixel + p;
+  T* to = image + (cut.channel + c) * cut.pixels + cut.pixel + p;
   if (cut.count == TileType::pixels && cut.pixels % kPixels == 0 && c + kGroup <= cut.width) {
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) {
@@ -430,7 +430,7 @@ struct Dropout {
     v = (v ^ (v >> 13)) * 0xC2B2AE35u;
     return v ^ (v >> 16);
   }
-  // Of a pixel in a picture's head (counted through all pictures).
+  // Of a pixel in an image's head (counted through all images).
   __device__ uint32_t row(int64_t head, int64_t pixel) const {
     const uint64_t all = static_cast<uint64_t>(*seed);
     const uint32_t start = mix(mix(static_cast<uint32_t>(all)) ^ static_cast<uint32_t>(all >> 32));

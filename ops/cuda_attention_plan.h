@@ -6,7 +6,7 @@
 namespace ganformer {
 namespace {
 
-// What all attention kernels are told. `..._step`: numbers from one picture's to the next's, 0 where they share one.
+// The arguments of all attention kernels. `..._step`: numbers from one image's to the next's, 0 where they share one.
 struct Problem {
   int64_t batch, channels, pixels;
   int64_t padded;             // channels rounded up to kGroup
@@ -35,15 +35,15 @@ struct Problem {
     const int count = static_cast<int>(smaller<int64_t>(tile, end - pixel));
     return {channels, pixels, channel, pixel, width, static_cast<int>(round_up(width, kGroup)), count, packs};
   }
-  __device__ Places places(int64_t picture, int64_t pixel, int count) const {
+  __device__ Places places(int64_t image, int64_t pixel, int count) const {
     if (place == 0) {
       return no_places(count);
     }
-    const Rows own{position_keys.data + picture * position_keys_step, position_keys.stride};
+    const Rows own{position_keys.data + image * position_keys_step, position_keys.stride};
     return {positions + pixel * place_padded, own, place_padded, place, count};
   }
-  __device__ Rows keys_of(int64_t picture) const {
-    return {keys.data + picture * keys_step, keys.stride};
+  __device__ Rows keys_of(int64_t image) const {
+    return {keys.data + image * keys_step, keys.stride};
   }
 };
 
@@ -149,7 +149,7 @@ inline Problem problem_of(const GanformerAttention& call, Run& run) {
 
 // ---------------------------------------------------------------------------------------------- plans
 
-// Pixels of a sum over pixels that one block takes, and how many blocks a picture has. Fixed by the sizes alone, not by
+// Pixels of a sum over pixels that one block takes, and how many blocks an image has. Fixed by the sizes alone, not by
 // the GPU: about 512 blocks are enough for the largest, and few enough to add up.
 struct Ranges {
   int64_t length, count;
@@ -234,11 +234,11 @@ void with_types(const GanformerAttention& call, const Action& action) {
 
 // ---------------------------------------------------------------------------------------------- gradient of positions
 
-// dpositions[n][q] = Σ over pictures and rows of first · position_keys, + second · third: weights are [batch][rows][n].
+// dpositions[n][q] = Σ over images and rows of first · position_keys, + second · third: weights are [batch][rows][n].
 struct PlaceGradient {
   const float* weights;
   Rows rows;
-  int64_t step;  // of a picture
+  int64_t step;  // of an image
 };
 
 __global__ void __launch_bounds__(kThreads)

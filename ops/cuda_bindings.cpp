@@ -337,7 +337,7 @@ struct Keys {
   Maybe positions, position_keys;
 };
 
-// A tensor of m's size: float, contiguous, of the batch's size or shared by the pictures.
+// A tensor of m's size: float, contiguous, of the batch's size or shared by the images.
 int32_t check_shared(
     const char* name, const char* argument, const Tensor& x, std::vector<int64_t> shape, const Tensor& model) {
   check_type(name, argument, x, ScalarType::Float, model);

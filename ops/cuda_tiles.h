@@ -25,9 +25,9 @@ __device__ __forceinline__ void load_group(const float* from, float (&to)[kGroup
   }
 }
 
-// The image that a tile is cut from: one picture, [channels][pixels] or channels-last [pixels][channels].
+// The image that a tile is cut from: one image, [channels][pixels] or channels-last [pixels][channels].
 struct Cut {
-  int64_t channels, pixels;    // of the picture
+  int64_t channels, pixels;    // of the image
   int64_t channel, pixel;      // where the tile begins
   int width, padded, count;    // channels and pixels that are there; padded: channels rounded up to kGroup
   bool packs;                  // 16 bytes at a time
@@ -55,13 +55,13 @@ struct Tile {
     return kLast ? lane + kWarp * j : lane * kPixels + j;
   }
 
-  __device__ const T* source(const T* picture, const Cut& cut, int line) const {
-    return kLast ? picture + (cut.pixel + line) * cut.channels + cut.channel
-                 : picture + (cut.channel + line) * cut.pixels + cut.pixel;
+  __device__ const T* source(const T* image, const Cut& cut, int line) const {
+    return kLast ? image + (cut.pixel + line) * cut.channels + cut.channel
+                 : image + (cut.channel + line) * cut.pixels + cut.pixel;
   }
 
   // From global memory; zeros where there is nothing. There after copies_done() and __syncthreads().
-  __device__ void fill(const T* picture, const Cut& cut) {
+  __device__ void fill(const T* image, const Cut& cut) {
     stride = stride_for(cut.padded);
     const int lines = kLast ? pixels : cut.padded, length = kLast ? cut.padded : pixels;
     const int lines_there = kLast ? cut.count : cut.width, length_there = kLast ? cut.width : cut.count;
@@ -71,7 +71,7 @@ struct Tile {
         const int line = i / packs, place = i % packs * kPack<T>;
         T* to = data + line * stride + place;
         if (line < lines_there && place < length_there) {
-          copy16(to, source(picture, cut, line) + place);
+          copy16(to, source(image, cut, line) + place);
         } else {
           *reinterpret_cast<uint4*>(to) = uint4{0, 0, 0, 0};
         }
@@ -80,25 +80,25 @@ struct Tile {
       for (int i = threadIdx.x; i < lines * length; i += kThreads) {
         const int line = i / length, place = i % length;
         const bool there = line < lines_there && place < length_there;
-        data[line * stride + place] = there ? source(picture, cut, line)[place] : from_float<T>(0);
+        data[line * stride + place] = there ? source(image, cut, line)[place] : from_float<T>(0);
       }
     }
   }
 
   // Back to global memory, what is there. After __syncthreads().
-  __device__ void drain(T* picture, const Cut& cut) const {
+  __device__ void drain(T* image, const Cut& cut) const {
     const int lines = kLast ? cut.count : cut.width, length = kLast ? cut.width : cut.count;
     if (cut.packs) {
       const int packs = length / kPack<T>;
       for (int i = threadIdx.x; i < lines * packs; i += kThreads) {
         const int line = i / packs, place = i % packs * kPack<T>;
-        *reinterpret_cast<uint4*>(const_cast<T*>(source(picture, cut, line)) + place) =
+        *reinterpret_cast<uint4*>(const_cast<T*>(source(image, cut, line)) + place) =
             *reinterpret_cast<const uint4*>(data + line * stride + place);
       }
     } else {
       for (int i = threadIdx.x; i < lines * length; i += kThreads) {
         const int line = i / length, place = i % length;
-        const_cast<T*>(source(picture, cut, line))[place] = data[line * stride + place];
+        const_cast<T*>(source(image, cut, line))[place] = data[line * stride + place];
       }
     }
   }

@@ -29,7 +29,7 @@ struct Axis {
 
 struct Resampling {
   Axis y, x;
-  int64_t channels, planes;  // planes: pictures, times channels where those do not lie together
+  int64_t channels, planes;  // planes: images, times channels where those do not lie together
   bool separable, flip;
   float gain;
   const float* taps;
