@@ -212,7 +212,7 @@ def test_two_processes_do_not_share_the_work() -> None:
 def test_strict_ends_work_that_was_begun_without_it() -> None:
     with pytest.raises(StoppedError):
         prepare(Numbers(), "set", progress=stop_at(90, StoppedError()), workers=1, **SETTINGS)
-    with pytest.raises(DataError, match=r"thin air: 3\.png: not an image"):
+    with pytest.raises(DataError, match=r"thin air: 3\.png: not a picture"):
         prepare(Numbers(), "set", workers=1, strict=True, **SETTINGS)
     assert os.listdir("datasets") == []
 

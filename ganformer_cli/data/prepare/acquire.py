@@ -59,7 +59,7 @@ class AcquiredArchive:
             if (aside := self._put_aside()) is None:
                 raise
             raise DataError(
-                f"{error}; the download is not such an archive and was renamed to {aside}: run the same command to "
+                f"{error}; the download is not such an archive and was put aside as {aside}: run the same command to "
                 "download it anew"
             ) from error
         if self.source is None or self.source.folder is None or not isinstance(opened, ZipSource):
