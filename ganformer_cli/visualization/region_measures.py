@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from ganformer_cli.visualization.attention import upsample
 from ganformer_cli.visualization.grids import Floats
@@ -83,6 +81,8 @@ def object_iou(regions: Regions, objects: Regions) -> float | None:
     Each object has one component, each component at most one object, so that the sum is the largest possible
     (Hungarian algorithm). An object without a component counts as 0. None where there are no objects.
     """
+    from scipy.optimize import linear_sum_assignment  # takes long to load
+
     names, components = np.unique(objects[objects > 0]), np.unique(regions)
     if len(names) == 0:
         return None
@@ -97,6 +97,8 @@ def object_iou(regions: Regions, objects: Regions) -> float | None:
 
 def connected_regions(regions: Regions) -> float:
     """Into how many connected pieces (4 neighbours) a component's region falls, in the mean over those that own any."""
+    from scipy import ndimage  # takes long to load
+
     return float(np.mean([ndimage.label(regions == component)[1] for component in np.unique(regions)]))
 
 
