@@ -16,8 +16,9 @@ from click.testing import Result
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.cpus import UsableCores
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.training import autotune, kept_trials
+from ganformer_cli.training import autotune, estimate, kept_trials
 from ganformer_cli.training.autotune import Parallelism, choose_parallelism, read_parallelism, write_parallelism
+from ganformer_cli.training.fitting import CostEstimate
 
 
 @pytest.fixture
@@ -165,3 +166,25 @@ def test_a_run_stores_its_threads_and_a_dry_run_says_them(ganformer: Callable[..
     assert read_parallelism(tmp_path / "x-000") == (1, 1)
     assert ended["time_is_up"]
     assert ended["kimg"] == 0.008  # the step that was begun, whole
+
+
+def test_an_estimate_is_that_of_all_processes(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process takes its part of the batch, at the same time as the others."""
+    monkeypatch.setenv("GANFORMER_CACHE", str(tmp_path))
+    measured: list[int] = []
+
+    def measure(config: RunConfig, device: torch.device) -> CostEstimate:
+        measured.append(config.train.batch_size)
+        return CostEstimate(config.train.batch_size, 10.0, 100.0, None, 5.0, {})
+
+    monkeypatch.setattr(estimate, "_measure", measure)
+    monkeypatch.setattr(estimate, "slowdown", lambda cores: 1.5)
+    cpu = torch.device("cpu")
+    one, two, again = (estimate.run_estimate(config, cpu, processes) for processes in (1, 2, 2))
+    assert measured == [8, 4]
+    assert (one.seconds_per_kimg, one.memory_mib) == (10.0, 100.0)
+    assert two.seconds_per_kimg == pytest.approx(10 / 2 * 1.5 * autotune.EXCHANGE)
+    assert (two.memory_mib, two.micro_batch) == (200.0, 4)
+    assert again.seconds_per_kimg == two.seconds_per_kimg

@@ -47,6 +47,7 @@ def show_plan(
             "generator": parameter_count(Generator(config.model)),
             "discriminator": parameter_count(Discriminator(config.model)),
         }
+    processes = 1 if parallelism is None else parallelism.processes
     operators = native.status(device.type)  # builds them if necessary
     if as_json:
         side = "native" if operators.native else "reference"
@@ -54,7 +55,7 @@ def show_plan(
         if parallelism is not None:
             plan["parallelism"] = dataclasses.asdict(parallelism)
         if measured:
-            plan["cost"] = dataclasses.asdict(run_estimate(config, device))
+            plan["cost"] = dataclasses.asdict(run_estimate(config, device, processes))
         echo_json(plan)
         return
     model, train = config.model, config.train
@@ -83,7 +84,7 @@ def show_plan(
     if parallelism is not None:
         echo(f"cpu        {parallelism}")
     if measured:
-        found = run_estimate(config, device)
+        found = run_estimate(config, device, processes)
         if train.precision == "auto" and device.type == "cpu":
             from ganformer_cli.training.precision_trial import described
 

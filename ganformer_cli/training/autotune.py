@@ -28,7 +28,7 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 LARGE_SIDE = 128
 #: What the exchange of gradients adds to a step of several processes; and how much faster threads must be, which wait
 #: for one another several thousand times a step, so that any other program on the machine slows all of them down.
-_EXCHANGE, _MARGIN = 1.05, 1.1
+EXCHANGE, _MARGIN = 1.05, 1.1
 _REPEATS = 3
 
 
@@ -239,7 +239,7 @@ def run_speed_trial(config: RunConfig, cores: int) -> tuple[int, int]:
             local, each = batch // many, max(1, cores // many)
             part = min(micro, local)
             alone = seconds(each, part) * (local / part)
-            found[many, each] = alone * slowdown(many) * _EXCHANGE / _MARGIN
+            found[many, each] = alone * slowdown(many) * EXCHANGE / _MARGIN
         return min(found, key=lambda choice: found[choice])
     finally:
         torch.set_num_threads(before)
@@ -262,9 +262,13 @@ def slowdown(cores: int) -> float:
             torch.nn.functional.conv2d(image, weight, padding=1).mul_(0.5)
         return time.thread_time() - start
 
+    before = torch.get_num_threads()
     torch.set_num_threads(cores)
-    with torch.inference_mode():
-        work(0)
-        alone = min(map_single_threaded(work, range(1))[0] for _ in range(3))
-        together = min(max(map_single_threaded(work, range(cores))) for _ in range(3))
+    try:
+        with torch.inference_mode():
+            work(0)
+            alone = min(map_single_threaded(work, range(1))[0] for _ in range(3))
+            together = min(max(map_single_threaded(work, range(cores))) for _ in range(3))
+    finally:
+        torch.set_num_threads(before)
     return max(1.0, together / alone)
