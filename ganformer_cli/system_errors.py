@@ -78,7 +78,8 @@ def error_reason(error: OSError) -> str:
 
 def is_name_too_long(error: OSError) -> bool:
     """Whether the file's name, or on Windows its whole path, is the reason. Windows says that there is no such file."""
-    if sys.platform != "win32" or error.errno not in (errno.ENOENT, errno.EINVAL):
+    on_windows: bool = sys.platform == "win32"
+    if not on_windows or error.errno not in (errno.ENOENT, errno.EINVAL):
         return error.errno == errno.ENAMETOOLONG
     path = os.fspath(error.filename) if isinstance(error.filename, str | os.PathLike) else ""
     return any(len(part) > _MAX_NAME for part in re.split(r"[\\/]", path)) or len(os.path.abspath(path)) >= _MAX_PATH

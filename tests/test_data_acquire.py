@@ -319,8 +319,9 @@ def test_a_data_set_that_was_made_is_not_downloaded_again(source: Sources) -> No
         ({"shards_num": 2}, "with --shards-num 1, not 2"),
         ({"near_duplicates": True}, "without --near-duplicates"),
     ):
+        asked: dict[str, Any] = {"resolution": 8, **changed}
         with pytest.raises(DataError, match=f"mine was made {said}; add --overwrite"):
-            find_existing(entry, target, PrepareOptions(**{"resolution": 8, **changed}))
+            find_existing(entry, target, PrepareOptions(**asked))
     with pytest.raises(DataError, match=r"mine was made of other images \(a\.zip\); add --overwrite"):
         find_existing(entry_of(source("b", "zip of pictures")), target, options)
     shard = target / made.manifest["shards"][0]["file"]

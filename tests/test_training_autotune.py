@@ -89,7 +89,7 @@ def test_what_the_user_asks_for(
     config: RunConfig,
     machine: list[int],
     monkeypatch: pytest.MonkeyPatch,
-    given: dict[str, int],
+    given: dict[str, Any],
     variable: str,
     expected: tuple[int, int],
     reason: str,

@@ -203,7 +203,12 @@ def trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[GANTrainer]:
     """Trials find ``BLOCKS`` faster; here is for which networks they were made."""
     made: list[GANTrainer] = []
     monkeypatch.setenv("GANFORMER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(precision_trial, "fastest_precision", lambda gan: made.append(gan) or BLOCKS)
+
+    def fastest(gan: GANTrainer) -> Any:
+        made.append(gan)
+        return BLOCKS
+
+    monkeypatch.setattr(precision_trial, "fastest_precision", fastest)
     return made
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -254,7 +256,7 @@ def test_a_perfect_map_reaches_the_ceiling(
 
     images = [SceneDataset(resolution=32, count=4).image(k) for k in (0, 1)]
 
-    def draw(generator: Generator, some: list[torch.Tensor], **_: object) -> list[Sample]:
+    def draw(generator: Generator, some: list[torch.Tensor], **_: object) -> Iterator[Sample]:
         samples = []
         for latents in some:
             image = images[next((k for k in (0, 1) if torch.equal(latents, ws[k])), 0)]
