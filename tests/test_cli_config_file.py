@@ -94,7 +94,7 @@ def test_the_file_of_a_run_means_the_same_run(changes: dict[str, Any]) -> None:
 
 
 def test_write_config(ganformer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "run_estimate", lambda config, device: CostEstimate(4, 1.0, None, None, 1.0, {}))
+    monkeypatch.setattr(estimate, "run_estimate", lambda *_: CostEstimate(4, 1.0, None, None, 1.0, {}))
     line = ("train", "--channel-max", "4", "--dry-run", "--write-config", "run.toml")
     assert ganformer(*line).exit_code == 0
     assert "seed = 0\n" in Path("run.toml").read_text(encoding="utf-8")
