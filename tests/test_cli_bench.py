@@ -72,7 +72,7 @@ def test_it_says_under_which_conditions(record: dict[str, Any]) -> None:
     )
     assert (record["preset"], record["resolution"], record["batch_size"], record["attention"]) == (
         *("ffhq", 32, 4),
-        "duplex",
+        "duplex-equation",
     )
     assert record["operators"] == ("native" if native.status("cpu").native else "reference")
     assert record["cpu_features"][0] == torch.backends.cpu.get_cpu_capability()

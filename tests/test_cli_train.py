@@ -84,16 +84,18 @@ def test_dry_run_shows_everything_and_writes_nothing(ganformer: Run, own_folder:
 @pytest.mark.parametrize(
     ("words", "attention"),
     [
-        ((), "duplex"),
+        ((), "kmeans"),
+        (("--attention", "duplex"), "kmeans"),
+        (("--attention", "duplex-equation"), "duplex-equation"),
         (("--ganformer-default",), "kmeans"),
         (("--kmeans",), "kmeans"),
         (("--transformer", "False"), "none"),
         (("--no-transformer",), "none"),
         (("--attention", "simplex", "--transformer"), "simplex"),
-        (("--g-img2ltnt",), "duplex"),
+        (("--g-img2ltnt",), "duplex-equation"),
         (("--baseline", "stylegan2"), "none"),
         (("--baseline", "k-GAN"), "none"),
-        (("--gpus", "0", "--train"), "duplex"),
+        (("--gpus", "0", "--train"), "kmeans"),
     ],
 )
 def test_spellings_of_the_attention(words: tuple[str, ...], attention: str) -> None:

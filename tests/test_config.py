@@ -62,7 +62,7 @@ WRONG_MODELS: list[tuple[dict[str, Any], list[str]]] = [
     ({"ratio": 0.0}, ["--ratio"]),
     ({"ratio": float("nan")}, ["--ratio"]),
     ({"num_heads": 3}, ["--num-heads 3", "512", "--channel-max"]),
-    ({"kmeans_iters": 2}, ["--kmeans-iters 2", "--attention kmeans"]),
+    ({"attention": "simplex", "kmeans_iters": 2}, ["--kmeans-iters 2", "--attention duplex"]),
     ({"pos_dim": 6}, ["--pos-dim 6", "multiple of 4"]),
     ({"channel_max": 10**9}, ["--channel-max 1000000000"]),
     ({"channel_base": 16}, ["--channel-base 16"]),
@@ -78,7 +78,7 @@ WRONG_MODELS: list[tuple[dict[str, Any], list[str]]] = [
         {"attention": "kmeans", "mapping_ltnt2ltnt": False, "pos_init": "normal"},
         ["--pos-init normal", "--mapping-ltnt2ltnt False"],
     ),
-    ({"iterative": True}, ["--iterative True", "--attention duplex"]),
+    ({"attention": "simplex", "iterative": True}, ["--iterative True", "--attention simplex"]),
     ({"attention": "kmeans", "iterative": True, "g_end_res": 3}, ["--iterative", "--g-end-res 3"]),
     ({"d_ltnt2img": True}, ["--d-ltnt2img True", "--d-transformer"]),
     (

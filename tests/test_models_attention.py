@@ -215,8 +215,8 @@ def test_dense_self_attention_is_its_definition() -> None:
 
 def test_gathering_alone_is_the_first_half_of_duplex() -> None:
     """What the discriminator's aggregators do, with none of the parameters that change the picture."""
-    whole = make("duplex", heads=2)
-    half = make("duplex", heads=2, updates_image=False)
+    whole = make("duplex-equation", heads=2)
+    half = make("duplex-equation", heads=2, updates_image=False)
     assert isinstance(half, DuplexAttention)
     own = half.state_dict()
     assert not any(name.startswith(("to_values", "modulation")) for name in own)
@@ -259,7 +259,7 @@ def test_only_duplex_changes_the_components() -> None:
     x, y, positions, component_positions = inputs()
     for kind in ATTENTION_LAYERS:
         changed = make(kind)(x, y, positions, component_positions).y
-        assert torch.equal(changed, y) == (kind != "duplex")
+        assert torch.equal(changed, y) == (kind != "duplex-equation")
 
 
 @pytest.mark.parametrize("kind", ["simplex", "image-gate", "per-pixel"])

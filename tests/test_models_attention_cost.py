@@ -47,7 +47,7 @@ def cost(
 KINDS: list[tuple[str, dict[str, Any]]] = [(kind, {}) for kind in ATTENTION_LAYERS] + [
     ("kmeans", {"kmeans_iters": 3}),
     ("simplex", {"integration": "both"}),
-    ("duplex", {"integration": "both", "heads": 2}),
+    ("duplex-equation", {"integration": "both", "heads": 2}),
 ]
 
 
@@ -88,7 +88,7 @@ def test_the_multiply_adds_are_those_of_the_specification() -> None:
         pixel, place = BATCH * heads * m * d, BATCH * heads * m * P
         assert each["kmeans"] == 2 * pixel + place // BATCH
         assert each["simplex"] == 2 * pixel + place
-        assert each["duplex"] == 6 * pixel + 5 * place
+        assert each["duplex-equation"] == 6 * pixel + 5 * place
 
 
 @pytest.mark.parametrize("integration", ["mul", "both"])

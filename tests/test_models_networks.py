@@ -33,8 +33,8 @@ def noticeable(generator: Generator) -> Generator:
 
 
 VARIANTS: list[dict[str, Any]] = [
-    *({"attention": kind} for kind in ("none", "simplex", "duplex", "kmeans")),
-    *({"attention": kind, "num_heads": 2, "integration": "add"} for kind in ("simplex", "duplex", "kmeans")),
+    *({"attention": kind} for kind in ("none", "simplex", "duplex-equation", "kmeans")),
+    *({"attention": kind, "num_heads": 2, "integration": "add"} for kind in ("simplex", "duplex-equation", "kmeans")),
     {"attention": "kmeans", "kmeans_iters": 2, "integration": "both"},
     {"g_arch": "skip", "d_arch": "skip"},
     {"g_arch": "orig", "d_arch": "orig"},
@@ -191,7 +191,7 @@ def test_directions_turn_evenly() -> None:
     assert sinusoidal_positions(3, 5, 24, 3).shape == (3, 5, 24)
 
 
-@pytest.mark.parametrize("kind", ["simplex", "duplex", "kmeans"])
+@pytest.mark.parametrize("kind", ["simplex", "duplex-equation", "kmeans"])
 def test_attention_maps(kind: str) -> None:
     generator = Generator(config(attention=kind, num_heads=2, g_end_res=4)).eval()
     z = torch.randn(3, *generator.z_shape)
@@ -243,7 +243,7 @@ def test_components_are_interchangeable_in_the_mapping() -> None:
 def test_duplex_carries_its_components_from_layer_to_layer() -> None:
     """A change of the latents of the first attention layer alone is still felt by the last one."""
     torch.manual_seed(0)
-    generator = noticeable(Generator(config(attention="duplex")))
+    generator = noticeable(Generator(config(attention="duplex-equation")))
     ws = generator.mapping(torch.randn(2, *generator.z_shape)).clone()
     seen: list[Tensor] = []
     last = generator.synthesis_network.blocks()[-1].conv1.attention
@@ -259,7 +259,7 @@ def test_duplex_carries_its_components_from_layer_to_layer() -> None:
 def test_duplex_begins_with_components_that_differ() -> None:
     """What they gather is alike at first; it must not drown, layer by layer, what tells one component from another."""
     torch.manual_seed(0)
-    model = Generator(config(attention="duplex", resolution=32)).eval().requires_grad_(False)
+    model = Generator(config(attention="duplex-equation", resolution=32)).eval().requires_grad_(False)
     held: list[Tensor] = []
     for layer in model.modules():
         if isinstance(layer, DuplexAttention):

@@ -66,7 +66,7 @@ def stop_after(steps: int) -> Callbacks:
     return Callbacks(should_stop=lambda: next(calls) + 1 >= steps)
 
 
-@pytest.mark.parametrize("attention", ["none", "simplex", "duplex", "kmeans"])
+@pytest.mark.parametrize("attention", ["none", "simplex", "duplex-equation", "kmeans"])
 def test_a_run_leaves_a_complete_folder(tmp_path: Path, attention: str) -> None:
     folder = tmp_path / "run-000"
     components = {"components_num": 0} if attention == "none" else {}

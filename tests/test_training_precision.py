@@ -24,8 +24,8 @@ from ganformer_cli.training.loop import Trainer
 KINDS = [
     {"attention": "simplex"},
     {"attention": "kmeans"},
-    {"attention": "duplex"},
-    {"attention": "duplex", "d_transformer": True, "d_ltnt2img": True, "g_arch": "skip", "d_arch": "skip"},
+    {"attention": "duplex-equation"},
+    {"attention": "duplex-equation", "d_transformer": True, "d_ltnt2img": True, "g_arch": "skip", "d_arch": "skip"},
     {"attention": "none", "g_img2img": 16, "style": False, "latent_stem": True},
     {"attention": "none", "kgan": True, "components_num": 2},
 ]

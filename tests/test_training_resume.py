@@ -87,7 +87,7 @@ def everything(run: Path) -> str:
     return hashlib.sha256((training_state.digest(found.tensors) + json.dumps(counters)).encode()).hexdigest()
 
 
-@pytest.fixture(scope="module", params=["duplex", "kmeans"])
+@pytest.fixture(scope="module", params=["duplex-equation", "kmeans"])
 def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Kind of attention, and what a run never stopped leaves."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
@@ -113,14 +113,14 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_training_resume import train
-train(Path(sys.argv[1]), resume=sys.argv[2] == "go on", attention="duplex", save_minutes=1e-6)
+train(Path(sys.argv[1]), resume=sys.argv[2] == "go on", attention="duplex-equation", save_minutes=1e-6)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_ten_kills_at_random_moments_lose_no_run(tmp_path: Path) -> None:
     expected = tmp_path / "expected"
-    train(expected, attention="duplex", save_minutes=1e-6)
+    train(expected, attention="duplex-equation", save_minutes=1e-6)
     folder, chance = tmp_path / "run", random.Random(1)
     program = [sys.executable, "-c", RUN.format(tests=str(Path(__file__).parent)), str(folder)]
     kills = 0
@@ -135,7 +135,7 @@ def test_ten_kills_at_random_moments_lose_no_run(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         kills += 1
-    assert train(folder, attention="duplex", save_minutes=1e-6, resume=True).finished
+    assert train(folder, attention="duplex-equation", save_minutes=1e-6, resume=True).finished
     assert everything(folder) == everything(expected)
 
 

@@ -63,14 +63,17 @@ def layer_cases(conditions: Conditions, sizes: LayerSizes) -> list[Case]:
     dtype = conditions.dtype
     cases = []
     for backward in (False, True):
-        usual: list[tuple[str, Integration]] = [("simplex", "mul"), ("kmeans", "mul"), ("duplex", "both")]
+        usual: list[tuple[str, Integration]] = [("simplex", "mul"), ("kmeans", "mul"), ("duplex-equation", "both")]
         for kind, integration in usual:
             case = LayerCase(kind=kind, integration=integration, dtype=dtype, backward=backward, per_pixel=True)
             cases.append(case)
         simplex = LayerCase(kind="simplex", dtype=dtype, backward=backward, usual=False)
         cases += [replace(simplex, channels_last=False)]
         cases += [replace(simplex, dtype=torch.bfloat16)] if dtype is torch.float32 else []
-    cases += [LayerCase(kind="simplex", integration="both", dtype=dtype), LayerCase(kind="duplex", dtype=dtype)]
+    cases += [
+        LayerCase(kind="simplex", integration="both", dtype=dtype),
+        LayerCase(kind="duplex-equation", dtype=dtype),
+    ]
     return [
         Case(
             group="layer",

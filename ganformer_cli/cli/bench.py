@@ -66,7 +66,7 @@ def device_of(ctx: click.Context, parameter: click.Parameter, value: str | None)
 @option("--resolution", type=click.IntRange(1, 4096), default=256, group="What", help="Longer side of the images.")
 @option(
     "--attention",
-    type=click.Choice(["simplex", "kmeans", "duplex", "none"]),
+    type=click.Choice(["simplex", "duplex", "kmeans", "duplex-equation", "none"]),
     default=None,
     group="What",
     help="Kind of attention.  [default: that of the preset]",

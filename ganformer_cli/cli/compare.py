@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ganformer_cli.visualization.charts import BarPanel, LinePanel
 
 #: Models in the order of the paper's table; others follow.
-ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex", "kmeans")
+ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex-equation", "duplex")
 
 
 @click.command("compare", cls=GroupedCommand)

@@ -91,7 +91,7 @@ def run_name(path: Path) -> str:
 def model_kind(config: ModelConfig) -> str:
     """The baseline that a network is, or its kind of attention."""
     if config.has_attention:
-        return config.attention
+        return config.attention_name
     for name, values in BASELINES.items():
         # Where SAGAN attends follows from the size of the images.
         same = {"kgan": False, **values, "g_img2img": config.g_img2img if "g_img2img" in values else 0}

@@ -188,7 +188,7 @@ def _labels(kept: LabelDistribution | None, config: ModelConfig) -> dict[str, An
 def _architecture(config: ModelConfig) -> str:
     """The kind of network in a few words."""
     if config.has_attention:
-        kind = f"{config.attention} attention{'' if config.attention_resolutions else ' in no layer'}"
+        kind = f"{config.attention_name} attention{'' if config.attention_resolutions else ' in no layer'}"
     elif config.kgan:
         kind = f"k-GAN, merged by {config.merge_type}"
     else:

@@ -211,7 +211,9 @@ def command(
         # Only what was given directly: the released CLEVR model contradicts --ganformer-default.
         config = pretrained_config(origin, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
     check_precision(config, devices)
-    name = expname or f"{valid_name(dataset.name, spare=_SPARE)}-{(baseline or config.model.attention).lower()}"
+    spelled = given_options(ctx).get("attention")
+    kind = (baseline or spelled or config.model.attention_name).lower()
+    name = expname or f"{valid_name(dataset.name, spare=_SPARE)}-{kind}"
     parallelism = None
     if on_cpu and not launched:
         parallelism = use_cpu(config, name, result_dir, processes=processes, threads=threads, restart=restart)
@@ -242,7 +244,11 @@ def command(
             )
             if resume:
                 begun = config
-                config = group.run_on_rank0(lambda: resumed_config(begun, folder))
+                config = group.run_on_rank0(
+                    lambda: resumed_config(
+                        begun, folder, options, attention=spelled, say=lambda text: echo(text, err=True)
+                    )
+                )
             scored = parse_metrics(config.train.metrics)
             fail_together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.is_main))
             result = launch(

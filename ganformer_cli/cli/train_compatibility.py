@@ -33,7 +33,12 @@ class Replaced(NamedTuple):
 
 _SYNONYMS = (
     Synonym("--kmeans", bool, "Same as --attention kmeans.", lambda on: {"attention": "kmeans"} if on else {}),
-    Synonym("--g-img2ltnt", bool, "Same as --attention duplex.", lambda on: {"attention": "duplex"} if on else {}),
+    Synonym(
+        "--g-img2ltnt",
+        bool,
+        "Same as --attention duplex-equation.",
+        lambda on: {"attention": "duplex-equation"} if on else {},
+    ),
     Synonym("--transformer", bool, "False is --attention none.", lambda on: {} if on else {"attention": "none"}),
     Synonym("--allow-tf32", bool, "False is --precision fp32.", lambda on: {} if on else {"precision": "fp32"}),
     Synonym("--g-reg-weight", float, "Same as --pl-weight.", lambda value: {"pl_weight": value}),

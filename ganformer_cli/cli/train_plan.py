@@ -62,7 +62,7 @@ def show_plan(
     height, width = model.image_size
     grid = model.grid(model.resolution)
     components = f", {model.components_num} components of {model.component_size}" if model.has_components else ""
-    kind = f"attention {model.attention}"
+    kind = f"attention {model.attention_name}"
     if not model.has_attention:
         kind = "k-GAN" if model.kgan else f"no attention{', no style' * (not model.style)}"
     if model.g_img2img:

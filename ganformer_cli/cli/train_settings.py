@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ganformer_cli.cli.model_choice import Origin
     from ganformer_cli.data import ImageDataset
 
+#: What follows from the data set, which is open before the run is known.
+_FROM_DATA = frozenset({"dataset", "resolution", "ratio", "c_dim", "labels", "train_images_num", "g_img2img"})
 #: What --init-from does not take from the snapshot, because it follows from the images.
 _FROM_IMAGES = frozenset({"resolution", "ratio", "c_dim", "square_grid", "truncation_cutoff", "g_img2img"})
 #: What --init-from takes from a snapshot of another kind of attention.
@@ -52,6 +55,8 @@ def chosen_settings(ctx: click.Context) -> dict[str, Any]:
     """
     given, baseline = given_options(ctx), baseline_name(ctx)
     options = {name: value for name, value in given.items() if name in MODEL_FIELDS | TRAIN_FIELDS}
+    if "attention" in options:
+        options["attention"] = settings.ATTENTION_NAMES.get(options["attention"], options["attention"])
     implied = list(synonyms(given))
     if given.get("ganformer_default"):
         implied.append(("--ganformer-default", {"attention": "kmeans"}))
@@ -176,14 +181,38 @@ def reloaded_settings(result_dir: Path, expname: str | None) -> tuple[str, dict[
     return run.name.rpartition("-")[0] or run.name, {**config.model.to_dict(), **config.train.to_dict()}
 
 
-def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
-    """``config`` for resuming the run in ``folder``, with the meaning that its version gave to the same options."""
-    from ganformer_cli.checkpoints.run_folder import read_run_config
+def resumed_config(
+    config: RunConfig, folder: Path, given: Mapping[str, Any], *, attention: str | None, say: Callable[[str], None]
+) -> RunConfig:
+    """``config`` for resuming the run in ``folder``: what is not given is as it was begun.
 
-    begun = read_run_config(folder).model
-    if begun.image_positions or config.model.use_pos:
-        return config
-    return RunConfig(model=dataclasses.replace(config.model, image_positions=False), train=config.train)
+    So a run goes on although the defaults have changed since, or an option's meaning: ``--attention duplex`` of a run
+    of an earlier version is the paper's equation.
+
+    Args:
+        given: the fields that the user chose.
+        attention: as the user spelled it; None if it was not given.
+        say: told what the run has that ``config`` has not.
+    """
+    from ganformer_cli.checkpoints.run_folder import MAY_CHANGE, read_run_config
+
+    begun = read_run_config(folder)
+    free = MODEL_FIELDS | TRAIN_FIELDS
+    free -= MAY_CHANGE | _FROM_DATA | {"pretrained_pkl", "init_from"} | set(given)
+    if attention == "duplex" and begun.model.attention == "duplex-equation":
+        free |= {"attention"}
+        say("this run is of an earlier version, in which duplex was what is --attention duplex-equation now")
+    parts, kept = [], []
+    for was, now in ((begun.model, config.model), (begun.train, config.train)):
+        values = {name: value for name, value in was.to_dict().items() if name in free}
+        kept += [
+            f"{option_name(name)} {value}" for name, value in sorted(values.items()) if getattr(now, name) != value
+        ]
+        parts.append({**now.to_dict(), **values})
+    if kept:
+        say(f"resuming with the run's settings where none are given: {', '.join(kept)}")
+    where = str(folder)
+    return RunConfig(model=ModelConfig.from_dict(parts[0], where), train=TrainConfig.from_dict(parts[1], where))
 
 
 def pretrained_config(origin: Origin, config: RunConfig, given: dict[str, Any]) -> RunConfig:

@@ -6,6 +6,7 @@ Both are frozen, validate themselves when they are built, and go to JSON and bac
 
 from ganformer_cli.config.base import Setting, option_name, require, settings_of
 from ganformer_cli.config.model import (
+    ATTENTION_NAMES,
     MAX_LABELS,
     MAX_RESOLUTION,
     SCENES_RESOLUTION_CPU,
@@ -33,6 +34,7 @@ from ganformer_cli.config.presets import (
 from ganformer_cli.config.train import AugmentMode, DiscriminatorLoss, GeneratorLoss, Precision, RunConfig, TrainConfig
 
 __all__ = [
+    "ATTENTION_NAMES",
     "BASELINES",
     "DATA_SETTINGS",
     "GANFORMER_DEFAULT",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ganformer_cli.config.base import Bounds, Description, JsonConfig, Section, option_name, require, setting
 
-Attention = Literal["none", "simplex", "duplex", "kmeans"]
+Attention = Literal["none", "simplex", "duplex", "kmeans", "duplex-equation"]
 Architecture = Literal["resnet", "skip", "orig"]
 Integration = Literal["mul", "add", "both"]
 Normalization = Literal["layer", "instance", "none"]
@@ -18,6 +18,8 @@ PositionInit = Literal["uniform", "normal"]
 LatentNorm = Literal["together", "each"]
 MergeType = Literal["softmax", "sum", "max", "leaves"]
 
+#: Other names of a kind of attention. The authors' duplex models have this layer, and their code calls it kmeans.
+ATTENTION_NAMES: dict[str, Attention] = {"duplex": "kmeans"}
 #: Longer side of the first grid.
 START_SIZE = 4
 MAX_RESOLUTION = 4096
@@ -68,7 +70,14 @@ class ModelConfig(JsonConfig):
     )
     # Classes, or numbers of a label vector; 0: no labels.
     c_dim: int = setting(0, Description(bounds=Bounds(0, MAX_LABELS)))
-    attention: Attention = _MODEL("duplex", "Kind of attention between the components and the image.", usual=True)
+    # Another name of kmeans is duplex, which becomes kmeans here; files never say duplex, see from_dict.
+    attention: Attention = _MODEL(
+        "kmeans",
+        "Attention of the components and the image; duplex and kmeans: the layer of the authors' duplex models; "
+        "duplex-equation: the paper's equation.",
+        usual=True,
+        default_text="duplex",
+    )
     # m; 0 without attention.
     components_num: int = _MODEL(16, "Number of latent components.", usual=True)
     # Without attention: of the one latent.
@@ -102,7 +111,7 @@ class ModelConfig(JsonConfig):
     integration: Integration = _ATTENTION(
         "both",
         "How attention changes the image: scale it, add to it, or both.",
-        default_text="mul with kmeans, else both",
+        default_text="mul with duplex, else both",
     )
     normalize: Normalization = _ATTENTION("layer", "Normalisation of the image features before attention.")
     g_start_res: int = _ATTENTION(0, "First resolution with attention, 2^N.", bounds=_LEVELS)
@@ -147,6 +156,7 @@ class ModelConfig(JsonConfig):
     truncation_cutoff: int | None = None  # truncate the first so many layers only
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "attention", ATTENTION_NAMES.get(self.attention, self.attention))
         super().__post_init__()
         size = self.resolution
         require(
@@ -179,10 +189,10 @@ class ModelConfig(JsonConfig):
 
     def _check_everything_acts(self) -> None:
         """Raise ConfigError for a setting that would have no effect."""
-        attention = f"--attention {self.attention}"
+        attention = f"--attention {self.attention_name}"
         needs: tuple[tuple[bool, str, str, tuple[str, ...]], ...] = (
             (self.has_attention, attention, "an --attention other than none", _ATTENTION_ONLY),
-            (self.attention == "kmeans", attention, "--attention kmeans", ("kmeans_iters", "iterative")),
+            (self.attention == "kmeans", attention, "--attention duplex", ("kmeans_iters", "iterative")),
             (self.kmeans_iters > 1, "--kmeans-iters 1", "--kmeans-iters 2", ("kmeans_weight_per_iter",)),
             (self.image_positions, "--use-pos False", "--use-pos True", _POSITIONS_ONLY),
             (
@@ -238,7 +248,7 @@ class ModelConfig(JsonConfig):
 
     def _check_components(self) -> None:
         components, latent = self.components_num, self.latent_size
-        asked = "--baseline kGAN" if self.kgan else f"--attention {self.attention}"
+        asked = "--baseline kGAN" if self.kgan else f"--attention {self.attention_name}"
         require(components >= 1, f"--components-num {components}: {asked} needs at least 1")
         require(
             latent % components == 0,
@@ -291,7 +301,8 @@ class ModelConfig(JsonConfig):
     def _check_merge(self) -> None:
         require(
             self.attention == "none",
-            f"--baseline kGAN with --attention {self.attention}: its components do not attend; leave one of them out",
+            f"--baseline kGAN with --attention {self.attention_name}: its components do not attend; leave one of them "
+            "out",
         )
         top = self.resolution.bit_length() - 1
         require(
@@ -329,7 +340,15 @@ class ModelConfig(JsonConfig):
         if values.get("use_pos") is False and "image_positions" not in values:
             # There, use_pos False removed the image's positions, too.
             values = {**values, "image_positions": False}
+        if values.get("attention") == "duplex":
+            # There, duplex was the paper's equation.
+            values = {**values, "attention": "duplex-equation"}
         return super().from_dict(values, where)
+
+    @property
+    def attention_name(self) -> str:
+        """The kind of attention as it is called: ``duplex`` for ``kmeans``, the layer of the authors' duplex models."""
+        return "duplex" if self.attention == "kmeans" else self.attention
 
     @property
     def has_attention(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ganformer_cli.config.base import option_name, require, settings_of
-from ganformer_cli.config.model import ModelConfig, image_size
+from ganformer_cli.config.model import ATTENTION_NAMES, ModelConfig, image_size
 from ganformer_cli.config.train import RunConfig, TrainConfig
 
 MODEL_FIELDS = frozenset(settings_of(ModelConfig))
@@ -98,7 +98,8 @@ def resolve_run(
     resolution = given.get("resolution", ModelConfig.resolution)
     defaults = defaults or {}
     attention = given.get("attention", defaults.get("attention", ModelConfig.attention))
-    # k-means with the integration of the released networks, simplex and duplex with the paper's.
+    attention = ATTENTION_NAMES.get(attention, attention)
+    # k-means with the integration of the released networks, the others with the paper's.
     values: dict[str, Any] = {"integration": "mul" if attention == "kmeans" else "both", **defaults}
     preset, size = dict(dataset_preset), size_preset(resolution, on_cpu)
     if attention == "none":

@@ -559,5 +559,5 @@ class SelfAttention(nn.Module):
 ATTENTION_LAYERS: dict[str, type[BipartiteLayer]] = {
     "simplex": SimplexAttention,
     "kmeans": KMeansAttention,
-    "duplex": DuplexAttention,
+    "duplex-equation": DuplexAttention,
 }

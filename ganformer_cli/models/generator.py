@@ -64,7 +64,7 @@ class SynthesisLayer(nn.Module):
         super().__init__()
         channels = config.channels(resolution)
         self.grid = config.grid(resolution)
-        self.carries_components = config.attention == "duplex"
+        self.carries_components = config.attention == "duplex-equation"
         style_size = config.component_size if config.style else None
         self.conv = ModulatedConv2d(in_channels, channels, 3, style_size=style_size, up=up)
         self.attention = self.self_attention = self.image_positions = None
