@@ -30,7 +30,10 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 @pytest.mark.parametrize(
     ("model", "train"),
     [
-        ({"attention": "duplex-equation", "num_heads": 2, "d_transformer": True}, {"precision": "bf16", "batch_gpu": 2}),
+        (
+            {"attention": "duplex-equation", "num_heads": 2, "d_transformer": True},
+            {"precision": "bf16", "batch_gpu": 2},
+        ),
         ({"attention": "kmeans", "iterative": True}, {"augment": "ada", "precision": "fp16"}),
         ({"attention": "simplex"}, {"component_mixing": 0.9, "component_dropout": 0.5, "d_loss": "wgan"}),
         ({"attention": "none", "c_dim": 3}, {"checkpoint_activations": True, "labels": True}),
