@@ -45,7 +45,7 @@ def test_everything_is_measured(record: dict[str, Any]) -> None:
     for part in ("bias_act", "upfirdn2d", "bipartite_attention", "attention_means"):
         assert any(part in what for what in whats)
     layers = {row["what"]: row for row in record["rows"] if row["group"] == "layer"}
-    for kind in ("simplex mul", "kmeans mul", "duplex both"):
+    for kind in ("simplex mul", "kmeans mul", "duplex-equation both"):
         for way in ("forward", "forward + backward"):
             assert {"copy", "clone", "per pixel"} <= set(layers[f"{kind}, {way}"]["against"])
     for other in ("contiguous", "bfloat16"):
@@ -72,7 +72,7 @@ def test_it_says_under_which_conditions(record: dict[str, Any]) -> None:
     )
     assert (record["preset"], record["resolution"], record["batch_size"], record["attention"]) == (
         *("ffhq", 32, 4),
-        "duplex-equation",
+        "kmeans",
     )
     assert record["operators"] == ("native" if native.status("cpu").native else "reference")
     assert record["cpu_features"][0] == torch.backends.cpu.get_cpu_capability()
@@ -143,7 +143,7 @@ def test_table_and_memory(ganformer: Run, own_folder: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "no native operators: GANFORMER_OPS=reference" in done.stdout
     head, *rest = done.stdout.split("\ngenerator ")
-    (row,) = (line for line in rest[0].splitlines() if line.startswith("duplex, 32 px, forward"))
+    (row,) = (line for line in rest[0].splitlines() if line.startswith("kmeans, 32 px, forward"))
     assert "x bare convolutions" in row
     (kept,) = json.loads(Path("bench.json").read_text(encoding="utf-8"))["rows"]
     if sys.platform.startswith("linux"):

@@ -160,7 +160,7 @@ def test_a_converted_file(ganformer: Run, tiny_run: Path) -> None:
             "no attention, no style, self-attention at 8 (SAGAN)",
         ),
         ({"attention": "none", "components_num": 2, "kgan": True}, "k-GAN, merged by softmax"),
-        ({"attention": "kmeans", "components_num": 2, "ratio": 0.75}, "kmeans attention"),
+        ({"attention": "kmeans", "components_num": 2, "ratio": 0.75}, "duplex attention"),
     ],
 )
 def test_other_architectures(ganformer: Run, changes: dict[str, Any], architecture: str) -> None:

@@ -219,7 +219,7 @@ WRONG = [
     ("train --baseline SAGAN --attention duplex", "--baseline SAGAN", "--attention duplex"),
     ("train --baseline StyleGAN2 --transformer", "--baseline StyleGAN2", "--transformer"),
     ("train --baseline StyleGAN2 --num-heads 2", "--num-heads 2", "--attention none"),
-    ("train --kmeans-iters 2", "--kmeans-iters 2", "--attention duplex"),
+    ("train --attention simplex --kmeans-iters 2", "--kmeans-iters 2", "--attention duplex"),
     ("train --labels", "--labels", "--dataset scenes"),
     ("train --kmeans --attention simplex", "--kmeans", "--attention simplex"),
     ("train --merge-type sum", "--merge-type sum", "--baseline kGAN"),

@@ -212,7 +212,9 @@ def command(
         config = pretrained_config(origin, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
     check_precision(config, devices)
     spelled = given_options(ctx).get("attention")
-    kind = (baseline or spelled or config.model.attention_name).lower()
+    # As it is asked for, so that the same command finds the same run; that of a given snapshot as files call it.
+    default = config.model.attention_name if origin is None else config.model.attention
+    kind = (baseline or spelled or options.get("attention") or default).lower()
     name = expname or f"{valid_name(dataset.name, spare=_SPARE)}-{kind}"
     parallelism = None
     if on_cpu and not launched:

@@ -66,7 +66,7 @@ def chosen_settings(ctx: click.Context) -> dict[str, Any]:
     for said, meaning in implied:
         for name, value in meaning.items():
             if options.setdefault(name, value) != value:
-                other = f"{option_name(name)} {options[name]}"
+                other = f"{option_name(name)} {given.get(name, options[name])}"  # as it was spelled
                 raise ConfigError(
                     f"{said} means {option_name(name)} {value} and contradicts {other}; leave one of them out"
                 )
@@ -209,7 +209,12 @@ def resumed_config(
             f"{option_name(name)} {value}" for name, value in sorted(values.items()) if getattr(now, name) != value
         ]
         parts.append({**now.to_dict(), **values})
-    if kept:
+    same = all(
+        getattr(was, name) == getattr(now, name)
+        for was, now, names in ((begun.model, config.model, MODEL_FIELDS), (begun.train, config.train, TRAIN_FIELDS))
+        for name in names.intersection(given) - free - MAY_CHANGE
+    )
+    if kept and same:  # else the run is refused, or goes on with --override, which says enough
         say(f"resuming with the run's settings where none are given: {', '.join(kept)}")
     where = str(folder)
     return RunConfig(model=ModelConfig.from_dict(parts[0], where), train=TrainConfig.from_dict(parts[1], where))
