@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: for the message to somebody who has given another one than they meant."""
+"""What a file is, by its first bytes: for messages about a file that is not what it should be."""
 
 from __future__ import annotations
 

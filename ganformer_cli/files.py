@@ -76,7 +76,7 @@ def _require_regular(path: Path, state: os.stat_result) -> os.stat_result:
 
 
 def check_regular(path: Path) -> os.stat_result:
-    """Look at ``path``, through links, before anything opens it: opening a named pipe waits for ever.
+    """Look at ``path``, through links, before anything opens it: opening a named pipe blocks forever.
 
     For libraries that open a path by themselves; else :func:`open_regular`.
 
@@ -392,7 +392,7 @@ def parse_json(
         what, place = found or (f"cannot be read ({type(error).__name__})", 0)
         raise fault(what, place) from error
     if _violation(value, max_depth, finite):
-        what, place = _first_violation(text, max_depth, finite) or ("holds what it cannot", 0)
+        what, place = _first_violation(text, max_depth, finite) or ("is beyond the limits", 0)
         raise fault(what, place)
     return value
 

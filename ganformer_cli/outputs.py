@@ -48,9 +48,9 @@ def check_output(path: Path, option: str, *, overwrite: bool = False, inputs: It
         except (OSError, ValueError):
             continue
         if same:
-            raise OutputError(f"{_said(option, path)}: is the file that is read; give another name")
+            raise OutputError(f"{_said(option, path)}: is one of the files that are read; give another name")
     if state.st_size and not overwrite:
-        raise OutputError(f"{_said(option, path)}: is there already; give another name, or --overwrite to replace it")
+        raise OutputError(f"{_said(option, path)}: exists already; give another name, or --overwrite to replace it")
 
 
 def write_output(path: Path, data: bytes, option: str, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
@@ -90,7 +90,7 @@ def _is_written_through(path: Path, state: os.stat_result) -> bool:
 
 
 def _write_through(path: Path, data: bytes, option: str, state: os.stat_result) -> None:
-    """Write to a device or pipe as it is. Nobody may read a pipe: that is waited for, and not for ever."""
+    """Write to a device or pipe as it is. If nobody reads a pipe, this waits for a reader, for a limited time."""
     flags = os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     end = time.monotonic() + SECONDS_FOR_A_READER
     while True:

@@ -50,7 +50,7 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("GANFORMER_CACHE"):
         folder = os.path.expanduser(chosen)  # which leaves a ~ that means nothing
         if folder.startswith("~") and not os.path.isabs(folder) and not os.path.lexists(folder):
-            raise GanformerError(f"GANFORMER_CACHE {chosen}: there is no such home folder; give an absolute path")
+            raise GanformerError(f"GANFORMER_CACHE {chosen}: this home folder does not exist; give an absolute path")
         return Path(folder).absolute()
     folder = ""
     with contextlib.suppress(RuntimeError, OSError, KeyError):  # no home: older versions leave a ~ in it

@@ -143,7 +143,7 @@ def remove(path: Path, warn: Warn | None = None) -> bool:
 
     Args:
         path: what to delete.
-        warn: nothing is lost if it stays: told why it does. None: that is an error.
+        warn: called with the reason if the file stays and nothing is lost by it. None: that is an error.
 
     Raises:
         OutputError: it cannot be deleted, and there is no ``warn``.
@@ -160,7 +160,7 @@ def remove(path: Path, warn: Warn | None = None) -> bool:
 
 
 def quietly(text: str) -> None:
-    """A ``warn`` for what nobody need know of: a temporary file that the next run deletes."""
+    """A ``warn`` that says nothing: for temporary files that the next run deletes."""
 
 
 def _delete(path: Path) -> None:

@@ -100,4 +100,4 @@ def test_write_config(ganformer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "seed = 0\n" in Path("run.toml").read_text(encoding="utf-8")
     refused = ganformer(*line, "--seed", "1")
     assert refused.exit_code == 1
-    assert "--write-config run.toml: is there already" in refused.stderr
+    assert "--write-config run.toml: exists already" in refused.stderr

@@ -448,7 +448,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         "missing": "does not exist",
         "empty": "it is empty",
         "texts": "the 1 files in it are something else",
-        "words.zip": "no source that is known",
+        "words.zip": "not a known kind of source",
         "page.zip": "web page",
         "cut.zip": "damaged or cut short",
         "void.zip": "holds no images",

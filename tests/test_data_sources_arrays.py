@@ -154,7 +154,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 def test_an_array_cut_short(tmp_path: Path) -> None:
     path = save_npy(tmp_path / "file", pictures(5, 8, 6, 3))
     path.write_bytes(path.read_bytes()[:-150])
-    with pytest.raises(DataError, match="file is cut short: it holds 3 whole images of 5; get it again"):
+    with pytest.raises(DataError, match="file is cut short: it holds 3 whole images of 5; download it again"):
         open_source(path)
     for form in ("npz", "hdf5"):
         path = FORMATS[form](tmp_path / "file", pictures(50, 8, 6, 3))

@@ -204,18 +204,18 @@ def test_records_of_encoded_pictures(tmp_path: Path) -> None:
     assert [item.data for item in items[:4]] == [b"png 0", b"png 1", b"png 2", b"png 3"]
     assert [item.label for item in items[:4]] == [3, 7, None, None]
     assert [item.error for item in items[4:]] == [
-        "no picture among its features (count, text)", "no picture among its features (none)",
+        "no image among its features (count, text)", "no image among its features (none)",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (example(shape=[3, 4, 4], data=bytes(47)), "damaged: 47 bytes for a picture of shape [3, 4, 4]"),
-        (example(shape=[2, 4, 4], data=bytes(32)), "pictures of shape [2, 4, 4], where"),
-        (example(shape=[3, -4, -4], data=bytes(48)), "pictures of shape [3, -4, -4], where"),
-        (example(shape=[1 << 40, 1 << 40, 3], data=bytes(48)), "pictures of shape"),
-        (example(shape=[4, 4], data=bytes(16)), "pictures of shape [4, 4], where"),
+        (example(shape=[3, 4, 4], data=bytes(47)), "damaged: 47 bytes for an image of shape [3, 4, 4]"),
+        (example(shape=[2, 4, 4], data=bytes(32)), "images of shape [2, 4, 4] instead"),
+        (example(shape=[3, -4, -4], data=bytes(48)), "images of shape [3, -4, -4] instead"),
+        (example(shape=[1 << 40, 1 << 40, 3], data=bytes(48)), "images of shape"),
+        (example(shape=[4, 4], data=bytes(16)), "images of shape [4, 4] instead"),
         (b"\x0a\xff\xff\xff\xff", "damaged: not a tf.train.Example"),
         (b"\x0a\x7f123", "damaged: not a tf.train.Example"),
         (b"hello there", "damaged: not a tf.train.Example"),

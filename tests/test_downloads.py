@@ -403,7 +403,7 @@ def test_a_file_that_is_there_is_checked_once(server: Server, target: Path, monk
 
 @pytest.mark.parametrize("wrong", ["", "md5", "md5:12", "sha1:" + 40 * "0", "md5:" + 32 * "g", 32 * "0"])
 def test_a_checksum_that_is_none(server: Server, target: Path, wrong: str) -> None:
-    with pytest.raises(ValueError, match="is no checksum; write md5: and 32"):
+    with pytest.raises(ValueError, match="is not a checksum; write md5: and 32"):
         fetch(server.url, target, checksum=wrong)
     assert server.asked == []
 

@@ -304,7 +304,7 @@ def one_tensor_more(tree: Any) -> Any:
 ODD: dict[str, tuple[Callable[[Any], Any], str]] = {
     "none": (lambda tree: {**tree, "D": None}, "holds no D"),
     "absent": (lambda tree: {name: value for name, value in tree.items() if name != "D"}, "holds no D"),
-    "something else": (lambda tree: {**tree, "D": [1]}, "D is no network"),
+    "something else": (lambda tree: {**tree, "D": [1]}, "D is not a network"),
     "other width": (other_width, "another channel_max"),
     "attention": (with_attention, "attention in the discriminator"),
     "an unknown tensor": (one_tensor_more, "b8.trick"),

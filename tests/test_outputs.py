@@ -32,9 +32,9 @@ def test_a_new_file_is_written_and_its_folders_made(tmp_path: Path) -> None:
 def test_a_file_is_replaced_when_that_is_said(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(b"precious")
-    with pytest.raises(OutputError, match=r"^--output .*table\.csv: is there already; .*--overwrite"):
+    with pytest.raises(OutputError, match=r"^--output .*table\.csv: exists already; .*--overwrite"):
         check_output(path, "--output")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="exists already"):
         write_output(path, b"new", "--output")
     assert path.read_bytes() == b"precious"
     write_output(path, b"precious", "--output")  # the very same
@@ -78,7 +78,7 @@ def test_the_file_that_is_read_is_refused_by_whatever_name(tmp_path: Path) -> No
     (tmp_path / "link").symlink_to(source)
     os.link(source, tmp_path / "hard")
     for name in ("source", "link", "hard", "../" + tmp_path.name + "/source"):
-        with pytest.raises(OutputError, match="is the file that is read"):
+        with pytest.raises(OutputError, match="is one of the files that are read"):
             check_output(tmp_path / name, "", overwrite=True, inputs=[source])
 
 
@@ -90,7 +90,7 @@ def test_links_are_followed_and_stay(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(Path("real", "table"))
     os.link(target, tmp_path / "other name")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="exists already"):
         write_output(link, b"new", "--output")
     write_output(link, b"new", "--output", overwrite=True)
     assert link.is_symlink()
@@ -178,7 +178,7 @@ def test_every_command_asks_before_it_replaces(
     path.write_bytes(b"precious")
     done = ganformer(*words)
     assert done.exit_code == 1
-    assert f"{path}: is there already; give another name, or --overwrite" in done.stderr
+    assert f"{path}: exists already; give another name, or --overwrite" in done.stderr
     assert path.read_bytes() == b"precious"
 
 
@@ -187,5 +187,5 @@ def test_a_snapshot_is_not_converted_onto_itself(ganformer: Callable[..., Result
     before = snapshot.read_bytes()
     done = ganformer("convert", snapshot, snapshot, "--ema-only", "--overwrite")
     assert done.exit_code == 1
-    assert "is the file that is read" in done.stderr
+    assert "is one of the files that are read" in done.stderr
     assert snapshot.read_bytes() == before

@@ -225,5 +225,5 @@ def report_verified(found: dict[str, Any], *, as_json: bool) -> None:
         count = len(found["problems"])
         raise DataError(
             f"--verify {found['folder']}: {'a problem was' if count == 1 else f'{count} problems were'} found; prepare "
-            "it again with --overwrite, or get it again"
+            "it again with --overwrite, or download it again"
         )

@@ -30,7 +30,7 @@ def split_checksum(checksum: str) -> tuple[str, str]:
     """
     kind, _, value = checksum.lower().partition(":")
     if kind not in DIGITS or not re.fullmatch(rf"[0-9a-f]{{{DIGITS[kind]}}}", value):
-        raise ValueError(f"{checksum!r} is no checksum; write md5: and 32, or sha256: and 64 hexadecimal digits")
+        raise ValueError(f"{checksum!r} is not a checksum; write md5: and 32, or sha256: and 64 hexadecimal digits")
     return kind, value
 
 

@@ -1,4 +1,4 @@
-"""Web pages that come where a file was asked for: told from files, and read for what they say."""
+"""Web pages that arrive instead of a file: recognized, and read for what they say."""
 
 from __future__ import annotations
 

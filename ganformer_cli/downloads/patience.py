@@ -1,4 +1,4 @@
-"""Limits for servers that never come to an end: of the answer's beginning, and of the speed of what follows."""
+"""Deadlines for slow servers: for the headers of an answer, and for the speed of its body."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SMALL_BLOCK = 1 << 14
 
 
 class TooSlowError(Exception):
-    """What comes is so little that it never ends."""
+    """The transfer is too slow to ever end."""
 
 
 def session_with_deadlines() -> Session:

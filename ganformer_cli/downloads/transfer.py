@@ -61,7 +61,7 @@ def fetch(
 
     Raises:
         ChecksumError: the file has another checksum.
-        DownloadError: the file cannot be had, is not what was announced, or is missing and ``offline``.
+        DownloadError: the file cannot be downloaded, is not what was announced, or is missing and ``offline``.
         OutputError: the folder cannot be written to, or the disk is full or would be.
     """
     job = Download(destination, url, size, progress, checksum)
@@ -78,7 +78,7 @@ class _Broken(Exception):
 
 
 class _SlowError(_Broken):
-    """A transfer so slow that bringing the file further is no merit."""
+    """A transfer that is too slow to count as progress."""
 
 
 class _EndlessError(DownloadError):
@@ -352,7 +352,7 @@ def _network(job: Download) -> Iterator[None]:
     try:
         yield
     except patience.TooSlowError as error:
-        raise _SlowError(f"{host} sends next to nothing ({error})") from error
+        raise _SlowError(f"{host} sends almost nothing ({error})") from error
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
         raise _Broken(f"{host} does not answer") from error
     except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as error:
@@ -377,7 +377,7 @@ def get(session: Session, url: str, headers: dict[str, str]) -> Response:
     except OSError as error:  # a folder of certificates that is set and not there, for instance
         raise DownloadError(f"cannot ask for {url}: {error}; mend the setting that this names") from error
     except ValueError as error:  # of the place that an answer leads to
-        raise DownloadError(f"{url} leads to an address that is none ({error}); look whether it has moved") from error
+        raise DownloadError(f"{url} leads to an invalid address ({error}); check whether it has moved") from error
 
 
 def _describe(job: Download, response: Response, total: int | None) -> dict[str, Any]:

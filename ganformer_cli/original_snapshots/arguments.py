@@ -16,13 +16,13 @@ _SHOWN = 60
 class Arguments:
     """Named values of one network, from the sources that may have them: the first that says one is right.
 
-    Reading one checks its type and range. Those that were never read can be told from those that were
-    (``check_the_rest``), so that nothing that changes what a network computes is passed over.
+    Reading one checks its type and range. ``check_the_rest`` refuses those that were never read,
+    so that nothing that changes what a network computes is ignored.
 
     Args:
         where: the file, for messages.
         part: what the arguments are those of, for messages: ``"synthesis_kwargs"``.
-        sources: as they were found in the file; what is no dictionary counts as empty.
+        sources: as they were found in the file; anything but a dictionary counts as empty.
     """
 
     def __init__(self, where: str, part: str, *sources: object) -> None:
@@ -73,7 +73,7 @@ class Arguments:
         return bool(found)
 
     def choice(self, *names: str, default: str, choices: Collection[str]) -> str:
-        """One of some words."""
+        """One of ``choices``."""
         found = self.get(*names)
         if found is None:
             return default
@@ -91,7 +91,7 @@ class Arguments:
         """Raise SnapshotError for what was not read and may change what the network computes.
 
         Args:
-            without_effect: names of arguments that no picture depends on.
+            without_effect: names of arguments that do not affect images.
             fixed: what an argument has to be, where only one value can be read.
         """
         for source in self._sources[:1]:
@@ -99,13 +99,13 @@ class Arguments:
                 if name in self._read or name in without_effect or _is_off(value):
                     continue
                 if not isinstance(name, str):
-                    raise SnapshotError(f"{self.where}: {self.part} has names that are no words; the file is damaged")
+                    raise SnapshotError(f"{self.where}: {self.part} has names that are not text; the file is damaged")
                 if fixed is not None and name in fixed and _equal(value, fixed[name]):
                     continue
                 only = f" (only {fixed[name]!r} can be read)" if fixed and name in fixed else ""
                 raise SnapshotError(
                     f"{self.where}: made with {self._said(name)} = {_shown(value)}{only}, and what that changes in the "
-                    "network is not known here; rather than draw wrong pictures it is refused"
+                    "network is not known here, so the file is refused"
                 )
 
     def _said(self, name: str) -> str:

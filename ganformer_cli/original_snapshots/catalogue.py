@@ -21,7 +21,7 @@ class Published(NamedTuple):
     """A published snapshot."""
 
     file_id: str
-    #: height / width of its data, which its pictures are cropped to.
+    #: height / width of its data, which its images are cropped to.
     ratio: float
     dataset: str  # as the catalogue of data sets calls it
     resolution: int  # longer side of its images
@@ -46,7 +46,7 @@ def snapshot_path(name: str) -> Path:
 
 
 def published_ratio(path: Path) -> float | None:
-    """Height / width of the data of a published snapshot, told by the file's name; None for other files."""
+    """Height / width of the data of a published snapshot, by the file's name; None for other files."""
     known = PUBLISHED.get(path.name)
     return None if known is None else known.ratio
 
@@ -68,7 +68,7 @@ def fetch_snapshot(
 
     Raises:
         SnapshotError: there is no such snapshot.
-        DownloadError: it cannot be had; the message says how to get it by hand.
+        DownloadError: it cannot be downloaded; the message says how to get it by hand.
     """
     name = name.removeprefix(PREFIX)
     if name not in PUBLISHED:

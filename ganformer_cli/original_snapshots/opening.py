@@ -73,7 +73,7 @@ def load_original(path: Path) -> OriginalSnapshot:
         found = _READERS[form][1](tree, str(path))
         ratio = published_ratio(path)
         if found.settings["ratio"] == 1 and ratio is not None and ratio != 1:
-            # The file does not say what its pictures are cropped to; the authors' list of snapshots does.
+            # The file does not say what its images are cropped to; the authors' list of snapshots does.
             found.settings.update(ratio=ratio, square_grid=True)
         config = ModelConfig(**found.settings)
     except ConfigError as error:
@@ -81,7 +81,7 @@ def load_original(path: Path) -> OriginalSnapshot:
     except GanformerError:
         raise
     except Exception as error:
-        # Whatever else damaged settings provoke.
+        # Damaged settings can raise anything.
         raise SnapshotError(
             f"{path}: its settings are damaged ({type(error).__name__}: {error}); download it again"
         ) from error
@@ -151,7 +151,7 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
 
     Raises:
         SnapshotError: there is none, or it is damaged, of another architecture, or not to be trusted.
-        DownloadError: it cannot be had.
+        DownloadError: it cannot be downloaded.
     """
     if str(path).startswith(PREFIX):
         path = fetch_snapshot(str(path))
@@ -163,6 +163,6 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
 def _what_it_is(tree: Any) -> str:
     """What a pickle that is no snapshot of the GANsformer's holds."""
     if isinstance(tree, dict) and isinstance(tree.get("G"), PersistentObject) and "k" in tree["G"].state:
-        return "a snapshot of the GANsformer's without Gs, the averaged generator that pictures are made with"
+        return "a snapshot of the GANsformer's without Gs, the averaged generator that images are made with"
     other = name_of_tree(tree)
     return "a pickle, but no snapshot of the GANsformer's" if other is None else f"not the GANsformer's but {other}"

@@ -5,7 +5,7 @@ look-alikes, made anew for each file; any other name is an error that says which
 is never looked at. Numbers of torch's come from further pickles within the first, which are read the same way.
 
 A small pickle can also stand for endless work or memory: values within values that double at each level, keys whose
-hash takes for ever, one storage loaded a thousand times. So everything is counted while it is read: instructions,
+hash takes forever, one storage loaded a thousand times. So everything is counted while it is read: instructions,
 objects, and the bytes, text and nesting of what comes out, in proportion to the size of the file; and no error shows
 more of a value than its kind.
 """
@@ -176,7 +176,7 @@ def _persistent(meta: object, *_: object) -> PersistentObject:
         raise TypeError("a damaged persistent object")
     name = meta.get("class_name")
     if not isinstance(name, str) or len(name) > _LONGEST_NAME:
-        raise TypeError("a persistent object whose class is no name")
+        raise TypeError("a persistent object whose class name is not text")
     return PersistentObject(name, meta["state"])
 
 
@@ -320,7 +320,7 @@ def _tensor_of(raw: memoryview, dtype: torch.dtype, count: int) -> Tensor:
 
 
 def _key(key: object) -> Any:
-    """A key of a dictionary. Those of other kinds can take for ever to hash or to compare."""
+    """A key of a dictionary. Those of other kinds can take forever to hash or to compare."""
     if type(key) is str or key is None or type(key) is bool or (type(key) is int and abs(key) < 1 << 32):
         return key
     raise TypeError(f"a dictionary with a key of the kind {type(key).__name__}")
@@ -490,7 +490,7 @@ def check_start(path: Path, start: bytes) -> None:
 
 
 def _why(error: Exception) -> str:
-    """What went wrong, without a value of the file's: to show one can take for ever."""
+    """What went wrong, without a value of the file's: to show one can take forever."""
     said = error.args[0] if error.args and type(error.args[0]) is str else ""
     return f"{type(error).__name__}: {printable(said, limit=200)}"
 
@@ -498,7 +498,7 @@ def _why(error: Exception) -> str:
 class _Plain:
     """Replaces the look-alikes of arrays and tensors by what they hold, throughout.
 
-    What is referred to several times becomes several values; so nobody who goes through them goes on for ever.
+    What is referred to several times becomes several values; so walking through them always ends.
     """
 
     def __init__(self, length: int) -> None:

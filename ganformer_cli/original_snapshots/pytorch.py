@@ -1,7 +1,7 @@
 """The authors' PyTorch snapshots: a dictionary of persistent objects, to our configuration and tensors.
 
-Settings come from the arguments that the networks were made with. Where these are silent, what a module remembers of
-them counts, and where that is silent, too, what the tensors show.
+Settings come from the arguments that the networks were made with; what these lack, from the attributes of the modules;
+what those lack, from the tensors.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ganformer_cli.original_snapshots.arguments import Arguments
 from ganformer_cli.original_snapshots.pickles import PersistentObject, module_tensors
 
 _SETTINGS = settings_of(ModelConfig)
-#: Arguments that no picture depends on: names and numbers of training, and what follows from the others.
+#: Arguments that do not affect images: names and numbers of training, and what follows from the others.
 _WITHOUT_EFFECT = frozenset(
     (
         *("class_name", "component_mixing", "style_mixing", "w_avg_beta", "num_ws", "num_broadcast", "tanh"),
         *("fused_modconv", "pos_init"),
     )
 )
-#: Arguments of which one value can be read: what they are where nobody says otherwise.
+#: Arguments of which one value can be read: their defaults.
 _FIXED: dict[str, Any] = {
     **{"img_channels": 3, "act": "lrelu", "lrmul": 0.01, "kernel_size": 3},
     **{"resample_kernel": [1, 3, 3, 1], "use_noise": True, "parametric": True},
@@ -97,7 +97,7 @@ def read_pytorch(tree: Mapping[str, Any], where: str) -> SnapshotContents:
 def _module(tree: Mapping[str, Any], name: str) -> PersistentObject:
     module = tree.get(name)
     if not isinstance(module, PersistentObject):
-        raise SnapshotError(f"the file holds no {name}" if module is None else f"{name} is no network")
+        raise SnapshotError(f"the file holds no {name}" if module is None else f"{name} is not a network")
     return module
 
 
@@ -114,7 +114,7 @@ def _child(module: PersistentObject | None, *path: str) -> PersistentObject | No
 
 
 def _remembered(module: PersistentObject | None, *names: str) -> dict[str, Any]:
-    """What a module remembers of its arguments, as attributes."""
+    """Arguments that a module keeps as attributes."""
     return {name: module.state[name] for name in names if name in module.state} if module else {}
 
 
@@ -201,7 +201,7 @@ def _generator_settings(generator: PersistentObject, where: str) -> SnapshotCont
     )
     for name in ("mapping_kwargs", "synthesis_kwargs"):
         if top.get(name) is not None and not isinstance(top.get(name), dict):
-            raise SnapshotError(f"{where}: its {name} are no settings with names; the file is damaged")
+            raise SnapshotError(f"{where}: its {name} is not a table of settings; the file is damaged")
     # A latent's width is one number there; two would need layers between that no network of theirs has.
     size = top.integer("w_dim", "z_dim", default=0, low=1, high=MAX_LATENT)
     if top.integer("z_dim", default=size, low=1, high=MAX_LATENT) != size:
@@ -220,7 +220,7 @@ def _generator_settings(generator: PersistentObject, where: str) -> SnapshotCont
     if transformer and not in_mapping:
         raise SnapshotError(f"{where}: made with mapping_kwargs.transformer False, which cannot be read; it is refused")
     kmeans = synthesis.flag("kmeans", default=has(r"\.centroids$"))
-    # As said, or, where nobody says, as the tensors show.
+    # The default follows from the tensors.
     shown = "skip" if has(r"\.b4\.torgb\.") else "resnet" if has(r"\.skip\.weight$") else "orig"
     settings: dict[str, Any] = {
         "resolution": top.integer("img_resolution", default=0, low=8, high=MAX_RESOLUTION),
@@ -237,7 +237,7 @@ def _generator_settings(generator: PersistentObject, where: str) -> SnapshotCont
         "g_arch": synthesis.choice("architecture", default=shown, choices=_SETTINGS["g_arch"].choices),
         "style": synthesis.flag("style", default=True),
         "local_noise": synthesis.flag("local_noise", default=has(r"\.noise_strength$")),
-        # No argument says so.
+        # No argument names it.
         "conv_last": has(r"\.conv_last\.weight$"),
     }
     if settings["mapping_dim"] == size or settings["mapping_num_layers"] == 0:
@@ -340,7 +340,7 @@ def _mapping_settings(
 def _discriminator_settings(
     discriminator: PersistentObject, generator: Mapping[str, Any]
 ) -> tuple[dict[str, Any], float | None]:
-    """The discriminator's fields of ``ModelConfig``, and the ratio that it pads pictures for.
+    """The discriminator's fields of ``ModelConfig``, and the ratio that it pads images for.
 
     Raises:
         SnapshotError: it is of other settings than the generator, or cannot be read.

@@ -41,7 +41,7 @@ _ATTENTION = {
 }
 #: Arguments that only the GANsformer's networks have; NVIDIA's StyleGAN2 has none of them.
 _OF_GANSFORMER = ("components_num", "transformer", "mapping_resnet", "mapping_ltnt2ltnt", "kmeans", "local_noise")
-#: Arguments that no picture depends on: those of training, exact variants, and how trained numbers began.
+#: Arguments that do not affect images: those of training, exact variants, and how trained numbers began.
 _WITHOUT_EFFECT = frozenset(
     (
         *("fused_modconv", "style_mixing", "component_mixing", "dlatent_avg_beta", "w_avg_beta", "pos_init"),
@@ -49,7 +49,7 @@ _WITHOUT_EFFECT = frozenset(
         *("dtype", "crop_ratio"),
     )
 )
-#: Arguments of which one value can be read: what they are where nobody says otherwise.
+#: Arguments of which one value can be read: their defaults.
 _FIXED: dict[str, Any] = {
     **{
         "num_channels": 3,
@@ -111,7 +111,7 @@ def read_tensorflow(tree: tuple[Any, ...], where: str) -> SnapshotContents:
 
 def _network(value: object, name: str) -> TensorFlowNetwork:
     if not isinstance(value, TensorFlowNetwork):
-        raise SnapshotError(f"the file holds no {name}" if value is None else f"{name} is no network")
+        raise SnapshotError(f"the file holds no {name}" if value is None else f"{name} is not a network")
     return value
 
 
@@ -135,12 +135,12 @@ def _variables(network: TensorFlowNetwork, where: str, prefix: str = "") -> dict
     found: dict[str, Array] = {}
     variables = network.state.get("variables") or []
     if not isinstance(variables, list | tuple):
-        raise SnapshotError(f"{where}: its variables are no list; the file is damaged")
+        raise SnapshotError(f"{where}: its variables are not a list; the file is damaged")
     for variable in variables:
         name, value = variable if isinstance(variable, list | tuple) and len(variable) == 2 else (None, None)
         if not isinstance(name, str) or not isinstance(value, np.ndarray | float | int) or f"{prefix}{name}" in found:
             raise SnapshotError(
-                f"{where}: its variable {prefix}{name} is no array, or comes twice; the file is damaged"
+                f"{where}: its variable {prefix}{name} is not an array, or appears twice; the file is damaged"
             )
         found[f"{prefix}{name}"] = np.asarray(value)
     components = network.state.get("components")

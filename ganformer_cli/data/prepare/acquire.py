@@ -208,7 +208,7 @@ def acquire_file(
     if check and known:
         raise DataError(
             f"--from-file {path}: it has none of the checksums that the catalogue knows of {entry.name} "
-            f"({', '.join(known)}): it is incomplete, or another version; get it again, or take it as it is with "
+            f"({', '.join(known)}): it is incomplete, or another version; download it again, or take it as it is with "
             "--no-check"
         )
     return AcquiredArchive(path, form, None, downloaded=False)

@@ -79,7 +79,7 @@ def layout_of(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Layou
     """
     last = len(shape) == 4 and shape[3] in CHANNELS
     first = len(shape) == 4 and shape[1] in CHANNELS
-    if first and last:  # of tiny images; they are square more often than not
+    if first and last:  # tiny images; most are square
         first = shape[2] == shape[3] and shape[1] != shape[2]
     good_type = dtype.kind == "f" or (dtype.kind == "u" and dtype.itemsize <= 2)
     if not (last or first or len(shape) == 3) or not good_type:
@@ -166,7 +166,7 @@ class NpySource(Arrayed, IndexedSource):
             if held < self._layout.count * self._layout.row_bytes:
                 raise DataError(
                     f"{path} is cut short: it holds {held // max(1, self._layout.row_bytes)} whole images of "
-                    f"{self._layout.count}; get it again"
+                    f"{self._layout.count}; download it again"
                 )
             # Rows are read, not mapped: mapped pages would count as this process's memory.
             self._mapped = np.load(path, mmap_mode="r", allow_pickle=False) if rows_apart else None
@@ -225,7 +225,7 @@ class NpzSource(Arrayed, StreamedSource):
                     layout, rows_apart = read_layout(stream, where)
                 claimed = layout.count * layout.row_bytes
                 if claimed > self._zip.getinfo(self._arrays[name]).file_size:
-                    why = f"{where} is cut short: it claims {claimed} bytes; get it again"
+                    why = f"{where} is cut short: it claims {claimed} bytes; download it again"
                     continue
                 if not rows_apart:
                     return name, layout

@@ -89,14 +89,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def count(self) -> int:
-        """How many items there are, before any is decoded. May take a pass over headers, and is then remembered."""
+        """The number of items, before any is decoded. May take a pass over headers, and is cached."""
 
     @abc.abstractmethod
     def others(self) -> int:
-        """Files beside them that are no images, hidden ones not counted."""
+        """How many other files there are, hidden ones not counted."""
 
     def unread_files(self) -> UnreadFiles:
-        """Of these others, those that nobody expects beside images, by their suffix."""
+        """The unexpected ones among the other files, counted by suffix."""
         return UnreadFiles()
 
     @abc.abstractmethod
@@ -111,8 +111,8 @@ class Source(abc.ABC):
     def fingerprint(self) -> str:
         """sha256, hexadecimal, of names, sizes and times of the files: no image is read."""
 
-    def close(self) -> None:  # noqa: B027 (some have nothing to let go of)
-        """Let go of the files, and of what was unpacked."""
+    def close(self) -> None:  # noqa: B027 (some hold nothing open)
+        """Close the files, and delete what was unpacked."""
 
     def __enter__(self: _Self) -> _Self:
         return self

@@ -45,7 +45,7 @@ class Hdf5Source(Arrayed, IndexedSource):
             check_regular(path)
             self._file: Any = h5py.File(path, "r")
         except Exception as error:
-            raise DataError(f"{path} is damaged or cut short ({reason(error)}); get it again") from error
+            raise DataError(f"{path} is damaged or cut short ({reason(error)}); download it again") from error
         try:
             self._data = self._choose(h5py)
             self._name = self._data.name.lstrip("/")
@@ -56,7 +56,7 @@ class Hdf5Source(Arrayed, IndexedSource):
             raise
         except Exception as error:  # a damaged file can break h5py in any way
             self._file.close()
-            raise DataError(f"{path} is damaged ({reason(error)}); get it again") from error
+            raise DataError(f"{path} is damaged ({reason(error)}); download it again") from error
 
     def _choose(self, h5py: Any) -> Any:
         found: list[Any] = []

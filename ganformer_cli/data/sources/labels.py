@@ -167,7 +167,7 @@ class NamedLabels:
             source: how messages name what they lie in.
 
         Raises:
-            DataError: no image has a label, or it cannot be told which.
+            DataError: no image has a label, or the match is ambiguous.
         """
         used = np.zeros(len(self._keys), np.bool_)
         unmatched: list[str] = []
@@ -290,7 +290,7 @@ def choose_labels(
         count: how many images there are.
 
     Raises:
-        DataError: they are not to be had, or damaged.
+        DataError: they are missing or damaged.
     """
     if option == "none":
         return None

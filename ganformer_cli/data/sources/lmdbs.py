@@ -58,9 +58,9 @@ class LmdbSource(StreamedSource):
             pages = self._env.info()["last_pgno"] + 1
             # A page behind the end of the file would stop the whole process, and not raise anything.
             if pages * self._env.stat()["psize"] > self._data.stat().st_size:
-                raise DataError(f"{self._data} is cut short; get it again")
+                raise DataError(f"{self._data} is cut short; download it again")
             if self.count() > self._data.stat().st_size // _MIN_ENTRY:
-                raise DataError(f"{self._data} is damaged: it claims {self.count()} entries; get it again")
+                raise DataError(f"{self._data} is damaged: it claims {self.count()} entries; download it again")
             self.use(choose_labels(labels, path, count=self.count))
         except BaseException:
             self.close()
@@ -77,7 +77,7 @@ class LmdbSource(StreamedSource):
             )
         except self._lmdb.Error as error:
             self._env = None
-            raise DataError(f"{self._data} is damaged, or no LMDB ({reason(error)}); get it again") from error
+            raise DataError(f"{self._data} is damaged, or no LMDB ({reason(error)}); download it again") from error
 
     def count(self) -> int:
         return int(self._env.stat()["entries"])
@@ -133,8 +133,8 @@ class Unpacked:
     def __init__(self, archive: Path, member: str) -> None:
         """
         Raises:
-            DataError: the zip is damaged or protected, or another process is at it.
-            OutputError: there is no room beside it.
+            DataError: the zip is damaged or protected, or another process is unpacking it.
+            OutputError: there is not enough space beside it.
         """
         from filelock import FileLock, Timeout
 
@@ -179,7 +179,7 @@ class Unpacked:
             info = opened.getinfo(member)
             if is_bomb(info.file_size, info.compress_size):
                 why = bomb_text(info.file_size, info.compress_size)
-                raise DataError(f"{archive}: {member} is {why}; get it again")
+                raise DataError(f"{archive}: {member} is {why}; download it again")
             if info.flag_bits & 1:
                 raise DataError(f"{archive} is {PASSWORD}; unpack it with its password, and give the folder")
             free = shutil.disk_usage(archive.parent).free
@@ -200,5 +200,5 @@ class Unpacked:
             except OSError:
                 raise
             except READ_ERRORS as error:
-                raise DataError(f"{archive}: {member} is damaged ({reason(error)}); get it again") from error
+                raise DataError(f"{archive}: {member} is damaged ({reason(error)}); download it again") from error
         write_json(stamp, wanted)

@@ -1,4 +1,4 @@
-"""Which kind of source a path is: told from what is in it, not from its name."""
+"""Which kind of source a path is: recognized by its content, not by its name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MAGIC = {
 }  # fmt: skip
 # What people give by mistake, and what to say of it.
 _MISTAKES = {
-    **dict.fromkeys(COMPRESSED, "compressed, but no tar, or a damaged one: get it again, or unpack it and give that"),
+    **dict.fromkeys(COMPRESSED, "compressed, but not a tar, or damaged: download it again, or unpack it first"),
     b"7z\xbc\xaf": "a 7z archive: unpack it, and give the folder",
     b"Rar!": "a rar archive: unpack it, and give the folder",
     b"\x89PNG": "one image: give the folder that it lies in",
@@ -57,17 +57,17 @@ def open_source(
     """The images at ``path``.
 
     Args:
-        form: one of :data:`FORMS`; None tells it from the content. ``png`` and ``jpg`` take such files only, of a
+        form: one of :data:`FORMS`; None recognizes the content. ``png`` and ``jpg`` take such files only, of a
             folder, zip or tar.
         labels: None takes what lies in the source (``dataset.json`` and the like); ``none``; ``folders``, where a
             image's class is its first folder; or the path of a ``.npy``, ``.csv`` or ``.json`` file.
         resolution: which files of TFRecords of several resolutions; None takes the largest.
 
     Raises:
-        ConfigError: there is no such form.
+        ConfigError: there is no such format.
         DataError: there is nothing there, or nothing that is recognised, or it is empty or damaged, or a library is
             missing.
-        OutputError: there is no room to unpack it.
+        OutputError: there is not enough space to unpack it.
     """
     if form is not None and form not in SOURCE_FORMATS:
         raise ConfigError(f"--format {form}: choose one of {', '.join(SOURCE_FORMATS)}")
@@ -76,7 +76,7 @@ def open_source(
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     except READ_ERRORS as error:
-        raise DataError(f"{path} is damaged or cut short ({reason(error)}); get it again") from error
+        raise DataError(f"{path} is damaged or cut short ({reason(error)}); download it again") from error
     try:
         _refuse_empty(source, form)
     except BaseException:
@@ -96,7 +96,7 @@ def _refuse_empty(source: Source, form: str | None) -> None:
         found += f" ({unread_text(unread)})" if unread else ""
         raise DataError(f"{source.path} holds no images{ending}; {found}")
     if first.data is None and first.error.startswith(DAMAGED) and source.count() == 1:
-        raise DataError(f"{source.path}: {first.error}; get it again")
+        raise DataError(f"{source.path}: {first.error}; download it again")
 
 
 def _open(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
@@ -217,12 +217,12 @@ def _kind_of_file(path: Path) -> str:
         return "zip"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
-        why = "an empty file: get it again"
+        why = "an empty file: download it again"
     elif text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
-        why = "a web page, and no archive: the download went wrong; fetch it again in a browser"
+        why = "a web page, not an archive: the download went wrong; repeat it in a browser"
     else:
         mistakes = (why for magic, why in _MISTAKES.items() if start.startswith(magic))
-        why = next(mistakes, "no source that is known: give a folder, an archive or an array of images")
+        why = next(mistakes, "not a known kind of source: give a folder, an archive or an array of images")
     raise DataError(f"{path} is {why}")
 
 

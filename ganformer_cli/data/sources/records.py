@@ -113,7 +113,7 @@ def image_of(record: memoryview) -> tuple[bytes | Pixels, int | None]:
         if values and isinstance(values[0], memoryview):
             return bytes(values[0]), label
     names = ", ".join(sorted(key.decode("utf-8", "backslashreplace") for key in features))
-    raise ValueError(f"no picture among its features ({names or 'none'})")
+    raise ValueError(f"no image among its features ({names or 'none'})")
 
 
 def example(record: memoryview) -> dict[bytes, list[Any]]:
@@ -203,8 +203,8 @@ def _signed(value: int) -> int:
 def _raw_pixels(data: list[Any], shape: list[Any]) -> Pixels:
     sizes = [value for value in shape if type(value) is int and value > 0]
     if len(sizes) != 3 or len(shape) != 3 or sizes[0] not in (1, 3, 4):
-        raise ValueError(f"pictures of shape {shape}, where [1, 3 or 4, height, width] is wanted")
+        raise ValueError(f"images of shape {shape} instead of [1, 3 or 4, height, width]")
     raw = data[0] if data and isinstance(data[0], memoryview) else memoryview(b"")
     if len(raw) != sizes[0] * sizes[1] * sizes[2]:
-        raise ValueError(f"damaged: {len(raw)} bytes for a picture of shape {sizes}")
+        raise ValueError(f"damaged: {len(raw)} bytes for an image of shape {sizes}")
     return np.ascontiguousarray(np.frombuffer(raw, np.uint8).reshape(sizes).transpose(1, 2, 0))

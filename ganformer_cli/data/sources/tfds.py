@@ -72,7 +72,7 @@ class TfdsSource(LabelledSource):
             label = int(row["label"])
         image = np.asarray(row["image"])
         if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] not in CHANNELS:
-            return Item(name, None, label, f"{image.dtype} {list(image.shape)} is no image")
+            return Item(name, None, label, f"{image.dtype} {list(image.shape)} is not an image")
         return Item(name, np.ascontiguousarray(image), label)
 
     def fingerprint(self) -> str:

@@ -80,8 +80,8 @@ class RecordFiles(ABC):
     def state(self, name: str) -> str:
         """Changes with the file."""
 
-    def close(self) -> None:  # noqa: B027 (a folder has nothing to let go of)
-        """Let go of the files."""
+    def close(self) -> None:  # noqa: B027 (a folder holds nothing open)
+        """Close the files."""
 
 
 class FolderFiles(RecordFiles):
@@ -131,7 +131,9 @@ class ZipFiles(RecordFiles):
             raise DataError(f"{self.path}: {name} is {PASSWORD}; unpack it with its password, and give the folder")
         info = self._zip.getinfo(name)
         if is_bomb(info.file_size, info.compress_size):
-            raise DataError(f"{self.path}: {name} is {bomb_text(info.file_size, info.compress_size)}; get it again")
+            raise DataError(
+                f"{self.path}: {name} is {bomb_text(info.file_size, info.compress_size)}; download it again"
+            )
         return self._zip.open(name)
 
     def size(self, name: str) -> int:
@@ -196,7 +198,7 @@ class TfrecordsSource(StreamedSource):
             check_npy_stream(io.BytesIO(data), len(data))
             values = np.load(io.BytesIO(data), allow_pickle=False)
         except READ_ERRORS as error:
-            raise DataError(f"{where} cannot be read ({reason(error)}); get it again") from error
+            raise DataError(f"{where} cannot be read ({reason(error)}); download it again") from error
         return NumberedLabels(values, where) if values.size else None
 
     def _has_classes(self) -> bool:

@@ -60,7 +60,7 @@ class ZipSource(IndexedSource):
         try:
             return self._index.read(self._dataset_jsons[name])
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.path}: {name} cannot be read ({reason(error)}); get it again") from error
+            raise DataError(f"{self.path}: {name} cannot be read ({reason(error)}); download it again") from error
 
     def names(self) -> Iterator[str]:
         """The names of the images in order, as they stand in the zip."""
