@@ -146,6 +146,7 @@ def importable(monkeypatch: pytest.MonkeyPatch, checkout: Path, tmp_path: Path) 
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the worst moment")
 @pytest.mark.usefixtures("importable")
 def test_memory_of_a_fresh_process_is_that_of_each_case() -> None:
@@ -160,6 +161,7 @@ def raise_error() -> None:
     raise GanformerError("so it is")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("importable")
 def test_errors_of_a_fresh_process_arrive() -> None:
     with pytest.raises(GanformerError, match="so it is"):

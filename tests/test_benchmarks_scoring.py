@@ -20,6 +20,7 @@ Run = Callable[..., Result]
 QUICK = ("bench", "--quick", "--device", "cpu", "--only", "metrics", "--no-memory", "--repeats", "1")
 
 
+@pytest.mark.slow
 def test_both_are_measured_and_agree(ganformer: Run) -> None:
     done = ganformer(*QUICK, "--json")
     assert done.exit_code == 0, done.stderr

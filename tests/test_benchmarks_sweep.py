@@ -120,6 +120,7 @@ def test_each_run_leaves_its_scores_and_their_course(table: Path, tmp_path: Path
         run_sweep(read_sweep(table), tmp_path, at_once=2, threads=1, message=said.append, command=command)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path, command: list[str]) -> None:
     runs = [SweepRun(name, 0, {}) for name in ("bad", "good")]
     for _ in range(2):
@@ -129,6 +130,7 @@ def test_a_run_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path, c
     assert (tmp_path / "runs" / "bad-seed0-000" / "started").read_text(encoding="utf-8") == "xx"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGINT"])
 def test_what_a_killed_sweep_had_begun_saves_and_is_resumed(tmp_path: Path, command: list[str], number: str) -> None:
@@ -168,6 +170,7 @@ def test_the_command_checks_the_table_before_it_trains(ganformer: Run, table: Pa
         assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_compare_averages_seeds(
     ganformer: Run, table: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

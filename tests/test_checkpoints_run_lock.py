@@ -210,6 +210,7 @@ def test_processes_are_known_by_number_and_start() -> None:
 # ----- Workers whose launcher is gone -----
 
 
+@pytest.mark.slow
 def test_workers_that_still_save_are_waited_for(tmp_path: Path) -> None:
     launcher = gone_pid()
     holder = start_holder(tmp_path, **{LAUNCHER: str(launcher)})

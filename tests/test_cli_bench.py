@@ -37,6 +37,7 @@ def record() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_everything_is_measured(record: dict[str, Any]) -> None:
     groups = [row["group"] for row in record["rows"]]
     assert sorted(set(groups), key=groups.index) == ["operators", "layer", "generator", "training"]
@@ -137,6 +138,7 @@ def test_what_training_keeps_is_said_of_layers(record: dict[str, Any]) -> None:
         assert (row["kept_percent"] is not None) == (row["group"] == "layer" and row["what"].endswith("backward"))
 
 
+@pytest.mark.slow
 def test_table_and_memory(ganformer: Run, own_folder: Path) -> None:
     with native.use("reference"):
         done = ganformer(*QUICK, "--only", "generator", "--output", "bench.json")

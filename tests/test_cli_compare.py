@@ -153,6 +153,7 @@ def test_what_does_not_compare_is_told(ganformer: Run, make_run: Maker) -> None:
     assert "fid: results/a-000 and results/b-000 are not comparable, different resize before the network" in messages[0]
 
 
+@pytest.mark.slow
 def test_files_are_written_whole_and_the_plot_shows_deviations(ganformer: Run, runs: None) -> None:
     done = ganformer("compare", "--format", "csv", "--output", "out/table.csv", "--plot", "out/scores.svg")
     assert (done.exit_code, done.stdout) == (0, "")

@@ -60,6 +60,7 @@ def test_batch_size_does_not_matter(ganformer: Run, tiny_run: Path) -> None:
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 def test_the_data_set_is_the_one_that_the_model_was_trained_on(ganformer: Run, tiny_run: Path) -> None:
     answer = json.loads(ganformer("eval", "--metrics", "diversity", "--json").stdout)
     # 64 scenes were trained on, and the default is no more than there are.
@@ -302,6 +303,7 @@ def test_fetch_says_where_the_weights_are(ganformer: Run, own_folder: Path, monk
 # ----- Other things to score -----
 
 
+@pytest.mark.slow
 def test_every_snapshot_of_a_run(ganformer: Run, tiny_run: Path) -> None:
     done = ganformer("eval", "--all", "--eval-images-num", "4")
     assert done.exit_code == 0, done.stderr
@@ -348,6 +350,7 @@ def test_what_generate_wrote_scores_as_the_model_does(
 # ----- Comparing -----
 
 
+@pytest.mark.slow
 def test_comparing_scores_names_every_difference(ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]) -> None:
     shutil.copytree(tiny_run, "results/other-000")
     for run, more in (("exp-000", []), ("other-000", ["--truncation-psi", "0.5", "--resize", "clean", "--seed", "3"])):
@@ -385,6 +388,7 @@ def test_comparing_what_compares_says_nothing(ganformer: Run, tiny_run: Path) ->
 # ----- Several processes -----
 
 
+@pytest.mark.slow
 def test_processes_come_to_the_scores_of_one(ganformer: Run, tiny_run: Path) -> None:
     words = ["eval", "--eval-images-num", "64", "--json"]
     alone = json.loads(ganformer(*words).stdout)

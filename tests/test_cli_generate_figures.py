@@ -63,6 +63,7 @@ def test_the_authors_names_ask_for_every_figure(ganformer: Run, tiny_run: Path) 
     ]
 
 
+@pytest.mark.slow
 def test_mixtures_of_the_first_pictures(ganformer: Run, tiny_run: Path) -> None:
     done = ganformer("generate", "--seeds", "4,7,9", "--mix", "all", "--vis-rich-num", "2", "--json")
     assert done.exit_code == 0, done.stderr
@@ -76,6 +77,7 @@ def test_mixtures_of_the_first_pictures(ganformer: Run, tiny_run: Path) -> None:
         assert min(each["mean_difference"].values()) > 0
 
 
+@pytest.mark.slow
 def test_mixtures_with_a_chosen_picture_and_component(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --seeds 4 --mix take --json"
     every = ganformer(*line.split(), "--mix-from", "11", "--output-dir", "every")
@@ -97,6 +99,7 @@ def test_truncation_of_one_component(ganformer: Run, tiny_run: Path) -> None:
     assert 600 <= shape(file)[1] < 700
 
 
+@pytest.mark.slow
 def test_disentanglement_is_measured_on_all_pictures(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --images-num 3 --disentanglement --vis-rich-num 1 --json"
     done = ganformer(*line.split())
@@ -112,6 +115,7 @@ def test_disentanglement_is_measured_on_all_pictures(ganformer: Run, tiny_run: P
     assert 100 <= shape("images-sheets/disentanglement.png")[0] < 130
 
 
+@pytest.mark.slow
 def test_figures_of_latents(ganformer: Run, tiny_run: Path) -> None:
     """Latents of seeds, before and after the mapping network, give the seeds' own figures."""
     line = ["--mix", "take", "--style-mix", "--json"]
@@ -131,6 +135,7 @@ def test_figures_of_latents(ganformer: Run, tiny_run: Path) -> None:
         assert "image0000-mix-take.png" in names(f"{space}-sheets")
 
 
+@pytest.mark.slow
 def test_the_same_line_gives_the_same_figures(ganformer: Run, tiny_run: Path) -> None:
     line = ["generate", "--images-num", "2", "--mix", "take,mean", "--noise-variation", "--disentanglement"]
     for folder in ("one", "two"):

@@ -147,6 +147,7 @@ def test_between_latents_of_space_w(ganformer: Run, tiny_run: Path) -> None:
     assert "--interpolate-in z with --space w: there is no way back to z" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["w", "z"])
 def test_from_class_to_class(ganformer: Run, own_folder: Path, space: str) -> None:
     torch.manual_seed(0)

@@ -102,6 +102,7 @@ def test_what_is_there_is_not_drawn_again(ganformer: Run, tiny_run: Path, drawn:
     assert drawn == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
 def test_sheets_of_what_is_there(ganformer: Run, tiny_run: Path, format: str) -> None:
     """A grid, and maps, are the same whether the pictures were there before or not."""
@@ -178,6 +179,7 @@ def test_many_pictures_lie_in_folders(ganformer: Run, tiny_run: Path, monkeypatc
     assert contents(Path("images")).keys() == expected
 
 
+@pytest.mark.slow
 def test_the_same_line_goes_on_after_a_kill(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --batch-size 4 --output-dir"
     words = f"{line} killed --images-num 5000".split()
@@ -262,6 +264,7 @@ def test_a_folder_that_holds_other_files(ganformer: Run, tiny_run: Path, name: s
     assert (file.read_bytes() != before[name]) == (name == "seed0001.png")
 
 
+@pytest.mark.slow
 def test_sheets_of_other_pictures_are_not_replaced(ganformer: Run, tiny_run: Path) -> None:
     assert ganformer("generate", "--seeds", "1,2", "--grid", "--maps").exit_code == 0
     before = contents(Path("images-sheets"))
@@ -313,6 +316,7 @@ def test_without_a_folders_name_the_first_free_one(ganformer: Run, tiny_run: Pat
 # ----- Sheets lie apart -----
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_stays_one(ganformer: Run, tiny_run: Path) -> None:
     """Whatever is drawn of the images, other programs find the images alone, in the folder and below it."""
     line = "generate --images-num 3 --grid --maps --mix mean --noise-variation --interpolate --film frames"
@@ -344,6 +348,7 @@ def test_a_folder_of_sheets_that_holds_other_files(ganformer: Run, tiny_run: Pat
     assert contents(Path("out-sheets"))["notes.txt"] == b"mine"
 
 
+@pytest.mark.slow
 def test_sheets_among_the_images_are_no_images(ganformer: Run, tiny_run: Path) -> None:
     """As earlier versions put them there, or --sheets-dir."""
     line = "generate --images-num 3 --grid --maps --mix mean --interpolate --training-film --rank realism"

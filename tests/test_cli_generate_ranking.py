@@ -13,6 +13,7 @@ from click.testing import Result
 Run = Callable[..., Result]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["png", "jpg", "npy"])
 def test_the_best_and_the_worst(ganformer: Run, tiny_run: Path, format: str) -> None:
     line = ["generate", "--images-num", "12", "--rank", "realism", "--keep", "3", "--format", format, "--json"]

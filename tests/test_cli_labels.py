@@ -69,6 +69,7 @@ def read(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
 
+@pytest.mark.slow
 def test_vectors_are_drawn_from_the_data(ganformer: Run, runs: Path) -> None:
     file = snapshots_of(Path("results/vectors-duplex-000"))[-1]
     generator = load_snapshot(file)

@@ -128,6 +128,7 @@ NOT_YET = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "made"), WORKING)
 def test_authors_lines_work(here: Path, line: str, made: str) -> None:
     assert not (here / made).exists()

@@ -24,6 +24,7 @@ def loaded(line: str) -> set[str]:
     return set(done.stderr.rpartition("\n")[2].split("|"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     ["info", "info --json", "info --list", "info --datasets", "info image.png", "compare", "cache", "prepare --list"],
@@ -35,6 +36,7 @@ def test_what_computes_nothing_needs_no_torch(tiny_run: Path, line: str) -> None
     assert not {"torch", "scipy"} & loaded(line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -48,6 +50,7 @@ def test_torch_loads_no_compiler(tiny_run: Path, line: str) -> None:
     assert not unused & loaded(line)
 
 
+@pytest.mark.slow
 def test_a_second_dry_run_measures_nothing(own_folder: Path) -> None:
     line = "train --dry-run --components-num 2 --latent-size 16 --channel-max 8 --batch-size 4 --gpus none"
     loaded(line)

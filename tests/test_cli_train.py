@@ -35,6 +35,7 @@ def resolved(*words: str) -> RunConfig:
         return resolve_run({"resolution": 32, **chosen_settings(ctx)}, dataset_preset={}, on_cpu=True)
 
 
+@pytest.mark.slow
 def test_train_ends_with_pictures_and_says_where(ganformer: Run) -> None:
     result = ganformer(*TINY)
     assert result.exit_code == 0, result.output
@@ -47,6 +48,7 @@ def test_train_ends_with_pictures_and_says_where(ganformer: Run) -> None:
     assert all({"swd", "diversity", "kimg", "snapshot"} <= set(record) for record in records)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_goes_on(ganformer: Run) -> None:
     assert ganformer(*TINY).exit_code == 0
     again = ganformer(*TINY, "--json")
@@ -59,6 +61,7 @@ def test_the_same_command_again_goes_on(ganformer: Run) -> None:
     assert Path(json.loads(fresh.stdout)["run"]).name == "scenes-duplex-001"
 
 
+@pytest.mark.slow
 def test_changed_options_are_refused_with_the_difference(ganformer: Run) -> None:
     assert ganformer(*TINY, "--metrics", "none").exit_code == 0
     result = ganformer(*TINY, "--metrics", "none", "--gamma", "3")
@@ -68,6 +71,7 @@ def test_changed_options_are_refused_with_the_difference(ganformer: Run) -> None
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_dry_run_shows_everything_and_writes_nothing(ganformer: Run, own_folder: Path) -> None:
     result = ganformer(*TINY, "--dry-run", "--json", "--resolution", "64", "--attention", "simplex")
     assert result.exit_code == 0, result.output
@@ -102,6 +106,7 @@ def test_spellings_of_the_attention(words: tuple[str, ...], attention: str) -> N
     assert resolved(*words).model.attention == attention
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["GAN", "StyleGAN2", "SAGAN", "kGAN"])
 def test_baselines_train_and_generate(ganformer: Run, baseline: str) -> None:
     tiny = TINY[3:] if baseline != "kGAN" else TINY[1:]  # without --components-num
@@ -116,6 +121,7 @@ def test_baselines_train_and_generate(ganformer: Run, baseline: str) -> None:
     assert Path("images-sheets/seed0001-maps.png").is_file() == maps
 
 
+@pytest.mark.slow
 def test_classes_from_the_labels_to_the_pictures(ganformer: Run, own_folder: Path) -> None:
     """dataset.json → prepare → train --labels → generate --class."""
     source = own_folder / "pictures"
@@ -192,6 +198,7 @@ def test_unwritable_result_folder(ganformer: Run, own_folder: Path) -> None:
     assert (own_folder / "file").read_text(encoding="utf-8") == "in the way"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a console's Ctrl-C cannot be sent to one process on Windows")
 def test_interrupt_saves_and_the_same_command_goes_on(own_folder: Path) -> None:
     line = [sys.executable, "-m", "ganformer_cli", *TINY, "--total-kimg", "1000", "--metrics", "none"]
@@ -242,6 +249,7 @@ def test_data_sets_may_choose_what_help_says_they_choose(checkout: Path) -> None
         assert set(read_toml(file).get("preset", {})) <= DATA_SETTINGS, file.name
 
 
+@pytest.mark.slow
 def test_ganformer_default_follows_the_data_set(ganformer: Run) -> None:
     """The authors' CLEVR network has no style, and its components do not attend to each other in the mapping."""
     Path("pictures").mkdir()

@@ -31,6 +31,7 @@ def earlier(own_folder: Path) -> Path:
     return own_folder / "results" / "scenes-duplex-000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -98,6 +98,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_the_next_line_works_as_printed(ganformer: Run, photos: Path) -> None:
     done = ganformer("prepare", "My Photos 2026", "--resolution", "32", "--workers", "1")
     line = done.stdout.splitlines()[-1]

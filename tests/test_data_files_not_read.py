@@ -233,6 +233,7 @@ def test_heic_that_is_called_jpg_is_named(no_heif: None, ganformer: Run, tmp_pat
     assert '1 HEIC (to read it, pip install "ganformer[heif]"): 1.jpg' in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_heic_is_read_where_the_library_is(formats_anew: None, ganformer: Run, tmp_path: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.register_heif_opener()

@@ -97,6 +97,7 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_everything_at_once(folder: Path, archive: Path, tmp_path: Path, workers: int) -> None:
     before = set(tmp_path.rglob("*"))

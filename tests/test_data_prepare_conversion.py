@@ -34,6 +34,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "ProcessPoolExecutor", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_everything_comes_in_order(workers: int) -> None:
     got = list(convert_all(pictures(300), LOOK, workers))

@@ -333,6 +333,7 @@ def test_workers_end_with_a_killed_parent(script: Path) -> None:
     assert not any(alive(worker) for worker in workers)
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(undisturbed: dict[str, bytes]) -> None:
     prepared = prepare(Numbers(), "set", workers=2, **SETTINGS)
     assert contents(prepared.folder) == undisturbed

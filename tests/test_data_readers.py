@@ -65,6 +65,7 @@ def is_there(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_is_replaced(watched: Watched) -> None:
     watched.check(3)
     before = watched.pids
@@ -79,6 +80,7 @@ def test_one_that_is_killed_is_replaced(watched: Watched) -> None:
     assert not any(map(is_there, pids))
 
 
+@pytest.mark.slow
 @needs_stop
 def test_one_that_hangs_is_replaced(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     watched.check(3)
@@ -90,6 +92,7 @@ def test_one_that_hangs_is_replaced(watched: Watched, monkeypatch: pytest.Monkey
     assert not is_there(hung)
 
 
+@pytest.mark.slow
 @needs_stop
 def test_a_stop_does_not_wait_for_one_that_hangs(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "STOP_GRACE", 0.1)
@@ -170,6 +173,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_tiny_shared_memory_does_no_harm(own_folder: Path, checkout: Path) -> None:
     unshare = shutil.which("unshare")
     if unshare is None or not Path("/dev/shm").is_dir():
@@ -187,6 +191,7 @@ def test_a_tiny_shared_memory_does_no_harm(own_folder: Path, checkout: Path) -> 
         assert int(done.stdout.split()[0]) == sum(int(next(stream)[0].sum()) for _ in range(8))
 
 
+@pytest.mark.slow
 def test_they_end_when_their_parent_is_killed(own_folder: Path, checkout: Path) -> None:
     if not hasattr(signal, "SIGKILL"):
         pytest.skip("this system cannot kill a process unnoticed")

@@ -371,6 +371,7 @@ def test_a_tar_cut_short_gives_what_stands_before(tmp_path: Path, compressed: bo
         assert items[2].name == ("2.png" if at >= 512 else "image 2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_a_packed_tar_cut_short_gives_what_stands_before(tmp_path: Path, mode: str) -> None:
     noise = {f"{i}.png": np.random.default_rng(i).bytes(300_000) for i in range(6)}

@@ -140,6 +140,7 @@ LIES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.__name__)
 def test_a_lie_is_a_line(server: Server, target: Path, lie: Lie) -> None:
     server.answer = lie
@@ -154,6 +155,7 @@ def test_a_lie_is_a_line(server: Server, target: Path, lie: Lie) -> None:
     assert fetch(server.url, target).read_bytes() == server.content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", [endless_continue, dripping_header, dripping_body, endless_body, page, redirect_loop])
 def test_a_lie_of_drive(server: Server, target: Path, lie: Lie) -> None:
     server.answer = lie

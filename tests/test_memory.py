@@ -42,6 +42,7 @@ def new_pages(call: str) -> tuple[int, bool]:
     return int(pages), kept == "True"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_a_freed_tensor_s_memory_is_given_to_the_next() -> None:
     pages, kept = new_pages("keep_large_blocks()")

@@ -169,6 +169,7 @@ def test_no_more_reals_than_there_are(model: Generator, scenes: ImageDataset) ->
     assert (own["num_reals"], own["num_fakes"]) == (48, 48)
 
 
+@pytest.mark.slow
 def test_path_lengths_are_the_models_own(
     model: Generator, scenes: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,6 +437,7 @@ class Together:
         return self.all_gather_object(value() if self.rank == 0 else None)[0]
 
 
+@pytest.mark.slow
 def test_processes_come_to_the_scores_of_one(
     tmp_path: Path, model: Generator, networks: FeatureNetworks, tiny_features: dict[str, int]
 ) -> None:

@@ -55,6 +55,7 @@ def known(network: FeatureNetwork) -> tuple[Tensor, dict[str, Tensor]]:
     return images, network(images)
 
 
+@pytest.mark.slow
 def test_a_picture_has_the_same_features_in_every_batch(
     network: FeatureNetwork, known: tuple[Tensor, dict[str, Tensor]]
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_picture_has_the_same_features_in_every_batch(
     assert network(images[:0])["pool"].shape == (0, 2048)
 
 
+@pytest.mark.slow
 def test_number_of_threads_changes_no_bit(network: FeatureNetwork, known: tuple[Tensor, dict[str, Tensor]]) -> None:
     images, together = known
     before = torch.get_num_threads()
@@ -135,6 +137,7 @@ def test_a_gpu_gives_the_same_features(inception_weights: Weights, known: tuple[
 # ----- Files -----
 
 
+@pytest.mark.slow
 def test_weights_of_ones_own_are_read_and_named(file: Path, known: tuple[Tensor, dict[str, Tensor]]) -> None:
     opened = open_network("inception", weights=file, offline=True)
     assert (opened.name, opened.resize, opened.published) == ("inception", "tf1", False)
@@ -155,6 +158,7 @@ def test_safetensors_will_do_and_what_is_not_needed_is_left(inception_weights: W
     assert set(found) == set(inception_weights)
 
 
+@pytest.mark.slow
 def test_published_weights_are_downloaded_once(server: Server, monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     server.content = file.read_bytes()
     monkeypatch.setitem(
@@ -187,6 +191,7 @@ def test_without_weights_it_says_how_to_get_them() -> None:
         assert part in said
 
 
+@pytest.mark.slow
 def test_published_name_with_other_bytes_is_refused(file: Path, own_folder: Path) -> None:
     copy = own_folder / INCEPTION.name
     copy.write_bytes(file.read_bytes()[:-100_000])

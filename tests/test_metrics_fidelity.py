@@ -46,6 +46,7 @@ def same(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (97, 40), (320, 301)])
 def test_inception_features(height: int, width: int, inception_weights: Weights, own_folder: Path) -> None:
     torch.save(inception_weights, "weights.pth")
@@ -85,6 +86,7 @@ def their_vgg(vgg_weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(load(module), "torchvision_load_pretrained_vgg16", make)
 
 
+@pytest.mark.slow
 def test_vgg16_features(vgg_weights: Weights, their_vgg: None) -> None:
     theirs = load("feature_extractor_vgg16").FeatureExtractorVGG16("vgg16", ["fc2_relu"])
     ours = FeatureNetwork("vgg16", Vgg16(vgg_weights), weights_sha256="", published=False, resize="tf1")

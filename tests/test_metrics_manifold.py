@@ -30,6 +30,7 @@ def radii(rows: Rows, k: int) -> Rows:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block_bytes", "k"), [(1, 3), (16 * 8 * 7, 1), (16 * 8 * 7, 3), (64 << 20, 5)])
 def test_they_are_what_the_papers_say_whatever_the_blocks(
     block_bytes: int, k: int, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +107,7 @@ def test_as_many_modes_as_are_covered() -> None:
         assert 0.7 * modes / 10 < precision_recall(reals, fakes)[1] <= modes / 10
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save("rows.npy", normal(4000, 256).astype(np.float32))
     mapped = np.load("rows.npy", mmap_mode="r")

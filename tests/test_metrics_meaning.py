@@ -76,6 +76,7 @@ def shifted(images: Tensor, pixels: int) -> Tensor:
     return F.pad(images[:, :, pixels:], (0, 0, 0, pixels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("worsen", "amounts"),
     [(blurred, (3, 9)), (noised, (20, 60)), (shifted, (8, 24))],

@@ -71,6 +71,7 @@ def images(count: int) -> Tensor:
     return torch.from_numpy(np.random.RandomState(0).randint(0, 256, (count, 3, 8, 8)).astype(np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS, ids=[f"{type(error).__name__} {error}"[:40] for error in ERRORS])
 def test_a_network_takes_fewer_images_where_memory_runs_out(error: Exception) -> None:
     assert is_out_of_memory(error)
@@ -86,6 +87,7 @@ def test_a_network_takes_fewer_images_where_memory_runs_out(error: Exception) ->
     assert small.seen == [2, 2]
 
 
+@pytest.mark.slow
 def test_fewer_groups_at_once_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = network(Small())(images(32))["pool"]
     each, asked = features.map_single_threaded, []
@@ -121,6 +123,7 @@ def test_the_batch_size_limits_what_passes_at_a_time(monkeypatch: pytest.MonkeyP
     assert len(set(scores)) == 1
 
 
+@pytest.mark.slow
 def test_batches_of_a_gpu_become_smaller() -> None:
     """Whole batches pass there; the method that does it runs on any device."""
     expected = network(Small())(images(64))["pool"]
@@ -131,6 +134,7 @@ def test_batches_of_a_gpu_become_smaller() -> None:
     assert small.seen == [64, 32, 16, *[8] * 8]
 
 
+@pytest.mark.slow
 def test_a_single_image_that_does_not_fit_is_one_error() -> None:
     with pytest.raises(GanformerError, match="memory ran out while computing the features of a single image in incep"):
         network(Small(0))(images(5))
@@ -138,6 +142,7 @@ def test_a_single_image_that_does_not_fit_is_one_error() -> None:
         network(Small(0, ValueError("shapes")))(images(5))
 
 
+@pytest.mark.slow
 def test_distances_of_pairs_are_measured_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     class Distance(torch.nn.Module):
         def forward(self, one: Tensor, other: Tensor) -> Tensor:
@@ -159,6 +164,7 @@ def test_distances_of_pairs_are_measured_one_by_one(monkeypatch: pytest.MonkeyPa
     assert torch.equal(again(one, other), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", [manifold.precision_recall, manifold.density_coverage])
 def test_neighbours_are_found_in_smaller_blocks(
     monkeypatch: pytest.MonkeyPatch, measure: Callable[..., tuple[float, float]]
@@ -178,6 +184,7 @@ def test_neighbours_are_found_in_smaller_blocks(
     assert max(seen[10:]) <= 9
 
 
+@pytest.mark.slow
 def test_distances_of_images_and_sorted_projections_too(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.RandomState(0)
     reals, fakes = (random.randint(0, 256, (9, 3, 32, 32)).astype(np.uint8) for _ in range(2))
@@ -250,6 +257,7 @@ def test_a_metric_that_does_not_fit_leaves_the_others(
     assert scores["failed"]["kid"].startswith("memory ran out while comparing features; close other programs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0, 2])
 def test_eval_says_it_in_one_line_or_goes_on(
     ganformer: Run, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, most: int

@@ -74,6 +74,7 @@ def test_it_is_the_squared_speed_along_the_way(space: str, end: bool, generator:
         assert found[number] == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_pair_has_its_length_in_every_share(generator: Generator) -> None:
     whole = lengths(generator, range(40), space="w")
     assert np.array_equal(lengths(generator, range(40), space="w"), whole)

@@ -79,6 +79,7 @@ def plain_distances(reals: Images, fakes: Images, seed: int) -> list[float]:
     return distances
 
 
+@pytest.mark.slow
 def test_it_is_the_plain_implementation_in_float64() -> None:
     reals, fakes = pictures(3, 34, 49, seed=1), pictures(3, 34, 49, seed=2)
     found = sliced_wasserstein(reals, fakes, seed=5)
@@ -133,12 +134,14 @@ def test_identical_sets_have_no_distance(reals: Images) -> None:
     assert set(sliced_wasserstein(reals, reals.copy()).values()) == {0.0}
 
 
+@pytest.mark.slow
 def test_it_is_symmetric_and_repeatable(reals: Images) -> None:
     other = pictures(96, seed=3)
     assert sliced_wasserstein(reals, other) == sliced_wasserstein(reals, other)
     assert sliced_wasserstein(reals, other) == pytest.approx(sliced_wasserstein(other, reals), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_more_noise_is_further(reals: Images, floor: float) -> None:
     rng = np.random.default_rng(0)
     distances = []
@@ -148,6 +151,7 @@ def test_more_noise_is_further(reals: Images, floor: float) -> None:
     assert floor < distances[0] < distances[1] < distances[2]
 
 
+@pytest.mark.slow
 def test_more_blur_is_further_and_shows_in_the_finest_level(reals: Images) -> None:
     other = pictures(96, seed=2).astype(np.float64)
     found = [sliced_wasserstein(reals, other.astype(np.uint8))]

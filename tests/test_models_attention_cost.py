@@ -51,6 +51,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [(kind, {}) for kind in ATTENTION_LAYE
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize(("kind", "options"), KINDS)
 def test_a_position_costs_in_proportion_to_components_and_channels(
@@ -91,6 +92,7 @@ def test_the_multiply_adds_are_those_of_the_specification() -> None:
         assert each["duplex-equation"] == 6 * pixel + 5 * place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("integration", ["mul", "both"])
 def test_the_cheaper_form_is_chosen(integration: str) -> None:
     """For each number of heads, channels and components, by what a position costs in either form."""

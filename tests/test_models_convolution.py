@@ -46,6 +46,7 @@ def test_a_weight_for_each_sample_convolves_each_with_its_own(shape: dict, size:
         torch.testing.assert_close(found[i], plain(x[i : i + 1], weights[i], **shape)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["both", "x", "weight"])
 @pytest.mark.parametrize(("shape", "size"), SHAPES)
 def test_first_and_second_derivatives(shape: dict, size: int, trained: str) -> None:

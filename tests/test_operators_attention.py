@@ -157,6 +157,7 @@ def gradients(outputs: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
 STYLES = [(i, n) for i in ("mul", "add", "both") for n in ("layer", "none")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("integration", "normalization"), STYLES)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_attention_is_its_definition(backend: str, sizes: Sizes, integration: Any, normalization: Any) -> None:
@@ -305,6 +306,7 @@ def test_large_scores_overflow_nowhere(backend: str) -> None:
 SMALL = Sizes(batch=2, channels=4, positions=5, components=3, heads=2, width=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("integration", "normalization"), STYLES)
 def test_native_attention_has_first_and_second_derivatives(
@@ -572,6 +574,7 @@ def test_the_native_operators_check_for_themselves(native_backend: None, place: 
             native.call(torch.ops.ganformer.attention_means, *arguments[:5], 1)
 
 
+@pytest.mark.slow
 def test_the_registration_is_complete(native_backend: None) -> None:
     """Schema, shapes without data, and derivatives, as torch itself checks them."""
     given = draw(Sizes(channels=8, positions=6, shared=True)).to(torch.float64)

@@ -466,6 +466,7 @@ def test_the_second_folder_is_taken_if_the_first_cannot_be_written_to(workshop: 
     assert workshop.warned == []  # as is usual for a folder that the administrator has filled
 
 
+@pytest.mark.slow
 def test_a_build_for_one_process_goes_with_it(workshop: Workshop) -> None:
     ask = (
         "import sys; from pathlib import Path; from ganformer_cli.operators import build\n"
@@ -529,6 +530,7 @@ def start(workshop: Workshop) -> Iterator[object]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_builds(workshop: Workshop, start: object) -> None:
     workshop.write("one.cpp", "SLOW")
     assert callable(start)
@@ -539,6 +541,7 @@ def test_of_two_processes_one_builds(workshop: Workshop, start: object) -> None:
     assert workshop.runs == ["one.cpp", "link"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that a process works in")
 def test_a_killed_build_hinders_nobody(workshop: Workshop, start: object) -> None:
     workshop.write("one.cpp", "ENDLESS")
@@ -557,6 +560,7 @@ def test_a_killed_build_hinders_nobody(workshop: Workshop, start: object) -> Non
     assert workshop.warned == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to consoles only")
 def test_ctrl_c_ends_the_compilers(workshop: Workshop, start: object) -> None:
     workshop.write("one.cpp", "STUBBORN")

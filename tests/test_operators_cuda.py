@@ -298,6 +298,7 @@ def compare_attention(style: Style, inputs: list[Tensor | None], out: Tensor, wa
 MEMORIES = [(60_000, 120_000), (14_000, 100_000), (4_500, 100_000)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("last", [True, False], ids=["channels-last", "contiguous"])
 def test_attention_with_less_memory(emulated: Machine, memory: tuple[int, int], last: bool) -> None:
@@ -395,6 +396,7 @@ def test_bias_act(machine: Machine, shape: tuple[int, ...], last: bool, dtype: t
 # ----- Resampling -----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 @pytest.mark.parametrize("last", [True, False], ids=["channels-last", "contiguous"])
 @pytest.mark.parametrize("channels", [3, 40])
@@ -437,6 +439,7 @@ def test_upfirdn2d_large(machine: Machine) -> None:
 # ----- Threads, odd numbers, wrong arguments -----
 
 
+@pytest.mark.slow
 def test_no_result_depends_on_the_order_of_the_threads(emulated: Machine) -> None:
     """As it would if a barrier were missing."""
 
@@ -558,6 +561,7 @@ def test_kernels_compile(architecture: str, pytestconfig: pytest.Config, tmp_pat
     known.write_text(digest, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_bindings_compile(tmp_path: Path) -> None:
     """With torch's stable interface alone, and no header of CUDA's."""
     compiler = shutil.which("g++")

@@ -225,6 +225,7 @@ def test_the_sources_of_this_version_are_built_and_loaded() -> None:
         assert hasattr(torch.ops.ganformer, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "status", "said"),
     [

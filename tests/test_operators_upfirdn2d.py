@@ -96,6 +96,7 @@ def definition(case: Case, x: Tensor, kernel: Tensor, gain: float = 1.0) -> Tens
     return out[:, :, :: case.down, :: case.down] * gain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_definition(backend: str, case: Case, layout: str) -> None:
@@ -337,6 +338,7 @@ def test_the_native_operator_never_reads_beyond(native_backend: None, position: 
         native.call(torch.ops.ganformer.upfirdn2d, *arguments)
 
 
+@pytest.mark.slow
 def test_registration(native_backend: None) -> None:
     """The schema is true, and shapes are known without computing."""
     native.serves(GOOD["x"])

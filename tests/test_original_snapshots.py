@@ -78,6 +78,7 @@ def test_from_snapshot_to_numbers_on_the_command_line(
     assert relative(drawn, given[name]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", OTHERS, ids=lambda path: path.name)
 def test_settings_that_tensors_do_not_show(ganformer: Run, folder: Path) -> None:
     """Style, positions, gates, dropout, depth and layers are read from what the file says."""
@@ -108,6 +109,7 @@ def test_stored_psi_applies_to_tensorflow_models(ganformer: Run) -> None:
     assert not np.array_equal(pictures[0], pictures[2])
 
 
+@pytest.mark.slow
 def test_a_converted_file_is_plain_safetensors(ganformer: Run) -> None:
     assert ganformer("convert", PYTORCH, "whole.safetensors").exit_code == 0
     tensors = load_file("whole.safetensors")
@@ -123,6 +125,7 @@ def test_a_converted_file_is_plain_safetensors(ganformer: Run) -> None:
     assert "must end in .safetensors" in ganformer("convert", PYTORCH, "whole.pt").stderr
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_snapshot(ganformer: Run) -> None:
     line: tuple[Any, ...] = (
         "train",
@@ -311,6 +314,7 @@ ODD: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_a_generator_is_read_without_its_discriminator(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     change, reason = ODD[name]
@@ -323,6 +327,7 @@ def test_a_generator_is_read_without_its_discriminator(monkeypatch: pytest.Monke
     assert relative(found.ema(given["z"], noise_mode="const"), given["img"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_was_left_out_is_said(ganformer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     change, reason = ODD["an unknown tensor"]
     without(monkeypatch, change)
@@ -348,6 +353,7 @@ def test_what_was_left_out_is_said(ganformer: Run, monkeypatch: pytest.MonkeyPat
 SHORT = ("--total-kimg", "0.004", "--batch-size", "4", "--vis-num", "2", "--metrics", "none", "--train-images-num", "8")
 
 
+@pytest.mark.slow
 def test_a_new_discriminator_is_begun_where_there_is_none(ganformer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, lambda tree: {**tree, "D": None})
     done = ganformer("train", "--init-from", PYTORCH, *SHORT)
@@ -371,6 +377,7 @@ def test_the_generator_itself_has_to_be_whole(monkeypatch: pytest.MonkeyPatch) -
         load_original(PYTORCH)
 
 
+@pytest.mark.slow
 def test_dropout_is_kept_for_training_on(ganformer: Run) -> None:
     """It acts in training only, so pictures do not show it."""
     file = GOLDEN.parent / "snapshots" / "component-dropout" / "network-snapshot-000000.pkl"
@@ -541,6 +548,7 @@ def test_what_is_no_snapshot_says_what_it_is(ganformer: Run, own_folder: Path, n
     assert [path.name for path in own_folder.iterdir()] == ["evil.pkl"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [PYTORCH, TENSORFLOW], ids=["pytorch", "tensorflow"])
 def test_mutilated_snapshots_are_read_or_refused(file: Path, own_folder: Path) -> None:
     """A short run of what ``fuzz_original_snapshots.py`` does for ten minutes."""

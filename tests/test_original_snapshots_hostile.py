@@ -92,6 +92,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", HOSTILE.values(), ids=HOSTILE)
 def test_a_small_pickle_takes_little_time_and_memory(tmp_path: Path, program: bytes) -> None:
     path = tmp_path / "evil.pkl"

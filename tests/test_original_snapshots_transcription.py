@@ -314,6 +314,7 @@ def test_every_tensor_is_accounted_for(authors: dict[str, Any], own_folder: Path
 # ----- Training goes on from them -----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_the_first_loss_of_training_on(
     ganformer: Run, folder: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -245,6 +245,7 @@ def drawn_from(model: Generator, latents: Any, **options: Any) -> dict[int, Imag
     return {each.seed: each.image for each in sample_latents(model, latents, **options)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_mode", ["const", "random", "none"])
 @pytest.mark.parametrize("changes", [{}, {"c_dim": 3}, {"attention": "none", "components_num": 2, "kgan": True}])
 def test_latents_of_the_first_seeds_give_their_pictures(changes: dict[str, Any], noise_mode: str) -> None:

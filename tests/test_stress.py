@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="it forks, and reads /proc")
 def test_nothing_is_lost_executed_or_left(tmp_path: Path) -> None:
     script = Path(__file__).with_name("stress.py")

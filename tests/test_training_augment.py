@@ -106,6 +106,7 @@ def test_a_fixed_probability_stays() -> None:
     assert float(augment.p) == pytest.approx(0.3)
 
 
+@pytest.mark.slow
 def test_the_discriminator_sees_transformed_pictures_of_both_kinds(tiny: dict[str, Any]) -> None:
     config = resolve_run({**tiny, "augment": "fixed", "augment_p": 0.9}, dataset_preset={}, on_cpu=True)
     gan = GANTrainer(config, CPU)
@@ -120,6 +121,7 @@ def test_the_discriminator_sees_transformed_pictures_of_both_kinds(tiny: dict[st
     assert float((seen[-1] + 1).abs().max()) > 0.1
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_probability(tiny: dict[str, Any], tmp_path: Path) -> None:
     """Stopped between two changes, with signs half gathered."""
     options = {"augment": "ada", "augment_kimg": 0.1, "augment_target": 0.01, "total_kimg": 0.04, "vis_num": 2}

@@ -143,6 +143,7 @@ def test_half_a_core_is_one_thread_and_no_trial(
     assert machine == []
 
 
+@pytest.mark.slow
 def test_a_trial_leaves_no_trace(config: RunConfig) -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     processes, each = autotune.run_speed_trial(config, 2)
@@ -157,6 +158,7 @@ def test_a_batch_that_cannot_be_shared_has_one_process(config: RunConfig) -> Non
     assert autotune.shareable(config, 64) == 4
 
 
+@pytest.mark.slow
 def test_a_run_stores_its_threads_and_a_dry_run_says_them(ganformer: Callable[..., Result], tmp_path: Path) -> None:
     words = ["train", "--result-dir", str(tmp_path), "--expname", "x", "--json", "--metrics", "none", "--vis-num", "1"]
     words += ["--resolution", "32", "--batch-size", "8", "--channel-base", "128", "--channel-max", "8"]

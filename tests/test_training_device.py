@@ -27,6 +27,7 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     return torch.device("meta")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "train"),
     [

@@ -93,6 +93,7 @@ def check_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
         assert apart / whole < most, part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_come_to_the_weights_of_one(tmp_path: Path, alone: dict[str, torch.Tensor], processes: int) -> None:
     ended = finish(launch(tmp_path, processes))
@@ -106,6 +107,7 @@ def test_processes_come_to_the_weights_of_one(tmp_path: Path, alone: dict[str, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run-000"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, alone: dict[str, torch.Tensor]) -> None:
     ended = finish(launch(tmp_path, 2, "--total-kimg", "0.024"))
     assert [status for status, _, _ in ended] == [0, 0], ended
@@ -115,6 +117,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, alone: d
     check_close(weights(tmp_path), alone)
 
 
+@pytest.mark.slow
 def test_the_result_folder_need_not_be_seen_by_all(tmp_path: Path) -> None:
     """As on machines that share no disk: the second process goes on from what the first one has."""
     places = [tmp_path / "here", tmp_path / "there"]
@@ -130,6 +133,7 @@ def test_the_result_folder_need_not_be_seen_by_all(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_when_one_dies_the_others_end_with_an_error_and_the_run_can_go_on(tmp_path: Path) -> None:
     started = launch(tmp_path, 2, "--total-kimg", "1000", "--save-minutes", "0.0001")
@@ -147,6 +151,7 @@ def test_when_one_dies_the_others_end_with_an_error_and_the_run_can_go_on(tmp_pa
     assert [status for status, _, _ in ended] == [0, 0], ended
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all(tmp_path: Path) -> None:
     started = launch(tmp_path, 2, "--total-kimg", "1000", "--save-minutes", "0.0001")
     deadline = time.monotonic() + 100
@@ -156,6 +161,7 @@ def test_a_signal_to_one_stops_all(tmp_path: Path) -> None:
     assert [status for status, _, _ in finish(started)] == [130, 130]
 
 
+@pytest.mark.slow
 def test_torchrun_starts_it_again_and_it_goes_on(tmp_path: Path) -> None:
     """The first life of process 1 ends in the middle of the run; torchrun begins a second one."""
     program = (
@@ -186,6 +192,7 @@ def test_torchrun_starts_it_again_and_it_goes_on(tmp_path: Path) -> None:
     assert "going on in" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGUSR1 is POSIX")
 def test_a_signal_under_torchrun_stops_all_and_nothing_is_started_again(tmp_path: Path) -> None:
     """Real processes. The lock of the run says which one trains."""
@@ -205,6 +212,7 @@ def test_a_signal_under_torchrun_stops_all_and_nothing_is_started_again(tmp_path
     assert not (tmp_path / "run-000" / OWNER_FILE).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_processes_save_and_end_when_what_started_them_is_killed_and_the_next_start_waits(tmp_path: Path) -> None:
     """Real processes."""

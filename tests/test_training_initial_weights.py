@@ -111,6 +111,7 @@ def test_a_run_killed_before_its_first_state_starts_from_the_weights_all_the_sam
     assert all(torch.equal(weights[name], value) for name, value in given.generator.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_command_keeps_the_networks_settings_and_lists_what_fits(ganformer: Run) -> None:
     first = ganformer(*TINY, "--expname", "small", "--attention", "kmeans", "--components-num", "2")
     assert first.exit_code == 0, first.output
@@ -127,6 +128,7 @@ def test_the_command_keeps_the_networks_settings_and_lists_what_fits(ganformer: 
     assert "left over: " in other.output
 
 
+@pytest.mark.slow
 def test_reload_takes_the_settings_of_the_run(ganformer: Run) -> None:
     begun = ganformer(*TINY, "--expname", "mine", "--gamma", "3", "--components-num", "2", "--latent-size", "16")
     assert begun.exit_code == 0, begun.output
@@ -139,6 +141,7 @@ def test_reload_takes_the_settings_of_the_run(ganformer: Run) -> None:
     assert config["train"]["gamma"] == 3
 
 
+@pytest.mark.slow
 def test_autotune_follows_the_rule_where_nothing_is_said(ganformer: Run) -> None:
     words = ("train", "--dry-run", "--json", "--autotune", "--batch-size", "16", "--resolution", "64")
     train = json.loads(ganformer(*words).stdout)["config"]["train"]

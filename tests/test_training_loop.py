@@ -66,6 +66,7 @@ def stop_after(steps: int) -> Callbacks:
     return Callbacks(should_stop=lambda: next(calls) + 1 >= steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["none", "simplex", "duplex-equation", "kmeans"])
 def test_a_run_leaves_a_complete_folder(tmp_path: Path, attention: str) -> None:
     folder = tmp_path / "run-000"
@@ -92,6 +93,7 @@ def test_a_run_leaves_a_complete_folder(tmp_path: Path, attention: str) -> None:
     assert snapshots.load_snapshot(folder).config == config.model
 
 
+@pytest.mark.slow
 def test_seconds_are_those_of_all_steps_and_of_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots fall inside a tick: two steps are a tick, three a snapshot."""
     now = [0.0]
@@ -117,6 +119,7 @@ def test_seconds_are_those_of_all_steps_and_of_no_snapshot(tmp_path: Path, monke
     assert training_state.read_state(training_state.states_of(folder)[0]).counters.seconds == 3
 
 
+@pytest.mark.slow
 def test_training_moves_every_network(tmp_path: Path) -> None:
     folder = tmp_path / "run-000"
     run(folder, settings(total_kimg=0.004))
@@ -127,6 +130,7 @@ def test_training_moves_every_network(tmp_path: Path) -> None:
     assert not torch.equal(first["ema.synthesis_network.b4.const"], start["synthesis_network.b4.const"])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     results = [run(tmp_path / name, settings()) for name in ("a", "b")]
     first, second = (load_file(result.snapshot) for result in results)
@@ -135,6 +139,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     assert not torch.equal(first["ema.pos"], other["ema.pos"])
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_lengthened(tmp_path: Path) -> None:
     run(tmp_path / "run", settings())
     again = run(tmp_path / "run", settings(), resume=True)
@@ -144,6 +149,7 @@ def test_a_finished_run_can_be_lengthened(tmp_path: Path) -> None:
     assert longer.kimg == pytest.approx(0.032)
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     run(tmp_path / "run", settings(total_kimg=0.004))
     with pytest.raises(ConfigError, match=r"gamma was .* now 9.*--restart") as error:
@@ -151,6 +157,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     assert "channel_max" in str(error.value)
 
 
+@pytest.mark.slow
 def test_old_snapshots_are_thinned_out(tmp_path: Path) -> None:
     config = settings(total_kimg=5.0, snapshot_kimg=1.0, last_snapshots=2, keep_samples=False, batch_size=4)
     folder = tmp_path / "run"
@@ -163,6 +170,7 @@ def test_old_snapshots_are_thinned_out(tmp_path: Path) -> None:
     assert len(run_folder.snapshots_of(folder)) == 2
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_same_step(tmp_path: Path) -> None:
     """R1 and the losses are means over the batch, however it is cut; minibatch-std groups are the pictures' own."""
     torch.manual_seed(0)

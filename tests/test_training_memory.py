@@ -104,6 +104,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "method", "at", "update"), PLACES)
 @pytest.mark.parametrize("error", ERRORS[:2])
 def test_the_weights_are_those_of_a_run_that_was_cut_smaller_there(
@@ -128,6 +129,7 @@ def test_the_weights_are_those_of_a_run_that_was_cut_smaller_there(
     assert [event["event"] for event in events] == ["out of memory"]
 
 
+@pytest.mark.slow
 def test_out_of_memory_at_the_start_is_as_if_batch_gpu_had_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +139,7 @@ def test_out_of_memory_at_the_start_is_as_if_batch_gpu_had_said_so(
     assert training_state.digest(found) == training_state.digest(train(tmp_path / "told", batch_gpu=4))
 
 
+@pytest.mark.slow
 def test_the_smaller_parts_stay_when_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         fail_once(patch, Generator, "synthesis", 0, ERRORS[0])
@@ -146,6 +149,7 @@ def test_the_smaller_parts_stay_when_the_run_goes_on(tmp_path: Path, monkeypatch
     assert again.gan.micro_batch == 4
 
 
+@pytest.mark.slow
 def test_without_memory_for_the_least_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(self: torch.nn.Module, *given: Any, **named: Any) -> Any:
         raise ERRORS[0]()
@@ -240,6 +244,7 @@ def test_a_trial_that_fails_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> Non
     assert fit_micro_batch(gan, lambda text: None) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regularised", [False, True])
 def test_a_trial_changes_nothing(regularised: bool) -> None:
     torch.manual_seed(3)
@@ -264,6 +269,7 @@ def test_what_fits_is_asked_only_where_nobody_said(tmp_path: Path, monkeypatch: 
     assert sizes == [2, 4]
 
 
+@pytest.mark.slow
 def test_cost() -> None:
     gan = GANTrainer(settings(), CPU)
     found = fitting.estimate_cost(gan)
@@ -323,6 +329,7 @@ run.run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_memory_that_steps_leave_in_pieces_is_given_back_at_each_tick(tmp_path: Path) -> None:
     done = subprocess.run(

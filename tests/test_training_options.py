@@ -114,6 +114,7 @@ def name_of(options: dict[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in options.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=name_of)
 def test_every_option_trains(options: dict[str, Any]) -> None:
     """Losses are finite, no parameter is dead, two latents give two pictures, and the average moves.

@@ -60,6 +60,7 @@ def trained(config: RunConfig, steps: int = 2) -> tuple[dict[str, Tensor], dict[
     return weights, means.read()
 
 
+@pytest.mark.slow
 @each_kind
 def test_recomputed_activations_give_the_very_same_weights(small: dict[str, Any], kind: dict[str, Any]) -> None:
     plain, _ = trained(settings(small, **kind))
@@ -86,6 +87,7 @@ def test_recomputed_activations_are_not_kept(small: dict[str, Any]) -> None:
     assert kept(checkpoint_activations=True) < 0.5 * kept()
 
 
+@pytest.mark.slow
 @each_kind
 def test_bfloat16_trains_nearly_the_same_weights_in_float32(small: dict[str, Any], kind: dict[str, Any]) -> None:
     options = {**kind, **({"attention_dropout": 0.0} if kind["attention"] != "none" else {})}
@@ -223,6 +225,7 @@ def run(folder: Path, small: dict[str, Any], *, resume: bool = False, **options:
     return trainer, said
 
 
+@pytest.mark.slow
 def test_auto_is_what_a_trial_finds_and_stays_with_the_run(
     small: dict[str, Any], tmp_path: Path, trials: list[GANTrainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +242,7 @@ def test_auto_is_what_a_trial_finds_and_stays_with_the_run(
             assert torch.equal(value, parts.gan.networks[name].state_dict()[key]), f"{name}.{key}"
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on_in_float32(
     small: dict[str, Any], tmp_path: Path, trials: list[GANTrainer]
 ) -> None:
@@ -249,6 +253,7 @@ def test_a_run_of_an_earlier_version_goes_on_in_float32(
     assert not trials
 
 
+@pytest.mark.slow
 def test_bf16_is_done_where_it_is_slower_and_says_so(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +264,7 @@ def test_bf16_is_done_where_it_is_slower_and_says_so(
     assert "generator.b32" in trainer.gan.precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[]", "{}", '{"blocks": {"generator.b32": "fp8"}}', "not JSON"])
 def test_a_damaged_choice_is_refused_by_name(
     small: dict[str, Any], tmp_path: Path, trials: list[GANTrainer], text: str

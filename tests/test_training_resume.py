@@ -95,6 +95,7 @@ def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return request.param, everything(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(1,), (3,), (4, 2, 1)])
 def test_a_stopped_run_leaves_the_very_same_weights(
     tmp_path: Path, undisturbed: tuple[str, str], stops: tuple[int, ...]
@@ -117,6 +118,7 @@ train(Path(sys.argv[1]), resume=sys.argv[2] == "go on", attention="duplex-equati
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_ten_kills_at_random_moments_lose_no_run(tmp_path: Path) -> None:
     expected = tmp_path / "expected"
@@ -139,6 +141,7 @@ def test_ten_kills_at_random_moments_lose_no_run(tmp_path: Path) -> None:
     assert everything(folder) == everything(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process")
 def test_a_stop_saves_though_the_process_that_reads_images_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[str, str]
@@ -192,6 +195,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [spoil_end, spoil_start, flip_a_bit])
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     folder = tmp_path / "run"
@@ -206,6 +210,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, spoil: Call
     assert everything(folder) == expected
 
 
+@pytest.mark.slow
 def test_without_any_whole_state_nothing_is_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(folder, stop=1)
@@ -215,6 +220,7 @@ def test_without_any_whole_state_nothing_is_overwritten(tmp_path: Path) -> None:
         train(folder, resume=True)
 
 
+@pytest.mark.slow
 def test_a_state_of_a_newer_version_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -224,6 +230,7 @@ def test_a_state_of_a_newer_version_is_not_passed_over(tmp_path: Path, monkeypat
         train(folder, resume=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_costs_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     train(tmp_path / "whole")
@@ -242,6 +249,7 @@ def test_a_full_disk_ends_the_run_and_costs_no_state(tmp_path: Path, monkeypatch
     assert everything(folder) == everything(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_keep_its_micro_batch_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when it goes on with more processes, whose share is smaller."""
     folder = tmp_path / "run"
@@ -262,6 +270,7 @@ def in_use() -> PermissionError:
     return error
 
 
+@pytest.mark.slow
 def test_old_files_that_another_program_holds_cost_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unlink, folder = os.unlink, tmp_path / "run"
     messages: list[str] = []
@@ -308,6 +317,7 @@ def test_lines_for_a_log_that_another_program_holds_are_written_later(
     assert [json.loads(line)["tick"] for line in path.read_text(encoding="utf-8").splitlines()] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_state_and_configuration_must_agree(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(folder, stop=1)
@@ -318,6 +328,7 @@ def test_state_and_configuration_must_agree(tmp_path: Path) -> None:
         train(folder, resume=True, channel_max=16)
 
 
+@pytest.mark.slow
 def test_other_pictures_are_noticed(tmp_path: Path) -> None:
     train(tmp_path / "run", stop=1)
     with pytest.raises(ConfigError, match=r"images of data set scenes are not those.*--override"):
@@ -325,6 +336,7 @@ def test_other_pictures_are_noticed(tmp_path: Path) -> None:
     open_run(settings(), data(13), tmp_path / "run", device=CPU, resume=True, override=True)
 
 
+@pytest.mark.slow
 def test_settings_of_training_can_be_overridden_and_those_of_networks_cannot(tmp_path: Path) -> None:
     train(tmp_path / "run", stop=1)
     with pytest.raises(ConfigError, match=r"gamma was .*--override"):
@@ -352,6 +364,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, at: Callable[[int], bool]) -> None:
     monkeypatch.setattr(Trainer, "train_step", step)
 
 
+@pytest.mark.slow
 def test_a_step_without_numbers_is_rolled_back_and_its_pictures_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +382,7 @@ def test_a_step_without_numbers_is_rolled_back_and_its_pictures_passed_over(
     assert [event["event"] for event in events] == ["setback"]
 
 
+@pytest.mark.slow
 def test_what_was_rolled_back_is_exactly_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         with monkeypatch.context() as patch:
@@ -377,6 +391,7 @@ def test_what_was_rolled_back_is_exactly_repeatable(tmp_path: Path, monkeypatch:
     assert everything(tmp_path / "a") == everything(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_after_three_setbacks_in_a_row_it_stops_with_a_diagnosis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +437,7 @@ def test_nothing_is_said_before_training_has_settled() -> None:
     assert [line for _ in range(9) for line in watch.warnings({"diversity": 0.0}, 0.5)] == []
 
 
+@pytest.mark.slow
 def test_samples_that_are_all_alike_have_no_diversity(tmp_path: Path) -> None:
     trainer = open_run(settings(), data(), tmp_path / "run", device=CPU, resume=False)
     before = torch.get_rng_state()
@@ -436,6 +452,7 @@ def test_samples_that_are_all_alike_have_no_diversity(tmp_path: Path) -> None:
     assert trainer.gan.generator.training
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_keeps_what_use_pos_meant(
     ganformer: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

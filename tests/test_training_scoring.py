@@ -41,6 +41,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_eval(tmp_path: Path, tiny: dict[str, Any], scenes: ImageDataset) -> None:
     config = settings(tiny, total_kimg=0.004, metrics="swd,diversity")
     trainer = begin(config, scenes, tmp_path / "run", [])
@@ -54,6 +55,7 @@ def test_scores_are_those_of_eval(tmp_path: Path, tiny: dict[str, Any], scenes: 
     assert len(last["provenance"]["snapshot_sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_features_are_scored_and_the_reals_looked_at_once(
     tmp_path: Path, tiny: dict[str, Any], scenes: ImageDataset, tiny_features: dict[str, int]
 ) -> None:
@@ -65,12 +67,14 @@ def test_features_are_scored_and_the_reals_looked_at_once(
     assert len([text for text in said if "covariance is singular" in text]) == 1
 
 
+@pytest.mark.slow
 def test_every_third_snapshot_and_the_last(tmp_path: Path, tiny: dict[str, Any], scenes: ImageDataset) -> None:
     config = settings(tiny, metrics="diversity", metrics_every=3)
     begin(config, scenes, tmp_path / "run", []).run()
     assert [record["kimg"] for record in records(tmp_path / "run")] == [0, 0.012, 0.016]
 
 
+@pytest.mark.slow
 def test_the_best_snapshot_is_kept(
     tmp_path: Path, tiny: dict[str, Any], scenes: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +132,7 @@ def test_what_is_best_depends_on_the_score(
     assert found[0].name == KEPT.format(best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), MemoryError(), ZeroDivisionError("never")])
 def test_a_failing_metric_never_ends_training(
     tmp_path: Path, tiny: dict[str, Any], scenes: ImageDataset, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -113,6 +113,7 @@ def test_snapshots_and_grids_of_less_than_a_kimg_do_not_overwrite_each_other(und
         assert record["provenance"]["snapshot_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_stop_keeps_the_scored_snapshot_as_it_was(tmp_path: Path, undisturbed: Path) -> None:
     """One step behind it, within the same kimg."""
     train(tmp_path / "run", stop=3)
@@ -123,6 +124,7 @@ def test_a_stop_keeps_the_scored_snapshot_as_it_was(tmp_path: Path, undisturbed:
         assert found[name] == expected[name]
 
 
+@pytest.mark.slow
 def test_the_newest_grid_alone_where_only_that_is_wanted(tmp_path: Path) -> None:
     result = train(tmp_path / "run", keep_samples=False, metrics="none")
     left = sorted(path.name for path in (tmp_path / "run/samples").iterdir())
@@ -163,6 +165,7 @@ def test_a_score_of_other_weights_makes_no_best(tmp_path: Path) -> None:
     assert best[0].name == snapshot_name(0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metrics", ["diversity", "none"])
 def test_thinning_out_never_takes_the_best(tmp_path: Path, metrics: str) -> None:
     """Nor where the run goes on with other metrics, or scores that do not compare with those before."""
@@ -198,6 +201,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("images", [0, 16])
 def test_a_kill_between_the_pieces_of_a_snapshot_costs_none(
@@ -270,6 +274,7 @@ def test_what_is_missing_of_a_finished_run_is_made_again_and_told(
     assert not any("made again" in line for line in messages), messages
 
 
+@pytest.mark.slow
 def test_a_stop_at_a_snapshot_leaves_its_scores_for_later(tmp_path: Path, undisturbed: Path) -> None:
     train(tmp_path / "run", stop=2)
     assert [record["kimg"] for record in records(tmp_path / "run")] == [0]
@@ -277,6 +282,7 @@ def test_a_stop_at_a_snapshot_leaves_its_scores_for_later(tmp_path: Path, undist
     assert content(tmp_path / "run") == content(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_state_of_an_earlier_version_goes_on_and_gets_its_snapshot_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +302,7 @@ def test_a_state_of_an_earlier_version_goes_on_and_gets_its_snapshot_back(
 # ----- Mapped files -----
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="/proc is Linux's")
 def test_no_file_of_a_run_stays_mapped(tmp_path: Path) -> None:
     """Windows does not let anybody replace or delete a file that is mapped into memory."""

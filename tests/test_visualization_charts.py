@@ -50,6 +50,7 @@ def test_a_curve_goes_through_its_points() -> None:
     assert (single == PALETTE[0]).all(2).any()
 
 
+@pytest.mark.slow
 def test_an_svg_has_axes_legend_and_spread_and_is_the_same_each_time() -> None:
     lines = [Line("duplex", [1, 2], [3.0, 2.0], [0.5, 0.4]), Line("simplex", [1, 2], [4.0, 3.0])]
     panels = [LinePanel("SWD", lines, floor=1.0)] * 4

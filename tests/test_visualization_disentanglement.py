@@ -220,6 +220,7 @@ def ws(model: Generator) -> list[torch.Tensor]:
     return list(map_latents(model, latents_from_seeds(model, range(3))))
 
 
+@pytest.mark.slow
 def test_an_untrained_model_is_measured(model: Generator, ws: list[torch.Tensor]) -> None:
     seen: list[tuple[int, int]] = []
     found = disentanglement(model, ws, scenes=True, shown=2, progress=lambda *now: seen.append(now))
