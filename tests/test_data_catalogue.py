@@ -107,8 +107,8 @@ def test_presets_are_those_of_the_paper() -> None:
         "clevr": (40, 8, 128, False),
         "bedrooms": (100, 16, 512, False),
     }
-    assert {name for name, preset in presets.items() if preset.get("style") is False} == {"clevr"}
-    assert {name for name, preset in presets.items() if preset.get("mapping_ltnt2ltnt") is False} == {"clevr"}
+    assert {name for name, preset in presets.items() if preset.get("style") is False} == {"clevr", "scenes"}
+    assert {name for name, preset in presets.items() if preset.get("mapping_ltnt2ltnt") is False} == {"clevr", "scenes"}
 
 
 def test_presets_make_models() -> None:
