@@ -145,6 +145,11 @@ def test_training_goes_on_from_a_snapshot(ganformer: Run) -> None:
     start = load_original(PYTORCH).ema.state_dict()
     assert relative(trained["ema.pos"], start["pos"]) < 0.05
     assert ganformer(*line).exit_code == 0  # finished already
+    # As people said it with the authors' scripts, whose duplex models have this layer.
+    named = ganformer(*line, "--ganformer-default", "--attention", "duplex")
+    assert named.exit_code == 0, named.output
+    again = load_file("results/scenes-duplex-000/snapshots/network-snapshot-000000.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in trained.items())
     other = ganformer(*line, "--num-heads", "2", "--restart")
     assert other.exit_code == 1
     assert "--num-heads 2" in other.stderr

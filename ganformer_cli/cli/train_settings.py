@@ -243,8 +243,8 @@ def pretrained_config(origin: Origin, config: RunConfig, given: dict[str, Any]) 
         # Free to differ: it acts in training only, and shapes no weight.
         found = dataclasses.replace(found, attention_dropout=given["attention_dropout"])
     for name in sorted(set(given) - {"resolution", "ratio"}):
-        was = getattr(found, name)
-        if given[name] != was:
+        was, asked = getattr(found, name), given[name]
+        if asked != was and not (name == "attention" and settings.ATTENTION_NAMES.get(asked) == was):
             raise ConfigError(
                 f"{option_name(name)} {given[name]}: the networks of {file} have {was}; leave it out, or take the "
                 "weights that fit with --init-from"
