@@ -136,6 +136,14 @@ class ModelConfig(JsonConfig):
     kgan: bool = False  # an image from each component, merged into one (k-GAN)
     merge_type: MergeType = _MODEL("softmax", "How k-GAN merges the images of its components.")
     merge_layer: int = _MODEL(-1, "k-GAN merges features at resolution 2^N; -1: the final images.")
+    # VQGAN: images as grids of codes, and a transformer that draws them.
+    vqgan: bool = False
+    codebook_size: int = setting(1024, Description("Codes of VQGAN.", bounds=Bounds(2, 65536)))
+    code_dim: int = setting(256, Description("Numbers of a code's vector.", bounds=Bounds(1, MAX_CHANNELS)))
+    code_stride: int = setting(16, Description("Pixels between two codes, a power of two.", bounds=Bounds(2, 256)))
+    transformer_layers: int = setting(12, Description("Layers of VQGAN's transformer.", bounds=Bounds(1, MAX_LAYERS)))
+    transformer_width: int = setting(512, Description("Width of VQGAN's transformer.", bounds=Bounds(1, MAX_CHANNELS)))
+    transformer_heads: int = setting(8, Description("Attention heads of VQGAN's transformer.", bounds=Bounds(1, 256)))
     # Discriminator.
     d_arch: Architecture = _MODEL("resnet", "Architecture of the discriminator.")
     mbstd_group_size: int = _MODEL(4, "Group size of the minibatch standard deviation.", bounds=Bounds(1, 1024))
@@ -181,6 +189,8 @@ class ModelConfig(JsonConfig):
             self._check_attention()
         if self.kgan:
             self._check_merge()
+        if self.vqgan:
+            self._check_codes()
         require(
             self.g_img2img == 0 or self.g_img2img in self.block_resolutions,
             f"--g-img2img {self.g_img2img}: choose one of 4, 8, … up to --resolution {self.resolution}, or "
@@ -201,6 +211,7 @@ class ModelConfig(JsonConfig):
                 "--pos-type sinus or linear",
                 ("pos_directions_num",),
             ),
+            (self.vqgan, "no --baseline VQGAN", "--baseline VQGAN", _VQGAN_ONLY),
             (self.kgan, "no --baseline kGAN", "--baseline kGAN", ("merge_type", "merge_layer")),
             (
                 self.d_transformer,
@@ -319,6 +330,25 @@ class ModelConfig(JsonConfig):
             self.style, "--baseline kGAN with --style False: its latents act through the style; leave one of them out"
         )
 
+    def _check_codes(self) -> None:
+        stride, size = self.code_stride, self.image_size
+        require(
+            not self.has_components and self.g_img2img == 0,
+            "--baseline VQGAN with another kind of network: it has no components and no attention to choose; leave one "
+            "of them out",
+        )
+        require(stride & (stride - 1) == 0, f"--code-stride {stride}: choose a power of two")
+        require(
+            all(side % stride == 0 for side in size),
+            f"--code-stride {stride} does not divide the images' {size[1]}x{size[0]} (width x height); choose a "
+            "smaller power of two, or another --resolution or --ratio",
+        )
+        require(
+            self.transformer_width % self.transformer_heads == 0,
+            f"--transformer-heads {self.transformer_heads} does not divide --transformer-width "
+            f"{self.transformer_width}; choose a divisor",
+        )
+
     def check_attention_acts(self) -> None:
         """Raise ConfigError if attention is asked for and no layer has it.
 
@@ -425,6 +455,17 @@ class ModelConfig(JsonConfig):
         return 2 * (self.resolution.bit_length() - 1) - 1
 
     @property
+    def code_grid(self) -> tuple[int, int]:
+        """Rows and columns of the codes of an image."""
+        height, width = self.image_size
+        return height // self.code_stride, width // self.code_stride
+
+    @property
+    def code_levels(self) -> tuple[int, ...]:
+        """The resolutions (longer side) of VQGAN's encoder, from the image's to that of the codes."""
+        return tuple(self.resolution >> i for i in range(self.code_stride.bit_length()))
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images."""
         return image_size(self.resolution, self.ratio)
@@ -444,5 +485,8 @@ _ATTENTION_ONLY = (
     *("num_heads", "integration", "normalize", "g_start_res", "g_end_res", "g_ltnt2ltnt", "img_gate", "ltnt_gate"),
     *("mapping_shared", "mapping_ltnt2ltnt"),
     *("attention_dropout", "use_pos", "pos_type", "pos_dim", "pos_directions_num", "pos_init", "d_transformer"),
+)
+_VQGAN_ONLY = (
+    *("codebook_size", "code_dim", "code_stride", "transformer_layers", "transformer_width", "transformer_heads"),
 )
 _POSITIONS_ONLY = ("pos_type", "pos_dim", "pos_directions_num", "pos_init")
