@@ -15,13 +15,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from filelock import FileLock
 
 from ganformer_cli.errors import OutputError
-from ganformer_cli.operators import build
+from ganformer_cli.operators import build, native
 from ganformer_cli.operators.build import Build, build_ahead, build_folders, find_build, find_or_build
 from ganformer_cli.operators.compiling import (
     BuildSpec,
@@ -394,6 +395,74 @@ def test_a_compiler_that_fails(workshop: Workshop) -> None:
     assert remains(workshop.kept) == []
     workshop.write("two.cpp", "mended")
     assert workshop.find_or_build().fresh
+
+
+def other_compilers(workshop: Workshop, *kinds: str) -> list[Compiler]:
+    """Compilers that work, called ``other-KIND``."""
+    script = workshop.script.with_name("other.py")
+    script.write_text(FAKE.replace('"FAIL"', '"FAIL everywhere"'), encoding="utf-8")
+    return [Compiler(kind, (sys.executable, str(script)), f"other-{kind}", "2.0") for kind in kinds]  # type: ignore[arg-type]
+
+
+def test_where_one_compiler_fails_the_next_builds(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = other_compilers(workshop, "gnu")
+    monkeypatch.setattr(build, "compilers_after", lambda failed: iter(others))
+    workshop.write("two.cpp", "FAIL")
+    made = workshop.find_or_build()
+    assert made.compiler == "other-gnu 2.0"
+    (warning,) = workshop.warned
+    assert "fake 1.0 failed" in warning
+    assert "trying other-gnu 2.0" in warning
+    assert workshop.build_ahead(folder=workshop.kept / "ahead").compiler == "other-gnu 2.0"
+
+
+def test_where_all_compilers_fail_the_first_error_counts(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = other_compilers(workshop, "gnu", "gnu")
+    monkeypatch.setattr(build, "compilers_after", lambda failed: iter(others))
+    workshop.write("two.cpp", "FAIL everywhere")
+    with pytest.raises(BuildError, match=r"^fake 1\.0 failed"):
+        workshop.find_or_build()
+
+
+class Scanner:
+    """A virus scanner that holds every new file for two seconds; seconds pass only where something waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.slept = 0.0
+        self.first: dict[str, float] = {}
+        monkeypatch.setattr("ganformer_cli.system_errors.time", SimpleNamespace(sleep=self.sleep))
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+    def touch(self, name: str) -> None:
+        """Refuse the file for the first two seconds, as Windows does: a sharing violation."""
+        if self.slept - self.first.setdefault(name, self.slept) < 2:
+            error = PermissionError(13, "The process cannot access the file")
+            error.winerror = 32  # type: ignore[attr-defined,unused-ignore]
+            raise error
+
+
+def test_a_library_that_a_virus_scanner_holds_is_published(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanner, real = Scanner(monkeypatch), os.replace
+
+    def held(source: Path, target: Path) -> None:
+        scanner.touch(str(source))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", held)
+    made = workshop.find_or_build()
+    assert made.path.read_bytes() == b"first"
+    assert made.path.parent == workshop.kept
+    assert scanner.slept >= 2
+    assert workshop.warned == []
+
+
+def test_a_library_that_a_virus_scanner_holds_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    scanner = Scanner(monkeypatch)
+    monkeypatch.setattr(torch.ops, "load_library", scanner.touch)
+    assert native._open(Build(Path("new.dll"), {})).path.name == "new.dll"
+    assert scanner.slept >= 2
 
 
 def test_one_failure_ends_the_others(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

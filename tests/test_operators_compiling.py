@@ -162,6 +162,19 @@ def test_each_failure_has_its_remedy(line: str, remedy: str) -> None:
     assert remedy in remedy_of(said)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "error: unable to find zig installation directory from executable path '/a b/ziglang/zig': FileNotFound",
+        "ops/x.cpp:1:10: fatal error: 'vector' file not found",
+        "/a b/ziglang/lib/libcxx/include/vector:3:10: fatal error: '__config' file not found",
+        r"C:\env\ziglang\lib\libcxx\include\vector:3:10: fatal error: '__config' file not found",
+    ],
+)
+def test_an_incomplete_ziglang_is_to_be_installed_again(line: str) -> None:
+    assert "pip install --force-reinstall ziglang" in remedy_of(line, "zig c++ 0.17.1")
+
+
 def test_what_says_nothing_is_still_a_line() -> None:
     assert first_error("") == ""
     assert first_error("\n  something \t else\n") == "something else"

@@ -545,9 +545,12 @@ def test_wrong_arguments_are_named(machine: Machine, operator: str, arguments: t
 # ----- Compiling -----
 
 
-@pytest.mark.parametrize("architecture", ["sm_80"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["sm_80", *(pytest.param(f"sm_{name}", marks=pytest.mark.slow) for name in (75, 86, 89, 90, 100, 103, 120))],
+)
 def test_kernels_compile(architecture: str, pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    """For one card, since it takes a while; `ganformer build-ops --device cuda --cuda-arch 80,90` does the rest."""
+    """For every generation of cards from Turing to Blackwell, and without a warning."""
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("needs nvcc on the path")

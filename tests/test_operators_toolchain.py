@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.operators import cuda_toolkit
+from ganformer_cli.operators import cuda_toolkit, toolchain
 from ganformer_cli.operators.checks import Cards, find_cards
 from ganformer_cli.operators.cuda_toolkit import Nvcc, covers, find_nvcc, misfit, parse_architectures, within
 from ganformer_cli.operators.toolchain import (
     Compiler,
+    compilers_after,
     decoded,
+    find_all_msvc,
     find_compiler,
-    find_msvc,
     gnu_commands,
+    how_to_get_a_compiler,
     installations,
     run_program,
 )
@@ -160,7 +164,7 @@ class Windows:
         return 0, "\r\n".join(f"{name}={value}" for name, value in variables.items()).encode("utf-16-le")
 
     def find(self, platform: str = "win-amd64", **more: str) -> Compiler | None:
-        return find_msvc({**self.environment, **more}, self.run, platform)
+        return next(find_all_msvc({**self.environment, **more}, self.run, platform), None)
 
 
 @pytest.fixture
@@ -220,6 +224,54 @@ def test_the_newest_that_works_is_taken(windows: Windows) -> None:
             windows.broken.add(folder)
     (windows.install("18/Community", "18.0") / "VC" / "Tools" / "MSVC" / "14.50").mkdir(parents=True)  # no cl.exe in it
     assert str(windows.find()) == "MSVC 14.39.33519"
+
+
+@pytest.fixture
+def three(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Three Visual Studios, newest first, and ziglang, on what calls itself Windows."""
+    monkeypatch.setattr(toolchain, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(sysconfig, "get_platform", lambda: "win-amd64")
+    zig = Compiler("zig", ("zig.exe", "c++"), "zig c++", "0.17.1")
+    monkeypatch.setattr(toolchain, "find_zig", lambda run: zig)
+    windows.add_vswhere()
+    folders = []
+    for below, version, tools in (
+        ("18/Insiders", "18.1", "14.50.1"),
+        ("2022/Community", "17.9.1", "14.39.2"),
+        ("2019/BuildTools", "16.11.1", "14.29.3"),
+    ):
+        folders.append(windows.install(below, version))
+        windows.add_compiler(folders[-1], tools)
+    return folders
+
+
+def test_after_a_visual_studio_that_fails_come_the_older_ones_and_ziglang(windows: Windows, three: list[Path]) -> None:
+    newest = find_compiler(windows.environment, windows.run)
+    assert str(newest) == "MSVC 14.50.1"
+    assert newest is not None
+    others = list(compilers_after(newest, windows.environment, windows.run))
+    assert list(map(str, others)) == ["MSVC 14.39.2", "MSVC 14.29.3", "zig c++ 0.17.1"]
+    assert list(compilers_after(others[-1], windows.environment, windows.run)) == []
+
+
+def test_one_visual_studio_can_be_named_and_is_the_only_one(
+    windows: Windows, three: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {**windows.environment, "GANFORMER_VISUAL_STUDIO": str(three[2])}
+    found = find_compiler(environment, windows.run)
+    assert str(found) == "MSVC 14.29.3"
+    assert found is not None
+    assert list(compilers_after(found, environment, windows.run)) == []
+    windows.broken.add(three[2])
+    assert find_compiler(environment, windows.run) is None
+    monkeypatch.setenv("GANFORMER_VISUAL_STUDIO", "D:\\gone")
+    assert "GANFORMER_VISUAL_STUDIO=D:\\gone" in how_to_get_a_compiler()
+
+
+def test_remedies_name_what_windows_reads(three: list[Path]) -> None:
+    said = how_to_get_a_compiler()
+    assert said.startswith("run: pip install ziglang (or install the Visual Studio Build Tools")
+    assert "CXX" not in said
 
 
 def test_what_is_older_than_2017_is_left_alone(windows: Windows) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.errors import GanformerError, OutputError
-from ganformer_cli.files import quietly, read_json, reason_and_remedy, remove, sha256_of, write_json
+from ganformer_cli.files import insist, quietly, read_json, reason_and_remedy, remove, sha256_of, write_json
 from ganformer_cli.operators.compiling import (
     CAPABILITIES,
     BuildSpec,
@@ -46,6 +46,7 @@ from ganformer_cli.operators.toolchain import (
     BuildError,
     NoCompilerError,
     TargetSystem,
+    compilers_after,
     file_identity,
     find_compiler,
     find_zig,
@@ -123,7 +124,7 @@ def read_build(metadata_file: Path) -> Build | None:
         try:
             metadata = read_json(metadata_file)
             path = metadata_file.with_name(metadata["file"])
-            if sha256_of(path) == metadata["sha256"]:
+            if insist(lambda path=path: sha256_of(path)) == metadata["sha256"]:
                 return Build(path, metadata)
         except (GanformerError, OSError, ValueError, KeyError, TypeError):
             continue
@@ -309,12 +310,12 @@ def find_or_build(
                 # Another process may have built it meanwhile.
                 if build := find_build(build_spec, [folder], exclude=exclude):
                     return build
-                return _build([(build_spec, tools)], folder, ahead=False, say=say)[0]
+                return _build_somehow([(build_spec, tools)], folder, ahead=False, say=say, warn=warn)[0]
         except OutputError as error:
             refused = refused or error
     private = _private_folder(refused)
     warn(f"{refused}; until then every process builds the native operators for itself")
-    return _build([(build_spec, tools)], private, ahead=False, say=say)[0]
+    return _build_somehow([(build_spec, tools)], private, ahead=False, say=say, warn=warn)[0]
 
 
 def build_ahead(
@@ -336,7 +337,8 @@ def build_ahead(
     with _locked(folder, say):
         found = {plan: None if force else read_build(folder / f"{_name(*plan)}.json") for plan in plans}
         missing = [plan for plan in plans if found[plan] is None]
-        built = dict(zip(missing, _build(missing, folder, ahead=True, force=force, say=say), strict=True))
+        made = _build_somehow(missing, folder, ahead=True, force=force, say=say, warn=say)
+        built = dict(zip(missing, made, strict=True))
         builds = []
         for plan in plans:
             build = built.get(plan) or found[plan]
@@ -401,6 +403,28 @@ def _unwritable(folder: Path, error: Exception) -> OutputError:
     reason = reason_and_remedy(error)[0] if isinstance(error, OSError) else error
     remedy = "set GANFORMER_CACHE to a folder on a local disk with space"
     return OutputError(f"cannot write to {folder} ({reason}): {remedy}")
+
+
+def _build_somehow(
+    plans: Sequence[tuple[BuildSpec, Tools]], folder: Path, *, ahead: bool, say: Say, warn: Say, force: bool = False
+) -> list[Build]:
+    """As :func:`_build`; where the compiler fails on Windows, with the next one that can.
+
+    Raises:
+        BuildError: of the first compiler, if all fail.
+    """
+    try:
+        return _build(plans, folder, ahead=ahead, say=say, force=force)
+    except BuildError as error:
+        first = plans[0][1]
+        for compiler in compilers_after(first.compiler):
+            if first.nvcc and compiler.kind == "zig":  # which nvcc does not take as its host compiler
+                continue
+            warn(f"{error.problem}; trying {compiler}")
+            others = [(build_spec, replace(tools, compiler=compiler)) for build_spec, tools in plans]
+            with contextlib.suppress(BuildError):
+                return _build(others, folder, ahead=ahead, say=say, force=force)
+        raise
 
 
 def _build(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ganformer_cli.files import replace
+from ganformer_cli.files import insist, quietly, remove, replace
 from ganformer_cli.operators.cuda_toolkit import Nvcc, nvcc_words
 from ganformer_cli.operators.jobs import CompilerJob, run_jobs
 from ganformer_cli.operators.toolchain import (
@@ -183,14 +183,15 @@ def compile_libraries(plans: Sequence[tuple[BuildSpec, Tools]], work: Path, obje
     for made, kept in new.items():
         kept.parent.mkdir(exist_ok=True)
         for old in kept.parent.glob(f"{kept.name.rpartition('-')[0]}-*"):
-            old.unlink(missing_ok=True)
+            remove(old, warn=quietly)
         place(made, kept)
     return libraries
 
 
 def place(made: Path, path: Path) -> None:
     """Move a finished file to ``path``, on the same disk; whole even after a power cut."""
-    with made.open("rb+") as stream:
+    # On Windows a virus scanner may hold it as soon as it is there.
+    with insist(lambda: made.open("rb+")) as stream:
         os.fsync(stream.fileno())
     replace(made, path)
 

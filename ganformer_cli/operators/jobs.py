@@ -56,7 +56,7 @@ def run_jobs(jobs: Sequence[CompilerJob], folder: Path, environment: Mapping[str
     if not failed and (missing := next((job for job in jobs if not (folder / job.output).is_file()), None)):
         failed = f"error: {missing.words[0]} reported success, but wrote no {missing.output}"
     if failed:
-        raise BuildError(f"{who} failed: {first_error(failed)}", remedy_of(failed), failed)
+        raise BuildError(f"{who} failed: {first_error(failed)}", remedy_of(failed, who), failed)
 
 
 def _run_in_order(jobs: Sequence[CompilerJob], folder: Path, environment: Mapping[str, str] | None) -> str:
@@ -200,8 +200,16 @@ _STANDARD = (
     r"c\w+|algorithm|vector|string|memory|utility|type_traits|limits|(?:std\w+|math|features|sys/\w+)\.h|bits/.*"
 )
 
+_ZIG_AGAIN = "run: pip install --force-reinstall ziglang"
+_MISSING_FILES = (
+    "repair that Visual Studio with its installer, or name another one's folder in GANFORMER_VISUAL_STUDIO"
+    if sys.platform == "win32"
+    else "the C++ library's development files are missing (Debian, Ubuntu: apt install g++)"
+)
+
 #: A pattern for a compiler's error line, and what to do about it. The first that matches counts.
 _REMEDIES = (
+    (r"zig installation directory|[\\/]ziglang[\\/]", _ZIG_AGAIN),
     (r"no space left|C1085|LNK1180", "make room on the disk"),
     (
         r"can't create|(?:cannot|unable to) open output file|read-only file system",
@@ -224,17 +232,17 @@ _REMEDIES = (
     (r"cudart|cuda_runtime", "the CUDA toolkit is not complete: install all of it"),
     (
         _missing(_STANDARD) + r"|crt[1in]+\.o|cannot find -l",
-        "the C++ library's development files are missing (Debian, Ubuntu: apt install g++)",
+        _MISSING_FILES,
     ),
 )
 
 
-def remedy_of(output: str) -> str:
-    """What to do about a compiler's failure."""
+def remedy_of(output: str, who: str = "") -> str:
+    """What to do about a failure of the compiler ``who``."""
     line = first_error(output)
     for pattern, remedy in _REMEDIES:
         if re.search(pattern, line, re.IGNORECASE):
-            return remedy
+            return _ZIG_AGAIN if remedy is _MISSING_FILES and who.startswith("zig") else remedy
     if sys.platform == "win32":
         return "run pip install ziglang for another compiler, and report this if that one fails too"
     return "try another compiler with CXX=..., and report this if that one fails too"

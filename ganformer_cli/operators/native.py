@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.files import insist
 from ganformer_cli.operators.build import Build, find_cuda_tools, find_or_build, find_tools
 from ganformer_cli.operators.compiling import Library, cuda_capability, make_build_spec
 from ganformer_cli.operators.cuda_toolkit import present_architectures
@@ -246,7 +247,8 @@ def _load(library: Library, capability: str, find: Callable) -> Build:
 
 def _open(build: Build) -> Build:
     try:
-        torch.ops.load_library(str(build.path))
+        # On Windows a virus scanner may hold a library that is new.
+        insist(lambda: torch.ops.load_library(str(build.path)))
     except OSError as error:
         text = " ".join(str(error).split())
         raise BuildError(f"{build.path} cannot be loaded: {text}", "delete that file, and it is built anew") from error

@@ -8,6 +8,7 @@ of every system, which also builds for systems other than the one it runs on.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import ntpath
 import os
 import re
@@ -28,6 +29,8 @@ from ganformer_cli.files import parse_json
 #: line, which only Windows accepts.
 Runner = Callable[["Sequence[str] | str", "Mapping[str, str] | None"], "tuple[int, bytes]"]
 
+#: Names the Visual Studio to build with, by its folder, on Windows.
+VISUAL_STUDIO_VARIABLE = "GANFORMER_VISUAL_STUDIO"
 SECONDS_TO_ANSWER = 120.0  # for a program that is only queried; vcvarsall may take ten seconds on a cold disk
 
 
@@ -112,17 +115,36 @@ class Compiler:
 def find_compiler(environment: Mapping[str, str] | None = None, run: Runner = run_program) -> Compiler | None:
     """The C++ compiler of this machine, or None.
 
-    That of ``ziglang`` comes last. A ``CXX`` that does not run is not replaced by another compiler.
+    That of ``ziglang`` comes last. A ``CXX`` that does not run, or a ``GANFORMER_VISUAL_STUDIO`` that has no compiler,
+    is not replaced by another compiler.
+    """
+    return next(_compilers(os.environ if environment is None else environment, run), None)
+
+
+def compilers_after(
+    failed: Compiler, environment: Mapping[str, str] | None = None, run: Runner = run_program
+) -> Iterator[Compiler]:
+    """The compilers to try on Windows where ``failed`` cannot compile: older Visual Studios, then ``ziglang``'s.
+
+    On Linux there are none: a compiler there is chosen with ``CXX``.
     """
     environment = os.environ if environment is None else environment
     if sys.platform == "win32":
-        found = find_msvc(environment, run)
+        rest = itertools.dropwhile(lambda compiler: compiler.command != failed.command, _compilers(environment, run))
+        yield from (compiler for compiler in rest if compiler.command != failed.command)
+
+
+def _compilers(environment: Mapping[str, str], run: Runner) -> Iterator[Compiler]:
+    """Those of this machine that answer, best first; if the user named one, that one alone."""
+    if sys.platform == "win32":
+        named = _variable(environment, VISUAL_STUDIO_VARIABLE)
+        found = find_all_msvc(environment, run)
     else:
-        candidates = (_describe_gnu(command, run) for command in gnu_commands(environment))
-        found = next((compiler for compiler in candidates if compiler), None)
-        if found is None and environment.get("CXX", "").strip():
-            return None
-    return found or find_zig(run)
+        named = environment.get("CXX", "").strip()
+        found = filter(None, (_describe_gnu(command, run) for command in gnu_commands(environment)))
+    yield from found
+    if not named and (zig := find_zig(run)):
+        yield zig
 
 
 def file_identity(path: str) -> dict[str, Any] | None:
@@ -154,6 +176,11 @@ def is_current(known: Mapping[str, Any]) -> bool:
 def how_to_get_a_compiler() -> str:
     """What to do where there is no compiler."""
     if sys.platform == "win32":
+        if named := _variable(os.environ, VISUAL_STUDIO_VARIABLE):
+            return (
+                f"{VISUAL_STUDIO_VARIABLE}={named} is not the folder of a Visual Studio with "
+                "'Desktop development with C++': correct or unset it"
+            )
         return (
             "run: pip install ziglang (or install the Visual Studio Build Tools from "
             "https://visualstudio.microsoft.com/downloads/ with 'Desktop development with C++')"
@@ -212,19 +239,27 @@ class Installation:
         return self.folder / "VC" / "Auxiliary" / "Build" / "vcvarsall.bat"
 
 
-def find_msvc(environment: Mapping[str, str], run: Runner, platform: str | None = None) -> Compiler | None:
-    """The newest working ``cl.exe`` for this Python, or None; in a developer prompt, that prompt's."""
+def find_all_msvc(environment: Mapping[str, str], run: Runner, platform: str | None = None) -> Iterator[Compiler]:
+    """Each ``cl.exe`` for this Python: a developer prompt's, then those of the installations, newest first.
+
+    ``GANFORMER_VISUAL_STUDIO`` leaves only the one that it names. Finding each takes seconds, so they are found as
+    they are asked for.
+    """
     platform = platform or sysconfig.get_platform()
     if platform not in MSVC_ARCHITECTURES:
-        return None
+        return
     architecture, component = MSVC_ARCHITECTURES[platform]
-    if environment.get("VSCMD_ARG_TGT_ARCH") == architecture and (here := _describe_msvc(environment, architecture)):
-        return here
-    for installation in installations(environment, run, component):
+    if named := _variable(environment, VISUAL_STUDIO_VARIABLE):
+        candidates = [Installation(Path(named), ())]
+    else:
+        prompt = environment.get("VSCMD_ARG_TGT_ARCH") == architecture
+        if prompt and (here := _describe_msvc(environment, architecture)):
+            yield here
+        candidates = installations(environment, run, component)
+    for installation in candidates:
         prepared = developer_environment(installation.vcvarsall, architecture, environment, run)
         if prepared and (found := _describe_msvc(prepared, architecture)):
-            return found
-    return None
+            yield found
 
 
 def installations(environment: Mapping[str, str], run: Runner, component: str) -> list[Installation]:
