@@ -146,9 +146,14 @@ def test_nvcc_must_match_torch_where_there_is_a_card(
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "find_compiler", lambda: None)
+    monkeypatch.setattr(native, "status", lambda device: native.Status(False, "no compiler"))
     check = checks.check_compiler()
     assert check.state == "bad"
     assert "install" in check.remedy
+    monkeypatch.setattr(native, "status", lambda device: native.Status(True))  # of a wheel with the operators inside
+    check = checks.check_compiler()
+    assert check.state == "note"
+    assert check.remedy == ""
 
 
 def test_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

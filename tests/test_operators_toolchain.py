@@ -268,7 +268,8 @@ def test_one_visual_studio_can_be_named_and_is_the_only_one(
     assert "GANFORMER_VISUAL_STUDIO=D:\\gone" in how_to_get_a_compiler()
 
 
-def test_remedies_name_what_windows_reads(three: list[Path]) -> None:
+def test_remedies_name_what_windows_reads(three: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GANFORMER_VISUAL_STUDIO", raising=False)
     said = how_to_get_a_compiler()
     assert said.startswith("run: pip install ziglang (or install the Visual Studio Build Tools")
     assert "CXX" not in said

@@ -89,7 +89,9 @@ def test_what_it_built_is_kept_until_there_is_another_compiler(package: Path, tm
     assert not is_current(known)
 
 
-def test_without_a_compiler_the_remedy_is_one_command() -> None:
+def test_without_a_compiler_the_remedy_is_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CXX", "GANFORMER_VISUAL_STUDIO"):
+        monkeypatch.delenv(name, raising=False)
     assert "pip install ziglang" in how_to_get_a_compiler()
 
 
