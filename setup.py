@@ -58,6 +58,8 @@ setup(
         "tfrecords": ["google-crc32c>=1.5"],  # reads TFRecords faster: its checksums take a tenth of the time
         "plots": ["matplotlib>=3.8"],  # draws the charts of eval --all and compare --plot
         "film": ["imageio-ffmpeg>=0.5"],  # makes MP4 where no ffmpeg is installed
+        "tensorboard": ["tensorboard>=2.14"],  # train --tensorboard: curves and images of a run
+        "wandb": ["wandb>=0.16"],  # train --wandb: the same at Weights & Biases
         "compiler": ["ziglang>=0.13"],  # builds the native operators where no other compiler is
         "wheels": [  # what .ci/wheels.py needs
             "ziglang==0.17.1",  # exact, because the bytes of the libraries follow from it
@@ -72,6 +74,7 @@ setup(
             "lmdb>=1.4",
             "matplotlib>=3.8",
             "imageio-ffmpeg>=0.5",
+            "tensorboard>=2.14",  # event files are read back
             "pytest-cov>=5",  # which lines no test runs
             "torch-fidelity==0.4.0",  # the metrics are compared with it; exact, since its numbers are what counts
         ],

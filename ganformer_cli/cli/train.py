@@ -137,6 +137,15 @@ _SPARE = 12  # characters of a run's name behind that of its data set
 )
 @setting_options("Training")
 @setting_options("Logging")
+@boolean_option(
+    "--tensorboard",
+    group="Logging",
+    default=False,
+    help="Also write curves and images for TensorBoard to the run folder (needs tensorboard).",
+)
+@boolean_option(
+    "--wandb", group="Logging", rare=True, default=False, help="Also log to Weights & Biases (needs wandb)."
+)
 @gpus_option
 @processes_option("Train", default="what a trial finds fastest; on GPUs one for each of --gpus")
 @option(
@@ -171,6 +180,9 @@ def command(
     threads: int | None,
     max_minutes: float | None,
     offline: bool,
+    tensorboard: bool,
+    summarize: bool,
+    wandb: bool,
     **_: Any,
 ) -> None:
     """Train a model.
@@ -256,7 +268,7 @@ def command(
             result = launch(
                 config, dataset, folder, device,
                 resume=resume, override=override, quiet=as_json, origin=origin, group=group, max_minutes=max_minutes,
-                parallelism=parallelism,
+                parallelism=parallelism, tensorboard=tensorboard or summarize, wandb=wandb,
             )  # fmt: skip
     except GanformerError as error:
         if not distributed.launched_world_size():

@@ -68,7 +68,6 @@ _REPLACED = (
 )
 _IGNORED = (
     ("--train", "this command trains"),
-    ("--summarize", "log.jsonl has what TensorFlow's summaries had"),
     ("--recompile", "operators are built again when they have changed"),
     ("--fused-modconv", "it computes the same"),
 )
@@ -94,6 +93,7 @@ def compatibility_options(command: F) -> F:
     for name, kind, text, _ in _SYNONYMS:
         made.append(_option(name, kind, help=text, **common))
     made.append(boolean_option("--kgan", "baseline_kgan", help="Same as --baseline kGAN.", **common))
+    made.append(boolean_option("--summarize", help="Same as --tensorboard.", **{**common, "default": False}))
     for replaced in _REPLACED:
         text = f"Leave it out, or say {replaced.accepted}: {replaced.instead}."
         refuse = _refuse(replaced)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ganformer_cli.training.distributed import Group
     from ganformer_cli.training.loop import RunningMeans, RunResult
 
+#: What the progress line shows of the means of a tick, and under which names.
+_SHOWN = (("G", "loss_g"), ("D", "loss_d"), ("p", "augment_p"))
+
 
 def end(status: int) -> NoReturn:
     """End one of several processes at once, because closing Gloo's connections aborts the process now and then."""
@@ -94,6 +97,8 @@ def launch(
     group: Group,
     max_minutes: float | None = None,
     parallelism: Parallelism | None = None,
+    tensorboard: bool = False,
+    wandb: bool = False,
 ) -> RunResult:
     """Train with a progress bar, for at most ``max_minutes``; a new run starts from the weights of ``origin``.
 
@@ -101,6 +106,7 @@ def launch(
     """
     from ganformer_cli.training import Callbacks, open_run
     from ganformer_cli.training.initial_weights import InitialWeights
+    from ganformer_cli.training.run_writers import open_writers
 
     with ProgressBar() as progress, stop_requested(say_stopping) as should_stop:
         started = False
@@ -112,12 +118,17 @@ def launch(
                 done = kimg - config.train.batch_size / 1000
                 progress.start(config.train.total_kimg, "kimg", "training", done=done, rate=("images/s", 1000))
             values = means.read() if device.type == "cpu" or means.steps % 16 == 1 else {}
-            shown = {name: values[key] for name, key in (("G", "loss_g"), ("D", "loss_d")) if key in values}
+            shown = {name: values[key] for name, key in _SHOWN if key in values}
             progress.update(kimg, **shown)
 
         callbacks = Callbacks(should_stop=should_stop)
         if group.is_main:
-            callbacks = Callbacks(progress=on_progress, message=progress.message, should_stop=should_stop)
+            callbacks = Callbacks(
+                progress=on_progress,
+                message=progress.message,
+                should_stop=should_stop,
+                listeners=open_writers(tensorboard=tensorboard, wandb=wandb, message=progress.message),
+            )
         start = None
         if origin is not None:
             left_out = origin.header.get("left_out") or {}

@@ -238,6 +238,8 @@ class GANTrainer:
             result = self.update(self.d_optimizer, self.d_weights, self.d_reducer, discriminator_gradients, means)
         signs = result.signs()
         self.augmentation.observe(self.group.all_reduce(signs), number)
+        if self.config.train.augment == "ada":
+            means.add("augment_p", self.augmentation.p)
         means.steps += 1
         self.unproven_steps = max(0, self.unproven_steps - 1)
 
@@ -303,6 +305,9 @@ class GANTrainer:
             reducer.finish()
             weights.store_gradients()
             self.move(optimizer)
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        means.add("grad_norm_g" if optimizer is self.g_optimizer else "grad_norm_d", gradient_norm)
         weights.clear_gradients()
         for name, values in result.values:
             means.add(name, values)

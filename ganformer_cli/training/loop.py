@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,8 @@ from ganformer_cli.models import LabelDistribution
 from ganformer_cli.training.checkpointing import Checkpointer
 from ganformer_cli.training.distributed import ONE_PROCESS, Group, describe_sharing
 from ganformer_cli.training.gan import GANTrainer, RunningMeans
+from ganformer_cli.training.listeners import Listener, Listeners, RunStart, SnapshotRecord
+from ganformer_cli.training.samples import REALS
 from ganformer_cli.training.watch import CollapseWatch, all_finite
 
 #: Rollbacks in a row to one training state before the run gives up.
@@ -44,6 +46,8 @@ class Callbacks:
     message: Callable[[str], None] = lambda text: None
     #: True asks the loop to save and return.
     should_stop: Callable[[], bool] = lambda: False
+    #: told of each tick and snapshot, in the main process.
+    listeners: Sequence[Listener] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,9 @@ class Trainer:
         self.gan = GANTrainer(config, device, self.on_out_of_memory, group)
         self.keep_labels()
         self.checkpointer = Checkpointer(config, dataset, folder, self.gan, callbacks.message)
+        self.listeners = Listeners(
+            callbacks.listeners if group.is_main else (), lambda text: callbacks.message(f"warning: {text}")
+        )
         self.watch = CollapseWatch(dataset, judged_by_sign=options.d_loss != "wgan")
         self.tick_kimg = 0.0  # where the current tick began
         self.tick_start: float | None = None  # when; None before the first step
@@ -153,6 +160,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             if self.group.world_size == 1:
                 stack.enter_context(lock_run(self.folder, self.callbacks.message))
+            stack.callback(self.listeners.close)
             return self.train()
 
     def train(self) -> RunResult:
@@ -162,7 +170,11 @@ class Trainer:
         self.callbacks.message(self.opening_line(total))
         if self.group.world_size > 1:
             self.callbacks.message(describe_sharing(options.batch_size, self.group.world_size, self.gan.micro_batch))
+        self.tell_start()
+        is_new = self.counters.images_seen == 0 and not self.checkpointer.restored
         scores = self.checkpointer.complete()
+        if is_new or scores:
+            self.tell_snapshot(scores)
         self.saved_at = time.monotonic()
         means, decision = self.begin_tick(), Decision()
         with self.open_stream() as stream:
@@ -182,6 +194,7 @@ class Trainer:
                 )
                 if decision.roll_back:
                     self.roll_back(means)
+                    self.tell_start()
                     stream.close()
                     stream.position = self.position
                     means, decision = self.begin_tick(), Decision()
@@ -359,6 +372,7 @@ class Trainer:
             "gpu_memory_mib": None if gpu_memory is None else round(gpu_memory, 1),
         }
         run_folder.append_record(self.folder / run_folder.LOG_FILE, record, self.checkpointer.scoring.warn_once)
+        self.listeners.call(lambda listener: listener.on_tick(record, counters.images_seen))
         for warning in self.watch.warnings(figures, self.kimg):
             self.checkpointer.warn("health", warning)
 
@@ -366,7 +380,32 @@ class Trainer:
         """``Checkpointer.save``; of a tick that goes on, the time that it takes does not count."""
         begun = time.perf_counter()
         scores = self.checkpointer.save(self.tick_seconds, due=due, score=score)
+        self.tell_snapshot(scores)
         self.saved_at, self.rollbacks = time.monotonic(), 0
         if self.tick_start is not None:
             self.tick_start += time.perf_counter() - begun
         return scores
+
+    # ----- Listeners -----
+
+    def tell_start(self) -> None:
+        """Tell the listeners where training begins."""
+        start = RunStart(self.folder, self.config.to_dict(), self.counters.images_seen)
+        self.listeners.call(lambda listener: listener.on_start(start))
+
+    def tell_snapshot(self, scores: dict[str, float]) -> None:
+        """Tell the listeners of the snapshot that was just taken."""
+        if not self.listeners.active:
+            return
+        checkpointer = self.checkpointer
+        grid, attention = checkpointer.grids.paths(self.kimg)
+        snapshot = SnapshotRecord(
+            path=checkpointer.snapshot_path,
+            images_seen=self.counters.images_seen,
+            grid=grid,
+            attention=attention if self.config.model.has_maps else None,
+            reals=checkpointer.grids.folder / REALS,
+            scores=scores,
+            component_shares=checkpointer.grids.component_shares,
+        )
+        self.listeners.call(lambda listener: listener.on_snapshot(snapshot))

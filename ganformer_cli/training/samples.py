@@ -37,6 +37,7 @@ class SampleGrids:
     def __init__(self, folder: Path, config: RunConfig, dataset: ImageDataset, warn: Warn) -> None:
         self.folder = folder / SAMPLE_FOLDER
         self.config, self.dataset, self.warn = config, dataset, warn
+        self.component_shares: list[float] = []  # of the newest attention maps, averaged over images, heads and pixels
 
     def save_reals(self) -> None:
         """``reals.png``: evenly spaced images of the data set."""
@@ -61,6 +62,8 @@ class SampleGrids:
             seeds = range(min(MAX_ATTENTION_IMAGES, len(images)))
             last = [sample.maps[-1] for sample in sample_attention(generator, seeds, truncation_psi=psi)]
             maps = AttentionMap(last[0].layer, torch.cat([layer.probabilities for layer in last]))
+            # [N, heads, components, H, W]
+            self.component_shares = maps.probabilities.mean((0, 1, 3, 4)).tolist()
             save_png(attention, attention_sheet(images[: len(last)], maps))
         if not self.config.train.keep_samples:
             for old in [*self.folder.glob("fakes-*.png"), *self.folder.glob("attention-*.png")]:

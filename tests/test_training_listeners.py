@@ -1,0 +1,137 @@
+"""Listeners of a run: what they are told, that they cannot harm it, and what TensorBoard and wandb get."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ganformer_cli.config import RunConfig, resolve_run
+from ganformer_cli.data import open_dataset
+from ganformer_cli.training import Callbacks, RunResult, open_run
+from ganformer_cli.training.listeners import Listener, Listeners, RunStart, SnapshotRecord
+from ganformer_cli.training.run_writers import TENSORBOARD_FOLDER, WandbWriter, open_writers, tick_scalars
+
+TINY: dict[str, Any] = {
+    "resolution": 32, "components_num": 2, "latent_size": 16, "channel_base": 128, "channel_max": 8,
+    "mapping_num_layers": 2, "precision": "fp32", "batch_size": 4, "total_kimg": 0.024, "tick_kimg": 0.008,
+    "snapshot_kimg": 0.012, "vis_num": 4, "metrics": "none",
+}  # fmt: skip
+
+
+def settings(**options: Any) -> RunConfig:
+    """A run of six steps."""
+    return resolve_run({**TINY, **options}, dataset_preset={}, on_cpu=True)
+
+
+def run(folder: Path, config: RunConfig, *listeners: Listener, resume: bool = False, said: list[str]) -> RunResult:
+    """Train on a CPU."""
+    callbacks = Callbacks(message=said.append, listeners=listeners)
+    data = open_dataset("scenes", resolution=32, max_images=16)
+    return open_run(config, data, folder, device=torch.device("cpu"), resume=resume, callbacks=callbacks).run()
+
+
+def events_of(folder: Path) -> Any:
+    """What TensorBoard reads of a run."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder / TENSORBOARD_FOLDER), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
+def test_tensorboard_reads_back_one_curve_of_a_resumed_run(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    folder, said = tmp_path / "run-000", []
+    writers = [open_writers(tensorboard=True, wandb=False, message=said.append) for _ in range(2)]
+    ada = {"augment": "ada", "pl_weight": 2.0, "g_reg_interval": 1, "metrics": "diversity", "eval_images_num": 4}
+    run(folder, settings(total_kimg=0.016, **ada), *writers[0], said=said)
+    run(folder, settings(**ada), *writers[1], resume=True, said=said)
+    events = events_of(folder)
+    tags = events.Tags()
+    expected = {
+        *("loss/loss_g", "loss/loss_d", "loss/r1", "loss/path_length", "augmentation/augment_p"),
+        *("discriminator/sign_real", "gradients/grad_norm_g", "gradients/grad_norm_d"),
+        *("speed/images_per_second", "memory/memory_mib", "scores/diversity", "components/share_00"),
+    }
+    assert expected <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("loss/loss_d")] == [8, 16, 24]
+    assert [event.step for event in events.Images("samples/fakes")] == [0, 12, 16, 24]
+    shares = [events.Scalars(f"components/share_{index:02}")[-1].value for index in range(2)]
+    assert sum(shares) == pytest.approx(1, abs=1e-5)
+    fakes = events.Images("samples/fakes")[-1].encoded_image_string
+    assert fakes == (folder / "samples" / "fakes-000000_024.png").read_bytes()
+    assert {"samples/attention", "samples/reals"} <= set(tags["images"])
+
+
+def test_what_was_undone_is_not_shown_after_resuming(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    for start, value in ((0, 1.0), (8, 2.0)):
+        writer = open_writers(tensorboard=True, wandb=False, message=print)[0]
+        writer.on_start(RunStart(tmp_path, {}, start))
+        for images in (start + 8, start + 16):
+            writer.on_tick({"loss_g": value}, images)
+        writer.close()
+    assert [(event.step, event.value) for event in events_of(tmp_path).Scalars("loss/loss_g")] == [
+        (8, 1.0),
+        (16, 2.0),
+        (24, 2.0),
+    ]
+
+
+def test_a_listener_that_fails_is_named_and_left_out() -> None:
+    class Failing(Listener):
+        name = "--tensorboard"
+        calls = 0
+
+        def on_tick(self, record: Any, images_seen: int) -> None:
+            self.calls += 1
+            raise OSError("disk\nfull")
+
+    failing, said = Failing(), []
+    listeners = Listeners([failing], said.append)
+    for _ in range(2):
+        listeners.call(lambda listener: listener.on_tick({}, 0))
+    assert failing.calls == 1
+    assert said == ["--tensorboard: disk full; training goes on without it"]
+
+
+def test_a_package_that_is_missing_costs_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensorboard", "tensorboard.compat.proto.event_pb2", "wandb"):
+        monkeypatch.setitem(sys.modules, name, None)
+    said: list[str] = []
+    assert open_writers(tensorboard=True, wandb=True, message=said.append) == []
+    assert [("pip install tensorboard" in said[0]), ("pip install wandb" in said[1]), len(said)] == [True, True, 2]
+    assert open_writers(tensorboard=False, wandb=False, message=said.append) == []
+
+
+def test_wandb_gets_the_same_and_resumes_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[dict[str, Any]] = []
+    logged: list[dict[str, Any]] = []
+    finished: list[bool] = []
+    service = SimpleNamespace(
+        log=logged.append, define_metric=lambda *_, **__: None, finish=lambda: finished.append(True)
+    )
+    stand_in = SimpleNamespace(init=lambda **given: begun.append(given) or service, Image=lambda path: f"image {path}")
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    grid = tmp_path / "fakes.png"
+    grid.write_bytes(b"")
+    for images in (0, 8):
+        writer = WandbWriter()
+        writer.on_start(RunStart(tmp_path, {"train": {}}, images))
+        writer.on_tick({"loss_g": 0.5, "gpu_memory_mib": None}, images + 8)
+        writer.on_snapshot(SnapshotRecord(tmp_path / "m", images + 8, grid, None, tmp_path / "none.png", {"swd": 3.0}))
+        writer.close()
+    assert begun[0]["id"] == begun[1]["id"]
+    assert begun[0]["resume"] == "allow"
+    assert logged[0] == {"kimg": 0.008, "loss/loss_g": 0.5}
+    assert logged[1] == {"kimg": 0.008, "scores/swd": 3.0, "samples/fakes": f"image {grid}"}
+    assert finished == [True, True]
+
+
+def test_speed_is_said_in_images() -> None:
+    assert tick_scalars({"sec_per_kimg": 50.0})["speed/images_per_second"] == 20
+    assert "speed/images_per_second" not in tick_scalars({"sec_per_kimg": None})
