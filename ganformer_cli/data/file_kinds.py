@@ -38,25 +38,10 @@ _COMPANIONS = frozenset({
     ".labels", ".lnk", ".log", ".md", ".md5", ".mdb", ".ndjson", ".nfo", ".parquet", ".py", ".rst", ".sh",
     ".sha256", ".toml", ".tsv", ".txt", ".url", ".xml", ".xmp", ".yaml", ".yml",
 })  # fmt: skip
-_COMPANION_NAMES = frozenset(
-    [
-        "authors",
-        "changelog",
-        "citation",
-        "contributing",
-        "copying",
-        "credits",
-        "desktop.ini",
-        "ehthumbs.db",
-        "licence",
-        "license",
-        "makefile",
-        "notice",
-        "readme",
-        "thumbs.db",
-        "version",
-    ]
-)
+_COMPANION_NAMES = frozenset({
+    "authors", "changelog", "citation", "contributing", "copying", "credits", "desktop.ini",
+    "ehthumbs.db", "licence", "license", "makefile", "notice", "readme", "thumbs.db", "version",
+})  # fmt: skip
 _ARRAYS = frozenset({".npy", ".npz", ".mat"})
 _OF_LABELS = re.compile(r"label|class|attr|annot|latent|feature|embed|split|index|meta", re.IGNORECASE)
 # What ``ganformer generate`` draws of images, beside them in older versions: each says so in its head.
@@ -99,10 +84,6 @@ class ImageSelection:
         if suffix not in _CAMERA_RAW and starts_as_image(start()):
             return FileKind.IMAGE
         return FileKind.UNREAD
-
-    def is_image(self, name: str, start: Callable[[], bytes]) -> bool:
-        """Whether it is an image."""
-        return self.kind(name, start) is FileKind.IMAGE
 
 
 class UnreadFiles:

@@ -306,11 +306,7 @@ def _grey_as_8_bits(image: Image.Image, value_range: ValueRange | None) -> Image
 
 
 def _as_8_bits(values: npt.NDArray[Any], value_range: ValueRange | None) -> npt.NDArray[np.uint8]:
-    """Numbers with more than 8 bits brought from ``value_range``, or else from 0 to 65535, to 0 to 255, rounded.
-
-    Raises:
-        UnusableImageError: some lie outside the range.
-    """
+    """Numbers with more than 8 bits brought from ``value_range``, or else from 0 to 65535, to 0 to 255, rounded."""
     if value_range is None:
         return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
     (low, high), least, most = value_range, float(values.min()), float(values.max())

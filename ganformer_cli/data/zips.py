@@ -213,11 +213,7 @@ def read_zip_entry(files: FilePool, path: Path, entry: ZipEntry, most: int = MAX
 
 
 def _unpacked(files: FilePool, path: Path, entry: ZipEntry, most: int | None) -> bytes:
-    """At most one byte more than ``most``, or than the entry says.
-
-    Raises:
-        OSError, ValueError: it cannot be read.
-    """
+    """At most one byte more than ``most``, or than the entry says."""
     offset, packed, size, _, method, flags = entry
     if flags & _ENCRYPTED:
         raise ValueError(PASSWORD)
@@ -247,12 +243,7 @@ def _unpacked(files: FilePool, path: Path, entry: ZipEntry, most: int | None) ->
 
 
 def _find_directory(stream: IO[bytes]) -> tuple[int, int, int]:
-    """Where the directory starts, its length, and how far all places in the file are shifted.
-
-    Raises:
-        zipfile.BadZipFile: there is none, or it is one of several parts.
-        struct.error: the file is damaged.
-    """
+    """Where the directory starts, its length, and how far all places in the file are shifted."""
     tail_start = max(0, stream.seek(0, os.SEEK_END) - _END.size - 0xFFFF)
     stream.seek(tail_start)
     tail = stream.read()
@@ -286,11 +277,7 @@ def _find_directory(stream: IO[bytes]) -> tuple[int, int, int]:
 
 
 def _directory(stream: IO[bytes], start: int, length: int) -> Iterator[tuple[bytes, int]]:
-    """A part of the directory and a place in it, for each file: there the file's description begins.
-
-    Raises:
-        EOFError: the directory is cut short.
-    """
+    """A part of the directory and a place in it, for each file: there the file's description begins."""
     stream.seek(start)
     buffer, at = b"", 0
     while length or at < len(buffer):

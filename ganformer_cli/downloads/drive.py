@@ -70,11 +70,7 @@ def drive_address(file_id: str, base_url: str = DRIVE) -> str:
 
 
 def _ask_drive(session: Session, job: Download, file_id: str, base_url: str, headers: dict[str, str]) -> Response:
-    """The answer that has the file, after at most one question of Drive's.
-
-    Raises:
-        DownloadError: the answer is a web page.
-    """
+    """The answer that has the file, after at most one question of Drive's."""
     response = get(session, job.address, headers)
     if _is_page(response) and response.status_code in {
         HTTPStatus.PARTIAL_CONTENT,
@@ -122,11 +118,7 @@ def _read_page(response: Response) -> Page:
 
 
 def _confirmed(page: Page, page_url: str, job: Download, file_id: str, base_url: str) -> str | None:
-    """Where the page's form or link for "download anyway" leads; None if it has none.
-
-    Raises:
-        DownloadError: it leads away from Drive.
-    """
+    """Where the page's form or link for "download anyway" leads; None if it has none."""
     for target in page.targets:
         try:
             parts = urlsplit(urljoin(page_url, target.address))

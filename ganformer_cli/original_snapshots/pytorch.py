@@ -123,11 +123,7 @@ def _init_kwargs(module: PersistentObject | None) -> dict[str, Any]:
 
 
 def _tensors(module: PersistentObject, where: str) -> Tensors:
-    """All tensors of a module and those within it, by our names.
-
-    Raises:
-        SnapshotError: two have the same one, or there are tensors where no network has any.
-    """
+    """All tensors of a module and those within it, by our names."""
     tensors = Tensors()
     try:
         for name, value in module_tensors(module):
@@ -340,11 +336,7 @@ def _mapping_settings(
 def _discriminator_settings(
     discriminator: PersistentObject, generator: Mapping[str, Any]
 ) -> tuple[dict[str, Any], float | None]:
-    """The discriminator's fields of ``ModelConfig``, and the ratio that it pads images for.
-
-    Raises:
-        SnapshotError: it is of other settings than the generator, or cannot be read.
-    """
+    """The discriminator's fields of ``ModelConfig``, and the ratio that it pads images for."""
     kwargs = _init_kwargs(discriminator)
     arguments = Arguments("D", "", kwargs, _remembered(discriminator, "c_dim", "img_resolution", "crop_ratio"))
     epilogue = Arguments("D", "epilogue_kwargs", arguments.get("epilogue_kwargs"))

@@ -121,11 +121,7 @@ def _kwargs(network: TensorFlowNetwork) -> dict[str, Any]:
 
 
 def _variables(network: TensorFlowNetwork, where: str, prefix: str = "") -> dict[str, Array]:
-    """All arrays of a network, those of its components under ``mapping/`` and ``synthesis/``.
-
-    Raises:
-        SnapshotError: one is something else, or comes twice.
-    """
+    """All arrays of a network, those of its components under ``mapping/`` and ``synthesis/``."""
     version = network.state.get("version")
     if version != VERSION:
         raise SnapshotError(
@@ -275,11 +271,7 @@ def _attention_settings(given: Arguments, kmeans: bool, size: int, has: Any) -> 
 
 
 def _discriminator_settings(discriminator: TensorFlowNetwork, generator: Mapping[str, Any]) -> dict[str, Any]:
-    """The discriminator's fields of ``ModelConfig``.
-
-    Raises:
-        SnapshotError: it is of other settings than the generator, or cannot be read.
-    """
+    """The discriminator's fields of ``ModelConfig``."""
     given = Arguments("D", "static_kwargs", _kwargs(discriminator))
     for names, default, factor, same in (
         (("resolution",), generator["resolution"], 1, "resolution"),
@@ -310,11 +302,7 @@ def _convolution(value: Array, *, flip: bool) -> Tensor:
 
 
 def _generator(variables: Mapping[str, Array], settings: Mapping[str, Any], where: str) -> Tensors:
-    """A generator's tensors under our names.
-
-    Raises:
-        SnapshotError: a variable has a shape that none of its kind has.
-    """
+    """A generator's tensors under our names."""
     tensors = Tensors()
     for name, value in variables.items():
         try:

@@ -209,17 +209,7 @@ class PreparedDataset(ImageDataset):
     def _conform(
         self, size: tuple[int, int] | None, sizes: Mapping[tuple[int, int], int] | None = None
     ) -> tuple[int, int] | None:
-        """Let the images be cropped and shrunk to ``size``, if those that are looked at are large enough.
-
-        Args:
-            sizes: theirs, as far as is known; None looks at some.
-
-        Returns:
-            ``size``; None if they keep their own.
-
-        Raises:
-            DataError: they have several sizes, not all of them large enough.
-        """
+        """Let the images be cropped and shrunk to ``size``, if those that are looked at are large enough."""
         if size is None:
             return None
         sizes = self._store.sizes() if sizes is None else sizes

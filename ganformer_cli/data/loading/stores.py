@@ -6,7 +6,6 @@ They lie in what ``ganformer prepare`` made, or in a zip or a folder in StyleGAN
 from __future__ import annotations
 
 import abc
-import hashlib
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -31,6 +30,7 @@ from ganformer_cli.data.images import (
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.limits import MAX_LABELS_BYTES
 from ganformer_cli.data.manifest import DATASET_JSON, MANIFEST, image_name
+from ganformer_cli.data.sources.base import files_fingerprint
 from ganformer_cli.data.sources.folders import read_file, walk
 from ganformer_cli.data.zips import FilePool, ZipIndex, read_zip_entry
 from ganformer_cli.errors import DataError
@@ -134,11 +134,7 @@ class PlainStore(Store):
     others = 0  # how many files beside them are not images
 
     def _select(self, path: Path, files: Iterable[tuple[str, Callable[[], bytes]]]) -> list[int]:
-        """The places of the images among ``files``: their names, and what gives their first bytes.
-
-        Raises:
-            DataError: several of the others hold labels.
-        """
+        """The places of the images among ``files``: their names, and what gives their first bytes."""
         self.unread_files = UnreadFiles()
         selection, finder, images = ImageSelection(), LabelsFinder(), []
         for number, (name, start) in enumerate(files):
@@ -192,10 +188,8 @@ class FolderStore(PlainStore):
         return read_regular(self.path / name)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.labels_file() or b"")
-        for name in self.names:
-            digest.update(f"{name}\0{(self.path / name).stat().st_size}\n".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
+        sizes = ((name, str((self.path / name).stat().st_size)) for name in self.names)
+        return files_fingerprint(self.labels_file() or b"", sizes)
 
 
 class ZipStore(PlainStore):
@@ -217,10 +211,9 @@ class ZipStore(PlainStore):
         return self._zip.read(self._zip.find(name) or 0, MAX_LABELS_BYTES)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.labels_file() or b"")
-        for name, entry in zip(self.names, self._zip.entries[self._numbers], strict=True):
-            digest.update(f"{name}\0{entry['size']} {entry['crc']}\n".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
+        entries = zip(self.names, self._zip.entries[self._numbers], strict=True)
+        states = ((name, f"{entry['size']} {entry['crc']}") for name, entry in entries)
+        return files_fingerprint(self.labels_file() or b"", states)
 
 
 class ShardStore(Store):
@@ -280,11 +273,7 @@ class _ImageNames(Sequence[str]):
 
 
 def _shard_entries(file: Path, first: int, shard: dict[str, Any]) -> npt.NDArray[Any]:
-    """Where the images of a zip lie, of dtype :data:`ENTRY` [images]; the first of them is number ``first``.
-
-    Raises:
-        DataError: the zip is missing, or is not what the manifest says.
-    """
+    """Where the images of a zip lie, of dtype :data:`ENTRY` [images]; the first of them is number ``first``."""
     count = shard["count"]
     names = chain(map(image_name, range(first, first + count)), [DATASET_JSON])
     try:

@@ -291,11 +291,7 @@ def _recognised(entry: CatalogueEntry, path: Path, progress: AcquireProgress | N
 
 
 def _require_space(entry: CatalogueEntry, source: DownloadSource, archive: Path, output: int) -> None:
-    """Check that the disk has room for the rest of the download and the data set, before the download starts.
-
-    Raises:
-        OutputError: it has not.
-    """
+    """Check that the disk has room for the rest of the download and the data set, before the download starts."""
     ensure_writable_folder(archive.parent, "--data-dir")
     part = archive.with_name(f"{archive.name}.part")
     size = source.size or 0

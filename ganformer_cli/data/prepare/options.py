@@ -151,11 +151,7 @@ def choose_resolution(source: Source, ratio: float, fit: Fit = "crop") -> int:
 
 
 def _size(item: Item) -> tuple[int, int]:
-    """Height and width of an image as it is meant to be seen.
-
-    Raises:
-        UnusableImageError: it cannot be opened.
-    """
+    """Height and width of an image as it is meant to be seen."""
     if item.data is None:
         raise UnusableImageError(item.error)
     if not isinstance(item.data, bytes):

@@ -34,6 +34,7 @@ from ganformer_cli.data.prepare.statistics import (
 from ganformer_cli.data.prepare.target import recover, writing
 from ganformer_cli.data.prepare.writer import DatasetPlan, DatasetWriter
 from ganformer_cli.data.sources import Item, Source, open_source
+from ganformer_cli.data.sources.base import shown
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 
@@ -98,7 +99,7 @@ def prepare(
         if isinstance(source, Path):
             source = stack.enter_context(open_source(source, form=form, labels=labels, resolution=chosen.resolution))
         _check_source(source, chosen)
-        label_notes = [_printable(text) for text in (*source.label_notes, *source.label_faults)]
+        label_notes = [shown(text) for text in (*source.label_notes, *source.label_faults)]
         figures, not_read = source.unread_files().sheets, _not_read(source)
         notes = [*label_notes, *([figures_text(figures)] if figures else [])]
         resolution = chosen.resolution or choose_resolution(source, chosen.ratio, chosen.fit)
@@ -123,12 +124,7 @@ def prepare(
 
 
 def _check_source(source: Source, options: PrepareOptions) -> None:
-    """Check that the source can be prepared.
-
-    Raises:
-        DataError: no network takes its labels, or its numbers mean something else; under ``strict`` also if labels are
-            of no image, or files cannot be read.
-    """
+    """Check that the source can be prepared."""
     if source.label_width is not None and source.label_kind is not None:
         check_label_width(source.label_kind, source.label_width, str(source.path))
     if options.strict and source.label_faults:
@@ -141,11 +137,7 @@ def _check_source(source: Source, options: PrepareOptions) -> None:
 
 
 def _check_numbers(source: Source, decoding: Decoding) -> None:
-    """Refuse at once an array whose numbers mean something else: some rows of it may happen to look right.
-
-    Raises:
-        DataError: it is one.
-    """
+    """Refuse at once an array whose numbers mean something else: some rows of it may happen to look right."""
     first = next(iter(source.samples(1)), None)
     if first is None or first.data is None or isinstance(first.data, bytes):
         return
@@ -185,7 +177,7 @@ def _not_read(source: Source) -> dict[str, int]:
 def _describe(source: Source, statistics: DatasetStatistics) -> dict[str, Any]:
     """What the manifest says of the source."""
     return {
-        "name": _printable(source.path.resolve().name),
+        "name": shown(source.path.resolve().name),
         "form": source.form,
         "pictures": source.count(),
         "considered": statistics.considered,
@@ -243,11 +235,6 @@ def _refuse_skipped(source: Source, skipped: dict[str, str]) -> None:
     raise UnusableSourceError(
         f"{source.path}: {skipped['file']}: {skipped['reason']}; repair or remove it, or leave --strict out"
     )
-
-
-def _printable(name: str) -> str:
-    """A file's name as valid text, whatever bytes it is made of."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 # ---- A data set that is there already --------------------------------------------------------------------------------

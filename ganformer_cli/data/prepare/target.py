@@ -71,12 +71,7 @@ def _part(target: Path) -> Path:
 
 @contextlib.contextmanager
 def _exclusive(part: Path) -> Iterator[None]:
-    """Keep other processes from working in ``part``, which is made; removed at the end if nothing is in it.
-
-    Raises:
-        OutputError: another process works in it.
-        OSError: it cannot be made.
-    """
+    """Keep other processes from working in ``part``, which is made; removed at the end if nothing is in it."""
     part.mkdir(exist_ok=True)
     lock = FileLock(part / LOCK, timeout=0)
     try:
@@ -92,11 +87,7 @@ def _exclusive(part: Path) -> Iterator[None]:
 
 
 def _publish(part: Path, target: Path) -> None:
-    """Let the finished data set take its place, and remove the rest of the folder.
-
-    Raises:
-        OSError: it cannot; what was there before is there still.
-    """
+    """Let the finished data set take its place, and remove the rest of the folder."""
     remove(part / OLD)  # left by a process that was killed when all was done
     try:
         if target.exists():

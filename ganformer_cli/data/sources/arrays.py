@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ from ganformer_cli.data.sources.base import (
     StreamedSource,
     reason,
 )
-from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import array_labels, choose_labels
 from ganformer_cli.data.zips import open_zip
 from ganformer_cli.errors import DataError
@@ -134,16 +132,10 @@ class Arrayed(LabelledSource):
     def count(self) -> int:
         return self._layout.count
 
-    def others(self) -> int:
-        return 0
-
     def item_of(self, number: int, row: npt.NDArray[Any]) -> Item:
         """Image ``number``, whose row has been read."""
         name = f"{self._name}[{number}]"
         return Item(name, self._layout.pixels(row), self._label(number, name))
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
 
 
 class NpySource(Arrayed, IndexedSource):

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 import importlib
 import lzma
 import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from ganformer_cli.data.file_kinds import ImageSelection, UnreadFiles
 from ganformer_cli.data.image_formats import readable_suffixes
+from ganformer_cli.data.sources.label_values import LabelValues
 from ganformer_cli.errors import DataError
 
 Pixels = npt.NDArray[Any]  # uint8, uint16 or floating point; see images.from_pixels
 Label = int | tuple[float, ...]
 
-SOURCE_FORMATS = (
-    "png",
-    "jpg",
-    "zip",
-    "tar",
-    "npy",
-    "hdf5",
-    "tfds",
-    "lmdb",
-    "tfrecords",
-    "webdataset",
-)  # what --format names
+# What --format names.
+SOURCE_FORMATS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")
 # What reading a damaged or protected zip, array or stream raises: each kind of compression has errors of its own, and
 # numpy reads an array's header as Python.
 READ_ERRORS = (
@@ -57,19 +49,29 @@ class Item:
     error: str = ""  # why data is None: a few words, the same on every run
 
 
-class Labels(Protocol):
+class Labels(abc.ABC):
     """The labels of a source, by an image's number or its name."""
 
-    kind: str | None  # "classes" or "vectors"; None: there are none after all
-    class_names: list[str] | None
-    class_count: int | None  # where it is known beyond the largest class that an image has
-    width: int  # classes, or numbers of a vector
-    notes: list[str]  # what the user should know of how they were read
-    faults: list[str]  # what is wrong with them, and no obstacle unless it is to be (--strict)
+    kind: str | None = None  # "classes" or "vectors"; None: there are none after all
+    class_names: list[str] | None = None
+    class_count: int | None = None  # where it is known beyond the largest class that an image has
+    width: int = 0  # classes, or numbers of a vector
 
+    def __init__(self, *notes: str) -> None:
+        self.notes = list(notes)  # what the user should know of how they were read
+        self.faults: list[str] = []  # what is wrong with them, and no obstacle unless it is to be (--strict)
+
+    def describe(self, found: LabelValues, where: str) -> None:
+        """Take kind, classes and width from what was read from ``where``."""
+        self.kind, self.class_names, self.class_count = found.kind, found.class_names, found.class_count
+        self.width = found.width
+        self.notes += [f"{where}: {found.note}"] if found.note else []
+
+    @abc.abstractmethod
     def of(self, number: int, name: str) -> Label | None:
         """The label of image ``number``, called ``name``; None where it has none."""
 
+    @abc.abstractmethod
     def fingerprint(self) -> str:
         """Changes with the labels."""
 
@@ -125,6 +127,8 @@ class LabelledSource(Source):
     """A source whose labels, if any, are looked up by number or name."""
 
     _labels: Labels | None = None
+    _others = 0  # files that are no images
+    _leftover = UnreadFiles()  # the unexpected ones among them; who counts any has an object of its own
 
     def use(self, labels: Labels | None) -> None:
         """Give the images these labels."""
@@ -139,6 +143,19 @@ class LabelledSource(Source):
 
     def _labels_fingerprint(self) -> str:
         return "" if self._labels is None else self._labels.fingerprint()
+
+    def others(self) -> int:
+        return self._others
+
+    def unread_files(self) -> UnreadFiles:
+        return self._leftover
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self._state()} {self._labels_fingerprint()}".encode()).hexdigest()
+
+    def _state(self) -> str:
+        """Changes with the images."""
+        return file_state(self.path)
 
 
 class IndexedSource(LabelledSource):
@@ -176,6 +193,23 @@ class StreamedSource(LabelledSource):
     def samples(self, most: int) -> Iterator[Item]:
         numbers = set(spread(self.count(), most)) if self.passing_is_cheap else set(range(most))
         return islice((item for item in self.scan(numbers.__contains__) if item is not None), len(numbers))
+
+
+def file_state(path: Path) -> str:
+    """Size and time of a file, or that there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return "missing"
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def files_fingerprint(start: bytes, states: Iterable[tuple[str, str]]) -> str:
+    """sha256, hexadecimal, of ``start`` and of the name and state of each file."""
+    digest = hashlib.sha256(start)
+    for name, state in states:
+        digest.update(f"{name}\0{state}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def spread(count: int, most: int) -> list[int]:

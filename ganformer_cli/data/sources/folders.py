@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles,
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
 from ganformer_cli.data.manifest import DATASET_JSON
-from ganformer_cli.data.sources.base import Item, Labels, StreamedSource, reason, shown
+from ganformer_cli.data.sources.base import Item, Labels, StreamedSource, file_state, files_fingerprint, reason, shown
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular, read_regular
@@ -29,8 +28,6 @@ class FolderSource(StreamedSource):
         """
         self.path = path
         self._selection = selection
-        self._others: int | None = None
-        self._leftover = UnreadFiles()
         self._dataset_json: str | None = None  # where it lies
         self.use(choose_labels(labels, path, own=self._own_labels, names=self._names, count=self.count))
 
@@ -56,7 +53,7 @@ class FolderSource(StreamedSource):
 
     def others(self) -> int:
         self.count()
-        return (self._others or 0) - (self._dataset_json not in (None, DATASET_JSON))
+        return self._others - (self._dataset_json not in (None, DATASET_JSON))
 
     def unread_files(self) -> UnreadFiles:
         self.count()
@@ -91,10 +88,8 @@ class FolderSource(StreamedSource):
         return Item(shown(name), data, label)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self._labels_fingerprint().encode())
-        for name in self._names():
-            digest.update(f"{name}\0{file_state(self.path / name)}\n".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
+        states = ((name, file_state(self.path / name)) for name in self._names())
+        return files_fingerprint(self._labels_fingerprint().encode(), states)
 
 
 def walk(root: Path) -> Iterator[str]:
@@ -154,12 +149,3 @@ def read_file(path: Path) -> bytes:
         if size > MAX_FILE_BYTES:
             raise ValueError(too_large(size))
         return stream.read()
-
-
-def file_state(path: Path) -> str:
-    """Size and time of a file, or that there is none."""
-    try:
-        state = path.stat()
-    except OSError:
-        return "missing"
-    return f"{state.st_size} {state.st_mtime_ns}"

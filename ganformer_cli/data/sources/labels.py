@@ -9,6 +9,7 @@ import json
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,16 +47,8 @@ _NAME_HEADERS = {
 Rows = Callable[[], Iterable[tuple[int, str, Any]]]
 
 
-class Unlabelled:
+class Unlabelled(Labels):
     """No labels, and why."""
-
-    kind: str | None = None
-    class_names: list[str] | None = None
-    class_count: int | None = None
-    width = 0
-
-    def __init__(self, note: str) -> None:
-        self.notes, self.faults = [note], list[str]()
 
     def of(self, number: int, name: str) -> Label | None:
         return None
@@ -64,10 +57,8 @@ class Unlabelled:
         return ""
 
 
-class NumberedLabels:
+class NumberedLabels(Labels):
     """One label an image, in the order of the images."""
-
-    kind: str | None
 
     def __init__(self, values: npt.NDArray[Any], where: str) -> None:
         """
@@ -79,10 +70,9 @@ class NumberedLabels:
         Raises:
             DataError: they are something else.
         """
+        super().__init__()
         found = _meaning_of_array(values, where)
-        self.kind, self.class_names, self.class_count = found.kind, found.class_names, found.class_count
-        self.width = found.width
-        self.notes, self.faults = [f"{where}: {found.note}"] if found.note else [], list[str]()
+        self.describe(found, where)
         self._values = found.values
 
     def __len__(self) -> int:
@@ -97,10 +87,8 @@ class NumberedLabels:
         return hashlib.sha256(np.ascontiguousarray(self._values).data).hexdigest()
 
 
-class NamedLabels:
+class NamedLabels(Labels):
     """Labels by image name, in a few bytes each: what is kept of a name is a digest."""
-
-    kind: str | None
 
     def __init__(self, rows: Rows, where: str, unit: str, *, base: str = "") -> None:
         """
@@ -114,8 +102,7 @@ class NamedLabels:
             DataError: a label is neither a class nor a vector, they are mixed, or a name has two.
         """
         self._rows, self._where, self._base = rows, where, base
-        self.notes: list[str] = []
-        self.faults: list[str] = []
+        super().__init__()
         digests, places, reader = bytearray(), array("q"), ValueReader()
         self.example = ""  # a name
         for place, name, label in rows():
@@ -126,10 +113,7 @@ class NamedLabels:
         if not places:
             raise DataError(f"{where} holds no labels; fill it, or choose --labels none")
         found = reader.finish()
-        self.kind, self.class_names, self.class_count = found.kind, found.class_names, found.class_count
-        self.width = found.width
-        if found.note:
-            self.notes.append(f"{where}: {found.note}")
+        self.describe(found, where)
         keys: npt.NDArray[np.bytes_] = np.frombuffer(bytes(digests), f"S{_DIGEST}")
         order = np.argsort(keys, kind="stable")
         keys, values = keys[order], found.values[order]
@@ -242,10 +226,10 @@ class NamedLabels:
         self._keys, self._values = keys[order], values[order]
 
 
-class FolderLabels:
+class FolderLabels(Labels):
     """An image's class is the first folder of its name. Folders around all the images do not count."""
 
-    kind: str | None = "classes"
+    kind = "classes"
 
     def __init__(self, names: Iterable[str], source: Path) -> None:
         """
@@ -255,15 +239,14 @@ class FolderLabels:
         Raises:
             DataError: no image lies in a folder.
         """
+        super().__init__()
         folders = {tuple(plain(name).split("/")[:-1]) for name in names}
         around = len(os.path.commonprefix(list(folders)))
         self._depth = max(0, min(around, min(map(len, folders), default=0) - 1))
-        self.class_names: list[str] | None = sorted({folder[self._depth] for folder in folders if folder})
+        self.class_names = sorted({folder[self._depth] for folder in folders if folder})
         if not self.class_names:
             raise DataError(f"--labels folders: no image of {source} lies in a folder; leave the option out")
-        self.width = len(self.class_names)
-        self.class_count: int | None = self.width
-        self.notes, self.faults = list[str](), list[str]()
+        self.width = self.class_count = len(self.class_names)
         self._numbers = {name: i for i, name in enumerate(self.class_names)}
 
     def of(self, number: int, name: str) -> Label | None:
@@ -506,11 +489,7 @@ def _are_numbers(cells: list[str]) -> bool:
 
 
 def _meaning_of_array(values: npt.NDArray[Any], where: str) -> LabelValues:
-    """Classes or vectors, as an array [N], [N, 1] or [N, K] holds them.
-
-    Raises:
-        DataError: it holds something else.
-    """
+    """Classes or vectors, as an array [N], [N, 1] or [N, K] holds them."""
     if not isinstance(values, np.ndarray):
         raise DataError(f"{where}: an archive of arrays; save the one array of labels with numpy.save")
     if values.ndim == 1:
@@ -553,14 +532,8 @@ def _label(value: Any) -> Label:
 
 
 def _blocks(names: Iterable[str], size: int = 4096) -> Iterator[list[str]]:
-    block: list[str] = []
-    for name in names:
-        block.append(name)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
+    rest = iter(names)
+    return iter(lambda: list(islice(rest, size)), [])
 
 
 def _counted(number: int, what: str) -> str:

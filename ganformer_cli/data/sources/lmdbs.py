@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.data.limits import MAX_FILE_BYTES, bomb_text, is_bomb, too_large
-from ganformer_cli.data.sources.base import READ_ERRORS, Item, StreamedSource, import_library, reason
-from ganformer_cli.data.sources.folders import file_state
+from ganformer_cli.data.sources.base import READ_ERRORS, Item, StreamedSource, file_state, import_library, reason
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.zips import PASSWORD
 from ganformer_cli.data.zips import open_zip
@@ -82,9 +80,6 @@ class LmdbSource(StreamedSource):
     def count(self) -> int:
         return int(self._env.stat()["entries"])
 
-    def others(self) -> int:
-        return 0
-
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         number, key = 0, b""
         while True:
@@ -114,9 +109,8 @@ class LmdbSource(StreamedSource):
             return Item(name, None, label, too_large(len(value)))
         return Item(name, bytes(value), label)
 
-    def fingerprint(self) -> str:
-        state = file_state(self._data if self._unpacked is None else self.path)
-        return hashlib.sha256(f"{state} {self._labels_fingerprint()}".encode()).hexdigest()
+    def _state(self) -> str:
+        return file_state(self._data if self._unpacked is None else self.path)
 
     def close(self) -> None:
         if self._env is not None:

@@ -196,11 +196,7 @@ def _kind_of_content(names: Iterable[str]) -> str | None:
 
 
 def _kind_of_file(path: Path) -> str:
-    """What a file is, by its first bytes.
-
-    Raises:
-        DataError: nothing that is known.
-    """
+    """What a file is, by its first bytes."""
     with open_regular(path) as stream:
         start = stream.read(_START)
     for magic, kind in _MAGIC.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import hashlib
 import importlib
 import io
 import lzma
@@ -27,7 +26,6 @@ from ganformer_cli.data.limits import (
 )
 from ganformer_cli.data.manifest import DATASET_JSON
 from ganformer_cli.data.sources.base import DAMAGED, Item, Labels, StreamedSource, import_library, reason, shown
-from ganformer_cli.data.sources.folders import file_state
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.files import open_regular
 
@@ -233,7 +231,6 @@ class TarSource(StreamedSource):
         """
         self.path = path
         self._selection = selection
-        self._others = 0
         self._leftover = UnreadFiles()
         self._finder = LabelsFinder()
         self._dataset_jsons: dict[str, bytes] = {}
@@ -290,12 +287,6 @@ class TarSource(StreamedSource):
             except BrokenArchiveError:
                 return
 
-    def unread_files(self) -> UnreadFiles:
-        return self._leftover
-
-    def others(self) -> int:
-        return self._others
-
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         number = 0
         inside = False
@@ -326,9 +317,6 @@ class TarSource(StreamedSource):
             return Item(shown(member.name), reader.read(), label)
         except BrokenArchiveError as error:
             return Item(shown(member.name), None, label, f"{DAMAGED}: {error}")
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{file_state(self.path)} {self._labels_fingerprint()}".encode()).hexdigest()
 
 
 def broken(number: int, error: BrokenArchiveError) -> Item:

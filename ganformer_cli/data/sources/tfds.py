@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -54,9 +53,6 @@ class TfdsSource(LabelledSource):
     def count(self) -> int:
         return self._count
 
-    def others(self) -> int:
-        return 0
-
     def items(self, start: int = 0) -> Iterator[Item]:
         # The order must be the same on every run: no shuffling, and one file after another.
         config = self._tfds.ReadConfig(interleave_cycle_length=1)
@@ -75,5 +71,5 @@ class TfdsSource(LabelledSource):
             return Item(name, None, label, f"{image.dtype} {list(image.shape)} is not an image")
         return Item(name, np.ascontiguousarray(image), label)
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self._identity} {self._labels_fingerprint()}".encode()).hexdigest()
+    def _state(self) -> str:
+        return self._identity

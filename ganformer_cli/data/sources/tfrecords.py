@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import zipfile
@@ -17,8 +16,19 @@ import numpy as np
 
 from ganformer_cli.data.file_kinds import UnreadFiles, is_hidden
 from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES, bomb_text, is_bomb, too_large
-from ganformer_cli.data.sources.base import DAMAGED, READ_ERRORS, Item, Label, Labels, StreamedSource, reason, shown
-from ganformer_cli.data.sources.folders import file_state, walk
+from ganformer_cli.data.sources.base import (
+    DAMAGED,
+    READ_ERRORS,
+    Item,
+    Label,
+    Labels,
+    StreamedSource,
+    file_state,
+    files_fingerprint,
+    reason,
+    shown,
+)
+from ganformer_cli.data.sources.folders import walk
 from ganformer_cli.data.sources.label_values import MAX_CLASSES
 from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
 from ganformer_cli.data.sources.records import RecordReader, image_of
@@ -167,7 +177,6 @@ class TfrecordsSource(StreamedSource):
         names = store.names()
         labels_files = [name for name in names if name.endswith(".labels")]
         self._files = [name for name in names if not name.endswith(".labels")]
-        self._others = 0
         self._leftover = UnreadFiles()
         if len(self._files) > 1:
             parts = [part for name in self._files if (part := part_of(name)) is not None]
@@ -208,12 +217,6 @@ class TfrecordsSource(StreamedSource):
             if item.label is not None:
                 return True
         return False
-
-    def others(self) -> int:
-        return self._others
-
-    def unread_files(self) -> UnreadFiles:
-        return self._leftover
 
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         return self._scan(wanted, with_classes=self._in_records)
@@ -261,21 +264,15 @@ class TfrecordsSource(StreamedSource):
         return Item(name, data, label)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self._labels_fingerprint().encode())
-        for name in self._files:
-            digest.update(f"{name}\0{self._store.state(name)}\n".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
+        states = ((name, self._store.state(name)) for name in self._files)
+        return files_fingerprint(self._labels_fingerprint().encode(), states)
 
     def close(self) -> None:
         self._store.close()
 
 
 def _chosen(parts: list[Part], path: Path, resolution: int | None) -> list[Part]:
-    """The files of one resolution, part after part.
-
-    Raises:
-        DataError: there are none, or one is missing.
-    """
+    """The files of one resolution, part after part."""
     levels = sorted({part.level for part in parts})
     if not levels:
         raise DataError(f"{path} holds no files of TFRecords (NAME-r08.tfrecords or the like); give the file itself")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 from ganformer_cli.data.file_kinds import UnreadFiles, is_hidden
 from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
-from ganformer_cli.data.sources.base import DAMAGED, Item, Label, StreamedSource, shown
-from ganformer_cli.data.sources.folders import file_state
+from ganformer_cli.data.sources.base import DAMAGED, Item, Label, StreamedSource, file_state, files_fingerprint, shown
 from ganformer_cli.data.sources.label_values import MAX_CLASSES, class_of, is_name, is_number
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.data.sources.tars import BrokenArchiveError, Member, TarReader
@@ -45,8 +43,6 @@ class WebdatasetSource(StreamedSource):
         self.path = path
         self._shards = shards
         self._beside = beside
-        self._others = len(beside)
-        self._leftover = UnreadFiles()
         self._classes: dict[str, int] = {}  # by name
         self._kind: str | None = None  # of the labels that lie in the shards
         with TarReader(self._paths()[0][1]) as reader:
@@ -61,11 +57,7 @@ class WebdatasetSource(StreamedSource):
                 self._classes = {name: number for number, name in enumerate(self.class_names)}
 
     def _names_in_shards(self) -> set[str]:
-        """The texts that stand for classes in all shards.
-
-        Raises:
-            DataError: there are more than classes can be.
-        """
+        """The texts that stand for classes in all shards."""
         names: set[str] = set()
         for _, path in self._paths():
             with TarReader(path) as reader, contextlib.suppress(BrokenArchiveError):
@@ -152,10 +144,8 @@ class WebdatasetSource(StreamedSource):
         return Item(shown(name), sample.data, label, sample.error)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self._labels_fingerprint().encode())
-        for name, path in self._paths():
-            digest.update(f"{name}\0{file_state(path)}\n".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
+        states = ((name, file_state(path)) for name, path in self._paths())
+        return files_fingerprint(self._labels_fingerprint().encode(), states)
 
 
 class _Sample:

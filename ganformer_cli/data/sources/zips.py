@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterator
 from functools import partial
@@ -31,7 +30,6 @@ class ZipSource(IndexedSource):
         self.path = index.path
         self._index = index
         images = array("Q")
-        self._others = 0
         self._leftover = UnreadFiles()
         self._finder = LabelsFinder()
         jsons: dict[str, int] = {}
@@ -69,12 +67,6 @@ class ZipSource(IndexedSource):
     def count(self) -> int:
         return len(self._numbers)
 
-    def others(self) -> int:
-        return self._others
-
-    def unread_files(self) -> UnreadFiles:
-        return self._leftover
-
     def item(self, number: int) -> Item:
         place = int(self._numbers[number])
         name = self._index.name(place)
@@ -84,8 +76,8 @@ class ZipSource(IndexedSource):
         except (OSError, ValueError) as error:
             return Item(shown(name), None, label, reason(error))
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self._index.fingerprint} {self._labels_fingerprint()}".encode()).hexdigest()
+    def _state(self) -> str:
+        return self._index.fingerprint
 
     def close(self) -> None:
         self._index.close()
