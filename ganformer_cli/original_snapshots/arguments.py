@@ -6,11 +6,18 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ganformer_cli.config import ModelConfig, settings_of
+from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.text import printable
 
 #: The longest value that is shown in a message.
 _SHOWN = 60
+#: What only networks with attention read; both of the authors' programs call it so.
+ATTENTION_ARGUMENTS = (
+    "use_pos", "num_heads", "start_res", "end_res", "norm", "integration", "kmeans", "kmeans_iters", "pos_dim",
+    "pos_type", "pos_init", "pos_directions_num", "img_gate", "ltnt_gate", "attention_dropout", "iterative",
+)  # fmt: skip
 
 
 class Arguments:
@@ -117,6 +124,43 @@ class Arguments:
             f"{self.where}: its setting {self._said(said)} is {_shown(value)}, not {expected}: the file is damaged, or "
             "of a network that cannot be read"
         )
+
+
+def read_attention(given: Arguments, *, kmeans: bool, size: int, use_pos: bool) -> dict[str, Any]:
+    """The fields of ``ModelConfig`` that describe attention and that both programs name alike.
+
+    Args:
+        size: of a component's latent, which is the default of ``pos_dim``.
+        use_pos: what it is where no argument says so.
+
+    Raises:
+        SnapshotError: an argument is damaged.
+    """
+    fields = settings_of(ModelConfig)
+    settings: dict[str, Any] = {
+        "num_heads": given.integer("num_heads", default=1, low=1, high=MAX_CHANNELS),
+        "integration": given.choice("integration", default="add", choices=fields["integration"].choices),
+        "normalize": given.choice("norm", default="none", choices=fields["normalize"].choices),
+        "g_start_res": given.integer("start_res", default=0, low=0, high=64),
+        "g_end_res": given.integer("end_res", default=8, low=0, high=64),
+        "img_gate": given.flag("img_gate", default=False),
+        "ltnt_gate": given.flag("ltnt_gate", default=False),
+        "use_pos": given.flag("use_pos", default=use_pos),
+        "attention_dropout": given.number(
+            "attention_dropout", default=ModelConfig.attention_dropout, low=0, high=0.999
+        ),
+        "pos_type": given.choice("pos_type", default="sinus", choices=fields["pos_type"].choices),
+        "pos_dim": given.optional_integer("pos_dim", low=1, high=MAX_LATENT),
+    }
+    iterations = given.integer("kmeans_iters", default=1, low=1, high=64)
+    directions = given.integer("pos_directions_num", default=2, low=1, high=64)
+    if settings["pos_dim"] == size:
+        settings["pos_dim"] = None
+    if kmeans:
+        settings["kmeans_iters"] = iterations
+    if settings["pos_type"] in ("sinus", "linear"):
+        settings["pos_directions_num"] = directions
+    return settings
 
 
 def _is_off(value: object) -> bool:

@@ -18,7 +18,7 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -208,52 +208,34 @@ class _Storages:
 if TYPE_CHECKING:
 
     class _PythonUnpickler(pickle.Unpickler):
-        dispatch: dict[int, Any]
-        stack: list[Any]
-
-        def load_setitem(self) -> None: ...
-        def load_setitems(self) -> None: ...
-        def load_dict(self) -> None: ...
-        def load_additems(self) -> None: ...
-        def load_frozenset(self) -> None: ...
+        dispatch: dict[int, Callable[[Any], None]]
 else:
     _PythonUnpickler = pickle._Unpickler
+
+#: Where the keys lie on the stack that an instruction puts into a dictionary or a set.
+_KEYS = {
+    pickle.SETITEM[0]: slice(-2, -1), pickle.SETITEMS[0]: slice(None, None, 2), pickle.DICT[0]: slice(None, None, 2),
+    pickle.ADDITEMS[0]: slice(None), pickle.FROZENSET[0]: slice(None),
+}  # fmt: skip
+
+
+def _checking_keys(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
+    """The instruction ``load``, after a look at the keys that it takes."""
+
+    def load_checked(reader: Any) -> None:
+        for key in reader.stack[keys]:
+            _key(key)
+        load(reader)
+
+    return load_checked
 
 
 class _CheckedUnpickler(_PythonUnpickler):
     """Python's reader of pickles that is written in Python: so keys can be looked at before they are hashed."""
 
-    dispatch = dict(_PythonUnpickler.dispatch)
-
-    def _check_keys(self, keys: Iterable[object]) -> None:
-        for key in keys:
-            _key(key)
-
-    def load_setitem(self) -> None:
-        self._check_keys(self.stack[-2:-1])
-        super().load_setitem()
-
-    def load_setitems(self) -> None:
-        self._check_keys(self.stack[::2])
-        super().load_setitems()
-
-    def load_dict(self) -> None:
-        self._check_keys(self.stack[::2])
-        super().load_dict()
-
-    def load_additems(self) -> None:
-        self._check_keys(self.stack)
-        super().load_additems()
-
-    def load_frozenset(self) -> None:
-        self._check_keys(self.stack)
-        super().load_frozenset()
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-    dispatch[pickle.DICT[0]] = load_dict
-    dispatch[pickle.ADDITEMS[0]] = load_additems
-    dispatch[pickle.FROZENSET[0]] = load_frozenset
+    dispatch = _PythonUnpickler.dispatch | {
+        opcode: _checking_keys(_PythonUnpickler.dispatch[opcode], keys) for opcode, keys in _KEYS.items()
+    }
 
 
 class _StorageReader(_CheckedUnpickler):
@@ -373,10 +355,6 @@ def _names(storages: _Storages) -> dict[tuple[str, str], Any]:
     class NetworkOfFile(TensorFlowNetwork, metaclass=_Sealed):
         __slots__ = ()
 
-    def array(*_: object) -> _Array:
-        made = Array()
-        return made
-
     names: dict[tuple[str, str], Any] = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Function(_persistent),
         ("collections", "OrderedDict"): _Function(_dictionary),
@@ -392,7 +370,7 @@ def _names(storages: _Storages) -> dict[tuple[str, str], Any]:
         ("dnnlib.tflib.network", "Network"): NetworkOfFile,
     }
     for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        names[core, "_reconstruct"] = _Function(array)
+        names[core, "_reconstruct"] = _Function(lambda *_: Array())
         names[core, "scalar"] = _Function(_scalar)
     return names
 

@@ -16,29 +16,25 @@ from ganformer_cli.config import ModelConfig, settings_of
 from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT, MAX_LAYERS, MAX_RESOLUTION
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.original_snapshots.accounting import SnapshotContents, Tensors
-from ganformer_cli.original_snapshots.arguments import Arguments
+from ganformer_cli.original_snapshots.arguments import ATTENTION_ARGUMENTS, Arguments, read_attention
 from ganformer_cli.original_snapshots.pickles import PersistentObject, module_tensors
 
 _SETTINGS = settings_of(ModelConfig)
 #: Arguments that do not affect images: names and numbers of training, and what follows from the others.
-_WITHOUT_EFFECT = frozenset(
-    (
-        *("class_name", "component_mixing", "style_mixing", "w_avg_beta", "num_ws", "num_broadcast", "tanh"),
-        *("fused_modconv", "pos_init"),
-    )
-)
+_WITHOUT_EFFECT = frozenset({
+    "class_name", "component_mixing", "style_mixing", "w_avg_beta", "num_ws", "num_broadcast", "tanh", "fused_modconv",
+    "pos_init",
+})  # fmt: skip
 #: Arguments of which one value can be read: their defaults.
 _FIXED: dict[str, Any] = {
-    **{"img_channels": 3, "act": "lrelu", "lrmul": 0.01, "kernel_size": 3},
-    **{"resample_kernel": [1, 3, 3, 1], "use_noise": True, "parametric": True},
-}
+    "img_channels": 3, "act": "lrelu", "lrmul": 0.01, "kernel_size": 3, "resample_kernel": [1, 3, 3, 1],
+    "use_noise": True, "parametric": True,
+}  # fmt: skip
 #: What a discriminator without attention has and does not read.
-_UNREAD_BY_DISCRIMINATOR = frozenset(
-    (
-        *("components_num", "latent_size", "use_pos", "num_heads", "start_res", "end_res", "integration", "norm"),
-        *("pos_dim", "pos_type", "pos_init", "pos_directions_num", "attention_dropout", "class_name", "mapping_kwargs"),
-    )
-)
+_UNREAD_BY_DISCRIMINATOR = frozenset({
+    "components_num", "latent_size", "use_pos", "num_heads", "start_res", "end_res", "integration", "norm", "pos_dim",
+    "pos_type", "pos_init", "pos_directions_num", "attention_dropout", "class_name", "mapping_kwargs",
+})  # fmt: skip
 
 
 def our_name(name: str) -> str:
@@ -244,7 +240,7 @@ def _generator_settings(generator: PersistentObject, where: str) -> SnapshotCont
         settings |= _mapping_settings(mapping, network, settings, has, where)
     else:
         # Read, so that they are known: without components nothing reads them.
-        for name in (*_OF_ATTENTION, "shared", "ltnt2ltnt"):
+        for name in (*ATTENTION_ARGUMENTS, "shared", "ltnt2ltnt"):
             synthesis.get(name)
             mapping.get(name)
     if not mapping.flag("normalize_global", default=True):
@@ -264,45 +260,16 @@ def _generator_settings(generator: PersistentObject, where: str) -> SnapshotCont
     return found
 
 
-_OF_ATTENTION = (
-    *("use_pos", "num_heads", "start_res", "end_res", "norm", "integration", "kmeans", "kmeans_iters", "pos_dim"),
-    *("pos_type", "pos_init", "pos_directions_num", "img_gate", "ltnt_gate", "attention_dropout", "iterative"),
-)
-
-
 def _attention_settings(
     mapping: Arguments, synthesis: Arguments, kmeans: bool, size: int, where: str
 ) -> dict[str, Any]:
     """What only networks with attention have."""
-    integration = synthesis.choice("integration", default="add", choices=("mul", "add", "both"))
-    if integration == "both":
+    if synthesis.get("integration") == "both":
         raise SnapshotError(
             f"{where}: made with synthesis_kwargs.integration both, which the authors' PyTorch code does not compute "
             "as it is meant; how is not known here, so it is refused"
         )
-    settings: dict[str, Any] = {
-        "num_heads": synthesis.integer("num_heads", default=1, low=1, high=MAX_CHANNELS),
-        "integration": integration,
-        "normalize": synthesis.choice("norm", default="none", choices=_SETTINGS["normalize"].choices),
-        "g_start_res": synthesis.integer("start_res", default=0, low=0, high=64),
-        "g_end_res": synthesis.integer("end_res", default=8, low=0, high=64),
-        "img_gate": synthesis.flag("img_gate", default=False),
-        "ltnt_gate": synthesis.flag("ltnt_gate", default=False),
-        "use_pos": synthesis.flag("use_pos", default=False),
-        "attention_dropout": synthesis.number(
-            "attention_dropout", default=ModelConfig.attention_dropout, low=0, high=0.999
-        ),
-        "pos_type": synthesis.choice("pos_type", default="sinus", choices=_SETTINGS["pos_type"].choices),
-        "pos_dim": synthesis.optional_integer("pos_dim", low=1, high=MAX_LATENT),
-    }
-    iterations = synthesis.integer("kmeans_iters", default=1, low=1, high=64)
-    directions = synthesis.integer("pos_directions_num", default=2, low=1, high=64)
-    if settings["pos_dim"] == size:
-        settings["pos_dim"] = None
-    if kmeans:
-        settings["kmeans_iters"] = iterations
-    if settings["pos_type"] in ("sinus", "linear"):
-        settings["pos_directions_num"] = directions
+    settings = read_attention(synthesis, kmeans=kmeans, size=size, use_pos=False)
     for name in ("num_heads", "use_pos"):
         said = mapping.get(name)
         if said is not None and said != settings[name]:

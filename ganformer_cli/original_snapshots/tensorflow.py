@@ -15,16 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ganformer_cli.config import (
-    MAX_RESOLUTION,
-    ModelConfig,
-    settings_of,
-    start_grid,
-)
+from ganformer_cli.config import MAX_RESOLUTION, ModelConfig, settings_of, start_grid
 from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT, MAX_LAYERS, START_SIZE
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.original_snapshots.accounting import SnapshotContents, Tensors
-from ganformer_cli.original_snapshots.arguments import Arguments
+from ganformer_cli.original_snapshots.arguments import ATTENTION_ARGUMENTS, Arguments, read_attention
 from ganformer_cli.original_snapshots.pickles import TensorFlowNetwork
 
 Array = npt.NDArray[Any]
@@ -35,43 +30,31 @@ VERSION = 4
 _SETTINGS = settings_of(ModelConfig)
 
 _ATTENTION = {
-    **{"query": "to_queries", "key": "to_keys", "value": "to_values", "out": "modulation"},
-    **{"from_pos": "from_pos_map", "to_pos": "to_pos_map"},
-    **{"n_cont": "image_gate", "n_pos": "image_gate_pos", "e_cont": "latent_gate", "e_pos": "latent_gate_pos"},
-}
+    "query": "to_queries", "key": "to_keys", "value": "to_values", "out": "modulation",
+    "from_pos": "from_pos_map", "to_pos": "to_pos_map",
+    "n_cont": "image_gate", "n_pos": "image_gate_pos", "e_cont": "latent_gate", "e_pos": "latent_gate_pos",
+}  # fmt: skip
 #: Arguments that only the GANsformer's networks have; NVIDIA's StyleGAN2 has none of them.
 _OF_GANSFORMER = ("components_num", "transformer", "mapping_resnet", "mapping_ltnt2ltnt", "kmeans", "local_noise")
 #: Arguments that do not affect images: those of training, exact variants, and how trained numbers began.
-_WITHOUT_EFFECT = frozenset(
-    (
-        *("fused_modconv", "style_mixing", "component_mixing", "dlatent_avg_beta", "w_avg_beta", "pos_init"),
-        *("dlatent_broadcast", "num_ws", "merge_layer", "merge_type", "merge_same", "randomize_noise", "func_name"),
-        *("dtype", "crop_ratio"),
-    )
-)
+_WITHOUT_EFFECT = frozenset({
+    "fused_modconv", "style_mixing", "component_mixing", "dlatent_avg_beta", "w_avg_beta", "pos_init", "num_ws",
+    "dlatent_broadcast", "merge_layer", "merge_type", "merge_same", "randomize_noise", "func_name", "dtype",
+    "crop_ratio",
+})  # fmt: skip
 #: Arguments of which one value can be read: their defaults.
 _FIXED: dict[str, Any] = {
-    **{
-        "num_channels": 3,
-        "nonlinearity": "lrelu",
-        "mapping_nonlinearity": "lrelu",
-        "mapping_lrmul": 0.01,
-        "resample_kernel": [1, 3, 3, 1],
-    },
-    **{"fmap_decay": 1.0, "fmap_min": 1, "normalize_latents": True},
-}
-_OF_ATTENTION = (
-    *("use_pos", "num_heads", "start_res", "end_res", "norm", "integration", "kmeans", "kmeans_iters", "pos_dim"),
-    *("pos_type", "pos_init", "pos_directions_num", "img_gate", "ltnt_gate", "attention_dropout", "iterative"),
-    *("mapping_ltnt2ltnt", "mapping_shared"),
-)
+    "num_channels": 3, "nonlinearity": "lrelu", "mapping_nonlinearity": "lrelu", "mapping_lrmul": 0.01,
+    "resample_kernel": [1, 3, 3, 1], "fmap_decay": 1.0, "fmap_min": 1, "normalize_latents": True,
+}  # fmt: skip
+_OF_ATTENTION = (*ATTENTION_ARGUMENTS, "mapping_ltnt2ltnt", "mapping_shared")
 #: What a discriminator without attention has and does not read.
-_UNREAD_BY_DISCRIMINATOR = frozenset((*_OF_ATTENTION, *_WITHOUT_EFFECT, *("components_num", "latent_size", "a_dim")))
+_UNREAD_BY_DISCRIMINATOR = frozenset({*_OF_ATTENTION, *_WITHOUT_EFFECT, "components_num", "latent_size", "a_dim"})
 _MAX_BASE = MAX_CHANNELS * MAX_RESOLUTION
 _CONVOLUTIONS = {
-    **{"Conv0_up": "conv0.conv", "Conv1": "conv1.conv", "Conv": "conv1.conv", "ToRGB": "torgb.conv"},
-    **{"ToRGB/extraLayer": "conv_last", "Skip": "skip"},
-}
+    "Conv0_up": "conv0.conv", "Conv1": "conv1.conv", "Conv": "conv1.conv", "ToRGB": "torgb.conv",
+    "ToRGB/extraLayer": "conv_last", "Skip": "skip",
+}  # fmt: skip
 
 
 def is_tensorflow_snapshot(tree: Any) -> bool:
@@ -240,33 +223,15 @@ def _generator_settings(generator: TensorFlowNetwork, where: str) -> SnapshotCon
 def _attention_settings(given: Arguments, kmeans: bool, size: int, has: Any) -> dict[str, Any]:
     """What only networks with attention have."""
     attends = given.flag("mapping_ltnt2ltnt", default=has(r"^mapping/AttLayer_0/"))
-    settings: dict[str, Any] = {
+    settings = {
         "mapping_ltnt2ltnt": attends,
         "mapping_shared": given.flag("mapping_shared", default=False),
-        "num_heads": given.integer("num_heads", default=1, low=1, high=MAX_CHANNELS),
-        "integration": given.choice("integration", default="add", choices=_SETTINGS["integration"].choices),
-        "normalize": given.choice("norm", default="none", choices=_SETTINGS["normalize"].choices),
-        "g_start_res": given.integer("start_res", default=0, low=0, high=64),
-        "g_end_res": given.integer("end_res", default=8, low=0, high=64),
-        "img_gate": given.flag("img_gate", default=False),
-        "ltnt_gate": given.flag("ltnt_gate", default=False),
         # Whether the gate is in the mapping as well, no argument says.
         "mapping_ltnt_gate": attends and has(r"^mapping/AttLayer_0/weight_e_cont$"),
-        "use_pos": given.flag("use_pos", default=has(r"^ltnt_emb/emb$")),
-        "attention_dropout": given.number(
-            "attention_dropout", default=ModelConfig.attention_dropout, low=0, high=0.999
-        ),
-        "pos_type": given.choice("pos_type", default="sinus", choices=_SETTINGS["pos_type"].choices),
-        "pos_dim": given.optional_integer("pos_dim", low=1, high=MAX_LATENT),
+        **read_attention(given, kmeans=kmeans, size=size, use_pos=has(r"^ltnt_emb/emb$")),
     }
-    if settings["pos_dim"] == size:
-        settings["pos_dim"] = None
-    iterations = given.integer("kmeans_iters", default=1, low=1, high=64)
     if kmeans:
-        settings.update(kmeans_iters=iterations, kmeans_weight_per_iter=iterations > 1)
-    directions = given.integer("pos_directions_num", default=2, low=1, high=64)
-    if settings["pos_type"] in ("sinus", "linear"):
-        settings["pos_directions_num"] = directions
+        settings["kmeans_weight_per_iter"] = settings["kmeans_iters"] > 1
     return settings
 
 

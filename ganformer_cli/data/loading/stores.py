@@ -21,7 +21,6 @@ from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles,
 from ganformer_cli.data.images import (
     Decoding,
     ImageArray,
-    UnusableImageError,
     decode,
     has_several_frames,
     open_image,
@@ -75,8 +74,6 @@ class Store(abc.ABC):
         """
         try:
             pixels = np.asarray(decode(self.read(index), self.decoding, self.fitted))
-        except UnusableImageError as error:
-            raise DataError(f"{self.where(index)} cannot be read ({error}); {self._remedy}") from error
         except Exception as error:  # a damaged archive can break its reader in any way
             raise DataError(f"{self.where(index)} cannot be read ({error}); {self._remedy}") from error
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -35,6 +35,7 @@ from ganformer_cli.data.images import (
     wide_values,
 )
 from ganformer_cli.data.sources import Item
+from ganformer_cli.data.sources.base import shown
 from ganformer_cli.errors import OutputError
 from ganformer_cli.stop_signals import leave_to_parent
 
@@ -244,8 +245,7 @@ def _interrupts_ignored() -> Iterator[None]:
 def _seen(item: Item) -> ConversionResult:
     """What is known of an image before it is decoded."""
     label = list(item.label) if isinstance(item.label, tuple) else item.label
-    name = item.name.encode("utf-8", "backslashreplace").decode("utf-8")  # valid text, whatever bytes it is made of
-    return ConversionResult(name, label, file=_file_digest(item))
+    return ConversionResult(shown(item.name), label, file=_file_digest(item))
 
 
 def _file_digest(item: Item) -> str:
@@ -274,14 +274,8 @@ def _unpacked(pixels: bytes, height: int, width: int) -> bytes:
     rows = np.zeros((height, 1 + 3 * width), np.uint8)  # before each row the predictor: none
     rows[:, 1:] = np.frombuffer(pixels, np.uint8).reshape(height, 3 * width)
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
-    return b"".join(
-        (
-            b"\x89PNG\r\n\x1a\n",
-            _block(b"IHDR", header),
-            _block(b"IDAT", zlib.compress(rows.tobytes(), 0)),
-            _block(b"IEND", b""),
-        )
-    )
+    data = zlib.compress(rows.tobytes(), 0)
+    return b"\x89PNG\r\n\x1a\n" + _block(b"IHDR", header) + _block(b"IDAT", data) + _block(b"IEND", b"")
 
 
 def _block(kind: bytes, data: bytes) -> bytes:

@@ -34,7 +34,35 @@ _MANY32, _MANY16 = 0xFFFFFFFF, 0xFFFF
 _BLOCK = 1 << 20
 
 
-class ShardWriter:
+class _AppendedFile:
+    """A file that is written on from where it was."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream: IO[bytes] | None = None
+
+    def sync(self) -> None:
+        """Flush everything to the disk."""
+        if self._stream is not None:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        if self._stream is not None:
+            # Closing writes what is still in memory. On a full disk that fails as the write before it did, and what
+            # was committed is on the disk all the same.
+            with contextlib.suppress(OSError):
+                self._stream.close()
+            self._stream = None
+
+    def _write(self, data: bytes) -> None:
+        if self._stream is None:
+            raise ValueError(f"{self.path} is not open")
+        self._stream.write(data)
+
+
+class ShardWriter(_AppendedFile):
     """Writes one zip: images numbered from ``first``, then ``dataset.json``, then the directory.
 
     What was committed before an interruption is counted by :meth:`count_existing`; :meth:`open` then cuts off what
@@ -42,12 +70,11 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path, first: int) -> None:
-        self.path = path
+        super().__init__(path)
         self.offset = 0  # bytes so far
         self._first = first
         self._sizes = array("Q")
         self._checks = array("I")
-        self._stream: IO[bytes] | None = None
         self._digest = hashlib.sha256()
 
     @property
@@ -87,12 +114,6 @@ class ShardWriter:
         self._sizes.append(len(png))
         self._checks.append(crc)
 
-    def sync(self) -> None:
-        """Flush everything to the disk."""
-        if self._stream is not None:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-
     def finish(self, labels_json: bytes) -> dict[str, Any]:
         """Write ``dataset.json`` and the directory, and close; what the manifest says of the zip."""
         crc = zlib.crc32(labels_json)
@@ -117,32 +138,17 @@ class ShardWriter:
             "sha256": self._digest.hexdigest(),
         }
 
-    def close(self) -> None:
-        """Close the file as it is."""
-        if self._stream is not None:
-            # Closing writes what is still in memory. On a full disk that fails as the write before it did, and what
-            # was committed is on the disk all the same.
-            with contextlib.suppress(OSError):
-                self._stream.close()
-            self._stream = None
-
     def _write(self, data: bytes) -> None:
-        if self._stream is None:
-            raise ValueError(f"{self.path} is not open")
-        self._stream.write(data)
+        super()._write(data)
         self._digest.update(data)
         self.offset += len(data)
 
 
-class Journal:
+class Journal(_AppendedFile):
     """Lines of JSON, each with its checksum: what is done and on the disk.
 
     A line that is cut short or damaged ends it: that line and all behind it count for nothing.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._stream: IO[bytes] | None = None
 
     def lines(self) -> Iterator[tuple[dict[str, Any], int]]:
         """Each valid line, and where it ends; one at a time."""
@@ -165,19 +171,9 @@ class Journal:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Write a line and flush it to the disk."""
-        if self._stream is None:
-            raise ValueError(f"{self.path} is not open")
         text = json.dumps(entry, separators=(",", ":")).encode()
-        self._stream.write(_mark(text) + b" " + text + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-
-    def close(self) -> None:
-        """Close it; lines already appended stay."""
-        if self._stream is not None:
-            with contextlib.suppress(OSError):  # as in ShardWriter.close
-                self._stream.close()
-            self._stream = None
+        self._write(_mark(text) + b" " + text + b"\n")
+        self.sync()
 
 
 def _mark(text: bytes) -> bytes:
