@@ -29,7 +29,3 @@ class DownloadError(GanformerError):
 
 class OutputError(GanformerError):
     """A file or folder cannot be written."""
-
-
-class NotYetError(GanformerError):
-    """A feature that this version does not have yet."""

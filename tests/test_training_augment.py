@@ -15,7 +15,8 @@ from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.training import Callbacks, open_run
 from ganformer_cli.training.augment import INTERVAL, MAX_P, Augmentation, colours, geometry
-from ganformer_cli.training.gan import GANTrainer, RunningMeans
+from ganformer_cli.training.gan import GANTrainer
+from ganformer_cli.training.network_trainer import RunningMeans
 
 CPU = torch.device("cpu")
 

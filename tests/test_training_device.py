@@ -13,7 +13,8 @@ import torch
 
 from ganformer_cli.config import ModelConfig, RunConfig, TrainConfig
 from ganformer_cli.training import gan
-from ganformer_cli.training.gan import GANTrainer, RunningMeans, upload
+from ganformer_cli.training.gan import GANTrainer
+from ganformer_cli.training.network_trainer import RunningMeans, upload
 
 
 @pytest.fixture

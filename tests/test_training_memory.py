@@ -20,7 +20,8 @@ from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.training import Callbacks, fitting, open_run, opening
 from ganformer_cli.training.fitting import Trial, fit_micro_batch
-from ganformer_cli.training.gan import GANTrainer, StepResult, micro_batches
+from ganformer_cli.training.gan import GANTrainer, StepResult
+from ganformer_cli.training.network_trainer import micro_batches
 
 TINY: dict[str, Any] = {
     "resolution": 32,

@@ -14,8 +14,9 @@ import torch
 from ganformer_cli.config import BASELINES, resolve_run
 from ganformer_cli.data.loading.datasets import SceneDataset
 from ganformer_cli.training import Callbacks, losses
-from ganformer_cli.training.gan import RunningMeans, StepResult
+from ganformer_cli.training.gan import StepResult
 from ganformer_cli.training.loop import Trainer
+from ganformer_cli.training.network_trainer import RunningMeans
 
 TINY: dict[str, Any] = {
     "resolution": 32,

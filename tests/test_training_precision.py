@@ -18,8 +18,9 @@ from ganformer_cli.models.generator import SynthesisLayer
 from ganformer_cli.models.layers import Conv2d
 from ganformer_cli.models.precision import CLAMP, blocks_of, use_half
 from ganformer_cli.training import Callbacks, open_run, precision_trial
-from ganformer_cli.training.gan import GANTrainer, RunningMeans
+from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.loop import Trainer
+from ganformer_cli.training.network_trainer import RunningMeans
 
 KINDS = [
     {"attention": "simplex"},

@@ -16,7 +16,8 @@ from ganformer_cli.config import Integration, ModelConfig, RunConfig
 from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
 from ganformer_cli.models.generator import Generator
 from ganformer_cli.models.positions import sinusoidal_positions
-from ganformer_cli.training.gan import GANTrainer, RunningMeans
+from ganformer_cli.training.gan import GANTrainer
+from ganformer_cli.training.network_trainer import RunningMeans
 
 #: The per-pixel form takes so long, and so steadily, that more samples would only keep the reader waiting.
 PER_PIXEL_ROUNDS = 3
@@ -162,12 +163,12 @@ def pixels_of_usual(config: ModelConfig, images: int) -> float:
 def generator_cases(conditions: Conditions, config: ModelConfig, images: int) -> list[Case]:
     """The generator as it makes images, in evaluation mode."""
     what = f"{config.attention}, {config.resolution} px, forward"
-    build = partial(build_generator, conditions, config, images)
+    build = partial(random_generator, conditions, config, images)
     weight = 40 * pixels_of_usual(config, images)
     return [Case(group="generator", what=what, images=images, build=build, weight=weight)]
 
 
-def build_generator(conditions: Conditions, config: ModelConfig, images: int) -> Workload:
+def random_generator(conditions: Conditions, config: ModelConfig, images: int) -> Workload:
     """A generator with random weights against its bare convolutions."""
     torch.manual_seed(0)
     generator = Generator(config).to(conditions.device).eval()

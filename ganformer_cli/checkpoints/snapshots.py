@@ -7,7 +7,7 @@ One file holds the EMA generator (``ema.*``), the generator (``generator.*``) an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +28,11 @@ from ganformer_cli.checkpoints.run_folder import resolve_model
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.files import write_bytes
-from ganformer_cli.models import Discriminator, Generator
+from ganformer_cli.models import Generator
+from ganformer_cli.models.families import build_discriminator, build_generator
 from ganformer_cli.models.labels import HEADER as LABELS_HEADER
 
-Network = TypeVar("Network", Generator, Discriminator)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -98,7 +99,7 @@ def save_snapshot(
     config: ModelConfig,
     ema: Generator,
     generator: Generator | None,
-    discriminator: Discriminator | None,
+    discriminator: nn.Module | None,
     kimg: float | None,
     provenance: Mapping[str, Any],
 ) -> None:
@@ -138,26 +139,26 @@ def load_networks(path: Path, networks: Mapping[str, nn.Module]) -> None:
         module.load_state_dict(read_tensors(path, f"{name}."))
 
 
-def load_available(path: Path) -> tuple[Generator, Generator | None, Discriminator | None]:
+def load_available(path: Path) -> tuple[Generator, Generator | None, nn.Module | None]:
     """The averaged generator, and the generator and the discriminator if the file holds them; on the CPU.
 
     Raises:
         SnapshotError: it is damaged, or of another architecture.
     """
     config = read_config(path)
-    present = [name for name in ("generator", "discriminator") if read_shapes(path, f"{name}.")]
-    ema = _load_network(path, "ema", Generator, config)
-    generator = _load_network(path, "generator", Generator, config) if "generator" in present else None
-    discriminator = _load_network(path, "discriminator", Discriminator, config) if "discriminator" in present else None
+    has_generator, has_discriminator = (bool(read_shapes(path, f"{name}.")) for name in ("generator", "discriminator"))
+    ema = _load_network(path, "ema", build_generator, config)
+    generator = _load_network(path, "generator", build_generator, config) if has_generator else None
+    discriminator = _load_network(path, "discriminator", build_discriminator, config) if has_discriminator else None
     return ema, generator, discriminator
 
 
-def _load_network(path: Path, name: str, kind: type[Network], config: ModelConfig) -> Network:
+def _load_network(path: Path, name: str, build: Callable[[ModelConfig], Network], config: ModelConfig) -> Network:
     """One network of a file, on the CPU, in evaluation mode."""
     # First without memory: a header may describe networks far larger than what the file holds.
     with torch.device("meta"):
-        check_fit(kind(config), read_shapes(path, f"{name}."), f"{path} ({name})")
-    network = kind(config)
+        check_fit(build(config), read_shapes(path, f"{name}."), f"{path} ({name})")
+    network = build(config)
     network.load_state_dict(read_tensors(path, f"{name}."))
     if isinstance(network, Generator):
         network.label_distribution = read_label_distribution(path, config)
@@ -176,4 +177,4 @@ def load_snapshot(path: str | Path, device: str | torch.device = "cpu", which: s
         SnapshotError: no such file, a damaged one, or one of another architecture.
     """
     file = resolve_model(path)
-    return _load_network(file, which, Generator, read_config(file)).to(device)
+    return _load_network(file, which, build_generator, read_config(file)).to(device)

@@ -94,7 +94,7 @@ def model_kind(config: ModelConfig) -> str:
         return config.attention_name
     for name, values in BASELINES.items():
         # Where SAGAN attends follows from the size of the images.
-        same = {"kgan": False, **values, "g_img2img": config.g_img2img if "g_img2img" in values else 0}
+        same = {"kgan": False, "vqgan": False, **values, "g_img2img": config.g_img2img if "g_img2img" in values else 0}
         if all(getattr(config, field) == value for field, value in same.items()) and (
             config.g_img2img > 0 or "g_img2img" not in values
         ):

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from ganformer_cli.config import RunConfig, settings_of
+from ganformer_cli.config import NOT_OF_VQGAN, RunConfig, settings_of
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.files import read_regular, read_toml
 from ganformer_cli.text import printable
@@ -101,10 +101,13 @@ def config_text(config: RunConfig) -> str:
     for part in (config.train, config.model):
         for name, field in settings_of(type(part)).items():
             value = getattr(part, name)
-            if field.description.section and value is not None:
+            unread = name in NOT_OF_VQGAN if config.model.vqgan else field.description.section == "VQGAN"
+            if field.description.section and value is not None and not unread:
                 line = f"{field.option[2:]} = {json.dumps(value, ensure_ascii=False)}"
                 sections.setdefault(field.description.section, []).append(line)
     if config.model.kgan:
         sections["Model"].append('baseline = "kGAN"')
+    if config.model.vqgan:
+        sections["Model"].append('baseline = "VQGAN"')
     parts = [f"# {section}\n" + "\n".join(lines) for section, lines in sections.items()]
     return "# Settings of a run, for ganformer train --config\n\n" + "\n\n".join(parts) + "\n"

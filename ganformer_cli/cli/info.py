@@ -189,6 +189,9 @@ def _architecture(config: ModelConfig) -> str:
     """The kind of network in a few words."""
     if config.has_attention:
         kind = f"{config.attention_name} attention{'' if config.attention_resolutions else ' in no layer'}"
+    elif config.vqgan:
+        rows, columns = config.code_grid
+        kind = f"VQGAN, {columns}x{rows} codes (width x height) of {config.codebook_size}"
     elif config.kgan:
         kind = f"k-GAN, merged by {config.merge_type}"
     else:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ganformer_cli.config import ModelConfig
     from ganformer_cli.data import ImageDataset
-    from ganformer_cli.models import Discriminator, Generator
+    from ganformer_cli.models import Generator
 
 #: How the authors name the snapshots that they published.
 GDRIVE = "gdrive:"
@@ -88,7 +88,7 @@ class ModelNetworks(NamedTuple):
     config: ModelConfig
     ema: Generator
     generator: Generator | None
-    discriminator: Discriminator | None
+    discriminator: nn.Module | None
     header: dict[str, Any]
     notes: tuple[str, ...] = ()  # what the user should know about a file of the authors'
 

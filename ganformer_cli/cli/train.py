@@ -117,7 +117,7 @@ _SPARE = 12  # characters of a run's name behind that of its data set
 @setting_options("Data")
 @option(
     "--baseline",
-    type=click.Choice([*settings.BASELINES, "k-GAN", "VQGAN"], case_sensitive=False),
+    type=click.Choice([*settings.BASELINES, "k-GAN"], case_sensitive=False),
     default=None,
     group="Model",
     help="A network that the paper compares with, instead of the GANsformer.",
@@ -128,6 +128,7 @@ _SPARE = 12  # characters of a run's name behind that of its data set
 @setting_options("Model")
 @offline_option
 @setting_options("Attention")
+@setting_options("VQGAN")
 @boolean_option(
     "--autotune",
     group="Training",

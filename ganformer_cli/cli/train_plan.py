@@ -38,14 +38,15 @@ def show_plan(
     import torch
 
     from ganformer_cli.data.loading.datasets import small_dataset_hint
-    from ganformer_cli.models import Discriminator, Generator, parameter_count
+    from ganformer_cli.models import parameter_count
+    from ganformer_cli.models.families import build_discriminator, build_generator
     from ganformer_cli.operators import native
     from ganformer_cli.training.estimate import run_estimate
 
     with torch.device("meta"):
         counts = {
-            "generator": parameter_count(Generator(config.model)),
-            "discriminator": parameter_count(Discriminator(config.model)),
+            "generator": parameter_count(build_generator(config.model)),
+            "discriminator": parameter_count(build_discriminator(config.model)),
         }
     processes = 1 if parallelism is None else parallelism.processes
     operators = native.status(device.type)  # builds them if necessary
@@ -65,6 +66,9 @@ def show_plan(
     kind = f"attention {model.attention_name}"
     if not model.has_attention:
         kind = "k-GAN" if model.kgan else f"no attention{', no style' * (not model.style)}"
+    if model.vqgan:
+        rows, columns = model.code_grid
+        kind = f"VQGAN, {columns}x{rows} of {model.codebook_size} codes"
     if model.g_img2img:
         components += f", self-attention at {model.g_img2img}"
     if model.c_dim:
@@ -79,6 +83,9 @@ def show_plan(
     echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")
     echo(f"           generator, {counts['discriminator']:,} in the discriminator")
     echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
+    if model.vqgan:
+        first = {"1": train.total_kimg, "2": 0.0, "both": train.vq_kimg or 0.0}[train.vq_stage]
+        echo(f"stages     1 (codes of images) for {first:g} kimg, 2 (transformer) for the rest")
     said = "native" if operators.native else f"plain torch ({operators.reason}); see ganformer doctor"
     echo(f"operators  {said}")
     if parallelism is not None:

@@ -14,7 +14,7 @@ from ganformer_cli import config as settings
 from ganformer_cli.cli.options import given_options, warn
 from ganformer_cli.cli.train_compatibility import synonyms
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, RunConfig, TrainConfig, option_name
-from ganformer_cli.errors import ConfigError, NotYetError
+from ganformer_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +42,6 @@ def baseline_name(ctx: click.Context) -> str | None:
         if asked not in (None, "kGAN", "k-GAN"):
             raise ConfigError(f"--kgan means --baseline kGAN and contradicts --baseline {asked}; leave one of them out")
         asked = "kGAN"
-    if asked == "VQGAN":
-        raise NotYetError("--baseline VQGAN is not in this version yet; choose GAN, StyleGAN2, SAGAN or kGAN")
     return "kGAN" if asked == "k-GAN" else asked
 
 
@@ -63,6 +61,11 @@ def chosen_settings(ctx: click.Context) -> dict[str, Any]:
     if baseline is not None:
         meaning = {name: value for name, value in settings.BASELINES[baseline].items() if name != "g_img2img"}
         implied.append((f"--baseline {baseline}", meaning))
+    if baseline == "VQGAN" and (unread := sorted(settings.NOT_OF_VQGAN.intersection(options))):
+        raise ConfigError(
+            f"{', '.join(map(option_name, unread))}: nothing reads it with --baseline VQGAN; leave it out, and see the "
+            "section VQGAN of ganformer train --help-all"
+        )
     for said, meaning in implied:
         for name, value in meaning.items():
             if options.setdefault(name, value) != value:

@@ -35,6 +35,7 @@ MAX_LAYERS = 64
 _ATTENTION = Section("Attention")
 _DATA = Section("Data")
 _MODEL = Section("Model")
+_VQGAN = Section("VQGAN")
 _LEVELS = Bounds(0, 64)  # of a resolution's power of two
 
 
@@ -138,12 +139,22 @@ class ModelConfig(JsonConfig):
     merge_layer: int = _MODEL(-1, "k-GAN merges features at resolution 2^N; -1: the final images.")
     # VQGAN: images as grids of codes, and a transformer that draws them.
     vqgan: bool = False
-    codebook_size: int = setting(1024, Description("Codes of VQGAN.", bounds=Bounds(2, 65536)))
-    code_dim: int = setting(256, Description("Numbers of a code's vector.", bounds=Bounds(1, MAX_CHANNELS)))
-    code_stride: int = setting(16, Description("Pixels between two codes, a power of two.", bounds=Bounds(2, 256)))
-    transformer_layers: int = setting(12, Description("Layers of VQGAN's transformer.", bounds=Bounds(1, MAX_LAYERS)))
-    transformer_width: int = setting(512, Description("Width of VQGAN's transformer.", bounds=Bounds(1, MAX_CHANNELS)))
-    transformer_heads: int = setting(8, Description("Attention heads of VQGAN's transformer.", bounds=Bounds(1, 256)))
+    codebook_size: int = _VQGAN(1024, "Codes.", usual=True, bounds=Bounds(2, 65536), default_text="1024; on a CPU 256")
+    code_dim: int = _VQGAN(
+        256, "Numbers of a code's vector.", bounds=Bounds(1, MAX_CHANNELS), default_text="256; on a CPU 64"
+    )
+    code_stride: int = _VQGAN(
+        16, "Pixels between two codes, a power of two.", bounds=Bounds(2, 256), default_text="16, or for 8 x 8 codes"
+    )
+    transformer_layers: int = _VQGAN(
+        24, "Layers of the transformer.", bounds=Bounds(1, MAX_LAYERS), default_text="24; on a CPU 4"
+    )
+    transformer_width: int = _VQGAN(
+        1024, "Width of the transformer.", bounds=Bounds(1, MAX_CHANNELS), default_text="1024; on a CPU 128"
+    )
+    transformer_heads: int = _VQGAN(
+        16, "Attention heads of the transformer.", bounds=Bounds(1, 256), default_text="16; on a CPU 4"
+    )
     # Discriminator.
     d_arch: Architecture = _MODEL("resnet", "Architecture of the discriminator.")
     mbstd_group_size: int = _MODEL(4, "Group size of the minibatch standard deviation.", bounds=Bounds(1, 1024))

@@ -29,11 +29,23 @@ BASELINES: dict[str, dict[str, Any]] = {
     "GAN": {"attention": "none", "style": False, "latent_stem": True},
     "StyleGAN2": {"attention": "none", "style": True, "latent_stem": False},
     "SAGAN": {"attention": "none", "style": False, "latent_stem": True, "g_img2img": 32},
+    "VQGAN": {"attention": "none", "style": True, "latent_stem": False, "vqgan": True},
     "kGAN": {"attention": "none", "style": True, "latent_stem": False, "kgan": True},
 }
 
 #: The part of a data set's preset that is meant for a model with components.
 COMPONENT_SETTINGS = ("components_num", "latent_size", "style", "mapping_ltnt2ltnt")
+
+#: What the networks and the training of a VQGAN do not read.
+NOT_OF_VQGAN = frozenset(
+    {
+        *("components_num", "latent_size", "mapping_num_layers", "mapping_dim", "mapping_resnet", "mapping_shared"),
+        *("mapping_ltnt2ltnt", "w_avg_per_component", "g_arch", "local_noise", "tanh", "g_img2img", "merge_type"),
+        *("merge_layer", "d_arch", "mbstd_group_size", "augment", "augment_p", "augment_target", "augment_kimg"),
+        *("gamma", "g_loss", "d_loss", "pl_weight", "g_reg_interval", "d_reg_interval", "style_mixing"),
+        *("component_mixing", "component_dropout", "checkpoint_activations", "truncation_psi"),
+    }
+)
 
 #: What the preset of a shipped data set may hold.
 DATA_SETTINGS = frozenset({*COMPONENT_SETTINGS, "gamma", "mirror_augment", "total_kimg", "snapshot_kimg"})
@@ -61,6 +73,28 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
         "tick_kimg": 1.0,
         "snapshot_kimg": 4.0 if resolution <= 32 else 10.0,
         "eval_images_num": 256,
+    }
+
+
+def vqgan_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
+    """Settings of a VQGAN: on a CPU 8 x 8 of 256 codes and a small transformer, on a GPU the paper's networks."""
+    common = {"gamma": 0.0, "style_mixing": 0.0, "truncation_psi": 1.0, "code_stride": min(16, max(2, resolution // 8))}
+    if not on_cpu:
+        return {**common, "precision": "tf32", "g_lr": 0.00015, "d_lr": 0.00015, "transformer_lr": 0.00015}
+    return {
+        **common,
+        "precision": "fp32",
+        "batch_size": 16,
+        "g_lr": 0.0005,
+        "d_lr": 0.0005,
+        "codebook_size": 256,
+        "code_dim": 64,
+        "transformer_layers": 4,
+        "transformer_width": 128,
+        "transformer_heads": 4,
+        "ema_kimg": 2.0,
+        "total_kimg": 50.0,
+        "snapshot_kimg": 10.0,
     }
 
 
@@ -106,6 +140,13 @@ def resolve_run(
         for name in COMPONENT_SETTINGS:
             preset.pop(name, None)
     values.update({**preset, **size} if on_cpu else {**size, **preset})
+    if given.get("vqgan"):
+        values.update(vqgan_preset(resolution, on_cpu))
+        total = given.get("total_kimg", values.get("total_kimg", TrainConfig.total_kimg))
+        if given.get("vq_stage", TrainConfig.vq_stage) == "both":
+            values["vq_kimg"] = total / 2 or None
+        first = given.get("vq_kimg", values.get("vq_kimg")) or total
+        values["vq_warmup_kimg"] = 0.0 if given.get("vq_stage") == "2" else first / 5
     if autotune:
         height, width = image_size(resolution, given.get("ratio", ModelConfig.ratio))
         batch = given.get("batch_size", values.get("batch_size", TrainConfig.batch_size))

@@ -13,6 +13,7 @@ from ganformer_cli.errors import ConfigError
 GeneratorLoss = Literal["logistic_ns", "logistic", "hinge", "wgan"]
 DiscriminatorLoss = Literal["logistic", "hinge", "wgan"]
 AugmentMode = Literal["none", "ada", "fixed"]
+VQStage = Literal["both", "1", "2"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 _MANY = Bounds(1, 10**6)
@@ -25,6 +26,7 @@ _DEVICE = Section("Device")
 _LOGGING = Section("Logging")
 _RUN = Section("Run")
 _TRAINING = Section("Training")
+_VQGAN = Section("VQGAN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,21 @@ class TrainConfig(JsonConfig):
     ema_kimg: float = _TRAINING(10.0, "Half-life of the averaged generator in kimg.", bounds=_WEIGHT)
     ema_rampup: float | None = _TRAINING(
         0.05, "Limit the half-life to this share of the images shown so far.", bounds=Bounds(0, 10, above=True)
+    )
+    vq_stage: VQStage = _VQGAN(
+        "both",
+        "Train the codes of images (1), the transformer that draws them (2, of the codes of --pretrained-pkl), or one "
+        "after the other.",
+    )
+    vq_kimg: float | None = _VQGAN(
+        None, "Kimg of stage 1, of --total-kimg.", bounds=Bounds(0, 10**9, above=True), default_text="half of them"
+    )
+    vq_warmup_kimg: float = _VQGAN(
+        0.0, "Kimg of stage 1 before the discriminator joins.", bounds=_WEIGHT, default_text="a fifth of --vq-kimg"
+    )
+    commitment: float = _VQGAN(0.25, "Weight of the encoder's commitment to the codebook.", bounds=_WEIGHT)
+    transformer_lr: float = _VQGAN(
+        0.0005, "Learning rate of the transformer.", bounds=_SHARE, default_text="0.0005; on a GPU 0.00015"
     )
     precision: Precision = _DEVICE(
         "auto",
@@ -172,6 +189,9 @@ class TrainConfig(JsonConfig):
         return self.batch_size if self.batch_gpu is None else self.batch_gpu
 
 
+_VQGAN_ONLY = ("vq_stage", "vq_kimg", "vq_warmup_kimg", "commitment", "transformer_lr")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A training run: the networks and how they are trained."""
@@ -180,6 +200,7 @@ class RunConfig:
     train: TrainConfig
 
     def __post_init__(self) -> None:
+        self._check_vqgan()
         micro, group = self.train.micro_batch, self.model.mbstd_group_size
         option = "--batch-size" if self.train.batch_gpu is None else "--batch-gpu"
         require(
@@ -209,6 +230,25 @@ class RunConfig:
         require(
             self.train.labels == (self.model.c_dim > 0),
             "--labels: the networks and the training disagree on whether there are labels",
+        )
+
+    def _check_vqgan(self) -> None:
+        for name in () if self.model.vqgan else _VQGAN_ONLY:
+            value = getattr(self.train, name)
+            require(
+                value == getattr(TrainConfig, name),
+                f"{option_name(name)} {value} does nothing without --baseline VQGAN; leave it out",
+            )
+        if not self.model.vqgan:
+            return
+        require(
+            self.train.precision in ("fp32", "tf32"),
+            f"--precision {self.train.precision} with --baseline VQGAN: its networks compute in fp32 or tf32; choose "
+            "one of them",
+        )
+        require(
+            self.train.vq_stage != "both" or self.train.vq_kimg is not None,
+            "--vq-kimg is needed with --vq-stage both: it says where stage 1 ends",
         )
 
     def to_dict(self) -> dict[str, Any]:

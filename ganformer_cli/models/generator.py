@@ -348,6 +348,11 @@ class Generator(nn.Module):
         return self.config.z_shape
 
     @property
+    def can_sample(self) -> bool:
+        """Whether it has learned to draw: a VQGAN in its first stage has not."""
+        return True
+
+    @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the images that ``synthesis`` returns."""
         return self.synthesis_network.output_size

@@ -206,15 +206,15 @@ def run_speed_trial(config: RunConfig, cores: int) -> tuple[int, int]:
     import torch
 
     from ganformer_cli.memory import return_free_memory
+    from ganformer_cli.training.families import network_trainer
     from ganformer_cli.training.fitting import run_trial
-    from ganformer_cli.training.gan import GANTrainer
     from ganformer_cli.training.precision_trial import kept_precision
 
     before = torch.get_num_threads()
     random_state = torch.get_rng_state()
     try:
         torch.manual_seed(config.train.seed)
-        gan = GANTrainer(config, torch.device("cpu"))
+        gan = network_trainer(config, torch.device("cpu"))
         torch.set_num_threads(1)
         if config.train.precision == "auto":
             gan.use_precision(kept_precision(gan))

@@ -14,7 +14,7 @@ from ganformer_cli.config import ModelConfig, RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.files import remove
-from ganformer_cli.training.gan import GANTrainer
+from ganformer_cli.training.network_trainer import NetworkTrainer
 from ganformer_cli.training.samples import REALS, SampleGrids
 from ganformer_cli.training.scoring import Scoring, by_training
 
@@ -31,13 +31,18 @@ class Checkpointer:
     """
 
     def __init__(
-        self, config: RunConfig, dataset: ImageDataset, folder: Path, gan: GANTrainer, message: Callable[[str], None]
+        self,
+        config: RunConfig,
+        dataset: ImageDataset,
+        folder: Path,
+        gan: NetworkTrainer,
+        message: Callable[[str], None],
     ) -> None:
         self.config, self.dataset, self.folder, self.gan, self.message = config, dataset, folder, gan, message
         self.group = gan.group
         self.counters = training_state.Counters()
         self.scoring = Scoring(config.train, dataset, folder, gan.device, message, gan.group)
-        self.grids = SampleGrids(folder, config, dataset, self.warn_not_deleted)
+        self.grids = SampleGrids(folder, config, dataset, self.warn_not_deleted, gan.draw_grid)
         self.restored = False  # whether a training state was read
         self.scored_snapshot: bool | None = None  # see TrainingState
         self._not_deleted: set[str] = set()  # warnings that were given
@@ -122,7 +127,7 @@ class Checkpointer:
             The scores.
         """
         last = self.counters.images_seen >= round(self.config.train.total_kimg * 1000)
-        scored = due and self.scoring.is_due(self.kimg, last=last)
+        scored = due and self.gan.ema.can_sample and self.scoring.is_due(self.kimg, last=last)
 
         def write() -> None:
             self.save_snapshot()

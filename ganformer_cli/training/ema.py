@@ -25,7 +25,8 @@ class MovingAverage:
     def update(self, decay: float) -> None:
         """One step; a ``decay`` of 0 copies, 1 leaves the average as it is."""
         torch._foreach_lerp_(*self.parameters, 1 - decay)
-        torch._foreach_copy_(*self.buffers)
+        if self.buffers[0]:
+            torch._foreach_copy_(*self.buffers)
 
 
 def ema_decay(batch_size: int, half_life_kimg: float, images_seen: int, rampup: float | None) -> float:

@@ -12,8 +12,8 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import TrainingError
 from ganformer_cli.memory import free_memory_mib, is_out_of_memory
 from ganformer_cli.training.autotune import EXCHANGE, slowdown
+from ganformer_cli.training.families import network_trainer
 from ganformer_cli.training.fitting import USABLE_SHARE, CostEstimate, estimate_cost, fit_micro_batch
-from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.kept_trials import keep_trial, kept_trial, key_of
 from ganformer_cli.training.precision_trial import kept_precision
 
@@ -53,7 +53,7 @@ def run_estimate(config: RunConfig, device: torch.device, processes: int = 1) ->
 
 def _measure(config: RunConfig, device: torch.device) -> CostEstimate:
     torch.manual_seed(config.train.seed)
-    gan = GANTrainer(config, device)
+    gan = network_trainer(config, device)
     if config.train.precision == "auto" and device.type == "cpu":
         gan.use_precision(kept_precision(gan))
     if config.train.batch_gpu is None:

@@ -19,7 +19,7 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.files import MIB
 from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.training.distributed import ONE_PROCESS
-from ganformer_cli.training.gan import GANTrainer, StepResult
+from ganformer_cli.training.network_trainer import NetworkTrainer
 
 #: Share of the free memory that a step may use: the system, and grids and scores between the steps, need some, too.
 USABLE_SHARE = 0.85
@@ -51,7 +51,7 @@ class CostEstimate:
     precision: dict[str, str]  # of the blocks that do not compute in float32
 
 
-def fit_micro_batch(gan: GANTrainer, message: Callable[[str], None]) -> int:
+def fit_micro_batch(gan: NetworkTrainer, message: Callable[[str], None]) -> int:
     """The largest micro-batch whose step fits into free memory, with both regularisations if the run uses them.
 
     If none fits, the smallest: the run itself then raises the error.
@@ -89,32 +89,27 @@ def fit_micro_batch(gan: GANTrainer, message: Callable[[str], None]) -> int:
     return best
 
 
-def optimizer_mib(gan: GANTrainer) -> float:
+def optimizer_mib(gan: NetworkTrainer) -> float:
     """Memory of Adam's moments that do not exist yet, which no trial creates: twice the parameters."""
     return 2 * sum(_mib(module) for optimizer, module in gan.optimizers.values() if not optimizer.state)
 
 
-def run_trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
+def run_trial(gan: NetworkTrainer, micro_batch: int, *, regularised: bool) -> Trial:
     """Compute the gradients of both networks for one micro-batch of random images.
 
     Raises:
         torch.OutOfMemoryError, RuntimeError, MemoryError: it does not fit.
     """
     with _for_trial(gan, micro_batch) as (images, labels), Peak(gan.device) as peak:
-        number = 0 if regularised else 1
         start = time.perf_counter()
-        with gan.training_generator():
-            gan.generator_gradients(labels, number, StepResult(), "trial")
-        gan.g_weights.clear_gradients()
-        with gan.training_discriminator():
-            gan.discriminator_gradients(images, labels, number, StepResult(), "trial")
+        gan.trial(images, labels, regularised=regularised)
         if gan.device.type == "cuda":
             torch.cuda.synchronize(gan.device)
         seconds = time.perf_counter() - start
     return Trial(micro_batch, regularised, seconds, peak.added_mib)
 
 
-def estimate_cost(gan: GANTrainer) -> CostEstimate:
+def estimate_cost(gan: NetworkTrainer) -> CostEstimate:
     """Time, memory and disk space of a run at its micro-batch.
 
     On a CPU a long step is tried with four images only: in large networks the time is proportional to the number of
@@ -175,7 +170,7 @@ def _interval(config: RunConfig) -> float:
 
 
 @contextmanager
-def _for_trial(gan: GANTrainer, micro_batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+def _for_trial(gan: NetworkTrainer, micro_batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Random images ``[b, 3, H, W]`` and labels; on exit the networks' settings are restored."""
     config, own, group = gan.config, gan.micro_batch, gan.group
     size = (micro_batch, 3, *config.model.image_size)
@@ -189,8 +184,7 @@ def _for_trial(gan: GANTrainer, micro_batch: int) -> Iterator[tuple[torch.Tensor
         yield torch.rand(size, device=gan.device) * 2 - 1, labels
     finally:
         gan.config, gan.micro_batch, gan.group = config, own, group
-        gan.g_weights.clear_gradients()
-        gan.d_weights.clear_gradients()
+        gan.clear_gradients()
         gc.collect()
         if gan.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from ganformer_cli.checkpoints.training_state import ADAM_KEYS
 from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import TrainingError
 from ganformer_cli.memory import is_out_of_memory
@@ -26,31 +24,7 @@ from ganformer_cli.training import losses
 from ganformer_cli.training.augment import Augmentation
 from ganformer_cli.training.distributed import ONE_PROCESS, GradientReducer, Group
 from ganformer_cli.training.ema import MovingAverage, ema_decay
-
-
-class RunningMeans:
-    """Running means of named scalars, summed on the device: only ``read`` waits for a GPU."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.steps = 0
-
-    def add(self, name: str, values: Tensor) -> None:
-        """Add all elements of ``values``."""
-        total = values.detach().float().sum()
-        self.sums[name] = self.sums[name] + total if name in self.sums else total
-        self.counts[name] = self.counts.get(name, 0) + values.numel()
-
-    def read(self) -> dict[str, float]:
-        """The mean of each name."""
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-
-    def gather(self, group: Group) -> None:
-        """Combine the means of all processes, which have the same names."""
-        for name in sorted(self.sums) if group.world_size > 1 else ():
-            self.sums[name] = group.all_reduce(self.sums[name])
-            self.counts[name] *= group.world_size
+from ganformer_cli.training.network_trainer import NetworkTrainer, RunningMeans, labels_of, upload
 
 
 @dataclass
@@ -72,7 +46,7 @@ class StepResult:
         return torch.stack([signs.sum(), signs.new_tensor(len(signs))])
 
 
-class GANTrainer:
+class GANTrainer(NetworkTrainer):
     """Generator, discriminator and averaged generator, and the training steps that change them.
 
     Args:
@@ -82,6 +56,8 @@ class GANTrainer:
         group: the processes that train together.
     """
 
+    discriminator: Discriminator
+
     def __init__(
         self,
         config: RunConfig,
@@ -89,7 +65,7 @@ class GANTrainer:
         shrunk: Callable[[int], None] = lambda micro_batch: None,
         group: Group = ONE_PROCESS,
     ) -> None:
-        self.config, self.device, self.shrunk, self.group = config, device, shrunk, group
+        super().__init__(config, device, shrunk, group)
         options = config.train
         self.generator = Generator(config.model).to(device)
         self.discriminator = Discriminator(config.model).to(device)
@@ -109,8 +85,6 @@ class GANTrainer:
         self._cast_weights()
         self.g_reducer = GradientReducer(self.g_weights.trained, group)
         self.d_reducer = GradientReducer(self.d_weights.trained, group)
-        #: Images that pass through the networks at a time; gradients are accumulated over the micro-batches of a step.
-        self.micro_batch = min(options.micro_batch, self.local_batch_size)
         self.pl_mean = torch.zeros([], device=device)  # running mean of path lengths
         self.augmentation = Augmentation(options, device)
         self.unproven_steps = self.proving_steps
@@ -140,11 +114,6 @@ class GANTrainer:
         self.d_weights.cast_to(half_layers(self.discriminator))
 
     @property
-    def local_batch_size(self) -> int:
-        """Images of each batch that this process computes."""
-        return self.config.train.batch_size // self.group.world_size
-
-    @property
     def proving_steps(self) -> int:
         """Steps until every kind of step, with and without regularisation, has fit into memory once.
 
@@ -152,11 +121,6 @@ class GANTrainer:
         one of them runs out of memory.
         """
         return max(self.config.train.g_reg_interval, self.config.train.d_reg_interval)
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks by name."""
-        return {"ema": self.ema, "generator": self.generator, "discriminator": self.discriminator}
 
     @property
     def optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, nn.Module]]:
@@ -182,26 +146,9 @@ class GANTrainer:
         self.augmentation.p, self.augmentation.signs = found["augment_p"], found["augment_signs"]
 
     @property
-    def parts(self) -> list[slice]:
-        """The micro-batches, as slices of the local batch."""
-        return [slice(start, start + self.micro_batch) for start in range(0, self.local_batch_size, self.micro_batch)]
-
-    def broadcast_state(self) -> None:
-        """Give all processes the networks, optimisers and scalars of the first."""
-        if self.group.world_size == 1:
-            return
-        tensors = [value for network in self.networks.values() for value in network.state_dict().values()]
-        for optimizer, module in self.optimizers.values():
-            if self.group.run_on_rank0(lambda optimizer=optimizer: bool(optimizer.state)):  # type: ignore[misc]
-                for parameter in module.parameters():
-                    memory = optimizer.state[parameter]
-                    if not memory:
-                        memory["step"] = torch.zeros([], device=parameter.device)
-                        memory.update({key: torch.zeros_like(parameter) for key in ADAM_KEYS[1:]})
-                    tensors += [memory[key] for key in ADAM_KEYS]
-        for tensor in [*tensors, *self.scalars.values()]:
-            self.group.broadcast(tensor)
-        self.micro_batch = self.group.run_on_rank0(lambda: self.micro_batch)
+    def figures(self) -> dict[str, float]:
+        """See ``NetworkTrainer``."""
+        return {"augment_p": float(self.augmentation.p)} if self.config.train.augment == "ada" else {}
 
     # ----- A step -----
 
@@ -260,6 +207,20 @@ class GANTrainer:
         """Use prepared weights; only those of the discriminator require gradients. ``fresh``: see ``use``."""
         with self.g_weights.use(trained=False), self.d_weights.use(trained=True, fresh=fresh):
             yield
+
+    def trial(self, images: Tensor, labels: Tensor | None, *, regularised: bool) -> None:
+        """See ``NetworkTrainer``."""
+        number = 0 if regularised else 1
+        with self.training_generator():
+            self.generator_gradients(labels, number, StepResult(), "trial")
+        self.g_weights.clear_gradients()
+        with self.training_discriminator():
+            self.discriminator_gradients(images, labels, number, StepResult(), "trial")
+
+    def clear_gradients(self) -> None:
+        """See ``NetworkTrainer``."""
+        self.g_weights.clear_gradients()
+        self.d_weights.clear_gradients()
 
     def update(
         self,
@@ -338,10 +299,6 @@ class GANTrainer:
         self.micro_batch = max(size for size in smaller if size <= max(self.micro_batch // 2, min(smaller)))
         self.unproven_steps = self.proving_steps
         self.shrunk(self.micro_batch)
-
-    def sizes(self) -> list[int]:
-        """Possible micro-batch sizes, ascending."""
-        return micro_batches(self.local_batch_size, self.config.model.mbstd_group_size)
 
     def generator_gradients(self, c: Tensor | None, number: int, result: StepResult, seed: str) -> None:
         """Accumulate the generator's gradients, every ``g_reg_interval`` steps with path length regularisation."""
@@ -426,14 +383,6 @@ class GANTrainer:
         fake_logits, real_logits = logits.unflatten(0, (group, 2, -1)).unbind(1)
         return fake_logits.flatten(0, 1), real_logits.flatten(0, 1)
 
-    def seeded_parts(self, seed: str) -> Iterator[slice]:
-        """The micro-batches, each after seeding torch with its index in the global batch."""
-        before = self.group.rank * len(self.parts)
-        for number, part in enumerate(self.parts):
-            digest = hashlib.blake2b(f"{seed} {before + number}".encode(), digest_size=8).digest()
-            torch.manual_seed(int.from_bytes(digest, "little") >> 1)
-            yield part
-
     def draw_latents(self, c: Tensor | None, part: slice, result: StepResult) -> Tensor:
         """Latents of a micro-batch for each layer, ``[b, m+1, L, w]``, with the labels of the real images."""
         options = self.config.train
@@ -450,21 +399,6 @@ class GANTrainer:
         components, rate = self.config.model.components_num, self.config.train.component_dropout
         mask = losses.random_component_mask(len(ws), components, rate, self.device)
         return self.generator.synthesis(ws, component_mask=mask)
-
-
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on ``device``; to a GPU through pinned memory, so that nothing waits for the work there."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def micro_batches(batch: int, group: int) -> list[int]:
-    """Sizes that ``batch`` images can be split into, ascending: its divisors that minibatch-std can group."""
-    return [n for n in range(2, batch + 1) if batch % n == 0 and n % min(group, n) == 0]
-
-
-def labels_of(c: Tensor | None, part: slice) -> Tensor | None:
-    """The labels of one micro-batch."""
-    return None if c is None else c[part]
 
 
 def adam(module: nn.Module, lr: float, interval: int) -> torch.optim.Adam:

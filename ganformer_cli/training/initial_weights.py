@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ganformer_cli.errors import SnapshotError
-from ganformer_cli.training.gan import GANTrainer
+from ganformer_cli.training.network_trainer import NetworkTrainer
 
 #: ``ema``, ``generator`` and ``discriminator`` of a snapshot; None where it has none.
 Networks = Mapping[str, nn.Module | None]
@@ -51,7 +51,7 @@ class InitialWeights:
     whole: bool  # every tensor must fit
     left_out: Mapping[str, str] = field(default_factory=dict)  # networks that could not be read, and why
 
-    def apply(self, gan: GANTrainer, message: Callable[[str], None]) -> dict[str, Any] | None:
+    def apply(self, gan: NetworkTrainer, message: Callable[[str], None]) -> dict[str, Any] | None:
         """Load the weights into ``gan``; unless all must fit, report which do, and return that for a file.
 
         Raises:
@@ -86,7 +86,9 @@ def check_numbers(given: Networks, option: str) -> None:
             )
 
 
-def load_all_weights(gan: GANTrainer, given: Networks, option: str, left_out: Mapping[str, str] | None = None) -> None:
+def load_all_weights(
+    gan: NetworkTrainer, given: Networks, option: str, left_out: Mapping[str, str] | None = None
+) -> None:
     """Load all weights of networks of the same configuration.
 
     Raises:
@@ -104,7 +106,7 @@ def load_all_weights(gan: GANTrainer, given: Networks, option: str, left_out: Ma
         own.load_state_dict(network.state_dict())
 
 
-def load_fitting_weights(gan: GANTrainer, given: Networks, option: str) -> dict[str, TransferReport]:
+def load_fitting_weights(gan: NetworkTrainer, given: Networks, option: str) -> dict[str, TransferReport]:
     """Load the weights whose name and shape fit, from networks of any configuration.
 
     Blocks are named by resolution, so that networks for other image sizes share the blocks that both have. A snapshot

@@ -25,8 +25,9 @@ from ganformer_cli.memory import gpu_memory_mib, process_memory_mib, return_free
 from ganformer_cli.models import LabelDistribution
 from ganformer_cli.training.checkpointing import Checkpointer
 from ganformer_cli.training.distributed import ONE_PROCESS, Group, describe_sharing
-from ganformer_cli.training.gan import GANTrainer, RunningMeans
+from ganformer_cli.training.families import network_trainer
 from ganformer_cli.training.listeners import Listener, Listeners, RunStart, SnapshotRecord
+from ganformer_cli.training.network_trainer import RunningMeans
 from ganformer_cli.training.samples import REALS
 from ganformer_cli.training.watch import CollapseWatch, all_finite
 
@@ -103,7 +104,7 @@ class Trainer:
             torch.backends.cuda.matmul.allow_tf32 = options.precision != "fp32"
             torch.backends.cudnn.allow_tf32 = options.precision != "fp32"
         torch.manual_seed(options.seed)
-        self.gan = GANTrainer(config, device, self.on_out_of_memory, group)
+        self.gan = network_trainer(config, device, self.on_out_of_memory, group)
         self.keep_labels()
         self.checkpointer = Checkpointer(config, dataset, folder, self.gan, callbacks.message)
         self.listeners = Listeners(
@@ -355,10 +356,9 @@ class Trainer:
         means.gather(self.group)
         if not self.group.is_main:
             return
-        figures = means.read()
-        if self.config.train.augment == "ada":
-            figures["augment_p"] = float(self.gan.augmentation.p)
-        diversity = self.watch.diversity(self.gan.generator)
+        figures = means.read() | self.gan.figures
+        generator = self.gan.generator
+        diversity = self.watch.diversity(generator) if generator.can_sample else None
         if diversity is not None:
             figures["diversity"] = diversity
         gpu_memory = gpu_memory_mib(self.device)
@@ -373,7 +373,7 @@ class Trainer:
         }
         run_folder.append_record(self.folder / run_folder.LOG_FILE, record, self.checkpointer.scoring.warn_once)
         self.listeners.call(lambda listener: listener.on_tick(record, counters.images_seen))
-        for warning in self.watch.warnings(figures, self.kimg):
+        for warning in [*self.watch.warnings(figures, self.kimg), *self.gan.warnings(figures)]:
             self.checkpointer.warn("health", warning)
 
     def take_snapshot(self, *, due: bool, score: bool) -> dict[str, float]:

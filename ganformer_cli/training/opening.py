@@ -19,9 +19,9 @@ from ganformer_cli.metrics.registry import parse_metrics
 from ganformer_cli.training.autotune import write_parallelism
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 from ganformer_cli.training.fitting import disk_mib, fit_micro_batch
-from ganformer_cli.training.gan import GANTrainer, micro_batches
 from ganformer_cli.training.initial_weights import InitialWeights
 from ganformer_cli.training.loop import Callbacks, Trainer
+from ganformer_cli.training.network_trainer import NetworkTrainer, micro_batches
 from ganformer_cli.training.precision_trial import precision_of_run
 
 
@@ -73,6 +73,8 @@ def open_run(
             restored = checkpointer.restore(override=override)
         check_disk(folder, trainer.gan, callbacks.message)
         record = None if start is None or restored else start.apply(trainer.gan, callbacks.message)
+        if not restored:
+            trainer.gan.check_start()
         run_folder.create_run_folder(folder, config)
         if device.type == "cpu":
             write_parallelism(folder, group.world_size, torch.get_num_threads())
@@ -111,7 +113,7 @@ def check_batch(config: RunConfig, world_size: int) -> None:
         )
 
 
-def check_disk(folder: Path, gan: GANTrainer, message: Callable[[str], None]) -> None:
+def check_disk(folder: Path, gan: NetworkTrainer, message: Callable[[str], None]) -> None:
     """Raise OutputError unless the disk of ``folder`` has room for a snapshot and a state; warn if it may fill up."""
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free / MIB

@@ -20,6 +20,7 @@ from ganformer_cli.models.discriminator import DiscriminatorBlock
 from ganformer_cli.models.precision import HALF, blocks_of
 from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.kept_trials import keep_trial, kept_trial, key_of
+from ganformer_cli.training.network_trainer import NetworkTrainer
 
 #: In the run folder.
 PRECISION_FILE = "precision.json"
@@ -32,7 +33,7 @@ SECONDS, MAX_RUNS = 0.08, 8
 
 
 def precision_of_run(
-    gan: GANTrainer, folder: Path, *, before: str | None, message: Callable[[str], None]
+    gan: NetworkTrainer, folder: Path, *, before: str | None, message: Callable[[str], None]
 ) -> dict[str, str]:
     """The blocks that a run on a CPU computes in bf16 with ``--precision auto``; empty with any other, and on GPUs.
 
@@ -95,12 +96,12 @@ def described(blocks: Mapping[str, str]) -> str:
     return f"bf16 in the {listed}, else fp32 (fastest in a trial)"
 
 
-def kept_precision(gan: GANTrainer) -> dict[str, str]:
+def kept_precision(gan: NetworkTrainer) -> dict[str, str]:
     """``fastest_precision``, tried once for this machine and these networks; the networks keep their precision."""
     key = key_of(trial="precision", model=asdict(gan.config.model))
     blocks = _blocks(kept_trial(key))
     if blocks is None:
-        blocks = fastest_precision(gan)
+        blocks = fastest_precision(gan) if isinstance(gan, GANTrainer) else {}  # others have no such blocks
         keep_trial(key, blocks)
     return blocks
 

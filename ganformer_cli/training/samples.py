@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ganformer_cli.checkpoints.run_folder import SAMPLE_FOLDER, kimg_in_name
@@ -12,7 +14,7 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.files import Warn, remove
 from ganformer_cli.models import AttentionMap, Generator
-from ganformer_cli.sampling import sample_attention, sample_images
+from ganformer_cli.sampling import sample_attention
 from ganformer_cli.sampling.image_files import save_png
 from ganformer_cli.visualization import attention_sheet, image_grid
 
@@ -24,6 +26,10 @@ REALS = "reals.png"
 LATEST = "latest.png"
 
 
+#: Draws the images of a grid: ``(dataset, count, truncation psi)`` to uint8 ``[N, 3, H, W]``.
+DrawGrid = Callable[[ImageDataset, int, float], npt.NDArray[np.uint8]]
+
+
 class SampleGrids:
     """Draws and names the grids of one run.
 
@@ -32,12 +38,13 @@ class SampleGrids:
         config: of the run.
         dataset: the real images.
         warn: told of an old grid that cannot be deleted.
+        draw: see ``NetworkTrainer.draw_grid``.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, dataset: ImageDataset, warn: Warn) -> None:
+    def __init__(self, folder: Path, config: RunConfig, dataset: ImageDataset, warn: Warn, draw: DrawGrid) -> None:
         self.folder = folder / SAMPLE_FOLDER
-        self.config, self.dataset, self.warn = config, dataset, warn
         self.component_shares: list[float] = []  # of the newest attention maps, averaged over images, heads and pixels
+        self.config, self.dataset, self.warn, self.draw = config, dataset, warn, draw
 
     def save_reals(self) -> None:
         """``reals.png``: evenly spaced images of the data set."""
@@ -53,8 +60,7 @@ class SampleGrids:
             kimg: thousands of real images shown so far.
         """
         psi = self.config.train.truncation_psi
-        drawn = sample_images(generator, range(self.config.train.vis_num), truncation_psi=psi)
-        images = np.stack([image for _, image in drawn])
+        images = self.draw(self.dataset, self.config.train.vis_num, psi)
         grid, attention = self.paths(kimg)
         save_png(grid, image_grid(images))
         save_png(self.folder / LATEST, image_grid(images))

@@ -1,0 +1,137 @@
+"""Both stages of a VQGAN: their losses, and that a run goes on to the bit."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ganformer_cli.checkpoints import snapshots, training_state
+from ganformer_cli.config import RunConfig, resolve_run
+from ganformer_cli.data import open_dataset
+from ganformer_cli.errors import ConfigError
+from ganformer_cli.sampling import sample
+from ganformer_cli.training import Callbacks, RunResult, open_run
+from ganformer_cli.training.network_trainer import RunningMeans
+from ganformer_cli.training.vqgan import VQGANTrainer, adaptive_weight, gradient_loss
+
+CPU = torch.device("cpu")
+TINY: dict[str, Any] = {
+    "attention": "none", "vqgan": True, "resolution": 32, "channel_base": 128, "channel_max": 8, "batch_size": 4,
+    "codebook_size": 8, "code_dim": 4, "code_stride": 8, "transformer_layers": 1, "transformer_width": 8,
+    "transformer_heads": 2, "total_kimg": 0.032, "vq_kimg": 0.016, "vq_warmup_kimg": 0.008, "tick_kimg": 0.008,
+    "snapshot_kimg": 0.012, "vis_num": 2, "metrics": "none",
+}  # fmt: skip
+
+
+def settings(**options: Any) -> RunConfig:
+    """Four steps of each stage."""
+    return resolve_run({**TINY, **options}, dataset_preset={}, on_cpu=True)
+
+
+def train(folder: Path, *, stop: int | None = None, resume: bool = False, **options: Any) -> RunResult:
+    """Train; stop after so many steps."""
+    calls = iter(range(10**6))
+    callbacks = Callbacks(should_stop=lambda: stop is not None and next(calls) + 1 >= stop)
+    data = open_dataset("scenes", resolution=32, max_images=14)
+    return open_run(settings(**options), data, folder, device=CPU, resume=resume, callbacks=callbacks).run()
+
+
+def digest(run: Path) -> str:
+    """Of all tensors of the newest state."""
+    return training_state.digest(training_state.read_state(training_state.states_of(run)[-1]).tensors)
+
+
+def test_the_adaptive_weight_is_the_ratio_of_the_gradients_of_the_last_layer() -> None:
+    torch.manual_seed(0)
+    layer, x, target = torch.nn.Conv2d(3, 3, 3), torch.randn(2, 3, 8, 8), torch.randn(2, 3, 6, 6)
+    out = layer(x)
+    found = adaptive_weight((out - target).abs().mean(), -out.pow(3).mean(), layer.weight)
+    # The gradients by hand, in float64: that of a convolution is a correlation with its input.
+    weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
+    values = torch.nn.functional.conv2d(x.double(), weight, bias)
+    norms = []
+    for slope in ((values - target.double()).sign() / values.numel(), -3 * values.square() / values.numel()):
+        by_weight = torch.einsum(
+            "bohw,bihwkl->oikl", slope, x.double().unfold(2, 3, 1).unfold(3, 3, 1).reshape(2, 3, 6, 6, 3, 3)
+        )
+        norms.append(by_weight.norm())
+    assert found.item() == pytest.approx(float(norms[0] / (norms[1] + 1e-6)), rel=1e-5)
+    assert not found.requires_grad
+
+
+def test_the_gradient_loss_ignores_brightness_and_sees_edges() -> None:
+    images = torch.rand(2, 3, 16, 16)
+    assert float(gradient_loss(images + 0.25, images)) == pytest.approx(0, abs=1e-6)
+    blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1)
+    assert float(gradient_loss(blurred, images)) > 0.05
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stops", [(2,), (6,), (3, 2)])
+def test_a_run_that_is_stopped_in_either_stage_goes_on_to_the_bit(
+    tmp_path: Path, stops: tuple[int, ...], whole: Path
+) -> None:
+    for number, stop in enumerate(stops):
+        train(tmp_path / "stopped", stop=stop, resume=number > 0)
+    result = train(tmp_path / "stopped", resume=True)
+    assert result.finished
+    assert digest(tmp_path / "stopped") == digest(whole)
+    model = snapshots.load_snapshot(whole)
+    assert model.can_sample
+    assert torch.equal(sample(model, [3])[0], sample(snapshots.load_snapshot(tmp_path / "stopped"), range(4))[3])
+
+
+def test_each_stage_changes_its_own_networks_only() -> None:
+    trainer = VQGANTrainer(settings(), CPU)
+    images, labels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8), torch.zeros(4, 0)
+
+    def weights() -> dict[str, torch.Tensor]:
+        return {
+            f"{network}.{name}": value.clone()
+            for network, module in trainer.networks.items()
+            for name, value in module.state_dict().items()
+        }
+
+    for number, moved in ((0, {"encoder", "decoder", "quantizer"}), (4, {"transformer", "transformer_steps"})):
+        before, means = weights(), RunningMeans()
+        trainer.step((images, labels), number, means)
+        trainer.average((number + 1) * 4)
+        changed = {name.split(".")[1] for name, value in weights().items() if not torch.equal(value, before[name])}
+        assert changed == moved
+        assert all(math.isfinite(value) for value in means.read().values())
+
+
+def test_micro_batches_give_the_gradients_of_the_whole() -> None:
+    found = []
+    for micro in (4, 2):
+        torch.manual_seed(0)
+        trainer = VQGANTrainer(settings(batch_gpu=micro, mbstd_group_size=2, vq_warmup_kimg=1.0), CPU)
+        images = torch.arange(4 * 3 * 32 * 32).mul(37).remainder(256).view(4, 3, 32, 32).to(torch.uint8)
+        trainer.step((images, torch.zeros(4, 0)), 0, RunningMeans())
+        found.append(trainer.generator.quantizer.counts)
+    assert torch.equal(found[0], found[1])
+
+
+def test_stage_two_alone_needs_the_codes_of_a_stage_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--vq-stage 2: there are no codes"):
+        train(tmp_path / "run", vq_stage="2", vq_kimg=None, vq_warmup_kimg=0.0)
+
+
+def test_a_collapsed_codebook_is_told_with_advice() -> None:
+    trainer = VQGANTrainer(settings(), CPU)
+    assert trainer.warnings({"perplexity": 6.0}) == []
+    (warning,) = trainer.warnings({"perplexity": 1.2})
+    assert "collapsed" in warning
+    assert "--g-lr" in warning
