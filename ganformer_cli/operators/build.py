@@ -443,7 +443,9 @@ def _build(
         raise _unwritable(folder, error) from error
     try:
         tools = plans[-1][1]
-        duration = "a minute or two" if tools.nvcc else f"about {20 * len(plans)} s"
+        # ziglang compiles its C++ library, too, before it links.
+        slow = tools.nvcc or tools.compiler.kind == "zig"
+        duration = "a minute or two" if slow else f"about {20 * len(plans)} s"
         say(f"building the native operators with {tools} (once, {duration}) ...")
         start = time.monotonic()
         # Only where builds are kept for this machine: what is built for others is nothing but libraries.
