@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from ganformer_cli.errors import GanformerError
     from ganformer_cli.original_snapshots import load_generator
     from ganformer_cli.sampling import sample
+    from ganformer_cli.sampling.components import ComponentEdit, edit_components
 
 __version__ = "0.1.0"
 
-__all__ = ["GanformerError", "__version__", "load_generator", "sample"]
+__all__ = ["ComponentEdit", "GanformerError", "__version__", "edit_components", "load_generator", "sample"]
 
 __getattr__ = lazy_attributes(
-    __name__, {"errors": "GanformerError", "original_snapshots": "load_generator", "sampling": "sample"}
+    __name__,
+    {
+        "errors": "GanformerError",
+        "original_snapshots": "load_generator",
+        "sampling": "sample",
+        "sampling.components": "ComponentEdit edit_components",
+    },
 )
 
 

@@ -1,4 +1,4 @@
-"""Mixing styles and components, truncating one component, and what the noise varies."""
+"""Images of mixed styles and components, of one truncated component, and what the noise varies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ganformer_cli.config import ModelConfig
-from ganformer_cli.errors import ConfigError
 from ganformer_cli.models import Generator
 from ganformer_cli.sampling import latents_from_seeds, map_latents, sample_images
 from ganformer_cli.visualization import mixing
@@ -31,70 +30,6 @@ def model() -> Generator:
 @pytest.fixture(scope="module")
 def ws(model: Generator) -> torch.Tensor:
     return map_latents(model, latents_from_seeds(model, range(3)))
-
-
-# ----- Latents -----
-
-
-def test_taking_a_component_takes_nothing_else(ws: torch.Tensor) -> None:
-    mixed = mixing.take_component(ws[0], ws[1], 2)
-    assert (mixed[2] == ws[1, 2]).all()
-    assert (mixed[[0, 1, 3, 4]] == ws[0, [0, 1, 3, 4]]).all()
-    assert not (ws[0, 2] == ws[1, 2]).all(), "the first picture's latents are as they were"
-
-
-def test_a_component_is_pulled_to_its_own_mean(model: Generator, ws: torch.Tensor) -> None:
-    assert (mixing.pull_component(model, ws[0], 1, 1.0) == ws[0]).all()
-    at_mean = mixing.pull_component(model, ws[0], 1, 0.0)
-    torch.testing.assert_close(at_mean[1], model.mapping_network.w_avg[1].expand(CONFIG.num_ws, -1))
-    assert (at_mean[[0, 2, 3, 4]] == ws[0, [0, 2, 3, 4]]).all()
-    beyond = mixing.pull_component(model, ws[0], 1, -1.0)
-    torch.testing.assert_close((beyond[1] + ws[0, 1]) / 2, at_mean[1])
-
-
-def test_pulling_every_latent_is_truncation(model: Generator, ws: torch.Tensor) -> None:
-    pulled = ws[0]
-    for k in range(5):
-        pulled = mixing.pull_component(model, pulled, k, 0.3)
-    torch.testing.assert_close(pulled, map_latents(model, latents_from_seeds(model, [0]), truncation_psi=0.3)[0])
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_mean_may_be_shared_by_all(shared: bool) -> None:
-    config = ModelConfig.from_dict({**CONFIG.to_dict(), "w_avg_per_component": not shared})
-    generator = Generator(config).eval()
-    generator.mapping_network.w_avg.normal_()
-    at_mean = mixing.pull_component(generator, torch.zeros(5, config.num_ws, 8), 3, 0.0)
-    mean = generator.mapping_network.w_avg
-    torch.testing.assert_close(at_mean[3], (mean if shared else mean[3]).expand(config.num_ws, -1))
-
-
-def test_groups_of_layers_are_all_layers_in_order(model: Generator) -> None:
-    groups = mixing.layer_groups(model)
-    assert list(groups) == ["coarse", "middle", "fine"]
-    assert [i for layers in groups.values() for i in layers] == list(range(CONFIG.num_ws))
-    # Blocks 4 and 8 have three layers, 16 two; 32 has two, a last convolution, and the colours.
-    assert [len(layers) for layers in groups.values()] == [3, 2, 4]
-
-
-def test_two_blocks_are_two_groups() -> None:
-    config = ModelConfig.from_dict({**CONFIG.to_dict(), "resolution": 8})
-    assert mixing.layer_groups(Generator(config)) == {"coarse": range(1), "middle": range(1, 5)}
-
-
-def test_mixing_layers_takes_every_latent_of_these_and_no_other(ws: torch.Tensor) -> None:
-    mixed = mixing.mix_layers(ws[0], ws[1], range(3, 5))
-    assert (mixed[:, 3:5] == ws[1, :, 3:5]).all()
-    assert (mixed[:, :3] == ws[0, :, :3]).all()
-    assert (mixed[:, 5:] == ws[0, :, 5:]).all()
-
-
-@pytest.mark.parametrize("component", [-1, 5])
-def test_a_component_that_is_not_there(model: Generator, ws: torch.Tensor, component: int) -> None:
-    with pytest.raises(ConfigError, match=f"component {component}: .* latents 0 to 4"):
-        mixing.take_component(ws[0], ws[1], component)
-    with pytest.raises(ConfigError, match=f"component {component}: .* latents 0 to 4"):
-        mixing.pull_component(model, ws[0], component, 0.5)
 
 
 # ----- Pictures -----

@@ -41,10 +41,11 @@ from torch import Tensor
 
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling import Generator, Sample
+from ganformer_cli.sampling.components import take_component
 from ganformer_cli.sampling.image_files import Images
 from ganformer_cli.visualization.attention import BLENDING_ALPHA, blend, region_colours, upsample
 from ganformer_cli.visualization.grids import GREY, Floats
-from ganformer_cli.visualization.mixing import difference, draw, take_component
+from ganformer_cli.visualization.mixing import difference, draw
 from ganformer_cli.visualization.palette import PALETTE, component_colour, heat_colours
 from ganformer_cli.visualization.region_measures import (
     Change,

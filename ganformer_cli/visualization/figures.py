@@ -21,6 +21,7 @@ from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.files import write_json
 from ganformer_cli.sampling import AttentionMap, Generator, labels_from_seeds, latents_from_seeds, map_latents
+from ganformer_cli.sampling.components import layer_groups
 from ganformer_cli.sampling.image_files import Images, save_png
 from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
 from ganformer_cli.sampling.image_writer import ImageSheets
@@ -298,7 +299,7 @@ def list_figures(settings: FigureSettings, source: FigureSource, update: Update)
 
     of_component = {} if component is None else {"component": component}
     if settings.style_mix:
-        for group, layers in mixing.layer_groups(generator).items():
+        for group, layers in layer_groups(generator).items():
 
             def draw_styles(layers: range = layers) -> Drawn:
                 return Drawn(mixing.style_table(generator, ws(count), names, layers), {})

@@ -1,8 +1,6 @@
 """What becomes of an image when some of its latents are another image's, their mean, or not there.
 
-Everything happens in space w, after the mapping network, in which components attend to one another: there a component
-can be changed alone. ``ws`` are latents ``[m+1, L, w]`` of one image, for each of L layers; the last is the global
-one (k-GAN has m, and none that is global).
+The latents are those of ``sampling.components``: ``ws [m+1, L, w]`` of one image, for each of L layers.
 """
 
 from __future__ import annotations
@@ -14,61 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling import GROUP_SIZE, Generator, Sample, sample_latents
+from ganformer_cli.sampling.components import mix_layers, pull_component, take_component
 from ganformer_cli.sampling.image_files import Images
 from ganformer_cli.visualization.attention import upsample
 from ganformer_cli.visualization.grids import Floats
 from ganformer_cli.visualization.palette import component_colour, heat_colours
 from ganformer_cli.visualization.sheets import fit_to_cell, image_table
-
-#: The layers in three groups: of the first, second and last third of the blocks.
-LAYER_GROUPS = ("coarse", "middle", "fine")
-
-
-# ----- Latents -----
-
-
-def take_component(ws: Tensor, other: Tensor, component: int) -> Tensor:
-    """``ws`` with one component of ``other``."""
-    _check_component(ws, component)
-    mixed = ws.clone()
-    mixed[component] = other[component]
-    return mixed
-
-
-def pull_component(generator: Generator, ws: Tensor, component: int, psi: float) -> Tensor:
-    """``ws`` with one component truncated: ``w_avg + psi·(w − w_avg)``; psi 0 is its mean, 1 changes nothing."""
-    _check_component(ws, component)
-    mean = generator.mapping_network.w_avg.detach().cpu().expand(len(ws), ws.shape[-1])[component]
-    pulled = ws.clone()
-    pulled[component] = torch.lerp(mean.expand_as(ws[component]), ws[component], psi)
-    return pulled
-
-
-def mix_layers(ws: Tensor, other: Tensor, layers: range) -> Tensor:
-    """``ws`` with the latents that some layers read from ``other`` (style mixing; StyleGAN, section 3.1)."""
-    mixed = ws.clone()
-    mixed[:, layers.start : layers.stop] = other[:, layers.start : layers.stop]
-    return mixed
-
-
-def layer_groups(generator: Generator) -> dict[str, range]:
-    """The layers of each of ``LAYER_GROUPS``; of fewer than three blocks, of the first groups."""
-    starts, index = {}, 0
-    for block in generator.synthesis_network.blocks():
-        starts[block.resolution] = index
-        index += block.num_convs
-    parts = np.array_split(list(starts), len(LAYER_GROUPS))
-    firsts = [starts[int(part[0])] for part in parts if len(part)]
-    ends = [*firsts[1:], generator.config.num_ws]
-    return {name: range(*edges) for name, edges in zip(LAYER_GROUPS, zip(firsts, ends, strict=True), strict=False)}
-
-
-def _check_component(ws: Tensor, component: int) -> None:
-    if not 0 <= component < len(ws):
-        raise ConfigError(f"component {component}: an image of this model has latents 0 to {len(ws) - 1}")
-
 
 # ----- Images -----
 
