@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ganformer_cli.cli.generate_codes import choose_codes
 from ganformer_cli.cli.generate_options import DEFAULT_COUNT, check_options, generate_options
 from ganformer_cli.cli.generate_ranking import open_ranking
 from ganformer_cli.cli.label_choice import chosen_label, label_records
@@ -50,6 +51,7 @@ def command(
     image_format: str,
     save_latents: bool,
     grid: bool,
+    codes: dict[str, Any],
     figures: dict[str, Any],
     shared: dict[str, Any],
     film: dict[str, Any],
@@ -96,7 +98,8 @@ def command(
 
     device = pick_device(gpus)
     generator, header = load_model(file, device)
-    if space == "w":
+    code_settings = choose_codes(generator, codes, given, file)
+    if space == "w" or code_settings:
         psis = (1.0,)
     elif "psis" not in given and isinstance(header.get("truncation_psi"), float):
         psis = (header["truncation_psi"],)  # the model's own, as TensorFlow's networks have one
@@ -114,6 +117,7 @@ def command(
     run = run_of(file)
     names = {"file": file.name} if run is None else {"run": run.name, "file": file.name}
     settings: dict[str, Any] = {"model": sha256_of(file), **names, "noise": noise, **chosen.metadata, "ratio": ratio}
+    settings |= code_settings
     if array is not None:
         settings["space"] = space
     interpolates, films_training = film.pop("interpolate"), film.pop("training_film")

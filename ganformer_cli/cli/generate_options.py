@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ganformer_cli.cli.generate_codes import CODE_OPTIONS
 from ganformer_cli.cli.generate_figures import FIGURE_OPTIONS, FILM_OPTIONS, RANK_OPTIONS, SHARED_OPTIONS, collected
 from ganformer_cli.cli.label_choice import Numbers, class_option, label_option
 from ganformer_cli.cli.model_choice import model_options
@@ -67,6 +68,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         " same). With several values, such as 0,0.5,1, every image is made with each, and truncation.png"
         " shows them in columns.  [default: 0.7, as the authors']",
     ),
+    collected("codes", CODE_OPTIONS),
     option(
         "--noise",
         type=click.Choice(["const", "random", "none"]),

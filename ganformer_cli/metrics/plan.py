@@ -73,9 +73,18 @@ def chosen_metrics(
     if missing := [name for name in networks_of(names) if name not in networks]:
         raise ConfigError(f"--metrics {','.join(names)}: the feature networks {', '.join(missing)} are not loaded")
     chosen = tuple(METRICS[name] for name in names)
+    if isinstance(fakes, Generator) and not fakes.can_sample:
+        raise ConfigError(
+            "this VQGAN is in stage 1: its transformer has not been trained, and there are no samples to score; go on "
+            "with its training, or give a later snapshot"
+        )
     of_model = ",".join(metric.name for metric in chosen if metric.needs == "model")
     if of_model and not isinstance(fakes, Generator):
         raise ConfigError(f"--metrics {of_model}: needs a model whose latents it can move, not images; leave it out")
+    if of_model and isinstance(fakes, Generator) and fakes.config.vqgan:
+        raise ConfigError(
+            f"--metrics {of_model}: moves latents a little, and those of a VQGAN are codes, which jump; leave it out"
+        )
     if of_model and class_index is not None:
         raise ConfigError(
             f"--metrics {of_model} with --class {class_index}: it takes latents of all classes; leave it out"

@@ -390,7 +390,7 @@ class VQGAN(Generator):
     def mapping(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0) -> Tensor:
         """Codes ``[B, h·w]`` from standard normal latents ``[B, h·w, 1]``; a psi other than 1 has no meaning here."""
         if truncation_psi != 1:
-            raise ConfigError("truncation psi: a VQGAN has no mean image; see --temperature, --top-k and --top-p")
+            raise ConfigError(f"--truncation-psi {truncation_psi:g}: a VQGAN has no mean image; leave it out")
         return self.transformer.draw(torch.special.ndtr(z[..., 0].double()), c, self.code_sampling)
 
     def synthesis(

@@ -1,0 +1,87 @@
+"""The options of ``ganformer generate`` that a VQGAN has, and those that have no meaning for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ganformer_cli.cli.options import option
+from ganformer_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ganformer_cli.models import Generator
+
+CODE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    option(
+        "--temperature",
+        type=click.FloatRange(0, 100, min_open=True),
+        metavar="T",
+        group="Images",
+        help="Of a VQGAN: divide the codes' logits by T; below 1 likely codes are more likely.  [default: 1]",
+    ),
+    option(
+        "--top-k",
+        type=click.IntRange(1),
+        metavar="K",
+        group="Images",
+        help="Of a VQGAN: draw each code from the K most likely ones.  [default: all]",
+    ),
+    option(
+        "--top-p",
+        type=click.FloatRange(0, 1, min_open=True),
+        metavar="P",
+        group="Images",
+        help="Of a VQGAN: draw each code from the most likely ones, which together have probability P.  [default: 1]",
+    ),
+)
+
+#: Parameters of the command that act on components, styles, noise or a space of latents, none of which a VQGAN has.
+_MEANINGLESS = (
+    *("psis", "noise", "space", "maps", "layer_maps", "maps_format", "map_style", "blending_alpha", "mix", "mix_from"),
+    *("component_psi", "style_mix", "noise_variation", "disentanglement", "component", "rich_num", "interpolate"),
+    *("interpolation_density", "interpolate_in", "loop", "film", "film_grid", "fps", "scale", "training_film"),
+)
+
+
+def choose_codes(
+    generator: Generator, codes: Mapping[str, Any], given: Mapping[str, Any], file: Path
+) -> dict[str, Any]:
+    """Set how a VQGAN draws its codes.
+
+    Args:
+        generator: of any kind.
+        codes: the values of ``CODE_OPTIONS`` by name; None where they are not given.
+        given: all that the user gave, by parameter name.
+        file: of the model.
+
+    Returns:
+        What belongs to the metadata of the images: nothing for other generators.
+
+    Raises:
+        ConfigError: an option has no meaning for this model, or the model cannot draw yet.
+    """
+    from ganformer_cli.models.vqgan import VQGAN, CodeSampling
+
+    asked = {name: value for name, value in codes.items() if value is not None}
+    if not isinstance(generator, VQGAN):
+        if asked:
+            names = ", ".join("--" + name.replace("_", "-") for name in asked)
+            raise ConfigError(f"{names}: {file} is no VQGAN and draws no codes; leave it out, see --truncation-psi")
+        return {}
+    if unread := [name for name in _MEANINGLESS if name in given]:
+        names = ", ".join("--truncation-psi" if name == "psis" else "--" + name.replace("_", "-") for name in unread)
+        raise ConfigError(
+            f"{names}: has no meaning for {file}, a VQGAN: it has no components, styles, noise or space of latents; "
+            "leave it out, see --temperature, --top-k and --top-p"
+        )
+    if not generator.can_sample:
+        raise ConfigError(
+            f"{file}: a VQGAN in stage 1, whose transformer has not been trained: there is nothing to draw from yet; "
+            "go on with its training, or give a later snapshot"
+        )
+    generator.code_sampling = CodeSampling(**asked)
+    generator.code_sampling.check(generator.config.codebook_size)
+    return {"temperature": 1.0, "top_k": None, "top_p": 1.0} | asked

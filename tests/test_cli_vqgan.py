@@ -1,0 +1,91 @@
+"""The commands with a VQGAN: what has a meaning for it, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from ganformer_cli.checkpoints.snapshots import save_snapshot
+from ganformer_cli.cli.compare_rows import model_kind
+from ganformer_cli.cli.main import program
+from ganformer_cli.config import ModelConfig
+from ganformer_cli.models.vqgan import VQGAN, PatchDiscriminator
+
+CONFIG = ModelConfig(
+    resolution=32, attention="none", components_num=0, latent_size=16, channel_base=256, channel_max=16, vqgan=True,
+    codebook_size=13, code_dim=5, code_stride=8, transformer_layers=1, transformer_width=8, transformer_heads=2,
+)  # fmt: skip
+
+
+def write_model(path: Path, *, steps: int) -> Path:
+    """A snapshot after so many steps of stage 2."""
+    torch.manual_seed(0)
+    model = VQGAN(CONFIG)
+    model.transformer_steps += steps
+    save_snapshot(
+        path, config=CONFIG, ema=model, generator=model, discriminator=PatchDiscriminator(CONFIG), kimg=1.0,
+        provenance={},
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snapshot of stage 2."""
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors", steps=3)
+
+
+def run(*words: str | Path) -> Result:
+    """A command."""
+    return CliRunner().invoke(program, [str(word) for word in words])
+
+
+def test_a_seed_gives_the_same_file_in_every_batch(model: Path, tmp_path: Path) -> None:
+    how = ("--model", model, "--temperature", "0.8", "--top-k", "5", "--top-p", "0.9")
+    assert (
+        run("generate", *how, "--images-num", "4", "--batch-size", "1", "--output-dir", tmp_path / "a").exit_code == 0
+    )
+    assert run("generate", *how, "--seeds", "3,2", "--output-dir", tmp_path / "b").exit_code == 0
+    for name in ("seed0002.png", "seed0003.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    again = run("generate", "--model", model, "--seeds", "3", "--output-dir", tmp_path / "c", "--temperature", "3")
+    assert again.exit_code == 0
+    assert (tmp_path / "c" / "seed0003.png").read_bytes() != (tmp_path / "a" / "seed0003.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--maps"], "--maps"),
+        (["--truncation-psi", "0.5"], "--truncation-psi"),
+        (["--interpolate"], "--interpolate"),
+        (["--noise", "none"], "--noise"),
+        (["--top-k", "14"], "--top-k 14: this model's codebook has 13 codes"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_by_name(model: Path, tmp_path: Path, options: list[str], named: str) -> None:
+    done = run("generate", "--model", model, *options, "--output-dir", tmp_path / "images")
+    assert done.exit_code != 0
+    assert named in done.stderr
+    assert not (tmp_path / "images").exists()
+
+
+def test_stage_one_has_nothing_to_draw_or_score(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model.safetensors", steps=0)
+    for words in (
+        ("generate", "--model", model, "--output-dir", tmp_path / "images"),
+        ("eval", "--model", model, "--dataset", "scenes", "--eval-images-num", "4"),
+    ):
+        done = run(*words)
+        assert done.exit_code != 0
+        assert "stage 1" in done.stderr
+
+
+def test_info_and_compare_call_it_by_its_name(model: Path) -> None:
+    done = run("info", model)
+    assert done.exit_code == 0, done.output
+    assert "VQGAN, 4x4 codes (width x height) of 13" in done.stdout
+    assert model_kind(CONFIG) == "VQGAN"
