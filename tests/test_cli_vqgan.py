@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,14 @@ def write_model(path: Path, *, steps: int) -> Path:
     model = VQGAN(CONFIG)
     model.transformer_steps += steps
     save_snapshot(
-        path, config=CONFIG, ema=model, generator=model, discriminator=PatchDiscriminator(CONFIG), kimg=1.0,
+        path,
+        config=CONFIG,
+        ema=model,
+        generator=copy.deepcopy(model),
+        discriminator=PatchDiscriminator(CONFIG),
+        kimg=1.0,
         provenance={},
-    )  # fmt: skip
+    )
     return path
 
 

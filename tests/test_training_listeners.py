@@ -45,7 +45,8 @@ def events_of(folder: Path) -> Any:
 
 def test_tensorboard_reads_back_one_curve_of_a_resumed_run(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    folder, said = tmp_path / "run-000", []
+    folder = tmp_path / "run-000"
+    said: list[str] = []
     writers = [open_writers(tensorboard=True, wandb=False, message=said.append) for _ in range(2)]
     ada = {"augment": "ada", "pl_weight": 2.0, "g_reg_interval": 1, "metrics": "diversity", "eval_images_num": 4}
     run(folder, settings(total_kimg=0.016, **ada), *writers[0], said=said)
@@ -91,7 +92,8 @@ def test_a_listener_that_fails_is_named_and_left_out() -> None:
             self.calls += 1
             raise OSError("disk\nfull")
 
-    failing, said = Failing(), []
+    failing = Failing()
+    said: list[str] = []
     listeners = Listeners([failing], said.append)
     for _ in range(2):
         listeners.call(lambda listener: listener.on_tick({}, 0))
@@ -115,7 +117,12 @@ def test_wandb_gets_the_same_and_resumes_its_run(tmp_path: Path, monkeypatch: py
     service = SimpleNamespace(
         log=logged.append, define_metric=lambda *_, **__: None, finish=lambda: finished.append(True)
     )
-    stand_in = SimpleNamespace(init=lambda **given: begun.append(given) or service, Image=lambda path: f"image {path}")
+
+    def start(**given: Any) -> SimpleNamespace:
+        begun.append(given)
+        return service
+
+    stand_in = SimpleNamespace(init=start, Image=lambda path: f"image {path}")
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
     grid = tmp_path / "fakes.png"
     grid.write_bytes(b"")

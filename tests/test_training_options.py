@@ -14,7 +14,7 @@ import torch
 from ganformer_cli.config import BASELINES, resolve_run
 from ganformer_cli.data.loading.datasets import SceneDataset
 from ganformer_cli.training import Callbacks, losses
-from ganformer_cli.training.gan import StepResult
+from ganformer_cli.training.gan import GANTrainer, StepResult
 from ganformer_cli.training.loop import Trainer
 from ganformer_cli.training.network_trainer import RunningMeans
 
@@ -105,6 +105,8 @@ def trainer_of(options: dict[str, Any]) -> Trainer:
     given = {**TINY, **options}
     if given.get("attention") == "none" and not given.get("kgan"):
         del given["components_num"]
+    if given.get("vqgan"):  # the discriminator joins in the second step, the transformer is trained in the third
+        given.update(vq_kimg=0.008, vq_warmup_kimg=0.004)
     if given.get("labels"):
         given["c_dim"] = 3
     config = resolve_run(given, dataset_preset={}, on_cpu=True)
@@ -130,7 +132,7 @@ def test_every_option_trains(options: dict[str, Any]) -> None:
             assert parameter.grad is not None, "a parameter is left out"
             largest[parameter] = max(largest.get(parameter, 0.0), parameter.grad.abs().max().item())
 
-    for optimizer in (trainer.gan.g_optimizer, trainer.gan.d_optimizer):
+    for optimizer, _ in trainer.gan.optimizers.values():
         optimizer.register_step_pre_hook(remember)
     before = copy.deepcopy(trainer.gan.ema)
     means = RunningMeans()
@@ -194,6 +196,7 @@ def test_path_length_does_not_depend_on_how_many_components_push() -> None:
 
 def test_path_length_penalty_follows_its_running_mean() -> None:
     trainer = trainer_of({"pl_weight": 2.0})
+    assert isinstance(trainer.gan, GANTrainer)
     ws = trainer.gan.draw_latents(None, slice(0, 2), StepResult())
     penalty, mean = losses.path_length_penalty(trainer.gan.generator, ws, torch.zeros([]))
     # From 0 the mean has gone a hundredth of the way: the lengths are about a hundred times as large.

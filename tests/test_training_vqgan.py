@@ -51,6 +51,7 @@ def test_the_adaptive_weight_is_the_ratio_of_the_gradients_of_the_last_layer() -
     out = layer(x)
     found = adaptive_weight((out - target).abs().mean(), -out.pow(3).mean(), layer.weight)
     # The gradients by hand, in float64: that of a convolution is a correlation with its input.
+    assert layer.bias is not None
     weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
     values = torch.nn.functional.conv2d(x.double(), weight, bias)
     norms = []

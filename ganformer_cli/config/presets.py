@@ -141,6 +141,7 @@ def resolve_run(
             preset.pop(name, None)
     values.update({**preset, **size} if on_cpu else {**size, **preset})
     if given.get("vqgan"):
+        values = {name: value for name, value in values.items() if name not in NOT_OF_VQGAN}
         values.update(vqgan_preset(resolution, on_cpu))
         total = given.get("total_kimg", values.get("total_kimg", TrainConfig.total_kimg))
         if given.get("vq_stage", TrainConfig.vq_stage) == "both":

@@ -33,8 +33,11 @@ _PATCH_CHANNELS = 64
 
 
 def normalization(channels: int) -> nn.GroupNorm:
-    """Group normalisation with as many of 32 groups as divide ``channels``."""
-    return nn.GroupNorm(math.gcd(_GROUPS, channels), channels, eps=1e-6)
+    """Group normalisation: 32 groups, or fewer, so that a group has at least four channels (as in the paper).
+
+    Groups of one channel would remove its mean, and with it the colours of an image.
+    """
+    return nn.GroupNorm(math.gcd(_GROUPS, max(1, channels // 4), channels), channels, eps=1e-6)
 
 
 class ConvResidualBlock(nn.Module):

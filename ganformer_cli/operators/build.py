@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def read_build(metadata_file: Path) -> Build | None:
         try:
             metadata = read_json(metadata_file)
             path = metadata_file.with_name(metadata["file"])
-            if insist(lambda path=path: sha256_of(path)) == metadata["sha256"]:
+            if insist(partial(sha256_of, path)) == metadata["sha256"]:
                 return Build(path, metadata)
         except (GanformerError, OSError, ValueError, KeyError, TypeError):
             continue

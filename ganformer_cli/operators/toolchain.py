@@ -131,7 +131,8 @@ def compilers_after(
     environment = os.environ if environment is None else environment
     if sys.platform == "win32":
         rest = itertools.dropwhile(lambda compiler: compiler.command != failed.command, _compilers(environment, run))
-        yield from (compiler for compiler in rest if compiler.command != failed.command)
+        return (compiler for compiler in rest if compiler.command != failed.command)
+    return iter(())
 
 
 def _compilers(environment: Mapping[str, str], run: Runner) -> Iterator[Compiler]:
