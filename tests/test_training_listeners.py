@@ -12,6 +12,7 @@ import torch
 
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import open_dataset
+from ganformer_cli.errors import ConfigError
 from ganformer_cli.training import Callbacks, RunResult, open_run
 from ganformer_cli.training.listeners import Listener, Listeners, RunStart, SnapshotRecord
 from ganformer_cli.training.run_writers import TENSORBOARD_FOLDER, WandbWriter, open_writers, tick_scalars
@@ -137,6 +138,41 @@ def test_wandb_gets_the_same_and_resumes_its_run(tmp_path: Path, monkeypatch: py
     assert logged[0] == {"kimg": 0.008, "loss/loss_g": 0.5}
     assert logged[1] == {"kimg": 0.008, "scores/swd": 3.0, "samples/fakes": f"image {grid}"}
     assert finished == [True, True]
+
+
+def test_images_come_often_at_first(tmp_path: Path) -> None:
+    """After 4, 8 and 16 images, then every 20; the closer ones are not scored."""
+
+    class Seen(Listener):
+        def __init__(self) -> None:
+            self.snapshots: list[SnapshotRecord] = []
+
+        def on_snapshot(self, snapshot: SnapshotRecord) -> None:
+            self.snapshots.append(snapshot)
+
+    often = {"snapshot_kimg": 0.020, "first_snapshot_kimg": 0.004, "total_kimg": 0.048, "vis_num": 2}
+    config = settings(**often, metrics="diversity", eval_images_num=4)
+    seen, said = Seen(), []
+    run(tmp_path / "run-000", config, seen, said=said)
+    assert [snapshot.images_seen for snapshot in seen.snapshots] == [0, 4, 8, 16, 20, 40, 48]
+    assert [bool(snapshot.scores) for snapshot in seen.snapshots] == [True, False, False, False, True, True, True]
+    grids = [text for text in said if text.startswith("snapshot at")]
+    assert len(grids) == 7
+    assert grids[1] == f"snapshot at 0.004 kimg: images {seen.snapshots[1].grid}"
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_a_given_interval_is_even(on_cpu: bool) -> None:
+    given = {"resolution": 64, "snapshot_kimg": 8.0}
+    assert resolve_run(given, dataset_preset={}, on_cpu=on_cpu).train.first_snapshot_kimg is None
+    usual = resolve_run({"resolution": 64}, dataset_preset={}, on_cpu=on_cpu).train
+    assert usual.first_snapshot_kimg is not None
+    assert usual.first_snapshot_kimg < usual.snapshot_kimg
+
+
+def test_the_first_snapshot_is_not_later_than_the_others() -> None:
+    with pytest.raises(ConfigError, match="--first-snapshot-kimg 9.0 is later than --snapshot-kimg 8.0"):
+        settings(snapshot_kimg=8.0, first_snapshot_kimg=9.0)
 
 
 def test_speed_is_said_in_images() -> None:

@@ -95,7 +95,9 @@ def test_the_best_snapshot_is_kept(
     assert result.snapshot.name == KEPT.format(4)
     assert result.best is not None
     assert result.best.name == KEPT.format(1)
-    assert [text for text in said if "the best so far" in text] == ["snapshot at 1 kimg: swd 9 (the best so far)"]
+    assert [text for text in said if "the best so far" in text] == [
+        f"snapshot at 1 kimg: swd 9 (the best so far), images {tmp_path / 'run' / 'samples' / 'fakes-000001.png'}"
+    ]
 
 
 def skip(trainer: Trainer, images: int) -> None:

@@ -46,6 +46,7 @@ MAY_CHANGE = frozenset(
         "num_threads",
         "tick_kimg",
         "snapshot_kimg",
+        "first_snapshot_kimg",
         "save_minutes",
         "last_snapshots",
         "keep_samples",

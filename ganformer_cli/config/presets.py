@@ -50,6 +50,9 @@ NOT_OF_VQGAN = frozenset(
 #: What the preset of a shipped data set may hold.
 DATA_SETTINGS = frozenset({*COMPONENT_SETTINGS, "gamma", "mirror_augment", "total_kimg", "snapshot_kimg"})
 
+#: On a GPU, up to 256 pixels: about a minute of training. Larger images take longer.
+FIRST_SNAPSHOT_KIMG = 4.0
+
 
 def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
     """Settings for the image size and the device.
@@ -58,7 +61,11 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
     networks of the paper, with a shorter training for small images.
     """
     if not on_cpu:
-        return {"total_kimg": 5000.0 if resolution <= 128 else 25000.0, "num_threads": 4}
+        return {
+            "total_kimg": 5000.0 if resolution <= 128 else 25000.0,
+            "num_threads": 4,
+            "first_snapshot_kimg": FIRST_SNAPSHOT_KIMG * min(1, 256 / resolution),
+        }
     return {
         "components_num": 8,
         "latent_size": 128,
@@ -72,6 +79,8 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
         "total_kimg": 16.0 if resolution <= 32 else 30.0,
         "tick_kimg": 1.0,
         "snapshot_kimg": 4.0 if resolution <= 32 else 10.0,
+        # About a minute of training on two cores.
+        "first_snapshot_kimg": 0.5 if resolution <= 32 else 0.25 if resolution <= 64 else 0.1,
         "eval_images_num": 256,
     }
 
@@ -157,6 +166,8 @@ def resolve_run(
             values["components_num"] = 0
         if not given.get("style", True):
             values["style_mixing"] = 0.0
+    if given.get("snapshot_kimg") is not None:
+        values["first_snapshot_kimg"] = None  # evenly, as asked for
     values.update(given)
     unknown = sorted(set(values) - MODEL_FIELDS - TRAIN_FIELDS)
     require(not unknown, f"unknown setting {', '.join(map(option_name, unknown))}")

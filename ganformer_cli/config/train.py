@@ -129,6 +129,12 @@ class TrainConfig(JsonConfig):
     cuda_bench: bool = _DEVICE(True, "Let cuDNN choose its algorithms by trial.")
     tick_kimg: float = _LOGGING(4.0, "Kimg between two lines of log.jsonl.", bounds=_TIME)
     snapshot_kimg: float = _LOGGING(200.0, "Kimg between two snapshots, each with image grids.", bounds=_TIME)
+    first_snapshot_kimg: float | None = _LOGGING(
+        None,
+        "Kimg to the first snapshot; the distance doubles up to --snapshot-kimg, for images early in a run.",
+        bounds=_TIME,
+        default_text="about a minute of training; none with --snapshot-kimg",
+    )
     last_snapshots: int = _LOGGING(10, "Number of snapshots to keep.", bounds=_MANY)
     save_minutes: float = _LOGGING(
         15.0, "Minutes between two saved training states: what a crash can lose.", bounds=_TIME
@@ -154,6 +160,11 @@ class TrainConfig(JsonConfig):
         require(
             self.init_from is None or self.pretrained_pkl is None,
             "--init-from and --pretrained-pkl both say what to start from; give one of them",
+        )
+        require(
+            self.first_snapshot_kimg is None or self.first_snapshot_kimg <= self.snapshot_kimg,
+            f"--first-snapshot-kimg {self.first_snapshot_kimg} is later than --snapshot-kimg {self.snapshot_kimg}; "
+            "choose an earlier one, or leave it out",
         )
         micro = self.micro_batch
         require(

@@ -137,7 +137,19 @@ class Checkpointer:
             self.grids.save_fakes(self.gan.ema, self.kimg)
 
         self.group.run_on_rank0(write)
-        return self.scoring.score(self.gan.ema, self.snapshot_path, self.kimg) if score and scored else {}
+        scores = self.score() if score and scored else {}
+        self.announce(scores)
+        return scores
+
+    def score(self) -> dict[str, float]:
+        """Compute and record the scores of the snapshot that belongs to this moment."""
+        return self.scoring.score(self.gan.ema, self.snapshot_path, self.kimg)
+
+    def announce(self, scores: dict[str, float]) -> None:
+        """One line for the user: the scores of a snapshot, and where its images are."""
+        if self.group.is_main:
+            parts = [*([self.scoring.summary] if scores else []), f"images {self.grids.paths(self.kimg)[0]}"]
+            self.message(f"snapshot at {self.kimg:g} kimg: {', '.join(parts)}")
 
     def delete_old_snapshots(self) -> None:
         """Keep the newest snapshots, the best ones, and those that a user has named."""
@@ -244,8 +256,12 @@ class Checkpointer:
                 self.grids.save_fakes(self.gan.ema, self.kimg)
             return scores
 
-        scores = self.group.run_on_rank0(write_missing)
-        return self.scoring.score(self.gan.ema, self.snapshot_path, self.kimg) if scores else {}
+        if not self.group.run_on_rank0(write_missing):
+            return {}
+        scores = self.score()
+        if scores:
+            self.announce(scores)
+        return scores
 
     def missing_pieces(self) -> tuple[list[str], bool]:
         """Missing files of the snapshot that belongs to the restored state, and whether its scores are missing."""

@@ -186,7 +186,7 @@ class Trainer:
                     self.train_step(batch, means)
                 last = self.counters.images_seen >= total
                 ends_tick = last or self.crossed(before, options.tick_kimg)
-                takes_snapshot = last or self.crossed(before, options.snapshot_kimg)
+                takes_snapshot = last or self.is_snapshot_due(before)
                 decision = self.decide(
                     means,
                     must_check=batch is None or ends_tick,
@@ -284,6 +284,16 @@ class Trainer:
         """Whether the last step passed a multiple of ``every_kimg``."""
         every = every_kimg * 1000
         return before // every != self.counters.images_seen // every
+
+    def is_snapshot_due(self, before: int) -> bool:
+        """Whether the last step passed a multiple of ``snapshot_kimg``, or one of the closer marks at the beginning."""
+        options = self.config.train
+        mark = options.first_snapshot_kimg or options.snapshot_kimg
+        while mark < options.snapshot_kimg:
+            if before < mark * 1000 <= self.counters.images_seen:
+                return True
+            mark *= 2
+        return self.crossed(before, options.snapshot_kimg)
 
     # ----- After a step -----
 

@@ -69,6 +69,7 @@ class Scoring:
         self.metrics = parse_metrics(options.metrics)
         self.message, self.group = message, group
         self.warned: set[str] = set()
+        self.summary = ""  # of the newest scores, for the user
         self._damaged = False  # whether there are records that cannot be read
         self._digests: dict[tuple[str, int, int], str] = {}
 
@@ -85,7 +86,12 @@ class Scoring:
             raise ConfigError(f"--metrics {self.options.metrics}: {reasons}")
 
     def is_due(self, kimg: float, *, last: bool) -> bool:
-        """Whether the snapshot at ``kimg`` is scored: every ``metrics_every``-th, and the ``last`` of the run."""
+        """Whether the snapshot at ``kimg`` is scored: every ``metrics_every``-th, and the ``last`` of the run.
+
+        The close ones at the beginning (``first_snapshot_kimg``) are not: they are for looking at.
+        """
+        if self.options.first_snapshot_kimg is not None and 0 < kimg < self.options.snapshot_kimg and not last:
+            return False
         number = round(kimg / self.options.snapshot_kimg)
         return bool(self.metrics) and (last or number % self.options.metrics_every == 0)
 
@@ -114,7 +120,7 @@ class Scoring:
         )
         best = self.best()
         mark = " (the best so far)" if best is not None and best[0] == snapshot and kimg > 0 else ""
-        self.message(f"snapshot at {kimg:g} kimg: {shown}{mark}")
+        self.summary = f"{shown}{mark}"
         return scores
 
     def _write(self, record: dict[str, Any], snapshot: Path, kimg: float) -> None:
