@@ -197,20 +197,11 @@ class _ProcessMemoryCounters(ctypes.Structure):
     _fields_ = [
         ("cb", ctypes.c_uint32),
         ("PageFaultCount", ctypes.c_uint32),
-        *(
-            (name, ctypes.c_size_t)
-            for name in (
-                "PeakWorkingSetSize",
-                "WorkingSetSize",
-                "QuotaPeakPagedPoolUsage",
-                "QuotaPagedPoolUsage",
-                "QuotaPeakNonPagedPoolUsage",
-                "QuotaNonPagedPoolUsage",
-                "PagefileUsage",
-                "PeakPagefileUsage",
-            )
-        ),
-    ]
+        *((name, ctypes.c_size_t) for name in (
+            "PeakWorkingSetSize", "WorkingSetSize", "QuotaPeakPagedPoolUsage", "QuotaPagedPoolUsage",
+            "QuotaPeakNonPagedPoolUsage", "QuotaNonPagedPoolUsage", "PagefileUsage", "PeakPagefileUsage",
+        )),
+    ]  # fmt: skip
 
 
 def _windows_working_set() -> int:
@@ -230,19 +221,11 @@ class _MemoryStatus(ctypes.Structure):
     _fields_ = [
         ("dwLength", ctypes.c_uint32),
         ("dwMemoryLoad", ctypes.c_uint32),
-        *(
-            (name, ctypes.c_uint64)
-            for name in (
-                "ullTotalPhys",
-                "ullAvailPhys",
-                "ullTotalPageFile",
-                "ullAvailPageFile",
-                "ullTotalVirtual",
-                "ullAvailVirtual",
-                "ullAvailExtendedVirtual",
-            )
-        ),
-    ]
+        *((name, ctypes.c_uint64) for name in (
+            "ullTotalPhys", "ullAvailPhys", "ullTotalPageFile", "ullAvailPageFile", "ullTotalVirtual",
+            "ullAvailVirtual", "ullAvailExtendedVirtual",
+        )),
+    ]  # fmt: skip
 
 
 def _windows_free_memory() -> int:

@@ -131,9 +131,13 @@ def find_entry(name: str, data_dir: Path) -> CatalogueEntry | None:
     shipped = load_catalogue().get(name)
     if shipped is not None or names.invalid_reason(unicodedata.normalize("NFC", name)):
         return shipped
-    forms = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
-    paths = (data_dir / f"{form}.toml" for form in forms)
+    paths = (data_dir / f"{spelling}.toml" for spelling in spellings(name))
     return next((read_entry(path) for path in paths if path.is_file()), None)
+
+
+def spellings(name: str) -> dict[str, None]:
+    """``name``, and how else Unicode writes it: systems differ in which they keep."""
+    return dict.fromkeys((name, *(unicodedata.normalize(kind, name) for kind in ("NFC", "NFD"))))
 
 
 def own_entries(data_dir: Path) -> list[Path]:

@@ -166,22 +166,21 @@ def figures_text(count: int) -> str:
     return f"{files} left out (grids, maps and the like)"
 
 
+_ADVICE = (
+    (_HEIF, f"to read them: {HEIF_INSTALL}"),
+    ({".avif"}, "to read them: pip install --upgrade pillow"),
+    (_ARCHIVES, "archives: unpack them, or prepare each by itself"),
+    (_CAMERA_RAW, "camera raw: develop them to PNG or TIFF"),
+)
+
+
 def _advice(suffix: str) -> str:
-    if suffix in _HEIF:
-        return f" (to read them: {HEIF_INSTALL})"
-    if suffix == ".avif":
-        return " (to read them: pip install --upgrade pillow)"
-    if suffix in _ARCHIVES:
-        return " (archives: unpack them, or prepare each by itself)"
-    if suffix in _CAMERA_RAW:
-        return " (camera raw: develop them to PNG or TIFF)"
-    return ""
+    return next((f" ({text})" for suffixes, text in _ADVICE if suffix in suffixes), "")
 
 
 def starts_as_image(start: bytes) -> bool:
     """Whether a file that starts so is an image that can be read here."""
-    form = start_format(start)
-    return form is not None and form in readable_formats()
+    return start_format(start) in readable_formats()
 
 
 def is_drawn_figure(file: str, start: bytes) -> bool:

@@ -27,7 +27,7 @@ def readable_formats() -> tuple[str, ...]:
 def readable_suffixes() -> frozenset[str]:
     """File suffixes of those formats: lower case, with the dot."""
     formats = readable_formats()
-    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in formats)
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 def _register_heif() -> None:
@@ -43,9 +43,8 @@ def _register_heif() -> None:
 
 def start_format(start: bytes) -> str | None:
     """The format of an image file, as Pillow calls it, by its first bytes; None for everything else."""
-    for magic, form in _MAGIC.items():
-        if start.startswith(magic):
-            return form
+    if known := next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None):
+        return known
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WEBP"
     if start[4:8] == b"ftyp":

@@ -326,3 +326,17 @@ def open_zip(path: Path) -> zipfile.ZipFile:
             "the folder"
         )
     return zipfile.ZipFile(path)
+
+
+def checked_member(opened: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
+    """The entry ``name`` of the zip ``path``.
+
+    Raises:
+        DataError: it is password-protected, or a decompression bomb.
+    """
+    info = opened.getinfo(name)
+    if info.flag_bits & _ENCRYPTED:
+        raise DataError(f"{path}: {name} is {PASSWORD}; unpack it with its password, and give the folder")
+    if is_bomb(info.file_size, info.compress_size):
+        raise DataError(f"{path}: {name} is {bomb_text(info.file_size, info.compress_size)}; download it again")
+    return info

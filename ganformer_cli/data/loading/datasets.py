@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import difflib
 import hashlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from ganformer_cli.config import ModelConfig, image_size
 from ganformer_cli.config.names import quoted
-from ganformer_cli.data.catalogue import SCENES, find_entry
+from ganformer_cli.data.catalogue import SCENES, find_entry, spellings
 from ganformer_cli.data.images import Decoding, ImageArray, is_large_enough
 from ganformer_cli.data.loading.stores import PlainStore, ShardStore, Store, open_store
 from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
@@ -343,10 +342,9 @@ def open_dataset(
 def _find(name: str, data_dir: Path) -> Path:
     """Where the data set called ``name`` lies."""
     is_path = name.startswith((".", "~")) or Path(name).is_absolute()  # ./photos is that folder, whatever was prepared
-    forms = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
-    for form in forms if name and not is_path else ():
-        if (data_dir / form / MANIFEST).is_file():
-            return data_dir / form
+    for spelling in spellings(name) if name and not is_path else ():
+        if (data_dir / spelling / MANIFEST).is_file():
+            return data_dir / spelling
     if name and Path(name).exists():
         return Path(name)
     known = prepared_names(data_dir)

@@ -18,14 +18,7 @@ import numpy.typing as npt
 
 from ganformer_cli.config.names import quoted
 from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles, start_of, unread_text
-from ganformer_cli.data.images import (
-    Decoding,
-    ImageArray,
-    decode,
-    has_several_frames,
-    open_image,
-    upright_size,
-)
+from ganformer_cli.data.images import Decoding, ImageArray, decode, has_several_frames, open_image, upright_size
 from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.limits import MAX_LABELS_BYTES
 from ganformer_cli.data.manifest import DATASET_JSON, MANIFEST, image_name

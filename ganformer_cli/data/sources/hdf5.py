@@ -12,13 +12,7 @@ import numpy as np
 
 from ganformer_cli.data.limits import MAX_FILE_BYTES, is_archive_bomb
 from ganformer_cli.data.sources.arrays import IMAGE_NAMES, LABEL_NAMES, Arrayed, layout_of
-from ganformer_cli.data.sources.base import (
-    IndexedSource,
-    Item,
-    Labels,
-    import_library,
-    reason,
-)
+from ganformer_cli.data.sources.base import IndexedSource, Item, Labels, import_library, reason
 from ganformer_cli.data.sources.hdf5_links import check_held, elsewhere, external_links, member
 from ganformer_cli.data.sources.labels import array_labels, choose_labels
 from ganformer_cli.errors import DataError

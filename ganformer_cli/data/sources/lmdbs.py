@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ganformer_cli.data.limits import MAX_FILE_BYTES, bomb_text, is_bomb, too_large
+from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
 from ganformer_cli.data.sources.base import READ_ERRORS, Item, StreamedSource, file_state, import_library, reason
 from ganformer_cli.data.sources.labels import choose_labels
-from ganformer_cli.data.sources.zips import PASSWORD
-from ganformer_cli.data.zips import open_zip
+from ganformer_cli.data.zips import checked_member, open_zip
 from ganformer_cli.errors import DataError, OutputError
 from ganformer_cli.files import advice, check_regular, quietly, read_json, remove, write_json
 
@@ -170,12 +169,7 @@ class Unpacked:
                 return
         remove(self.folder)
         with open_zip(archive) as opened:
-            info = opened.getinfo(member)
-            if is_bomb(info.file_size, info.compress_size):
-                why = bomb_text(info.file_size, info.compress_size)
-                raise DataError(f"{archive}: {member} is {why}; download it again")
-            if info.flag_bits & 1:
-                raise DataError(f"{archive} is {PASSWORD}; unpack it with its password, and give the folder")
+            info = checked_member(opened, archive, member)
             free = shutil.disk_usage(archive.parent).free
             if free < info.file_size + _SPARE:
                 raise OutputError(

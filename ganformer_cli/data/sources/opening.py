@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -40,6 +40,7 @@ _TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MAGIC = {
     b"PK\3\4": "zip", b"PK\5\6": "zip", b"PK\7\x08": "zip", b"\x93NUMPY": "npy", b"\x89HDF\r\n\x1a\n": "hdf5",
 }  # fmt: skip
+_SOURCES: dict[str, Callable[[Path, str | None], Source]] = {"npy": NpySource, "hdf5": Hdf5Source, "lmdb": LmdbSource}
 # What people give by mistake, and what to say of it.
 _MISTAKES = {
     **dict.fromkeys(COMPRESSED, "compressed, but not a tar, or damaged: download it again, or unpack it first"),
@@ -115,12 +116,8 @@ def _open(path: Path, form: str | None, labels: str | None, resolution: int | No
         return TarSource(path, wanted_images(form), labels)
     if form not in (None, found):
         raise _misfit(path, form, found)
-    if found == "npy":
-        return NpySource(path, labels)
-    if found == "hdf5":
-        return Hdf5Source(path, labels)
-    if found == "lmdb":
-        return LmdbSource(path, labels)
+    if (kind := _SOURCES.get(found)) is not None:
+        return kind(path, labels)
     return TfrecordsSource(FolderFiles(path), resolution, labels)
 
 

@@ -306,7 +306,8 @@ class TarSource(StreamedSource):
                     number += 1
             except BrokenArchiveError as error:
                 if not (error.inside and inside):
-                    yield broken(number, error) if wanted(number) else None
+                    item = Item(f"image {number}", None, None, f"{DAMAGED}: {error}")
+                    yield item if wanted(number) else None
 
     def _read(self, reader: TarReader, member: Member, number: int) -> Item:
         label = self._label(number, member.name)
@@ -317,11 +318,6 @@ class TarSource(StreamedSource):
             return Item(shown(member.name), reader.read(), label)
         except BrokenArchiveError as error:
             return Item(shown(member.name), None, label, f"{DAMAGED}: {error}")
-
-
-def broken(number: int, error: BrokenArchiveError) -> Item:
-    """The last item of an archive that is damaged between two images."""
-    return Item(f"image {number}", None, None, f"{DAMAGED}: {error}")
 
 
 def is_tar(path: Path) -> bool:

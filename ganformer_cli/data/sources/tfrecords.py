@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from ganformer_cli.data.file_kinds import UnreadFiles, is_hidden
-from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES, bomb_text, is_bomb, too_large
+from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES, too_large
 from ganformer_cli.data.sources.base import (
     DAMAGED,
     READ_ERRORS,
@@ -33,8 +32,7 @@ from ganformer_cli.data.sources.label_values import MAX_CLASSES
 from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
 from ganformer_cli.data.sources.records import RecordReader, image_of
 from ganformer_cli.data.sources.tars import BrokenArchiveError
-from ganformer_cli.data.sources.zips import PASSWORD
-from ganformer_cli.data.zips import open_zip
+from ganformer_cli.data.zips import checked_member, open_zip
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
 from ganformer_cli.npy_header import check_npy_stream
@@ -131,20 +129,10 @@ class ZipFiles(RecordFiles):
         self._zip = open_zip(path)
 
     def names(self) -> list[str]:
-        return sorted({info.filename for info in self._zip.infolist() if self._counts(info)})
-
-    def _counts(self, info: zipfile.ZipInfo) -> bool:
-        return not info.is_dir() and not is_hidden(info.filename)
+        return sorted({name for name in self._zip.namelist() if not name.endswith("/") and not is_hidden(name)})
 
     def open(self, name: str) -> IO[bytes]:
-        if self._zip.getinfo(name).flag_bits & 1:
-            raise DataError(f"{self.path}: {name} is {PASSWORD}; unpack it with its password, and give the folder")
-        info = self._zip.getinfo(name)
-        if is_bomb(info.file_size, info.compress_size):
-            raise DataError(
-                f"{self.path}: {name} is {bomb_text(info.file_size, info.compress_size)}; download it again"
-            )
-        return self._zip.open(name)
+        return self._zip.open(checked_member(self._zip, self.path, name))
 
     def size(self, name: str) -> int:
         return self._zip.getinfo(name).file_size
