@@ -72,9 +72,9 @@ def serving(**contents: bytes) -> Callable[[Server, Request], None]:
 def source(server: Server) -> Callable[..., DownloadSource]:
     """``source("a", "zip of pictures", RIGHT)``: what ``a.zip`` of the server is said to be."""
 
-    def make(name: str, form: str, content: bytes | None = None, **more: Any) -> DownloadSource:
+    def make(name: str, format: str, content: bytes | None = None, **more: Any) -> DownloadSource:
         checksum: Any = {} if content is None else {"md5": md5(content)}
-        return DownloadSource(form, url=f"{server.url}/{name}.zip", **checksum, **more)
+        return DownloadSource(format, url=f"{server.url}/{name}.zip", **checksum, **more)
 
     return make
 
@@ -98,7 +98,7 @@ def test_an_archive_is_downloaded_once_checked_and_kept(server: Server, source: 
     acquired = acquire(entry, DATA, progress=lambda *now: seen.append(now))
     assert acquired.path == FOLDER / "a.zip"
     assert acquired.path.read_bytes() == PICTURES
-    assert acquired.form == "zip"
+    assert acquired.format == "zip"
     assert seen[0] == ("download", 0, len(PICTURES))
     assert seen[-1] == ("download", len(PICTURES), len(PICTURES))
     assert acquired.release(keep_download=True) == len(PICTURES)
@@ -177,7 +177,7 @@ def test_drive_gives_the_file_after_its_question(server: Server, monkeypatch: py
     server.answer = lambda server, request: server.file(request) if "confirm" in request.query else request.page(link)
     acquired = acquire(entry_of(DownloadSource("zip of tfrecords", drive=ID, md5=md5(RECORDS))), DATA)
     assert acquired.path == FOLDER / "mine.zip"
-    assert acquired.form == "tfrecords"
+    assert acquired.format == "tfrecords"
 
 
 def test_no_source_gives_it(server: Server, source: Sources) -> None:
@@ -218,7 +218,7 @@ def free(monkeypatch: pytest.MonkeyPatch, bytes_: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "gigabytes", "output", "needed", "parts"),
+    ("format", "gigabytes", "output", "needed", "parts"),
     [
         ("zip of pictures", 5.0, 3 << 30, "7.7", "3.0 for the data set, 4.7 for the download"),
         ("zip of lmdb", 5.0, 0, "9.3", "4.7 for the download, 4.7 for unpacking it"),
@@ -227,11 +227,11 @@ def free(monkeypatch: pytest.MonkeyPatch, bytes_: int) -> None:
 )
 def test_the_disk_is_asked_before_the_first_byte(
     server: Server, source: Sources, monkeypatch: pytest.MonkeyPatch,
-    form: str, gigabytes: float | None, output: int, needed: str, parts: str,
+    format: str, gigabytes: float | None, output: int, needed: str, parts: str,
 ) -> None:  # fmt: skip
     free(monkeypatch, 2 << 30)
     with pytest.raises(OutputError) as caught:
-        acquire(entry_of(source("a", form, PICTURES, gigabytes=gigabytes)), DATA, output=output)
+        acquire(entry_of(source("a", format, PICTURES, gigabytes=gigabytes)), DATA, output=output)
     assert f"mine does not fit: it needs about {needed} GiB ({parts}), and {FOLDER} has 2.0 GiB free" in str(
         caught.value
     )
@@ -276,7 +276,7 @@ def test_the_users_own_file_is_recognised_and_left_alone(server: Server, source:
     assert (acquired.path, acquired.source) == (path, entry.source[1])
     path.write_bytes(RECORDS)
     acquired = acquire_file(entry, path)
-    assert acquired.form == "tfrecords"
+    assert acquired.format == "tfrecords"
     assert acquired.release(keep_download=False) == 0
     assert path.is_file()
     assert not (DATA / ".downloads").exists()

@@ -37,7 +37,7 @@ def test_the_shipped_data_sets() -> None:
 def test_where_the_shipped_data_sets_come_from() -> None:
     catalogue = load_catalogue()
     found = {
-        name: [(s.form, s.url or s.drive, s.md5, s.gigabytes, s.folder) for s in entry.source]
+        name: [(s.format, s.url or s.drive, s.md5, s.gigabytes, s.folder) for s in entry.source]
         for name, entry in catalogue.items()
         if name != "scenes"
     }

@@ -24,10 +24,10 @@ from ganformer_cli.data.sources import open_source
 Run = Callable[..., Result]
 
 
-def image(seed: int = 0, form: str = "PNG", size: int = 16) -> bytes:
+def image(seed: int = 0, format: str = "PNG", size: int = 16) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form)
+    Image.fromarray(pixels).save(buffer, format)
     return buffer.getvalue()
 
 
@@ -95,25 +95,25 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_images_are_known_by_their_content_and_the_rest_is_counted(form: str, tmp_path: Path) -> None:
-    with open_source(FORMATS[form](tmp_path / f"x.{form}")) as source:
+@pytest.mark.parametrize("format", FORMATS)
+def test_images_are_known_by_their_content_and_the_rest_is_counted(format: str, tmp_path: Path) -> None:
+    with open_source(FORMATS[format](tmp_path / f"x.{format}")) as source:
         items = list(source.items())
         assert len(items) == source.count() == 6
         assert all(isinstance(item.data, bytes) and starts_as_image(item.data) for item in items)
         assert dict(source.unread_files().unread) == NOT_READ
 
 
-@pytest.mark.parametrize("form", ["folder", "zip"])
-def test_what_is_trained_on_and_compared_sees_the_same_files(form: str, tmp_path: Path) -> None:
-    dataset = open_dataset(str(FORMATS[form](tmp_path / f"x.{form}")))
+@pytest.mark.parametrize("format", ["folder", "zip"])
+def test_what_is_trained_on_and_compared_sees_the_same_files(format: str, tmp_path: Path) -> None:
+    dataset = open_dataset(str(FORMATS[format](tmp_path / f"x.{format}")))
     assert len(dataset) == 6
     assert dataset.notes == [f"7 files are not read: {unread_text(NOT_READ)}"]
 
 
-@pytest.mark.parametrize("form", ["folder", "zip", "tar"])
-def test_prepare_says_what_it_does_not_read(ganformer: Run, form: str, tmp_path: Path) -> None:
-    path = FORMATS[form](tmp_path / f"x.{form}").as_posix()
+@pytest.mark.parametrize("format", ["folder", "zip", "tar"])
+def test_prepare_says_what_it_does_not_read(ganformer: Run, format: str, tmp_path: Path) -> None:
+    path = FORMATS[format](tmp_path / f"x.{format}").as_posix()
     strict = ganformer("prepare", path, "--name", "x", "--resolution", "16", "--strict")
     assert strict.exit_code == 1
     assert f"{path}: 7 files are not read: 1 .mov" in strict.stderr.replace("\\", "/")
@@ -141,7 +141,7 @@ def test_nothing_is_said_of_expected_companions(ganformer: Run, tmp_path: Path) 
 
 
 def test_a_chosen_suffix_leaves_the_others_out_on_purpose(tmp_path: Path) -> None:
-    with open_source(folder(tmp_path / "x"), form="png") as source:
+    with open_source(folder(tmp_path / "x"), format="png") as source:
         assert (source.count(), dict(source.unread_files().unread)) == (3, {})
 
 
@@ -165,7 +165,7 @@ def test_a_webdataset_counts_samples_without_an_image(tmp_path: Path) -> None:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     with open_source(tmp_path / "x.tar") as source:
-        assert (source.form, [item.name for item in source.items()]) == ("webdataset", ["0.png", "2.bmp"])
+        assert (source.format, [item.name for item in source.items()]) == ("webdataset", ["0.png", "2.bmp"])
         assert dict(source.unread_files().unread) == {".mp4": 1}
 
 
@@ -259,8 +259,8 @@ def test_heic_is_read_where_the_library_is(formats_anew: None, ganformer: Run, t
     [("PNG", "a"), ("JPEG", "a.jpg!d"), ("GIF", "a.bin"), ("BMP", "a."), ("TIFF", "a.img"), ("WEBP", "a.b.c"),
      ("PPM", "x.data"), ("AVIF", "x.unknown"), ("JPEG2000", "y")],
 )  # fmt: skip
-def test_content_decides_where_the_suffix_says_nothing(form: str, name: str) -> None:
-    assert ImageSelection().kind(f"sub/{name}", lambda: image(0, form)) is FileKind.IMAGE
+def test_content_decides_where_the_suffix_says_nothing(format: str, name: str) -> None:
+    assert ImageSelection().kind(f"sub/{name}", lambda: image(0, format)) is FileKind.IMAGE
 
 
 @pytest.mark.parametrize("start", [b"", b"BM", b"BMore text than image", b"P6", b"RIFF....WAVE", b"\0" * 64, b"%PDF-1"])

@@ -30,9 +30,9 @@ WHITE = (255, 255, 255)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
-def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -101,13 +101,13 @@ def test_transparent_parts_show_the_background() -> None:
     assert pixel(palette(transparency=1), background=(1, 2, 3)) == (1, 2, 3)
 
 
-@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
-def test_16_bit_grey_is_rounded_not_cut(form: str) -> None:
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
+def test_16_bit_grey_is_rounded_not_cut(format: str) -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    if form == "PPM":
+    if format == "PPM":
         data = b"P5 256 256 65535\n" + values.astype(">u2").tobytes()
     else:
-        data = encoded(Image.fromarray(values), form)
+        data = encoded(Image.fromarray(values), format)
     image = open_image(data)
     got = np.asarray(fit(image, 256, 256, WHITE))
     expected = np.floor(values.astype(np.float64) * 255 / 65535 + 0.5).astype(np.uint8)
@@ -160,13 +160,13 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("orientation", sorted(STORED))
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WEBP"])
-def test_exif_orientation(orientation: int, form: str) -> None:
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_exif_orientation(orientation: int, format: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {"lossless": True} if form == "WEBP" else {}
+    options = {"quality": 95, "subsampling": 0} if format == "JPEG" else {"lossless": True} if format == "WEBP" else {}
     image = Image.fromarray(np.ascontiguousarray(STORED[orientation](QUARTERS)))
-    picture = open_image(encoded(image, form, exif=exif, **options))
+    picture = open_image(encoded(image, format, exif=exif, **options))
     assert np.abs(np.asarray(fit(picture, 16, 16, WHITE)).astype(int) - QUARTERS).max() < 40
 
 

@@ -40,9 +40,9 @@ def deep(seed: int, height: int = 16, width: int = 16) -> np.ndarray:
     return smooth(seed, height, width, 1)[:, :, 0].astype(np.uint16) * 257
 
 
-def saved(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+def saved(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -54,10 +54,10 @@ def rgba(seed: int) -> Image.Image:
     return Image.fromarray(smooth(seed, channels=4))
 
 
-def rotated(seed: int, form: str = "JPEG") -> bytes:
+def rotated(seed: int, format: str = "JPEG") -> bytes:
     exif = Image.Exif()
     exif[0x0112] = seed % 8 + 1
-    return saved(rgb(seed, height=16, width=20), form, exif=exif)
+    return saved(rgb(seed, height=16, width=20), format, exif=exif)
 
 
 def palette_with_transparency(seed: int, transparency: Any) -> bytes:

@@ -262,8 +262,8 @@ def test_max_images_counts_those_kept(mixed: Path) -> None:
 
 def test_the_form_chooses(source: Path) -> None:
     save(source / "x.JPG", pixels(7))
-    assert prepare(source, "jpg", resolution=16, form="jpg").manifest["count"] == 1
-    assert prepare(source, "png", resolution=16, form="png").manifest["count"] == 6
+    assert prepare(source, "jpg", resolution=16, format="jpg").manifest["count"] == 1
+    assert prepare(source, "png", resolution=16, format="png").manifest["count"] == 6
     assert prepare(source, "any", resolution=16).manifest["count"] == 7
 
 
@@ -286,8 +286,8 @@ def labelled(source: Path, labels: object) -> Path:
 
 def test_classes_are_kept(source: Path) -> None:
     pairs = [[f"part {i % 2}/image-{i}.png", i // 2] for i in range(6)]
-    for form in (labelled(source, pairs), zipped(source, Path("labelled.zip"))):
-        manifest = prepare(form, "set", resolution=16, overwrite=True).manifest
+    for format in (labelled(source, pairs), zipped(source, Path("labelled.zip"))):
+        manifest = prepare(format, "set", resolution=16, overwrite=True).manifest
         assert manifest["labels"] == {"kind": "classes", "size": 3, "pictures": {"0": 2, "1": 2, "2": 2}}
         with zipfile.ZipFile("datasets/set/images.zip") as archive:
             written = json.loads(archive.read("dataset.json"))["labels"]
@@ -330,7 +330,7 @@ def test_names_in_shards_that_no_label_has_are_shown_beside_one_of_the_labels(so
         tar.add(source / "part 0/image-0.png", "0.png")
     (tmp_path / "labels.csv").write_text("one.png,1\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"the first, 0\.png: no label; the labels are of names such as one\.png"):
-        prepare(tmp_path / "shard.tar", "set", resolution=16, form="webdataset", labels=str(tmp_path / "labels.csv"))
+        prepare(tmp_path / "shard.tar", "set", resolution=16, format="webdataset", labels=str(tmp_path / "labels.csv"))
 
 
 def test_labels_of_no_image_are_an_error_where_asked(source: Path) -> None:

@@ -21,9 +21,9 @@ from ganformer_cli.data.prepare.verify import verify
 from ganformer_cli.errors import OutputError
 
 
-def picture(seed: int, side: int = 16, form: str = "PNG") -> bytes:
+def picture(seed: int, side: int = 16, format: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)).save(buffer, form)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)).save(buffer, format)
     return buffer.getvalue()
 
 
@@ -58,7 +58,7 @@ GOOD = {
     "large.jpg": large(),
     "with spaces and Ünïcödé 猫.png": picture(1),
     "plain.png": picture(2),
-    "really a jpeg.png": picture(3, form="JPEG"),
+    "really a jpeg.png": picture(3, format="JPEG"),
 }
 BAD = {
     "bomb.png": (bomb(), "too large to unpack safely"),

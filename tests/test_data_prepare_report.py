@@ -30,7 +30,7 @@ Pixels = npt.NDArray[np.uint8]
 class Memory(Source):
     """Images that lie in memory."""
 
-    form = "npy"
+    format = "npy"
 
     def __init__(self, items: list[Item], label_kind: str | None = None, class_names: list[str] | None = None) -> None:
         self.path = Path("memory")

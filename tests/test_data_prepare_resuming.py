@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {"resolution": 8, "shards_num": 3, "near_duplicates":
 class Numbers(Source):
     """Images of 12x12 out of thin air: every 10th is broken, every 15th is a duplicate, all have labels."""
 
-    form = "folder"
+    format = "folder"
     label_kind = "classes"
 
     def __init__(self, version: str = "1") -> None:

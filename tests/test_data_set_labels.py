@@ -190,11 +190,11 @@ def test_the_command_line_says_it_in_one_line(ganformer: Run, images: Path) -> N
 # ---- Folders and zips as they are ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["folder", "zip"])
-def test_labels_of_images_as_they_are_follow_the_rules_of_prepare(images: Path, tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("format", ["folder", "zip"])
+def test_labels_of_images_as_they_are_follow_the_rules_of_prepare(images: Path, tmp_path: Path, format: str) -> None:
     content = json.dumps({"labels": [["x/0.jpg", "dog"], ["x/1.jpg", "cat"], ["x/2.jpg", "dog"], ["gone", "ant"]]})
     path = tmp_path / "set"
-    if form == "zip":
+    if format == "zip":
         path = tmp_path / "set.zip"
         with zipfile.ZipFile(path, "w") as archive:
             for i in range(3):

@@ -70,46 +70,46 @@ def save_npz(path: Path, array: Array, packed: bool = True, **others: Array) -> 
 
 
 FORMATS = {"npy": save_npy, "npz": save_npz, "hdf5": save_hdf5}
-every_form = pytest.mark.parametrize("form", FORMATS)
+every_form = pytest.mark.parametrize("format", FORMATS)
 
 
 @every_form
 @pytest.mark.parametrize("shape", [(5, 8, 6, 3), (5, 8, 6, 1), (5, 6, 8, 4), (5, 4, 4, 3), (3, 1, 1, 3)])
-def test_channels_last(tmp_path: Path, form: str, shape: tuple[int, ...]) -> None:
-    source = open_source(FORMATS[form](tmp_path / "file", pictures(*shape)))
-    assert source.form == form
+def test_channels_last(tmp_path: Path, format: str, shape: tuple[int, ...]) -> None:
+    source = open_source(FORMATS[format](tmp_path / "file", pictures(*shape)))
+    assert source.format == format
     check(source, pictures(*shape))
 
 
 @every_form
 @pytest.mark.parametrize("shape", [(5, 3, 8, 6), (5, 1, 8, 6), (5, 4, 6, 8), (5, 3, 4, 4), (5, 4, 3, 3)])
-def test_channels_first(tmp_path: Path, form: str, shape: tuple[int, ...]) -> None:
+def test_channels_first(tmp_path: Path, format: str, shape: tuple[int, ...]) -> None:
     # Where it could be either, the one with square images is meant.
-    check(open_source(FORMATS[form](tmp_path / "file", pictures(*shape))), pictures(*shape).transpose(0, 2, 3, 1))
+    check(open_source(FORMATS[format](tmp_path / "file", pictures(*shape))), pictures(*shape).transpose(0, 2, 3, 1))
 
 
 @every_form
-def test_no_channels(tmp_path: Path, form: str) -> None:
-    check(open_source(FORMATS[form](tmp_path / "file", pictures(4, 8, 6))), pictures(4, 8, 6)[..., None])
+def test_no_channels(tmp_path: Path, format: str) -> None:
+    check(open_source(FORMATS[format](tmp_path / "file", pictures(4, 8, 6))), pictures(4, 8, 6)[..., None])
 
 
 @every_form
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", "<u2", ">u2"])
-def test_other_numbers_are_handed_over_as_they_are(tmp_path: Path, form: str, dtype: str) -> None:
+def test_other_numbers_are_handed_over_as_they_are(tmp_path: Path, format: str, dtype: str) -> None:
     wide = (pictures(5, 8, 8, 3) / 255).astype(dtype) if "f" in dtype else pictures(5, 8, 8, 3).astype(dtype) * 257
     path = tmp_path / "file"
-    with open_source(save_hdf5(path, wide, "images") if form == "hdf5" else FORMATS[form](path, wide)) as source:
+    with open_source(save_hdf5(path, wide, "images") if format == "hdf5" else FORMATS[format](path, wide)) as source:
         rows = [item.data for item in source.items()]
     assert all(isinstance(row, np.ndarray) and row.dtype.isnative for row in rows)
     assert np.array_equal(np.stack(rows), wide)  # type: ignore[arg-type]
 
 
 @every_form
-def test_types_without_a_meaning_are_refused(tmp_path: Path, form: str) -> None:
+def test_types_without_a_meaning_are_refused(tmp_path: Path, format: str) -> None:
     for wrong in (pictures(2, 8, 8, 3).astype(np.int64), pictures(2, 8, 8, 3) > 9, np.zeros((2, 8, 8, 3), np.uint32)):
         path = tmp_path / "file"
         with pytest.raises(DataError, match="file.*uint8, uint16, or floating point from 0 to 1"):
-            open_source(save_hdf5(path, wrong, "images") if form == "hdf5" else FORMATS[form](path, wrong))
+            open_source(save_hdf5(path, wrong, "images") if format == "hdf5" else FORMATS[format](path, wrong))
 
 
 def test_prepare_rounds_them(tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ def test_an_array_cut_short(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-150])
     with pytest.raises(DataError, match="file is cut short: it holds 3 whole images of 5; download it again"):
         open_source(path)
-    for form in ("npz", "hdf5"):
-        path = FORMATS[form](tmp_path / "file", pictures(50, 8, 6, 3))
+    for format in ("npz", "hdf5"):
+        path = FORMATS[format](tmp_path / "file", pictures(50, 8, 6, 3))
         path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises(DataError, match=r"file is damaged or cut short"):
             open_source(path)
@@ -178,22 +178,22 @@ def test_which_array_of_several(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["labels", "y"])
-@pytest.mark.parametrize("form", ["npz", "hdf5"])
-def test_labels_beside_the_pictures(tmp_path: Path, form: str, name: str) -> None:
+@pytest.mark.parametrize("format", ["npz", "hdf5"])
+def test_labels_beside_the_pictures(tmp_path: Path, format: str, name: str) -> None:
     for labels, kind, first in (
         (np.array([3, 1, 0, 2]), "classes", 3),
         (np.array([[3], [1], [0], [2]]), "classes", 3),
         (np.eye(4)[::-1], "classes", 3),
         (np.eye(4)[::-1] / 2, "vectors", (0.0, 0.0, 0.0, 0.5)),
     ):
-        path = FORMATS[form](tmp_path / "file", pictures(4, 8, 8, 3), **{name: labels})
+        path = FORMATS[format](tmp_path / "file", pictures(4, 8, 8, 3), **{name: labels})
         with open_source(path) as source:
             assert source.label_kind == kind
             assert next(source.items()).label == first
             assert len({item.label for item in source.items()}) == 4
         with open_source(path, labels="none") as source:
             assert source.label_kind is None
-    path = FORMATS[form](tmp_path / "file", pictures(4, 8, 8, 3), **{name: np.arange(5)})
+    path = FORMATS[format](tmp_path / "file", pictures(4, 8, 8, 3), **{name: np.arange(5)})
     with pytest.raises(DataError, match=f"{name}: 5 labels for 4 images"):
         open_source(path)
 
@@ -321,12 +321,12 @@ def test_what_a_file_claims_and_does_not_hold(tmp_path: Path) -> None:
         open_source(tmp_path / "a")
 
 
-@pytest.mark.parametrize(("form", "extra"), [("hdf5", "h5py"), ("lmdb", "lmdb")])
-def test_a_missing_library_is_named(tmp_path: Path, form: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = b"\x89HDF\r\n\x1a\n" if form == "hdf5" else bytes(16) + bytes.fromhex("dec0efbe")
+@pytest.mark.parametrize(("format", "extra"), [("hdf5", "h5py"), ("lmdb", "lmdb")])
+def test_a_missing_library_is_named(tmp_path: Path, format: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = b"\x89HDF\r\n\x1a\n" if format == "hdf5" else bytes(16) + bytes.fromhex("dec0efbe")
     (tmp_path / "file").write_bytes(start + bytes(100))
     monkeypatch.setitem(sys.modules, extra, None)
-    with pytest.raises(DataError, match=rf'file needs the library {extra}: pip install "ganformer\[{form}\]"'):
+    with pytest.raises(DataError, match=rf'file needs the library {extra}: pip install "ganformer\[{format}\]"'):
         open_source(tmp_path / "file")
 
 
@@ -359,7 +359,7 @@ def test_lsuns_layout(database: Path, tmp_path: Path) -> None:
     shutil.copy(database / "data.mdb", tmp_path / "alone")
     for path in (database, tmp_path / "alone", database / "data.mdb"):
         with open_source(path) as source:
-            assert (source.form, source.count(), source.others()) == ("lmdb", 50, 0)
+            assert (source.format, source.count(), source.others()) == ("lmdb", 50, 0)
             items = list(source.items())
             assert {item.name: item.data for item in items} == ENTRIES
             assert [item.name for item in items] == sorted(ENTRIES)
@@ -485,18 +485,18 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 
 def test_tensorflow_datasets(fake: types.ModuleType) -> None:
-    source = open_source(Path("little/one"), form="tfds")
-    assert (source.form, source.label_kind) == ("tfds", "classes")
+    source = open_source(Path("little/one"), format="tfds")
+    assert (source.format, source.label_kind) == ("tfds", "classes")
     assert [item.label for item in source.items(2)] == [2, 3, 4]
     check(source, np.stack([pictures(8, 8, 3) + i for i in range(5)]))
 
 
 def test_tensorflow_datasets_that_cannot_be_had(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="cannot give big: .*no data set big"):
-        open_source(Path("big"), form="tfds")
+        open_source(Path("big"), format="tfds")
     fake.features["text"] = fake.features.pop("image")
     with pytest.raises(DataError, match=r"little/one has no images called image \(but label, text\)"):
-        open_source(Path("little/one"), form="tfds")
+        open_source(Path("little/one"), format="tfds")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(DataError, match="needs the library tensorflow_datasets: pip install tensorflow-datasets"):
-        open_source(Path("cifar10"), form="tfds")
+        open_source(Path("cifar10"), format="tfds")

@@ -99,22 +99,22 @@ def check(source: Source, names: tuple[str, ...] = SORTED) -> None:
 
 def test_folder(folder: Path) -> None:
     source = open_source(folder)
-    assert source.form == "folder"
+    assert source.format == "folder"
     check(source)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_zip(tmp_path: Path, method: int) -> None:
     source = open_source(zipped(tmp_path / "no-suffix", contents(), method))
-    assert source.form == "zip"
+    assert source.format == "zip"
     check(source)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_tar(tmp_path: Path, mode: str, form: int) -> None:
-    source = open_source(tarred(tmp_path / "no-suffix", contents(), mode, format=form))
-    assert source.form == "tar"
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tar(tmp_path: Path, mode: str, format: int) -> None:
+    source = open_source(tarred(tmp_path / "no-suffix", contents(), mode, format=format))
+    assert source.format == "tar"
     check(source, tuple(FILES))  # as they lie
 
 
@@ -145,12 +145,12 @@ def test_one_suffix_only(folder: Path, tmp_path: Path) -> None:
     archive = zipped(tmp_path / "zip", {"a.png": b"", "b.JPG": b"", "c.jpeg": b"", "d.gif": b""})
     tar = tarred(tmp_path / "tar", {"a.png": b"", "b.JPG": b"", "c.jpeg": b"", "d.gif": b""})
     for path, png_count, jpg_count in ((folder, 5, 1), (archive, 1, 2), (tar, 1, 2)):
-        with open_source(path, form="png") as source:
+        with open_source(path, format="png") as source:
             assert source.count() == png_count
-        with open_source(path, form="jpg") as source:
+        with open_source(path, format="jpg") as source:
             assert source.count() == jpg_count
     with pytest.raises(DataError, match="holds no images ending in .jpg or .jpeg; the 6 files"):
-        open_source(zipped(tmp_path / "six.zip", {f"{i}.png": b"" for i in range(6)}), form="jpg")
+        open_source(zipped(tmp_path / "six.zip", {f"{i}.png": b"" for i in range(6)}), format="jpg")
 
 
 def test_the_fingerprint_changes_with_the_files(folder: Path, tmp_path: Path) -> None:
@@ -439,13 +439,13 @@ def test_a_form_that_does_not_fit(folder: Path, tmp_path: Path) -> None:
     archive, tar = zipped(tmp_path / "a.zip", contents()), tarred(tmp_path / "a.tar", contents())
     assert set(SOURCE_FORMATS) > {"png", "jpg", "zip", "tar"}
     with pytest.raises(ConfigError, match="--format gif: choose one of png, jpg"):
-        open_source(folder, form="gif")
+        open_source(folder, format="gif")
     for path, forms in ((folder, ("zip", "npy", "hdf5", "lmdb", "tfrecords", "webdataset", "tar")),
                         (archive, ("tar", "npy", "hdf5", "lmdb", "tfrecords", "webdataset")),
                         (tar, ("zip", "npy", "hdf5", "lmdb", "tfrecords"))):  # fmt: skip
-        for form in forms:
-            with pytest.raises(DataError, match=f"(--format {form}|holds no)") as raised:
-                open_source(path, form=form)
+        for format in forms:
+            with pytest.raises(DataError, match=f"(--format {format}|holds no)") as raised:
+                open_source(path, format=format)
             assert path.name in str(raised.value)
 
 

@@ -19,14 +19,14 @@ from ganformer_cli.errors import DataError
 NAMES = ["cat/0.png", "cat/1.png", "dog/0.png", "dog/x/1.png"]
 
 
-def make(path: Path, form: str, names: list[str], files: dict[str, bytes] | None = None) -> Path:
+def make(path: Path, format: str, names: list[str], files: dict[str, bytes] | None = None) -> Path:
     """Images of these names, and other files, as a folder, a zip or a tar."""
     data = {**dict.fromkeys(names, b"an image"), **(files or {})}
-    if form == "folder":
+    if format == "folder":
         for name, content in data.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(content)
-    elif form == "zip":
+    elif format == "zip":
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in data.items():
                 archive.writestr(name, content)
@@ -39,7 +39,7 @@ def make(path: Path, form: str, names: list[str], files: dict[str, bytes] | None
     return path
 
 
-every_form = pytest.mark.parametrize("form", ["folder", "zip", "tar"])
+every_form = pytest.mark.parametrize("format", ["folder", "zip", "tar"])
 
 
 def labels_of(path: Path, labels: str | None = None) -> tuple[str | None, list[Any]]:
@@ -50,10 +50,10 @@ def labels_of(path: Path, labels: str | None = None) -> tuple[str | None, list[A
 
 
 @every_form
-def test_dataset_json_of_the_source(tmp_path: Path, form: str) -> None:
+def test_dataset_json_of_the_source(tmp_path: Path, format: str) -> None:
     pairs = [["cat/0.png", 4], ["cat\\1.png", 0], ["dog/x/1.png", 1], ["gone.png", 3]]
     data = json.dumps({"labels": pairs}).encode()
-    path = make(tmp_path / "set", form, NAMES, {"dataset.json": data, "cat/dataset.json": b"another"})
+    path = make(tmp_path / "set", format, NAMES, {"dataset.json": data, "cat/dataset.json": b"another"})
     assert labels_of(path) == ("classes", [4, 0, None, 1])
     assert labels_of(path, "none") == (None, [None] * 4)
     with open_source(path) as source:
@@ -62,11 +62,11 @@ def test_dataset_json_of_the_source(tmp_path: Path, form: str) -> None:
 
 
 @every_form
-def test_vectors_and_no_labels_in_dataset_json(tmp_path: Path, form: str) -> None:
+def test_vectors_and_no_labels_in_dataset_json(tmp_path: Path, format: str) -> None:
     pairs = [[name, [i, 0.5]] for i, name in enumerate(NAMES)]
-    path = make(tmp_path / "a", form, NAMES, {"dataset.json": json.dumps({"labels": pairs}).encode()})
+    path = make(tmp_path / "a", format, NAMES, {"dataset.json": json.dumps({"labels": pairs}).encode()})
     assert labels_of(path) == ("vectors", [(float(i), 0.5) for i in range(4)])
-    path = make(tmp_path / "b", form, NAMES, {"dataset.json": b'{"labels": null}'})
+    path = make(tmp_path / "b", format, NAMES, {"dataset.json": b'{"labels": null}'})
     assert labels_of(path) == (None, [None] * 4)
 
 
@@ -101,8 +101,8 @@ def test_vectors_and_no_labels_in_dataset_json(tmp_path: Path, form: str) -> Non
         (b'{"labels": [["a.png", 1], ["b.png", 1], ["a.png", 2]]}', r"label 2: another label for .* of label 0"),
     ],
 )
-def test_a_damaged_dataset_json_is_named(tmp_path: Path, form: str, content: bytes, message: str) -> None:
-    path = make(tmp_path / "set", form, NAMES, {"dataset.json": content})
+def test_a_damaged_dataset_json_is_named(tmp_path: Path, format: str, content: bytes, message: str) -> None:
+    path = make(tmp_path / "set", format, NAMES, {"dataset.json": content})
     with pytest.raises(DataError, match=message) as raised:
         open_source(path)
     assert str(path) in str(raised.value)
@@ -175,19 +175,19 @@ def test_text_in_a_csv_is_classes_with_or_without_a_header(tmp_path: Path, heade
 # ---- Where dataset.json lies, and how it spells names ----------------------------------------------------------------
 
 
-def listing(names: list[str], form: str = "utf-8") -> bytes:
-    return json.dumps({"labels": [[name, i] for i, name in enumerate(names)]}, ensure_ascii=False).encode(form)
+def listing(names: list[str], format: str = "utf-8") -> bytes:
+    return json.dumps({"labels": [[name, i] for i, name in enumerate(names)]}, ensure_ascii=False).encode(format)
 
 
 @every_form
 @pytest.mark.parametrize("below", ["", "top/", "top/set 1/"])
 @pytest.mark.parametrize("named", ["", "top/", "other/", "/", "./", "C:\\data\\"])
 def test_dataset_json_lies_at_the_top_or_in_the_folder_around_all_images(
-    tmp_path: Path, form: str, below: str, named: str
+    tmp_path: Path, format: str, below: str, named: str
 ) -> None:
     names = [below + name for name in NAMES]
     files = {f"{below}dataset.json": listing([named + name for name in NAMES]), "__MACOSX/dataset.json": b"{"}
-    path = make(tmp_path / "set", form, names, files)
+    path = make(tmp_path / "set", format, names, files)
     with open_source(path) as source:
         assert [item.label for item in source.items()] == [0, 1, 2, 3]
         assert source.others() == 0
@@ -197,8 +197,8 @@ def test_dataset_json_lies_at_the_top_or_in_the_folder_around_all_images(
 
 
 @every_form
-def test_a_listing_at_the_top_may_leave_the_top_folder_out(tmp_path: Path, form: str) -> None:
-    path = make(tmp_path / "set", form, [f"top/{name}" for name in NAMES], {"dataset.json": listing(NAMES)})
+def test_a_listing_at_the_top_may_leave_the_top_folder_out(tmp_path: Path, format: str) -> None:
+    path = make(tmp_path / "set", format, [f"top/{name}" for name in NAMES], {"dataset.json": listing(NAMES)})
     with open_source(path) as source:
         assert [item.label for item in source.items()] == [0, 1, 2, 3]
         assert "4 labels matched by other folders before the name: cat/0.png" in source.label_notes[0]
@@ -206,8 +206,8 @@ def test_a_listing_at_the_top_may_leave_the_top_folder_out(tmp_path: Path, form:
 
 
 @every_form
-def test_a_dataset_json_beside_some_images_is_not_used_and_said(tmp_path: Path, form: str) -> None:
-    path = make(tmp_path / "set", form, NAMES, {"cat/dataset.json": listing(["0.png", "1.png"])})
+def test_a_dataset_json_beside_some_images_is_not_used_and_said(tmp_path: Path, format: str) -> None:
+    path = make(tmp_path / "set", format, NAMES, {"cat/dataset.json": listing(["0.png", "1.png"])})
     with open_source(path) as source:
         assert source.label_kind is None
         assert source.others() == 1
@@ -215,18 +215,18 @@ def test_a_dataset_json_beside_some_images_is_not_used_and_said(tmp_path: Path, 
 
 
 @every_form
-def test_two_dataset_jsons_around_all_images_are_an_error(tmp_path: Path, form: str) -> None:
+def test_two_dataset_jsons_around_all_images_are_an_error(tmp_path: Path, format: str) -> None:
     names = [f"a/b/{name}" for name in NAMES]
-    path = make(tmp_path / "set", form, names, {"a/dataset.json": listing(NAMES), "a/b/dataset.json": listing(NAMES)})
+    path = make(tmp_path / "set", format, names, {"a/dataset.json": listing(NAMES), "a/b/dataset.json": listing(NAMES)})
     with pytest.raises(DataError, match=r"a/b/dataset\.json and a/dataset\.json both hold labels; .*--labels FILE"):
         open_source(path)
 
 
 @every_form
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be-sig", "utf-32"])
-def test_byte_order_marks(tmp_path: Path, form: str, encoding: str) -> None:
+def test_byte_order_marks(tmp_path: Path, format: str, encoding: str) -> None:
     data = b"\xfe\xff" + listing(NAMES, "utf-16-be") if encoding == "utf-16-be-sig" else listing(NAMES, encoding)
-    with open_source(make(tmp_path / "set", form, NAMES, {"dataset.json": data})) as source:
+    with open_source(make(tmp_path / "set", format, NAMES, {"dataset.json": data})) as source:
         assert [item.label for item in source.items()] == [0, 1, 2, 3]
         said = "".join(source.label_notes)
         assert (encoding[:6].upper() in said) == (encoding != "utf-8-sig")
@@ -247,9 +247,9 @@ def test_byte_order_marks(tmp_path: Path, form: str, encoding: str) -> None:
     ],
 )
 def test_names_that_are_spelt_otherwise(
-    tmp_path: Path, form: str, there: list[str], named: list[str], rule: str
+    tmp_path: Path, format: str, there: list[str], named: list[str], rule: str
 ) -> None:
-    with open_source(make(tmp_path / "set", form, there, {"dataset.json": listing(named)})) as source:
+    with open_source(make(tmp_path / "set", format, there, {"dataset.json": listing(named)})) as source:
         assert [item.label for item in source.items()] == [0, 1]
         assert re.search(f"^2 labels matched by ({rule})", source.label_notes[0]), source.label_notes
         assert not source.label_faults
@@ -266,26 +266,26 @@ def test_names_that_are_spelt_otherwise(
     ],
 )
 def test_what_fits_two_ways_is_an_error(
-    tmp_path: Path, form: str, there: list[str], named: list[str], message: str
+    tmp_path: Path, format: str, there: list[str], named: list[str], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as raised:
-        open_source(make(tmp_path / "set", form, there, {"dataset.json": listing(named)}))
+        open_source(make(tmp_path / "set", format, there, {"dataset.json": listing(named)}))
     assert "dataset.json" in str(raised.value)
 
 
 @every_form
-def test_exact_names_go_before_looser_ones(tmp_path: Path, form: str) -> None:
+def test_exact_names_go_before_looser_ones(tmp_path: Path, format: str) -> None:
     there = ["0.png", "0.webp", "a/0.png", "A/0.PNG"]
-    with open_source(make(tmp_path / "set", form, there, {"dataset.json": listing(there[:3])})) as source:
+    with open_source(make(tmp_path / "set", format, there, {"dataset.json": listing(there[:3])})) as source:
         assert {item.name: item.label for item in source.items()} == {
             "0.png": 0, "0.webp": 1, "a/0.png": 2, "A/0.PNG": None,
         }  # fmt: skip
 
 
 @every_form
-def test_what_is_left_over_on_either_side_is_counted_and_named(tmp_path: Path, form: str) -> None:
+def test_what_is_left_over_on_either_side_is_counted_and_named(tmp_path: Path, format: str) -> None:
     data = listing(["cat/0.png", "gone.png", "lost.png"])
-    with open_source(make(tmp_path / "set", form, NAMES, {"dataset.json": data})) as source:
+    with open_source(make(tmp_path / "set", format, NAMES, {"dataset.json": data})) as source:
         assert [item.label for item in source.items()] == [0, None, None, None]
         assert re.search(r"3 images without a label in .*, which names for example gone\.png: cat/1\.png",
                          "\n".join(source.label_notes))  # fmt: skip
@@ -295,16 +295,16 @@ def test_what_is_left_over_on_either_side_is_counted_and_named(tmp_path: Path, f
 
 @every_form
 @pytest.mark.parametrize("content", [b'{"labels": null}', b'{"labels": []}', b"{}"])
-def test_no_labels_are_said(tmp_path: Path, form: str, content: bytes) -> None:
-    with open_source(make(tmp_path / "set", form, NAMES, {"dataset.json": content})) as source:
+def test_no_labels_are_said(tmp_path: Path, format: str, content: bytes) -> None:
+    with open_source(make(tmp_path / "set", format, NAMES, {"dataset.json": content})) as source:
         assert source.label_kind is None
         assert "dataset.json" in source.label_notes[0]
         assert "without labels" in source.label_notes[0]
 
 
 @every_form
-def test_folders_as_classes(tmp_path: Path, form: str) -> None:
-    path = make(tmp_path / "set", form, [*NAMES, "top.png", "Ähre/0.png"])
+def test_folders_as_classes(tmp_path: Path, format: str) -> None:
+    path = make(tmp_path / "set", format, [*NAMES, "top.png", "Ähre/0.png"])
     with open_source(path, labels="folders") as source:
         assert source.label_kind == "classes"
         assert source.class_names == ["cat", "dog", "Ähre"]
@@ -314,20 +314,20 @@ def test_folders_as_classes(tmp_path: Path, form: str) -> None:
 
 
 @every_form
-def test_folders_around_all_pictures_are_no_class(tmp_path: Path, form: str) -> None:
-    path = make(tmp_path / "set", form, [f"set-1.0/train/{name}" for name in NAMES])
+def test_folders_around_all_pictures_are_no_class(tmp_path: Path, format: str) -> None:
+    path = make(tmp_path / "set", format, [f"set-1.0/train/{name}" for name in NAMES])
     with open_source(path, labels="folders") as source:
         assert source.class_names == ["cat", "dog"]
         assert [item.label for item in source.items()] == [0, 0, 1, 1]
-    one = make(tmp_path / "one", form, ["a/cat/0.png", "a/cat/1.png"])
+    one = make(tmp_path / "one", format, ["a/cat/0.png", "a/cat/1.png"])
     with open_source(one, labels="folders") as source:
         assert source.class_names == ["cat"]
 
 
 @every_form
-def test_no_folders(tmp_path: Path, form: str) -> None:
+def test_no_folders(tmp_path: Path, format: str) -> None:
     with pytest.raises(DataError, match="--labels folders: no image of .*set lies in a folder"):
-        open_source(make(tmp_path / "set", form, ["0.png", "1.png"]), labels="folders")
+        open_source(make(tmp_path / "set", format, ["0.png", "1.png"]), labels="folders")
 
 
 def test_arrays_have_no_folders(tmp_path: Path) -> None:
@@ -345,8 +345,8 @@ def test_arrays_have_no_folders(tmp_path: Path) -> None:
         (np.eye(4, dtype=np.float32)[:, :2], "vectors", [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.0, 0.0)]),
     ],
 )
-def test_labels_by_number(tmp_path: Path, form: str, values: Any, kind: str, expected: list[Any]) -> None:
-    path = make(tmp_path / "set", form, NAMES)
+def test_labels_by_number(tmp_path: Path, format: str, values: Any, kind: str, expected: list[Any]) -> None:
+    path = make(tmp_path / "set", format, NAMES)
     np.save(tmp_path / "labels.npy", values)
     found, labels = labels_of(path, str(tmp_path / "labels.npy"))
     assert (found, labels) == (kind, expected)

@@ -77,7 +77,7 @@ def test_stylegans_records(tmp_path: Path, packed: bool) -> None:
     pictures = [picture(i, *shape) for i, shape in enumerate(shapes)]
     (tmp_path / "file").write_bytes(b"".join(record(raw(p, packed=packed)) for p in pictures))
     with open_source(tmp_path / "file") as source:
-        assert (source.form, source.count(), source.others(), source.label_kind) == ("tfrecords", 5, 0, None)
+        assert (source.format, source.count(), source.others(), source.label_kind) == ("tfrecords", 5, 0, None)
         items = list(source.items())
         for number, (item, pixels) in enumerate(zip(items, pictures, strict=True)):
             assert item.name == f"file[{number}]"
@@ -135,7 +135,7 @@ def zip_of(folder: Path, method: int = zipfile.ZIP_DEFLATED) -> Path:
 @pytest.mark.parametrize(("resolution", "side"), [(None, 16), (16, 16), (8, 8), (5, 8), (4, 4), (2, 4), (256, 16)])
 def test_parts_in_order_of_one_resolution(folder: Path, method: int | None, resolution: int | None, side: int) -> None:
     with open_source(folder if method is None else zip_of(folder, method), resolution=resolution) as source:
-        assert (source.form, source.count(), source.others()) == ("tfrecords", 24, 1)
+        assert (source.format, source.count(), source.others()) == ("tfrecords", 24, 1)
         for seed, item in enumerate(source.items()):
             assert np.array_equal(np.asarray(item.data), picture(seed, side, side))
         assert len({item.name for item in source.items()}) == 24
@@ -310,7 +310,7 @@ def tar_of(path: Path, files: Files, mode: Any = "w") -> Path:
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_samples_of_a_tar(tmp_path: Path, mode: str) -> None:
     with open_source(tar_of(tmp_path / "shard", SAMPLES, mode)) as source:
-        assert (source.form, source.count(), source.others(), source.label_kind) == ("webdataset", 5, 2, "classes")
+        assert (source.format, source.count(), source.others(), source.label_kind) == ("webdataset", 5, 2, "classes")
         items = list(source.items())
         assert [(item.name, item.data, item.label) for item in items] == PICTURES
         for start in range(6):
@@ -320,8 +320,8 @@ def test_samples_of_a_tar(tmp_path: Path, mode: str) -> None:
     with open_source(tmp_path / "shard", labels="none") as source:
         assert source.label_kind is None
         assert [item.label for item in source.items()] == [None] * 5
-    with open_source(tmp_path / "shard", form="tar") as source:
-        assert (source.form, source.count(), source.label_kind) == ("tar", 6, None)  # the .seg.png, too
+    with open_source(tmp_path / "shard", format="tar") as source:
+        assert (source.format, source.count(), source.label_kind) == ("tar", 6, None)  # the .seg.png, too
 
 
 def test_a_folder_of_shards(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_folder_of_shards(tmp_path: Path) -> None:
         assert [item.data for item in source.items(1)] == [b"jpg 0 1"]
         before = source.fingerprint()
     tar_of(tmp_path / "set" / "set-000002.tar", SAMPLES)
-    with open_source(tmp_path / "set", form="webdataset") as source:
+    with open_source(tmp_path / "set", format="webdataset") as source:
         assert source.others() == 3  # the preview, and two in the shard
         assert source.fingerprint() != before
         assert source.count() == 7
@@ -376,7 +376,7 @@ def test_classes_of_a_webdataset_however_written(
 def test_a_tar_without_labels_is_no_webdataset(tmp_path: Path) -> None:
     files = [("0.png", b""), ("meta.json", b'{"label": 1}'), ("0.json", b'{"text": "x"}')]
     with open_source(tar_of(tmp_path / "tar", files)) as source:
-        assert source.form == "tar"
+        assert source.format == "tar"
 
 
 @pytest.mark.parametrize("keep", range(512, 512 * 9, 512))

@@ -202,7 +202,7 @@ def test_the_disk_is_not_filled(server: Server, target: Path, monkeypatch: pytes
 
 
 def test_what_is_no_archive_does_not_keep_its_name(server: Server, tmp_path: Path) -> None:
-    source = DownloadSource(url=server.url, form="zip of pictures")
+    source = DownloadSource(url=server.url, format="zip of pictures")
     entry = CatalogueEntry(name="mine", title="Mine", licence="MIT", ratio=1.0, source=(source,))
     server.content = b"this is no archive" * 100
     with pytest.raises(DataError, match=r"put aside as .*\.bad"):

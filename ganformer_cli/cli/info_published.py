@@ -53,7 +53,7 @@ def published_record(name: str) -> dict[str, Any]:
         "dataset": known.dataset,
         "resolution": known.resolution,
         "image_size": [height, width],
-        "format": known.form,
+        "format": known.format,
         "url": drive_address(known.file_id),
         "path": str(path) if here else None,
         "bytes": path.stat().st_size if here else None,

@@ -56,7 +56,7 @@ def catalogue_options(function: Any) -> Any:
 @option("--images-dir", metavar="DIR", group="Source", rare=True, help="Same as a SOURCE argument.")
 @option("--max-images", type=click.IntRange(1, 10**10), group="Source", help="Use at most N images.")
 @option(
-    "--format", "form", type=click.Choice(FORMATS), group="Source",
+    "--format", type=click.Choice(FORMATS), group="Source",
     help="Format of SOURCE: a container, or images with this suffix only (png, jpg).  [default: detected]",
 )  # fmt: skip
 @option(
@@ -140,7 +140,7 @@ def catalogue_options(function: Any) -> Any:
 @click.pass_context
 def command(
     ctx: click.Context, sources: tuple[str, ...], images_dir: str | None, wanted: tuple[str, ...], data_dir: Path,
-    name: str | None, form: str | None, labels: str | None, from_file: Path | None, check: bool, choice: int | None,
+    name: str | None, format: str | None, labels: str | None, from_file: Path | None, check: bool, choice: int | None,
     keep_download: bool, show_list: bool, verify: str | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Make a data set from each SOURCE.
@@ -165,9 +165,9 @@ def command(
         else:
             verify_set(verify, data_dir, as_json=as_json)
         return
-    jobs = find_jobs(given, wanted, name, data_dir, form)
-    check_together(jobs, name, form, labels, from_file, check, choice)
-    settings = Settings(data_dir, form, labels, from_file, check, choice, keep_download, as_json, options)
+    jobs = find_jobs(given, wanted, name, data_dir, format)
+    check_together(jobs, name, format, labels, from_file, check, choice)
+    settings = Settings(data_dir, format, labels, from_file, check, choice, keep_download, as_json, options)
     if len(jobs) == 1:
         answer = run(jobs[0], settings)
         if as_json:

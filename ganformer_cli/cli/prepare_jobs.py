@@ -45,7 +45,7 @@ PrepareJob = OwnImages | CatalogueSet
 
 
 def find_jobs(
-    given: list[str], wanted: tuple[str, ...], name: str | None, data_dir: Path, form: str | None
+    given: list[str], wanted: tuple[str, ...], name: str | None, data_dir: Path, format: str | None
 ) -> list[PrepareJob]:
     """The data sets that a line asks for, each once, in its order.
 
@@ -64,7 +64,7 @@ def find_jobs(
             entry = load_catalogue()[word[2:]]
         elif path.suffix.lower() == ".toml" and path.exists() and not path.is_dir():
             entry = read_entry(path)
-        elif form != "tfds" and not path.exists():
+        elif format != "tfds" and not path.exists():
             entry = find_entry(word, data_dir)
             near = difflib.get_close_matches(word, load_catalogue(), n=1) if entry is None else []
             if near:
@@ -110,8 +110,8 @@ def _name_of(path: Path) -> str:
 
 
 def check_together(
-    jobs: list[PrepareJob], name: str | None, form: str | None, labels: str | None, from_file: Path | None, check: bool,
-    choice: int | None,
+    jobs: list[PrepareJob], name: str | None, format: str | None, labels: str | None, from_file: Path | None,
+    check: bool, choice: int | None,
 ) -> None:  # fmt: skip
     """Refuse options that do not go together.
 
@@ -129,10 +129,10 @@ def check_together(
         raise click.UsageError("--check False needs --from-file; a download is always checked")
     if choice is not None and (len(known) != 1 or from_file is not None):
         raise click.UsageError("--source needs one data set of the catalogue to download")
-    if form is not None and known and (from_file is None or check):
+    if format is not None and known and (from_file is None or check):
         raise click.UsageError(
-            f"--format {form}: the catalogue knows what {known[0].name} is; leave the option out, or give --from-file "
-            "with --no-check"
+            f"--format {format}: the catalogue knows what {known[0].name} is; leave the option out, or give "
+            "--from-file with --no-check"
         )
     if labels not in {None, "none", "folders"} and len(jobs) > 1:
         raise click.UsageError(f"--labels {labels} needs a single SOURCE; prepare them one at a time")

@@ -196,7 +196,7 @@ def _described(entry: CatalogueEntry) -> dict[str, Any]:
         "preset": entry.preset,
         "sources": [
             {
-                "form": source.form,
+                "form": source.format,
                 "address": source.address,
                 "gigabytes": None if source.size is None else source.size / GB,
                 "checksum": source.checksum,

@@ -25,7 +25,7 @@ class Settings:
     """What holds for all data sets of a line; ``options`` are the fields of ``PrepareOptions``."""
 
     data_dir: Path
-    form: str | None
+    format: str | None
     labels: str | None
     from_file: Path | None
     check: bool
@@ -51,7 +51,7 @@ def run(job: PrepareJob, settings: Settings) -> dict[str, Any]:
     with ProgressBar() as progress:
         try:
             if isinstance(job, OwnImages):
-                prepared = _prepare(job.path, job.name, settings.form, settings, given, progress)
+                prepared = _prepare(job.path, job.name, settings.format, settings, given, progress)
             else:
                 prepared, kept = _prepare_known(job, settings, options, given, progress)
         except KeyboardInterrupt:
@@ -87,7 +87,7 @@ def _prepare_known(
             return existing, None
     acquired = _acquire(job, settings, options, progress)
     with acquired.open(settings.labels, options.resolution) as source:
-        prepared = _prepare(source, job.name, acquired.form, settings, given, progress)
+        prepared = _prepare(source, job.name, acquired.format, settings, given, progress)
     kept = acquired.release(keep_download=settings.keep_download)
     return prepared, (acquired.path, kept) if kept else None
 
@@ -95,7 +95,7 @@ def _prepare_known(
 def _prepare(
     source: Path | Source,
     name: str,
-    form: str | None,
+    format: str | None,
     settings: Settings,
     options: dict[str, Any],
     progress: ProgressBar,
@@ -113,7 +113,7 @@ def _prepare(
             progress.update(done, skipped=skipped)
 
     return prepare(
-        source, name, data_dir=settings.data_dir, form=form, labels=settings.labels, progress=report, **options
+        source, name, data_dir=settings.data_dir, format=format, labels=settings.labels, progress=report, **options
     )
 
 
@@ -136,7 +136,7 @@ def _acquire(job: CatalogueSet, settings: Settings, options: PrepareOptions, pro
     progress.message(f"{entry.name}: {entry.title}")
     progress.message(f"licence: {entry.licence}{f' ({entry.homepage})' if entry.homepage else ''}")
     if settings.from_file is not None:
-        return acquire_file(entry, settings.from_file, check=settings.check, form=settings.form, progress=report)
+        return acquire_file(entry, settings.from_file, check=settings.check, format=settings.format, progress=report)
     output = estimated_output(entry, options)
     output = max(0, output - _bytes_in(settings.data_dir / f".{job.name}.part"))
     return acquire(

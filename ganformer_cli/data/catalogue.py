@@ -22,7 +22,7 @@ from ganformer_cli.text import printable
 SCENES = "scenes"  # the built-in set's name
 MAX_DOWNLOAD_BYTES = 10**15  # of a download: a petabyte
 # What a download is: how the catalogue calls it, how it is read, and the suffix of the file.
-DOWNLOAD_FORMS = {
+DOWNLOAD_FORMATS = {
     "zip of pictures": ("zip", ".zip"),
     "zip of tfrecords": ("tfrecords", ".zip"),
     "zip of lmdb": ("lmdb", ".zip"),
@@ -44,7 +44,7 @@ class _Wrong(ValueError):
 class DownloadSource:
     """One place where a data set can be downloaded."""
 
-    form: str  # one of FORMS
+    format: str  # a key of DOWNLOAD_FORMATS
     url: str | None = None
     drive: str | None = None  # the id of a file of Google Drive; instead of url
     md5: str | None = None
@@ -75,7 +75,7 @@ class DownloadSource:
     @property
     def opened_as(self) -> str:
         """How it is read, see ``open_source``."""
-        return DOWNLOAD_FORMS[self.form][0]
+        return DOWNLOAD_FORMATS[self.format][0]
 
     def file_name(self, entry: str) -> str:
         """What the download is called on disk; ``entry`` is the data set's name."""
@@ -83,7 +83,7 @@ class DownloadSource:
             name = unquote(urlsplit(self.url).path).rpartition("/")[2]
             if _PLAIN.fullmatch(name) and not name.startswith("."):
                 return name
-        return entry + DOWNLOAD_FORMS[self.form][1]
+        return entry + DOWNLOAD_FORMATS[self.format][1]
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def read_entry(path: Path) -> CatalogueEntry:
         sources = values.get("source", [])
         for number, source in enumerate(sources, 1):
             _check_source(source, f"source {number}: " if len(sources) > 1 else "source: ")
-        values["source"] = tuple(DownloadSource(**source) for source in sources)
+        values["source"] = tuple(DownloadSource(format=source.pop("form"), **source) for source in sources)
         values["ratio"] = float(values["ratio"])
         if "reported" in values:
             _check(values["reported"], _REPORTED, "reported: ", needed=tuple(_REPORTED))
@@ -219,7 +219,10 @@ _REPORTED: _Rules = {
     ),
 }
 _SOURCE: _Rules = {
-    "form": (lambda value: isinstance(value, str) and value in DOWNLOAD_FORMS, f"one of {', '.join(DOWNLOAD_FORMS)}"),
+    "form": (
+        lambda value: isinstance(value, str) and value in DOWNLOAD_FORMATS,
+        f"one of {', '.join(DOWNLOAD_FORMATS)}",
+    ),
     "url": (_address, "an address that begins with http:// or https://"),
     "drive": (lambda value: isinstance(value, str) and bool(_ID.fullmatch(value)), "the id of a file of Google Drive"),
     "md5": (lambda value: _is_checksum("md5", value), "32 hexadecimal digits"),

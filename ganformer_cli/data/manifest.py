@@ -65,10 +65,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     manifest = read_json(path, remedy="prepare it again")
-    if not isinstance(manifest, dict) or not isinstance(form := manifest.get("format"), str):
+    if not isinstance(manifest, dict) or not isinstance(format := manifest.get("format"), str):
         raise DataError(f"{path} is not the manifest of a prepared data set (it has no format); prepare it again")
-    if form != MANIFEST_FORMAT:
-        found = printable(form, limit=80)
+    if format != MANIFEST_FORMAT:
+        found = printable(format, limit=80)
         raise DataError(f"{path} has format {found!r}, this version reads {MANIFEST_FORMAT!r}; prepare it again")
     wrong = [key for key, kind in _KINDS.items() if not isinstance(manifest.get(key), kind)]
     if not wrong and not (manifest["shards"] and all(_is_shard(shard) for shard in manifest["shards"])):

@@ -25,7 +25,7 @@ class Published(NamedTuple):
     ratio: float
     dataset: str  # as the catalogue of data sets calls it
     resolution: int  # longer side of its images
-    form: str = "PyTorch"  # which of the authors' two programs wrote it
+    format: str = "PyTorch"  # which of the authors' two programs wrote it
 
 
 PUBLISHED = {

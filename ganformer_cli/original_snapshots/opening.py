@@ -66,11 +66,11 @@ def load_original(path: Path) -> OriginalSnapshot:
         if other is None:
             raise
         raise SnapshotError(f"{error} (it looks like {other})") from error
-    form = next((name for name, (recognizes, _) in _READERS.items() if recognizes(tree)), None)
-    if form is None:
+    format = next((name for name, (recognizes, _) in _READERS.items() if recognizes(tree)), None)
+    if format is None:
         raise SnapshotError(f"{path}: {_what_it_is(tree)}; give one of the GANsformer's")
     try:
-        found = _READERS[form][1](tree, str(path))
+        found = _READERS[format][1](tree, str(path))
         ratio = published_ratio(path)
         if found.settings["ratio"] == 1 and ratio is not None and ratio != 1:
             # The file does not say what its images are cropped to; the authors' list of snapshots does.
@@ -92,7 +92,7 @@ def load_original(path: Path) -> OriginalSnapshot:
     kimg = re.search(r"network-snapshot-(\d+)", path.name)
     header = {
         "kimg": float(kimg[1]) if kimg else None,
-        "source": {"format": form, "file": path.name, "sha256": sha256_of(path)},
+        "source": {"format": format, "file": path.name, "sha256": sha256_of(path)},
         "licence": LICENCE,
         **found.about,
     }

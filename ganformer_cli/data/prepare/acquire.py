@@ -41,7 +41,7 @@ class AcquiredArchive:
     """The archive of a data set on this disk, ready to be read."""
 
     path: Path
-    form: str | None  # for open_source; None: whatever it is found to be
+    format: str | None  # for open_source; None: whatever it is found to be
     source: DownloadSource | None  # where it comes from; None for a file that nothing is known about
     downloaded: bool  # it is ours, and no file of the user's
 
@@ -52,7 +52,7 @@ class AcquiredArchive:
             DataError: the file cannot be used.
         """
         try:
-            opened = open_source(self.path, form=self.form, labels=labels, resolution=resolution)
+            opened = open_source(self.path, format=self.format, labels=labels, resolution=resolution)
         except MissingLibraryError:
             raise
         except DataError as error:
@@ -75,7 +75,7 @@ class AcquiredArchive:
         if not self.downloaded or (self.source is not None and self.source.checksum is not None):
             return None
         try:
-            open_source(self.path, form=self.form, labels="none").close()
+            open_source(self.path, format=self.format, labels="none").close()
         except DataError:
             aside = self.path.with_name(f"{self.path.name}.bad")
             replace(self.path, aside)
@@ -102,7 +102,7 @@ class _Within(Source):
     """The images of a zip that lie in one folder of it."""
 
     def __init__(self, zipped: ZipSource, folder: str) -> None:
-        self.path, self.form = zipped.path, zipped.form
+        self.path, self.format = zipped.path, zipped.format
         self.label_kind, self.class_names = zipped.label_kind, zipped.class_names
         self._zipped, self._folder = zipped, folder
         below = f"{folder}/"
@@ -182,14 +182,14 @@ def acquire_file(
     path: Path,
     *,
     check: bool = True,
-    form: str | None = None,
+    format: str | None = None,
     progress: AcquireProgress | None = None,
 ) -> AcquiredArchive:
     """Take the archive of ``entry`` that the user has already: it must have the checksum of one of the sources.
 
     Args:
         check: False takes any file, and finds out what it is.
-        form: what the file is, where it is not checked; None finds out.
+        format: what the file is, where it is not checked; None finds out.
 
     Raises:
         DataError: it is missing, is no file, or is another one than the catalogue knows.
@@ -211,7 +211,7 @@ def acquire_file(
             f"({', '.join(known)}): it is incomplete, or another version; download it again, or take it as it is with "
             "--no-check"
         )
-    return AcquiredArchive(path, form, None, downloaded=False)
+    return AcquiredArchive(path, format, None, downloaded=False)
 
 
 def find_existing(entry: CatalogueEntry, target: Path, options: PrepareOptions) -> PreparedSet | None:
@@ -298,7 +298,7 @@ def _require_space(entry: CatalogueEntry, source: DownloadSource, archive: Path,
     needs = {"the data set": output}
     if not archive.is_file():
         needs["the download"] = max(0, size - (part.stat().st_size if part.is_file() else 0))
-    if source.form == "zip of lmdb":
+    if source.format == "zip of lmdb":
         needs["unpacking it"] = size  # beside it, while it is read
     free = shutil.disk_usage(archive.parent).free
     if sum(needs.values()) > free:

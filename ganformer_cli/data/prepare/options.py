@@ -96,12 +96,12 @@ class PrepareOptions:
             raise ConfigError(f"--background {self.background!r} is not a colour; give a name, or #rrggbb") from None
         return Decoding((red, green, blue), self.value_range)
 
-    def manifest(self, resolution: int, form: str | None) -> dict[str, Any]:
+    def manifest(self, resolution: int, format: str | None) -> dict[str, Any]:
         """What the manifest says of how the data set was made.
 
         Args:
             resolution: given or chosen.
-            form: of the source, as given.
+            format: of the source, as given.
         """
         height, width = image_size(resolution, self.ratio)
         return {
@@ -115,7 +115,7 @@ class PrepareOptions:
             "value_range": None if self.value_range is None else list(self.value_range),
             "compression": self.compression,
             "max_images": self.max_images,
-            "form": form,
+            "form": format,
         }
 
 

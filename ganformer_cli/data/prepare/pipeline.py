@@ -67,7 +67,7 @@ def prepare(
     name: str,
     *,
     data_dir: Path = Path("datasets"),
-    form: str | None = None,
+    format: str | None = None,
     labels: str | None = None,
     progress: PrepareProgress | None = None,
     **options: Any,
@@ -81,7 +81,7 @@ def prepare(
 
     Args:
         source: where the images are; a :class:`Source` is left open.
-        form: what ``source`` is, see :func:`open_source`; None finds out.
+        format: what ``source`` is, see :func:`open_source`; None finds out.
         labels: where labels come from, see :func:`open_source`.
         progress: called with images looked at, of how many, and skipped; at the start with 0 looked at.
         options: the fields of :class:`PrepareOptions`.
@@ -97,13 +97,15 @@ def prepare(
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # Pillow warns of large images and odd metadata; we decide about both
         if isinstance(source, Path):
-            source = stack.enter_context(open_source(source, form=form, labels=labels, resolution=chosen.resolution))
+            source = stack.enter_context(
+                open_source(source, format=format, labels=labels, resolution=chosen.resolution)
+            )
         _check_source(source, chosen)
         label_notes = [shown(text) for text in (*source.label_notes, *source.label_faults)]
         figures, not_read = source.unread_files().sheets, _not_read(source)
         notes = [*label_notes, *([figures_text(figures)] if figures else [])]
         resolution = chosen.resolution or choose_resolution(source, chosen.ratio, chosen.fit)
-        settings = chosen.manifest(resolution, form)
+        settings = chosen.manifest(resolution, format)
         plan = _plan(source, name, settings, labels, chosen.shards_num)
         target = data_dir / name
         recover(target)
@@ -178,7 +180,7 @@ def _describe(source: Source, statistics: DatasetStatistics) -> dict[str, Any]:
     """What the manifest says of the source."""
     return {
         "name": shown(source.path.resolve().name),
-        "form": source.form,
+        "form": source.format,
         "pictures": source.count(),
         "considered": statistics.considered,
         "other_files": source.others(),

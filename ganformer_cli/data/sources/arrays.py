@@ -141,7 +141,7 @@ class Arrayed(LabelledSource):
 class NpySource(Arrayed, IndexedSource):
     """The images of a ``.npy`` file."""
 
-    form = "npy"
+    format = "npy"
 
     def __init__(self, path: Path, labels: str | None) -> None:
         """
@@ -187,7 +187,7 @@ class NpySource(Arrayed, IndexedSource):
 class NpzSource(Arrayed, StreamedSource):
     """The images of one array in a ``.npz`` file, with the labels of another."""
 
-    form = "npz"
+    format = "npz"
     passing_is_cheap = False
 
     def __init__(self, path: Path, labels: str | None) -> None:

@@ -80,7 +80,7 @@ class Source(abc.ABC):
     """Images in a fixed order. A context manager; iterated by one thread at a time."""
 
     path: Path
-    form: str  # "folder", "zip", "tar", "npy", "npz", "hdf5", "lmdb", "tfrecords", "webdataset", "tfds"
+    format: str  # "folder", "zip", "tar", "npy", "npz", "hdf5", "lmdb", "tfrecords", "webdataset", "tfds"
     label_kind: str | None = None  # None, "classes" or "vectors". An item of a labelled source may still have none
     class_names: list[str] | None = None  # sorted; label i is class_names[i]
     class_count: int | None = None  # where it is known beyond the largest class that an image has
@@ -224,9 +224,9 @@ def has_image_suffix(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in readable_suffixes()
 
 
-def wanted_images(form: str | None) -> ImageSelection:
+def wanted_images(format: str | None) -> ImageSelection:
     """Which files are images: all that can be read, or those called as ``png`` or ``jpg`` are."""
-    return ImageSelection({"png": frozenset({".png"}), "jpg": frozenset({".jpg", ".jpeg"})}.get(form or ""))
+    return ImageSelection({"png": frozenset({".png"}), "jpg": frozenset({".jpg", ".jpeg"})}.get(format or ""))
 
 
 def shown(name: str) -> str:

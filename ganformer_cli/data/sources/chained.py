@@ -22,7 +22,7 @@ class ChainedSource(Source):
 
     def __init__(self, path: Path, parts: list[Source]) -> None:
         self.path = path
-        self.form = parts[0].form
+        self.format = parts[0].format
         self._parts = parts
         self._ends = list(accumulate(part.count() for part in parts))
         self.label_kind = next((part.label_kind for part in parts if part.label_kind is not None), None)

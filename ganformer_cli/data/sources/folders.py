@@ -19,7 +19,7 @@ from ganformer_cli.files import open_regular, read_regular
 class FolderSource(StreamedSource):
     """Every image below a folder, in the order of the full names. Linked folders are followed, each once."""
 
-    form = "folder"
+    format = "folder"
 
     def __init__(self, path: Path, selection: ImageSelection, labels: str | None) -> None:
         """

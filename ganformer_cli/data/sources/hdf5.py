@@ -26,7 +26,7 @@ _LINKS_NAMED = 3  # in a message
 class Hdf5Source(Arrayed, IndexedSource):
     """The images of a dataset called images, data or x, else of the first that looks like images."""
 
-    form = "hdf5"
+    format = "hdf5"
 
     def __init__(self, path: Path, labels: str | None) -> None:
         """

@@ -85,16 +85,16 @@ class ValueReader:
         if not text and not (numbers and all(map(is_number, numbers))):
             raise DataError(f"{at}: the label of {name} is {_shown(written)}, not {WANTED}; correct it")
         if text:
-            form, width = _TEXT, 0
+            format, width = _TEXT, 0
         elif type(label) is int:
-            form, width = _CLASS, 0
+            format, width = _CLASS, 0
             if not 0 <= label < MAX_CLASSES:
                 raise DataError(f"{at}: the label of {name} is {_shown(written)}, not {WANTED}; correct it")
         else:
-            form, width = _LIST, len(numbers)
+            format, width = _LIST, len(numbers)
             if width == 1:
                 self._look_at_single(at, name, written, float(numbers[0]))
-        self._same_kind(at, name, written, form, width)
+        self._same_kind(at, name, written, format, width)
         self._count += 1
         if text:
             self._numbers.append(self._names.setdefault(label, len(self._names)))
@@ -107,19 +107,19 @@ class ValueReader:
         elif not 0 <= number < MAX_CLASSES and self._odd is None:
             self._odd = DataError(f"{at}: the label of {name} is {_shown(written)}, not {WANTED}; correct it")
 
-    def _same_kind(self, at: str, name: str, written: Any, form: str, width: int) -> None:
-        if self._width in (-1, width) and self._form in ("", form):
-            self._form, self._width = form, width
+    def _same_kind(self, at: str, name: str, written: Any, format: str, width: int) -> None:
+        if self._width in (-1, width) and self._form in ("", format):
+            self._form, self._width = format, width
             return
         # 1 and 1.0 are the same class.
         whole = not self._fraction and not isinstance(written, list)
-        if {self._form, form} == {_CLASS, _LIST} and {self._width, width} == {0, 1} and whole:
+        if {self._form, format} == {_CLASS, _LIST} and {self._width, width} == {0, 1} and whole:
             if self._form == _CLASS:
                 return
-            self._form, self._width = form, 1
+            self._form, self._width = format, 1
             return
-        said, before = _kind(form, width), _kind(self._form, self._width)
-        if _TEXT in (form, self._form):
+        said, before = _kind(format, width), _kind(self._form, self._width)
+        if _TEXT in (format, self._form):
             raise DataError(
                 f"{at}: the label of {name} is {_shown(written)}, not {before} as those before are; "
                 "write names for all of them, or numbers"
@@ -211,8 +211,8 @@ def _plain(label: Any) -> Any:
     return [label] if type(label) is float else label
 
 
-def _kind(form: str, width: int) -> str:
-    return f"a vector of {width}" if form == _LIST else form
+def _kind(format: str, width: int) -> str:
+    return f"a vector of {width}" if format == _LIST else format
 
 
 def _shown(label: Any) -> str:

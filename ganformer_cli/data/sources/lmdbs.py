@@ -32,7 +32,7 @@ def is_lmdb(start: bytes) -> bool:
 class LmdbSource(StreamedSource):
     """Every value of the database, in the order of the keys."""
 
-    form = "lmdb"
+    format = "lmdb"
 
     def __init__(self, path: Path, labels: str | None, *, data: Path | None = None, unpacked: Unpacked | None = None):
         """

@@ -53,13 +53,13 @@ _MISTAKES = {
 
 
 def open_source(
-    path: Path, *, form: str | None = None, labels: str | None = None, resolution: int | None = None
+    path: Path, *, format: str | None = None, labels: str | None = None, resolution: int | None = None
 ) -> Source:
     """The images at ``path``.
 
     Args:
-        form: one of :data:`FORMS`; None recognizes the content. ``png`` and ``jpg`` take such files only, of a
-            folder, zip or tar.
+        format: one of :data:`SOURCE_FORMATS`; None recognizes the content. ``png`` and ``jpg`` take such files only,
+            of a folder, zip or tar.
         labels: None takes what lies in the source (``dataset.json`` and the like); ``none``; ``folders``, where a
             image's class is its first folder; or the path of a ``.npy``, ``.csv`` or ``.json`` file.
         resolution: which files of TFRecords of several resolutions; None takes the largest.
@@ -70,27 +70,27 @@ def open_source(
             missing.
         OutputError: there is not enough space to unpack it.
     """
-    if form is not None and form not in SOURCE_FORMATS:
-        raise ConfigError(f"--format {form}: choose one of {', '.join(SOURCE_FORMATS)}")
+    if format is not None and format not in SOURCE_FORMATS:
+        raise ConfigError(f"--format {format}: choose one of {', '.join(SOURCE_FORMATS)}")
     try:
-        source = TfdsSource(path, labels) if form == "tfds" else _open(path, form, labels, resolution)
+        source = TfdsSource(path, labels) if format == "tfds" else _open(path, format, labels, resolution)
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     except READ_ERRORS as error:
         raise DataError(f"{path} is damaged or cut short ({reason(error)}); download it again") from error
     try:
-        _refuse_empty(source, form)
+        _refuse_empty(source, format)
     except BaseException:
         source.close()
         raise
     return source
 
 
-def _refuse_empty(source: Source, form: str | None) -> None:
+def _refuse_empty(source: Source, format: str | None) -> None:
     """Raise if nothing of it can be used: the images are not counted for it where that takes long."""
     first = next(iter(source.items()), None)
     if first is None:
-        ending = {"png": " ending in .png", "jpg": " ending in .jpg or .jpeg"}.get(form or "", "")
+        ending = {"png": " ending in .png", "jpg": " ending in .jpg or .jpeg"}.get(format or "", "")
         others = source.others()
         unread = source.unread_files().unread
         found = f"the {others} files in it are something else" if others else "it is empty"
@@ -100,29 +100,29 @@ def _refuse_empty(source: Source, form: str | None) -> None:
         raise DataError(f"{source.path}: {first.error}; download it again")
 
 
-def _open(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
+def _open(path: Path, format: str | None, labels: str | None, resolution: int | None) -> Source:
     if path.is_dir():
-        return _open_folder(path, form, labels, resolution)
+        return _open_folder(path, format, labels, resolution)
     if why := why_no_file(path):
         raise DataError(f"{path} {why}; give the path of a folder, an archive or an array of images")
     found = _kind_of_file(path)
     if found == "zip":
-        return _open_zip(path, form, labels, resolution)
+        return _open_zip(path, format, labels, resolution)
     if found == "tar":
-        if form == "webdataset" or (form is None and label_kind_of(path) is not None):
+        if format == "webdataset" or (format is None and label_kind_of(path) is not None):
             return WebdatasetSource(path, [], [], labels)
-        if form not in (None, "tar", "png", "jpg"):
-            raise _misfit(path, form, found)
-        return TarSource(path, wanted_images(form), labels)
-    if form not in (None, found):
-        raise _misfit(path, form, found)
+        if format not in (None, "tar", "png", "jpg"):
+            raise _misfit(path, format, found)
+        return TarSource(path, wanted_images(format), labels)
+    if format not in (None, found):
+        raise _misfit(path, format, found)
     if (kind := _SOURCES.get(found)) is not None:
         return kind(path, labels)
     return TfrecordsSource(FolderFiles(path), resolution, labels)
 
 
-def _open_folder(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
-    prepared = _prepared_zips(path) if form in (None, "zip") else []
+def _open_folder(path: Path, format: str | None, labels: str | None, resolution: int | None) -> Source:
+    prepared = _prepared_zips(path) if format in (None, "zip") else []
     if prepared:
         source = _open_prepared(path, prepared, labels)
         if labels is None and source.label_kind == "classes":
@@ -131,12 +131,12 @@ def _open_folder(path: Path, form: str | None, labels: str | None, resolution: i
             except DataError as error:
                 source.label_notes = [*source.label_notes, f"classes have no names: {error}"]
         return source
-    if form in (None, "lmdb"):
+    if format in (None, "lmdb"):
         near = (name for name in islice(walk(path), _PROBED) if name.count("/") < 2)
         database = next((name for name in near if name.rpartition("/")[2] == DATA), None)
         if database is not None:
             return LmdbSource(path, labels, data=path / database)
-    found = form or _kind_of_content(walk(path)) or "folder"
+    found = format or _kind_of_content(walk(path)) or "folder"
     if found == "tfrecords":
         return TfrecordsSource(FolderFiles(path), resolution, labels)
     if found in ("webdataset", "tar"):
@@ -145,21 +145,21 @@ def _open_folder(path: Path, form: str | None, labels: str | None, resolution: i
         if not shards:
             raise DataError(f"{path} holds no tars; leave --format out, or give the folder that they lie in")
         return WebdatasetSource(path, shards, sorted({*names} - {*shards}), labels)
-    if form not in (None, "png", "jpg"):
-        raise _misfit(path, form, "folder")
-    return FolderSource(path, wanted_images(form), labels)
+    if format not in (None, "png", "jpg"):
+        raise _misfit(path, format, "folder")
+    return FolderSource(path, wanted_images(format), labels)
 
 
-def _open_zip(path: Path, form: str | None, labels: str | None, resolution: int | None) -> Source:
+def _open_zip(path: Path, format: str | None, labels: str | None, resolution: int | None) -> Source:
     index = ZipIndex(path)
     try:
         database = next((name for name in index.names() if name.rpartition("/")[2] == DATA), None)
         found = "lmdb" if database is not None else _kind_of_content(index.names()) or "zip"
         if found == "zip" and len(index) and all(name.endswith(".npy") for name in islice(index.names(), _PROBED)):
             found = "npy"
-        forced = "zip" if form in ("png", "jpg") else form or found
+        forced = "zip" if format in ("png", "jpg") else format or found
         if forced == "zip":
-            return ZipSource(index, wanted_images(form), labels)
+            return ZipSource(index, wanted_images(format), labels)
     except BaseException:
         index.close()
         raise
@@ -171,13 +171,13 @@ def _open_zip(path: Path, form: str | None, labels: str | None, resolution: int 
     if forced == "lmdb" and database is not None:
         unpacked = Unpacked(path, database)
         return LmdbSource(path, labels, data=unpacked.data, unpacked=unpacked)
-    if found == "webdataset" and form is None:
+    if found == "webdataset" and format is None:
         raise DataError(f"{path} is a zip of tars; unpack it, and give the folder")
-    raise _misfit(path, form, found)
+    raise _misfit(path, format, found)
 
 
-def _misfit(path: Path, form: str | None, found: str) -> DataError:
-    return DataError(f"--format {form}: {path} is something else ({found}); leave the option out")
+def _misfit(path: Path, format: str | None, found: str) -> DataError:
+    return DataError(f"--format {format}: {path} is something else ({found}); leave the option out")
 
 
 def _kind_of_content(names: Iterable[str]) -> str | None:

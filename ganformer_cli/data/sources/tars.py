@@ -221,7 +221,7 @@ class TarReader:
 class TarSource(StreamedSource):
     """Every image in a tar, in the order in which they lie."""
 
-    form = "tar"
+    format = "tar"
 
     def __init__(self, path: Path, selection: ImageSelection, labels: str | None) -> None:
         """

@@ -19,7 +19,7 @@ from ganformer_cli.errors import DataError
 class TfdsSource(LabelledSource):
     """The images of a data set's split ``train``, or of its first where there is none of this name."""
 
-    form = "tfds"
+    format = "tfds"
 
     def __init__(self, path: Path, labels: str | None) -> None:
         """

@@ -147,7 +147,7 @@ class ZipFiles(RecordFiles):
 class TfrecordsSource(StreamedSource):
     """The images in files of TFRecords, file by file."""
 
-    form = "tfrecords"
+    format = "tfrecords"
 
     def __init__(self, store: RecordFiles, resolution: int | None, labels: str | None) -> None:
         """

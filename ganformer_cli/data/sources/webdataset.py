@@ -27,7 +27,7 @@ NAMES = "names"  # labels are texts, which stand for classes
 class WebdatasetSource(StreamedSource):
     """The images of one tar or of several, shard after shard."""
 
-    form = "webdataset"
+    format = "webdataset"
 
     def __init__(self, path: Path, shards: list[str], beside: list[str], labels: str | None) -> None:
         """

@@ -20,7 +20,7 @@ from ganformer_cli.errors import DataError
 class ZipSource(IndexedSource):
     """Every image in a zip. Nothing is ever unpacked to disk, so the names in it can do no harm."""
 
-    form = "zip"
+    format = "zip"
 
     def __init__(self, index: ZipIndex, selection: ImageSelection, labels: str | None) -> None:
         """
