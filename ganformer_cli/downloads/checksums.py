@@ -94,8 +94,9 @@ def check_file(path: Path, checksum: str, progress: Progress | None = None) -> N
     """
     kind, expected = split_checksum(checksum)
     try:
-        if _note(path, checksum) == _read_note(path):
-            return
+        with contextlib.suppress(DownloadError):  # there is no note, or a damaged one
+            if _note(path, checksum) == read_json(checked_note(path), kind=DownloadError):
+                return
         found = digest_file(path, kind, progress)
     except OSError as error:
         raise DownloadError(f"cannot read {path}: {error.strerror or error}; delete it to download it again") from error
@@ -121,13 +122,6 @@ def checked_note(path: Path) -> Path:
 def _note(path: Path, checksum: str) -> dict[str, object]:
     there = path.stat()
     return {"checksum": checksum.lower(), "bytes": there.st_size, "changed": there.st_mtime_ns}
-
-
-def _read_note(path: Path) -> object:
-    try:
-        return read_json(checked_note(path), kind=DownloadError)
-    except DownloadError:
-        return None
 
 
 def remember_checksum(path: Path) -> str:

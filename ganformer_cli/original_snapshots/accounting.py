@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from ganformer_cli.errors import SnapshotError
 
 #: How many names of tensors a message shows.
 _SHOWN = 4
+
+Kind = TypeVar("Kind")
 
 
 class Named(NamedTuple):
@@ -47,6 +49,17 @@ class SnapshotContents:
     about: dict[str, Any] = field(default_factory=dict)  # for the header of our file
     left_out: dict[str, str] = field(default_factory=dict)  # the other networks, and why
     notes: list[str] = field(default_factory=list)  # what else a user should know
+
+
+def network_of(value: object, kind: type[Kind], name: str) -> Kind:
+    """``value``, which must be a network of this kind.
+
+    Raises:
+        SnapshotError: it is missing, or something else.
+    """
+    if not isinstance(value, kind):
+        raise SnapshotError(f"the file holds no {name}" if value is None else f"{name} is not a network")
+    return value
 
 
 def unused(config: ModelConfig) -> list[str]:

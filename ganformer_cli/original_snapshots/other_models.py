@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import pickletools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ganformer_cli.files import open_regular
-from ganformer_cli.original_snapshots.pickles import PersistentObject, TensorFlowNetwork
+from ganformer_cli.original_snapshots.pickles import PersistentObject, TensorFlowNetwork, as_dictionary, modules_within
 from ganformer_cli.text import printable
 
 #: How many instructions of a pickle are looked at for names.
@@ -60,28 +59,16 @@ def name_of_tree(tree: Any) -> str | None:
 
 def _name_of_module(module: PersistentObject) -> str:
     """A network of NVIDIA's PyTorch code: they name their classes alike, and differ in what these are made of."""
-    names = {current.class_name for current in _modules(module)}
-    for name, family in _CLASSES.items():
-        if name in names:
-            return family
-    kwargs = module.state.get("_init_kwargs")
-    arguments = set(kwargs) if isinstance(kwargs, dict) else set()
-    synthesis = kwargs.get("synthesis_kwargs") if isinstance(kwargs, dict) else None
-    arguments |= set(synthesis) if isinstance(synthesis, dict) else set()
+    names = {current.class_name for _, current in modules_within(module)}
+    if family := next((family for name, family in _CLASSES.items() if name in names), None):
+        return family
+    kwargs = as_dictionary(module.state.get("_init_kwargs"))
+    arguments = {*kwargs, *as_dictionary(kwargs.get("synthesis_kwargs"))}
     if arguments & {"magnitude_ema_beta", "conv_kernel", "use_radial_filters", "output_scale", "num_critical"}:
         return "StyleGAN3 (NVIDIA)"
     if module.class_name == "Generator" and {"SynthesisNetwork", "MappingNetwork"} <= names | {"MappingNetwork"}:
         return "StyleGAN2-ADA (NVIDIA), or a network made with its code"
     return f"a network of the class {printable(module.class_name, limit=60)}, of another program"
-
-
-def _modules(module: PersistentObject) -> Iterator[PersistentObject]:
-    waiting = [module]
-    for current in waiting:
-        yield current
-        children = current.state.get("_modules")
-        if isinstance(children, dict) and len(waiting) < 10_000:
-            waiting += [child for child in children.values() if isinstance(child, PersistentObject)]
 
 
 def _name_of_network(network: TensorFlowNetwork) -> str:
@@ -104,16 +91,14 @@ def name_of_pickle(path: Path) -> str | None:
                 break
     except Exception:  # a look at what may be anything; whatever was seen until here counts
         pass
-    for name, family in _CLASSES.items():
-        if name in words:
-            return family
+    if family := next((family for name, family in _CLASSES.items() if name in words), None):
+        return family
     if "G_ema" in words:
         return "StyleGAN2-ADA or StyleGAN3 (NVIDIA), or a network made with their code"
     if "state_dict" in words or "g_ema" in words:
         return "a checkpoint of another program"
-    found = [name for name in _TENSORFLOW if name in words]
-    if found:
-        return _TENSORFLOW[found[0]]
+    if family := next((family for name, family in _TENSORFLOW.items() if name in words), None):
+        return family
     if any(word.startswith("sklearn") for word in words):
         return "a model of scikit-learn's"
     return None

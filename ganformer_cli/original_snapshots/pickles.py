@@ -513,8 +513,8 @@ class _Plain:
             raise ValueError("more numbers and text than the file has room for")
 
 
-def module_tensors(module: PersistentObject) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of a module and those within it.
+def modules_within(module: PersistentObject) -> Iterator[tuple[str, PersistentObject]]:
+    """A module and those within it, each with what stands before the names of its tensors.
 
     Raises:
         SnapshotError: there are more than any network has: it holds itself, perhaps.
@@ -523,14 +523,21 @@ def module_tensors(module: PersistentObject) -> Iterator[tuple[str, Tensor]]:
     for done, (prefix, current) in enumerate(waiting):
         if done >= _MOST_MODULES:
             raise SnapshotError(f"a {module.class_name} of more than {_MOST_MODULES} parts: the snapshot is damaged")
-        for kind in ("_parameters", "_buffers"):
-            for name, value in _mapping(current.state.get(kind)).items():
-                if isinstance(value, Tensor):
-                    yield f"{prefix}{name}", value.detach()
-        for name, child in _mapping(current.state.get("_modules")).items():
+        yield prefix, current
+        for name, child in as_dictionary(current.state.get("_modules")).items():
             if isinstance(child, PersistentObject):
                 waiting.append((f"{prefix}{name}.", child))
 
 
-def _mapping(value: object) -> dict[str, Any]:
+def module_tensors(module: PersistentObject) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a module and those within it; raises as :func:`modules_within` does."""
+    for prefix, current in modules_within(module):
+        for kind in ("_parameters", "_buffers"):
+            for name, value in as_dictionary(current.state.get(kind)).items():
+                if isinstance(value, Tensor):
+                    yield f"{prefix}{name}", value.detach()
+
+
+def as_dictionary(value: object) -> dict[str, Any]:
+    """``value`` if it is a dictionary, else an empty one."""
     return value if isinstance(value, dict) else {}

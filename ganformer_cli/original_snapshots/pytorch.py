@@ -7,7 +7,7 @@ what those lack, from the tensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -15,9 +15,9 @@ from torch import Tensor
 from ganformer_cli.config import ModelConfig, settings_of
 from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT, MAX_LAYERS, MAX_RESOLUTION
 from ganformer_cli.errors import SnapshotError
-from ganformer_cli.original_snapshots.accounting import SnapshotContents, Tensors
+from ganformer_cli.original_snapshots.accounting import SnapshotContents, Tensors, network_of
 from ganformer_cli.original_snapshots.arguments import ATTENTION_ARGUMENTS, Arguments, read_attention
-from ganformer_cli.original_snapshots.pickles import PersistentObject, module_tensors
+from ganformer_cli.original_snapshots.pickles import PersistentObject, as_dictionary, module_tensors, modules_within
 
 _SETTINGS = settings_of(ModelConfig)
 #: Arguments that do not affect images: names and numbers of training, and what follows from the others.
@@ -53,7 +53,7 @@ def is_pytorch_snapshot(tree: Any) -> bool:
     if not isinstance(tree, dict) or not isinstance(tree.get("Gs"), PersistentObject):
         return False
     generator = tree["Gs"]
-    return _dictionary(generator.state.get("_init_kwargs")).get("k", generator.state.get("k")) is not None
+    return as_dictionary(generator.state.get("_init_kwargs")).get("k", generator.state.get("k")) is not None
 
 
 def read_pytorch(tree: Mapping[str, Any], where: str) -> SnapshotContents:
@@ -67,7 +67,7 @@ def read_pytorch(tree: Mapping[str, Any], where: str) -> SnapshotContents:
     settings = found.settings
     found.tensors["ema"] = _generator_tensors(ema, settings, f"{where} (Gs)")
     try:
-        generator = _module(tree, "G")
+        generator = network_of(tree.get("G"), PersistentObject, "G")
         if _generator_settings(generator, where).settings != settings:
             raise SnapshotError("G and Gs are of different settings")
         found.tensors["generator"] = _generator_tensors(generator, settings, "G")
@@ -75,7 +75,7 @@ def read_pytorch(tree: Mapping[str, Any], where: str) -> SnapshotContents:
         found.left_out["generator"] = str(error)
     crop_ratio = None
     try:
-        discriminator = _module(tree, "D")
+        discriminator = network_of(tree.get("D"), PersistentObject, "D")
         more, crop_ratio = _discriminator_settings(discriminator, settings)
         found.tensors["discriminator"] = _tensors(discriminator, "D")
         settings.update(more)
@@ -90,21 +90,10 @@ def read_pytorch(tree: Mapping[str, Any], where: str) -> SnapshotContents:
     return found
 
 
-def _module(tree: Mapping[str, Any], name: str) -> PersistentObject:
-    module = tree.get(name)
-    if not isinstance(module, PersistentObject):
-        raise SnapshotError(f"the file holds no {name}" if module is None else f"{name} is not a network")
-    return module
-
-
-def _dictionary(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _child(module: PersistentObject | None, *path: str) -> PersistentObject | None:
     """A module within ``module``."""
     for name in path:
-        found = _dictionary(module.state.get("_modules")).get(name) if module else None
+        found = as_dictionary(module.state.get("_modules")).get(name) if module else None
         module = found if isinstance(found, PersistentObject) else None
     return module
 
@@ -115,7 +104,7 @@ def _remembered(module: PersistentObject | None, *names: str) -> dict[str, Any]:
 
 
 def _init_kwargs(module: PersistentObject | None) -> dict[str, Any]:
-    return _dictionary(module.state.get("_init_kwargs")) if module else {}
+    return as_dictionary(module.state.get("_init_kwargs")) if module else {}
 
 
 def _tensors(module: PersistentObject, where: str) -> Tensors:
@@ -132,14 +121,10 @@ def _tensors(module: PersistentObject, where: str) -> Tensors:
     return tensors
 
 
-def _strays(module: PersistentObject) -> Any:
+def _strays(module: PersistentObject) -> Iterator[str]:
     """Names of tensors that are neither parameters nor buffers."""
-    waiting = [("", module)]
-    for prefix, current in waiting:
+    for prefix, current in modules_within(module):
         yield from (f"{prefix}{name}" for name, value in current.state.items() if isinstance(value, Tensor))
-        for name, child in _dictionary(current.state.get("_modules")).items():
-            if isinstance(child, PersistentObject):
-                waiting.append((f"{prefix}{name}.", child))
 
 
 def _generator_tensors(module: PersistentObject, settings: Mapping[str, Any], where: str) -> Tensors:

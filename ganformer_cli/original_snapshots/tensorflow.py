@@ -18,9 +18,9 @@ from torch import Tensor
 from ganformer_cli.config import MAX_RESOLUTION, ModelConfig, settings_of, start_grid
 from ganformer_cli.config.model import MAX_CHANNELS, MAX_LATENT, MAX_LAYERS, START_SIZE
 from ganformer_cli.errors import SnapshotError
-from ganformer_cli.original_snapshots.accounting import SnapshotContents, Tensors
+from ganformer_cli.original_snapshots.accounting import SnapshotContents, Tensors, network_of
 from ganformer_cli.original_snapshots.arguments import ATTENTION_ARGUMENTS, Arguments, read_attention
-from ganformer_cli.original_snapshots.pickles import TensorFlowNetwork
+from ganformer_cli.original_snapshots.pickles import TensorFlowNetwork, as_dictionary
 
 Array = npt.NDArray[Any]
 
@@ -61,8 +61,8 @@ def is_tensorflow_snapshot(tree: Any) -> bool:
     """Whether ``tree`` has the form of a TensorFlow snapshot of the GANsformer's."""
     if not isinstance(tree, tuple) or len(tree) != 3 or not isinstance(tree[2], TensorFlowNetwork):
         return False
-    given = tree[2].state.get("static_kwargs")
-    return isinstance(given, dict) and any(given.get(name) is not None for name in _OF_GANSFORMER)
+    given = as_dictionary(tree[2].state.get("static_kwargs"))
+    return any(given.get(name) is not None for name in _OF_GANSFORMER)
 
 
 def read_tensorflow(tree: tuple[Any, ...], where: str) -> SnapshotContents:
@@ -76,31 +76,20 @@ def read_tensorflow(tree: tuple[Any, ...], where: str) -> SnapshotContents:
     settings = found.settings
     found.tensors["ema"] = _generator(_variables(ema, f"{where} (Gs)"), settings, f"{where} (Gs)")
     try:
-        generator = _network(tree[0], "G")
+        generator = network_of(tree[0], TensorFlowNetwork, "G")
         if _generator_settings(generator, "G").settings != settings:
             raise SnapshotError("G and Gs are of different settings")
         found.tensors["generator"] = _generator(_variables(generator, "G"), settings, "G")
     except SnapshotError as error:
         found.left_out["generator"] = str(error)
     try:
-        discriminator = _network(tree[1], "D")
+        discriminator = network_of(tree[1], TensorFlowNetwork, "D")
         more = _discriminator_settings(discriminator, settings)
         found.tensors["discriminator"] = _discriminator(_variables(discriminator, "D"))
         settings.update(more)
     except SnapshotError as error:
         found.left_out["discriminator"] = str(error)
     return found
-
-
-def _network(value: object, name: str) -> TensorFlowNetwork:
-    if not isinstance(value, TensorFlowNetwork):
-        raise SnapshotError(f"the file holds no {name}" if value is None else f"{name} is not a network")
-    return value
-
-
-def _kwargs(network: TensorFlowNetwork) -> dict[str, Any]:
-    found = network.state.get("static_kwargs")
-    return found if isinstance(found, dict) else {}
 
 
 def _variables(network: TensorFlowNetwork, where: str, prefix: str = "") -> dict[str, Array]:
@@ -122,8 +111,7 @@ def _variables(network: TensorFlowNetwork, where: str, prefix: str = "") -> dict
                 f"{where}: its variable {prefix}{name} is not an array, or appears twice; the file is damaged"
             )
         found[f"{prefix}{name}"] = np.asarray(value)
-    components = network.state.get("components")
-    for name, component in components.items() if isinstance(components, dict) else ():
+    for name, component in as_dictionary(network.state.get("components")).items():
         if isinstance(component, TensorFlowNetwork) and not prefix:
             found.update(_variables(component, where, f"{name}/"))
     return found
@@ -131,7 +119,7 @@ def _variables(network: TensorFlowNetwork, where: str, prefix: str = "") -> dict
 
 def _generator_settings(generator: TensorFlowNetwork, where: str) -> SnapshotContents:
     """What a generator's arguments say, and what only its variables can say."""
-    given = Arguments(where, "static_kwargs", _kwargs(generator))
+    given = Arguments(where, "static_kwargs", as_dictionary(generator.state.get("static_kwargs")))
     variables = _variables(generator, where)
 
     def has(pattern: str) -> bool:
@@ -237,7 +225,7 @@ def _attention_settings(given: Arguments, kmeans: bool, size: int, has: Any) -> 
 
 def _discriminator_settings(discriminator: TensorFlowNetwork, generator: Mapping[str, Any]) -> dict[str, Any]:
     """The discriminator's fields of ``ModelConfig``."""
-    given = Arguments("D", "static_kwargs", _kwargs(discriminator))
+    given = Arguments("D", "static_kwargs", as_dictionary(discriminator.state.get("static_kwargs")))
     for names, default, factor, same in (
         (("resolution",), generator["resolution"], 1, "resolution"),
         (("c_dim", "label_size"), 0, 1, "c_dim"),

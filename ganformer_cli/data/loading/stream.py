@@ -11,7 +11,7 @@ import torch
 from ganformer_cli.data.loading.batches import ImageBatches
 from ganformer_cli.data.loading.batches import SampleOrder as SampleOrder
 from ganformer_cli.data.loading.datasets import ImageDataset
-from ganformer_cli.data.loading.readers import ReaderPool
+from ganformer_cli.data.loading.readers import Batches, ReaderPool
 from ganformer_cli.errors import ConfigError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -88,15 +88,15 @@ class ImageStream:
         """
         if self._workers and self.readers is None:
             self.readers = self._start_workers()
-        source = self._batches if self.readers is None else self.readers
-        images, labels = source.read(self.position + self._offset)
-        self.position += self._step
-        return torch.from_numpy(images), torch.from_numpy(labels)
+        return self._read(self._batches if self.readers is None else self.readers)
 
     def next_without_workers(self) -> Batch:
         """The next batch, read in this process; the workers are stopped."""
         self.close()
-        images, labels = self._batches.read(self.position + self._offset)
+        return self._read(self._batches)
+
+    def _read(self, source: Batches) -> Batch:
+        images, labels = source.read(self.position + self._offset)
         self.position += self._step
         return torch.from_numpy(images), torch.from_numpy(labels)
 
