@@ -255,7 +255,7 @@ def test_heic_is_read_where_the_library_is(formats_anew: None, ganformer: Run, t
 
 
 @pytest.mark.parametrize(
-    ("form", "name"),
+    ("format", "name"),
     [("PNG", "a"), ("JPEG", "a.jpg!d"), ("GIF", "a.bin"), ("BMP", "a."), ("TIFF", "a.img"), ("WEBP", "a.b.c"),
      ("PPM", "x.data"), ("AVIF", "x.unknown"), ("JPEG2000", "y")],
 )  # fmt: skip
