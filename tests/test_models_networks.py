@@ -215,6 +215,29 @@ def test_noise_modes() -> None:
     assert not torch.equal(generator(z, noise_mode="const"), generator(z, noise_mode="none"))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"attention": "none", "kgan": True}, {"attention": "none", "kgan": True, "merge_layer": 3}]
+)
+def test_given_noise(options: dict[str, Any]) -> None:
+    """The stored maps, given, make the same images; each image may have its own; all get gradients."""
+    torch.manual_seed(0)
+    generator = noticeable(Generator(config(**options)))
+    z = torch.randn(2, *generator.z_shape)
+    state = dict(generator.synthesis_network.named_buffers())
+    maps = {name: state[f"{name}.noise_const"][None, None] for name in generator.noise_shapes()}
+    with torch.no_grad():
+        expected = generator(z, noise_mode="const")
+        torch.testing.assert_close(generator.synthesis(generator.mapping(z), maps), expected, rtol=1e-4, atol=1e-4)
+    own = {name: each.repeat(2, 1, 1, 1).requires_grad_() for name, each in maps.items()}
+    image = generator.synthesis(generator.mapping(z), own)
+    torch.testing.assert_close(image.detach(), expected, rtol=1e-4, atol=1e-4)
+    image[0].sum().backward()
+    for name, each in own.items():
+        assert each.grad is not None, name
+        assert each.grad[0].any()
+        assert not each.grad[1].any(), "the other image's noise does not act on the first"
+
+
 @pytest.mark.parametrize("per_component", [True, False])
 def test_truncation(per_component: bool) -> None:
     torch.manual_seed(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -30,6 +30,8 @@ from ganformer_cli.models.positions import ImagePositions, initial_positions
 from ganformer_cli.operators import bias_act, binomial_filter
 
 NoiseMode = Literal["random", "const", "none"]
+#: Given noise: the map ``[B or 1, 1, H, W]`` of each layer by its name, such as ``b16.conv0``. It gets gradients.
+NoiseMaps = Mapping[str, Tensor]
 
 
 class AttentionMap(NamedTuple):
@@ -88,7 +90,14 @@ class SynthesisLayer(nn.Module):
         self.noise_const: Tensor
 
     def forward(
-        self, x: Tensor, ws: Tensor, components: Components, *, noise_mode: NoiseMode, gain: float, name: str
+        self,
+        x: Tensor,
+        ws: Tensor,
+        components: Components,
+        *,
+        noise_mode: NoiseMode | NoiseMaps,
+        gain: float,
+        name: str,
     ) -> tuple[Tensor, Components]:
         """One layer.
 
@@ -96,9 +105,9 @@ class SynthesisLayer(nn.Module):
             x: ``[B, in, H, W]``.
             ws: this layer's latents ``[B, m+1, w]``.
             components: the components' state.
-            noise_mode: ``random``, ``const`` or ``none``.
+            noise_mode: ``random``, ``const``, ``none``, or given maps.
             gain: multiplies the output.
-            name: of this layer in attention maps.
+            name: of this layer in attention maps and given noise.
 
         Returns:
             ``[B, out, H·up, W·up]`` and the new state.
@@ -107,7 +116,11 @@ class SynthesisLayer(nn.Module):
         if self.attention is not None:
             x, components = self.attend(x, ws[:, :-1], components, name)
         noise = None
-        if self.noise_strength is not None and noise_mode == "const":
+        if self.noise_strength is not None and isinstance(noise_mode, Mapping):
+            x = x + (noise_mode[name] * self.noise_strength).to(
+                x.dtype
+            )  # outside bias_act, where noise gets no gradient
+        elif self.noise_strength is not None and noise_mode == "const":
             noise = self.noise_const[None, None]
         elif self.noise_strength is not None and noise_mode == "random":
             noise = torch.randn(x.shape[0], 1, *self.grid, dtype=x.dtype, device=x.device)
@@ -205,7 +218,13 @@ class SynthesisBlock(nn.Module):
         return (self.conv0 is not None) + 1 + (self.conv_last is not None)
 
     def forward(
-        self, x: Tensor | None, image: Tensor | None, ws: Tensor, components: Components, *, noise_mode: NoiseMode
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        ws: Tensor,
+        components: Components,
+        *,
+        noise_mode: NoiseMode | NoiseMaps,
     ) -> tuple[Tensor, Tensor | None, Components]:
         """One block.
 
@@ -279,14 +298,18 @@ class SynthesisNetwork(nn.Module):
         blocks = [self.get_submodule(f"b{resolution}") for resolution in self.config.block_resolutions]
         return [block for block in blocks if isinstance(block, SynthesisBlock)]
 
-    def forward(self, ws: Tensor, components: Components, *, noise_mode: NoiseMode) -> Tensor:
+    def forward(self, ws: Tensor, components: Components, *, noise_mode: NoiseMode | NoiseMaps) -> Tensor:
         """``ws [B, m+1, L, w] → [B, 3, H, W]``, cropped in the middle to the image size.
 
         k-GAN (``ws [B, m, L, w]``) makes an image from each latent and merges the m of them.
         """
         x = image = None
         index = 0
+        given = noise_mode
         if self.merge is not None:
+            if isinstance(given, Mapping):  # the m images share their image's noise
+                each = (ws.shape[0], ws.shape[1], -1, -1, -1)
+                noise_mode = {name: noise[:, None].expand(each).flatten(0, 1) for name, noise in given.items()}
             ws = ws.flatten(0, 1)[:, None]
         for block in self.blocks():
             rest = ws[:, :, index:]
@@ -301,6 +324,7 @@ class SynthesisNetwork(nn.Module):
                 x, image, weights = self.merge(x, image)
                 # From here on there is one image, styled with the mean of the latents.
                 ws = ws.unflatten(0, (-1, self.config.components_num)).mean(1)
+                noise_mode = given
                 if weights is not None and components.on_attention is not None:
                     components.on_attention(AttentionMap("merge", weights[:, None]))
         assert image is not None
@@ -364,6 +388,15 @@ class Generator(nn.Module):
                 if layer is not None and layer.image_positions is not None:
                     yield f"b{block.resolution}.{name}", layer.image_positions
 
+    def noise_shapes(self) -> dict[str, tuple[int, int]]:
+        """Height and width of the noise of each layer that has any, by its name (``b16.conv0``)."""
+        return {
+            f"b{block.resolution}.{name}": layer.grid
+            for block in self.synthesis_network.blocks()
+            for name, layer in (("conv0", block.conv0), ("conv1", block.conv1))
+            if layer is not None and layer.noise_strength is not None
+        }
+
     def keep_whole(self) -> None:
         """From now on return images before the crop, where the grid is larger than the image."""
         self.synthesis_network.output_size = self.config.grid(self.config.resolution)
@@ -396,7 +429,7 @@ class Generator(nn.Module):
     def synthesis(
         self,
         ws: Tensor,
-        noise_mode: NoiseMode = "random",
+        noise_mode: NoiseMode | NoiseMaps = "random",
         component_mask: Tensor | None = None,
         on_attention: Callable[[AttentionMap], None] | None = None,
     ) -> Tensor:
@@ -404,7 +437,8 @@ class Generator(nn.Module):
 
         Args:
             ws: ``[B, m+1, L, w]``.
-            noise_mode: ``random`` (a new map each call), ``const`` (the stored map of each layer) or ``none``.
+            noise_mode: ``random`` (a new map each call), ``const`` (the stored map of each layer), ``none``, or maps
+                for the layers of ``noise_shapes``.
             component_mask: bool ``[B, m]``, True where a component is dropped, or None.
             on_attention: called with each attention layer's map as soon as it is computed; none is kept.
 

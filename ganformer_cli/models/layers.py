@@ -193,7 +193,8 @@ class ModulatedConv2d(EqualizedLayer):
     """Convolution whose input channels are scaled by a style (StyleGAN2, equations 1 and 3).
 
     The same function in two forms, chosen by size: the features scaled before the convolution and demodulated after it,
-    or a weight for each sample, which makes no extra pass over the features.
+    or a weight for each sample, which makes no extra pass over the features. ``by_sample`` False rules out the second,
+    which loops over the batch.
 
     Args:
         in_channels: channels of the input.
@@ -217,6 +218,7 @@ class ModulatedConv2d(EqualizedLayer):
         super().__init__()
         self.up = up
         self.demodulate = demodulate
+        self.by_sample = True
         self.weight = nn.Parameter(normal(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = None
         self.weight_gain = (in_channels * kernel_size**2) ** -0.5
@@ -254,7 +256,7 @@ class ModulatedConv2d(EqualizedLayer):
     def modulates_weights(self, x: Tensor) -> bool:
         """Whether to make a weight for each sample: on large images that costs less than passes over the features."""
         rows = self.weight.shape[0] * self.weight.shape[2] * self.weight.shape[3]
-        return x.shape[2] * x.shape[3] * self.up**2 >= max(2 * rows, MIN_POSITIONS_BY_SAMPLE)
+        return self.by_sample and x.shape[2] * x.shape[3] * self.up**2 >= max(2 * rows, MIN_POSITIONS_BY_SAMPLE)
 
 
 def minibatch_std(x: Tensor, group_size: int = 4) -> Tensor:

@@ -187,6 +187,6 @@ class MappingNetwork(nn.Module):
         """Move the running mean towards that of a batch."""
         self.w_avg.lerp_(mean, 1 - W_AVG_DECAY)
 
-    def truncate(self, w: Tensor, psi: float) -> Tensor:
+    def truncate(self, w: Tensor, psi: float | Tensor) -> Tensor:
         """``w_avg + psi·(w − w_avg)`` (StyleGAN, appendix B)."""
         return torch.lerp(self.w_avg.expand_as(w), w, psi)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.models.generator import AttentionMap, Generator, NoiseMode, crop_centre
+from ganformer_cli.models.generator import AttentionMap, Generator, NoiseMaps, NoiseMode, crop_centre
 from ganformer_cli.models.labels import LabelDistribution
 from ganformer_cli.models.positions import ImagePositions
 
@@ -387,6 +387,10 @@ class VQGAN(Generator):
         """None: no component attends here."""
         return iter(())
 
+    def noise_shapes(self) -> dict[str, tuple[int, int]]:
+        """None: no layer has noise."""
+        return {}
+
     def keep_whole(self) -> None:
         """Nothing to do: no grid is larger than the image."""
 
@@ -399,7 +403,7 @@ class VQGAN(Generator):
     def synthesis(
         self,
         ws: Tensor,
-        noise_mode: NoiseMode = "random",
+        noise_mode: NoiseMode | NoiseMaps = "random",
         component_mask: Tensor | None = None,
         on_attention: Callable[[AttentionMap], None] | None = None,
     ) -> Tensor:

@@ -106,8 +106,8 @@ def bipartite_attention(
         found = _checked_keys(name, x, keys)
         channels = x.shape[1] * (2 if integration == "both" else 1)
         expected = {
-            "values": (values, "[B or 1, h, m, d']", (len(x), *found.bias.shape[1:], channels)),
-            "value_bias": (value_bias, "[B or 1, d']", (len(x), channels)),
+            "values": (values, "[B or 1, h, m, d']", (x.shape[0], *found.bias.shape[1:], channels)),
+            "value_bias": (value_bias, "[B or 1, d']", (x.shape[0], channels)),
         }
         return [*found, *_checked(name, x, expected)]
 
@@ -155,7 +155,7 @@ def _probabilities(x: Tensor, keys: Keys, over: Over) -> Tensor:
     if keys.positions is not None and keys.place is not None:
         # Of the batch's size only if the keys are: k-means' are shared.
         offset = offset + keys.place @ keys.positions.t()
-    content = keys.content.flatten(1, 2).expand(len(x), -1, -1)
+    content = keys.content.flatten(1, 2).expand(x.shape[0], -1, -1)  # not len(x), which torch.export would fix
     scores = torch.baddbmm(offset.flatten(1, 2), content, x.to(content.dtype)).unflatten(1, (heads, components))
     return scores.softmax(2 if over == "components" else 3)
 
@@ -173,7 +173,7 @@ def attend(weights: Tensor, values: Tensor, value_bias: Tensor, *, like: Tensor)
         ``[B, d', n]``.
     """
     weights = weights.flatten(1, 2)
-    values = values.flatten(1, 2).expand(len(weights), -1, -1)
+    values = values.flatten(1, 2).expand(weights.shape[0], -1, -1)
     if like.stride(1) < like.stride(2):  # channels-last
         return torch.baddbmm(value_bias[:, None], weights.transpose(1, 2), values).transpose(1, 2)
     return torch.baddbmm(value_bias[..., None], values.transpose(1, 2), weights)
@@ -316,8 +316,7 @@ def _checked(operator: str, x: Tensor, tensors: dict[str, tuple[Tensor, str, tup
     """
     for name, (tensor, words, shape) in tensors.items():
         sizes = tuple(tensor.shape)
-        shared = "B or 1" in words and sizes[:1] == (1,) and sizes[1:] == shape[1:]
-        if sizes != shape and not shared:
+        if sizes != shape and not ("B or 1" in words and sizes[:1] == (1,) and sizes[1:] == shape[1:]):
             raise GanformerError(
                 f"{operator}: {name} must be {words}, {list(shape)} beside x {list(x.shape)}, not {list(sizes)}"
             )
