@@ -12,9 +12,10 @@ from ganformer_cli.cli.completion import complete_models
 from ganformer_cli.cli.info_datasets import list_datasets
 from ganformer_cli.cli.info_published import list_published
 from ganformer_cli.cli.info_text import text_of
-from ganformer_cli.cli.kept_scores import scores_file
-from ganformer_cli.cli.model_choice import find_model, load_all, model_options, run_of
-from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option, warn
+from ganformer_cli.cli.kept_scores import snapshot_scores
+from ganformer_cli.cli.model_card import CARD, card_options, write_card_of
+from ganformer_cli.cli.model_choice import find_model, load_all, model_options
+from ganformer_cli.cli.options import GroupedCommand, boolean_option, given_options, json_option, option
 from ganformer_cli.cli.output import cell, echo, echo_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
@@ -48,6 +49,14 @@ class ModelFile(NamedTuple):
     "--data-dir", type=click.Path(path_type=Path), default=Path("datasets"), group="Model",
     help="Folder that holds the data sets of --datasets.",
 )  # fmt: skip
+@option(
+    "--card",
+    is_flag=True,
+    group="Model card",
+    help=f"Write {CARD}, a model card, beside the model, or into its run folder if it lies in one.",
+)
+@card_options
+@boolean_option("--overwrite", default=False, group="Model card", help="Replace a card that was edited.")
 @json_option
 @click.pass_context
 def command(
@@ -60,6 +69,10 @@ def command(
     show_list: bool,
     show_datasets: bool,
     data_dir: Path,
+    card: bool,
+    samples: tuple[Path, ...],
+    licence: str | None,
+    overwrite: bool,
     as_json: bool,
     offline: bool,
 ) -> None:
@@ -68,11 +81,15 @@ def command(
     RUN|FILE is a run folder (its newest snapshot) or a model file, as for --model. IMAGE is an image or film made by
     ganformer generate, of which the model, the seed and the settings are shown.
 
+    With --card, write what is known to MODEL.md instead: what the model is, its data, licences, settings, scores and
+    samples, with the header that the Hugging Face Hub reads.
+
     \b
       ganformer info                                    the newest run
       ganformer info results/faces-002
       ganformer info --json results/faces-002/snapshots/network-snapshot-005000.safetensors
       ganformer info images/seed0007.png
+      ganformer info --card --licence cc-by-4.0         MODEL.md in the newest run
       ganformer info --list                             models that the authors published
       ganformer info --datasets                         data sets that were prepared
     """
@@ -96,9 +113,17 @@ def command(
         else:
             echo("\n".join(f"{name:<20}{cell(value)}" for name, value in image.items()), lines=True)
         return
+    if not card and (others := {"samples", "licence", "overwrite"} & set(given_options(ctx))):
+        raise click.UsageError(f"--{min(others)} is about a model card; add --card, or leave it out")
     file = find_model(chosen if model is None else model, expname, result_dir, offline=offline)
     record = describe(file)
-    if as_json:
+    if card:
+        written = write_card_of(file, record, samples, licence, overwrite=overwrite)
+        if as_json:
+            echo_json({"card": str(written)})
+        else:
+            echo(f"card       {written}")
+    elif as_json:
         echo_json(record)
     else:
         echo(text_of(record), lines=True)
@@ -210,23 +235,12 @@ def _parameters(counts: Mapping[str, int]) -> dict[str, int]:
 
 def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:
     """The newest score of each metric that is kept for a snapshot, with its conditions."""
-    from ganformer_cli.metrics.records import is_finite_number, provenance_of, read_records, scores_in
-
-    kept, of_run = scores_file(file), run_of(file) is not None
-    if not kept.is_file():
-        return {}
-    scores: dict[str, dict[str, Any]] = {}
-    for record in read_records(kept, warn):
-        provenance = provenance_of(record)
-        if (of_run and record.get("snapshot") != file.name) or provenance.get("snapshot_sha256", digest) != digest:
-            continue  # of another file, possibly an earlier one of this name
-        for name, score in scores_in(record).items():
-            conditions = {
-                "images": score.conditions.get("num_fakes"),
-                "truncation_psi": score.conditions.get("truncation_psi"),
-                "dataset": score.conditions.get("dataset"),
-            }
-            scores[name] = {"value": score.value, **conditions}
-            if is_finite_number(record.get(f"{name}_floor")):
-                scores[f"{name}_floor"] = {"value": record[f"{name}_floor"], **conditions}
-    return scores
+    return {
+        name: {
+            "value": score.value,
+            "images": score.conditions.get("num_fakes"),
+            "truncation_psi": score.conditions.get("truncation_psi"),
+            "dataset": score.conditions.get("dataset"),
+        }
+        for name, score in snapshot_scores(file, digest).items()
+    }

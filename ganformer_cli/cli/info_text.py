@@ -31,15 +31,15 @@ def text_of(record: Mapping[str, Any]) -> str:
         ("resolution", f"{record['resolution']}, ratio {record['ratio']:g}"),
         *_label_lines(record),
         ("parameters", ", ".join(f"{count:,} in the {name}" for name, count in record["parameters"].items()) or "none"),
-        ("training", NOT_RECORDED if record["kimg"] is None else f"{_said(record['kimg'])} kimg"),
+        ("training", NOT_RECORDED if record["kimg"] is None else f"{value_text(record['kimg'])} kimg"),
         ("data set", _dataset(record["dataset"])),
         *(("scores", line) for line in _score_lines(record["scores"])),
         ("ganformer", str(record["version"] or NOT_RECORDED)),
     ]
     if "truncation_psi" in record:
-        rows.append(("truncation", f"psi {_said(record['truncation_psi'])}"))
+        rows.append(("truncation", f"psi {value_text(record['truncation_psi'])}"))
     if isinstance(record.get("training"), Mapping):
-        said = ", ".join(f"{name.replace('_', ' ')} {_said(value)}" for name, value in record["training"].items())
+        said = ", ".join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in record["training"].items())
         rows.append(("trained with", said))
     if isinstance(record.get("left_out"), Mapping):
         rows += [("left out", f"{name}: {why}") for name, why in record["left_out"].items()]
@@ -75,15 +75,17 @@ def _score_lines(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
     lines: dict[str, list[str]] = {}
     for name, score in scores.items():
-        how = ", ".join(text.format(_said(score[key])) for key, text in _CONDITIONS.items() if score[key] is not None)
+        how = ", ".join(
+            text.format(value_text(score[key])) for key, text in _CONDITIONS.items() if score[key] is not None
+        )
         in_percent = name in SCORES and SCORES[name].percent
         value = SCORES[name].text(score["value"]) if in_percent else f"{score['value']:.4g}"
         lines.setdefault(how, []).append(f"{name} {value}")
     return [", ".join(values) + f" ({how})" * bool(how) for how, values in lines.items()]
 
 
-def _said(value: Any) -> str:
-    """A number, without a decimal point if it is whole."""
+def value_text(value: Any) -> str:
+    """A number, without a decimal point if it is whole; anything else as text."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ganformer_cli.cli.model_choice import run_of
+from ganformer_cli.cli.options import warn
 from ganformer_cli.errors import ConfigError, DataError, GanformerError, OutputError
 from ganformer_cli.files import MAX_LINE, open_regular, parse_json, sha256_of, why_no_file
+
+if TYPE_CHECKING:
+    from ganformer_cli.metrics.records import ScoreValue
 
 SUFFIX = ".metrics.jsonl"
 
@@ -40,6 +44,28 @@ def scores_file(snapshot: Path) -> Path:
 
     run = run_of(snapshot)
     return file_beside(snapshot) if run is None else run / METRICS_FILE
+
+
+def snapshot_scores(snapshot: Path, digest: str) -> dict[str, ScoreValue]:
+    """The newest score of each metric that is kept for a snapshot, by name; ``NAME_floor``: of two sets of real images.
+
+    Args:
+        snapshot: the file.
+        digest: its sha256; scores of another file of this name are left out.
+    """
+    from ganformer_cli.metrics.records import is_finite_number, provenance_of, read_records, scores_in
+
+    kept, of_run = scores_file(snapshot), run_of(snapshot) is not None
+    found: dict[str, ScoreValue] = {}
+    for record in read_records(kept, warn) if kept.is_file() else ():
+        provenance = provenance_of(record)
+        if (of_run and record.get("snapshot") != snapshot.name) or provenance.get("snapshot_sha256", digest) != digest:
+            continue
+        for name, score in scores_in(record).items():
+            found[name] = score
+            if is_finite_number(floor := record.get(f"{name}_floor")):
+                found[f"{name}_floor"] = replace(score, name=f"{name}_floor", value=floor, deviation=None)
+    return found
 
 
 def add_record(file: Path, record: Mapping[str, Any]) -> None:
