@@ -159,7 +159,7 @@ def test_sides_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch, small: Run
     from ganformer_cli.training import losses
 
     seen: list[str] = []
-    for name in ("r1_penalty", "path_length_penalty"):
+    for name in ("gradient_penalty", "path_length_penalty"):
         original = getattr(losses, name)
 
         def noting(*arguments: Any, name: str = name, original: Any = original) -> Any:
@@ -174,7 +174,7 @@ def test_sides_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch, small: Run
             seen.clear()
             work.run.call()
             happened.append(list(seen))
-    assert happened == [[]] * 2 + [["r1_penalty"]] * 2 + [["path_length_penalty"]] * 2
+    assert happened == [[]] * 2 + [["gradient_penalty"]] * 2 + [["path_length_penalty"]] * 2
 
 
 def test_step_is_a_whole_one(small: RunConfig) -> None:

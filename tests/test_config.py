@@ -144,6 +144,8 @@ WRONG_RUNS: list[tuple[dict[str, Any], list[str]]] = [
     ({"components_num": 1, "component_mixing": 0.5}, ["--component-mixing 0.5", "--components-num 1"]),
     ({"g_loss": "mse"}, ["--g-loss mse", "hinge"]),
     ({"d_loss": "wgan", "gamma": 0.0}, ["--d-loss wgan", "--gamma 0"]),
+    ({"objective": "relativistic", "d_loss": "hinge"}, ["--d-loss hinge", "--objective relativistic"]),
+    ({"objective": "relativistic", "augment": "ada"}, ["--augment ada", "--objective relativistic"]),
     ({"pl_weight": -1.0}, ["--pl-weight -1"]),
     ({**BASELINES["GAN"], "style_mixing": 0.5}, ["--style-mixing 0.5", "--style False"]),
     ({"labels": True}, ["--labels"]),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import AttentionMap, Discriminator, Generator
-from ganformer_cli.training.losses import r1_penalty, real_loss
+from ganformer_cli.training.losses import gradient_penalty, real_loss
 
 GOLDEN = Path(__file__).parent / "golden"
 SETS: dict[str, dict[str, Any]] = {
@@ -128,7 +128,7 @@ def discriminator_gradient_errors(name: str) -> dict[str, float]:
     real = io["real"].requires_grad_()
     logits = discriminator(real)
     (image_gradient,) = torch.autograd.grad(logits.sum(), real, retain_graph=True)
-    penalty = r1_penalty(logits, real)
+    penalty = gradient_penalty(logits, real)
     parameters = dict(discriminator.named_parameters())
     gradients = torch.autograd.grad(real_loss(logits) + 5 * penalty.mean(), list(parameters.values()))
     golden = load(name, "d_grads")

@@ -188,7 +188,7 @@ def test_losses_by_hand() -> None:
     torch.testing.assert_close(losses.real_loss(logits), (softplus - logits).mean())
     torch.testing.assert_close(losses.generator_loss(logits), (softplus - logits).mean())
     images = torch.randn(3, 3, 4, 4, requires_grad=True)
-    penalty = losses.r1_penalty((images * 2).sum((1, 2, 3)), images)
+    penalty = losses.gradient_penalty((images * 2).sum((1, 2, 3)), images)
     torch.testing.assert_close(penalty, torch.full((3,), 4.0 * 48))
 
 

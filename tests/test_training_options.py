@@ -76,6 +76,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"mbstd_group_size": 2},
     *({"g_loss": kind} for kind in ("logistic", "hinge", "wgan")),
     *({"d_loss": kind} for kind in ("hinge", "wgan")),
+    {"objective": "relativistic"},
+    {"objective": "relativistic", "batch_size": 8, "batch_gpu": 4, "labels": True},
     *({"pl_weight": 2.0, "attention": kind} for kind in ("none", "simplex", "duplex-equation", "kmeans")),
     {**BASELINES["SAGAN"], "pl_weight": 2.0},
     {"gamma": 0.0},
@@ -145,7 +147,8 @@ def test_every_option_trains(options: dict[str, Any]) -> None:
         for name, parameter in network.named_parameters():
             assert np.isfinite(largest[parameter]), name
             # Losses of the difference of real and fake scores do not see a number added to both.
-            cancels = name == "b4.out.bias" and options.get("d_loss") in ("hinge", "wgan")
+            differences = options.get("d_loss") in ("hinge", "wgan") or "objective" in options
+            cancels = name == "b4.out.bias" and differences
             assert largest[parameter] > 0 or cancels, f"{name} is dead"
     for (name, old), new in zip(before.named_parameters(), trainer.gan.ema.parameters(), strict=True):
         assert not torch.equal(old, new), name
@@ -227,3 +230,44 @@ def test_losses_are_their_formulas(kind: str, fakes: float, reals: float, genera
     assert losses.fake_loss(scores, kind).item() == pytest.approx(fakes, abs=1e-4)
     assert losses.real_loss(scores, kind).item() == pytest.approx(reals, abs=1e-4)
     assert losses.generator_loss(scores, kind).item() == pytest.approx(generator, abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_relativistic_objective_is_its_formula(number: int) -> None:
+    """Gradients of both networks against a transcription in float64 (Huang et al. 2024), with R1 and R2 and without."""
+    gan = trainer_of({"objective": "relativistic", "gamma": 3.0, "attention_dropout": 0.0, "style_mixing": 0.0}).gan
+    options = gan.config.train
+    side = gan.config.model.resolution
+    real = torch.rand(gan.local_batch_size, 3, side, side) * 2 - 1
+    seen: list[torch.Tensor] = []
+    gan.discriminator.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().double()))
+    exact = copy.deepcopy(gan.discriminator).double()
+
+    with gan.training_discriminator():
+        gan.discriminator_gradients(real, None, number, StepResult(), "seed")
+    gan.d_weights.store_gradients()
+    if number == 0:
+        fake = seen[0]
+    else:
+        fake = seen[0].unflatten(0, (gan.config.model.mbstd_group_size, 2, -1))[:, 0].flatten(0, 1)
+    better, worse = real.double().requires_grad_(), fake.clone().requires_grad_()
+    real_logits, fake_logits = exact(better, None), exact(worse, None)
+    loss = torch.log1p(torch.exp(fake_logits - real_logits)).mean()
+    if number == 0:
+        for logits, images in ((real_logits, better), (fake_logits, worse)):
+            (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+            loss = loss + slope.pow(2).sum() / len(images) * options.gamma / 2 * options.d_reg_interval
+    loss.backward()
+    for (name, parameter), reference in zip(gan.discriminator.named_parameters(), exact.parameters(), strict=True):
+        assert parameter.grad is not None and reference.grad is not None
+        torch.testing.assert_close(parameter.grad.double(), reference.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+    result = StepResult()
+    seen.clear()
+    with gan.training_generator():
+        gan.generator_gradients(real, None, number, result, "seed")
+    exact.zero_grad()
+    fake, shown = seen
+    difference = exact(shown, None) - exact(fake, None)
+    (value,) = [values for name, values in result.values if name == "loss_g"]
+    assert value.item() == pytest.approx(torch.log1p(torch.exp(difference)).mean().item(), rel=1e-5)

@@ -11,6 +11,7 @@ from ganformer_cli.config.model import ModelConfig
 from ganformer_cli.errors import ConfigError
 
 GeneratorLoss = Literal["logistic_ns", "logistic", "hinge", "wgan"]
+Objective = Literal["separate", "relativistic"]
 DiscriminatorLoss = Literal["logistic", "hinge", "wgan"]
 AugmentMode = Literal["none", "ada", "fixed"]
 VQStage = Literal["both", "1", "2"]
@@ -86,6 +87,11 @@ class TrainConfig(JsonConfig):
     g_lr: float = _TRAINING(0.002, "Learning rate of the generator.", bounds=_SHARE)
     d_lr: float = _TRAINING(0.002, "Learning rate of the discriminator.", bounds=_SHARE)
     gamma: float = _TRAINING(10.0, "Weight of the R1 penalty.", usual=True, bounds=_WEIGHT)
+    objective: Objective = _TRAINING(
+        "separate",
+        "separate: --g-loss and --d-loss judge each image by itself; relativistic: each fake is compared with a real "
+        "image, and the gradient penalty is of both (R3GAN).",
+    )
     g_loss: GeneratorLoss = _TRAINING("logistic_ns", "Loss of the generator.")
     d_loss: DiscriminatorLoss = _TRAINING("logistic", "Loss of the discriminator.")
     pl_weight: float = _TRAINING(0.0, "Weight of the path length penalty.", bounds=_WEIGHT)
@@ -156,6 +162,7 @@ class TrainConfig(JsonConfig):
             self.d_loss != "wgan" or self.gamma > 0,
             "--d-loss wgan with --gamma 0: nothing bounds the critic; choose a --gamma above 0",
         )
+        self._check_objective()
         self._check_augmentation()
         require(
             self.init_from is None or self.pretrained_pkl is None,
@@ -171,6 +178,16 @@ class TrainConfig(JsonConfig):
             1 <= micro <= self.batch_size and self.batch_size % micro == 0,
             f"--batch-gpu {micro} does not divide --batch-size {self.batch_size}; choose a divisor",
         )
+
+    def _check_objective(self) -> None:
+        if self.objective == "separate":
+            return
+        for name in ("g_loss", "d_loss"):
+            value = getattr(self, name)
+            require(
+                value == getattr(TrainConfig, name),
+                f"{option_name(name)} {value} does nothing with --objective {self.objective}; leave one of them out",
+            )
 
     def _check_augmentation(self) -> None:
         for name, readers in (
@@ -189,10 +206,16 @@ class TrainConfig(JsonConfig):
             "--augment fixed needs --augment-p, the probability of each augmentation, above 0",
         )
         require(
-            self.augment != "ada" or self.d_loss != "wgan",
-            "--augment ada reads the sign of the discriminator's output, which has no meaning with --d-loss wgan; "
-            "choose --augment fixed or another loss",
+            self.augment != "ada" or self.has_signs,
+            "--augment ada reads the sign of the discriminator's output, which has no meaning with "
+            f"{'--d-loss wgan' if self.d_loss == 'wgan' else f'--objective {self.objective}'}; choose --augment fixed "
+            "or another loss",
         )
+
+    @property
+    def has_signs(self) -> bool:
+        """Whether the sign of a logit says what the discriminator takes an image for."""
+        return self.d_loss != "wgan" and self.objective == "separate"
 
     @property
     def micro_batch(self) -> int:

@@ -173,7 +173,8 @@ class GANTrainer(NetworkTrainer):
         seed = f"{self.config.train.seed} {number} {attempt}"
 
         def generator_gradients(result: StepResult) -> None:
-            self.generator_gradients(c, number, result, f"{seed} generator")
+            real = images.float() / 127.5 - 1 if self.is_relativistic else None
+            self.generator_gradients(real, c, number, result, f"{seed} generator")
 
         def discriminator_gradients(result: StepResult) -> None:
             real = images.float() / 127.5 - 1
@@ -212,7 +213,8 @@ class GANTrainer(NetworkTrainer):
         """See ``NetworkTrainer``."""
         number = 0 if regularised else 1
         with self.training_generator():
-            self.generator_gradients(labels, number, StepResult(), "trial")
+            real = images if self.is_relativistic else None
+            self.generator_gradients(real, labels, number, StepResult(), "trial")
         self.g_weights.clear_gradients()
         with self.training_discriminator():
             self.discriminator_gradients(images, labels, number, StepResult(), "trial")
@@ -300,15 +302,35 @@ class GANTrainer(NetworkTrainer):
         self.unproven_steps = self.proving_steps
         self.shrunk(self.micro_batch)
 
-    def generator_gradients(self, c: Tensor | None, number: int, result: StepResult, seed: str) -> None:
-        """Accumulate the generator's gradients, every ``g_reg_interval`` steps with path length regularisation."""
+    @property
+    def is_relativistic(self) -> bool:
+        """Whether each fake is compared with a real image."""
+        return self.config.train.objective == "relativistic"
+
+    def generator_gradients(
+        self, real: Tensor | None, c: Tensor | None, number: int, result: StepResult, seed: str
+    ) -> None:
+        """Accumulate the generator's gradients, every ``g_reg_interval`` steps with path length regularisation.
+
+        Args:
+            real: what the fakes are compared with in the relativistic objective, ``[b, 3, H, W]``, else None.
+            c: labels ``[b, c_dim]`` or None.
+            number: of the step.
+            result: receives what else the update produces.
+            seed: of the random numbers.
+        """
         options = self.config.train
         regularise = options.pl_weight > 0 and number % options.g_reg_interval == 0
         for part in self.seeded_parts(seed):
             last = part.stop == self.local_batch_size
             fake = self.draw_fakes(c, part, result)
             logits = self.discriminator(self.augmentation(fake), labels_of(c, part))
-            loss = losses.generator_loss(logits, options.g_loss)
+            if real is None:
+                loss = losses.generator_loss(logits, options.g_loss)
+            else:
+                with torch.no_grad():
+                    real_logits = self.discriminator(self.augmentation(real[part]), labels_of(c, part))
+                loss = losses.relativistic_loss(logits, real_logits)
             if last and not regularise:
                 result.before_last_backward()
             (loss / len(self.parts)).backward()
@@ -328,7 +350,10 @@ class GANTrainer(NetworkTrainer):
     def discriminator_gradients(
         self, real: Tensor, c: Tensor | None, number: int, result: StepResult, seed: str
     ) -> None:
-        """Accumulate the discriminator's gradients on ``real [b, 3, H, W]`` and new fakes, at intervals with R1."""
+        """Accumulate the discriminator's gradients on ``real [b, 3, H, W]`` and new fakes.
+
+        At intervals with R1, and R2 in the relativistic objective.
+        """
         options = self.config.train
         regularise = options.gamma > 0 and number % options.d_reg_interval == 0
         for part in self.seeded_parts(seed):
@@ -337,7 +362,21 @@ class GANTrainer(NetworkTrainer):
                 fake = self.augmentation(self.draw_fakes(c, part, result))
             shown, labels = self.augmentation(real[part]), labels_of(c, part)
             last = part.stop == self.local_batch_size
-            if regularise:
+            if regularise and self.is_relativistic:
+                fake.requires_grad_()
+                shown.requires_grad_()
+                with full_precision(self.discriminator):
+                    fake_logits, real_logits = self.discriminator(fake, labels), self.discriminator(shown, labels)
+                    loss = losses.relativistic_loss(real_logits, fake_logits)
+                    r1 = losses.gradient_penalty(real_logits, shown)
+                    r2 = losses.gradient_penalty(fake_logits, fake)
+                    result.add("r1", r1)
+                    result.add("r2", r2)
+                    total = loss + (r1.mean() + r2.mean()) * (options.gamma / 2 * options.d_reg_interval)
+                    if last:
+                        result.before_last_backward()
+                    (total / len(self.parts)).backward()
+            elif regularise:
                 # Two passes, because the penalty is of the real images alone.
                 fake_logits = self.discriminator(fake, labels)
                 fake_loss = losses.fake_loss(fake_logits, options.d_loss)
@@ -346,20 +385,24 @@ class GANTrainer(NetworkTrainer):
                 with full_precision(self.discriminator):
                     real_logits = self.discriminator(shown, labels)
                     real_loss = losses.real_loss(real_logits, options.d_loss)
-                    penalty = losses.r1_penalty(real_logits, shown)
+                    penalty = losses.gradient_penalty(real_logits, shown)
                     result.add("r1", penalty)
                     total = real_loss + penalty.mean() * (options.gamma / 2 * options.d_reg_interval)
                     if last:
                         result.before_last_backward()
                     (total / len(self.parts)).backward()
+                loss = fake_loss + real_loss
             else:
                 fake_logits, real_logits = self.judge_together(fake, shown, labels)
-                fake_loss = losses.fake_loss(fake_logits, options.d_loss)
-                real_loss = losses.real_loss(real_logits, options.d_loss)
+                if self.is_relativistic:
+                    loss = losses.relativistic_loss(real_logits, fake_logits)
+                else:
+                    fake_loss = losses.fake_loss(fake_logits, options.d_loss)
+                    loss = fake_loss + losses.real_loss(real_logits, options.d_loss)
                 if last:
                     result.before_last_backward()
-                ((fake_loss + real_loss) / len(self.parts)).backward()
-            result.add("loss_d", fake_loss + real_loss)
+                (loss / len(self.parts)).backward()
+            result.add("loss_d", loss)
             result.add("score_real", real_logits)
             result.add("score_fake", fake_logits)
             result.add("sign_real", real_logits.sign())

@@ -110,7 +110,7 @@ class Trainer:
         self.listeners = Listeners(
             callbacks.listeners if group.is_main else (), lambda text: callbacks.message(f"warning: {text}")
         )
-        self.watch = CollapseWatch(dataset, judged_by_sign=options.d_loss != "wgan")
+        self.watch = CollapseWatch(dataset, judged_by_sign=options.has_signs)
         self.tick_kimg = 0.0  # where the current tick began
         self.tick_start: float | None = None  # when; None before the first step
         self.rollbacks = 0  # since the newest training state

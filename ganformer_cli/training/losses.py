@@ -1,7 +1,8 @@
 """Losses of generator and discriminator, and their regularisation.
 
 Logistic: Goodfellow et al. 2014; hinge: Lim & Ye 2017; wgan: Arjovsky et al. 2017, with R1 in the place of its
-clipping; R1: Mescheder et al. 2018; path length: Karras et al. 2020, section 3.2.
+clipping; R1: Mescheder et al. 2018; relativistic: Huang et al. 2024 (R3GAN), equation 2; path length: Karras et al. 2020,
+section 3.2.
 """
 
 from __future__ import annotations
@@ -51,17 +52,30 @@ def real_loss(real_logits: Tensor, kind: str = "logistic") -> Tensor:
     return fake_loss(-real_logits, kind)
 
 
-def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
-    """Squared norm of the gradient of the logits by the real images.
+def relativistic_loss(better: Tensor, worse: Tensor) -> Tensor:
+    """``mean softplus(worse − better)``, a scalar: small where each image is judged better than its partner.
+
+    The discriminator minimises it with the real images as the better ones, the generator with the fakes. Only
+    differences of logits count.
 
     Args:
-        real_logits: ``[B, 1]``, computed from ``real``.
-        real: ``[B, 3, H, W]`` that requires a gradient.
+        better: logits ``[B, 1]``.
+        worse: logits ``[B, 1]`` of their partners.
+    """
+    return F.softplus(worse - better).mean()
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Squared norm of the gradient of the logits by the images: R1 of real ones, R2 of fakes.
+
+    Args:
+        logits: ``[B, 1]``, computed from ``images``.
+        images: ``[B, 3, H, W]`` that require a gradient.
 
     Returns:
         ``[B]``, differentiable by the discriminator's parameters.
     """
-    (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().sum((1, 2, 3))
 
 
