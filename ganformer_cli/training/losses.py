@@ -1,8 +1,8 @@
 """Losses of generator and discriminator, and their regularisation.
 
 Logistic: Goodfellow et al. 2014; hinge: Lim & Ye 2017; wgan: Arjovsky et al. 2017, with R1 in the place of its
-clipping; R1: Mescheder et al. 2018; relativistic: Huang et al. 2024 (R3GAN), equation 2; path length: Karras et al. 2020,
-section 3.2.
+clipping; R1: Mescheder et al. 2018; relativistic: Huang et al. 2024 (R3GAN), section 2; path length: Karras et al.
+2020, section 3.2.
 """
 
 from __future__ import annotations
