@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.training.distributed import ONE_PROCESS, Group, launched_world_size
 from ganformer_cli.training.opening import check_batch
+from ganformer_cli.training.run_writers import TENSORBOARD_FOLDER
 
 #: A run of six steps with both regularisations.
 LINE = (
@@ -124,9 +126,11 @@ def test_the_result_folder_need_not_be_seen_by_all(tmp_path: Path) -> None:
     for place in places:
         place.mkdir()
     for kimg in ("0.024", "0.048"):
-        ended = finish(launch(Path("results"), 2, "--total-kimg", kimg, places=places))
+        ended = finish(launch(Path("results"), 2, "--total-kimg", kimg, "--tensorboard", places=places))
         assert [status for status, _, _ in ended] == [0, 0], ended
     assert list(places[1].iterdir()) == []
+    if importlib.util.find_spec("tensorboard") is not None:  # one file for each start
+        assert len(list((places[0] / "results/run-000" / TENSORBOARD_FOLDER).iterdir())) == 2
     assert (
         training_state.read_state(training_state.states_of(places[0] / "results/run-000")[-1]).counters.images_seen
         == 48

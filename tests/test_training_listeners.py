@@ -102,6 +102,18 @@ def test_a_listener_that_fails_is_named_and_left_out() -> None:
     assert said == ["--tensorboard: disk full; training goes on without it"]
 
 
+def test_where_tensorboard_cannot_write_training_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    folder, said = tmp_path / "run-000", []
+    folder.mkdir()
+    (folder / TENSORBOARD_FOLDER).write_text("not a folder", encoding="utf-8")
+    config = settings(total_kimg=0.004, vis_num=1)
+    assert run(folder, config, *open_writers(tensorboard=True, wandb=False, message=said.append), said=said).finished
+    (warning,) = [text for text in said if text.startswith("warning")]
+    assert warning.startswith(f"warning: --tensorboard: folder {folder / TENSORBOARD_FOLDER}: cannot be written to")
+    assert warning.endswith("; training goes on without it")
+
+
 def test_a_package_that_is_missing_costs_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorboard", "tensorboard.compat.proto.event_pb2", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ganformer_cli.training.loop import RunningMeans, RunResult
 
 #: What the progress line shows of the means of a tick, and under which names.
-_SHOWN = (("G", "loss_g"), ("D", "loss_d"), ("p", "augment_p"))
+_SHOWN = (("G", "loss_g"), ("D", "loss_d"), ("codes", "loss_codes"), ("p", "augment_p"))
 
 
 def end(status: int) -> NoReturn:

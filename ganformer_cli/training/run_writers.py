@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ganformer_cli.files import read_json, write_json
+from ganformer_cli.files import ensure_writable_folder, read_json, write_json
 from ganformer_cli.training.listeners import Listener, RunStart, SnapshotRecord
 
 #: Holds the event files, in the run folder.
@@ -26,6 +26,8 @@ _GROUPS = {
     "loss_d": "loss",
     "r1": "loss",
     "path_length": "loss",
+    "loss_codes": "loss",
+    "commitment": "loss",
     "grad_norm_g": "gradients",
     "grad_norm_d": "gradients",
     "score_real": "discriminator",
@@ -84,7 +86,9 @@ class TensorBoardWriter(Listener):
     def on_start(self, start: RunStart) -> None:
         """Open a new event file; what earlier ones hold from this step on is not shown any more."""
         if self._writer is None:
-            self._writer = self._open(str(start.folder / TENSORBOARD_FOLDER), flush_secs=30)
+            folder = start.folder / TENSORBOARD_FOLDER
+            ensure_writable_folder(folder, "folder")
+            self._writer = self._open(str(folder), flush_secs=30)
         if start.images_seen > 0:
             log = self._event.SessionLog(status=self._event.SessionLog.START)
             # TensorBoard drops this step, too, but it has been written already.
