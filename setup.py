@@ -59,6 +59,7 @@ setup(
         "plots": ["matplotlib>=3.8"],  # draws the charts of eval --all and compare --plot
         "film": ["imageio-ffmpeg>=0.5"],  # makes MP4 where no ffmpeg is installed
         "tensorboard": ["tensorboard>=2.14"],  # train --tensorboard: curves and images of a run
+        "hub": ["huggingface_hub>=0.26"],  # push: models on the Hugging Face Hub
         "wandb": ["wandb>=0.16"],  # train --wandb: the same at Weights & Biases
         "compiler": ["ziglang>=0.13"],  # builds the native operators where no other compiler is
         "wheels": [  # what .ci/wheels.py needs
@@ -75,6 +76,8 @@ setup(
             "matplotlib>=3.8",
             "imageio-ffmpeg>=0.5",
             "tensorboard>=2.14",  # event files are read back
+            "huggingface_hub>=0.26",  # pushes to a stand-in of the Hub; reads model cards
+            "nbformat>=5.9",  # whether the notebook is one
             "pytest-cov>=5",  # which lines no test runs
             "torch-fidelity==0.4.0",  # the metrics are compared with it; exact, since its numbers are what counts
         ],

@@ -21,6 +21,7 @@ CACHE_FOLDERS = {
     "operators": "native operators that were built",
     "weights": "networks that metrics use",
     "snapshots": "models that the authors published",
+    "hub": "models from the Hugging Face Hub",
     "statistics": "statistics of data sets, for metrics",
 }
 DOWNLOADS = ".downloads"  # in a folder of data sets: the archives that they are made of

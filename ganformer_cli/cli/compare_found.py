@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ganformer_cli.cli.compare_rows import read_settings, row_names
 from ganformer_cli.cli.kept_scores import SUFFIX, file_beside, identity, read_kept
-from ganformer_cli.cli.model_choice import GDRIVE, run_of
+from ganformer_cli.cli.model_choice import GDRIVE, HUB, run_of
 from ganformer_cli.cli.options import warn
 from ganformer_cli.config import RunConfig
 from ganformer_cli.config.names import quoted
@@ -99,6 +99,12 @@ def find(text: str) -> Target:
         if published not in PUBLISHED:
             raise SnapshotError(f"{place}: no such published model; see ganformer info --list")
         return Target(name, snapshot_path(published))
+    if place.startswith(HUB):
+        from ganformer_cli.downloads.hub import hub_copy, parse_hub_address
+
+        if (copy := hub_copy(parse_hub_address(place, "MODEL"))) is None:
+            raise SnapshotError(f"{place}: was not downloaded yet, so has no scores; see ganformer eval --model")
+        return Target(name, copy)
     path = Path(place)
     if (path / CONFIG_FILE).is_file():
         return Target(name, path, path)

@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "Compare the metrics of several runs.",
     "sweep": "Train a table of settings and seeds.",
     "convert": "Convert a snapshot to safetensors.",
+    "push": "Put a model on the Hugging Face Hub.",
     "info": "Show what a model is and where it comes from.",
     "bench": "Measure speed and memory on this machine.",
     "doctor": "Check this machine, and say how to fix what is missing.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ganformer_cli.cli.completion import complete_models, complete_runs
-from ganformer_cli.cli.options import MAX_BATCH_SIZE, MAX_PSI, F, boolean_option, option
+from ganformer_cli.cli.options import MAX_BATCH_SIZE, MAX_PSI, F, boolean_option, option, warn
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.files import MIB
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: How the authors name the snapshots that they published.
 GDRIVE = "gdrive:"
+#: A model on the Hugging Face Hub; ``downloads.HUB_PREFIX``, which is too heavy to import here.
+HUB = "hf:"
 
 
 def model_options(function: F) -> F:
@@ -35,8 +37,9 @@ def model_options(function: F) -> F:
         metavar="RUN|FILE",
         shell_complete=complete_models,
         group="Model",
-        help="A run folder (its newest snapshot), a snapshot file of ours or of the authors' (.pkl), or a published "
-        "one such as gdrive:clevr-snapshot.pkl.  [default: see --expname]",
+        help="A run folder (its newest snapshot), a snapshot file of ours or of the authors' (.pkl), one that the "
+        "authors published (gdrive:clevr-snapshot.pkl), or one on the Hugging Face Hub (hf:USER/REPO).  [default: see "
+        "--expname]",
     )
     expname = option(
         "--expname",
@@ -94,7 +97,7 @@ class ModelNetworks(NamedTuple):
 
 
 def find_model(model: str | None, expname: str | None, result_dir: Path, *, offline: bool = False) -> Path:
-    """The snapshot file that the options mean; a published one of the authors' is downloaded if necessary.
+    """The snapshot file that the options mean; one that is published is downloaded if necessary.
 
     Raises:
         SnapshotError: there is none.
@@ -102,8 +105,8 @@ def find_model(model: str | None, expname: str | None, result_dir: Path, *, offl
     """
     from ganformer_cli.checkpoints.run_folder import resolve_model, runs_of, snapshots_of
 
-    if model is not None and model.startswith(GDRIVE):
-        return download_snapshot(model, offline=offline)
+    if model is not None and model.startswith((GDRIVE, HUB)):
+        return download_model(model, "--model", offline=offline)
     if model is not None:
         return resolve_model(model)
     if expname is None:
@@ -120,8 +123,14 @@ def find_model(model: str | None, expname: str | None, result_dir: Path, *, offl
     return ready[-1] if expname else max(ready, key=lambda snapshot: snapshot.stat().st_mtime)
 
 
-def download_snapshot(name: str, *, offline: bool) -> Path:
-    """A published snapshot of the authors', downloaded with a progress bar if it is not in the cache."""
+def download_model(name: str, option: str, *, offline: bool) -> Path:
+    """A published model, ``gdrive:…`` or ``hf:…``, downloaded with a progress bar if it is not in the cache.
+
+    Raises:
+        SnapshotError, ConfigError: there is none of that name.
+        DownloadError: it cannot be downloaded.
+    """
+    from ganformer_cli.downloads import fetch_hub, parse_hub_address
     from ganformer_cli.original_snapshots import fetch_snapshot
 
     with ProgressBar() as progress:
@@ -131,9 +140,12 @@ def download_snapshot(name: str, *, offline: bool) -> Path:
             nonlocal started
             if not started:
                 started = True
-                progress.start((total or done) / MIB, "MiB", name.removeprefix(GDRIVE), done=done / MIB)
+                progress.start((total or done) / MIB, "MiB", name.partition(":")[2], done=done / MIB)
             progress.update(done / MIB)
 
+        if name.startswith(HUB):
+            address = parse_hub_address(name, option)
+            return fetch_hub(address, offline=offline, progress=report, notice=warn)
         return fetch_snapshot(name, offline=offline, progress=report)
 
 
@@ -175,7 +187,8 @@ def find_origin(option: str, model: str, *, offline: bool) -> Origin:
     from ganformer_cli.checkpoints.run_folder import resolve_model
     from ganformer_cli.original_snapshots import is_original
 
-    file = download_snapshot(model, offline=offline) if model.startswith(GDRIVE) else resolve_model(model, option)
+    published = model.startswith((GDRIVE, HUB))
+    file = download_model(model, option, offline=offline) if published else resolve_model(model, option)
     read = load_all(file) if is_original(file) else None
 
     def networks() -> Mapping[str, nn.Module | None]:

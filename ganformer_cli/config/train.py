@@ -41,7 +41,7 @@ class TrainConfig(JsonConfig):
     pretrained_pkl: str | None = _RUN(
         None,
         "Continue training the networks of a snapshot: a run folder, a file of ours or of the authors', or a "
-        "published one such as gdrive:clevr-snapshot.pkl.",
+        "published one such as gdrive:clevr-snapshot.pkl or hf:USER/REPO.",
         usual=True,
         metavar="RUN|FILE",
     )

@@ -1,4 +1,4 @@
-"""Files from the internet: resumed where they broke off, checked, and whole or not there; Drive's pages understood."""
+"""Files from the internet, Google Drive and the Hugging Face Hub: resumed, checked, and whole or not there."""
 
 from ganformer_cli.downloads.checksums import (
     ChecksumError,
@@ -10,11 +10,14 @@ from ganformer_cli.downloads.checksums import (
     split_checksum,
 )
 from ganformer_cli.downloads.drive import DRIVE, drive_address, fetch_drive
+from ganformer_cli.downloads.hub import HUB_PREFIX, HubAddress, fetch_hub, parse_hub_address
 from ganformer_cli.downloads.transfer import fetch
 
 __all__ = [
     "DRIVE",
+    "HUB_PREFIX",
     "ChecksumError",
+    "HubAddress",
     "Progress",
     "check_file",
     "checked_note",
@@ -22,6 +25,8 @@ __all__ = [
     "drive_address",
     "fetch",
     "fetch_drive",
+    "fetch_hub",
+    "parse_hub_address",
     "remember_checksum",
     "split_checksum",
 ]

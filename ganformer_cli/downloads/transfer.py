@@ -73,11 +73,11 @@ def fetch(
     return destination
 
 
-class _Broken(Exception):
+class BrokenError(Exception):
     """A transfer that broke off and may go on: the message is a reason in plain words."""
 
 
-class _SlowError(_Broken):
+class _SlowError(BrokenError):
     """A transfer that is too slow to count as progress."""
 
 
@@ -178,7 +178,7 @@ def _transfer(job: Download, ask: Ask) -> None:
             raise
         except _Stale:
             job.discard()  # the next attempt asks for all of it, and so cannot end here
-        except _Broken as broken:
+        except BrokenError as broken:
             reached = _size_of(job.part)
             small_steps += reached - furthest < MIN_STEP
             further = reached > furthest and small_steps <= MAX_SMALL_STEPS and not isinstance(broken, _SlowError)
@@ -218,10 +218,10 @@ def _attempt(job: Download, ask: Ask, digest: Digest | None) -> None:
     headers = {"Accept-Encoding": "identity"}  # so that bytes that are sent and bytes of the file are the same
     if offset:
         headers["Range"] = f"bytes={offset}-"
-    with _network(job), ask(headers) as response:
+    with network_errors(job), ask(headers) as response:
         status = response.status_code
         if status in TRANSIENT_STATUS:
-            raise _Broken(f"the server says {_status_words(status)}")
+            raise BrokenError(f"the server says {_status_words(status)}")
         if offset and status == HTTPStatus.PARTIAL_CONTENT:
             start, total = _content_range(response)
             now = _describe(job, response, total)
@@ -268,9 +268,9 @@ def _attempt(job: Download, ask: Ask, digest: Digest | None) -> None:
             with job.disk():
                 stream.close()
     if total is None and done == 0:
-        raise _Broken("an empty answer without a length, as one that breaks off is")
+        raise BrokenError("an empty answer without a length, as one that breaks off is")
     if total is not None and done < total:
-        raise _Broken(f"the connection broke off after {done} of {total} bytes")
+        raise BrokenError(f"the connection broke off after {done} of {total} bytes")
     if (total is not None and done > total) or (job.size is not None and done != job.size):
         job.discard()
         raise _wrong_size(job, done, total)
@@ -341,8 +341,8 @@ def _require_room(job: Download, done: int) -> None:
 
 
 @contextlib.contextmanager
-def _network(job: Download) -> Iterator[None]:
-    """Turn what requests raises into ``_Broken`` if another try may help, else into a DownloadError."""
+def network_errors(job: Download) -> Iterator[None]:
+    """Turn what requests raises into ``BrokenError`` if another try may help, else into a DownloadError."""
     import requests
     import urllib3
 
@@ -354,15 +354,15 @@ def _network(job: Download) -> Iterator[None]:
     except patience.TooSlowError as error:
         raise _SlowError(f"{host} sends almost nothing ({error})") from error
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-        raise _Broken(f"{host} does not answer") from error
+        raise BrokenError(f"{host} does not answer") from error
     except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as error:
-        raise _Broken(f"no secure connection to {host} (its certificate, or this computer's clock)") from error
+        raise BrokenError(f"no secure connection to {host} (its certificate, or this computer's clock)") from error
     except requests.exceptions.ProxyError as error:
-        raise _Broken(f"no connection to {host} through the proxy of this computer") from error
+        raise BrokenError(f"no connection to {host} through the proxy of this computer") from error
     except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-        raise _Broken(f"no connection to {host}, or it broke off") from error
+        raise BrokenError(f"no connection to {host}, or it broke off") from error
     except urllib3.exceptions.HTTPError as error:
-        raise _Broken(f"the connection to {host} broke off") from error
+        raise BrokenError(f"the connection to {host} broke off") from error
     except requests.RequestException as error:
         raise DownloadError(f"cannot download {job.destination.name}: {error}; {job.by_hand}") from error
 

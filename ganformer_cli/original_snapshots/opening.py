@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from ganformer_cli.checkpoints import snapshots
 from ganformer_cli.checkpoints.snapshots import Network
 from ganformer_cli.config import ModelConfig
+from ganformer_cli.downloads import HUB_PREFIX, fetch_hub, parse_hub_address
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
 from ganformer_cli.files import sha256_of
 from ganformer_cli.models import Discriminator, Generator
@@ -145,8 +147,9 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     """A generator ready to sample from, in evaluation mode.
 
     Args:
-        path: a run folder (its newest snapshot), a model file, a snapshot of the authors', or ``gdrive:`` and the name
-            of a published one, which is downloaded unless it is there.
+        path: a run folder (its newest snapshot), a model file, a snapshot of the authors', ``gdrive:`` and the name
+            of a published one, or ``hf:USER/REPO`` on the Hugging Face Hub; what is published is downloaded unless it
+            is there.
         device: where to put it.
 
     Raises:
@@ -155,7 +158,9 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     """
     if str(path).startswith(PREFIX):
         path = fetch_snapshot(str(path))
-    elif not is_original(Path(path)):
+    elif str(path).startswith(HUB_PREFIX):
+        path = fetch_hub(parse_hub_address(str(path), "path"), notice=warnings.warn)
+    if not is_original(Path(path)):
         return snapshots.load_snapshot(path, device)
     return load_original(Path(path)).ema.to(device)
 
