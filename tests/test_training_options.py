@@ -236,6 +236,7 @@ def test_losses_are_their_formulas(kind: str, fakes: float, reals: float, genera
 def test_the_relativistic_objective_is_its_formula(number: int) -> None:
     """Gradients of both networks against a transcription in float64 (Huang et al. 2024), with R1 and R2 and without."""
     gan = trainer_of({"objective": "relativistic", "gamma": 3.0, "attention_dropout": 0.0, "style_mixing": 0.0}).gan
+    assert isinstance(gan, GANTrainer)
     options = gan.config.train
     side = gan.config.model.resolution
     real = torch.rand(gan.local_batch_size, 3, side, side) * 2 - 1
@@ -266,7 +267,7 @@ def test_the_relativistic_objective_is_its_formula(number: int) -> None:
     result = StepResult()
     seen.clear()
     with gan.training_generator():
-        gan.generator_gradients(real, None, number, result, "seed")
+        gan.generator_gradients(None, number, result, "seed", real)
     exact.zero_grad()
     fake, shown = seen
     difference = exact(shown, None) - exact(fake, None)

@@ -113,8 +113,8 @@ def command(
         else:
             echo("\n".join(f"{name:<20}{cell(value)}" for name, value in image.items()), lines=True)
         return
-    if not card and (others := {"samples", "licence", "overwrite"} & set(given_options(ctx))):
-        raise click.UsageError(f"--{min(others)} is about a model card; add --card, or leave it out")
+    if not card and (card_only := {"samples", "licence", "overwrite"} & set(given_options(ctx))):
+        raise click.UsageError(f"--{min(card_only)} is about a model card; add --card, or leave it out")
     file = find_model(chosen if model is None else model, expname, result_dir, offline=offline)
     record = describe(file)
     if card:

@@ -174,7 +174,7 @@ class GANTrainer(NetworkTrainer):
 
         def generator_gradients(result: StepResult) -> None:
             real = images.float() / 127.5 - 1 if self.is_relativistic else None
-            self.generator_gradients(real, c, number, result, f"{seed} generator")
+            self.generator_gradients(c, number, result, f"{seed} generator", real)
 
         def discriminator_gradients(result: StepResult) -> None:
             real = images.float() / 127.5 - 1
@@ -214,7 +214,7 @@ class GANTrainer(NetworkTrainer):
         number = 0 if regularised else 1
         with self.training_generator():
             real = images if self.is_relativistic else None
-            self.generator_gradients(real, labels, number, StepResult(), "trial")
+            self.generator_gradients(labels, number, StepResult(), "trial", real)
         self.g_weights.clear_gradients()
         with self.training_discriminator():
             self.discriminator_gradients(images, labels, number, StepResult(), "trial")
@@ -308,16 +308,16 @@ class GANTrainer(NetworkTrainer):
         return self.config.train.objective == "relativistic"
 
     def generator_gradients(
-        self, real: Tensor | None, c: Tensor | None, number: int, result: StepResult, seed: str
+        self, c: Tensor | None, number: int, result: StepResult, seed: str, real: Tensor | None = None
     ) -> None:
         """Accumulate the generator's gradients, every ``g_reg_interval`` steps with path length regularisation.
 
         Args:
-            real: what the fakes are compared with in the relativistic objective, ``[b, 3, H, W]``, else None.
             c: labels ``[b, c_dim]`` or None.
             number: of the step.
             result: receives what else the update produces.
             seed: of the random numbers.
+            real: what the fakes are compared with in the relativistic objective, ``[b, 3, H, W]``, else None.
         """
         options = self.config.train
         regularise = options.pl_weight > 0 and number % options.g_reg_interval == 0
