@@ -104,7 +104,8 @@ def test_a_listener_that_fails_is_named_and_left_out() -> None:
 
 def test_where_tensorboard_cannot_write_training_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    folder, said = tmp_path / "run-000", []
+    folder = tmp_path / "run-000"
+    said: list[str] = []
     folder.mkdir()
     (folder / TENSORBOARD_FOLDER).write_text("not a folder", encoding="utf-8")
     config = settings(total_kimg=0.004, vis_num=1)
@@ -164,7 +165,8 @@ def test_images_come_often_at_first(tmp_path: Path) -> None:
 
     often = {"snapshot_kimg": 0.020, "first_snapshot_kimg": 0.004, "total_kimg": 0.048, "vis_num": 2}
     config = settings(**often, metrics="diversity", eval_images_num=4)
-    seen, said = Seen(), []
+    seen = Seen()
+    said: list[str] = []
     run(tmp_path / "run-000", config, seen, said=said)
     assert [snapshot.images_seen for snapshot in seen.snapshots] == [0, 4, 8, 16, 20, 40, 48]
     assert [bool(snapshot.scores) for snapshot in seen.snapshots] == [True, False, False, False, True, True, True]
