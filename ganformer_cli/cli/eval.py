@@ -91,8 +91,10 @@ class Metrics(click.ParamType):
     type=Metrics(),
     default="swd,diversity",
     group="Scores",
+    show_default=False,
     help="Which scores, separated by commas: swd, diversity, and with feature networks fid, kid, is, pr, dc, ppl, "
-    "fd-dinov2.",
+    "fd-dinov2. Of a VQGAN's reconstructions: rswd, psnr, and rfid.  [default: swd,diversity; of a VQGAN also "
+    "rswd,psnr]",
 )
 @option(
     "--eval-images-num",
@@ -176,8 +178,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     swd is the sliced Wasserstein distance on a Laplacian pyramid (Karras et al. 2018), times 1000: lower is better, to
     the floor, the distance between two sets of real images. diversity is the mean distance between two generated
-    images divided by that between two real ones: 1 is right, 0 means that all images are the same. The other metrics
-    use features of trained networks, whose weights are downloaded once. Scores of different numbers of images do not
+    images divided by that between two real ones: 1 is right, 0 means that all images are the same. rswd and psnr
+    compare real images with a VQGAN's reconstructions of them. The other metrics use features of trained networks,
+    whose weights are downloaded once. Scores of different numbers of images do not
     compare. Scores of a run are kept in its metrics.jsonl, others beside the snapshot or the images, or in --output.
     ganformer compare shows them as a table.
 

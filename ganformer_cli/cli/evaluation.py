@@ -71,16 +71,22 @@ class Evaluation:
         chosen = self.options["model"], self.options["expname"], self.options["result_dir"]
         files = snapshots(find_model(*chosen, offline=self.options["offline"]), every=self.options["every"])
         self.open_networks()
-        records, reals, kept = [], None, None
+        records, scored, reals, kept = [], [], None, None
         for file in files:
             generator, header = load_model(file, self.device)
+            if self.options["every"] and not self.metrics_of(generator):
+                self.warn(f"{file.name} is left out: stage 1 of a VQGAN has no samples; see --metrics rswd,psnr")
+                continue
             reals = reals or self.open_reals(header, generator.config.resolution, generator.config.ratio)
             scores = self.score(generator, reals)
             scores["provenance"]["snapshot_sha256"] = sha256_of(file)
             record = {"snapshot": file.name, "kimg": header.get("kimg"), **scores}
             records.append(record)
+            scored.append(file)
             kept = self.keep(scores_file(file), record)
-        values = [{"model": str(file), **record} for file, record in zip(files, records, strict=True)]
+        if not records:
+            raise GanformerError(f"--metrics {','.join(self.metrics)}: there is nothing to score")
+        values = [{"model": str(file), **record} for file, record in zip(scored, records, strict=True)]
         if not self.options["every"]:
             self.answer(lambda: echo_scores(files[0].name, records[0]), values[0], kept)
         elif self.group.is_main:
@@ -169,6 +175,14 @@ class Evaluation:
             return chosen if not isinstance(chosen, str) else 0  # `evaluate` says that there are no classes
         return class_number(chosen, reals.label_dim, reals.class_names, f"--dataset {reals.name}")
 
+    def metrics_of(self, fakes: Any) -> tuple[str, ...]:
+        """Those that are asked for, or the usual ones; of several snapshots, those that each can have."""
+        from ganformer_cli.metrics.plan import default_metrics, usable_metrics
+
+        if "metrics" not in self.given:
+            return default_metrics(fakes)
+        return usable_metrics(self.metrics, fakes) if self.options["every"] else self.metrics
+
     def score(self, fakes: Any, reals: ImageDataset) -> dict[str, Any]:
         """The scores of a generator or of images."""
         from ganformer_cli.metrics.cache import Cache
@@ -188,7 +202,7 @@ class Evaluation:
                 seed=options["seed"],
                 truncation_psi=options["truncation_psi"],
                 batch_size=options["batch_size"],
-                metrics=self.metrics,
+                metrics=self.metrics_of(fakes),
                 class_index=self.class_index(reals),
                 networks=self.networks,
                 floor=True,

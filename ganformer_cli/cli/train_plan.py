@@ -76,13 +76,14 @@ def show_plan(
         components += f", {labels}"
     unused = "; its labels are not used (see --labels)" if dataset.label_dim and not model.c_dim else ""
     echo(f"data       {dataset.name}: {len(dataset)} images of {width}x{height} (width x height){unused}")
-    if hint := small_dataset_hint(dataset, train.augment):
+    if not model.vqgan and (hint := small_dataset_hint(dataset, train.augment)):
         echo(f"hint       {hint}")
     if grid != (height, width):
         echo(f"grid       {grid[1]}x{grid[0]}, the next larger multiple of the first grid, cropped to the image size")
     echo(f"model      {kind}{components}, {counts['generator']:,} parameters in the")
     echo(f"           generator, {counts['discriminator']:,} in the discriminator")
-    echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}, gamma {train.gamma:g} on {device}")
+    gamma = "" if model.vqgan else f", gamma {train.gamma:g}"
+    echo(f"training   {train.total_kimg:g} kimg, batch {train.batch_size}{gamma} on {device}")
     if model.vqgan:
         first = {"1": train.total_kimg, "2": 0.0, "both": train.vq_kimg or 0.0}[train.vq_stage]
         echo(f"stages     1 (codes of images) for {first:g} kimg, 2 (transformer) for the rest")

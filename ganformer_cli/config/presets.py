@@ -87,7 +87,13 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
 
 def vqgan_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
     """Settings of a VQGAN: on a CPU 8 x 8 of 256 codes and a small transformer, on a GPU the paper's networks."""
-    common = {"gamma": 0.0, "style_mixing": 0.0, "truncation_psi": 1.0, "code_stride": min(16, max(2, resolution // 8))}
+    common = {
+        "gamma": 0.0,
+        "style_mixing": 0.0,
+        "truncation_psi": 1.0,
+        "code_stride": min(16, max(2, resolution // 8)),
+        "metrics": "swd,diversity,rswd,psnr",
+    }
     if not on_cpu:
         return {**common, "precision": "tf32", "g_lr": 0.00015, "d_lr": 0.00015, "transformer_lr": 0.00015}
     return {

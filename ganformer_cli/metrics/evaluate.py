@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.metrics.blocks import out_of_memory
 from ganformer_cli.metrics.cache import Cache
 from ganformer_cli.metrics.collecting import Collected, collect
-from ganformer_cli.metrics.metric import Inputs, Metric
+from ganformer_cli.metrics.metric import Inputs, Metric, Subject
 from ganformer_cli.metrics.opening import FeatureNetworks
 from ganformer_cli.metrics.plan import (
     DEFAULT_NUM_IMAGES,
@@ -27,16 +27,15 @@ from ganformer_cli.metrics.plan import (
     Indices,
     check_comparable,
     chosen_metrics,
+    default_metrics,
     give_cautions,
     make_plan,
     shuffled_indices,
 )
 from ganformer_cli.metrics.processes import SINGLE_PROCESS, ProcessGroup
 from ganformer_cli.metrics.reals import collect_reals
-from ganformer_cli.metrics.sources import SEED_STRIDE, DatasetImages, GeneratedImages, ImageSource
+from ganformer_cli.metrics.sources import SEED_STRIDE, DatasetImages, GeneratedImages, ImageSource, ReconstructedImages
 from ganformer_cli.sampling import DEFAULT_BATCH, Generator, NoiseMode
-
-DEFAULT_METRICS = ("swd", "diversity")
 
 #: Called with a stage, how many of its steps are done, and how many there are.
 StageProgress = Callable[[str, int, int], None]
@@ -51,7 +50,7 @@ def evaluate(
     truncation_psi: float = 1.0,
     noise_mode: NoiseMode = "const",
     batch_size: int | None = None,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] | None = None,
     class_index: int | None = None,
     networks: FeatureNetworks | None = None,
     floor: bool = False,
@@ -77,7 +76,7 @@ def evaluate(
         batch_size: images generated at a time, and that pass through a feature network at a time, at most; fewer
             where memory runs out. None: 16 generated, and 64 through a network. On a GPU it changes features by
             rounding; on a CPU it changes no bit.
-        metrics: of ``registry.METRICS``.
+        metrics: of ``registry.METRICS``; None: ``default_metrics``.
         class_index: generate images of this class only, and compare with reals of it.
         networks: those that the metrics need (``opening.open_networks``), on ``device``.
         floor: also compare two sets of reals, which a perfect model would reach; it takes as long again.
@@ -99,7 +98,7 @@ def evaluate(
         GanformerError: none of the metrics could be computed.
     """
     networks = networks or FeatureNetworks()
-    chosen = chosen_metrics(metrics, fakes, networks, class_index)
+    chosen = chosen_metrics(default_metrics(fakes) if metrics is None else metrics, fakes, networks, class_index)
     check_comparable(fakes, dataset, chosen, warn)
     real_indices = shuffled_indices(dataset, seed, class_index, "--dataset")
     fake_indices = None if isinstance(fakes, Generator) else shuffled_indices(fakes, seed, None, "--images")
@@ -141,13 +140,25 @@ def evaluate(
         source,
         networks.features,
         count=plan.fakes,
-        moments=plan.features("moments", real=False),
-        rows=plan.features("rows", real=False),
-        pixels=plan.pixels,
+        moments=plan.features("moments", "samples"),
+        rows=plan.features("rows", "samples"),
+        pixels=plan.pixels("samples"),
         group=group,
         progress=partial(progress, stage),
     )
-    compare = partial(_compare, plan, collected_reals, collected_fakes, seed, device, progress)
+    collected: dict[Subject, Collected] = {"samples": collected_fakes}
+    if isinstance(fakes, Generator) and fakes.can_reconstruct:
+        collected["reconstructions"] = collect(
+            ReconstructedImages(fakes, DatasetImages(dataset, real_indices), batch_size=batch_size or DEFAULT_BATCH),
+            networks.features,
+            count=plan.reals,
+            moments=plan.features("moments", "reconstructions"),
+            rows=plan.features("rows", "reconstructions"),
+            pixels=plan.pixels("reconstructions"),
+            group=group,
+            progress=partial(progress, "reconstructing reals"),
+        )
+    compare = partial(_compare, plan, collected_reals, collected, seed, device, progress)
     scores = group.run_on_rank0(compare)
     failed = scores["failed"]
     for metric in (metric for metric in chosen if metric.needs == "model"):
@@ -202,7 +213,7 @@ def _labels(
 def _compare(
     plan: EvaluationPlan,
     reals: Collected,
-    fakes: Collected,
+    fakes: Mapping[Subject, Collected],
     seed: int,
     device: torch.device,
     progress: StageProgress,
@@ -213,7 +224,7 @@ def _compare(
     for number, metric in enumerate(metrics):
         progress("comparing", number, len(metrics))
         try:
-            found = _score(metric, plan, reals, fakes, seed, device)
+            found = _score(metric, plan, reals, fakes[metric.of], seed, device)
         except GanformerError as error:
             scores["failed"][metric.name] = str(error)
         except (RuntimeError, MemoryError, OSError) as error:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: What a metric works on: images, mean and covariance of their features, all their features, or the generator itself.
 Needs = Literal["pixels", "moments", "rows", "model"]
+#: Which generated images a metric looks at: those that are drawn, or a VQGAN's reconstructions of the reals.
+Subject = Literal["samples", "reconstructions"]
 #: Which way a score is better; ``one``: nearer to 1.
 Better = Literal["lower", "higher", "one"]
 
@@ -96,6 +98,7 @@ class Metric:
         caution: why a score of these circumstances means less than it seems; None: it does not.
         network: the feature network, of ``features.NETWORKS``, or ``lpips``; None: it needs none.
         output: of that network.
+        of: which generated images it looks at. Reconstructions are those of the reals, in the same order.
         uses_reals: whether it looks at real images, too.
         equal_numbers: whether it compares as many fakes as reals.
         max_images: of either kind that it looks at.
@@ -113,6 +116,7 @@ class Metric:
     caution: Callable[[Circumstances], str | None] = lambda circumstances: None
     network: str | None = None
     output: str = ""
+    of: Subject = "samples"
     uses_reals: bool = True
     equal_numbers: bool = False
     max_images: int | None = None

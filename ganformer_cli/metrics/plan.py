@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from ganformer_cli.data.loading.datasets import ImageDataset
 from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.files import Warn
 from ganformer_cli.metrics.collecting import FeatureKey
-from ganformer_cli.metrics.metric import Circumstances, Metric
+from ganformer_cli.metrics.metric import Circumstances, Metric, Subject
 from ganformer_cli.metrics.opening import FeatureNetworks
 from ganformer_cli.metrics.registry import METRICS, networks_of
 from ganformer_cli.sampling import Generator
@@ -47,15 +48,46 @@ class EvaluationPlan:
         """How many reals and fakes a metric looks at."""
         return metric.counts(self.reals, self.fakes)
 
-    def features(self, needs: str, *, real: bool) -> list[FeatureKey]:
-        """The features that the metrics need, each once."""
-        chosen = (m for m in self.metrics if m.needs == needs and (m.uses_reals or not real))
-        return list(dict.fromkeys(m.features for m in chosen))
+    def features(self, needs: str, of: Subject | Literal["reals"]) -> list[FeatureKey]:
+        """The features of these images that the metrics need, each once."""
+        return list(dict.fromkeys(metric.features for metric in self._looking_at(of) if metric.needs == needs))
 
-    @property
-    def pixels(self) -> int:
-        """Images of either kind that are wanted as they are."""
-        return max((self.counts(metric)[1] for metric in self.metrics if metric.needs == "pixels"), default=0)
+    def pixels(self, of: Subject | Literal["reals"]) -> int:
+        """How many of these images are wanted as they are."""
+        return max((self.counts(metric)[1] for metric in self._looking_at(of) if metric.needs == "pixels"), default=0)
+
+    def _looking_at(self, of: Subject | Literal["reals"]) -> list[Metric]:
+        return [metric for metric in self.metrics if (metric.uses_reals if of == "reals" else metric.of == of)]
+
+
+#: Why there are no images of a kind.
+_IMPOSSIBLE: dict[Subject, str] = {
+    "samples": (
+        "this VQGAN is in stage 1: its transformer has not been trained, and there are no samples to score. Score its "
+        "reconstructions (--metrics rswd,psnr), go on with its training, or give a later snapshot"
+    ),
+    "reconstructions": "scores reconstructions, which only a VQGAN makes; leave it out",
+}
+
+
+def subjects_of(fakes: Generator | ImageDataset) -> tuple[Subject, ...]:
+    """The kinds of images that there are to score: those of a VQGAN in stage 1 are reconstructions only."""
+    found: list[Subject] = []
+    if not isinstance(fakes, Generator) or fakes.can_sample:
+        found.append("samples")
+    if isinstance(fakes, Generator) and fakes.can_reconstruct:
+        found.append("reconstructions")
+    return tuple(found)
+
+
+def usable_metrics(names: Sequence[str], fakes: Generator | ImageDataset) -> tuple[str, ...]:
+    """Those of the metrics that look at images which there are."""
+    return tuple(name for name in names if METRICS[name].of in subjects_of(fakes))
+
+
+def default_metrics(fakes: Generator | ImageDataset) -> tuple[str, ...]:
+    """What is computed where nobody has chosen metrics: what needs no feature network."""
+    return usable_metrics(("swd", "diversity", "rswd", "psnr"), fakes)
 
 
 def chosen_metrics(
@@ -64,7 +96,8 @@ def chosen_metrics(
     """The metrics of these names.
 
     Raises:
-        ConfigError: one is unknown, its feature network is not loaded, or it needs a model and there are only images.
+        ConfigError: one is unknown, its feature network is not loaded, it needs a model and there are only images, or
+            it looks at images that this model does not make.
     """
     if unknown := [name for name in names if name not in METRICS]:
         raise ConfigError(f"--metrics {','.join(unknown)}: unknown; there are {', '.join(METRICS)}")
@@ -73,11 +106,10 @@ def chosen_metrics(
     if missing := [name for name in networks_of(names) if name not in networks]:
         raise ConfigError(f"--metrics {','.join(names)}: the feature networks {', '.join(missing)} are not loaded")
     chosen = tuple(METRICS[name] for name in names)
-    if isinstance(fakes, Generator) and not fakes.can_sample:
-        raise ConfigError(
-            "this VQGAN is in stage 1: its transformer has not been trained, and there are no samples to score; go on "
-            "with its training, or give a later snapshot"
-        )
+    subjects = subjects_of(fakes)
+    for of, why in _IMPOSSIBLE.items():
+        if of not in subjects and (names := [metric.name for metric in chosen if metric.of == of]):
+            raise ConfigError(f"--metrics {','.join(names)}: {why}")
     of_model = ",".join(metric.name for metric in chosen if metric.needs == "model")
     if of_model and not isinstance(fakes, Generator):
         raise ConfigError(f"--metrics {of_model}: needs a model whose latents it can move, not images; leave it out")

@@ -48,7 +48,7 @@ def collect_reals(
         DataError: an image cannot be read.
         OutputError: the disk has no space for the features.
     """
-    wanted = {kind: plan.features(kind, real=True) for kind in ("moments", "rows")}
+    wanted = {kind: plan.features(kind, "reals") for kind in ("moments", "rows")}
     cached = Collected()
     descriptions: dict[tuple[str, FeatureKey], dict[str, Any]] = {}
     if cache is not None and any(wanted.values()):
@@ -77,7 +77,7 @@ def collect_reals(
         count=plan.reals,
         moments=[key for key in wanted["moments"] if key not in cached.moments],
         rows=[key for key in wanted["rows"] if key not in cached.rows],
-        pixels=max(plan.pixels, 2 * plan.floor_images),
+        pixels=max(plan.pixels("reals"), 2 * plan.floor_images),
         group=group,
         progress=progress,
     )

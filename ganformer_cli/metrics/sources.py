@@ -23,7 +23,7 @@ from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 from ganformer_cli.metrics.blocks import submit
 from ganformer_cli.npy_header import check_npy
-from ganformer_cli.sampling import Generator, NoiseMode, sample_images
+from ganformer_cli.sampling import Generator, NoiseMode, reconstruct_images, sample_images
 
 _Images = npt.NDArray[np.uint8]
 
@@ -205,6 +205,18 @@ class ArrayImages(ImageDataset):
         except UnusableImageError as error:
             raise DataError(f"{self.path}: image {index}: {error}") from error
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+class ReconstructedImages(ImageSource):
+    """Images of a data set through a VQGAN's encoder, codebook and decoder."""
+
+    def __init__(self, generator: Generator, originals: DatasetImages, *, batch_size: int) -> None:
+        super().__init__(originals.count, originals.height, originals.width)
+        self.generator, self.originals, self.batch_size = generator, originals, batch_size
+
+    def blocks(self, places: Sequence[range]) -> Iterator[_Images]:
+        for block in self.originals.blocks(places):
+            yield reconstruct_images(self.generator, block, batch_size=self.batch_size)
 
 
 def open_images(

@@ -377,6 +377,15 @@ class Generator(nn.Module):
         return True
 
     @property
+    def can_reconstruct(self) -> bool:
+        """Whether it has an encoder, so that ``reconstruct`` works: a VQGAN has."""
+        return False
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images ``[B, 3, H, W]`` in [-1, 1] through encoder and decoder, where ``can_reconstruct``."""
+        raise NotImplementedError
+
+    @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the images that ``synthesis`` returns."""
         return self.synthesis_network.output_size

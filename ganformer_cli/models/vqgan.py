@@ -374,6 +374,11 @@ class VQGAN(Generator):
         return bool(self.transformer_steps > 0)
 
     @property
+    def can_reconstruct(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def z_shape(self) -> tuple[int, int]:
         """One number for each code."""
         return math.prod(self.config.code_grid), 1

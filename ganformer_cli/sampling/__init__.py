@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Sample,
         image_mib,
         map_latents,
+        reconstruct_images,
         sample,
         sample_attention,
         sample_images,
@@ -50,6 +51,7 @@ __all__ = [
     "map_latents",
     "image_mib",
     "read_latents",
+    "reconstruct_images",
     "sample",
     "sample_attention",
     "sample_images",
@@ -64,7 +66,7 @@ __getattr__ = lazy_attributes(
     {
         "checkpoints.snapshots": "load_snapshot",
         "models": "AttentionMap Generator NoiseMode",
-        "sampling.drawing": "DEFAULT_BATCH GROUP_SIZE MAP_SIZE Sample image_mib map_latents sample "
+        "sampling.drawing": "DEFAULT_BATCH GROUP_SIZE MAP_SIZE Sample image_mib map_latents reconstruct_images sample "
         "sample_attention sample_images sample_latents sample_seeds to_uint8",
         "sampling.latents": "Space labels_from_seeds latents_from_seeds read_latents slerp",
     },

@@ -239,6 +239,55 @@ def map_latents(
     return torch.cat(rows)
 
 
+def reconstruct_images(
+    generator: Generator, images: npt.NDArray[np.uint8], *, batch_size: int = DEFAULT_BATCH
+) -> npt.NDArray[np.uint8]:
+    """Images through a generator that can reconstruct, such as a VQGAN, in groups of one size as all images.
+
+    Args:
+        generator: the model, on any device; ``can_reconstruct``.
+        images: uint8 ``[N, 3, H, W]``.
+        batch_size: how many are computed before they are fetched from the device; halved when memory runs out.
+
+    Returns:
+        uint8 ``[N, 3, H, W]``.
+
+    Raises:
+        GanformerError: memory runs out with a single group.
+    """
+    device = next(generator.parameters()).device
+
+    def compute(group: Tensor) -> Tensor:
+        filled = torch.zeros(GROUP_SIZE, *group.shape[1:], dtype=torch.uint8)
+        filled[: len(group)] = group
+        with _reproducible(device, None):
+            return to_uint8(generator.reconstruct(filled.to(device).float() / 127.5 - 1)[: len(group)])
+
+    groups = torch.from_numpy(images).split(GROUP_SIZE)
+    together, start, done = max(1, batch_size // GROUP_SIZE), 0, list[Tensor]()
+    while start < len(groups):
+        some = groups[start : start + together]
+        try:
+            with _evaluating(generator):
+                if device.type == "cpu":
+                    found = map_single_threaded(compute, some)
+                else:
+                    found = [compute(group) for group in some]
+            done += [each.cpu() for each in found]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if together == 1:
+                raise GanformerError(
+                    f"memory ran out while reconstructing {GROUP_SIZE} images; close other programs, or use another "
+                    "device (--gpus)"
+                ) from error
+            together //= 2
+            continue  # out of the handler, whose traceback holds on to tensors
+        start += len(some)
+    return torch.cat(done).numpy()
+
+
 def image_mib(config: ModelConfig) -> float:
     """About how much memory it takes to draw one image, in MiB, beside the model itself."""
     largest = max(config.channels(each) * math.prod(config.grid(each)) for each in config.block_resolutions)

@@ -127,7 +127,7 @@ class Checkpointer:
             The scores.
         """
         last = self.counters.images_seen >= round(self.config.train.total_kimg * 1000)
-        scored = due and self.gan.ema.can_sample and self.scoring.is_due(self.kimg, last=last)
+        scored = due and self.scoring.can_score(self.gan.ema) and self.scoring.is_due(self.kimg, last=last)
 
         def write() -> None:
             self.save_snapshot()

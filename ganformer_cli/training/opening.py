@@ -60,7 +60,7 @@ def open_run(
     group.check_same(dataset.fingerprint, "the images")
     trainer = Trainer(config, dataset, folder, device, callbacks, group)
     checkpointer = trainer.checkpointer
-    fail_together(group, checkpointer.scoring.check)
+    fail_together(group, lambda: checkpointer.scoring.check(trainer.gan.ema))
 
     def begin() -> dict[str, str]:
         restored, before = False, None

@@ -17,6 +17,7 @@ from ganformer_cli.files import sha256_of
 from ganformer_cli.metrics.cache import Cache
 from ganformer_cli.metrics.evaluate import evaluate
 from ganformer_cli.metrics.opening import open_networks
+from ganformer_cli.metrics.plan import usable_metrics
 from ganformer_cli.metrics.processes import fail_together
 from ganformer_cli.metrics.records import ScoreValue, differences, provenance_of, read_records, scores_in
 from ganformer_cli.metrics.registry import METRICS, SCORES, is_better, parse_metrics
@@ -73,13 +74,23 @@ class Scoring:
         self._damaged = False  # whether there are records that cannot be read
         self._digests: dict[tuple[str, int, int], str] = {}
 
-    def check(self) -> None:
-        """Check that the feature networks are available, before training.
+    def check(self, generator: Generator) -> None:
+        """Check that the metrics can be computed, before training.
 
         Raises:
-            ConfigError: one is missing.
-            SnapshotError: its weights are damaged.
+            ConfigError: a feature network is missing, or a metric looks at images that are never made.
+            SnapshotError: the weights of a feature network are damaged.
         """
+        reconstructions = [name for name in self.metrics if METRICS[name].of == "reconstructions"]
+        if reconstructions and not generator.can_reconstruct:
+            raise ConfigError(
+                f"--metrics {','.join(reconstructions)}: scores reconstructions, which only --baseline VQGAN makes; "
+                "leave it out"
+            )
+        if self.metrics and self.options.vq_stage == "1" and not reconstructions:
+            raise ConfigError(
+                f"--metrics {self.options.metrics} with --vq-stage 1: it draws no samples; choose rswd,psnr, or none"
+            )
         _, missing = open_networks(self.metrics, weights={}, resize=None, device=torch.device("cpu"), offline=True)
         if missing:
             reasons = "; ".join(map(str, missing.values()))
@@ -94,6 +105,10 @@ class Scoring:
             return False
         number = round(kimg / self.options.snapshot_kimg)
         return bool(self.metrics) and (last or number % self.options.metrics_every == 0)
+
+    def can_score(self, generator: Generator) -> bool:
+        """Whether a metric looks at images that the generator makes: in stage 1 a VQGAN has reconstructions only."""
+        return bool(usable_metrics(self.metrics, generator))
 
     def score(self, generator: Generator, snapshot: Path, kimg: float) -> dict[str, float]:
         """Compute and record the scores of a snapshot; empty if they cannot be computed.
@@ -137,7 +152,7 @@ class Scoring:
             num_images=count,
             seed=self.options.seed % _SEEDS,
             batch_size=self.options.batch_size,
-            metrics=self.metrics,
+            metrics=usable_metrics(self.metrics, generator),
             networks=networks,
             group=self.group,
             cache=Cache(notice=self.warn_once),

@@ -21,7 +21,7 @@ from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import ConfigError, TrainingError
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.models.vqgan import VQGAN, PatchDiscriminator, perplexity
-from ganformer_cli.sampling import to_uint8
+from ganformer_cli.sampling import reconstruct_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 from ganformer_cli.training.ema import MovingAverage, ema_decay
 from ganformer_cli.training.losses import fake_loss, generator_loss, real_loss
@@ -33,8 +33,6 @@ GAN_WEIGHT = 0.8
 MAX_ADAPTIVE_WEIGHT = 1e4
 #: Scales of the gradient loss; each has half the resolution of the one before.
 SCALES = 3
-#: Images of a grid of reconstructions that are computed at a time.
-_TOGETHER = 16
 #: A codebook of which less than this share is in use has collapsed.
 COLLAPSED_SHARE = 0.02
 
@@ -158,12 +156,7 @@ class VQGANTrainer(NetworkTrainer):
             return super().draw_grid(dataset, count, 1.0)
         indices = np.linspace(0, len(dataset) - 1, max(1, min(count // 2, len(dataset)))).astype(int)
         reals = np.stack([dataset.image(int(index)) for index in indices])
-        with torch.inference_mode():
-            decoded = [
-                to_uint8(self.ema.reconstruct(normalised_images(part.to(self.device)))).cpu()
-                for part in torch.from_numpy(reals).split(_TOGETHER)
-            ]
-        return np.stack([reals, torch.cat(decoded).numpy()], 1).reshape(-1, *reals.shape[1:])
+        return np.stack([reals, reconstruct_images(self.ema, reals)], 1).reshape(-1, *reals.shape[1:])
 
     # ----- A step -----
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ganformer_cli.metrics.definitions import FEW_IMAGES
-from ganformer_cli.metrics.metric import Circumstances, Inputs, Metric, Score, add_metric
+from ganformer_cli.metrics.metric import Circumstances, Inputs, Metric, Score, Subject, add_metric
 
 
-def _metric(name: str, title: str, heading: str, network: str, output: str, order: int) -> Metric:
+def _metric(
+    name: str, title: str, heading: str, network: str, output: str, order: int, of: Subject = "samples"
+) -> Metric:
     def compute(inputs: Inputs) -> dict[str, float]:
         from ganformer_cli.metrics.frechet import frechet_distance
 
@@ -33,6 +35,7 @@ def _metric(name: str, title: str, heading: str, network: str, output: str, orde
         needs="moments",
         network=network,
         output=output,
+        of=of,
         scores=(Score(name, heading, "lower"),),
         compute=compute,
         caution=caution,
@@ -41,4 +44,5 @@ def _metric(name: str, title: str, heading: str, network: str, output: str, orde
 
 
 add_metric(_metric("fid", "Fréchet Inception distance", "FID", "inception", "pool", 10))
+add_metric(_metric("rfid", "FID of reconstructions", "rFID", "inception", "pool", 93, "reconstructions"))
 add_metric(_metric("fd_dinov2", "Fréchet distance of DINOv2", "FD-DINOv2", "dinov2", "cls", 60))
