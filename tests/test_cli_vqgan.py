@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -79,15 +80,23 @@ def test_what_has_no_meaning_is_refused_by_name(model: Path, tmp_path: Path, opt
     assert not (tmp_path / "images").exists()
 
 
-def test_stage_one_has_nothing_to_draw_or_score(tmp_path: Path) -> None:
+def test_stage_one_has_nothing_to_draw_but_reconstructions_to_score(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.safetensors", steps=0)
     for words in (
         ("generate", "--model", model, "--output-dir", tmp_path / "images"),
-        ("eval", "--model", model, "--dataset", "scenes", "--eval-images-num", "4"),
+        ("eval", "--model", model, "--dataset", "scenes", "--eval-images-num", "4", "--metrics", "swd"),
     ):
         done = run(*words)
         assert done.exit_code != 0
         assert "stage 1" in done.stderr
+    done = run("eval", "--model", model, "--dataset", "scenes", "--eval-images-num", "4", "--json")
+    assert done.exit_code == 0, done.output
+    scored = json.loads(done.stdout)
+    assert {"rswd", "psnr"} <= set(scored)
+    assert "swd" not in scored
+    refused = run("eval", "--model", model, "--dataset", "scenes", "--truncation-psi", "0.5")
+    assert refused.exit_code != 0
+    assert "--truncation-psi 0.5: a VQGAN has no mean image" in refused.stderr
 
 
 def test_info_and_compare_call_it_by_its_name(model: Path) -> None:

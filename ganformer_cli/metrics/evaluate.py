@@ -99,6 +99,8 @@ def evaluate(
     """
     networks = networks or FeatureNetworks()
     chosen = chosen_metrics(default_metrics(fakes) if metrics is None else metrics, fakes, networks, class_index)
+    if isinstance(fakes, Generator) and fakes.config.vqgan and truncation_psi != 1:
+        raise ConfigError(f"--truncation-psi {truncation_psi:g}: a VQGAN has no mean image; leave it out")
     check_comparable(fakes, dataset, chosen, warn)
     real_indices = shuffled_indices(dataset, seed, class_index, "--dataset")
     fake_indices = None if isinstance(fakes, Generator) else shuffled_indices(fakes, seed, None, "--images")
