@@ -180,6 +180,8 @@ WRONG = [
     (("--precision", "fp16"), ["--precision fp16", "bf16"]),
     (("--precision", "bf16", "--allow-tf32", "False"), ["--allow-tf32 False", "--precision"]),
     (("--precision", "fp32", "--allow-tf32"), ["--allow-tf32", "--precision fp32"]),
+    (("--resume-from", "4"), ["--resume-from 4: there is no run scenes-duplex in results", "leave the option out"]),
+    (("--resume-from", "4", "--restart"), ["--resume-from contradicts --restart", "leave one of them out"]),
     (("--reload", "--expname", "yours"), ["--reload: no run yours-NNN in results"]),
 ]
 

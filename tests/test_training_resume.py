@@ -69,7 +69,13 @@ def data(count: int = 14) -> ImageDataset:
 
 
 def train(
-    folder: Path, *, stop: int | None = None, resume: bool = False, messages: list[str] | None = None, **options: Any
+    folder: Path,
+    *,
+    stop: int | None = None,
+    resume: bool = False,
+    resume_from: float | None = None,
+    messages: list[str] | None = None,
+    **options: Any,
 ) -> RunResult:
     """Train on a CPU; stop after so many steps."""
     calls = iter(range(10**6))
@@ -77,7 +83,11 @@ def train(
         should_stop=lambda: stop is not None and next(calls) + 1 >= stop,
         message=(messages if messages is not None else []).append,
     )
-    return open_run(settings(**options), data(), folder, device=CPU, resume=resume, callbacks=callbacks).run()
+    config = settings(**options)
+    run = open_run(
+        config, data(), folder, device=CPU, resume=resume, resume_from=resume_from, callbacks=callbacks
+    )  # fmt: skip
+    return run.run()
 
 
 def everything(run: Path) -> str:
@@ -116,6 +126,52 @@ sys.path.insert(0, {tests!r})
 from test_training_resume import train
 train(Path(sys.argv[1]), resume=sys.argv[2] == "go on", attention="duplex-equation", save_minutes=1e-6)
 """
+
+
+@pytest.mark.slow
+def test_going_on_from_an_earlier_state_loses_nothing(tmp_path: Path, undisturbed: tuple[str, str]) -> None:
+    attention, expected = undisturbed
+    folder, said = tmp_path / "run", []
+    options: dict[str, Any] = {"attention": attention, "last_states": 5}
+    train(folder, **options)
+    before = {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("latest.png", "events.jsonl")
+    }
+    with pytest.raises(
+        ConfigError, match=r"0.02: .* has no training state at 0.02 kimg; .* 0, 0.012, 0.024, 0.036, 0.04"
+    ):
+        train(folder, resume=True, resume_from=0.02, **options)
+    train(folder, resume=True, resume_from=0.012, stop=1, messages=said, **options)
+    aside = folder / "set-aside-000"
+    moved = next(text for text in said if text.startswith("--resume-from"))
+    assert "3 training states, 3 snapshots, 6 grids of later are moved to" in moved
+    assert str(aside) in moved
+    for name, content in before.items():  # every file is where it was, or aside
+        if name.suffix != ".jsonl" or name.parent != Path():
+            assert any(place.is_file() and place.read_bytes() == content for place in (folder / name, aside / name)), (
+                name
+            )
+    assert (aside / "log.jsonl").read_bytes() == before[Path("log.jsonl")]
+    assert train(folder, resume=True, **options).finished
+    assert everything(folder) == expected
+    kimg = [json.loads(line)["kimg"] for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    assert kimg == sorted(set(kimg))
+
+
+def test_the_newest_state_moves_nothing_aside_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    folder, said = tmp_path / "run", []
+    few: dict[str, Any] = {"total_kimg": 0.008, "snapshot_kimg": 0.004, "metrics": "none", "vis_num": 1}
+    train(folder, **few)
+    train(folder, resume=True, resume_from=0.008, messages=said, **few)
+    assert "--resume-from 0.008: this is the newest state; nothing is moved aside" in said
+    training_state.states_of(folder)[0].write_bytes(b"damaged")
+    with pytest.raises(SnapshotError, match="training-state-000000004"):
+        train(folder, resume=True, resume_from=0.004, **few)
+    assert not list(folder.glob("set-aside-*"))
+    with pytest.raises(ConfigError, match="--resume-from 1: .* holds no run yet"):
+        train(tmp_path / "other", resume_from=1.0, **few)
 
 
 @pytest.mark.slow
@@ -202,7 +258,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, spoil: Call
     train(folder)
     expected = everything(folder)
     newest = training_state.states_of(folder)
-    assert len(newest) == training_state.KEPT_STATES
+    assert len(newest) == 2
     spoil(newest[-1])
     messages: list[str] = []
     assert train(folder, resume=True, messages=messages).finished
@@ -291,7 +347,7 @@ def test_old_files_that_another_program_holds_cost_a_warning(tmp_path: Path, mon
     events = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["event"] for line in events] == ["tidying"] * len(warnings)
     assert train(folder, resume=True, **options).finished
-    assert len(training_state.states_of(folder)) == training_state.KEPT_STATES
+    assert len(training_state.states_of(folder)) == 2
     # The newest one and the best.
     assert len(run_folder.snapshots_of(folder)) <= 2
 

@@ -49,6 +49,7 @@ MAY_CHANGE = frozenset(
         "first_snapshot_kimg",
         "save_minutes",
         "last_snapshots",
+        "last_states",
         "keep_samples",
         "metrics",
         "metrics_every",

@@ -2,7 +2,7 @@
 
 It holds no states of random generators: the random numbers of a step follow from the run's seed and the step's number.
 
-The newest two states lie in the run folder's ``state``, each complete and with a checksum, so that a run survives a
+The newest states lie in the run folder's ``state``, each complete and with a checksum, so that a run survives a
 kill at any moment and a truncated file.
 """
 
@@ -22,8 +22,6 @@ from ganformer_cli.checkpoints import headers, snapshots
 from ganformer_cli.checkpoints.run_folder import STATE_FOLDER
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.files import Warn, remove
-
-KEPT_STATES = 2  # states
 
 #: Adam's state of a parameter.
 ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
@@ -61,8 +59,13 @@ def states_of(run: Path) -> list[Path]:
     """The state files of a run folder, oldest first, valid or not."""
     folder = run / STATE_FOLDER
     found = folder.iterdir() if folder.is_dir() else ()
-    numbered = [(int(match[1]), path) for path in found if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(numbered)]
+    return sorted((path for path in found if _NAME.fullmatch(path.name)), key=images_in_name)
+
+
+def images_in_name(path: Path) -> int:
+    """The number of images in the file name of a state."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
 
 
 # ----- Writing -----
@@ -78,8 +81,9 @@ def save_state(
     identity: Mapping[str, Any],
     warn: Warn,
     scored_snapshot: bool | None = None,
+    kept: int = 2,
 ) -> Path:
-    """Write a training state to the run folder, whole or not at all, and remove all but the newest two.
+    """Write a training state to the run folder, whole or not at all, and remove all but the newest.
 
     Args:
         run: the run folder.
@@ -90,6 +94,7 @@ def save_state(
         identity: JSON values that identify the run, to be compared when it is resumed.
         warn: told of an old state that cannot be deleted.
         scored_snapshot: whether scores belong to the snapshot that is taken now; None if none is taken.
+        kept: number of states to keep.
 
     Raises:
         OutputError: the place cannot be written to; existing states stay.
@@ -105,7 +110,7 @@ def save_state(
     if scored_snapshot is not None:
         header["snapshot"] = {"scored": scored_snapshot}
     snapshots.save_tensors(path, tensors, header)
-    for old in states_of(run)[:-KEPT_STATES]:
+    for old in states_of(run)[:-kept]:
         remove(old, warn=warn)
     return path
 

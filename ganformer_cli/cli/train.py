@@ -30,7 +30,7 @@ from ganformer_cli.cli.output import VERBOSITY, echo
 from ganformer_cli.cli.train_compatibility import compatibility_options
 from ganformer_cli.cli.train_options import setting_options
 from ganformer_cli.cli.train_plan import show_plan
-from ganformer_cli.cli.train_run import check_count, end, launch, report, save_and_end, use_cpu
+from ganformer_cli.cli.train_run import check_count, check_resume_from, end, launch, report, save_and_end, use_cpu
 from ganformer_cli.cli.train_settings import (
     baseline_name,
     check_precision,
@@ -99,6 +99,15 @@ _SPARE = 12  # characters of a run's name behind that of its data set
     rare=True,
     default=False,
     help="Take settings that are not given from the newest run of --expname, or else from the newest run.",
+)
+@option(
+    "--resume-from",
+    type=click.FloatRange(0, 10**9),
+    default=None,
+    metavar="KIMG",
+    group="Run",
+    rare=True,
+    help="Resume from an earlier training state (see --last-states); what is later is moved aside in the run folder.",
 )
 @boolean_option(
     "--override",
@@ -170,6 +179,7 @@ def command(
     result_dir: Path,
     restart: bool,
     reload: bool,
+    resume_from: float | None,
     override: bool,
     autotune: bool,
     dry_run: bool,
@@ -236,6 +246,8 @@ def command(
     check_batch(config, count)
     if write_config is not None:
         write_output(write_config, config_text(config).encode("utf-8"), "--write-config")
+    if resume_from is not None and not launched:
+        check_resume_from(result_dir, name, resume_from, restart=restart)
     if dry_run:
         show_plan(config, dataset, device, as_json=as_json, measured=True, parallelism=parallelism)
         return
@@ -266,10 +278,13 @@ def command(
                 )
             scored = parse_metrics(config.train.metrics)
             fail_together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.is_main))
+            # Restarted by torchrun, it goes on from the newest state.
+            back_to = None if distributed.is_restart() else resume_from
             result = launch(
                 config, dataset, folder, device,
                 resume=resume, override=override, quiet=as_json, origin=origin, group=group, max_minutes=max_minutes,
                 parallelism=parallelism, tensorboard=tensorboard or summarize, wandb=wandb,
+                resume_from=back_to,
             )  # fmt: skip
     except GanformerError as error:
         if not distributed.launched_world_size():
@@ -277,7 +292,7 @@ def command(
         Failure(ctx.command_path, str(error)).show()
         end(1)
     if group.is_main:
-        report(result, as_json=as_json)
+        report(result, as_json=as_json, rewound=resume_from is not None)
     # torchrun takes any other status for a failure, and would restart the run at once.
     status = 0 if result.finished or result.time_is_up or distributed.will_be_restarted() else STOPPED
     if group.world_size > 1:

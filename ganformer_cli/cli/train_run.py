@@ -59,6 +59,22 @@ def check_count(count: int, devices: list[torch.device]) -> None:
         raise ConfigError(f"--processes {count}: choose at most 1024")
 
 
+def check_resume_from(result_dir: Path, name: str, kimg: float, *, restart: bool) -> None:
+    """Raise ConfigError unless the run ``name`` has a training state at ``kimg`` to go on from."""
+    from ganformer_cli.checkpoints.rewind import find_state
+    from ganformer_cli.checkpoints.run_folder import choose_run_folder
+
+    if restart:
+        raise ConfigError("--resume-from contradicts --restart, which begins a new run; leave one of them out")
+    folder, resume = choose_run_folder(result_dir, name, restart=False)
+    if not resume:
+        raise ConfigError(
+            f"--resume-from {kimg:g}: there is no run {name} in {result_dir} yet; name it with --expname and "
+            "--result-dir, or leave the option out"
+        )
+    find_state(folder, kimg)
+
+
 def use_cpu(
     config: RunConfig, name: str, result_dir: Path, *, processes: int | None, threads: int | None, restart: bool
 ) -> Parallelism:
@@ -99,6 +115,7 @@ def launch(
     parallelism: Parallelism | None = None,
     tensorboard: bool = False,
     wandb: bool = False,
+    resume_from: float | None = None,
 ) -> RunResult:
     """Train with a progress bar, for at most ``max_minutes``; a new run starts from the weights of ``origin``.
 
@@ -137,7 +154,7 @@ def launch(
         run = open_run(
             config, dataset, folder,
             device=device, resume=resume, callbacks=callbacks, start=start, override=override,
-            group=group,
+            resume_from=resume_from, group=group,
         )  # fmt: skip
         if group.is_main and not (quiet or VERBOSITY.quiet):
             show_plan(config, dataset, device, as_json=False, parallelism=parallelism)
@@ -151,8 +168,8 @@ def say_stopping() -> None:
     echo("\nfinishing the step and saving; once more to stop at once", err=True, lines=True)
 
 
-def report(result: RunResult, *, as_json: bool) -> None:
-    """Print how the run ended and where its images are."""
+def report(result: RunResult, *, as_json: bool, rewound: bool = False) -> None:
+    """Print how the run ended and where its images are; ``rewound`` by --resume-from."""
     if as_json:
         paths = {"run": result.folder, "snapshot": result.snapshot, "samples": result.samples}
         places = {name: path.as_posix() for name, path in paths.items()}
@@ -161,11 +178,12 @@ def report(result: RunResult, *, as_json: bool) -> None:
         figures |= {"scores": result.scores, "best": best}
         echo_json({**places, **figures}, indent=None)
         return
+    again = "the same command without --resume-from" if rewound else "the same command"
     if result.time_is_up:
-        echo(f"time is up at {result.kimg:g} kimg (--max-minutes); the same command resumes the run")
+        echo(f"time is up at {result.kimg:g} kimg (--max-minutes); {again} resumes the run")
         return
     if not result.finished:
-        echo(f"stopped at {result.kimg:g} kimg; the same command resumes the run")
+        echo(f"stopped at {result.kimg:g} kimg; {again} resumes the run")
         return
     echo(f"finished   {result.kimg:g} kimg in {duration(result.seconds)}")
     echo(f"images     {result.samples}")

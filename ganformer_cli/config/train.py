@@ -142,6 +142,7 @@ class TrainConfig(JsonConfig):
         default_text="about a minute of training; none with --snapshot-kimg",
     )
     last_snapshots: int = _LOGGING(10, "Number of snapshots to keep.", bounds=_MANY)
+    last_states: int = _LOGGING(2, "Number of training states to keep, for --resume-from.", bounds=Bounds(2, 10**6))
     save_minutes: float = _LOGGING(
         15.0, "Minutes between two saved training states: what a crash can lose.", bounds=_TIME
     )

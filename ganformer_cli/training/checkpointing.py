@@ -113,6 +113,7 @@ class Checkpointer:
             identity={"config": self.config.to_dict(), "dataset": self.dataset.fingerprint},
             warn=self.warn_not_deleted,
             scored_snapshot=scored_snapshot,
+            kept=self.config.train.last_states,
         )
 
     def save(self, tick_seconds: float, *, due: bool, score: bool) -> dict[str, float]:

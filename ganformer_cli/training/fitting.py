@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ganformer_cli.checkpoints.training_state import KEPT_STATES
 from ganformer_cli.config import RunConfig
 from ganformer_cli.files import MIB
 from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
@@ -154,7 +153,7 @@ def disk_mib(networks: Mapping[str, torch.nn.Module], config: RunConfig) -> tupl
     own = {name: _mib(module) for name, module in networks.items()}
     snapshot = sum(own.values())
     state = snapshot + 2 * (own["generator"] + own["discriminator"])
-    return snapshot + state, config.train.last_snapshots * snapshot + KEPT_STATES * state
+    return snapshot + state, config.train.last_snapshots * snapshot + config.train.last_states * state
 
 
 def _mib(module: torch.nn.Module) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ganformer_cli.checkpoints import run_folder
+from ganformer_cli.checkpoints.rewind import rewind
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import ConfigError, OutputError
@@ -35,6 +36,7 @@ def open_run(
     callbacks: Callbacks | None = None,
     start: InitialWeights | None = None,
     override: bool = False,
+    resume_from: float | None = None,
     group: Group = ONE_PROCESS,
 ) -> Trainer:
     """Begin a run in ``folder`` or go on with the one that is there; ``Trainer.run`` then trains.
@@ -48,6 +50,7 @@ def open_run(
         callbacks: see ``Callbacks``.
         start: the weights that a new run begins with; None: random ones.
         override: go on even if settings of training, or the images, have changed.
+        resume_from: go on from the training state at so many kimg instead; what is later is moved aside.
         group: the processes that train together; all of them call this alike.
 
     Raises:
@@ -67,9 +70,13 @@ def open_run(
         run_folder.remove_leftovers(folder)
         if not resume:
             run_folder.check_empty(folder)
+            if resume_from is not None:
+                raise ConfigError(f"--resume-from {resume_from:g}: {folder} holds no run yet; leave the option out")
         else:
             before = run_folder.read_run_config(folder)
             run_folder.check_same_run(folder, before, config, override=override)
+            if resume_from is not None:
+                rewind(folder, resume_from, callbacks.message)
             restored = checkpointer.restore(override=override)
         check_disk(folder, trainer.gan, callbacks.message)
         record = None if start is None or restored else start.apply(trainer.gan, callbacks.message)
