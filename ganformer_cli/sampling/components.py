@@ -130,7 +130,8 @@ def edit_components(
         labels: float ``[c_dim]``, of all seeds; None draws one for each seed (``labels_from_seeds``).
 
     Returns:
-        The latents and which components are removed: ``sample(generator, latents=edited)`` draws them.
+        The latents and which components are removed: ``sampling.sample_latents(generator, edited.latents, space="w",
+        dropped=edited.dropped)`` draws them.
 
     Raises:
         ConfigError: an edit, seed, label or array that does not fit the model.
