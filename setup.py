@@ -32,6 +32,7 @@ setup(
     package_dir={"ganformer_cli.ops": "ops", "ganformer_cli.datasets": "datasets"},
     package_data={
         "ganformer_cli": ["py.typed"],
+        "ganformer_cli.web": ["static/*"],
         "ganformer_cli.ops": ["*.cpp", "*.cu", "*.h", "built/*"],
         "ganformer_cli.datasets": ["*.toml"],
     },

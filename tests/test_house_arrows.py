@@ -45,6 +45,7 @@ ARROWS = {
         "operators", "downloads", "data", "models", "checkpoints", "original_snapshots", "sampling", "visualization",
         "metrics", "training", "config",
     },
+    "web": {"models", "sampling", "visualization", "metrics", "checkpoints", "config"},
     "__init__": {"sampling", "original_snapshots"},
     "__main__": {"cli"},
 }  # fmt: skip

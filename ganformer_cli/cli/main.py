@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": "Generate images with a trained model.",
     "eval": "Compute metrics of a trained model.",
     "compare": "Compare the metrics of several runs.",
+    "explore": "Take hold of components of an image, in the browser.",
     "sweep": "Train a table of settings and seeds.",
     "convert": "Convert a snapshot to safetensors.",
     "push": "Put a model on the Hugging Face Hub.",

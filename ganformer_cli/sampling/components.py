@@ -113,7 +113,7 @@ class EditedLatents(NamedTuple):
 
 def edit_components(
     generator: Generator,
-    images: Sequence[int] | Tensor | npt.NDArray[Any],
+    images: Sequence[int] | Tensor | npt.NDArray[Any] | EditedLatents,
     edits: Sequence[ComponentEdit],
     *,
     truncation_psi: float = 0.7,
@@ -124,7 +124,7 @@ def edit_components(
     Args:
         generator: the model.
         images: integers ``[N]``, seeds; or latents of space w, float ``[N, m+1, w]`` or ``[N, m+1, L, w]`` (k-GAN has
-            m instead of m + 1).
+            m instead of m + 1); or what earlier edits have returned, to continue.
         edits: what to do, in this order. A removed component comes back when it is re-rolled or copied.
         truncation_psi: of all seeds, those of the edits included; given latents are taken as they are.
         labels: float ``[c_dim]``, of all seeds; None draws one for each seed (``labels_from_seeds``).
@@ -140,8 +140,12 @@ def edit_components(
         raise ConfigError("a VQGAN has no components to edit; choose another model")
     for edit in edits:
         edit.check(generator)
-    ws = _latents_of(generator, images, truncation_psi, labels)
+    earlier = images.dropped if isinstance(images, EditedLatents) else None
+    given = images.latents if isinstance(images, EditedLatents) else images
+    ws = _latents_of(generator, given, truncation_psi, labels)
     dropped = torch.zeros(len(ws), generator.config.components_num, dtype=torch.bool)
+    if earlier is not None:
+        dropped |= earlier
     for edit in edits:
         for image, gone in zip(ws, dropped, strict=True):
             _apply(generator, edit, image, gone, truncation_psi, labels)

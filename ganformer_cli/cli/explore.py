@@ -1,0 +1,132 @@
+"""``ganformer explore``: take hold of the components of an image, in the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ganformer_cli.cli.model_choice import find_model, load_model, model_options, psi_option, run_of
+from ganformer_cli.cli.options import (
+    MAX_SEED,
+    GroupedCommand,
+    boolean_option,
+    given_options,
+    gpus_option,
+    option,
+    pick_device,
+    verbosity_options,
+)
+from ganformer_cli.cli.output import echo
+from ganformer_cli.errors import ConfigError
+from ganformer_cli.files import sha256_of
+
+#: What a browser counts exactly.
+_MAX_BROWSER_SEED = min(MAX_SEED, 2**53 - 1)
+
+
+@click.command("explore", cls=GroupedCommand)
+@model_options
+@option("--seed", type=click.IntRange(0, _MAX_BROWSER_SEED), default=0, group="Image", help="Seed of the first image.")
+@option(
+    "--latents",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npy",
+    group="Image",
+    help="Explore these latents instead of seeds, such as projected.npy: float [N, m+1, w], or [N, m+1, L, w] in space "
+    "w.",
+)
+@option(
+    "--space",
+    type=click.Choice(["z", "w"]),
+    default="w",
+    group="Image",
+    help="Space of --latents: z (standard normal), or w (outputs of the mapping network, used without truncation).",
+)
+@psi_option(
+    default=0.7,
+    group="Image",
+    help="Truncation at first: 1 is the most varied, 0 the mean image. The page has a slider.",
+)
+@option(
+    "--output-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="explored",
+    group="Output",
+    help="Folder of what the page saves.",
+)
+@option("--port", type=click.IntRange(0, 65535), default=0, group="Server", help="Port; 0 takes a free one.")
+@boolean_option("--open", "open_browser", default=True, group="Server", help="Open the page in the browser.")
+@gpus_option
+@verbosity_options
+def command(
+    model: str | None,
+    expname: str | None,
+    result_dir: Path,
+    offline: bool,
+    seed: int,
+    latents: Path | None,
+    space: Any,
+    truncation_psi: float,
+    output_dir: Path,
+    port: int,
+    open_browser: bool,
+    gpus: tuple[int, ...] | None,
+) -> None:
+    """Take hold of single components of an image in the browser, until Ctrl+C.
+
+    The page shows the region of each component. Components can be re-rolled, moved, removed, copied and swapped, each
+    step undone, and images, latents and films saved. Only this machine can open the page, and only with the address
+    that is printed.
+
+    \b
+      ganformer explore                                  the newest run
+      ganformer explore --model results/faces-002 --seed 7
+      ganformer explore --model gdrive:clevr-snapshot.pkl
+    """
+    given = given_options(click.get_current_context())
+    if "space" in given and latents is None:
+        raise click.UsageError(
+            f"--space {space} says what --latents are; give --latents FILE.npy, or leave out --space"
+        )
+    if "seed" in given and latents is not None:
+        raise click.UsageError("--seed and --latents each say which image; give one of them")
+    file = find_model(model, expname, result_dir, offline=offline)
+
+    from ganformer_cli.web.explorer import Explorer, LoadedFile
+    from ganformer_cli.web.local_server import LocalServer, page_html
+
+    device = pick_device(gpus)
+    run = run_of(file)
+    names = {"file": file.name} if run is None else {"run": run.name, "file": file.name}
+    source = LoadedFile.of(file, {"model": sha256_of(file), **names})
+    generator, header = load_model(file, device)
+    if generator.config.vqgan:
+        raise ConfigError(f"{file}: a VQGAN has no latents to take hold of; explore a model of another kind")
+    if "truncation_psi" not in given and isinstance(header.get("truncation_psi"), float):
+        truncation_psi = header["truncation_psi"]
+    array = None if latents is None else _read_latents(latents, generator, space, truncation_psi)
+    explorer = Explorer(generator, source, output_dir, psi=truncation_psi, seed=seed, latents=array)
+    try:
+        with LocalServer(
+            page_html("explore"), explorer.answer, port, lambda text: echo(text, err=True, lines=True)
+        ) as server:
+            echo(f"explore: {server.address}  (Ctrl+C ends it)")
+            if open_browser:
+                click.launch(server.address)
+            server.serve_forever()
+    finally:
+        explorer.close()
+
+
+def _read_latents(path: Path, generator: Any, space: Any, psi: float) -> Any:
+    """The latents of a file, in space w."""
+    import torch
+
+    from ganformer_cli.sampling import map_latents, read_latents
+
+    found = read_latents(path, generator, space)
+    if space == "w":
+        return found
+    return map_latents(generator, torch.from_numpy(found.astype("float32")), truncation_psi=psi).numpy()

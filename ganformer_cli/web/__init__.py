@@ -1,0 +1,1 @@
+"""The local pages. Training never imports this room."""
