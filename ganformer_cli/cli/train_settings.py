@@ -201,7 +201,9 @@ def resumed_config(
 
     begun = read_run_config(folder)
     free = MODEL_FIELDS | TRAIN_FIELDS
-    free -= MAY_CHANGE | _FROM_DATA | {"pretrained_pkl", "init_from"} | set(given)
+    free -= _FROM_DATA | {"pretrained_pkl", "init_from"} | set(given)
+    if "snapshot_kimg" in given:
+        free -= {"first_snapshot_kimg"}  # it follows from the other
     if attention == "duplex" and begun.model.attention == "duplex-equation":
         free |= {"attention"}
         say("this run is of an earlier version, in which duplex was what is --attention duplex-equation now")
