@@ -33,12 +33,19 @@ class Page:
     def __init__(self, process: subprocess.Popen[bytes], into: int, out: int) -> None:
         self._process, self._into, self._out = process, into, out
         self._numbers, self._rest, self._session = itertools.count(1), b"", ""
-        #: Messages of uncaught errors and of the console.
+        #: Messages of uncaught errors and of failed requests.
         self.errors: list[str] = []
-        target = self.command("Target.createTarget", url="about:blank")["targetId"]
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew, as another user would: with an empty tab, and nothing stored."""
+        self._session = ""
+        context = self.command("Target.createBrowserContext")["browserContextId"]
+        target = self.command("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.command(f"{domain}.enable")
+        self.errors.clear()
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command and return its result."""
@@ -57,11 +64,13 @@ class Page:
             self._note(reply)
 
     def open(self, address: str, width: int = 1440, height: int = 1000, *, dark: bool = False) -> None:
-        """Open an address in a window of that size."""
+        """Open an address in a window of that size, and wait until its scripts have run."""
         self.resize(width, height)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.command("Emulation.setEmulatedMedia", features=scheme)
+        self.command("Page.navigate", url="about:blank")
         self.command("Page.navigate", url=address)
+        self.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
 
     def resize(self, width: int, height: int) -> None:
         """Change the size; a narrow one is a phone's."""
