@@ -15,8 +15,8 @@ from torch import nn
 from ganformer_cli.checkpoints import run_folder
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import open_dataset
-from ganformer_cli.errors import SnapshotError
-from ganformer_cli.training import open_run
+from ganformer_cli.errors import ConfigError, SnapshotError
+from ganformer_cli.training import Callbacks, open_run
 from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.initial_weights import InitialWeights, TransferReport, load_fitting_weights
 
@@ -148,6 +148,53 @@ def test_autotune_follows_the_rule_where_nothing_is_said(ganformer: Run) -> None
     assert train["gamma"] == pytest.approx(0.0002 * 64 * 64 / 16)
     assert train["ema_kimg"] == pytest.approx(5)
     assert json.loads(ganformer(*words, "--gamma", "2").stdout)["config"]["train"]["gamma"] == 2
+
+
+@pytest.mark.slow
+def test_frozen_blocks_of_the_discriminator_keep_their_weights_and_resuming_is_exact(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    data = open_dataset("scenes", resolution=32, max_images=8)
+    config = settings(tiny, freeze_d=2, pretrained_pkl="x", total_kimg=0.016, d_transformer=True, augment="ada")
+    given = players_of(config, 1)
+    before = tensors(given.discriminator)
+    start = InitialWeights("--pretrained-pkl x", lambda: given.networks, whole=True)
+
+    def train(name: str, steps: int, *, resume: bool = False) -> GANTrainer:
+        calls = iter(range(1, 100))
+        callbacks = Callbacks(should_stop=lambda: next(calls) >= steps)
+        run = open_run(
+            config, data, tmp_path / name, device=torch.device("cpu"), resume=resume, start=start, callbacks=callbacks
+        )
+        run.run()
+        return run.gan
+
+    whole = train("whole", 99)
+    train("stopped", 2)
+    resumed = train("stopped", 99, resume=True)
+    after = tensors(whole.discriminator)
+    frozen = ("b32.", "b16.", "aggregators.b32.", "aggregators.b16.")
+    same = {
+        name for name, parameter in whole.discriminator.named_parameters() if torch.equal(before[name], after[name])
+    }
+    assert {name for name, _ in whole.discriminator.named_parameters() if name.startswith(frozen)} <= same
+    assert {"b8.conv0.weight", "b4.conv.weight"}.isdisjoint(same)
+    for name, network in whole.networks.items():
+        assert all(
+            torch.equal(value, resumed.networks[name].state_dict()[key]) for key, value in tensors(network).items()
+        )
+
+
+def test_what_would_be_frozen_must_have_been_trained(tiny: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="--freeze-d 4: the discriminator of 32 pixels has 4 blocks.* at most 3"):
+        settings(tiny, freeze_d=4, pretrained_pkl="x")
+    with pytest.raises(ConfigError, match="--freeze-d 1: .* give --pretrained-pkl or --init-from"):
+        settings(tiny, freeze_d=1)
+    smaller = players_of(settings(tiny), 1)
+    larger = players_of(settings(tiny, resolution=64, freeze_d=1, init_from="x"), 0)
+    start = InitialWeights("--init-from x", lambda: smaller.networks, whole=False)
+    with pytest.raises(SnapshotError, match="--freeze-d 1: --init-from x has no weights that fit b64"):
+        start.apply(larger, lambda text: None)
 
 
 @pytest.mark.parametrize("option", ["--pretrained-pkl", "--init-from"])

@@ -204,7 +204,8 @@ def _adam_memory(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     """Adam's state by parameter, from what ``optimizer_tensors`` returned."""
     if not tensors:
         return {}
-    wanted = {f"{name}.{key}": parameter for name, parameter in module.named_parameters() for key in ADAM_KEYS}
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    wanted = {f"{name}.{key}": parameter for name, parameter in trained.items() for key in ADAM_KEYS}
     unlike = sorted(set(wanted) ^ set(tensors))
     unlike += [
         name for name in wanted if name in tensors and not name.endswith(".step")
@@ -213,7 +214,7 @@ def _adam_memory(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     if unlike:
         raise SnapshotError(f"{where}: the optimiser's state does not fit: {', '.join(unlike[:4])}")
     memory: dict[nn.Parameter, dict[str, Tensor]] = {}
-    for name, parameter in module.named_parameters():
+    for name, parameter in trained.items():
         # In the layout of the parameter, as Adam makes it.
         memory[parameter] = {"step": tensors[f"{name}.step"]} | {
             key: torch.empty_like(parameter, device="cpu").copy_(tensors[f"{name}.{key}"]) for key in ADAM_KEYS[1:]

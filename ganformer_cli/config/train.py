@@ -105,6 +105,12 @@ class TrainConfig(JsonConfig):
     ema_rampup: float | None = _TRAINING(
         0.05, "Limit the half-life to this share of the images shown so far.", bounds=Bounds(0, 10, above=True)
     )
+    freeze_d: int = _TRAINING(
+        0,
+        "Freeze the first N resolution blocks of the discriminator, for fine-tuning on few images (Mo et al., 2020); "
+        "with --pretrained-pkl or --init-from.",
+        bounds=Bounds(0, 16),
+    )
     vq_stage: VQStage = _VQGAN(
         "both",
         "Train the codes of images (1), the transformer that draws them (2, of the codes of --pretrained-pkl), or one "
@@ -247,6 +253,7 @@ class RunConfig:
             micro % min(group, micro) == 0,
             f"{option} {micro}: the minibatch standard deviation has groups of {group}; choose a multiple of {group}",
         )
+        self._check_freeze_d()
         require(
             self.model.has_attention or self.train.component_dropout == 0,
             f"--component-dropout {self.train.component_dropout} with --attention {self.model.attention}: there are no "
@@ -265,6 +272,19 @@ class RunConfig:
         require(
             self.train.labels == (self.model.c_dim > 0),
             "--labels: the networks and the training disagree on whether there are labels",
+        )
+
+    def _check_freeze_d(self) -> None:
+        frozen, blocks = self.train.freeze_d, len(self.model.block_resolutions)
+        require(
+            frozen < blocks,
+            f"--freeze-d {frozen}: the discriminator of {self.model.resolution} pixels has {blocks} blocks, of which "
+            f"the last is always trained; choose at most {blocks - 1}",
+        )
+        require(
+            frozen == 0 or self.train.pretrained_pkl is not None or self.train.init_from is not None,
+            f"--freeze-d {frozen}: a network that was not trained has nothing to keep; give --pretrained-pkl or "
+            "--init-from, or leave it out",
         )
 
     def _check_vqgan(self) -> None:

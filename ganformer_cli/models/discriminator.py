@@ -151,6 +151,13 @@ class Discriminator(nn.Module):
         self.b4 = DiscriminatorEpilogue(config)
         self.aggregators = Aggregators(config) if config.d_transformer else None
 
+    def freeze(self, count: int) -> None:
+        """Exclude the ``count`` blocks of the highest resolutions from training (FreezeD: Mo et al., 2020)."""
+        for resolution in self.config.block_resolutions[::-1][:count]:
+            self.get_submodule(f"b{resolution}").requires_grad_(False)
+            if self.aggregators is not None and hasattr(self.aggregators, f"b{resolution}"):
+                self.aggregators.get_submodule(f"b{resolution}").requires_grad_(False)
+
     def forward(self, image: Tensor, c: Tensor | None = None) -> Tensor:
         """Logits.
 

@@ -22,7 +22,7 @@ class PreparedWeights:
 
     Args:
         network: its parameters keep their place; their layout is already what convolutions read best
-            (``lay_out_weights``).
+            (``lay_out_weights``). Those that require no gradient are frozen: none is ever taken by them.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -43,10 +43,12 @@ class PreparedWeights:
             start = 0
             for parameter in parameters:
                 leaf = flat.as_strided(parameter.shape, parameter.stride(), start)
-                leaves[parameter] = leaf.requires_grad_()
+                leaves[parameter] = leaf.requires_grad_(parameter.requires_grad)
                 start += parameter.numel()
         #: What gradients are taken by: the leaves, and parameters that have no gain, in the order of the parameters.
-        self.trained: list[Tensor] = [leaves.get(parameter, parameter) for parameter in network.parameters()]
+        self.trained: list[Tensor] = [
+            leaves.get(parameter, parameter) for parameter in network.parameters() if parameter.requires_grad
+        ]
         self.parameters: list[Tensor] = list(leaves)
         self.leaves = list(leaves.values())
         self.effective = [

@@ -69,6 +69,7 @@ class GANTrainer(NetworkTrainer):
         options = config.train
         self.generator = Generator(config.model).to(device)
         self.discriminator = Discriminator(config.model).to(device)
+        self.discriminator.freeze(options.freeze_d)
         for network in (self.generator, self.discriminator):
             lay_out_weights(network)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
@@ -450,4 +451,5 @@ def adam(module: nn.Module, lr: float, interval: int) -> torch.optim.Adam:
     With ``c = interval / (interval + 1)``, the learning rate is ``lr·c`` and the decays are ``β^c``.
     """
     scale = interval / (interval + 1)
-    return torch.optim.Adam(module.parameters(), lr=lr * scale, betas=(0.0, 0.99**scale), eps=1e-8, fused=True)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(trained, lr=lr * scale, betas=(0.0, 0.99**scale), eps=1e-8, fused=True)

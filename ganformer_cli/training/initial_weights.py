@@ -65,9 +65,21 @@ class InitialWeights:
         for name, why in self.left_out.items():
             message(f"{self.option}: without its {name}: {why}")
         found = load_fitting_weights(gan, networks, self.option)
+        check_frozen(gan, found["discriminator"], self.option)
         for name, taken in found.items():
             message(f"{self.option}: {name}: {taken.summary()}")
         return {"from": self.option, "networks": {name: dataclasses.asdict(taken) for name, taken in found.items()}}
+
+
+def check_frozen(gan: NetworkTrainer, taken: TransferReport, option: str) -> None:
+    """Raise SnapshotError, naming ``option``, if a frozen weight of the discriminator was not in the snapshot."""
+    frozen = {name for name, parameter in gan.discriminator.named_parameters() if not parameter.requires_grad}
+    random = [name for name in (*taken.new, *taken.other_shape) if name in frozen]
+    if random:
+        raise SnapshotError(
+            f"--freeze-d {gan.config.train.freeze_d}: {option} has no weights that fit {_by_module(random)} of the "
+            "discriminator, which would stay random; leave --freeze-d out, or give a snapshot of the same resolution"
+        )
 
 
 def check_numbers(given: Networks, option: str) -> None:

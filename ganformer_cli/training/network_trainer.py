@@ -156,7 +156,7 @@ class NetworkTrainer(ABC):
         tensors = [value for network in self.networks.values() for value in network.state_dict().values()]
         for optimizer, module in self.optimizers.values():
             if self.group.run_on_rank0(lambda optimizer=optimizer: bool(optimizer.state)):  # type: ignore[misc]
-                for parameter in module.parameters():
+                for parameter in (p for p in module.parameters() if p.requires_grad):
                     memory = optimizer.state[parameter]
                     if not memory:
                         memory["step"] = torch.zeros([], device=parameter.device)
