@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from ganformer_cli.checkpoints import snapshots, training_state
+from ganformer_cli.checkpoints.headers import read_header
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling import sample
-from ganformer_cli.training import Callbacks, RunResult, open_run
+from ganformer_cli.training import Callbacks, RunResult, open_run, vqgan
 from ganformer_cli.training.network_trainer import RunningMeans
 from ganformer_cli.training.vqgan import VQGANTrainer, adaptive_weight, gradient_loss
 
@@ -136,3 +138,34 @@ def test_a_collapsed_codebook_is_told_with_advice() -> None:
     (warning,) = trainer.warnings({"perplexity": 1.2})
     assert "collapsed" in warning
     assert "--g-lr" in warning
+
+
+def test_lpips_stands_in_the_loss_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the network: it must get images of 0 to 255 and give gradients."""
+    seen = []
+
+    def network(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        seen.append((one.detach(), other))
+        return (one - other).abs().double().mean((1, 2, 3)) * 7
+
+    monkeypatch.setattr(vqgan, "open_distance", lambda **_: SimpleNamespace(network=network))
+    trainer = VQGANTrainer(settings(vq_perceptual="lpips"), CPU)
+    means = RunningMeans()
+    reals = torch.full((4, 3, 32, 32), 255, dtype=torch.uint8)
+    trainer.step((reals, torch.zeros(4, 0)), 0, means)
+    ((fake, real),) = seen
+    assert torch.equal(real, reals.float())
+    expected = (fake - real).abs().mean() * (1 / 127.5 + 7)
+    assert means.read()["loss_g"] == pytest.approx(float(expected), rel=1e-5)
+    assert trainer.training_notes == {"perceptual_loss": "LPIPS"}
+
+
+def test_lpips_without_weights_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GANFORMER_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match="--vq-perceptual lpips: its weights are not in the cache"):
+        VQGANTrainer(settings(vq_perceptual="lpips"), CPU)
+
+
+def test_a_snapshot_says_which_perceptual_loss_it_was_trained_with(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", stop=1)
+    assert read_header(result.snapshot)["training"]["perceptual_loss"].startswith("differences of image gradients")

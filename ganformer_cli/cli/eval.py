@@ -244,7 +244,9 @@ def fetch_weights_only(metrics: Sequence[str], *, offline: bool) -> None:
     """Download the weights that ``metrics`` need, and say where they lie."""
     if offline:
         raise click.UsageError("--fetch downloads, --offline forbids it; leave one of them out")
-    files = fetch_networks(metrics, offline=False)
+    from ganformer_cli.metrics.registry import networks_of
+
+    files = fetch_networks(networks_of(metrics), offline=False)
     if not files:
         echo(f"{','.join(metrics)}: no feature network is needed")
     for name, path in files.items():

@@ -28,18 +28,17 @@ def fetching(*, silent: bool) -> Iterator[Callable[[str, int, int | None], None]
         yield report
 
 
-def fetch_networks(metrics: Sequence[str], *, offline: bool, silent: bool = False) -> dict[str, Path]:
-    """Where the weights of the networks lie that ``metrics`` need, downloaded unless they are there.
+def fetch_networks(networks: Sequence[str], *, offline: bool, silent: bool = False) -> dict[str, Path]:
+    """Where the weights of these networks lie, downloaded unless they are there.
 
     Raises:
         DownloadError: they cannot be had; the message says how to get them by hand.
     """
     from ganformer_cli.metrics.features import fetch_weights
-    from ganformer_cli.metrics.registry import networks_of
 
     found = {}
     with fetching(silent=silent) as report:
-        for name in networks_of(metrics):
+        for name in networks:
 
             def one(done: int, total: int | None, name: str = name) -> None:
                 report(name, done, total)

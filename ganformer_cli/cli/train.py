@@ -30,7 +30,16 @@ from ganformer_cli.cli.output import VERBOSITY, echo
 from ganformer_cli.cli.train_compatibility import compatibility_options
 from ganformer_cli.cli.train_options import setting_options
 from ganformer_cli.cli.train_plan import show_plan
-from ganformer_cli.cli.train_run import check_count, check_resume_from, end, launch, report, save_and_end, use_cpu
+from ganformer_cli.cli.train_run import (
+    check_count,
+    check_resume_from,
+    end,
+    launch,
+    needed_networks,
+    report,
+    save_and_end,
+    use_cpu,
+)
 from ganformer_cli.cli.train_settings import (
     baseline_name,
     check_precision,
@@ -257,7 +266,6 @@ def command(
         ctx.exit(run_workers(sys.argv[1:], count, None if parallelism is None else parallelism.threads))
     from ganformer_cli.checkpoints.run_folder import claimed
     from ganformer_cli.metrics.processes import fail_together
-    from ganformer_cli.metrics.registry import parse_metrics
 
     try:
         with distributed.process_group(device) as group, contextlib.ExitStack() as stack:
@@ -276,8 +284,8 @@ def command(
                         begun, folder, options, attention=spelled, say=lambda text: echo(text, err=True)
                     )
                 )
-            scored = parse_metrics(config.train.metrics)
-            fail_together(group, lambda: fetch_networks(scored, offline=offline, silent=not group.is_main))
+            networks = needed_networks(config)
+            fail_together(group, lambda: fetch_networks(networks, offline=offline, silent=not group.is_main))
             # Restarted by torchrun, it goes on from the newest state.
             back_to = None if distributed.is_restart() else resume_from
             result = launch(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import duration
-from ganformer_cli.config import RunConfig
+from ganformer_cli.config import PERCEPTUAL_LOSSES, RunConfig
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +87,8 @@ def show_plan(
     if model.vqgan:
         first = {"1": train.total_kimg, "2": 0.0, "both": train.vq_kimg or 0.0}[train.vq_stage]
         echo(f"stages     1 (codes of images) for {first:g} kimg, 2 (transformer) for the rest")
+        if first:
+            echo(f"loss       L1 and {PERCEPTUAL_LOSSES[train.vq_perceptual]}")
     said = "native" if operators.native else f"plain torch ({operators.reason}); see ganformer doctor"
     echo(f"operators  {said}")
     if parallelism is not None:

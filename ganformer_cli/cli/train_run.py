@@ -75,6 +75,16 @@ def check_resume_from(result_dir: Path, name: str, kimg: float, *, restart: bool
     find_state(folder, kimg)
 
 
+def needed_networks(config: RunConfig) -> list[str]:
+    """The feature networks that a run's metrics and its perceptual loss need."""
+    from ganformer_cli.metrics.registry import networks_of, parse_metrics
+
+    names = list(networks_of(parse_metrics(config.train.metrics)))
+    if config.train.vq_perceptual == "lpips" and "lpips" not in names:
+        names.append("lpips")
+    return names
+
+
 def use_cpu(
     config: RunConfig, name: str, result_dir: Path, *, processes: int | None, threads: int | None, restart: bool
 ) -> Parallelism:

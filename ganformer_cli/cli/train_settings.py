@@ -132,6 +132,11 @@ def resolve(
                 f"most {settings.MAX_LABELS}; leave the option out, or prepare the images with fewer classes"
             )
         given["c_dim"] = dataset.label_dim
+    if given.get("vqgan") and given.get("vq_stage") != "2":
+        from ganformer_cli.metrics.weights import CATALOGUE
+
+        there = all(file.path.is_file() for file in CATALOGUE["lpips"])
+        given.setdefault("vq_perceptual", "lpips" if there else "gradients")
     preset = entry.preset if entry else {}
     config = settings.resolve_run(given, dataset_preset=preset, on_cpu=on_cpu, autotune=autotune, defaults=defaults)
     if len(dataset) < config.train.batch_size:

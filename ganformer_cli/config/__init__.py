@@ -32,7 +32,16 @@ from ganformer_cli.config.presets import (
     resolve_run,
     size_preset,
 )
-from ganformer_cli.config.train import AugmentMode, DiscriminatorLoss, GeneratorLoss, Precision, RunConfig, TrainConfig
+from ganformer_cli.config.train import (
+    PERCEPTUAL_LOSSES,
+    AugmentMode,
+    DiscriminatorLoss,
+    GeneratorLoss,
+    PerceptualLoss,
+    Precision,
+    RunConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "ATTENTION_NAMES",
@@ -43,6 +52,7 @@ __all__ = [
     "MAX_RESOLUTION",
     "MODEL_FIELDS",
     "NOT_OF_VQGAN",
+    "PERCEPTUAL_LOSSES",
     "SCENES_RESOLUTION_CPU",
     "SCENES_RESOLUTION_GPU",
     "TRAIN_FIELDS",
@@ -57,6 +67,7 @@ __all__ = [
     "Normalization",
     "PositionInit",
     "PositionType",
+    "PerceptualLoss",
     "Precision",
     "RunConfig",
     "Setting",

@@ -102,6 +102,7 @@ def vqgan_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
         "batch_size": 16,
         "g_lr": 0.0005,
         "d_lr": 0.0005,
+        "vq_gan_weight": 0.1,  # with 0.8, small batches move the decoder faster than the discriminator can follow
         "codebook_size": 256,
         "code_dim": 64,
         "transformer_layers": 4,

@@ -15,6 +15,12 @@ Objective = Literal["separate", "relativistic"]
 DiscriminatorLoss = Literal["logistic", "hinge", "wgan"]
 AugmentMode = Literal["none", "ada", "fixed"]
 VQStage = Literal["both", "1", "2"]
+PerceptualLoss = Literal["lpips", "gradients"]
+#: Perceptual losses in words.
+PERCEPTUAL_LOSSES: dict[PerceptualLoss, str] = {
+    "lpips": "LPIPS",
+    "gradients": "differences of image gradients at three scales, in place of LPIPS",
+}
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 _MANY = Bounds(1, 10**6)
@@ -121,6 +127,18 @@ class TrainConfig(JsonConfig):
     )
     vq_warmup_kimg: float = _VQGAN(
         0.0, "Kimg of stage 1 before the discriminator joins.", bounds=_WEIGHT, default_text="a fifth of --vq-kimg"
+    )
+    vq_perceptual: PerceptualLoss = _VQGAN(
+        "gradients",
+        "Perceptual loss of stage 1: LPIPS, as in the paper (ganformer eval --metrics ppl --fetch gets its weights), "
+        "or the difference of image gradients at three scales.",
+        default_text="lpips if its weights are in the cache, otherwise gradients",
+    )
+    vq_gan_weight: float = _VQGAN(
+        0.8,
+        "Weight of the discriminator's part of stage 1, beside its adaptive weight; lower it if loss_d stays near 1.",
+        bounds=_WEIGHT,
+        default_text="0.8; on a CPU 0.1",
     )
     commitment: float = _VQGAN(0.25, "Weight of the encoder's commitment to the codebook.", bounds=_WEIGHT)
     transformer_lr: float = _VQGAN(
@@ -230,7 +248,15 @@ class TrainConfig(JsonConfig):
         return self.batch_size if self.batch_gpu is None else self.batch_gpu
 
 
-_VQGAN_ONLY = ("vq_stage", "vq_kimg", "vq_warmup_kimg", "commitment", "transformer_lr")
+_VQGAN_ONLY = (
+    "vq_stage",
+    "vq_kimg",
+    "vq_warmup_kimg",
+    "vq_perceptual",
+    "vq_gan_weight",
+    "commitment",
+    "transformer_lr",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,8 +146,8 @@ def _lpips_normalised(pixels: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Features of unit length at each place."""
-    return x / (x.square().sum(1, keepdim=True).sqrt() + _EPSILON)
+    """Features of unit length at each place; where all are 0, they stay so, and so do their gradients."""
+    return x / (x.square().sum(1, keepdim=True).clamp_min(_EPSILON**3).sqrt() + _EPSILON)
 
 
 def _convolutions() -> Iterator[tuple[int, int, int]]:

@@ -86,6 +86,7 @@ class Checkpointer:
             kimg=self.kimg,
             provenance={
                 "version": __version__,
+                **({"training": notes} if (notes := self.gan.training_notes) else {}),
                 "dataset": {
                     "name": self.config.train.dataset,
                     "fingerprint": self.dataset.fingerprint,

@@ -117,6 +117,11 @@ class NetworkTrainer(ABC):
         return {}
 
     @property
+    def training_notes(self) -> dict[str, str]:
+        """What a snapshot's header says of its training, beside the configuration of the networks."""
+        return {}
+
+    @property
     def figures(self) -> dict[str, float]:
         """Further figures of a line of the log."""
         return {}

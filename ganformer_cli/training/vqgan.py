@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganformer_cli.config import RunConfig
+from ganformer_cli.config import PERCEPTUAL_LOSSES, PerceptualLoss, RunConfig
 from ganformer_cli.data import ImageDataset
-from ganformer_cli.errors import ConfigError, TrainingError
+from ganformer_cli.errors import ConfigError, DownloadError, TrainingError
 from ganformer_cli.memory import is_out_of_memory
+from ganformer_cli.metrics.features import open_distance
 from ganformer_cli.models.vqgan import VQGAN, PatchDiscriminator, perplexity
 from ganformer_cli.sampling import reconstruct_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
@@ -27,8 +28,6 @@ from ganformer_cli.training.ema import MovingAverage, ema_decay
 from ganformer_cli.training.losses import fake_loss, generator_loss, real_loss
 from ganformer_cli.training.network_trainer import NetworkTrainer, RunningMeans, labels_of, upload
 
-#: Weight of the discriminator's part beside its adaptive weight, as in the paper's experiments.
-GAN_WEIGHT = 0.8
 #: The ratio of gradients is at most this.
 MAX_ADAPTIVE_WEIGHT = 1e4
 #: Scales of the gradient loss; each has half the resolution of the one before.
@@ -67,6 +66,30 @@ def gradient_loss(images: Tensor, reals: Tensor) -> Tensor:
     return total / SCALES
 
 
+def perceptual_loss(kind: PerceptualLoss, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function of reconstructions and reals, both ``[B, 3, H, W]`` in [-1, 1], that gives a scalar.
+
+    Raises:
+        ConfigError: the weights of LPIPS are not in the cache.
+    """
+    if kind == "gradients":
+        return gradient_loss
+    try:
+        network = open_distance(device=device, offline=True).network
+    except DownloadError as error:
+        raise ConfigError(
+            "--vq-perceptual lpips: its weights are not in the cache; get them with ganformer eval --metrics ppl "
+            "--fetch, or choose --vq-perceptual gradients"
+        ) from error
+
+    def lpips(images: Tensor, reals: Tensor) -> Tensor:
+        """Mean over images (Zhang et al. 2018)."""
+        distance: Tensor = network(127.5 * (images + 1), 127.5 * (reals + 1)).mean()
+        return distance.to(images.dtype)
+
+    return lpips
+
+
 class VQGANTrainer(NetworkTrainer):
     """Encoder, codebook, decoder, transformer and discriminator of a run, and the steps of both stages.
 
@@ -101,6 +124,7 @@ class VQGANTrainer(NetworkTrainer):
         self.t_optimizer = torch.optim.AdamW(
             self.transformer.parameters(), options.transformer_lr, (0.9, 0.95), weight_decay=0.01, fused=True
         )
+        self.perceptual = perceptual_loss(options.vq_perceptual, device)
         self.usage = torch.zeros(config.model.codebook_size, device=device)  # of each code, since the last ``figures``
 
     @property
@@ -129,6 +153,11 @@ class VQGANTrainer(NetworkTrainer):
         found = {"perplexity": float(perplexity(self.usage)), "codes_used": float((self.usage > 0).sum())}
         self.usage.zero_()
         return found
+
+    @property
+    def training_notes(self) -> dict[str, str]:
+        """See ``NetworkTrainer``: the perceptual loss, which depends on what weights there are."""
+        return {"perceptual_loss": PERCEPTUAL_LOSSES[self.config.train.vq_perceptual]}
 
     def warnings(self, figures: Mapping[str, float]) -> list[str]:
         """Whether the codebook has collapsed."""
@@ -223,13 +252,13 @@ class VQGANTrainer(NetworkTrainer):
         vectors = self.generator.encoder(real)
         quantized = self.generator.quantizer(vectors)
         fake = self.generator.decoder(quantized.vectors)
-        reconstruction = (fake - real).abs().mean() + gradient_loss(fake, real)
+        reconstruction = (fake - real).abs().mean() + self.perceptual(fake, real)
         loss = reconstruction + self.config.train.commitment * quantized.commitment
         if judged:
             self.discriminator.requires_grad_(False)
             adversarial = generator_loss(self.discriminator(fake), "hinge")
             weight = adaptive_weight(reconstruction, adversarial, self.generator.decoder.last.weight)
-            loss = loss + GAN_WEIGHT * weight * adversarial
+            loss = loss + self.config.train.vq_gan_weight * weight * adversarial
             self.discriminator.requires_grad_(True)
             means.add("gan_weight", weight)
         (loss / len(self.parts)).backward()
