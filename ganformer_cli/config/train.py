@@ -101,6 +101,9 @@ class TrainConfig(JsonConfig):
     g_loss: GeneratorLoss = _TRAINING("logistic_ns", "Loss of the generator.")
     d_loss: DiscriminatorLoss = _TRAINING("logistic", "Loss of the discriminator.")
     pl_weight: float = _TRAINING(0.0, "Weight of the path length penalty.", bounds=_WEIGHT)
+    locality_weight: float = _TRAINING(
+        0.0, "Weight of what keeps a component's changes within its region.", bounds=_WEIGHT
+    )
     # These also set the time scales of the two optimisers (lazy regularisation).
     g_reg_interval: int = _TRAINING(4, "Steps between two path length penalties.", bounds=_MANY)
     d_reg_interval: int = _TRAINING(16, "Steps between two R1 penalties.", bounds=_MANY)

@@ -321,7 +321,8 @@ class GANTrainer(NetworkTrainer):
             real: what the fakes are compared with in the relativistic objective, ``[b, 3, H, W]``, else None.
         """
         options = self.config.train
-        regularise = options.pl_weight > 0 and number % options.g_reg_interval == 0
+        due = number % options.g_reg_interval == 0
+        regularise, localise = due and options.pl_weight > 0, due and options.locality_weight > 0
         for part in self.seeded_parts(seed):
             last = part.stop == self.local_batch_size
             fake = self.draw_fakes(c, part, result)
@@ -332,12 +333,20 @@ class GANTrainer(NetworkTrainer):
                 with torch.no_grad():
                     real_logits = self.discriminator(self.augmentation(real[part]), labels_of(c, part))
                 loss = losses.relativistic_loss(logits, real_logits)
-            if last and not regularise:
+            if last and not regularise and not localise:
                 result.before_last_backward()
             (loss / len(self.parts)).backward()
             result.add("loss_g", loss)
+            some = slice(part.start, part.start + max(1, (part.stop - part.start) // losses.PL_BATCH_SHRINK))
+            if localise:
+                first, second = self.draw_latents(c, some, result), self.draw_latents(c, some, result)
+                locality = losses.locality(self.generator, first, second)
+                weight = options.locality_weight * options.g_reg_interval / len(self.parts)
+                if last and not regularise:
+                    result.before_last_backward()
+                (locality.mean() * -weight).backward()
+                result.add("locality", locality)
             if regularise:
-                some = slice(part.start, part.start + max(1, (part.stop - part.start) // losses.PL_BATCH_SHRINK))
                 ws = self.draw_latents(c, some, result)
                 weight = options.pl_weight * options.g_reg_interval / len(self.parts)
                 with full_precision(self.generator):

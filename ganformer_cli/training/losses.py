@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ganformer_cli.models import Generator
+from ganformer_cli.models import AttentionMap, Generator
 
 #: Decay of the running mean of path lengths.
 PL_DECAY = 0.01
@@ -118,6 +118,46 @@ def path_length_penalty(generator: Generator, ws: Tensor, mean: Tensor) -> tuple
         lengths = path_lengths(generator.synthesis(ws), ws)
     mean = mean.lerp(lengths.detach().mean(), PL_DECAY)
     return (lengths - mean).square(), mean
+
+
+def locality(generator: Generator, ws: Tensor, other: Tensor) -> Tensor:
+    """How much of the change that a component makes lies where the image attends to it.
+
+    In each image one component, drawn at random, is exchanged for that of another latent. With the change's share
+    within the component's region, before or after, and the region's share of the image (what an even change would
+    give), it is (inside − expected) / (1 − expected): 0 is chance, 1 is a change within the region alone. The region is
+    soft, the mean of all layers' maps, so that layers have to agree.
+
+    Args:
+        generator: with attention; dropout is off, and the noise is the same before and after.
+        ws: ``[B, m+1, L, w]``.
+        other: likewise, what components are taken from.
+
+    Returns:
+        ``[B]``, differentiable by the generator's parameters.
+    """
+    batch = len(ws)
+    chosen = torch.randint(generator.config.components_num, (batch,), device=ws.device)
+    taken = F.one_hot(chosen, ws.shape[1]).bool()[:, :, None, None]
+    size = generator.output_size
+    maps: list[Tensor] = []
+
+    def keep(found: AttentionMap) -> None:
+        of_component = found.probabilities.mean(1)[torch.arange(2 * batch), chosen.repeat(2)]
+        maps.append(F.interpolate(of_component[:, None], size, mode="bilinear")[:, 0])
+
+    training = generator.training
+    generator.eval()
+    try:
+        images = generator.synthesis(torch.cat([ws, torch.where(taken, other, ws)]), "const", on_attention=keep)
+    finally:
+        generator.train(training)
+    region = torch.maximum(*torch.stack(maps).mean(0).chunk(2)).flatten(1)
+    before, after = images.chunk(2)
+    change = ((after - before).square().mean(1) + 1e-8).sqrt().flatten(1)
+    inside = (change * region).sum(1) / change.sum(1)
+    expected = region.mean(1)
+    return (inside - expected) / (1 - expected + 1e-3)
 
 
 def mixed_latents(
