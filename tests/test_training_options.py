@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
-from ganformer_cli.config import BASELINES, resolve_run
+from ganformer_cli.config import BASELINES, ModelConfig, resolve_run
 from ganformer_cli.data.loading.datasets import SceneDataset
+from ganformer_cli.models import AttentionMap, Generator
 from ganformer_cli.training import Callbacks, losses
 from ganformer_cli.training.gan import GANTrainer, StepResult
 from ganformer_cli.training.loop import Trainer
@@ -80,6 +81,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"objective": "relativistic", "batch_size": 8, "batch_gpu": 4, "labels": True},
     *({"pl_weight": 2.0, "attention": kind} for kind in ("none", "simplex", "duplex-equation", "kmeans")),
     {**BASELINES["SAGAN"], "pl_weight": 2.0},
+    *({"locality_weight": 2.0, "attention": kind} for kind in ("simplex", "duplex-equation", "kmeans")),
+    {"locality_weight": 2.0, "batch_size": 8, "batch_gpu": 4, "pl_weight": 2.0},
+    {"locality_weight": 2.0, **BASELINES["kGAN"]},
     {"gamma": 0.0},
     {"batch_size": 8, "batch_gpu": 4, "pl_weight": 2.0},
     {"labels": True},
@@ -273,3 +277,56 @@ def test_the_relativistic_objective_is_its_formula(number: int) -> None:
     difference = exact(shown, None) - exact(fake, None)
     (value,) = [values for name, values in result.values if name == "loss_g"]
     assert value.item() == pytest.approx(torch.log1p(torch.exp(difference)).mean().item(), rel=1e-5)
+
+
+class Painter:
+    """Stands for a generator of two components; each has the left or the right half of the image."""
+
+    def __init__(self, leak: float) -> None:
+        self.config = ModelConfig(resolution=8, components_num=2, latent_size=8)
+        self.output_size = (8, 8)
+        self.training = True
+        self.leak = leak  # how much of a component's change goes into the other half
+
+    def train(self, mode: bool = True) -> None:
+        self.training = mode
+
+    def eval(self) -> None:
+        self.training = False
+
+    def synthesis(self, ws: torch.Tensor, noise_mode: str, on_attention: Any) -> torch.Tensor:
+        assert not self.training
+        assert noise_mode == "const"
+        left = torch.tensor([1.0] * 4 + [0.0] * 4).expand(len(ws), 1, 8, 8)
+        maps = torch.cat([left, 1 - left], 1)
+        on_attention(AttentionMap("b8.conv1", maps[:, None]))
+        shown = maps + self.leak * (1 - maps)
+        return (shown * ws[:, :2, 0, :1, None]).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+
+
+@pytest.mark.parametrize(("leak", "locality"), [(0.0, 1.0), (1.0, 0.0), (0.5, 1 / 3)])
+def test_locality_is_the_share_of_the_change_within_the_region(leak: float, locality: float) -> None:
+    """Half of the image is the region. With a leak of 0.5 two thirds of the change lie in it: (2/3 - 1/2) / (1/2)."""
+    ws, other = torch.zeros(4, 3, 1, 1), torch.ones(4, 3, 1, 1)
+    painter = Painter(leak)
+    found = losses.locality(cast(Generator, painter), ws, other)
+    torch.testing.assert_close(found, torch.full((4,), locality), atol=5e-3, rtol=0)
+    assert painter.training
+
+
+def test_locality_can_be_trained() -> None:
+    """It has a gradient by what attends and what draws: descent on it alone, for the same latents, brings it up."""
+    generator = trainer_of({"attention": "simplex"}).gan.generator
+    parameters = [p.requires_grad_() for p in generator.synthesis_network.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-2)
+    with torch.no_grad():
+        ws, other = generator.mapping(torch.randn(8, *generator.z_shape)).chunk(2)
+    seen = []
+    for _ in range(12):
+        torch.manual_seed(0)
+        value = losses.locality(generator, ws, other).mean()
+        seen.append(value.item())
+        optimizer.zero_grad()
+        (-value).backward()
+        optimizer.step()
+    assert seen[-1] > seen[0] + 0.1, seen

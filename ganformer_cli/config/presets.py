@@ -43,7 +43,8 @@ NOT_OF_VQGAN = frozenset(
         *("mapping_ltnt2ltnt", "w_avg_per_component", "g_arch", "local_noise", "tanh", "g_img2img", "merge_type"),
         *("merge_layer", "d_arch", "mbstd_group_size", "augment", "augment_p", "augment_target", "augment_kimg"),
         *("objective", "gamma", "g_loss", "d_loss", "pl_weight", "g_reg_interval", "d_reg_interval", "style_mixing"),
-        *("component_mixing", "component_dropout", "freeze_d", "checkpoint_activations", "truncation_psi"),
+        *("component_mixing", "component_dropout", "locality_weight", "freeze_d", "checkpoint_activations"),
+        "truncation_psi",
     }
 )
 

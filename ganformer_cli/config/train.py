@@ -102,7 +102,9 @@ class TrainConfig(JsonConfig):
     d_loss: DiscriminatorLoss = _TRAINING("logistic", "Loss of the discriminator.")
     pl_weight: float = _TRAINING(0.0, "Weight of the path length penalty.", bounds=_WEIGHT)
     locality_weight: float = _TRAINING(
-        0.0, "Weight of what keeps a component's changes within its region.", bounds=_WEIGHT
+        0.0,
+        "Weight of locality: of a component's change, the share within the region that attends to it.",
+        bounds=_WEIGHT,
     )
     # These also set the time scales of the two optimisers (lazy regularisation).
     g_reg_interval: int = _TRAINING(4, "Steps between two path length penalties.", bounds=_MANY)
@@ -287,6 +289,11 @@ class RunConfig:
             self.model.has_attention or self.train.component_dropout == 0,
             f"--component-dropout {self.train.component_dropout} with --attention {self.model.attention}: there are no "
             "components to drop; leave it out or choose another --attention",
+        )
+        require(
+            self.train.locality_weight == 0 or (self.model.has_maps and self.model.components_num >= 2),
+            f"--locality-weight {self.train.locality_weight} looks at the maps of at least 2 components, and this "
+            "model has none; leave it out or choose another --attention or --components-num",
         )
         require(
             self.model.components_num >= 2 or self.train.component_mixing == 0,

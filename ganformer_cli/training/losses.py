@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ganformer_cli.models import AttentionMap, Generator
+from ganformer_cli.models.generator import crop_centre
 
 #: Decay of the running mean of path lengths.
 PL_DECAY = 0.01
@@ -139,12 +140,12 @@ def locality(generator: Generator, ws: Tensor, other: Tensor) -> Tensor:
     batch = len(ws)
     chosen = torch.randint(generator.config.components_num, (batch,), device=ws.device)
     taken = F.one_hot(chosen, ws.shape[1]).bool()[:, :, None, None]
-    size = generator.output_size
+    grid = generator.config.grid(generator.config.resolution)
     maps: list[Tensor] = []
 
     def keep(found: AttentionMap) -> None:
-        of_component = found.probabilities.mean(1)[torch.arange(2 * batch), chosen.repeat(2)]
-        maps.append(F.interpolate(of_component[:, None], size, mode="bilinear")[:, 0])
+        shares = found.probabilities.mean(1)[torch.arange(2 * batch), chosen.repeat(2)]
+        maps.append(crop_centre(F.interpolate(shares[:, None], grid, mode="bilinear"), generator.output_size))
 
     training = generator.training
     generator.eval()
@@ -154,10 +155,10 @@ def locality(generator: Generator, ws: Tensor, other: Tensor) -> Tensor:
         generator.train(training)
     region = torch.maximum(*torch.stack(maps).mean(0).chunk(2)).flatten(1)
     before, after = images.chunk(2)
+    # The square root has no derivative at 0.
     change = ((after - before).square().mean(1) + 1e-8).sqrt().flatten(1)
-    inside = (change * region).sum(1) / change.sum(1)
-    expected = region.mean(1)
-    return (inside - expected) / (1 - expected + 1e-3)
+    inside, expected = (change * region).sum(1) / change.sum(1), region.mean(1)
+    return (inside - expected) / (1 - expected + 1e-3)  # a component may own the whole image
 
 
 def mixed_latents(
