@@ -45,7 +45,7 @@ ARROWS = {
         "operators", "downloads", "data", "models", "checkpoints", "original_snapshots", "sampling", "visualization",
         "metrics", "training", "config",
     },
-    "web": {"models", "sampling", "visualization", "metrics", "checkpoints", "config"},
+    "web": {"models", "sampling", "visualization", "metrics", "checkpoints", "training", "config"},
     "__init__": {"sampling", "original_snapshots"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -280,6 +280,16 @@ def read_owner(folder: Path) -> Owner | None:
     return owner if sound else None
 
 
+def is_training(owner: Owner) -> bool:
+    """Whether the process that ``lock.json`` names still runs; one of another machine, which cannot be asked, counts.
+
+    Nothing is locked or written, so that it may be asked while the run goes on.
+    """
+    if not _is_here(owner):
+        return True
+    return owner.boot in (None, boot_id()) and is_alive(owner.pid, owner.start)
+
+
 def _release(folder: Path, system: Any) -> None:
     owner = read_owner(folder)
     if owner is None or (owner.pid, owner.host) == (os.getpid(), socket.gethostname()):

@@ -27,6 +27,8 @@ COMMANDS = {
     "generate": "Generate images with a trained model.",
     "eval": "Compute metrics of a trained model.",
     "compare": "Compare the metrics of several runs.",
+    "runs": "List the runs of a result folder.",
+    "watch": "Show runs in the browser while they train.",
     "explore": "Take hold of components of an image, in the browser.",
     "sweep": "Train a table of settings and seeds.",
     "convert": "Convert a snapshot to safetensors.",
