@@ -26,7 +26,7 @@ from ganformer_cli.sampling.image_files import read_metadata
 from ganformer_cli.web.explorer import NEIGHBOURS, Explorer, LoadedFile
 from ganformer_cli.web.explorer_drawing import Drawer, Superseded
 from ganformer_cli.web.explorer_state import MAX_STEPS, BlendEdit, History, ImageState, changed_components, edit_title
-from ganformer_cli.web.local_server import MAX_BODY, LocalServer, page_html
+from ganformer_cli.web.server import MAX_BODY, LocalServer, html, page_html
 
 CONFIG = ModelConfig(resolution=32, components_num=4, latent_size=32, channel_base=256, channel_max=16)
 
@@ -440,7 +440,7 @@ def server(explorer: Explorer) -> Iterator[LocalServer]:
             raise KeyError("a secret")
         return explorer.answer(place, body)
 
-    with LocalServer("<p>page", answer) as server:
+    with LocalServer({"GET ": lambda: html("<p>page"), "POST api/*": answer}) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -525,7 +525,7 @@ def test_a_browser_that_goes_away_in_mid_request_harms_nobody(server: LocalServe
 
 def test_a_port_that_is_taken_is_named(server: LocalServer) -> None:
     with pytest.raises(OutputError, match="--port"):
-        LocalServer("", lambda place, body: None, server.server_port)
+        LocalServer({}, server.server_port)
 
 
 def test_the_page_needs_no_other_file() -> None:

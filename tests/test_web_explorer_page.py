@@ -13,7 +13,7 @@ import torch
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Generator
 from ganformer_cli.web.explorer import Explorer, LoadedFile
-from ganformer_cli.web.local_server import LocalServer, page_html
+from ganformer_cli.web.server import LocalServer, html, page_html
 from tests.chromium import Page, chromium, needs_chromium
 
 pytestmark = [pytest.mark.slow, needs_chromium]
@@ -30,7 +30,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     file = folder / "model.safetensors"
     file.write_bytes(b"weights")
     explorer = Explorer(generator, LoadedFile.of(file, {}), folder / "saved")
-    with LocalServer(page_html("explore"), explorer.answer) as server:
+    with LocalServer({"GET ": lambda: html(page_html("explore")), "POST api/*": explorer.answer}) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server

@@ -95,7 +95,7 @@ def command(
     file = find_model(model, expname, result_dir, offline=offline)
 
     from ganformer_cli.web.explorer import Explorer, LoadedFile
-    from ganformer_cli.web.local_server import LocalServer, page_html
+    from ganformer_cli.web.server import LocalServer, html, page_html
 
     device = pick_device(gpus)
     run = run_of(file)
@@ -109,9 +109,8 @@ def command(
     array = None if latents is None else _read_latents(latents, generator, space, truncation_psi)
     explorer = Explorer(generator, source, output_dir, psi=truncation_psi, seed=seed, latents=array)
     try:
-        with LocalServer(
-            page_html("explore"), explorer.answer, port, lambda text: echo(text, err=True, lines=True)
-        ) as server:
+        routes = {"GET ": lambda: html(page_html("explore")), "POST api/*": explorer.answer}
+        with LocalServer(routes, port, lambda text: echo(text, err=True, lines=True)) as server:
             echo(f"explore: {server.address}  (Ctrl+C ends it)")
             if open_browser:
                 click.launch(server.address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -20,9 +21,14 @@ def command(folder: Path, /, port: int, open_browser: bool) -> None:
 
     The page refreshes by itself. Only this machine can open it, and only with the address that is printed.
     """
-    from ganformer_cli.web.server import WatchServer
+    from ganformer_cli.web.server import LocalServer
+    from ganformer_cli.web.watch import Watcher
 
-    with WatchServer(existing_folder(folder), port) as server:
+    watcher = Watcher(existing_folder(folder))
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        LocalServer(watcher.routes, port, lambda text: echo(text, err=True, lines=True)) as server,
+    ):
         echo(f"watch: {server.address}  (Ctrl+C ends it)")
         if open_browser:
             click.launch(server.address)

@@ -57,6 +57,8 @@ def sample_files(run: Path) -> dict[str, list[tuple[float, str]]]:
     """Names of the grids by kind (``fakes``, ``attention``, ``reals``), each with its kimg, oldest first."""
     found: dict[str, list[tuple[float, str]]] = {"fakes": [], "attention": [], "reals": []}
     try:
+        if (run / SAMPLE_FOLDER).is_symlink():
+            return found
         names = [path.name for path in (run / SAMPLE_FOLDER).iterdir() if path.is_file() and not path.is_symlink()]
     except OSError:
         names = []
@@ -96,17 +98,27 @@ def summarize(run: Path, log: list[dict[str, Any]] | None = None) -> dict[str, A
     }
 
 
+def without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    if isinstance(value, dict):
+        return {name: without_nan(part) for name, part in value.items()}
+    return [without_nan(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
 def describe(run: Path) -> dict[str, Any]:
     """Everything that the page of one run shows: its row, ``log``, ``metrics``, ``events``, ``config``, ``files``."""
     log = read_lines(run / LOG_FILE)
-    return {
-        **summarize(run, log),
-        "log": log[:: max(1, -(-len(log) // MAX_POINTS))],
-        "metrics": read_lines(run / METRICS_FILE),
-        "events": read_lines(run / EVENTS_FILE)[-500:],
-        "config": read_settings(run),
-        "files": sample_files(run),
-    }
+    return without_nan(
+        {
+            **summarize(run, log),
+            "log": log[:: max(1, -(-len(log) // MAX_POINTS))],
+            "metrics": read_lines(run / METRICS_FILE),
+            "events": read_lines(run / EVENTS_FILE)[-500:],
+            "config": read_settings(run),
+            "files": sample_files(run),
+        }
+    )
 
 
 def _state(run: Path, kimg: float | None, total: float | None) -> str:
