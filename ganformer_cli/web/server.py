@@ -56,9 +56,9 @@ def html(text: str) -> Content:
 
 
 #: By method and address after the token, such as ``"GET "`` (the page) or ``"POST api/*"``. Each ``*`` is one part of
-#: the address, which is given to the function as text, unquoted: it may be anything, and is no path. The JSON value of
-#: a POST comes after them. The function returns a ``Content``, or JSON values; its ``GanformerError`` becomes status 400 (a
-#: ``NotFoundError`` 404) with its message, any other error status 500, and the server goes on. Several threads call it.
+#: the address, which the function gets as text, unquoted: it may be anything, and is no path. The JSON value of
+#: a POST comes after them. A function returns a ``Content``, or JSON values; its ``GanformerError`` becomes status 400
+#: (a ``NotFoundError`` 404) with its message, any other error 500, and the server goes on. Several threads call it.
 Routes = Mapping[str, Callable[..., Any]]
 
 
