@@ -63,6 +63,23 @@ def test_the_same_line_gives_the_same_files_with_any_batch_size(ganformer: Run, 
         assert Path("a", name).read_bytes() == Path("b", name).read_bytes() == Path("c", name).read_bytes()
 
 
+def test_half_precision_is_close_and_recorded(ganformer: Run, tiny_run: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        folder = Path(precision)
+        done = ganformer("generate", "--images-num", "2", "--precision", precision, "--output-dir", folder)
+        assert done.exit_code == 0, done.stderr
+    difference = read(Path("bf16/seed0000.png")).astype(int) - read(Path("fp32/seed0000.png"))
+    assert 0 < abs(difference).mean() < 3
+    assert read_metadata(Path("bf16/seed0000.png"))["precision"] == "bf16"
+    other = ganformer("generate", "--images-num", "2", "--output-dir", "bf16")
+    assert other.exit_code == 1
+    assert "precision bf16 instead of none" in other.stderr
+    for command in ("generate", "eval"):
+        refused = ganformer(command, "--precision", "fp16")
+        assert refused.exit_code == 1
+        assert "--precision fp16 is for GPUs" in refused.stderr
+
+
 def test_a_grid_holds_all_pictures(ganformer: Run, tiny_run: Path) -> None:
     assert ganformer("generate", "--images-num", "6", "--grid").exit_code == 0
     grid = read(Path("images-sheets/grid.png"))

@@ -30,6 +30,7 @@ from ganformer_cli.metrics.sliced_wasserstein import sliced_wasserstein
 from ganformer_cli.metrics.sources import open_images
 from ganformer_cli.metrics.statistics import GaussianStatistics
 from ganformer_cli.models import Generator, LabelDistribution
+from ganformer_cli.models.precision import use_half
 from ganformer_cli.sampling import sample
 
 WITH_FEATURES = ("fid", "kid", "is", "pr", "dc", "fd_dinov2")
@@ -161,6 +162,13 @@ def test_provenance_says_what_was_compared(model: Generator, scenes: ImageDatase
     assert provenance["dataset_fingerprint"] == scenes.fingerprint
     assert (provenance["ganformer"], provenance["torch"]) == (__version__, torch.__version__)
     assert (provenance["device"], provenance["precision"]) == ("cpu", "float32")
+
+
+def test_provenance_says_in_what_the_generator_computed(model: Generator, scenes: ImageDataset) -> None:
+    generator = copy.deepcopy(model)
+    use_half(generator, torch.bfloat16)
+    provenance = evaluate(generator, scenes, num_images=4, metrics=["diversity"])["provenance"]
+    assert provenance["precision"] == "float32; the generator's features in bfloat16"
 
 
 def test_no_more_reals_than_there_are(model: Generator, scenes: ImageDataset) -> None:

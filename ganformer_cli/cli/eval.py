@@ -28,6 +28,7 @@ from ganformer_cli.cli.options import (
     verbosity_options,
 )
 from ganformer_cli.cli.output import echo
+from ganformer_cli.cli.precision import check_precision, precision_option
 from ganformer_cli.errors import ConfigError, GanformerError
 
 #: What --fetch alone fetches: the network of the score that is quoted most.
@@ -164,6 +165,7 @@ class Metrics(click.ParamType):
     help="Largest batch of generated images and of feature networks; smaller if memory runs out. It does "
     "not change the scores, except by rounding on a GPU.  [default: 16 to generate, 64 for features]"
 )
+@precision_option
 @boolean_option(
     "--keep-statistics",
     default=True,
@@ -212,6 +214,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     when_launcher_ends(save_and_end)
     devices = pick_devices(options["gpus"])
+    check_precision(options["precision"], devices)
     count = options["processes"] or len(devices)
     if count > 1 and not distributed.launched_world_size():
         check_count(count, devices)
@@ -230,7 +233,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 def refuse_contradictions(given: Mapping[str, Any]) -> None:
     """Raise UsageError where two options cannot both be meant."""
     if "images" in given:
-        for other in ("model", "expname", "every", "truncation_psi"):
+        for other in ("model", "expname", "every", "truncation_psi", "precision"):
             if other in given:
                 name = {"every": "all"}.get(other, other).replace("_", "-")
                 raise click.UsageError(f"--images scores images that exist, --{name} a model; give one of them")

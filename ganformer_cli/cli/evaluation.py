@@ -73,7 +73,7 @@ class Evaluation:
         self.open_networks()
         records, scored, reals, kept = [], [], None, None
         for file in files:
-            generator, header = load_model(file, self.device)
+            generator, header = load_model(file, self.device, self.options["precision"])
             if self.options["every"] and not self.metrics_of(generator):
                 self.warn(f"{file.name} is left out: stage 1 of a VQGAN has no samples; see --metrics rswd,psnr")
                 continue

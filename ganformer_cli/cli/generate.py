@@ -16,6 +16,7 @@ from ganformer_cli.cli.label_choice import chosen_label, label_records
 from ganformer_cli.cli.model_choice import find_model, load_model, run_of
 from ganformer_cli.cli.options import GroupedCommand, given_options, pick_device, warn
 from ganformer_cli.cli.output import echo, echo_json
+from ganformer_cli.cli.precision import check_precision
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import OutputError
 from ganformer_cli.files import ensure_writable_folder, sha256_of
@@ -59,6 +60,7 @@ def command(
     as_json: bool,
     gpus: tuple[int, ...] | None,
     batch_size: int | None,
+    precision: str,
     offline: bool,
 ) -> None:
     """Generate images with a trained model.
@@ -97,7 +99,8 @@ def command(
     from ganformer_cli.visualization.training_film import TrainingFilm
 
     device = pick_device(gpus)
-    generator, header = load_model(file, device)
+    check_precision(precision, [device])
+    generator, header = load_model(file, device, precision)
     code_settings = choose_codes(generator, codes, given, file)
     if space == "w" or code_settings:
         psis = (1.0,)
@@ -118,6 +121,8 @@ def command(
     names = {"file": file.name} if run is None else {"run": run.name, "file": file.name}
     settings: dict[str, Any] = {"model": sha256_of(file), **names, "noise": noise, **chosen.metadata, "ratio": ratio}
     settings |= code_settings
+    if precision != "fp32":
+        settings["precision"] = precision
     if array is not None:
         settings["space"] = space
     interpolates, films_training = film.pop("interpolate"), film.pop("training_film")
@@ -158,7 +163,7 @@ def command(
         )  # fmt: skip
 
     def open_snapshot(path: Path) -> Generator:
-        return load_model(path, device).generator
+        return load_model(path, device, precision).generator
 
     current = ""
 
@@ -185,9 +190,7 @@ def command(
             if name not in work.films_kept:
                 progress.start(each.film.frames, "frames", "filming")
                 if isinstance(each, TrainingFilm):
-                    each.draw(
-                        lambda path: load_model(path, device).generator, folders, **drawing, update=progress.update
-                    )
+                    each.draw(open_snapshot, folders, **drawing, update=progress.update)
                 else:
                     each.draw(generator, folders, **drawing, update=progress.update)
         figure_records = draw_figures(work.figures, folders, show_part)

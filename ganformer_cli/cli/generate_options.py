@@ -24,6 +24,7 @@ from ganformer_cli.cli.options import (
     option,
     verbosity_options,
 )
+from ganformer_cli.cli.precision import precision_option
 
 DEFAULT_COUNT = 32
 DEFAULT_FOLDER = "images"
@@ -158,6 +159,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Images per batch; halved if memory runs out. It does not change the images.  [default: as many "
         "as fit into memory]",
     ),
+    precision_option,
     ignored_option("--vis", why="making images is what this command does"),
     ignored_option("--vis-images", why="images are always saved"),
     option(

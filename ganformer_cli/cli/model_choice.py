@@ -149,12 +149,29 @@ def download_model(name: str, option: str, *, offline: bool) -> Path:
         return fetch_snapshot(name, offline=offline, progress=report)
 
 
-def load_model(file: Path, device: torch.device) -> Model:
+def load_model(file: Path, device: torch.device, precision: str = "fp32") -> Model:
     """The averaged generator of a model file, ours or the authors', in evaluation mode.
 
+    Args:
+        file: the model.
+        device: where it draws.
+        precision: ``fp32``, ``bf16`` or ``fp16``; see ``--precision``.
+
     Raises:
+        ConfigError: it cannot draw in ``precision``.
         SnapshotError: it is damaged, of another architecture, or unsafe.
     """
+    model = _read_model(file, device)
+    if precision != "fp32":
+        from ganformer_cli.models.precision import HALF, blocks_of, use_half
+
+        if not blocks_of(model.generator):
+            raise ConfigError(f"--precision {precision}: a VQGAN computes in fp32; leave the option out")
+        use_half(model.generator, HALF[precision])
+    return model
+
+
+def _read_model(file: Path, device: torch.device) -> Model:
     from ganformer_cli.checkpoints.headers import read_header
     from ganformer_cli.checkpoints.snapshots import load_snapshot
     from ganformer_cli.original_snapshots import is_original, load_original

@@ -27,6 +27,7 @@ from ganformer_cli.cli.options import (
     verbosity_options,
 )
 from ganformer_cli.cli.output import VERBOSITY, echo
+from ganformer_cli.cli.precision import check_precision
 from ganformer_cli.cli.train_compatibility import compatibility_options
 from ganformer_cli.cli.train_options import setting_options
 from ganformer_cli.cli.train_plan import show_plan
@@ -42,7 +43,6 @@ from ganformer_cli.cli.train_run import (
 )
 from ganformer_cli.cli.train_settings import (
     baseline_name,
-    check_precision,
     chosen_settings,
     find_start,
     network_settings,
@@ -242,7 +242,7 @@ def command(
     if origin is not None and config.train.pretrained_pkl is not None:
         # Only what was given directly: the released CLEVR model contradicts --ganformer-default.
         config = pretrained_config(origin, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
-    check_precision(config, devices)
+    check_precision(config.train.precision, devices)
     spelled = given_options(ctx).get("attention")
     # As it is asked for, so that the same command finds the same run; that of a given snapshot as files call it.
     default = config.model.attention_name if origin is None else config.model.attention

@@ -17,8 +17,6 @@ from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, RunCon
 from ganformer_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
-
     from ganformer_cli.cli.model_choice import Origin
     from ganformer_cli.data import ImageDataset
 
@@ -273,17 +271,3 @@ def original_dropout(origin: Origin) -> float | None:
     training = origin.header.get("training")
     rate = training.get("component_dropout") if isinstance(training, dict) else None
     return float(rate) if isinstance(rate, int | float) and 0 < rate < 1 and origin.config.has_attention else None
-
-
-def check_precision(config: RunConfig, devices: list[torch.device]) -> None:
-    """Raise ConfigError unless the devices can compute in ``--precision``."""
-    import torch
-
-    precision = config.train.precision
-    if precision == "fp16" and devices[0].type != "cuda":
-        raise ConfigError("--precision fp16 is for GPUs; choose bf16 or fp32 on a CPU")
-    if precision == "bf16" and devices[0].type == "cuda":
-        for device in devices:
-            if torch.cuda.get_device_capability(device) < (8, 0):
-                name = torch.cuda.get_device_name(device)
-                raise ConfigError(f"--precision bf16: {name} does not support bfloat16; choose fp16 or fp32")

@@ -282,6 +282,8 @@ def _provenance(
     else:
         height, width = fakes.height, fakes.width
         given = {"images": fakes.name, "images_fingerprint": fakes.fingerprint}
+    half = fakes.half_dtypes if isinstance(fakes, Generator) else []
+    features = f"; the generator's features in {', '.join(half)}" if half else ""
     tf32 = not given and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return {
         "metrics": own,
@@ -293,7 +295,7 @@ def _provenance(
         "fakes_size": [height, width],
         **given,
         "device": device.type,
-        "precision": "float32; the generator's convolutions in TF32" if tf32 else "float32",
+        "precision": ("float32; the generator's convolutions in TF32" if tf32 else "float32") + features,
         "torch": torch.__version__,
         "ganformer": __version__,
     }

@@ -406,6 +406,12 @@ class Generator(nn.Module):
             if layer is not None and layer.noise_strength is not None
         }
 
+    @property
+    def half_dtypes(self) -> list[str]:
+        """The dtypes of the blocks that compute in half precision: ``["bfloat16"]``; empty: float32 throughout."""
+        blocks = (module for module in self.modules() if isinstance(module, SynthesisBlock))
+        return sorted({str(block.dtype).removeprefix("torch.") for block in blocks if block.dtype is not None})
+
     def keep_whole(self) -> None:
         """From now on return images before the crop, where the grid is larger than the image."""
         self.synthesis_network.output_size = self.config.grid(self.config.resolution)

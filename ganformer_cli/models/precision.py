@@ -29,6 +29,8 @@ CLAMP = 256.0
 
 def blocks_of(network: Generator | Discriminator) -> dict[str, SynthesisBlock | DiscriminatorBlock]:
     """The blocks that may compute in half precision, by name (``b32``), from coarse to fine."""
+    if network.config.vqgan:
+        return {}
     root = network.synthesis_network if isinstance(network, Generator) else network
     found = {}
     for resolution in network.config.block_resolutions:
