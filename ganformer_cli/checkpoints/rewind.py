@@ -23,7 +23,7 @@ def find_state(run: Path, kimg: float) -> Path:
     Raises:
         ConfigError: there is none; the message lists those that exist.
     """
-    states = {training_state.images_in_name(path): path for path in training_state.states_of(run)}
+    states = {training_state.images_in_state_name(path): path for path in training_state.states_of(run)}
     found = states.get(round(kimg * 1000))
     if found is None:
         listed = ", ".join(f"{images / 1000:g}" for images in states) or "none"
@@ -52,7 +52,7 @@ def rewind(run: Path, kimg: float, message: Callable[[str], None]) -> None:
     """
     training_state.read_state(find_state(run, kimg))
     images = round(kimg * 1000)
-    states = [path for path in training_state.states_of(run) if training_state.images_in_name(path) > images]
+    states = [path for path in training_state.states_of(run) if training_state.images_in_state_name(path) > images]
     snapshots = [path for path in run_folder.snapshots_of(run) if (run_folder.images_in_name(path) or 0) > images]
     name = run_folder.kimg_in_name(kimg)
     samples = run / run_folder.SAMPLE_FOLDER

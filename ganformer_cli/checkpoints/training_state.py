@@ -59,10 +59,10 @@ def states_of(run: Path) -> list[Path]:
     """The state files of a run folder, oldest first, valid or not."""
     folder = run / STATE_FOLDER
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((path for path in found if _NAME.fullmatch(path.name)), key=images_in_name)
+    return sorted((path for path in found if _NAME.fullmatch(path.name)), key=images_in_state_name)
 
 
-def images_in_name(path: Path) -> int:
+def images_in_state_name(path: Path) -> int:
     """The number of images in the file name of a state."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else -1
