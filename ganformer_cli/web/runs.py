@@ -44,7 +44,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def read_settings(run: Path) -> dict[str, Any]:
+def stored_config(run: Path) -> dict[str, Any]:
     """The configuration as the file holds it, of whatever version; empty if it cannot be read."""
     try:
         settings = read_json(run / CONFIG_FILE)
@@ -77,7 +77,7 @@ def summarize(run: Path, log: list[dict[str, Any]] | None = None) -> dict[str, A
         of the newest). What is unknown is None.
     """
     last = next(iter((read_lines(run / LOG_FILE) if log is None else log)[-1:]), {})
-    train = read_settings(run).get("train")
+    train = stored_config(run).get("train")
     total = _number(train.get("total_kimg")) if isinstance(train, dict) else None
     kimg, sec_per_kimg = _number(last.get("kimg")), _number(last.get("sec_per_kimg"))
     state = _state(run, kimg, total)
@@ -106,7 +106,7 @@ def without_nan(value: Any) -> Any:
     return [without_nan(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def describe(run: Path) -> dict[str, Any]:
+def describe_run(run: Path) -> dict[str, Any]:
     """Everything that the page of one run shows: its row, ``log``, ``metrics``, ``events``, ``config``, ``files``."""
     log = read_lines(run / LOG_FILE)
     return without_nan(
@@ -115,7 +115,7 @@ def describe(run: Path) -> dict[str, Any]:
             "log": log[:: max(1, -(-len(log) // MAX_POINTS))],
             "metrics": read_lines(run / METRICS_FILE),
             "events": read_lines(run / EVENTS_FILE)[-500:],
-            "config": read_settings(run),
+            "config": stored_config(run),
             "files": sample_files(run),
         }
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.checkpoints.run_folder import SAMPLE_FOLDER
-from ganformer_cli.web.runs import describe, find_runs, sample_files, summarize
+from ganformer_cli.web.runs import describe_run, find_runs, sample_files, summarize
 from ganformer_cli.web.server import Content, NotFoundError, Routes, html, page_html
 
 
@@ -36,7 +36,7 @@ class Watcher:
 
     def run(self, name: str) -> dict[str, Any]:
         """All of one run."""
-        return describe(self._find(name))
+        return describe_run(self._find(name))
 
     def sample(self, name: str, file: str) -> Content:
         """A grid."""
