@@ -45,6 +45,8 @@ class Page:
         self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.command(f"{domain}.enable")
+        self.command("Page.bringToFront")  # what is hidden is not painted
+        self.command("Emulation.setFocusEmulationEnabled", enabled=True)
         self.errors.clear()
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:

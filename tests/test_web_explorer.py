@@ -296,6 +296,20 @@ def test_other_kinds_of_model_get_what_has_meaning_for_them(changes: dict[str, A
     explorer.close()
 
 
+@pytest.mark.parametrize("name", ["network-snapshot-000000.pkl", "network-snapshot-tf.pkl"])
+def test_the_authors_snapshots_can_be_explored(name: str, tmp_path: Path) -> None:
+    from ganformer_cli.original_snapshots import load_original
+
+    model = load_original(Path(__file__).parent / "golden" / "duplex-kmeans" / name).ema
+    explorer = start(model, tmp_path)
+    tab = Tab(explorer)
+    drawn = next(sample_seeds(model, [0], truncation_psi=0.7, attention=True))
+    assert np.abs(image(tab.opened).astype(int) - drawn.image).max() <= 1
+    assert tab.opened["drawing"]["layers"] == [each.layer for each in drawn.maps]
+    assert (image(tab.change("edit", action="reroll", component=0)) != image(tab.opened)).any()
+    explorer.close()
+
+
 # ----- Large models -----
 
 

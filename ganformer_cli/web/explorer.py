@@ -22,6 +22,7 @@ from ganformer_cli.sampling.components import MAX_AMOUNT, ComponentEdit, EditAct
 from ganformer_cli.sampling.image_files import Images
 from ganformer_cli.visualization.palette import PALETTE
 from ganformer_cli.web.explorer_drawing import Drawer, Drawing, DrawingJob, Superseded
+from ganformer_cli.web.explorer_requests import Request
 from ganformer_cli.web.explorer_saving import Saver
 from ganformer_cli.web.explorer_state import BlendEdit, History, ImageState, changed_components, edit_title
 
@@ -65,6 +66,7 @@ class Session:
     lock: threading.Lock = field(default_factory=threading.Lock)
     job: DrawingJob | None = None
     rerolls: int = 0
+    thumbnails: dict[int, str] = field(default_factory=dict)  # small images of steps that were drawn
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class Explorer:
         if job is None or shown.number != step:
             return {"superseded": True}
         try:
-            return {"step": step, "drawing": self._drawing(job.drawing.result())}
+            return {"step": step, "drawing": self._drawing(session, step, job.drawing.result())}
         except Superseded:
             return {"superseded": True}
 
@@ -202,6 +204,9 @@ class Explorer:
         small = request.boolean("small")
         with session.lock:
             state = session.history.steps[session.history.index(number)].state
+            kept = session.thumbnails.get(number)
+        if small and kept is not None:
+            return {"step": number, "image": kept}
         image = next(self.drawer.images([state]))
         return {"step": number, "image": _png(image, _THUMBNAIL if small else None)}
 
@@ -373,7 +378,7 @@ class Explorer:
         job.ready.wait()
         if job.drawing.done():
             try:
-                return {**reply, "drawing": self._drawing(job.drawing.result())}
+                return {**reply, "drawing": self._drawing(session, step.number, job.drawing.result())}
             except Superseded:
                 return {**reply, "superseded": True}
         assert job.preview is not None
@@ -393,8 +398,12 @@ class Explorer:
             "removed": [] if dropped is None else dropped[0].nonzero()[:, 0].tolist(),
         }
 
-    def _drawing(self, drawing: Drawing) -> dict[str, Any]:
+    def _drawing(self, session: Session, step: int, drawing: Drawing) -> dict[str, Any]:
         """An image and its regions, in one reply; regions as deflated 16-bit numbers."""
+        with session.lock:
+            known = {each.number for each in session.history.steps}
+            session.thumbnails = {number: each for number, each in session.thumbnails.items() if number in known}
+            session.thumbnails[step] = _png(drawing.image, _THUMBNAIL)
         regions = drawing.regions.astype("<u2")
         return {
             "image": _png(drawing.image),
@@ -455,88 +464,6 @@ class Explorer:
 
     def _source_title(self, state: ImageState) -> str:
         return f"{'seed' if self.drawer.latents is None else 'row'} {state.source}"
-
-
-class Request:
-    """The JSON object of a request, read field by field.
-
-    Raises:
-        ConfigError: by every method, for a value of a wrong type or out of range.
-    """
-
-    def __init__(self, body: dict[str, Any]) -> None:
-        self._body = body
-
-    def check(self, names: set[str]) -> None:
-        """Refuse fields of other names."""
-        if others := self._body.keys() - names - {"what"}:
-            raise ConfigError(f"{min(others)[:40]!r}: is no field of this request; reload the page")
-
-    def _take(self, name: str, optional: bool) -> Any:
-        value = self._body.get(name)
-        if value is None and not optional:
-            raise ConfigError(f"{name}: is missing")
-        return value
-
-    def text(self, name: str, *, optional: bool = False) -> Any:
-        """A short text."""
-        value = self._take(name, optional)
-        if value is not None and (not isinstance(value, str) or len(value) > 100):
-            raise ConfigError(f"{name}: is no short text")
-        return value
-
-    def choice(self, name: str, names: tuple[str, ...]) -> str:
-        """One of several words."""
-        value: str = self.text(name)
-        if value not in names:
-            raise ConfigError(f"{name} {value!r}: choose one of {', '.join(names)}")
-        return value
-
-    def names(self, name: str, known: tuple[str, ...], *, optional: bool = False) -> tuple[str, ...] | None:
-        """Several words, each once."""
-        value = self._take(name, optional)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(isinstance(each, str) and each in known for each in value):
-            raise ConfigError(f"{name}: give a list of {', '.join(known)}")
-        return tuple(each for each in known if each in value)
-
-    def boolean(self, name: str) -> bool:
-        """True or false."""
-        value = self._take(name, False)
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name}: is neither true nor false")
-        return value
-
-    def integer(self, name: str, low: int, high: int, *, optional: bool = False) -> Any:
-        """A whole number within bounds."""
-        value = self._take(name, optional)
-        if value is None:
-            return None
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ConfigError(f"{name} {str(value)[:40]}: give a whole number from {low} to {high}")
-        return value
-
-    def number(self, name: str, low: float, high: float) -> float:
-        """A number within bounds."""
-        return _number(name, self._take(name, False), low, high)
-
-    def numbers(self, name: str, count: int, limit: float, *, optional: bool = False) -> tuple[float, ...] | None:
-        """So many numbers."""
-        value = self._take(name, optional)
-        if value is None:
-            return None
-        if not isinstance(value, list) or len(value) != count:
-            raise ConfigError(f"{name}: give a list of {count} numbers")
-        return tuple(_number(name, each, -limit, limit) for each in value)
-
-
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ConfigError(f"{name} {str(value)[:40]}: give a number from {low:g} to {high:g}")
-    return float(value)
 
 
 def _png(image: Images, size: int | None = None) -> str:

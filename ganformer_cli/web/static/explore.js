@@ -4,7 +4,7 @@ const S = {
   session: sessionStorage.getItem("session"), model: null, reply: null, drawing: null, regions: null,
   images: new Map(),  // of steps: data addresses
   selected: 0, hovered: null, layer: null, showRegions: false, groups: new Set(), comparing: false,
-  gesture: 0, firstNeighbour: 1 + Math.floor(Math.random() * 1e6), neighboursKey: "",
+  gesture: 0, seconds: [], firstNeighbour: 1 + Math.floor(Math.random() * 1e6), neighboursKey: "",
 };
 const ALL = null;  // instead of a component: every latent
 
@@ -22,6 +22,7 @@ const waiting = [];
 let busy = false;
 // One change at a time, in order; of a slider only the latest position waits.
 async function change(body) {
+  if (!body.gesture) resetSliders();  // which begin anew, from the image as it is then
   const same = body.gesture ? waiting.findIndex(each => each.gesture === body.gesture) : -1;
   const queued = { ...body, started: performance.now() };
   if (same >= 0) waiting[same] = queued; else waiting.push(queued);
@@ -64,6 +65,7 @@ async function show(reply, started) {
     const image = await decode(reply.preview);
     paintImage(image);
     clearOverlay();
+    if (started !== undefined) performance.measure("preview", { start: started, end: performance.now() });
     say("A small image first; the whole one is being drawn…");
     finish(reply.step, started);
   }
@@ -78,6 +80,7 @@ async function showDrawing(step, drawing, started) {
   const [image, regions] = await Promise.all([decode(drawing.image), inflate(drawing.regions)]);
   S.drawing = drawing; S.regions = regions; S.image = image;
   S.images.set(step, image.src);
+  S.seconds = [drawing.seconds, ...S.seconds].slice(0, 5);
   if (S.layer === null && drawing.layers.length) S.layer = bestLayer(drawing);
   paintImage(image);
   paintOverlay();
@@ -129,7 +132,8 @@ function paintOverlay() {
   canvas.width = base.width; canvas.height = base.height;
   if (S.layer === null || !S.drawing || !S.drawing.layers.length) return;
   const shown = S.hovered !== null ? S.hovered : S.touched && isComponent(S.selected) ? S.selected : null;
-  if (shown === null && !S.showRegions) return;
+  // What owns no place has no region: the image stays as it is.
+  if ((shown === null || !share(shown)) && !S.showRegions) return;
   const [height, width] = S.drawing.region_size, regions = regionAt(S.layer);
   const context = canvas.getContext("2d"), pixels = context.createImageData(canvas.width, canvas.height), data = pixels.data;
   const columns = new Int32Array(canvas.width);
@@ -372,6 +376,8 @@ $("against").onchange = () => compare(true);
 
 // ----- Neighbours -----
 
+// One of the last drawings may have waited for other programs; not all of them.
+const isSlow = () => Math.min(...S.seconds) > 0.5;
 let neighbourTimer = 0;
 function laterNeighbours() { clearTimeout(neighbourTimer); neighbourTimer = setTimeout(showNeighbours, 350); }
 function layersChosen() { return S.groups.size === S.model.groups.length ? undefined : S.model.groups.filter(name => S.groups.has(name)); }
@@ -379,6 +385,13 @@ const withLayers = body => layersChosen() ? { ...body, layers: layersChosen() } 
 const removedNow = which => S.reply.state.removed.includes(which);
 async function showNeighbours() {
   if (busy || !S.drawing) { laterNeighbours(); return; }
+  if (isSlow() && !S.wantNeighbours) {
+    $("neighboursOf").textContent = "Drawing takes long with this model: press Others to draw neighbours.";
+    $("neighbours").replaceChildren();
+    S.neighboursKey = "";
+    return;
+  }
+  S.wantNeighbours = false;
   const amount = Number($("distance").value);
   const which = removedNow(S.selected) ? ALL : S.selected;
   const body = withLayers({ amount, first: S.firstNeighbour, ...(which === ALL ? {} : { component: which }) });
@@ -435,7 +448,6 @@ $("toward").oninput = () => {
 };
 $("psi").oninput = () => { $("psiText").textContent = Number($("psi").value).toFixed(2); change({ what: "psi", psi: Number($("psi").value), gesture: gestureOf($("psi")) }); };
 $("psi").onchange = () => { delete $("psi").dataset.gesture; };
-// After another step a slider begins anew, from the image as it is then.
 for (const name of ["mean", "toward"]) $(name).onblur = resetSliders;
 function goTo(source) {
   const last = S.model.rows === null ? 2 ** 53 - 1 : S.model.rows - 1;
@@ -521,7 +533,7 @@ const CLICKS = {
   compareButton: () => compare(!S.comparing),
   nextSource: () => goTo(S.reply.state.source + 1), previousSource: () => goTo(S.reply.state.source - 1),
   randomSource: () => goTo(S.model.rows === null ? randomSeed() : Math.floor(Math.random() * S.model.rows)),
-  moreNeighbours: () => { S.firstNeighbour += 6; laterNeighbours(); },
+  moreNeighbours: () => { S.firstNeighbour += 6; S.wantNeighbours = true; laterNeighbours(); },
   saveImage: () => save("image"), saveLatents: () => save("latents"), saveFilm: () => save($("filmKind").value),
   help: () => $("keys").showModal(),
 };
@@ -544,7 +556,6 @@ document.addEventListener("keydown", event => {
 
 function option(value, text) { return make("option", text, { value }); }
 async function start() {
-  const begun = performance.now();
   say("Drawing the first image…");
   let reply;
   try { reply = await post("open", S.session ? { session: S.session } : {}); }
@@ -580,9 +591,10 @@ async function start() {
   $("vectorRow").hidden = !size || kind === "classes";
   if (size && kind === "classes") $("class").append(option("", "that of the seed"), ...Array.from({ length: size }, (_, k) => option(k, names ? names[k] : String(k))));
   $("keyTable").append(...KEYS.map(([key, does]) => { const row = make("tr"), cell = make("td"); cell.append(make("kbd", { ArrowRight: "→", ArrowLeft: "←", L: "Shift L" }[key] || key)); row.append(cell, make("td", does)); return row; }));
-  await show(reply, begun);
+  await show(reply);
   performance.measure("first", { start: 0, end: performance.now() });
+  say(`First image in ${Math.round(performance.now())} ms`);
   document.body.dataset.ready = "true";
-  showOther();
+  if (!S.drawing || !isSlow()) showOther();
 }
 start();
