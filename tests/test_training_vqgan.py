@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 
 from ganformer_cli.checkpoints import snapshots, training_state
 from ganformer_cli.checkpoints.headers import read_header
+from ganformer_cli.cli.main import program
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import open_dataset
-from ganformer_cli.errors import ConfigError
+from ganformer_cli.errors import ConfigError, TrainingError
 from ganformer_cli.sampling import sample
 from ganformer_cli.training import Callbacks, RunResult, open_run, vqgan
 from ganformer_cli.training.network_trainer import RunningMeans
@@ -169,3 +176,85 @@ def test_lpips_without_weights_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_a_snapshot_says_which_perceptual_loss_it_was_trained_with(tmp_path: Path) -> None:
     result = train(tmp_path / "run", stop=1)
     assert read_header(result.snapshot)["training"]["perceptual_loss"].startswith("differences of image gradients")
+
+
+KILLED_LINE = (
+    "train --baseline VQGAN --resolution 32 --channel-base 128 --channel-max 8 --codebook-size 8 --code-dim 4 "
+    "--transformer-layers 1 --transformer-width 8 --transformer-heads 2 --batch-size 4 --total-kimg 0.2 --vq-kimg 0.1 "
+    "--tick-kimg 0.004 --snapshot-kimg 0.1 --save-minutes 0.000001 --vis-num 2 --metrics none --train-images-num 16 "
+    "--gpus none --processes 1 --threads 1 --expname run --result-dir"
+)
+
+
+def kimg_of(run: Path) -> float:
+    """Where a run stands, by its log."""
+    log = run / "log.jsonl"
+    lines = log.read_text("utf-8").splitlines() if log.is_file() else []
+    return float(json.loads(lines[-1])["kimg"]) if lines else 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_a_kill_in_either_stage_costs_nothing(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "ganformer_cli", *KILLED_LINE.split()]
+    for kill_at in (0.03, 0.13):
+        process = subprocess.Popen([*line, str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
+        try:
+            while kimg_of(tmp_path / "killed/run-000") < kill_at:
+                assert process.poll() is None
+                time.sleep(0.005)
+        finally:
+            process.kill()
+            process.wait()
+        assert kimg_of(tmp_path / "killed/run-000") < (0.1 if kill_at < 0.1 else 0.2)
+    for name in ("killed", "whole"):
+        subprocess.run([*line, str(tmp_path / name)], check=True, stdout=subprocess.DEVNULL)
+    assert digest(tmp_path / "killed/run-000") == digest(tmp_path / "whole/run-000")
+
+
+def command(*words: str | Path) -> Result:
+    """``ganformer train`` of tiny networks in the current folder."""
+    line = ("train", "--baseline", "VQGAN", "--train-images-num", "16", "--batch-size", "4", "--metrics", "none")
+    small = ("--resolution", "32", "--vis-num", "2", "--total-kimg", "0.008", "--gpus", "none", "--threads", "1")
+    return CliRunner().invoke(program, [str(word) for word in (*line, *small, "--processes", "1", *words)])
+
+
+NETWORKS = (
+    *("--channel-base", "128", "--channel-max", "8", "--codebook-size", "8", "--code-dim", "4"),
+    *("--transformer-layers", "1", "--transformer-width", "8", "--transformer-heads", "2"),
+)
+
+
+def test_stage_two_goes_on_from_a_run_of_stage_one(own_folder: Path) -> None:
+    first = command("--vq-stage", "1", "--expname", "first", *NETWORKS)
+    assert first.exit_code == 0, first.output
+    assert not snapshots.load_snapshot("results/first-000").can_sample
+    other = command("--vq-stage", "2", "--pretrained-pkl", "results/first-000", "--codebook-size", "16")
+    assert other.exit_code == 1
+    assert "--codebook-size 16: the networks of --pretrained-pkl results/first-000" in other.stderr
+    assert "have 8" in other.stderr
+    none = command("--vq-stage", "2", "--expname", "none", *NETWORKS)
+    assert none.exit_code == 1
+    assert "--vq-stage 2: there are no codes to learn from" in none.stderr
+    assert not Path("results/none-000").exists()
+    second = command("--vq-stage", "2", "--pretrained-pkl", "results/first-000", "--expname", "second")
+    assert second.exit_code == 0, second.output
+    model, before = snapshots.load_snapshot("results/second-000"), snapshots.load_snapshot("results/first-000")
+    assert model.can_sample
+    kept = {name: value for name, value in before.state_dict().items() if not name.startswith("transformer")}
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in kept.items())
+
+
+def test_memory_that_does_not_suffice_is_told_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = VQGANTrainer(settings(vq_kimg=0.004), CPU)
+    batch = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, 0)
+    trainer.micro_batch = 4
+    seen = []
+
+    def fails(*_: object) -> None:
+        seen.append(trainer.micro_batch)
+        raise MemoryError
+
+    monkeypatch.setattr(trainer, "transformer_gradients", fails)
+    with pytest.raises(TrainingError, match=r"16 codes .*--batch-gpu, a larger --code-stride"):
+        trainer.step(batch, 1, RunningMeans())

@@ -179,9 +179,13 @@ class NetworkTrainer(ABC):
         """The micro-batches, each after seeding torch with its index in the global batch."""
         before = self.group.rank * len(self.parts)
         for number, part in enumerate(self.parts):
-            digest = hashlib.blake2b(f"{seed} {before + number}".encode(), digest_size=8).digest()
-            torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+            torch.manual_seed(seed_of(f"{seed} {before + number}"))
             yield part
+
+
+def seed_of(text: str) -> int:
+    """A seed for torch that follows from a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:

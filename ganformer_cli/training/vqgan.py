@@ -26,7 +26,7 @@ from ganformer_cli.sampling import reconstruct_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 from ganformer_cli.training.ema import MovingAverage, ema_decay
 from ganformer_cli.training.losses import fake_loss, generator_loss, real_loss
-from ganformer_cli.training.network_trainer import NetworkTrainer, RunningMeans, labels_of, upload
+from ganformer_cli.training.network_trainer import NetworkTrainer, RunningMeans, labels_of, seed_of, upload
 
 #: The ratio of gradients is at most this.
 MAX_ADAPTIVE_WEIGHT = 1e4
@@ -233,12 +233,25 @@ class VQGANTrainer(NetworkTrainer):
             for part, fake in zip(self.seeded_parts(f"{seed} discriminator"), fakes, strict=True):
                 self.discriminator_gradients(fake, reals[part], means)
             self.move(self.d_optimizer, self.discriminator.parameters())
-        every = torch.cat(rows)
-        candidates = every[torch.randint(len(every), (len(counts),), device=every.device)]
-        self.group.broadcast(candidates)
+        candidates = self.random_rows(torch.cat(rows), len(counts), f"{seed} codes")
         counts, totals = self.group.all_reduce(counts), self.group.all_reduce(totals)
         means.add("codes_replaced", quantizer.update(counts, totals, candidates))
         self.usage += counts
+
+    def random_rows(self, rows: Tensor, count: int, seed: str) -> Tensor:
+        """``count`` random rows ``[count, d]`` of the whole batch, alike in all processes.
+
+        Args:
+            rows: those of this process, ``[N, d]``.
+            count: how many are drawn, with replacement.
+            seed: decides which.
+        """
+        generator = torch.Generator().manual_seed(seed_of(seed))
+        drawn = torch.randint(len(rows) * self.group.world_size, (count,), generator=generator).to(rows.device)
+        place = drawn - self.group.rank * len(rows)
+        is_here = (place >= 0) & (place < len(rows))
+        found = torch.where(is_here[:, None], rows[place.clamp(0, len(rows) - 1)], 0.0)
+        return self.group.all_reduce(found)
 
     def autoencoder_gradients(self, real: Tensor, judged: bool, means: RunningMeans) -> tuple[Tensor, Tensor, Tensor]:
         """Accumulate the gradients of encoder and decoder on ``real [b, 3, H, W]``.
