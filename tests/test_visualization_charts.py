@@ -43,21 +43,21 @@ def test_bars_are_as_long_as_their_values() -> None:
 
 
 def test_a_curve_goes_through_its_points() -> None:
-    falling = pixels(line_chart([LinePanel("FID", [Line("a", [0, 1, 2], [10.0, 5.0, 0.0])])], "kimg"))
+    falling = pixels(line_chart([LinePanel("FID", [Line("", [0, 1, 2], [10.0, 5.0, 0.0])])], "kimg"))
     line = np.argwhere((falling == PALETTE[0]).all(2))  # [pixels, (y, x)]
     assert np.asarray(np.corrcoef(line.T)).min() > 0.99  # further right is further down
-    single = pixels(line_chart([LinePanel("FID", [Line("a", [3], [5.0])])], "kimg"))
+    single = pixels(line_chart([LinePanel("FID", [Line("", [3], [5.0])])], "kimg"))
     assert (single == PALETTE[0]).all(2).any()
 
 
 @pytest.mark.slow
 def test_an_svg_has_axes_legend_and_spread_and_is_the_same_each_time() -> None:
     lines = [Line("duplex", [1, 2], [3.0, 2.0], [0.5, 0.4]), Line("simplex", [1, 2], [4.0, 3.0])]
-    panels = [LinePanel("SWD", lines, floor=1.0)] * 4
+    panels = [LinePanel("SWD", lines, floor=1.0, y_label="SWD, lower is better")] * 4
     chart = line_chart(panels, "kimg", "svg")
     assert chart == line_chart(panels, "kimg", "svg")
     comments = set(re.findall(r"<!-- (.*?) -->", chart.decode()))
-    assert {"SWD", "kimg", "duplex", "simplex", "floor"} <= comments
+    assert {"SWD", "kimg", "SWD, lower is better", "duplex", "simplex", "floor"} <= comments
     assert b"FillBetweenPolyCollection" in chart or b"PolyCollection" in chart
 
 

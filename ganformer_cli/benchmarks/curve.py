@@ -81,5 +81,5 @@ def curve_panels(rows: Sequence[Mapping[str, Any]]) -> list[LinePanel]:
                 if found[key]:
                     points.setdefault(name, []).append((row["positions"], found[key]))
         lines = [Line(name, *zip(*some, strict=True)) for name, some in points.items()]
-        panels += [LinePanel(title, lines, x_label="positions n", logarithmic=True)] if lines else []
+        panels += [LinePanel(title, lines, x_label="positions n", y_label=title, logarithmic=True)] if lines else []
     return panels

@@ -188,7 +188,7 @@ def plot_panels(tables: Sequence[ScoreTable]) -> list[LinePanel | BarPanel]:
     for table in tables:
         for name in table.scores:
             score, bars, over_kimg, over_time = SCORES[name], [], [], []
-            title = f"{score.heading}, {table.dataset}"
+            title, label = f"{score.heading}, {table.dataset}", score.directed_heading
             for row in table.rows:
                 cell = row.cells.get(name)
                 mean, deviation = (None, None) if cell is None else (cell.mean, cell.deviation)
@@ -203,7 +203,7 @@ def plot_panels(tables: Sequence[ScoreTable]) -> list[LinePanel | BarPanel]:
                 minutes = [point.seconds / 60 for point in points if point.seconds is not None]
                 if len(minutes) == len(points):
                     over_time.append(Line(row.model, minutes, y, band))
-            panels.append(BarPanel(title, bars))
-            panels += [LinePanel(title, over_kimg, x_label="kimg")] if over_kimg else []
-            panels += [LinePanel(title, over_time, x_label="minutes of training")] if over_time else []
+            panels.append(BarPanel(title, bars, label))
+            for lines, x_label in ((over_kimg, "kimg"), (over_time, "minutes of training")):
+                panels += [LinePanel(title, lines, x_label=x_label, y_label=label)] if lines else []
     return panels

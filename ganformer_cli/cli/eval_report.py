@@ -87,7 +87,7 @@ def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
         if len(known) > 1:
             places, values = [record["kimg"] for record in known], [score.shown(record[name]) for record in known]
             floor = known[-1].get(f"{name}_floor")
-            panels.append(LinePanel(score.heading, [Line(name, places, values)], floor))
+            panels.append(LinePanel(score.heading, [Line(name, places, values)], floor, y_label=score.directed_heading))
     if not panels:
         return None
     try:

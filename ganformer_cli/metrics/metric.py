@@ -24,6 +24,9 @@ Subject = Literal["samples", "reconstructions"]
 Better = Literal["lower", "higher", "one"]
 
 
+_ARROWS: dict[Better, str] = {"lower": "↓", "higher": "↑", "one": "→1"}
+
+
 @dataclass(frozen=True)
 class Score:
     """A number that a metric gives, under the name that it has in records."""
@@ -40,6 +43,11 @@ class Score:
     def heading(self) -> str:
         """The title of a column of ``number``s."""
         return f"{self.title} %" if self.percent else self.title
+
+    @property
+    def directed_heading(self) -> str:
+        """``heading``, and which way it is better: ``FID ↓``."""
+        return f"{self.heading} {_ARROWS[self.better]}"
 
     def shown(self, value: float) -> float:
         """``value`` as people read it."""

@@ -22,7 +22,6 @@ from ganformer_cli.text import printable
 Which = Literal["newest", "best"]
 #: Seeds differ between runs of one model; that is what they are averaged over.
 _MAY_DIFFER = frozenset({"seed"})
-_ARROWS = {"lower": "↓", "higher": "↑", "one": "→1"}
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def warnings(tables: Sequence[ScoreTable]) -> list[str]:
 
 def table_cells(table: ScoreTable, *, mark: str = "") -> tuple[list[str], list[list[str]]]:
     """Headings and cells; the best mean of each column stands between two ``mark``."""
-    heads = ["model", *(f"{SCORES[name].heading} {_ARROWS[SCORES[name].better]}" for name in table.scores), "runs"]
+    heads = ["model", *(SCORES[name].directed_heading for name in table.scores), "runs"]
     rows = []
     for row in table.rows:
         cells = [row.model]

@@ -41,6 +41,7 @@ class LinePanel:
     lines: Sequence[Line]
     floor: float | None = None
     x_label: str = ""
+    y_label: str = ""
     logarithmic: bool = False  # both axes
 
 
@@ -59,6 +60,7 @@ class BarPanel:
 
     title: str
     bars: Sequence[Bar]
+    x_label: str = ""
 
 
 def chart_format(path: Path, option: str) -> ChartFormat:
@@ -138,9 +140,10 @@ def _draw_lines(axes: Axes, panel: LinePanel) -> None:
     else:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
     axes.set_title(panel.title)
     axes.grid(alpha=0.3)
-    if len(panel.lines) > 1 or panel.floor is not None:
+    if any(line.label for line in panel.lines) or panel.floor is not None:
         axes.legend(fontsize="small")
 
 
@@ -155,7 +158,8 @@ def _draw_bars(axes: Axes, panel: BarPanel) -> None:
     axes.set_yticks(range(len(panel.bars)), [bar.label for bar in panel.bars])
     axes.set_ylim(len(panel.bars) - 0.5, -0.5)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)  # room for the numbers
+    axes.set_xlabel(panel.x_label)
     axes.set_title(panel.title)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
