@@ -157,5 +157,7 @@ def test_images_keep_their_size_whatever_the_ratio() -> None:
     assert config.code_grid == (2, 4)
     assert model.reconstruct(images).shape == images.shape
     assert PatchDiscriminator(config)(images).shape[:2] == (2, 1)
+    with pytest.raises(ConfigError, match="--code-stride 2 makes sequences of 256x256 = 65536 codes"):
+        dataclasses.replace(CONFIG, resolution=512, channel_base=512, code_stride=2)
     with pytest.raises(ConfigError, match="--code-stride 8 does not divide"):
         dataclasses.replace(CONFIG, ratio=0.4)

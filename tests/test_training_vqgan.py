@@ -258,3 +258,25 @@ def test_memory_that_does_not_suffice_is_told_with_advice(monkeypatch: pytest.Mo
     monkeypatch.setattr(trainer, "transformer_gradients", fails)
     with pytest.raises(TrainingError, match=r"16 codes .*--batch-gpu, a larger --code-stride"):
         trainer.step(batch, 1, RunningMeans())
+
+
+@pytest.mark.parametrize(("stage", "expected"), [("both", {1, 2}), ("1", {1}), ("2", {2})])
+def test_the_trial_for_memory_takes_every_image_through_each_stage(
+    monkeypatch: pytest.MonkeyPatch, stage: str, expected: set[int]
+) -> None:
+    trainer = VQGANTrainer(settings(vq_stage=stage, **({} if stage == "both" else {"vq_warmup_kimg": 0.0})), CPU)
+    seen = []
+    first, second = trainer.autoencoder_gradients, trainer.transformer_gradients
+
+    def stage_one(*given: Any) -> Any:
+        seen.append((1, len(given[0])))
+        return first(*given)
+
+    def stage_two(*given: Any) -> Any:
+        seen.append((2, len(given[0])))
+        return second(*given)
+
+    monkeypatch.setattr(trainer, "autoencoder_gradients", stage_one)
+    monkeypatch.setattr(trainer, "transformer_gradients", stage_two)
+    trainer.trial(torch.zeros(4, 3, 32, 32), None, regularised=True)
+    assert set(seen) == {(number, 4) for number in expected}

@@ -32,6 +32,8 @@ MAX_LATENT = 65536
 #: Classes, or numbers of a label.
 MAX_LABELS = MAX_LATENT
 MAX_LAYERS = 64
+#: Codes of an image of a VQGAN: every code attends to all before it.
+MAX_CODES = 128 * 128
 _ATTENTION = Section("Attention")
 _DATA = Section("Data")
 _MODEL = Section("Model")
@@ -353,6 +355,12 @@ class ModelConfig(JsonConfig):
             all(side % stride == 0 for side in size),
             f"--code-stride {stride} does not divide the images' {size[1]}x{size[0]} (width x height); choose a "
             "smaller power of two, or another --resolution or --ratio",
+        )
+        rows, columns = self.code_grid
+        require(
+            rows * columns <= MAX_CODES,
+            f"--code-stride {stride} makes sequences of {columns}x{rows} = {rows * columns} codes, and a transformer "
+            f"attends to at most {MAX_CODES}; choose a larger one",
         )
         require(
             self.transformer_width % self.transformer_heads == 0,

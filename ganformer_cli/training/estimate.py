@@ -64,8 +64,7 @@ def _measure(config: RunConfig, device: torch.device) -> CostEstimate:
         if not is_out_of_memory(error):
             raise
         raise TrainingError(
-            f"out of memory with {gan.micro_batch} images per forward pass; choose a smaller --batch-gpu, "
-            "--resolution, --channel-max or --channel-base, or free memory on the device"
+            f"out of memory with {gan.micro_batch} images per forward pass; {gan.memory_advice}"
         ) from error
 
 

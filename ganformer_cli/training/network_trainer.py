@@ -57,6 +57,10 @@ class NetworkTrainer(ABC):
     generator: Generator
     discriminator: nn.Module
     ema: Generator  # the averaged generator, which grids and scores are of
+    #: What to do where not even the smallest micro-batch fits.
+    memory_advice = (
+        "choose a smaller --batch-gpu, --resolution, --channel-max or --channel-base, or free memory on the device"
+    )
     scalars: Mapping[str, Tensor]  # further state that changes from step to step, by name
 
     def __init__(

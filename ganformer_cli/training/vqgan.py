@@ -98,6 +98,10 @@ class VQGANTrainer(NetworkTrainer):
 
     generator: VQGAN
     ema: VQGAN
+    memory_advice = (
+        "choose a smaller --batch-gpu, a larger --code-stride (shorter sequences), or smaller networks "
+        "(--transformer-width, --channel-max)"
+    )
 
     def __init__(
         self,
@@ -208,10 +212,9 @@ class VQGANTrainer(NetworkTrainer):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            rows, columns = self.config.model.code_grid
+            codes = math.prod(self.config.model.code_grid)
             raise TrainingError(
-                f"out of memory with {self.micro_batch} images of {rows * columns} codes at a time; choose a smaller "
-                "--batch-gpu, a larger --code-stride (shorter sequences), or a smaller network"
+                f"out of memory with {self.micro_batch} images of {codes} codes at a time; {self.memory_advice}"
             ) from error
         means.steps += 1
 
@@ -327,8 +330,9 @@ class VQGANTrainer(NetworkTrainer):
     def trial(self, images: Tensor, labels: Tensor | None, *, regularised: bool) -> None:
         """See ``NetworkTrainer``: the images are divided among the stages as the run divides its own."""
         total = max(1e-9, self.config.train.total_kimg * 1000)
-        first = len(images) if regularised else round(len(images) * min(1.0, self.stage_one_images / total))
-        second = 0 if regularised else first
+        first = second = round(len(images) * min(1.0, self.stage_one_images / total))
+        if regularised:  # which stage needs more depends on the length of the sequence: each that there is has them all
+            first, second = (len(images) if first else 0), (0 if second < len(images) else len(images))
         means = RunningMeans()
         if first:
             fake, _, _ = self.autoencoder_gradients(images[:first], True, means)
