@@ -109,9 +109,10 @@ def set_up(folder: Path) -> None:
         run([PROGRAMS[1], "-shared", "-o", library, str(wheels / "random.c"), "-ladvapi32"])
     shutil.rmtree(packages / "tests", ignore_errors=True)
     (python / "_wmi.pyd").unlink(missing_ok=True)  # it calls what Wine 8 lacks; Python does without
-    for path in packages.glob("msvc_runtime-*.data/data/*.dll"):
-        if not (python / path.name).exists():
-            shutil.copy(path, python)
+    for pattern in ("msvc_runtime-*.data/data/*.dll", "*.data/scripts/*.exe"):
+        for path in packages.glob(pattern):
+            if not (python / path.name).exists():
+                shutil.copy(path, python)
     (packages / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     for words in (["wineboot", "--init"], ["winecfg", "-v", "win10"]):
         run(["wine", *words], env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

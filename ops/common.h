@@ -3,9 +3,7 @@
 // Everything stands on torch's stable ABI, so that one binary serves every torch from 2.10 on.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
+#include "errors.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -13,8 +11,6 @@
 #include <limits>
 #include <optional>
 #include <vector>
-
-#include "errors.h"
 
 #if defined(__SSE2__) || defined(_M_X64)
 #define GANFORMER_STREAMS 1

@@ -6,11 +6,10 @@
 #ifndef USE_CUDA
 #define USE_CUDA  // declares the current stream
 #endif
+#include "errors.h"
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <cmath>
@@ -23,7 +22,6 @@
 #include <vector>
 
 #include "cuda_launchers.h"
-#include "errors.h"
 
 namespace ganformer {
 namespace {

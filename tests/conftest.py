@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,8 +23,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 
+def under_wine() -> bool:
+    """Whether this Windows Python runs under Wine."""
+    return sys.platform == "win32" and hasattr(ctypes.windll.ntdll, "wine_get_version")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked ``gpu`` where torch finds none; torch is asked only if there is such a test."""
+    """Skip the tests marked ``not_wine`` under Wine, and those marked ``gpu`` where torch finds no GPU.
+
+    torch is asked only if there is such a test.
+    """
+    for item in items:
+        if (marker := item.get_closest_marker("not_wine")) and under_wine():
+            item.add_marker(pytest.mark.skip(reason=f"Wine, not Windows: {marker.args[0]}"))
     for_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not for_gpu:
         return

@@ -133,7 +133,7 @@ def test_without_locks_of_the_system_a_living_process_is_seen(tmp_path: Path, no
     ],
 )
 def test_a_stale_lock_is_recognised(tmp_path: Path, no_system_locks: None, stale: Any) -> None:
-    if process_start(os.getppid()) is None:
+    if process_start(os.getpid()) is None:
         pytest.skip("this system does not say when a process began")
     write_owner(tmp_path, **stale())
     messages: list[str] = []

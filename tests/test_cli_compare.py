@@ -194,7 +194,7 @@ def test_runs_without_scores_are_named_and_left_out(ganformer: Run, make_run: Ma
     make_run("b-000", [])
     done = ganformer("compare")
     assert len(lines_of(done)) == 3
-    assert "results/b-000: no scores yet; score it with ganformer eval" in done.stderr
+    assert f"{Path('results/b-000')}: no scores yet; score it with ganformer eval" in done.stderr
     alone = ganformer("compare", "results/b-000")
     assert alone.exit_code == 1
     assert "none of these runs has scores" in alone.stderr

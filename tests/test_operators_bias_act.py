@@ -107,7 +107,10 @@ def test_other_memory_layouts(backend: str) -> None:
             out = bias_act(x, bias, activation="lrelu")
             results.append((out, *torch.autograd.grad((out * weight).sum(), x)))
         for one, other in zip(*results, strict=True):
-            assert torch.equal(one, other), name
+            if backend == "native":
+                assert torch.equal(one, other), name
+            else:  # torch itself may compute strided rows in another order: on Windows the last bit differs
+                torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])

@@ -326,6 +326,7 @@ def test_several_libraries_are_built_at_once_or_not_at_all(workshop: Workshop) -
     assert len(list(workshop.kept.glob("*.json"))) == 2
 
 
+@pytest.mark.not_wine("it does not give ninja the UTF-8 code page that ninja asks for; the sources compile one by one")
 def test_names_with_spaces_dollars_and_letters_of_many_languages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -651,7 +652,7 @@ def test_a_lock_that_is_held_too_long_is_not_waited_for(workshop: Workshop, monk
     monkeypatch.setattr(build, "SECONDS_TO_NOTICE", 0.01)
     monkeypatch.setattr(build, "SECONDS_TO_WAIT", 0.02)
     workshop.find_or_build()
-    (lock_file,) = workshop.kept.glob("*.lock")
+    lock_file = workshop.kept / "build.lock"  # Windows deletes it when it is released
     next(workshop.kept.glob("*.json")).unlink()
     with FileLock(str(lock_file)):
         assert workshop.find_or_build().fresh

@@ -13,9 +13,10 @@ import torch
 from click.testing import Result
 
 from ganformer_cli.errors import GanformerError
-from ganformer_cli.operators import build, compiling, native, toolchain
+from ganformer_cli.operators import build, compiling, native, toolchain, zig_runtime
 from ganformer_cli.operators.compiling import Tools, compile_job, link_jobs, make_build_spec
 from ganformer_cli.operators.import_libraries import libraries_for
+from ganformer_cli.operators.jobs import CompilerJob
 from ganformer_cli.operators.toolchain import BuildError, Compiler, find_compiler, how_to_get_a_compiler, is_current
 
 PROGRAM = "zig.exe" if sys.platform == "win32" else "zig"
@@ -132,6 +133,62 @@ def test_the_system_to_build_for_is_said(
     assert link.output.suffix == output
     assert machine in " ".join(link.words)
     assert any(str(tmp_path / "libraries") in word for word in link.words)
+
+
+# ----- The parts of its C++ library -----
+
+
+def with_parts(folder: Path) -> Compiler:
+    for part in zig_runtime.PARTS:
+        path = folder / "lib" / part
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("", encoding="utf-8")
+    return Compiler("zig", (str(folder / "zig"), "c++"), "zig c++", "0.17.1")
+
+
+@pytest.mark.parametrize(
+    ("target", "parts"), [("linux-x86_64", True), ("linux-aarch64", True), ("windows-x86_64", False)]
+)
+def test_for_linux_only_the_parts_that_are_needed_are_compiled(
+    sources: Path, tmp_path: Path, target: str, parts: bool
+) -> None:
+    tools = Tools(with_parts(tmp_path), tmp_path / "torch", target=toolchain.TARGETS[target])
+    build_spec = make_build_spec("cpu", "DEFAULT", sources)
+    assert build_spec is not None
+    *before, link = link_jobs(build_spec, tools, [Path("one.o")])
+    assert len(before) == parts
+    assert link.words[1] == ("cc" if parts else "c++")  # c++ links with the whole library
+    for job in before:
+        assert job.output in link.inputs
+        assert str(job.output) in link.words
+        assert "-fvisibility=hidden" in job.words
+
+
+def test_a_zig_that_keeps_them_elsewhere_compiles_the_whole_library(sources: Path, tmp_path: Path) -> None:
+    tools = Tools(with_parts(tmp_path), tmp_path / "torch", target=toolchain.TARGETS["linux-x86_64"])
+    (tmp_path / "lib" / zig_runtime.PARTS[-1]).unlink()
+    build_spec = make_build_spec("cpu", "DEFAULT", sources)
+    assert build_spec is not None
+    (link,) = link_jobs(build_spec, tools, [Path("one.o")])
+    assert link.words[1] == "c++"
+
+
+def test_where_the_parts_do_not_compile_the_whole_library_does(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def run_jobs(jobs: Sequence[CompilerJob], *_: object) -> None:
+        called.append(jobs[-1].words[1])
+        if len(called) == 1:
+            raise BuildError("an unknown flag", "")
+
+    monkeypatch.setattr(compiling, "run_jobs", run_jobs)
+    tools = Tools(with_parts(tmp_path), tmp_path / "torch", target=toolchain.TARGETS["linux-x86_64"])
+    build_spec = make_build_spec("cpu", "DEFAULT", sources)
+    assert build_spec is not None
+    compiling.compile_libraries([(build_spec, tools)], tmp_path)
+    assert called == ["cc", "c++"]
 
 
 # ----- What another system's torch has -----

@@ -21,7 +21,8 @@ from click.testing import Result
 from ganformer_cli.checkpoints import training_state
 from ganformer_cli.checkpoints.run_lock import OWNER_FILE, read_owner
 from ganformer_cli.config import RunConfig, resolve_run
-from ganformer_cli.errors import ConfigError
+from ganformer_cli.errors import ConfigError, TrainingError
+from ganformer_cli.training import distributed
 from ganformer_cli.training.distributed import ONE_PROCESS, Group, launched_world_size
 from ganformer_cli.training.opening import check_batch
 from ganformer_cli.training.run_writers import TENSORBOARD_FOLDER
@@ -105,6 +106,25 @@ def check_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
         apart = sum((found[name] - expected[name]).double().square().sum() for name in names) ** 0.5
         whole = sum(expected[name].double().square().sum() for name in names) ** 0.5
         assert apart / whole < most, part
+
+
+@pytest.mark.parametrize(("platform", "url"), [("win32", "env://?use_libuv=0"), ("linux", "env://")])
+def test_libuv_is_not_asked_for_on_windows(platform: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds of torch for Windows may lack it; ``USE_LIBUV=1``, set for another program, changes nothing."""
+    asked: list[str] = []
+
+    def rendezvous(given: str, **_: Any) -> Any:
+        asked.append(given)
+        raise RuntimeError("nobody is there")
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("USE_LIBUV", "1")
+    monkeypatch.setattr(distributed, "rendezvous", rendezvous)
+    monkeypatch.setattr(distributed.sys, "platform", platform)
+    with pytest.raises(TrainingError, match="nobody is there"):
+        distributed.init_process_group(torch.device("cpu"))
+    assert asked == [url]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ works with every torch since 2.10.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from ganformer_cli.files import insist, quietly, remove, replace
+from ganformer_cli.operators import zig_runtime
 from ganformer_cli.operators.cuda_toolkit import Nvcc, nvcc_words
 from ganformer_cli.operators.jobs import CompilerJob, run_jobs
 from ganformer_cli.operators.toolchain import (
@@ -54,6 +56,7 @@ _ALL_FLAGS = (
     *(TORCH_TARGET, _GNU_FLAGS, _GNU_CAPABILITIES, _MSVC_FLAGS, _MSVC_CAPABILITIES),
     *(target_words(target, capability) for target in TARGETS.values() for capability in CAPABILITIES),
     nvcc_words(Nvcc("nvcc", (0, 0), ()), ["0"]),
+    (zig_runtime.PARTS, zig_runtime.FLAGS),
 )
 
 
@@ -117,6 +120,7 @@ class Tools:
         nvcc: for the CUDA library.
         target: the system to build for, with zig; None is this one.
         libraries: folder of torch's libraries to link with, if not ``torch / "lib"``.
+        whole_runtime: with zig, link all of its C++ library instead of the parts that are needed.
     """
 
     compiler: Compiler
@@ -124,6 +128,13 @@ class Tools:
     nvcc: Nvcc | None = None
     target: TargetSystem | None = None
     libraries: Path | None = None
+    whole_runtime: bool = False
+
+    @property
+    def runtime_parts(self) -> bool:
+        """Whether the C++ library's parts are compiled here (``zig_runtime``)."""
+        zig = self.compiler.kind == "zig" and not self.whole_runtime
+        return zig and zig_runtime.knows_parts(self.compiler, self.zig_target)
 
     @property
     def zig_target(self) -> TargetSystem:
@@ -157,6 +168,18 @@ def compile_libraries(plans: Sequence[tuple[BuildSpec, Tools]], work: Path, obje
     Raises:
         BuildError: with the first error line of the compiler.
     """
+    try:
+        return _compile_libraries(plans, work, objects)
+    except BuildError:
+        if not plans[-1][1].runtime_parts:
+            raise
+    # A zig whose C++ library does not come apart in this way.
+    whole = [(build_spec, dataclasses.replace(tools, whole_runtime=True)) for build_spec, tools in plans]
+    return _compile_libraries(whole, work, objects)
+
+
+def _compile_libraries(plans: Sequence[tuple[BuildSpec, Tools]], work: Path, objects: Path | None) -> list[Path]:
+    """:func:`compile_libraries`, once."""
     jobs: list[CompilerJob] = []
     libraries: list[Path] = []
     new: dict[Path, Path] = {}  # object file → where to keep it
@@ -179,6 +202,8 @@ def compile_libraries(plans: Sequence[tuple[BuildSpec, Tools]], work: Path, obje
     if tools.compiler.kind == "zig":  # which otherwise writes below the home folder, if there is one
         cache = str(work / "zig")
         environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+    if tools.runtime_parts:
+        (work / zig_runtime.SOURCE).write_text(zig_runtime.source_text(), encoding="utf-8")
     run_jobs(jobs, work, environment, str(tools))
     for made, kept in new.items():
         kept.parent.mkdir(exist_ok=True)
@@ -288,6 +313,7 @@ def link_jobs(build_spec: BuildSpec, tools: Tools, objects: Sequence[Path]) -> l
     output = below / f"library{'.dll' if tools.windows else '.so'}"
     made = [path for path in objects if not path.is_absolute()]
     words = list(tools.compiler.command)
+    jobs: list[CompilerJob] = []
     if tools.compiler.kind == "msvc":
         names = ("torch_cpu", "c10", "torch", *(["torch_cuda"] if tools.nvcc else []))
         words += ["/nologo", "/LD", *map(str, objects), f"/Fe{output}", "/link", f"/LIBPATH:{folder}"]
@@ -301,13 +327,16 @@ def link_jobs(build_spec: BuildSpec, tools: Tools, objects: Sequence[Path]) -> l
             return [CompilerJob([*words, "-shared", "-o", str(output), *linked], output, made)]
         if tools.libraries:  # empty stand-ins
             words.append("-Wl,--no-as-needed")
+        if tools.runtime_parts:
+            jobs.append(_runtime_job(build_spec, tools))
+            objects, made = [*objects, jobs[0].output], [*made, jobs[0].output]
+            words[1:2] = ["cc", *zig_runtime.LINKED]  # c++ would link the whole library
     words += ["-shared", "-o", str(output), *map(str, objects), f"-L{folder}", "-ltorch_cpu", "-lc10"]
     if tools.nvcc is None:
         if sys.platform == "linux" and not tools.libraries:
             words.append("-Wl,-z,defs")  # what is missing shows now, with its name, and not when it is loaded
-        return [CompilerJob(words, output, made)]
+        return [*jobs, CompilerJob(words, output, made)]
     torch_cuda = tools.torch / "lib" / "libtorch_cuda.so"
-    jobs = []
     if not torch_cuda.is_file():
         # A torch without CUDA builds for one with it, against an empty library of the same name: when ours is loaded,
         # the real one is in use already and found by that name.
@@ -317,3 +346,11 @@ def link_jobs(build_spec: BuildSpec, tools: Tools, objects: Sequence[Path]) -> l
         made.append(torch_cuda)
     words += [str(runtime or "-lcudart"), "-Wl,--no-as-needed", str(torch_cuda)]
     return [*jobs, CompilerJob(words, output, made)]
+
+
+def _runtime_job(build_spec: BuildSpec, tools: Tools) -> CompilerJob:
+    """Compiles the parts of zig's C++ library, out of the folder that the jobs run in."""
+    output = Path(build_spec.capability, zig_runtime.SOURCE).with_suffix(".o")
+    words = [*tools.compiler.command, *target_words(tools.zig_target, build_spec.capability)]
+    words += [*zig_runtime.compile_words(tools.compiler), "-c", zig_runtime.SOURCE, "-o", str(output)]
+    return CompilerJob(words, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ganformer_cli.operators.toolchain import BuildError, decoded, run_program
 
 SECONDS_TO_BUILD = 3600.0  # for all jobs together, on a busy machine
 SECONDS_TO_STOP = 10.0
+SECONDS_TO_REPORT = 0.2  # for ninja, between a job's failure and the end of what it prints about it
+SECONDS_BETWEEN_CHECKS = 0.2  # of ninja; Ctrl-C waits for it on Windows
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,23 @@ def _run_ninja(jobs: Sequence[CompilerJob], folder: Path, environment: Mapping[s
     timer = threading.Timer(SECONDS_TO_BUILD, give_up)
     timer.start()
     lines: list[bytes] = []
-    try:
+
+    def read() -> None:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
-            if line.startswith(b"FAILED: "):
-                _interrupt(process)  # ninja would wait for the other jobs; it prints the output of this one first
-        status = process.wait()
+            if line.startswith(b"FAILED: "):  # ninja would wait for the other jobs; it prints this one's output first
+                _later(SECONDS_TO_REPORT, lambda: _interrupt(process))
+
+    # In a thread: on Windows a compiler that ninja could not end would keep our end of the pipe open.
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_BETWEEN_CHECKS)
+        reader.join(SECONDS_TO_STOP)
+        status = process.returncode
     except BaseException:
         _interrupt(process)
         _end(process)
@@ -153,19 +166,28 @@ def output_of_failure(output: str) -> str:
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Let ninja end its compilers and itself."""
+    """Let ninja end its compilers and itself; end it if it does not."""
     try:
         process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
     except OSError:  # a Windows process without a console
         process.kill()
+        return
+    # Ctrl-Break need not reach it: Wine loses it, and so may a console that another program has made.
+    _later(SECONDS_TO_STOP, process.kill)
+
+
+def _later(seconds: float, act: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     try:
-        process.communicate(timeout=SECONDS_TO_STOP)
+        process.wait(SECONDS_TO_STOP)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def _processors() -> int:

@@ -72,6 +72,8 @@ def run_program(
             stderr=subprocess.STDOUT,
             timeout=seconds,
         )
+    except subprocess.TimeoutExpired:
+        return -1, f"error: no result after {seconds:g} seconds".encode()
     except (OSError, subprocess.SubprocessError) as error:
         return -1, str(error).encode()
     return done.returncode, done.stdout

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -196,7 +197,9 @@ def init_process_group(device: torch.device) -> Group:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store, rank, world_size = next(rendezvous("env://", timeout=START_TIMEOUT))
+        # Builds of torch for Windows may lack libuv (pytorch issue 139990), whatever USE_LIBUV asks for.
+        url = "env://?use_libuv=0" if sys.platform == "win32" else "env://"
+        store, rank, world_size = next(rendezvous(url, timeout=START_TIMEOUT))
         store = dist.PrefixStore(f"ganformer/{_session_name(store, rank, world_size)}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
     except (ValueError, RuntimeError) as error:
