@@ -10,8 +10,6 @@ from ganformer_cli.downloads.hub import hub_endpoint, hub_token
 from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.text import printable
 
-INSTALL = 'pip install "torch==2.13.0" "huggingface_hub>=0.26"'
-
 
 class HubRepository(NamedTuple):
     """What is known of a repository before a push."""
@@ -36,7 +34,9 @@ class HubRepositoryClient:
             from huggingface_hub import CommitOperationAdd, HfApi
             from huggingface_hub.utils import RepositoryNotFoundError, disable_progress_bars, logging
         except ImportError as error:
-            raise ConfigError(f"push needs the package huggingface_hub; install it: {INSTALL}") from error
+            raise ConfigError(
+                "push needs the package huggingface_hub; install it with: pip install huggingface_hub"
+            ) from error
         token = hub_token()
         if token is None:
             raise ConfigError("push needs a token of the Hugging Face Hub that may write: hf auth login, or HF_TOKEN")
