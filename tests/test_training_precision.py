@@ -168,10 +168,11 @@ def test_blocks_take_the_precision_that_is_named(small: dict[str, Any]) -> None:
     assert not any(block.dtype for net in (gan.generator, gan.discriminator) for block in blocks_of(net).values())
 
 
+@pytest.mark.parametrize("classes", [{}, {"c_dim": 3, "labels": True}], ids=["plain", "classes"])
 def test_the_trial_takes_what_is_faster_and_changes_nothing(
-    small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    small: dict[str, Any], classes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gan = GANTrainer(settings(small), torch.device("cpu"))
+    gan = GANTrainer(settings(small, **classes), torch.device("cpu"))
     before, random = [p.detach().clone() for p in gan.generator.parameters()], torch.get_rng_state()
     dtypes = [block.dtype for block in blocks_of(gan.discriminator).values()]
 

@@ -18,7 +18,7 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.files import MIB
 from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.training.distributed import ONE_PROCESS
-from ganformer_cli.training.network_trainer import NetworkTrainer
+from ganformer_cli.training.network_trainer import NetworkTrainer, trial_labels
 
 #: Share of the free memory that a step may use: the system, and grids and scores between the steps, need some, too.
 USABLE_SHARE = 0.85
@@ -176,11 +176,7 @@ def _for_trial(gan: NetworkTrainer, micro_batch: int) -> Iterator[tuple[torch.Te
     try:
         gan.config = replace(config, train=replace(config.train, batch_size=micro_batch, batch_gpu=None))
         gan.micro_batch, gan.group = micro_batch, ONE_PROCESS
-        labels = None
-        if config.model.c_dim > 0:
-            classes = torch.arange(micro_batch) % config.model.c_dim
-            labels = torch.nn.functional.one_hot(classes, config.model.c_dim).float().to(gan.device)
-        yield torch.rand(size, device=gan.device) * 2 - 1, labels
+        yield torch.rand(size, device=gan.device) * 2 - 1, trial_labels(gan, micro_batch)
     finally:
         gan.config, gan.micro_batch, gan.group = config, own, group
         gan.clear_gradients()

@@ -202,6 +202,14 @@ def micro_batches(batch: int, group: int) -> list[int]:
     return [n for n in range(2, batch + 1) if batch % n == 0 and n % min(group, n) == 0]
 
 
+def trial_labels(gan: NetworkTrainer, count: int) -> Tensor | None:
+    """Labels ``[count, c_dim]`` for a trial, all classes in turn; None for networks without classes."""
+    classes = gan.config.model.c_dim
+    if classes == 0:
+        return None
+    return nn.functional.one_hot(torch.arange(count) % classes, classes).float().to(gan.device)
+
+
 def labels_of(c: Tensor | None, part: slice) -> Tensor | None:
     """The labels of one micro-batch."""
     return None if c is None else c[part]

@@ -20,7 +20,7 @@ from ganformer_cli.models.discriminator import DiscriminatorBlock
 from ganformer_cli.models.precision import HALF, blocks_of
 from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.kept_trials import keep_trial, kept_trial, key_of
-from ganformer_cli.training.network_trainer import NetworkTrainer
+from ganformer_cli.training.network_trainer import NetworkTrainer, trial_labels
 
 #: In the run folder.
 PRECISION_FILE = "precision.json"
@@ -183,8 +183,9 @@ def _synthesis_run(gan: GANTrainer) -> Callable[[], None]:
     """Forward and backward pass of the synthesis network on random latents."""
     height, width = gan.config.model.image_size
     z = torch.randn(_images(height * width), *gan.config.model.z_shape)
+    c = trial_labels(gan, len(z))
 
     def run() -> None:
-        gan.generator(z).sum().backward()
+        gan.generator(z, c).sum().backward()
 
     return run
