@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ganformer_cli.checkpoints.snapshots import save_snapshot
+from ganformer_cli.checkpoints.snapshots import load_snapshot, save_snapshot
 from ganformer_cli.cli.compare_rows import model_kind
 from ganformer_cli.cli.main import program
 from ganformer_cli.config import ModelConfig
@@ -104,3 +104,20 @@ def test_info_and_compare_call_it_by_its_name(model: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "VQGAN, 4x4 codes (width x height) of 13" in done.stdout
     assert model_kind(CONFIG) == "VQGAN"
+
+
+def test_the_card_names_its_paper_and_only_settings_that_it_reads(own_folder: Path) -> None:
+    line = (
+        "train --baseline VQGAN --train-images-num 16 --batch-size 4 --metrics none --resolution 32 --vis-num 2 "
+        "--total-kimg 0.008 --gpus none --threads 1 --processes 1 --expname run --channel-base 128 --channel-max 8 "
+        "--codebook-size 8 --code-dim 4 --transformer-layers 1 --transformer-width 8 --transformer-heads 2"
+    )
+    assert run(*line.split()).exit_code == 0
+    assert run("info", "--card", "results/run-000").exit_code == 0
+    card = Path("results/run-000/MODEL.md").read_text(encoding="utf-8")
+    assert "Taming Transformers" in card
+    assert "`--vq-kimg` | 0.004 |" in card
+    assert "`--gamma`" not in card
+    counted = json.loads(run("info", "--json", "results/run-000").stdout)["parameters"]["generator"]
+    model = load_snapshot("results/run-000")
+    assert counted == sum(parameter.numel() for parameter in model.parameters())

@@ -29,7 +29,7 @@ MAX_TENSORS = 20_000
 METADATA_KEY = "ganformer"
 LABELS = "labels"  # entry of the header, and prefix of tensors: see models.labels
 #: Last part of the names of tensors that are not trained.
-BUFFERS = frozenset({"w_avg", "noise_const"})
+BUFFERS = frozenset({"w_avg", "noise_const", "codebook", "counts", "totals", "transformer_steps"})
 
 
 class NewerError(SnapshotError):

@@ -14,6 +14,7 @@ from ganformer_cli.cli.kept_scores import snapshot_scores
 from ganformer_cli.cli.model_card_text import Card, card_text, owner_of_card, without_markup
 from ganformer_cli.cli.model_choice import run_of
 from ganformer_cli.cli.options import F, option
+from ganformer_cli.config import NOT_OF_VQGAN
 from ganformer_cli.errors import ConfigError, DataError, GanformerError, OutputError
 from ganformer_cli.files import read_regular, write_bytes
 
@@ -27,6 +28,7 @@ _SETTINGS = (
     "batch_size", "g_lr", "d_lr", "gamma", "pl_weight", "style_mixing", "ema_kimg", "precision", "augment",
     "mirror_augment", "labels", "seed", "total_kimg",
 )  # fmt: skip
+_VQGAN_SETTINGS = ("vq_stage", "vq_kimg", "vq_warmup_kimg", "vq_gan_weight", "commitment", "transformer_lr")
 
 
 def check_licence(licence: str | None) -> str | None:
@@ -114,10 +116,14 @@ def run_settings(file: Path) -> dict[str, Any]:
     if run is None:
         return {}
     try:
-        train = read_run_config(run).to_dict()["train"]
+        config = read_run_config(run)
     except GanformerError:
         return {}
-    return {name: train[name] for name in _SETTINGS if train.get(name) is not None}
+    names: Sequence[str] = _SETTINGS
+    if config.model.vqgan:
+        names = [name for name in _SETTINGS if name not in NOT_OF_VQGAN] + list(_VQGAN_SETTINGS)
+    train = config.train.to_dict()
+    return {name: train[name] for name in names if train.get(name) is not None}
 
 
 def make_card(

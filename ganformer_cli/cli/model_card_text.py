@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ganformer_cli.data.catalogue import CatalogueEntry
     from ganformer_cli.metrics.records import ScoreValue
 
-PAPER = "[Hudson & Zitnick, 2021](https://arxiv.org/abs/2103.01209)"
+PAPER = "*Generative Adversarial Transformers* ([Hudson & Zitnick, 2021](https://arxiv.org/abs/2103.01209))"
+VQGAN_PAPER = "*Taming Transformers* ([Esser, Rombach & Ommer, 2021](https://arxiv.org/abs/2012.09841))"
 AUTHORS_REPOSITORY = "https://github.com/dorarad/gansformer"
 #: The last line of a card, by which a later call knows whether anybody has edited it.
 MARK = re.compile(r"\n<!-- ganformer info --card: ([0-9a-f]{64}) of (.+) -->\n?\Z")
@@ -150,7 +151,8 @@ def _what_it_is(record: Mapping[str, Any]) -> str:
         )
     if record["classes"]:
         what += f" It draws images of {record['classes']} classes."
-    return f"{what} Made with the program `ganformer`, after *Generative Adversarial Transformers* ({PAPER})."
+    paper = VQGAN_PAPER if record["config"].get("vqgan") else PAPER
+    return f"{what} Made with the program `ganformer`, after {paper}."
 
 
 def _usage(card: Card) -> str:

@@ -12,7 +12,6 @@ import click
 from ganformer_cli import config as settings
 from ganformer_cli.cli.completion import complete_runs
 from ganformer_cli.cli.config_file import config_text
-from ganformer_cli.cli.eval_networks import fetch_networks
 from ganformer_cli.cli.model_choice import offline_option
 from ganformer_cli.cli.options import (
     MAX_PROCESSES,
@@ -35,8 +34,8 @@ from ganformer_cli.cli.train_run import (
     check_count,
     check_resume_from,
     end,
+    fetch_needed_networks,
     launch,
-    needed_networks,
     report,
     save_and_end,
     use_cpu,
@@ -265,7 +264,6 @@ def command(
             echo(f"cpu        {parallelism}")
         ctx.exit(run_workers(sys.argv[1:], count, None if parallelism is None else parallelism.threads))
     from ganformer_cli.checkpoints.run_folder import claimed
-    from ganformer_cli.metrics.processes import fail_together
 
     try:
         with distributed.process_group(device) as group, contextlib.ExitStack() as stack:
@@ -284,8 +282,7 @@ def command(
                         begun, folder, options, attention=spelled, say=lambda text: echo(text, err=True)
                     )
                 )
-            networks = needed_networks(config)
-            fail_together(group, lambda: fetch_networks(networks, offline=offline, silent=not group.is_main))
+            fetch_needed_networks(config, group, offline=offline)
             # Restarted by torchrun, it goes on from the newest state.
             back_to = None if distributed.is_restart() else resume_from
             result = launch(

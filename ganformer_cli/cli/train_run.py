@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ganformer_cli.cli.eval_networks import fetch_networks
 from ganformer_cli.cli.output import VERBOSITY, echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar, duration
 from ganformer_cli.cli.train_plan import show_plan
@@ -75,14 +76,19 @@ def check_resume_from(result_dir: Path, name: str, kimg: float, *, restart: bool
     find_state(folder, kimg)
 
 
-def needed_networks(config: RunConfig) -> list[str]:
-    """The feature networks that a run's metrics and its perceptual loss need."""
+def fetch_needed_networks(config: RunConfig, group: Group, *, offline: bool) -> None:
+    """Download the weights that a run's metrics and its perceptual loss need, in each process.
+
+    Raises:
+        DownloadError: they cannot be had; the message says how to get them by hand.
+    """
+    from ganformer_cli.metrics.processes import fail_together
     from ganformer_cli.metrics.registry import networks_of, parse_metrics
 
-    names = list(networks_of(parse_metrics(config.train.metrics)))
-    if config.train.vq_perceptual == "lpips" and "lpips" not in names:
-        names.append("lpips")
-    return names
+    names = dict.fromkeys(networks_of(parse_metrics(config.train.metrics)))
+    if config.train.vq_perceptual == "lpips":
+        names["lpips"] = None
+    fail_together(group, lambda: fetch_networks(list(names), offline=offline, silent=not group.is_main))
 
 
 def use_cpu(
