@@ -167,6 +167,7 @@ def test_frozen_blocks_of_the_discriminator_keep_their_weights_and_resuming_is_e
             config, data, tmp_path / name, device=torch.device("cpu"), resume=resume, start=start, callbacks=callbacks
         )
         run.run()
+        assert isinstance(run.gan, GANTrainer)
         return run.gan
 
     whole = train("whole", 99)

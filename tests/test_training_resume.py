@@ -131,7 +131,8 @@ train(Path(sys.argv[1]), resume=sys.argv[2] == "go on", attention="duplex-equati
 @pytest.mark.slow
 def test_going_on_from_an_earlier_state_loses_nothing(tmp_path: Path, undisturbed: tuple[str, str]) -> None:
     attention, expected = undisturbed
-    folder, said = tmp_path / "run", []
+    folder = tmp_path / "run"
+    said: list[str] = []
     options: dict[str, Any] = {"attention": attention, "last_states": 5}
     train(folder, **options)
     before = {
@@ -161,7 +162,8 @@ def test_going_on_from_an_earlier_state_loses_nothing(tmp_path: Path, undisturbe
 
 
 def test_the_newest_state_moves_nothing_aside_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
-    folder, said = tmp_path / "run", []
+    folder = tmp_path / "run"
+    said: list[str] = []
     few: dict[str, Any] = {"total_kimg": 0.008, "snapshot_kimg": 0.004, "metrics": "none", "vis_num": 1}
     train(folder, **few)
     train(folder, resume=True, resume_from=0.008, messages=said, **few)
