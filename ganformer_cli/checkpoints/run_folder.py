@@ -36,6 +36,8 @@ LOG_FILE = "log.jsonl"
 METRICS_FILE = "metrics.jsonl"
 PARALLELISM_FILE = "parallelism.json"  # processes and threads on a CPU
 EVENTS_FILE = "events.jsonl"  # warnings: what went wrong, and when
+ENVIRONMENT_FILE = "environment.json"  # versions, machine and command line
+REPORT_FILE = "report.html"  # curves and samples, for a browser
 TAKEN_FILE = "init-from.json"  # what came from --init-from and what did not, tensor by tensor
 SAMPLE_FOLDER = "samples"
 

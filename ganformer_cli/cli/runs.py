@@ -17,9 +17,9 @@ from ganformer_cli.errors import ConfigError
 @json_option
 def command(folder: Path, /, as_json: bool) -> None:
     """List the runs in DIR, by default results: their state, speed, time left, scores and samples."""
-    from ganformer_cli.web.runs import find_runs, summarize
+    from ganformer_cli.web.runs import RunReader, find_runs
 
-    rows = [summarize(run) for run in find_runs(existing_folder(folder))]
+    rows = [RunReader(run).summarize() for run in find_runs(existing_folder(folder))]
     if as_json:
         echo_json(rows)
     elif not rows:

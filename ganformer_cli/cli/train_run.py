@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import signal
 import sys
@@ -140,6 +141,7 @@ def launch(
     from ganformer_cli.training import Callbacks, open_run
     from ganformer_cli.training.initial_weights import InitialWeights
     from ganformer_cli.training.run_writers import open_writers
+    from ganformer_cli.web.report import ReportWriter
 
     with ProgressBar() as progress, stop_requested(say_stopping) as should_stop:
         started = False
@@ -160,7 +162,10 @@ def launch(
                 progress=on_progress,
                 message=progress.message,
                 should_stop=should_stop,
-                listeners=open_writers(tensorboard=tensorboard, wandb=wandb, message=progress.message),
+                listeners=[
+                    ReportWriter(environment(device, group, parallelism)),
+                    *open_writers(tensorboard=tensorboard, wandb=wandb, message=progress.message),
+                ],
             )
         start = None
         if origin is not None:
@@ -177,6 +182,32 @@ def launch(
         if max_minutes is not None:
             run.max_seconds = max_minutes * 60
         return run.run()
+
+
+def environment(device: torch.device, group: Group, parallelism: Parallelism | None) -> dict[str, Any]:
+    """What the run is started with, by name, for people."""
+    import platform
+
+    import torch
+
+    from ganformer_cli import __version__
+    from ganformer_cli.cpus import cpu_name
+
+    found: dict[str, Any] = {
+        "command": " ".join(["ganformer", *map(quoted, sys.argv[1:])]),
+        "started": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
+        "ganformer": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": cpu_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": group.world_size,
+        "threads": torch.get_num_threads() if parallelism is None else parallelism.threads,
+    }
+    if device.type == "cuda":
+        found["CUDA"] = torch.version.cuda
+    return found
 
 
 def say_stopping() -> None:

@@ -12,8 +12,8 @@ from ganformer_cli.checkpoints import headers, run_folder, training_state
 from ganformer_cli.checkpoints.snapshots import save_snapshot
 from ganformer_cli.config import ModelConfig, RunConfig
 from ganformer_cli.data import ImageDataset
-from ganformer_cli.errors import ConfigError, SnapshotError
-from ganformer_cli.files import remove
+from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
+from ganformer_cli.files import append_json_line, remove
 from ganformer_cli.training.network_trainer import NetworkTrainer
 from ganformer_cli.training.samples import REALS, SampleGrids
 from ganformer_cli.training.scoring import Scoring, by_training
@@ -66,6 +66,15 @@ class Checkpointer:
         self.message(f"warning: {text}")
         record = {"kimg": self.kimg, "event": event, "text": text}
         run_folder.append_record(self.folder / run_folder.EVENTS_FILE, record, self.scoring.warn_once)
+
+    def record_failure(self, error: Exception) -> None:
+        """Add the error that ends the run to ``events.jsonl``; what is raised matters more than a full disk."""
+        if self.group.is_main:
+            text = " ".join(str(error).split())[:1000] or type(error).__name__
+            with contextlib.suppress(OSError, GanformerError):
+                append_json_line(
+                    self.folder / run_folder.EVENTS_FILE, {"kimg": self.kimg, "event": "failed", "text": text}
+                )
 
     def warn_not_deleted(self, text: str) -> None:
         """Warn once of an old file that could not be deleted; the next save tries again."""

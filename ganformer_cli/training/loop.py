@@ -162,7 +162,11 @@ class Trainer:
             if self.group.world_size == 1:
                 stack.enter_context(lock_run(self.folder, self.callbacks.message))
             stack.callback(self.listeners.close)
-            return self.train()
+            try:
+                return self.train()
+            except Exception as error:
+                self.checkpointer.record_failure(error)
+                raise
 
     def train(self) -> RunResult:
         """``run`` for a process that has locked the folder, or does not write."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 from ganformer_cli.checkpoints.run_folder import SAMPLE_FOLDER
-from ganformer_cli.web.runs import describe_run, find_runs, sample_files, summarize
-from ganformer_cli.web.server import Content, NotFoundError, Routes, html, page_html
+from ganformer_cli.web.grids import grid_content, thumbnail
+from ganformer_cli.web.runs import RunReader, find_runs, is_run, sample_files
+from ganformer_cli.web.server import NotFoundError, Routes, html, page_html
+
+#: Runs whose curves stay in memory.
+MAX_READERS = 200
 
 
 class Watcher:
@@ -19,6 +24,8 @@ class Watcher:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._readers: OrderedDict[Path, RunReader] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def routes(self) -> Routes:
@@ -26,28 +33,36 @@ class Watcher:
         return {
             "GET ": lambda: html(page_html("watch")),
             "GET api/runs": self.runs,
-            "GET api/run/*": self.run,
-            "GET sample/*/*": self.sample,
+            "GET api/run/*": lambda name: self._reader(self._find(name)).describe(),
+            "GET sample/*/*": lambda name, file: grid_content(self._grid(name, file)),
+            "GET thumbnail/*/*": lambda name, file: thumbnail(self._grid(name, file)),
         }
 
-    def runs(self) -> list[dict[str, Any]]:
-        """The table."""
-        return [summarize(run) for run in find_runs(self.folder)]
+    def runs(self) -> dict[str, Any]:
+        """The table, and whether the folder is there."""
+        return {
+            "folder": self.folder.name,
+            "exists": self.folder.is_dir(),
+            "single": is_run(self.folder),
+            "runs": [self._reader(run).summarize() for run in find_runs(self.folder)],
+        }
 
-    def run(self, name: str) -> dict[str, Any]:
-        """All of one run."""
-        return describe_run(self._find(name))
-
-    def sample(self, name: str, file: str) -> Content:
-        """A grid."""
+    def _grid(self, name: str, file: str) -> Path:
         run = self._find(name)
-        if any(file == known for files in sample_files(run).values() for _, known in files):
-            with contextlib.suppress(OSError):
-                return Content("image/png", (run / SAMPLE_FOLDER / file).read_bytes())
-        raise NotFoundError("no such image; it may have been deleted")
+        if not any(file == known for files in sample_files(run).values() for _, known in files):
+            raise NotFoundError("no such image; it may have been deleted")
+        return run / SAMPLE_FOLDER / file
 
     def _find(self, name: str) -> Path:
         for run in find_runs(self.folder):
             if run.name == name:
                 return run
         raise NotFoundError("no such run; it may have been deleted")
+
+    def _reader(self, run: Path) -> RunReader:
+        with self._lock:
+            reader = self._readers.setdefault(run, RunReader(run))
+            self._readers.move_to_end(run)
+            while len(self._readers) > MAX_READERS:
+                self._readers.popitem(last=False)
+            return reader
