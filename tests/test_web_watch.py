@@ -7,13 +7,19 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ganformer_cli.errors import OutputError
-from ganformer_cli.web.runs import find_runs, summarize
+from ganformer_cli.web.runs import RunReader, find_runs
 from ganformer_cli.web.server import LocalServer
 from ganformer_cli.web.watch import Watcher
+
+
+def summarize(run: Path) -> dict[str, Any]:
+    return RunReader(run).summarize()
+
 
 SECRET = b"outside the result folder"
 
@@ -73,8 +79,8 @@ def test_the_page_and_its_data(server: LocalServer) -> None:
     assert status == 200
     assert b"uPlot" in page
     assert b"/*{" not in page
-    assert json.loads(ask(server, f"/{token}/api/runs")[1])[0]["name"] == "a-000"
-    assert json.loads(ask(server, f"/{token}/api/run/a-000")[1])["log"][0]["loss_g"] == 0.5
+    assert json.loads(ask(server, f"/{token}/api/runs")[1])["runs"][0]["name"] == "a-000"
+    assert json.loads(ask(server, f"/{token}/api/run/a-000")[1])["log"]["columns"]["loss_g"] == [0.5]
     assert ask(server, f"/{token}/sample/a-000/fakes-000001.png") == (200, b"image")
 
 

@@ -87,8 +87,9 @@ class RunReader:
         Returns:
             ``name``, ``state`` (running, stopped, failed, finished), ``reason`` (of a failure), ``kimg``,
             ``total_kimg``, ``images_per_second``, ``seconds`` (of training), ``seconds_left``, ``scores`` (by name:
-            ``last``, ``best``), ``samples`` (number of grids), ``sample`` (name of the newest) and ``updated`` (when
-            the log was, in seconds since 1970). What is unknown is None.
+            ``last``, ``best``, ``best_kimg`` and ``better``: lower, higher or one), ``samples`` (number of grids),
+            ``sample`` (name of the newest) and ``updated`` (when the log was, in seconds since 1970). What is unknown
+            is None.
         """
         last = read_last(self.folder / LOG_FILE)
         train = read_object(self.folder / CONFIG_FILE).get("train")
@@ -122,8 +123,7 @@ class RunReader:
 
         Returns:
             ``summarize``, and ``log`` and ``metrics`` (curves, see ``Curves.thinned``), ``recent`` (the last records of
-            the log), ``events``, ``config``, ``environment``, ``files`` (grids), ``components`` (their colours) and
-            ``better`` (lower, higher or one, by score).
+            the log), ``events``, ``config``, ``environment``, ``files`` (grids) and ``components`` (their colours).
         """
         row = self.summarize(ended=ended)
         with self._lock:
@@ -146,7 +146,6 @@ class RunReader:
             "environment": read_object(self.folder / ENVIRONMENT_FILE),
             "files": sample_files(self.folder),
             "components": _component_colours(config),
-            "better": {name: SCORES[name].better for name in names},
         }
         return dict(_without_nan(described))
 
@@ -182,13 +181,14 @@ class RunReader:
         return None
 
 
-def _last_and_best(scored: list[tuple[float | None, dict[str, float]]]) -> dict[str, dict[str, float | None]]:
-    found: dict[str, dict[str, float | None]] = {}
+def _last_and_best(scored: list[tuple[float | None, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
     for kimg, scores in scored:
         for name, value in scores.items():
-            entry = found.setdefault(name, {"last": value, "best": value, "best_kimg": kimg})
+            first = {"last": value, "best": value, "best_kimg": kimg, "better": SCORES[name].better}
+            entry = found.setdefault(name, first)
             entry["last"] = value
-            if is_better(name, value, float(entry["best"] or 0.0)):
+            if is_better(name, value, entry["best"]):
                 entry |= {"best": value, "best_kimg": kimg}
     return {name: found[name] for name in SCORES if name in found}
 

@@ -6,6 +6,7 @@ A page of another origin is refused, and so is another name for this host (DNS r
 from __future__ import annotations
 
 import contextlib
+import functools
 import hmac
 import json
 import re
@@ -211,6 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content.body)
 
 
+@functools.cache
 def page_html(name: str) -> str:
     """The page ``NAME.html`` with all files of ``static`` inside that it names in ``/*{FILE}*/``: it needs no other."""
     static = files("ganformer_cli.web") / "static"

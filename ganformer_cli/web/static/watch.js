@@ -96,10 +96,13 @@ function scoreLines(run) {
 }
 function showTable() {
   const words = $("filter").value.trim().toLowerCase().split(/\s+/), by = $("sort").value;
-  const first = run => Object.values(run.scores)[0];
+  const first = run => {
+    const score = Object.values(run.scores)[0];
+    return !score ? Infinity : score.better === "higher" ? -score.best : score.better === "one" ? Math.abs(score.best - 1) : score.best;
+  };
   const order = {
     name: (a, b) => a.name.localeCompare(b.name), updated: (a, b) => (b.state === "running") - (a.state === "running") || (b.updated ?? 0) - (a.updated ?? 0),
-    best: (a, b) => (first(a)?.best ?? Infinity) - (first(b)?.best ?? Infinity),
+    best: (a, b) => first(a) === first(b) ? 0 : first(a) - first(b),
   }[by] ?? ((a, b) => (b[by] ?? -1) - (a[by] ?? -1));
   const shown = state.runs.filter(run => words.every(word => `${run.name} ${run.state}`.toLowerCase().includes(word))).sort(order);
   for (const run of shown) {
@@ -113,7 +116,7 @@ function showTable() {
     row.mark.title = run.reason ?? "";
     row.fill.style.width = `${share(run)}%`;
     put(row.label, progress(run) || "not begun");
-    put(row.speed, run.images_per_second == null ? "" : `${number(Number(run.images_per_second.toPrecision(3)))} images/s`);
+    put(row.speed, run.images_per_second == null ? "" : number(Number(run.images_per_second.toPrecision(3))));
     put(row.left, duration(run.seconds_left));
     const scores = JSON.stringify(run.scores);
     if (row.written !== scores) { row.written = scores; row.scores.replaceChildren(...scoreLines(run)); }
@@ -202,6 +205,7 @@ function showSamples() {
       $("samples").append(figure);
     }
     const image = figure.querySelector("img"), source = address("sample", name, file);
+    figure.className = title.startsWith("Attention") ? "tall" : "";
     put(figure.firstElementChild, title);
     image.alt = `${title} (${name})`;
     if (image.getAttribute("src") !== source) image.src = source;
@@ -302,7 +306,7 @@ function showCurves() {
 }
 function makeChart(key, runs) {
   const isScore = key.startsWith("score "), name = isScore ? key.slice(6) : key;
-  const better = isScore ? runs.map(run => run.better[name]).find(Boolean) : null;
+  const better = isScore ? runs.map(run => run.scores[name]?.better).find(Boolean) : null;
   const title = make("h4", isScore ? name : TITLES[key] ?? key.replaceAll("_", " "), {}, make("small", better ? ` ${BETTER[better]}` : ""));
   const readout = make("span", null, { className: "readout" }), larger = make("button", "⤢", { type: "button", ariaLabel: `Enlarge ${title.textContent}` });
   const area = make("div"), box = make("div", null, { className: "chart" }, make("div", null, {}, title, readout, larger), area);
