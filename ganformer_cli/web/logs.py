@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.errors import GanformerError
-from ganformer_cli.files import open_regular, parse_json
+from ganformer_cli.files import MAX_LINE, open_regular, parse_json
 from ganformer_cli.metrics.records import is_finite_number
 
 #: Points of a curve that a page receives; longer logs are thinned out.
 MAX_POINTS = 2000
 #: Bytes that are read at once; what is older in a longer log is left out.
-MAX_BYTES = 64 << 20
-MAX_LINE = 1 << 20
+MAX_READ = 64 << 20
 #: Bytes at the end of a log in which its last line is looked for.
 TAIL_BYTES = 64 << 10
 #: Different curves in a log; an odd one has more.
@@ -65,7 +64,7 @@ class LogReader:
                 stream.seek(max(0, self._end - len(self._before)))
                 if size < self._end or stream.read(len(self._before)) != self._before:
                     goes_on, self._end, self._before = False, 0, b""
-                start = max(self._end, size - MAX_BYTES)
+                start = max(self._end, size - MAX_READ)
                 stream.seek(start)
                 data = stream.read(max(0, size - start))
         except OSError:
