@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import io
+import itertools
 import json
 import threading
 import zlib
@@ -24,7 +25,7 @@ from ganformer_cli.sampling import latents_from_seeds, map_latents, sample_laten
 from ganformer_cli.sampling.components import ComponentEdit
 from ganformer_cli.sampling.image_files import read_metadata
 from ganformer_cli.web.explorer import NEIGHBOURS, Explorer, LoadedFile
-from ganformer_cli.web.explorer_drawing import Drawer, Superseded
+from ganformer_cli.web.explorer_drawing import Drawer, Drawing, Superseded
 from ganformer_cli.web.explorer_state import MAX_STEPS, BlendEdit, History, ImageState, changed_components, edit_title
 from ganformer_cli.web.server import MAX_BODY, LocalServer, html, page_html
 
@@ -55,12 +56,19 @@ class Tab:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
         self.opened = explorer.answer("open", {})
+        self._finish(self.opened)
 
     def ask(self, place: str, **body: Any) -> dict[str, Any]:
         return self.explorer.answer(place, {"session": self.opened["session"], **body})
 
     def change(self, what: str, **body: Any) -> dict[str, Any]:
-        return self.ask("change", what=what, **body)
+        reply = self.ask("change", what=what, **body)
+        self._finish(reply)
+        return reply
+
+    def _finish(self, reply: dict[str, Any]) -> None:
+        if "preview" in reply:  # this machine is slow
+            reply["drawing"] = self.ask("drawing", step=reply["step"])["drawing"]
 
 
 def start(model: Generator, folder: Path, **options: Any) -> Explorer:
@@ -330,10 +338,26 @@ def test_a_slow_model_shows_a_small_image_first(architecture: str, monkeypatch: 
     drawer.close()
 
 
+def test_an_image_that_is_being_drawn_is_not_drawn_again(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawer = Drawer(model)
+    drawn: list[ImageState] = []
+    draw = drawer._draw
+
+    def count(state: ImageState) -> Drawing:
+        drawn.append(state)
+        return draw(state)
+
+    monkeypatch.setattr(drawer, "_draw", count)
+    jobs = [drawer.start(ImageState(source=5)) for _ in range(3)]
+    assert len({id(job.drawing.result().image) for job in jobs}) == 1
+    assert len(drawn) == 1
+    drawer.close()
+
+
 def test_an_image_that_nobody_wants_any_more_is_not_finished(model: Generator) -> None:
     drawer = Drawer(model)
-    looks = iter([True, True, False])
-    job = drawer.start(ImageState(source=77), lambda: next(looks))
+    looks = itertools.count()
+    job = drawer.start(ImageState(source=77), lambda: next(looks) < 3)
     with pytest.raises(Superseded):
         job.drawing.result()
     assert drawer.draw(ImageState(source=77)).image.shape == (3, 32, 32), "and is drawn when it is wanted again"

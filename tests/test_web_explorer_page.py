@@ -18,7 +18,7 @@ from tests.chromium import Page, chromium, needs_chromium
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 
-IDLE = "!busy && !waiting.length && document.body.dataset.ready"
+IDLE = "!busy && !waiting.length && document.body.dataset.ready && S.images.has(S.reply.step)"
 
 
 @pytest.fixture(scope="module")

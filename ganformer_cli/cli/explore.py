@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,16 @@ def command(
         truncation_psi = header["truncation_psi"]
     array = None if latents is None else _read_latents(latents, generator, space, truncation_psi)
     explorer = Explorer(generator, source, output_dir, psi=truncation_psi, seed=seed, latents=array)
-    try:
-        routes = {"GET ": lambda: html(page_html("explore")), "POST api/*": explorer.answer}
-        with LocalServer(routes, port, lambda text: echo(text, err=True, lines=True)) as server:
-            echo(f"explore: {server.address}  (Ctrl+C ends it)")
-            if open_browser:
-                click.launch(server.address)
-            server.serve_forever()
-    finally:
-        explorer.close()
+    routes = {"GET ": lambda: html(page_html("explore")), "POST api/*": explorer.answer}
+    with (
+        contextlib.closing(explorer),
+        contextlib.suppress(KeyboardInterrupt),
+        LocalServer(routes, port, lambda text: echo(text, err=True, lines=True)) as server,
+    ):
+        echo(f"explore: {server.address}  (Ctrl+C ends it)")
+        if open_browser:
+            click.launch(server.address)
+        server.serve_forever()
 
 
 def _read_latents(path: Path, generator: Any, space: Any, psi: float) -> Any:

@@ -138,14 +138,20 @@ class Drawer:
         threads = 1 if work <= _FEW else torch.get_num_threads()
         # One thread draws: torch's own would only get in each other's way.
         self._pool = ThreadPoolExecutor(1, "drawing", torch.set_num_threads, (threads,))
-        blocks = generator.synthesis_network.blocks()
+        self._hooks = []
         wanted = min(_PREVIEW_RESOLUTION, config.resolution // 2)
-        for block in blocks:
-            block.register_forward_hook(self._look if block.resolution != wanted else self._look_and_preview)
+        for block in generator.synthesis_network.blocks():
+            self._hooks += [layer.register_forward_hook(self._look) for layer in block.children()]
+            if block.resolution == wanted:
+                self._hooks.append(block.register_forward_hook(self._see))
 
     def close(self) -> None:
-        """Draw nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Draw nothing more, and stop what is being drawn."""
+        if (job := self._job) is not None:
+            job.wanted = lambda: False
+        self._pool.shutdown(cancel_futures=True)
+        for hook in self._hooks:
+            hook.remove()
 
     def run(self, work: Callable[[], _Value]) -> _Value:
         """Do something on the thread that draws, in turn, and wait for it."""
@@ -227,9 +233,8 @@ class Drawer:
             if not job.wanted():
                 raise Superseded
             self._job = job
-            drawing = self._draw(state)
-            size = drawing.image.nbytes + drawing.regions.nbytes
-            self._drawings.put(state, drawing, size)
+            drawing = self._drawings.get(state) or self._draw(state)
+            self._drawings.put(state, drawing, drawing.image.nbytes + drawing.regions.nbytes)
             job.drawing.set_result(drawing)
         except BaseException as error:
             job.drawing.set_exception(error)
@@ -304,14 +309,13 @@ class Drawer:
         moved = torch.lerp(ws, other, edit.amount)
         return known._replace(latents=mix_layers(ws, moved, edited_layers(self.generator, edit.layers))[None])
 
-    # ----- Between two blocks -----
+    # ----- Between two layers -----
 
-    def _look(self, block: nn.Module, inputs: Any, output: Any) -> None:
+    def _look(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         if self._job is not None and not self._job.wanted():
             raise Superseded
 
-    def _look_and_preview(self, block: nn.Module, inputs: Any, output: tuple[Tensor, Tensor | None, Any]) -> None:
-        self._look(block, inputs, output)
+    def _see(self, block: nn.Module, inputs: Any, output: tuple[Tensor, Tensor | None, Any]) -> None:
         job = self._job
         if job is None or len(output[0]) > 1:  # k-GAN draws an image of each component
             return
