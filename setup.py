@@ -64,6 +64,11 @@ setup(
         "tensorboard": ["tensorboard>=2.14"],  # train --tensorboard: curves and images of a run
         "hub": ["huggingface_hub>=0.26"],  # push: models on the Hugging Face Hub
         "wandb": ["wandb>=0.16"],  # train --wandb: the same at Weights & Biases
+        "onnx": [  # export --to onnx
+            "onnx>=1.16",  # the file
+            "onnxscript>=0.3",  # torch's exporter is written in it
+            "onnxruntime>=1.18",  # runs the file, which is compared with torch before it is declared done
+        ],
         "compiler": ["ziglang>=0.13"],  # builds the native operators where no other compiler is
         "wheels": [  # what .ci/wheels.py needs
             "ziglang==0.17.1",  # exact, because the bytes of the libraries follow from it
@@ -81,6 +86,8 @@ setup(
             "tensorboard>=2.14",  # event files are read back
             "huggingface_hub>=0.26",  # pushes to a stand-in of the Hub; reads model cards
             "nbformat>=5.9",  # whether the notebook is one
+            "onnxscript>=0.3",  # exported files are run
+            "onnxruntime>=1.18",
             "pytest-cov>=5",  # which lines no test runs
             "torch-fidelity==0.4.0",  # the metrics are compared with it; exact, since its numbers are what counts
         ],

@@ -46,7 +46,11 @@ ARROWS = {
         "metrics", "training", "config",
     },
     "web": {"models", "sampling", "visualization", "metrics", "checkpoints", "training", "config"},
-    "__init__": {"sampling", "original_snapshots"},
+    "export": {"operators", "models", "checkpoints", "original_snapshots", "sampling", "config"},
+    "projection": {
+        "models", "data", "metrics", "sampling", "visualization", "checkpoints", "original_snapshots", "config",
+    },
+    "__init__": {"projection", "sampling", "original_snapshots"},
     "__main__": {"cli"},
 }  # fmt: skip
 ARROWS["cli"] = set(ARROWS)

@@ -31,6 +31,8 @@ COMMANDS = {
     "watch": "Show runs in the browser while they train.",
     "explore": "Take hold of components of an image, in the browser.",
     "sweep": "Train a table of settings and seeds.",
+    "project": "Find latents that reproduce images.",
+    "export": "Export a model to ONNX or torch.export.",
     "convert": "Convert a snapshot to safetensors.",
     "push": "Put a model on the Hugging Face Hub.",
     "info": "Show what a model is and where it comes from.",

@@ -169,6 +169,11 @@ class LearnedDistance:
                 found = self._at_once.run(lambda size: list(map(self._pair, pairs)))
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
+    def differentiable(self, one: Tensor, other: Tensor) -> Tensor:
+        """The same of a whole batch on the network's device, with gradients by both."""
+        distances: Tensor = self._network(one, other)
+        return distances
+
     def _pair(self, pair: tuple[Tensor, Tensor]) -> Tensor:
         with torch.inference_mode():
             distance: Tensor = self.network(*(each.to(self.device) for each in pair))

@@ -1,0 +1,173 @@
+"""``ganformer export``: a model as a file that other programs run, checked before it is declared done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ganformer_cli import __version__
+from ganformer_cli.cli.model_choice import find_model, load_model, model_options, run_of
+from ganformer_cli.cli.options import (
+    GroupedCommand,
+    boolean_option,
+    given_options,
+    json_option,
+    option,
+    verbosity_options,
+)
+from ganformer_cli.cli.output import echo, echo_json
+from ganformer_cli.cli.progress import ProgressBar
+from ganformer_cli.files import MIB, sha256_of
+from ganformer_cli.outputs import check_output
+
+if TYPE_CHECKING:
+    from ganformer_cli.export.function import GeneratorFunction
+
+DEFAULT_PSI = 0.7
+
+
+@click.command("export", cls=GroupedCommand)
+@model_options
+@option(
+    "--to",
+    type=click.Choice(["onnx", "torch-export"]),
+    default="onnx",
+    group="File",
+    help="Format: onnx (for onnxruntime, also in a browser), or torch-export (.pt2, which torch.export.load reads).",
+)
+@option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    group="File",
+    help="The file.  [default: the name of the run or model, with .onnx or .pt2]",
+)
+@boolean_option("--overwrite", default=False, group="File", help="Replace the file if it exists.")
+@option(
+    "--opset",
+    type=click.IntRange(18, 23),
+    default=18,
+    metavar="N",
+    group="File",
+    help="Version of ONNX's operators, 18 to 23; of --to onnx only.",
+)
+@option(
+    "--input",
+    "space",
+    type=click.Choice(["z", "w"]),
+    default="z",
+    group="Function",
+    help="The latents that the file takes: z (standard normal; with inputs psi and class or label), or w (outputs of "
+    "the mapping network, for every component and layer, as in projected.npy).",
+)
+@option(
+    "--noise",
+    type=click.Choice(["const", "none", "input"]),
+    default="const",
+    group="Function",
+    help="Noise of the feature maps: the model's fixed noise, none, or an input of the file.",
+)
+@boolean_option("--maps", default=False, group="Function", help="Also return the attention maps of every layer.")
+@json_option
+@verbosity_options
+def command(
+    model: str | None,
+    expname: str | None,
+    result_dir: Path,
+    to: Any,
+    output: Path | None,
+    overwrite: bool,
+    opset: int,
+    space: Any,
+    noise: Any,
+    maps: bool,
+    as_json: bool,
+    offline: bool,
+) -> None:
+    """Export a model's averaged generator, as an ONNX file or a torch.export archive.
+
+    The file takes any number of latents at once, and returns images as float32 [batch, 3, H, W], about -1 to 1. It
+    holds the model card as JSON: configuration, data set, licence, names and shapes of inputs and outputs. Before it is
+    written, onnxruntime (or torch) runs it, and its outputs are compared with the model's: they may differ by 1e-4.
+
+    \b
+      ganformer export                                          the newest run, to ONNX
+      ganformer export --model results/faces-002 --maps --output faces.onnx
+      ganformer export --model results/faces-002 --input w --noise input
+      ganformer export --model gdrive:clevr-snapshot.pkl --to torch-export
+    """
+    given = given_options(click.get_current_context())
+    if to != "onnx" and "opset" in given:
+        raise click.UsageError(f"--opset {opset} is of --to onnx; leave it out")
+    file = find_model(model, expname, result_dir, offline=offline)
+    run = run_of(file)
+    if output is None:
+        output = Path(f"{file.stem if run is None else run.name}{'.onnx' if to == 'onnx' else '.pt2'}")
+    check_output(output, "--output", overwrite=overwrite, inputs=[file])
+
+    import torch
+
+    from ganformer_cli.export.files import STEPS, check_packages, export_generator
+    from ganformer_cli.export.function import FunctionSettings, GeneratorFunction
+
+    check_packages(to)
+    generator, header = load_model(file, torch.device("cpu"))
+    function = GeneratorFunction(generator, FunctionSettings(space, noise, maps))
+    card = model_card(file, header, function)
+    if to == "onnx":
+        card["opset"] = opset
+    done = 0
+
+    with ProgressBar() as progress:
+
+        def report(step: str) -> None:
+            nonlocal done
+            progress.start(STEPS, "steps", step, done=done)
+            progress.update(done)
+            done += 1
+
+        check = export_generator(output, function, card, to=to, opset=opset, report=report)
+        progress.update(STEPS)
+    if as_json:
+        about = {
+            "format": to,
+            "runtime": check.runtime,
+            "batches": list(check.batches),
+            "differences": check.differences,
+        }
+        echo_json({"file": str(output), "bytes": output.stat().st_size, **about, **card})
+        return
+    echo(
+        f"{output} ({output.stat().st_size / MIB:.1f} MiB) of {file}"
+        + (f", opset {opset}" if to == "onnx" else "")
+        + f"; {check.runtime} differs from torch by {check.largest:.1g} at most"
+    )
+    for kind in ("inputs", "outputs"):
+        for each in card[kind]:
+            echo(f"{kind[:-1]:<8}{each['name']} {each['dtype']} {each['shape']}".replace("'", ""))
+
+
+def model_card(file: Path, header: dict[str, Any], function: GeneratorFunction) -> dict[str, Any]:
+    """What the exported file says of itself, as JSON values."""
+    generator = function.generator
+    labels, psi = generator.label_distribution, header.get("truncation_psi")
+    names = list(labels.names) if function.takes_class and labels is not None and labels.names is not None else None
+    kept = ("kimg", "dataset", "licence", "source")
+    return {
+        "model": file.name,
+        "model_sha256": sha256_of(file),
+        "ganformer": __version__,
+        **{name: header[name] for name in kept if header.get(name) is not None},
+        "truncation_psi": psi if isinstance(psi, float) else DEFAULT_PSI,
+        "noise": function.settings.noise,
+        **(
+            {"noise_maps": {k: list(v) for k, v in generator.noise_shapes().items()}}
+            if function.settings.noise == "input"
+            else {}
+        ),
+        "classes": names,
+        **function.described(),
+        "config": generator.config.to_dict(),
+    }

@@ -1,0 +1,1 @@
+"""Generators as files that other programs run: ONNX and ``torch.export``."""

@@ -1,0 +1,1 @@
+"""Projection: latents of space w that reproduce given images."""
