@@ -250,6 +250,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
-    """The beginning of a long message."""
+def _first_line(error: BaseException) -> str:
+    """The beginning of what was wrong first: exporters wrap errors in advice for their own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return " ".join(str(error).strip().splitlines()[:1])[:200] or type(error).__name__

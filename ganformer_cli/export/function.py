@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.models import AttentionMap, Generator
+from ganformer_cli.models.attention import SelfAttention
 from ganformer_cli.models.layers import ModulatedConv2d
 from ganformer_cli.operators import native
 from ganformer_cli.sampling import Space, labels_from_seeds, latents_from_seeds
@@ -159,14 +160,19 @@ class GeneratorFunction(nn.Module):
 def exportable(generator: Generator) -> Iterator[None]:
     """Within the block the generator computes with plain torch, whole batches at a time, and without gradients."""
     layers = [layer for layer in generator.modules() if isinstance(layer, ModulatedConv2d)]
+    dense = [layer for layer in generator.modules() if isinstance(layer, SelfAttention)]
     was_training = generator.training
     generator.eval()
     for layer in layers:
         layer.by_sample = False
+    for attention in dense:
+        attention.fused = False
     try:
         with native.use("reference"), torch.no_grad():
             yield
     finally:
         for layer in layers:
             layer.by_sample = True
+        for attention in dense:
+            attention.fused = True
         generator.train(was_training)

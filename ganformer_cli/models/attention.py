@@ -536,6 +536,7 @@ class SelfAttention(nn.Module):
     """Every position attends to every other (SAGAN, Zhang et al. 2019, equations 1 to 3): O(n²·d).
 
     Queries and keys are ``d/8`` wide, values ``d/2``; the result is added with a trained strength that starts at 0.
+    ``fused`` False computes the attention step by step, as exporters need it.
     """
 
     def __init__(self, features: int) -> None:
@@ -547,11 +548,16 @@ class SelfAttention(nn.Module):
         self.to_values = FullyConnected(features, half)
         self.out = FullyConnected(half, features)
         self.strength = nn.Parameter(torch.zeros([]))
+        self.fused = True
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, d, H, W]``, before and after."""
         flat = pixels(x.flatten(2))
-        found = F.scaled_dot_product_attention(self.to_queries(flat), self.to_keys(flat), self.to_values(flat))
+        queries, keys, values = self.to_queries(flat), self.to_keys(flat), self.to_values(flat)
+        if self.fused:
+            found = F.scaled_dot_product_attention(queries, keys, values)
+        else:
+            found = (queries @ keys.transpose(1, 2) * queries.shape[-1] ** -0.5).softmax(2) @ values
         change = (self.strength * self.out(found)).to(x.dtype)
         return x + change.transpose(1, 2).unflatten(2, x.shape[2:])
 
