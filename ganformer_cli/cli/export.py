@@ -115,7 +115,7 @@ def command(
     check_packages(to)
     generator, header = load_model(file, torch.device("cpu"))
     function = GeneratorFunction(generator, FunctionSettings(space, noise, maps))
-    card = model_card(file, header, function)
+    card = exported_card(file, header, function)
     if to == "onnx":
         card["opset"] = opset
     done = 0
@@ -149,7 +149,7 @@ def command(
             echo(f"{kind[:-1]:<8}{each['name']} {each['dtype']} {each['shape']}".replace("'", ""))
 
 
-def model_card(file: Path, header: dict[str, Any], function: GeneratorFunction) -> dict[str, Any]:
+def exported_card(file: Path, header: dict[str, Any], function: GeneratorFunction) -> dict[str, Any]:
     """What the exported file says of itself, as JSON values."""
     generator = function.generator
     labels, psi = generator.label_distribution, header.get("truncation_psi")
