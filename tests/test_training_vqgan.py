@@ -237,6 +237,11 @@ def test_stage_two_goes_on_from_a_run_of_stage_one(own_folder: Path) -> None:
     assert none.exit_code == 1
     assert "--vq-stage 2: there are no codes to learn from" in none.stderr
     assert not Path("results/none-000").exists()
+    gan = CliRunner().invoke(program, ["train", "--pretrained-pkl", "results/first-000", "--resolution", "32"])
+    assert gan.exit_code == 1
+    assert "--pretrained-pkl results/first-000" in gan.stderr
+    assert "is a VQGAN; give --baseline VQGAN" in gan.stderr
+    assert "--autotune with --baseline VQGAN" in command("--autotune").stderr
     second = command("--vq-stage", "2", "--pretrained-pkl", "results/first-000", "--expname", "second")
     assert second.exit_code == 0, second.output
     model, before = snapshots.load_snapshot("results/second-000"), snapshots.load_snapshot("results/first-000")

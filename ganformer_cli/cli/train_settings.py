@@ -64,6 +64,11 @@ def chosen_settings(ctx: click.Context) -> dict[str, Any]:
             f"{', '.join(map(option_name, unread))}: nothing reads it with --baseline VQGAN; leave it out, and see the "
             "section VQGAN of ganformer train --help-all"
         )
+    if baseline == "VQGAN" and given.get("autotune"):
+        raise ConfigError(
+            "--autotune with --baseline VQGAN: it chooses learning rates and the weight of R1 for the other networks; "
+            "leave one of them out"
+        )
     for said, meaning in implied:
         for name, value in meaning.items():
             if options.setdefault(name, value) != value:
@@ -235,6 +240,11 @@ def pretrained_config(origin: Origin, config: RunConfig, given: dict[str, Any]) 
         ConfigError: the user or the data set asks for other networks.
     """
     found, file = origin.config, origin.option
+    if found.vqgan != config.model.vqgan:
+        raise ConfigError(
+            f"{file} is {'a' if found.vqgan else 'no'} VQGAN; "
+            f"{'give' if found.vqgan else 'leave out'} --baseline VQGAN, or choose another snapshot"
+        )
     if found.image_size != config.model.image_size:
         height, width = config.model.image_size
         raise ConfigError(
