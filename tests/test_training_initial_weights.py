@@ -34,7 +34,7 @@ def settings(tiny: dict[str, Any], **options: Any) -> RunConfig:
     return resolve_run(given, dataset_preset={}, on_cpu=True)
 
 
-def players_of(config: RunConfig, seed: int) -> GANTrainer:
+def networks_of(config: RunConfig, seed: int) -> GANTrainer:
     """With weights of their own."""
     torch.manual_seed(seed)
     return GANTrainer(config, torch.device("cpu"))
@@ -63,12 +63,12 @@ def taken_over(own: GANTrainer, given: GANTrainer) -> dict[str, TransferReport]:
 
 
 def test_the_same_networks_take_everything(tiny: dict[str, Any]) -> None:
-    found = taken_over(players_of(settings(tiny), 0), players_of(settings(tiny), 1))
+    found = taken_over(networks_of(settings(tiny), 0), networks_of(settings(tiny), 1))
     assert all(taken.share == 1 and not taken.new and not taken.left_over for taken in found.values())
 
 
 def test_a_higher_resolution_takes_the_blocks_below(tiny: dict[str, Any]) -> None:
-    found = taken_over(players_of(settings(tiny, resolution=64), 0), players_of(settings(tiny), 1))
+    found = taken_over(networks_of(settings(tiny, resolution=64), 0), networks_of(settings(tiny), 1))
     assert {name.split(".")[1] for name in found["generator"].new} == {"b64"}
     assert not found["generator"].other_shape
     # The last block of the smaller network has what only a last block has.
@@ -78,7 +78,7 @@ def test_a_higher_resolution_takes_the_blocks_below(tiny: dict[str, Any]) -> Non
 
 
 def test_other_classes_are_listed_with_both_shapes(tiny: dict[str, Any]) -> None:
-    found = taken_over(players_of(settings(tiny, c_dim=5, labels=True), 0), players_of(settings(tiny), 1))
+    found = taken_over(networks_of(settings(tiny, c_dim=5, labels=True), 0), networks_of(settings(tiny), 1))
     assert found["generator"].other_shape or found["generator"].new
     assert found["discriminator"].other_shape == {
         "b4.out.weight": "[1, 8] there, [5, 8] here",
@@ -87,7 +87,7 @@ def test_other_classes_are_listed_with_both_shapes(tiny: dict[str, Any]) -> None
 
 
 def test_an_averaged_generator_alone_serves_both_generators(tiny: dict[str, Any]) -> None:
-    own, given = players_of(settings(tiny), 0), players_of(settings(tiny), 1)
+    own, given = networks_of(settings(tiny), 0), networks_of(settings(tiny), 1)
     found = load_fitting_weights(own, {"ema": given.ema}, "--init-from x")
     for network in (own.ema, own.generator):
         assert all(torch.equal(value, given.ema.state_dict()[name]) for name, value in network.state_dict().items())
@@ -96,13 +96,13 @@ def test_an_averaged_generator_alone_serves_both_generators(tiny: dict[str, Any]
 
 def test_nothing_that_fits_is_an_error_that_names_the_option(tiny: dict[str, Any]) -> None:
     with pytest.raises(SnapshotError, match="--init-from x: none of its tensors fits"):
-        load_fitting_weights(players_of(settings(tiny), 0), {"ema": nn.Linear(3, 3)}, "--init-from x")
+        load_fitting_weights(networks_of(settings(tiny), 0), {"ema": nn.Linear(3, 3)}, "--init-from x")
 
 
 def test_a_run_killed_before_its_first_state_starts_from_the_weights_all_the_same(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    config, given = settings(tiny, init_from="x"), players_of(settings(tiny), 1)
+    config, given = settings(tiny, init_from="x"), networks_of(settings(tiny), 1)
     run_folder.create_run_folder(tmp_path, config)  # and nothing else
     data = open_dataset("scenes", resolution=32, max_images=8)
     start = InitialWeights("--init-from x", lambda: given.networks, whole=False)
@@ -156,7 +156,7 @@ def test_frozen_blocks_of_the_discriminator_keep_their_weights_and_resuming_is_e
 ) -> None:
     data = open_dataset("scenes", resolution=32, max_images=8)
     config = settings(tiny, freeze_d=2, pretrained_pkl="x", total_kimg=0.016, d_transformer=True, augment="ada")
-    given = players_of(config, 1)
+    given = networks_of(config, 1)
     before = tensors(given.discriminator)
     start = InitialWeights("--pretrained-pkl x", lambda: given.networks, whole=True)
 
@@ -191,8 +191,8 @@ def test_what_would_be_frozen_must_have_been_trained(tiny: dict[str, Any]) -> No
         settings(tiny, freeze_d=4, pretrained_pkl="x")
     with pytest.raises(ConfigError, match="--freeze-d 1: .* give --pretrained-pkl or --init-from"):
         settings(tiny, freeze_d=1)
-    smaller = players_of(settings(tiny), 1)
-    larger = players_of(settings(tiny, resolution=64, freeze_d=1, init_from="x"), 0)
+    smaller = networks_of(settings(tiny), 1)
+    larger = networks_of(settings(tiny, resolution=64, freeze_d=1, init_from="x"), 0)
     start = InitialWeights("--init-from x", lambda: smaller.networks, whole=False)
     with pytest.raises(SnapshotError, match="--freeze-d 1: --init-from x has no weights that fit b64"):
         start.apply(larger, lambda text: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def command(
         truncation_psi = header["truncation_psi"]
     array = None if latents is None else _read_latents(latents, generator, space, truncation_psi)
     explorer = Explorer(generator, source, output_dir, psi=truncation_psi, seed=seed, latents=array)
-    routes = {"GET ": lambda: html(page_html("explore")), "POST api/*": explorer.answer}
+    routes: dict[str, Callable[..., Any]] = {}
+    routes |= {"GET ": lambda: html(page_html("explore")), "POST api/*": explorer.answer}
     with (
         contextlib.closing(explorer),
         contextlib.suppress(KeyboardInterrupt),
