@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -31,6 +31,7 @@ class HubStandIn:
     """What the Hub holds, and what it was asked: ``(method, path, token that came with it)``."""
 
     url: str = ""
+    files_url: str = ""  # of the other server, which gives large files
     repositories: dict[str, Repository] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)  # large files that were sent, by their sha256
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -107,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:  # large files lie on another host
                 digest = hashlib.sha256(data).hexdigest()
                 self.hub.objects[digest] = data
-                self.say(302, Location=f"{self.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{digest}")
+                self.say(302, Location=f"{self.hub.files_url}/cdn/{digest}")
         else:
             self.refuse(404, "Not found")
 
@@ -191,15 +192,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving() -> Iterator[HubStandIn]:
-    """A stand-in that answers as long as the block runs."""
+    """A stand-in that answers as long as the block runs; large files come from another port, as from another host."""
     hub = HubStandIn()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as http:
-        http.hub = hub  # type: ignore[attr-defined]
-        hub.url = f"http://127.0.0.1:{http.server_port}"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            http.shutdown()
-            thread.join()
+    with ExitStack() as stack:
+        urls = []
+        for _ in range(2):
+            http = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), _Handler))
+            http.hub = hub  # type: ignore[attr-defined]
+            thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(http.shutdown)
+            urls.append(f"http://127.0.0.1:{http.server_port}")
+        hub.url, hub.files_url = urls
+        yield hub

@@ -97,6 +97,7 @@ def test_the_card_of_a_converted_file_states_the_authors_licence(ganformer: Run,
     assert "None were measured" in text
 
 
+@pytest.mark.slow
 def test_a_card_needs_no_torch(tiny_run: Path) -> None:
     code = (
         "import sys; from click.testing import CliRunner; from ganformer_cli.cli.main import program;"

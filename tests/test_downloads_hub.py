@@ -15,6 +15,7 @@ from click.testing import Result
 from PIL import Image
 
 from ganformer_cli import load_generator
+from ganformer_cli.cli.model_choice import find_origin
 from ganformer_cli.downloads import transfer
 from ganformer_cli.downloads.hub import HubAddress, parse_hub_address
 from ganformer_cli.errors import ConfigError
@@ -31,7 +32,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]
     for name in ("HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(transfer, "RETRY_DELAYS", (0.0, 0.0))
     with serving() as found:
         monkeypatch.setenv("HF_ENDPOINT", found.url)
@@ -81,6 +82,7 @@ def test_what_is_no_address(text: str) -> None:
 # ----- Downloads -----
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_taken_wherever_a_model_is(
     ganformer: Run, hub: HubStandIn, tiny_run: Path, model: bytes
 ) -> None:
@@ -99,10 +101,14 @@ def test_a_model_of_the_hub_is_taken_wherever_a_model_is(
     assert compared.exit_code == 0, compared.stderr
     assert "diversity" in compared.stdout.lower()
     assert load_generator("hf:me/faces").config.resolution == 32
+    assert find_origin("--pretrained-pkl", "hf:me/faces", offline=False).config.resolution == 32
+    changed = ganformer("convert", "hf:me/faces", "ours.safetensors")
+    assert changed.exit_code == 0, changed.stderr
     assert len([path for path in hub.paths("GET") if path.startswith("/cdn/")]) == 1  # downloaded once
     assert {token for _, _, token in hub.asked} == {None}
 
 
+@pytest.mark.slow
 def test_a_download_resumes(ganformer: Run, hub: HubStandIn, model: bytes) -> None:
     hub.repositories["me/faces"] = Repository({"model.safetensors": model})
     hub.break_after = len(model) // 2
@@ -127,6 +133,7 @@ def test_what_is_not_what_the_hub_announced_is_refused(ganformer: Run, hub: HubS
     assert repository.files["model.safetensors"] == model
 
 
+@pytest.mark.slow
 def test_a_new_version_is_noticed_and_an_old_one_can_be_named(ganformer: Run, hub: HubStandIn, model: bytes) -> None:
     repository = hub.repositories["me/faces"] = Repository({"model.safetensors": model})
     first = json.loads(ganformer("info", "hf:me/faces", "--json").stdout)["model"]
@@ -139,6 +146,7 @@ def test_a_new_version_is_noticed_and_an_old_one_can_be_named(ganformer: Run, hu
     assert Path(first).is_file()
 
 
+@pytest.mark.slow
 def test_offline_and_without_a_hub_the_copy_is_taken(
     ganformer: Run, hub: HubStandIn, model: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +234,7 @@ def test_a_wrong_endpoint_is_named(ganformer: Run, monkeypatch: pytest.MonkeyPat
 # ----- Pushes -----
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("library")
 def test_a_push_holds_the_model_its_card_and_samples_and_comes_back(
     ganformer: Run, hub: HubStandIn, tiny_run: Path, model: bytes

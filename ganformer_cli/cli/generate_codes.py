@@ -24,7 +24,7 @@ CODE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     option(
         "--top-k",
-        type=click.IntRange(1),
+        type=click.IntRange(1, 65_536),  # the largest codebook
         metavar="K",
         group="Images",
         help="Of a VQGAN: draw each code from the K most likely ones.  [default: all]",
