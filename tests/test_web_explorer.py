@@ -593,6 +593,16 @@ def test_wrong_command_lines(ganformer: Any, words: list[str], message: str) -> 
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(
+    ganformer: Any, server: LocalServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "damaged.safetensors"
+    file.write_bytes(b"not read")
+    result = ganformer("explore", "--model", str(file), "--port", str(server.server_port), "--no-open")
+    assert result.exit_code == 1
+    assert f"--port {server.server_port}: cannot be used" in result.stderr
+
+
 def test_a_vqgan_is_refused_by_name(ganformer: Any, tmp_path: Path) -> None:
     from ganformer_cli.checkpoints.snapshots import save_snapshot
     from ganformer_cli.models.families import build_generator

@@ -99,28 +99,32 @@ def command(
     from ganformer_cli.web.explorer import Explorer, LoadedFile
     from ganformer_cli.web.server import LocalServer, html, page_html
 
-    device = pick_device(gpus)
-    run = run_of(file)
-    names = {"file": file.name} if run is None else {"run": run.name, "file": file.name}
-    source = LoadedFile.of(file, {"model": sha256_of(file), **names})
-    generator, header = load_model(file, device)
-    if generator.config.vqgan:
-        raise ConfigError(f"{file}: a VQGAN has no latents to take hold of; explore a model of another kind")
-    if "truncation_psi" not in given and isinstance(header.get("truncation_psi"), float):
-        truncation_psi = header["truncation_psi"]
-    array = None if latents is None else _read_latents(latents, generator, space, truncation_psi)
-    explorer = Explorer(generator, source, output_dir, psi=truncation_psi, seed=seed, latents=array)
-    routes: dict[str, Callable[..., Any]] = {}
-    routes |= {"GET ": lambda: html(page_html("explore")), "POST api/*": explorer.answer}
+    explorer: Explorer
+    routes: dict[str, Callable[..., Any]] = {
+        "GET ": lambda: html(page_html("explore")),
+        "POST api/*": lambda place, body: explorer.answer(place, body),
+    }
+    # The server comes first: that its port is taken is said before the model is loaded.
     with (
-        contextlib.closing(explorer),
         contextlib.suppress(KeyboardInterrupt),
         LocalServer(routes, port, lambda text: echo(text, err=True, lines=True)) as server,
     ):
-        echo(f"explore: {server.address}  (Ctrl+C ends it)")
-        if open_browser:
-            click.launch(server.address)
-        server.serve_forever()
+        device = pick_device(gpus)
+        run = run_of(file)
+        names = {"file": file.name} if run is None else {"run": run.name, "file": file.name}
+        source = LoadedFile.of(file, {"model": sha256_of(file), **names})
+        generator, header = load_model(file, device)
+        if generator.config.vqgan:
+            raise ConfigError(f"{file}: a VQGAN has no latents to take hold of; explore a model of another kind")
+        if "truncation_psi" not in given and isinstance(header.get("truncation_psi"), float):
+            truncation_psi = header["truncation_psi"]
+        array = None if latents is None else _read_latents(latents, generator, space, truncation_psi)
+        explorer = Explorer(generator, source, output_dir, psi=truncation_psi, seed=seed, latents=array)
+        with contextlib.closing(explorer):
+            echo(f"explore: {server.address}  (Ctrl+C ends it)")
+            if open_browser:
+                click.launch(server.address)
+            server.serve_forever()
 
 
 def _read_latents(path: Path, generator: Any, space: Any, psi: float) -> Any:
