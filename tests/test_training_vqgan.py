@@ -285,3 +285,15 @@ def test_the_trial_for_memory_takes_every_image_through_each_stage(
     monkeypatch.setattr(trainer, "transformer_gradients", stage_two)
     trainer.trial(torch.zeros(4, 3, 32, 32), None, regularised=True)
     assert set(seen) == {(number, 4) for number in expected}
+
+
+@pytest.mark.parametrize(
+    ("resolution", "on_cpu", "grid", "codes", "precision"),
+    [(32, True, (8, 8), 256, "fp32"), (64, True, (8, 8), 256, "fp32"), (256, False, (16, 16), 1024, "tf32")],
+)
+def test_presets(resolution: int, on_cpu: bool, grid: tuple[int, int], codes: int, precision: str) -> None:
+    given = {"attention": "none", "vqgan": True, "resolution": resolution}
+    run = resolve_run(given, dataset_preset={"gamma": 40.0, "components_num": 4}, on_cpu=on_cpu)
+    assert (run.model.code_grid, run.model.codebook_size, run.train.precision) == (grid, codes, precision)
+    assert run.train.vq_kimg == run.train.total_kimg / 2
+    assert run.train.vq_warmup_kimg == run.train.total_kimg / 10
