@@ -203,7 +203,7 @@ def test_wrong_lines(ganformer: Run, tiny_run: Path, pictures: Path, line: str, 
     Path("cut.safetensors").write_bytes(whole[:-100])
     Path("pt_inception-2015-12-05-6726825d.pth").write_bytes(whole)
     done = ganformer("eval", *line.split())
-    assert message in done.stderr
+    assert message in done.stderr.replace("\\", "/")
     assert done.exit_code == status
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
