@@ -22,6 +22,7 @@ def folders(own_folder: Path) -> None:
     for run in ("results/faces-duplex-000", "results/faces-duplex-001", "other/cats-kmeans-000"):
         Path(run).mkdir(parents=True)
         Path(run, "config.json").write_text("{}", encoding="utf-8")
+    Path("clips").mkdir()
     for folder in ("datasets/faces", "sets/dogs"):
         Path(folder).mkdir(parents=True)
         Path(folder, "manifest.json").write_text("{}", encoding="utf-8")
@@ -34,7 +35,7 @@ def folders(own_folder: Path) -> None:
         ("train --attention k", ["kmeans"]),
         ("train --total-", ["--total-kimg"]),
         ("train --dataset ", ["faces", "scenes"]),
-        ("train --data-dir sets --dataset d", ["dogs"]),
+        ("train --data-dir sets --dataset d", ["datasets", "dogs"]),
         ("eval --dataset f", ["faces"]),
         ("train --expname ", ["faces-duplex"]),
         ("generate --result-dir other --expname ", ["cats-kmeans"]),
@@ -43,7 +44,9 @@ def folders(own_folder: Path) -> None:
         ("generate --model ./x", ["<file>"]),
         ("info results/faces-duplex-001", ["results/faces-duplex-001"]),
         ("train --init-from results/faces-duplex-000", ["results/faces-duplex-000"]),
-        ("prepare c", ["cityscapes", "clevr"]),
+        ("prepare c", ["cityscapes", "clevr", "clips"]),
+        ("prepare clips/", ["<file>"]),
+        ("eval --dataset s", ["scenes", "sets"]),
         ("prepare my-", ["<file>"]),
     ],
 )

@@ -76,6 +76,15 @@ def test_wrong_files_name_the_line(text: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_what_contradicts_itself_names_the_line_too(ganformer: Run, own_folder: Path) -> None:
+    Path("run.toml").write_text("seed = 1\nbatch-gpu = 3\n", encoding="utf-8")
+    result = ganformer("train", "--config", "run.toml", "--dry-run")
+    assert result.exit_code == 1
+    assert "error: --config run.toml, line 2: --batch-gpu 3 does not divide --batch-size 8" in result.stderr
+    other = ganformer("train", "--config", "run.toml", "--batch-gpu", "5", "--dry-run")
+    assert "error: --batch-gpu 5 does not divide" in other.stderr
+
+
 def test_a_wrong_file_is_one_line_on_stderr(ganformer: Run, own_folder: Path) -> None:
     Path("run.toml").write_text("seed = -1\n", encoding="utf-8")
     done = ganformer("train", "--config", "run.toml")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
 
 from ganformer_cli.resources import resource_folder
+
+#: Of a folder of images, for instance, that holds very many.
+MAX_ENTRIES = 10_000
 
 
 def complete_models(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -42,8 +48,19 @@ def _runs(ctx: click.Context) -> list[Path]:
 
 
 def _matching(words: Iterable[str], incomplete: str, *, files: bool = True) -> list[CompletionItem]:
-    """The words that begin so; if there are none, the shell completes file names."""
-    found = sorted({word for word in words if word.startswith(incomplete)})
-    if not found and files:
+    """The words that begin so, and the paths beside them; if there are no words, the shell completes file names."""
+    found = {word for word in words if word.startswith(incomplete)}
+    if files and not found:
         return [CompletionItem(incomplete, type="file")]
-    return [CompletionItem(word) for word in found]
+    if files and incomplete:  # the shell completes no file names where it is given words
+        found.update(_paths(incomplete))
+    return [CompletionItem(word) for word in sorted(found)]
+
+
+def _paths(incomplete: str) -> Iterator[str]:
+    """Files and folders whose path begins so."""
+    folder, slash, name = incomplete.rpartition("/")
+    with contextlib.suppress(OSError), os.scandir(folder + slash or ".") as entries:
+        for entry in islice(entries, MAX_ENTRIES):
+            if entry.name.startswith(name) and (name or not entry.name.startswith(".")):
+                yield f"{folder}{slash}{entry.name}"

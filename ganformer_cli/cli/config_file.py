@@ -13,11 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ganformer_cli.config import NOT_OF_VQGAN, RunConfig, settings_of
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.files import read_regular, read_toml
 from ganformer_cli.text import printable
+
+#: In the context's ``meta``: the context of the command, and by option where the file sets it.
+_PLACES = "ganformer_cli.config_file"
+
+
+def place_of_fault(ctx: click.Context, message: str) -> str:
+    """``--config FILE, line N: `` if a message begins with an option whose value came from there, else empty."""
+    command, places = ctx.meta.get(_PLACES, (None, {}))
+    option = re.match(r"--[\w-]+", message)
+    name, place = places.get(option[0] if option else "", ("", ""))
+    from_file = command is not None and command.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
+    return f"{place}: " if from_file else ""
 
 
 def read_config_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
@@ -38,6 +51,8 @@ def read_config_file(ctx: click.Context, parameter: click.Parameter, path: Path 
     options = {name[2:]: option for option in known for name in option.opts if name.startswith("--")}
     command = ctx.command.name or ""
     ctx.default_map = {}
+    places: dict[str, tuple[str, str]] = {}
+    ctx.meta[_PLACES] = ctx, places
     for table, key, value in _flat(values):
         if table not in ("", command):
             if table not in _commands():
@@ -59,6 +74,7 @@ def read_config_file(ctx: click.Context, parameter: click.Parameter, path: Path 
             text = f"{key}: {error.message}" if isinstance(error, click.UsageError) else str(error)
             raise ConfigError(f"{where}, line {number}: {text}") from error
         ctx.default_map[str(option.name)] = given
+        places.update({spelling: (str(option.name), f"{where}, line {number}") for spelling in option.opts})
 
 
 def _commands() -> Mapping[str, str]:

@@ -63,8 +63,11 @@ class UsageFailure(Failure):
 
 
 @contextlib.contextmanager
-def one_line_errors(command: Callable[[], str]) -> Iterator[None]:
-    """Turn errors of the block into one line that begins with ``command()``; a bug keeps its traceback."""
+def one_line_errors(command: Callable[[], str], ctx: click.Context | None = None) -> Iterator[None]:
+    """Turn errors of the block into one line that begins with ``command()``; a bug keeps its traceback.
+
+    ``ctx`` knows what came from a file of ``--config``.
+    """
     try:
         yield
     except (click.exceptions.NoArgsIsHelpError, Failure):
@@ -75,7 +78,10 @@ def one_line_errors(command: Callable[[], str]) -> Iterator[None]:
     except click.ClickException as error:
         raise Failure(command(), error.format_message()) from error
     except GanformerError as error:
-        raise Failure(command(), str(error)) from error
+        from ganformer_cli.cli.config_file import place_of_fault
+
+        place = "" if ctx is None else place_of_fault(ctx, str(error))
+        raise Failure(command(), f"{place}{error}") from error
     except StopSignal as error:
         with contextlib.suppress(OSError):  # the terminal may be gone
             echo(f"\n{command()}: ended by {error.number.name}", err=True, lines=True)
@@ -134,7 +140,7 @@ class Program(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with (
-            one_line_errors(lambda: " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))),
+            one_line_errors(lambda: " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand))), ctx),
             as_interrupts(),
         ):
             return super().invoke(ctx)
