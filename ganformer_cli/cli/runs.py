@@ -15,7 +15,7 @@ from ganformer_cli.errors import ConfigError
 @click.command("runs", cls=GroupedCommand)
 @click.argument("folder", metavar="[DIR]", default="results", type=click.Path(path_type=Path))
 @json_option
-def command(folder: Path, /, as_json: bool) -> None:
+def command(folder: Path, as_json: bool) -> None:
     """List the runs in DIR, by default results: their state, speed, time left, scores and samples."""
     from ganformer_cli.web.runs import RunReader, find_runs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 import signal
 import sys
 import time
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 #: What the progress line shows of the means of a tick, and under which names.
 _SHOWN = (("G", "loss_g"), ("D", "loss_d"), ("codes", "loss_codes"), ("p", "augment_p"))
+
+
+_PLAIN_WORD = re.compile(r"[\w./:=,+-]+")  # needs no quotes
 
 
 def end(status: int) -> NoReturn:
@@ -194,7 +198,9 @@ def environment(device: torch.device, group: Group, parallelism: Parallelism | N
     from ganformer_cli.cpus import cpu_name
 
     found: dict[str, Any] = {
-        "command": " ".join(["ganformer", *map(quoted, sys.argv[1:])]),
+        "command": " ".join(
+            ["ganformer", *(word if _PLAIN_WORD.fullmatch(word) else quoted(word) for word in sys.argv[1:])]
+        ),
         "started": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
         "ganformer": __version__,
         "torch": torch.__version__,

@@ -16,7 +16,7 @@ from ganformer_cli.cli.runs import existing_folder
 @click.argument("folder", metavar="[RUN|DIR]", default="results", type=click.Path(path_type=Path))
 @option("--port", type=click.IntRange(0, 65535), default=0, group="Server", help="Port; 0 takes a free one.")
 @boolean_option("--open", "open_browser", default=True, group="Server", help="Open the page in the browser.")
-def command(folder: Path, /, port: int, open_browser: bool) -> None:
+def command(folder: Path, port: int, open_browser: bool) -> None:
     """Show the run RUN, or all runs in DIR (by default results), in the browser until Ctrl+C.
 
     The page refreshes by itself. Only this machine can open it, and only with the address that is printed.
