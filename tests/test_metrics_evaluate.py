@@ -90,7 +90,7 @@ def test_scores_are_those_of_the_pictures_that_generate_draws(model: Generator, 
     scores = evaluate(model, scenes, num_images=20)
     chosen = np.random.default_rng(0).permutation(48)[:20]
     reals = np.stack([scenes.image(int(i)) for i in chosen])
-    fakes = sample(model, range(20)).numpy()
+    fakes = sample(model, range(20), truncation_psi=1).numpy()
     expected = sliced_wasserstein(reals, fakes)
     assert scores["swd"] == expected.pop("mean")
     assert scores["swd_levels"] == expected
@@ -102,7 +102,10 @@ def test_scores_of_features_are_those_of_these_pictures(
 ) -> None:
     scores = evaluate(model, scenes, num_images=40, metrics=WITH_FEATURES, networks=networks)
     chosen = np.random.default_rng(0).permutation(48)[:40]
-    sets = torch.from_numpy(np.stack([scenes.image(int(i)) for i in chosen])), sample(model, range(40))
+    sets = (
+        torch.from_numpy(np.stack([scenes.image(int(i)) for i in chosen])),
+        sample(model, range(40), truncation_psi=1),
+    )
     inception, vgg, dino = (networks.features[name] for name in ("inception", "vgg16", "dinov2"))
     for key, network, output in (("fid", inception, "pool"), ("fd_dinov2", dino, "cls")):
         sides = []
@@ -208,7 +211,7 @@ def test_samples_have_the_labels_of_the_reals_they_are_compared_with() -> None:
     model, dataset = generator(c_dim=3), Labelled()
     chosen = np.random.default_rng(0).permutation(30)
     labels = [dataset.label(int(chosen[i % 30])) for i in range(40)]
-    fakes = sample(model, range(40), labels=labels).numpy()
+    fakes = sample(model, range(40), truncation_psi=1, labels=labels).numpy()
     reals = np.stack([dataset.image(int(i)) for i in chosen])
     scores = evaluate(model, dataset, num_images=40, metrics=["diversity"])
     assert scores["diversity"] == diversity_ratio(fakes[:30], reals)
@@ -235,7 +238,7 @@ def test_one_class_is_compared_with_its_own_reals() -> None:
     model, dataset = generator(c_dim=3), Labelled()
     scores = evaluate(model, dataset, num_images=8, metrics=["diversity"], class_index=1)
     chosen = np.arange(1, 30, 3)[np.random.default_rng(0).permutation(10)][:8]
-    fakes = sample(model, range(8), labels=np.eye(3, dtype=np.float32)[1]).numpy()
+    fakes = sample(model, range(8), truncation_psi=1, labels=np.eye(3, dtype=np.float32)[1]).numpy()
     assert scores["diversity"] == diversity_ratio(fakes, np.stack([dataset.image(int(i)) for i in chosen]))
     assert scores["provenance"]["class"] == 1
 

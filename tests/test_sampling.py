@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.models import Generator
 from ganformer_cli.sampling import (
+    attention_maps,
     drawing,
     image_mib,
     labels_from_seeds,
@@ -29,6 +31,8 @@ from ganformer_cli.sampling import (
     sample_seeds,
     to_uint8,
 )
+from ganformer_cli.sampling.components import ComponentEdit, edit_components
+from ganformer_cli.sampling.latents import default_psi
 
 Image = npt.NDArray[np.uint8]
 
@@ -392,7 +396,47 @@ def test_three_lines_to_a_tensor(tiny_run: Path) -> None:
     images = sample(model, seeds=range(4))
     assert images.shape == (4, 3, 32, 32)
     assert images.dtype == torch.uint8
-    assert_same({seed: images[seed].numpy() for seed in range(4)}, drawn(model, range(4)))
+    assert_same({seed: images[seed].numpy() for seed in range(4)}, drawn(model, range(4), truncation_psi=0.7))
+
+
+def test_defaults_are_those_of_the_command(model: Generator) -> None:
+    from ganformer_cli.cli.generate import command
+
+    options = {parameter.name: parameter.default for parameter in command.params}
+    assert options["psis"] == (default_psi(model),) == (0.7,)
+    assert options["noise"] == inspect.signature(sample).parameters["noise_mode"].default
+    assert options["space"] == inspect.signature(sample).parameters["space"].default
+    other = generator()
+    other.truncation_psi = 0.3  # as a file says
+    assert torch.equal(sample(other, [1]), sample(model, [1], truncation_psi=0.3))
+
+
+def test_given_latents_and_edits_are_drawn(model: Generator) -> None:
+    z = latents_from_seeds(model, [0, 1])
+    assert torch.equal(sample(model, latents=z), sample(model, [0, 1]))
+    edited = edit_components(model, [0, 1], [])
+    assert torch.equal(sample(model, latents=edited), sample(model, [0, 1]))
+    assert torch.equal(sample(model, latents=edited.latents, space="w"), sample(model, [0, 1]))
+    removed = edit_components(model, [0, 1], [ComponentEdit("remove", 0)])
+    assert not torch.equal(sample(model, latents=removed), sample(model, [0, 1]))
+    assert attention_maps(model, latents=removed)["b4.conv1"][:, :, 0].max() < 1e-6
+
+
+def test_maps_of_all_layers(model: Generator) -> None:
+    maps = attention_maps(model, [3, 4])
+    assert list(maps)[:2] == ["b4.conv1", "b8.conv0"]
+    assert maps["b8.conv0"].shape == (2, 1, 2, 8, 8)
+    for each in maps.values():
+        torch.testing.assert_close(each.sum(2), torch.ones_like(each.sum(2)))
+    with pytest.raises(ConfigError, match="no attention maps"):
+        attention_maps(generator(attention="none", components_num=0), [0])
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_seeds_or_latents(model: Generator, both: bool) -> None:
+    options: dict[str, Any] = {"seeds": [0], "latents": latents_from_seeds(model, [0])} if both else {}
+    with pytest.raises(ConfigError, match="give seeds or latents, and not both"):
+        sample(model, **options)
 
 
 def test_no_seeds_no_pictures(model: Generator) -> None:

@@ -21,6 +21,7 @@ from ganformer_cli.checkpoints.headers import (
     METADATA_KEY,
     opened,
     read_config,
+    read_header,
     read_label_distribution,
     read_shapes,
 )
@@ -177,4 +178,7 @@ def load_snapshot(path: str | Path, device: str | torch.device = "cpu", which: s
         SnapshotError: no such file, a damaged one, or one of another architecture.
     """
     file = resolve_model(path)
-    return _load_network(file, which, build_generator, read_config(file)).to(device)
+    generator = _load_network(file, which, build_generator, read_config(file))
+    psi = read_header(file).get("truncation_psi")
+    generator.truncation_psi = psi if isinstance(psi, float) else None
+    return generator.to(device)

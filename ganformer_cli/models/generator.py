@@ -345,6 +345,8 @@ class Generator(nn.Module):
         self.config = config
         #: Of the data that it was trained on; None where nobody has kept it.
         self.label_distribution: LabelDistribution | None = None
+        #: That its file says to sample with; None where it says none.
+        self.truncation_psi: float | None = None
         self.pos = None
         if config.reads_component_positions:
             self.pos = nn.Parameter(

@@ -361,6 +361,7 @@ class VQGAN(Generator):
         nn.Module.__init__(self)
         self.config = config
         self.label_distribution: LabelDistribution | None = None
+        self.truncation_psi = None
         self.code_sampling = CodeSampling()
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantizer = Quantizer(config.codebook_size, config.code_dim)

@@ -100,6 +100,8 @@ def load_original(path: Path) -> OriginalSnapshot:
     }
     if found.left_out:
         header["left_out"] = found.left_out
+    if isinstance(header.get("truncation_psi"), float):
+        ema.truncation_psi = header["truncation_psi"]
     return OriginalSnapshot(config, ema, generator, discriminator, header, tuple(found.notes))
 
 

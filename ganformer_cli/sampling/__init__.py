@@ -19,6 +19,7 @@ from ganformer_cli.lazy import lazy_attributes
 if TYPE_CHECKING:
     from ganformer_cli.checkpoints.snapshots import load_snapshot
     from ganformer_cli.models import AttentionMap, Generator, NoiseMode
+    from ganformer_cli.sampling.api import attention_maps, sample
     from ganformer_cli.sampling.drawing import (
         DEFAULT_BATCH,
         GROUP_SIZE,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
         image_mib,
         map_latents,
         reconstruct_images,
-        sample,
         sample_attention,
         sample_images,
         sample_latents,
@@ -45,6 +45,7 @@ __all__ = [
     "NoiseMode",
     "Sample",
     "Space",
+    "attention_maps",
     "labels_from_seeds",
     "latents_from_seeds",
     "load_snapshot",
@@ -66,7 +67,8 @@ __getattr__ = lazy_attributes(
     {
         "checkpoints.snapshots": "load_snapshot",
         "models": "AttentionMap Generator NoiseMode",
-        "sampling.drawing": "DEFAULT_BATCH GROUP_SIZE MAP_SIZE Sample image_mib map_latents reconstruct_images sample "
+        "sampling.api": "attention_maps sample",
+        "sampling.drawing": "DEFAULT_BATCH GROUP_SIZE MAP_SIZE Sample image_mib map_latents reconstruct_images "
         "sample_attention sample_images sample_latents sample_seeds to_uint8",
         "sampling.latents": "Space labels_from_seeds latents_from_seeds read_latents slerp",
     },

@@ -23,6 +23,7 @@ from ganformer_cli.sampling.drawing import map_latents
 from ganformer_cli.sampling.latents import (
     as_float32,
     check_latents,
+    default_psi,
     expand_labels,
     labels_from_seeds,
     latents_from_seeds,
@@ -116,7 +117,7 @@ def edit_components(
     images: Sequence[int] | Tensor | npt.NDArray[Any] | EditedLatents,
     edits: Sequence[ComponentEdit],
     *,
-    truncation_psi: float = 0.7,
+    truncation_psi: float | None = None,
     labels: npt.ArrayLike | None = None,
 ) -> EditedLatents:
     """Edit components of images, one edit after the other.
@@ -126,18 +127,19 @@ def edit_components(
         images: integers ``[N]``, seeds; or latents of space w, float ``[N, m+1, w]`` or ``[N, m+1, L, w]`` (k-GAN has
             m instead of m + 1); or what earlier edits have returned, to continue.
         edits: what to do, in this order. A removed component comes back when it is re-rolled or copied.
-        truncation_psi: of all seeds, those of the edits included; given latents are taken as they are.
+        truncation_psi: of all seeds, those of the edits included; given latents are taken as they are. None is 0.7, or
+            what the model's file says.
         labels: float ``[c_dim]``, of all seeds; None draws one for each seed (``labels_from_seeds``).
 
     Returns:
-        The latents and which components are removed: ``sampling.sample_latents(generator, edited.latents, space="w",
-        dropped=edited.dropped)`` draws them.
+        The latents and which components are removed: ``sample(generator, latents=edited)`` draws them.
 
     Raises:
         ConfigError: an edit, seed, label or array that does not fit the model.
     """
     if generator.config.vqgan:
         raise ConfigError("a VQGAN has no components to edit; choose another model")
+    truncation_psi = default_psi(generator) if truncation_psi is None else truncation_psi
     for edit in edits:
         edit.check(generator)
     earlier = images.dropped if isinstance(images, EditedLatents) else None

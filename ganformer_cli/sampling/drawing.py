@@ -62,23 +62,6 @@ class _Source(NamedTuple):
         return f"seed {seed}" if self.latents is None else f"row {seed} of the latents"
 
 
-def sample(
-    generator: Generator,
-    seeds: Sequence[int],
-    *,
-    truncation_psi: float = 1.0,
-    noise_mode: NoiseMode = "const",
-    labels: npt.ArrayLike | None = None,
-) -> Tensor:
-    """The images of ``seeds`` as one uint8 tensor ``[N, 3, H, W]`` on the CPU; arguments as for ``sample_images``."""
-    height, width = generator.config.image_size
-    images = torch.empty(len(seeds), 3, height, width, dtype=torch.uint8)
-    drawn = sample_images(generator, seeds, truncation_psi=truncation_psi, noise_mode=noise_mode, labels=labels)
-    for place, (_, image) in zip(images, drawn, strict=True):
-        place.copy_(torch.from_numpy(image))
-    return images
-
-
 def sample_images(
     generator: Generator,
     seeds: Sequence[int],

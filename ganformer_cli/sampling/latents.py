@@ -23,6 +23,17 @@ _ROWS = 1024
 Space = Literal["z", "w"]
 
 
+#: Truncation psi unless the user or the model's file says another, as the authors' programs have it.
+DEFAULT_PSI = 0.7
+
+
+def default_psi(generator: Generator) -> float:
+    """The truncation psi of ``ganformer generate``: 0.7, or what the model's file says; a VQGAN knows none, so 1."""
+    if generator.config.vqgan:
+        return 1.0
+    return DEFAULT_PSI if generator.truncation_psi is None else generator.truncation_psi
+
+
 def read_latents(path: Path, generator: Generator, space: Space = "z") -> npt.NDArray[Any]:
     """The latents in a ``.npy`` file, mapped into memory: as for ``sample_latents``, at least one row.
 
