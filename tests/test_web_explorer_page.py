@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Generator
+from ganformer_cli.models.labels import LabelDistribution
 from ganformer_cli.web.explorer import Explorer, LoadedFile
 from ganformer_cli.web.server import LocalServer, html, page_html
 from tests.chromium import Page, chromium, needs_chromium
@@ -23,10 +25,13 @@ IDLE = "!busy && !waiting.length && document.body.dataset.ready && S.images.has(
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    """An untrained model with noise that shows."""
+    """An untrained model with classes, one of which has a long name."""
     folder = tmp_path_factory.mktemp("explored")
     torch.manual_seed(0)
-    generator = Generator(ModelConfig(resolution=32, components_num=4, latent_size=32, channel_base=256)).eval()
+    config = ModelConfig(resolution=32, components_num=4, latent_size=32, channel_base=256, c_dim=2)
+    generator = Generator(config).eval()
+    names = ["short", "a long name " * 8]
+    generator.label_distribution = LabelDistribution.from_labels(np.array([0, 1]), 2, names)
     file = folder / "model.safetensors"
     file.write_bytes(b"weights")
     explorer = Explorer(generator, LoadedFile.of(file, {}), folder / "saved")
@@ -103,6 +108,16 @@ def test_a_slider_is_one_step(page: Page) -> None:
         page.evaluate(f"$('mean').value = {amount}; $('mean').oninput()")
     page.wait_for(f"S.reply.steps.length === 2 && {IDLE}")
     assert page.evaluate("title(S.reply.step)") == "0 to mean by 1"
+
+
+def test_a_class_is_chosen_by_name(page: Page) -> None:
+    drawn = []
+    for number in ("0", "1"):
+        page.evaluate(f"$('class').value = '{number}'; $('class').onchange()")
+        page.wait_for(f"!S.reply.state.own_label && S.reply.state.label[{number}] === 1 && {IDLE}")
+        drawn.append(image(page))
+    assert drawn[0] != drawn[1]
+    assert page.evaluate("title(S.reply.step)").startswith("class a long name")
 
 
 def test_before_and_after_side_by_side(page: Page) -> None:
