@@ -216,7 +216,7 @@ def test_answers_that_are_none_of_the_hubs(
 ) -> None:
     from ganformer_cli.downloads import hub as room
 
-    monkeypatch.setattr(room, "_ask", lambda *given: (200, answer))
+    monkeypatch.setattr(room, "_ask", lambda *given, **named: (200, answer))
     done = ganformer("info", "hf:me/faces")
     assert done.exit_code == 1
     assert done.stderr.startswith("ganformer info: error: hf:me/faces: ")

@@ -104,8 +104,9 @@ def hub_token() -> str | None:
     token = os.environ.get("HF_TOKEN", "").strip()
     if token:
         return token
-    home = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
-    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
+    path = Path(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token"))
     try:
         return read_regular(path).decode("ascii").strip() or None
     except (OSError, UnicodeDecodeError):
@@ -135,20 +136,21 @@ def fetch_hub(
         OutputError: the cache cannot be written to.
     """
     folder = _folder(address)
+    copy = _copy(address, folder)
     if offline:
-        if (path := _copy(address, folder)) is None:
+        if copy is None:
             raise DownloadError(f"{address} is not there, and downloads are switched off; leave out --offline")
-        return path
+        return copy
     from ganformer_cli.downloads.patience import session_with_deadlines
 
     with session_with_deadlines() as session:
         try:
-            listing = _list_files(address, session)
+            listing = _list_files(address, session, patient=copy is None)
         except _UnreachableError as error:
-            if (path := _copy(address, folder)) is None:
+            if copy is None:
                 raise
             notice(f"{address}: the Hub cannot be asked ({error.__cause__}); using the copy of an earlier download")
-            return path
+            return copy
         file = _choose(address, listing)
         url = f"{hub_endpoint()}/{address.repo}/resolve/{file.commit}/{quote(file.name)}"
         checksum = None if file.sha256 is None else f"sha256:{file.sha256}"
@@ -182,10 +184,10 @@ class _UnreachableError(DownloadError):
     """The Hub does not answer; its cause says why."""
 
 
-def _list_files(address: HubAddress, session: Session) -> dict[str, HubFile]:
-    """The files of a repository, by name."""
+def _list_files(address: HubAddress, session: Session, *, patient: bool) -> dict[str, HubFile]:
+    """The files of a repository, by name; ``patient``: try more than once."""
     url = f"{hub_endpoint()}/api/models/{address.repo}/revision/{quote(address.revision)}?blobs=true"
-    status, content = _ask(address, session, url)
+    status, content = _ask(address, session, url, patient=patient)
     if status != HTTPStatus.OK:
         raise DownloadError(f"{address}: {_why_refused(status, address.repo)}")
     answer = parse_json(content, f"{address}: the Hub's list of files", kind=DownloadError, remedy="try again later")
@@ -205,14 +207,14 @@ def _list_files(address: HubAddress, session: Session) -> dict[str, HubFile]:
     return found
 
 
-def _ask(address: HubAddress, session: Session, url: str) -> tuple[int, bytes]:
-    """The status and the beginning of an answer, after further tries if the connection breaks off.
+def _ask(address: HubAddress, session: Session, url: str, *, patient: bool = True) -> tuple[int, bytes]:
+    """The status and the content of an answer, if ``patient`` after further tries if the connection breaks off.
 
     The first request carries no token. If it is refused and the user has one, it is repeated with it, and the session
     keeps it for the same host.
     """
     job = Download(cache_folder() / "hub" / address.repo, url)
-    for delay in (*transfer.RETRY_DELAYS, None):
+    for delay in (*(transfer.RETRY_DELAYS if patient else ()), None):
         try:
             with network_errors(job):
                 status, content = _read(get(session, url, {}))
