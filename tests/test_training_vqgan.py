@@ -155,7 +155,7 @@ def test_lpips_stands_in_the_loss_where_it_is_asked_for(monkeypatch: pytest.Monk
         seen.append((one.detach(), other))
         return (one - other).abs().double().mean((1, 2, 3)) * 7
 
-    monkeypatch.setattr(vqgan, "open_distance", lambda **_: SimpleNamespace(network=network))
+    monkeypatch.setattr(vqgan, "open_distance", lambda **_: SimpleNamespace(differentiable=network))
     trainer = VQGANTrainer(settings(vq_perceptual="lpips"), CPU)
     means = RunningMeans()
     reals = torch.full((4, 3, 32, 32), 255, dtype=torch.uint8)

@@ -138,7 +138,6 @@ class LearnedDistance:
         name: ``lpips``.
         weights_sha256: of VGG16's file and of its own, with a plus between.
         published: whether these are the files that scores elsewhere are made with.
-        network: the network itself, which gives gradients.
     """
 
     name = "lpips"
@@ -148,7 +147,7 @@ class LearnedDistance:
     ) -> None:
         self.weights_sha256, self.published = weights_sha256, published
         self.device = torch.device(device)
-        self.network = network.to(self.device).eval()
+        self._network = network.to(self.device).eval()
         self._at_once: BlockSize | None = None
 
     def __call__(self, one: Tensor, other: Tensor) -> Tensor:
@@ -176,7 +175,7 @@ class LearnedDistance:
 
     def _pair(self, pair: tuple[Tensor, Tensor]) -> Tensor:
         with torch.inference_mode():
-            distance: Tensor = self.network(*(each.to(self.device) for each in pair))
+            distance: Tensor = self._network(*(each.to(self.device) for each in pair))
         return distance.cpu()
 
 

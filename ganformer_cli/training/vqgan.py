@@ -75,7 +75,7 @@ def perceptual_loss(kind: PerceptualLoss, device: torch.device) -> Callable[[Ten
     if kind == "gradients":
         return gradient_loss
     try:
-        network = open_distance(device=device, offline=True).network
+        network = open_distance(device=device, offline=True)
     except DownloadError as error:
         raise ConfigError(
             "--vq-perceptual lpips: its weights are not in the cache; get them with ganformer eval --metrics ppl "
@@ -84,8 +84,7 @@ def perceptual_loss(kind: PerceptualLoss, device: torch.device) -> Callable[[Ten
 
     def lpips(images: Tensor, reals: Tensor) -> Tensor:
         """Mean over images (Zhang et al. 2018)."""
-        distance: Tensor = network(127.5 * (images + 1), 127.5 * (reals + 1)).mean()
-        return distance.to(images.dtype)
+        return network.differentiable(127.5 * (images + 1), 127.5 * (reals + 1)).mean().to(images.dtype)
 
     return lpips
 
