@@ -23,6 +23,7 @@ CACHE_FOLDERS = {
     "snapshots": "models that the authors published",
     "hub": "models from the Hugging Face Hub",
     "statistics": "statistics of data sets, for metrics",
+    "trials": "what trials found fastest on this machine",
 }
 DOWNLOADS = ".downloads"  # in a folder of data sets: the archives that they are made of
 

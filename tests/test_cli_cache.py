@@ -32,7 +32,14 @@ def sizes(result: Result) -> dict[str, tuple[int, int]]:
 
 
 def test_what_is_kept_is_shown(ganformer: Run, cache: Path) -> None:
-    expected = {"operators": (1, 300), "weights": (1, 200), "snapshots": (0, 0), "hub": (0, 0), "statistics": (0, 0)}
+    expected = {
+        "operators": (1, 300),
+        "weights": (1, 200),
+        "snapshots": (0, 0),
+        "hub": (0, 0),
+        "statistics": (0, 0),
+        "trials": (0, 0),
+    }
     assert sizes(ganformer("cache", "--json")) == {**expected, "downloads": (1, 50)}
     table = ganformer("cache").stdout
     assert str(cache / "operators") in table

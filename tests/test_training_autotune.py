@@ -65,7 +65,7 @@ def test_a_trial_is_made_once_for_a_machine_and_a_model(
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"KEY": 3}', '{"KEY": {"processes": 0, "threads": "1"}}'])
 def test_a_damaged_file_of_trials_is_ignored(config: RunConfig, machine: list[int], tmp_path: Path, text: str) -> None:
     path = tmp_path / "cache" / kept_trials.TRIALS_FILE
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_text(text.replace("KEY", autotune.trial_key(config, UsableCores(2, ""))), encoding="utf-8")
     assert choose(config).processes == 2
     assert machine == [2]

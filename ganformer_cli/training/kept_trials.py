@@ -14,7 +14,7 @@ from ganformer_cli.errors import GanformerError
 from ganformer_cli.files import read_json, write_json
 from ganformer_cli.resources import cache_folder
 
-TRIALS_FILE = "trials.json"
+TRIALS_FILE = "trials/trials.json"  # in the cache
 #: The oldest go.
 MAX_TRIALS = 200
 
