@@ -466,6 +466,7 @@ def test_a_library_that_a_virus_scanner_holds_is_loaded(monkeypatch: pytest.Monk
     assert scanner.slept >= 2
 
 
+@pytest.mark.not_wine("it loses the Ctrl-Break by which ninja ends its compilers, and the endless one stays")
 def test_one_failure_ends_the_others(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganformer_cli.operators.jobs._processors", lambda: 2)
     workshop.write("endless.cpp", "ENDLESS and long")  # the longest begins first
@@ -486,6 +487,7 @@ def test_a_compiler_that_cannot_be_started(workshop: Workshop, tmp_path: Path) -
         find_or_build(workshop.build_spec(), lambda: tools, folders=[workshop.kept])
 
 
+@pytest.mark.not_wine("it loses the Ctrl-Break by which ninja ends its compilers, and the endless one stays")
 def test_a_compiler_that_never_ends(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganformer_cli.operators.jobs.SECONDS_TO_BUILD", 0.2)
     workshop.write("one.cpp", "ENDLESS")

@@ -134,6 +134,24 @@ def test_the_newest_grid_alone_where_only_that_is_wanted(tmp_path: Path) -> None
     assert result.samples.name == "fakes-000000_016.png"
 
 
+@pytest.mark.slow
+def test_a_program_that_shows_the_latest_grid_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def held(source: Path, target: Path) -> None:
+        if Path(target).name == "latest.png" and Path(target).exists():
+            raise PermissionError(13, "Access is denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", held)
+    messages: list[str] = []
+    result = train(tmp_path / "run", metrics="none", messages=messages)
+    assert result.finished
+    assert any("latest.png" in line and "the next snapshot" in line for line in messages)
+
+
 # ----- The best -----
 
 

@@ -12,6 +12,7 @@ import torch
 from ganformer_cli.checkpoints.run_folder import SAMPLE_FOLDER, kimg_in_name
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
+from ganformer_cli.errors import OutputError
 from ganformer_cli.files import Warn, remove
 from ganformer_cli.models import AttentionMap, Generator
 from ganformer_cli.sampling import sample_attention
@@ -63,7 +64,10 @@ class SampleGrids:
         images = self.draw(self.dataset, self.config.train.vis_num, psi)
         grid, attention = self.paths(kimg)
         save_png(grid, image_grid(images))
-        save_png(self.folder / LATEST, image_grid(images))
+        try:
+            save_png(self.folder / LATEST, image_grid(images))
+        except OutputError as error:  # on Windows a program that shows it may hold it; the grid itself is there
+            self.warn(f"{error}; the next snapshot writes it again")
         if self.config.model.has_maps:
             seeds = range(min(MAX_ATTENTION_IMAGES, len(images)))
             last = [sample.maps[-1] for sample in sample_attention(generator, seeds, truncation_psi=psi)]
