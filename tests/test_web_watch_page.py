@@ -18,7 +18,7 @@ from ganformer_cli.web.server import LocalServer
 from ganformer_cli.web.watch import Watcher
 from tests.chromium import Page, chromium, needs_chromium
 
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 def make_run(folder: Path, *, gamma: float = 1.0, snapshots: int = 3) -> Path:
