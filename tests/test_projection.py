@@ -30,8 +30,8 @@ from ganformer_cli.projection.optimization import (
 from ganformer_cli.sampling import sample_latents
 from ganformer_cli.sampling.components import map_seeds
 
-TINY = {"resolution": 8, "components_num": 2, "latent_size": 16, "channel_base": 64, "channel_max": 8}
-NO_COMPONENTS = {"attention": "none", "components_num": 0}
+TINY: dict[str, Any] = {"resolution": 8, "components_num": 2, "latent_size": 16, "channel_base": 64, "channel_max": 8}
+NO_COMPONENTS: dict[str, Any] = {"attention": "none", "components_num": 0}
 
 
 def generator(**options: Any) -> Generator:
