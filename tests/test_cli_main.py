@@ -24,7 +24,8 @@ HEAVY = ("torch", "numpy", "PIL", "rich", "safetensors", "scipy")
 
 
 def python(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # on Windows a pipe has the code page of the country
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, encoding="utf-8", env=environment)
 
 
 @pytest.fixture

@@ -50,6 +50,23 @@ def run(line: str) -> Result:
     return CliRunner().invoke(command, line.split())
 
 
+def test_a_path_that_the_system_cannot_even_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows says so with a ValueError, of paths of more than 32,767 letters."""
+
+    @click.command("try", cls=GroupedCommand)
+    @option("--file", type=click.Path(exists=True), group="Data", help="A file.")
+    def reads(file: str) -> None:
+        pass
+
+    def too_long(path: str, **_: Any) -> None:
+        raise ValueError("stat: path too long for Windows")
+
+    monkeypatch.setattr("os.stat", too_long)
+    done = CliRunner().invoke(reads, ["--file", "x"])
+    assert done.exit_code == 2
+    assert "'--file': stat: path too long for Windows" in done.stderr
+
+
 # ----- Booleans -----
 
 

@@ -66,7 +66,10 @@ class GroupedOption(click.Option):
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         for word in (value,) if isinstance(value, str) else value if isinstance(value, (tuple, list)) else ():
             check_word(word, self.type, ctx, self)
-        return super().type_cast_value(ctx, value)
+        try:
+            return super().type_cast_value(ctx, value)
+        except ValueError as error:  # of Windows: a path of more than 32,767 letters
+            raise click.BadParameter(str(error), ctx=ctx, param=self) from error
 
 
 def check_word(word: object, kind: click.ParamType, ctx: click.Context, parameter: click.Parameter) -> None:
