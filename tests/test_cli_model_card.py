@@ -95,6 +95,11 @@ def test_the_card_of_a_converted_file_states_the_authors_licence(ganformer: Run,
     assert "CC BY 4.0" in text  # of CLEVR
     assert "clevr-snapshot.pkl (pytorch), sha256 `abc`" in text
     assert "None were measured" in text
+    assert "Trained with the program of its authors" in text
+    assert ganformer("info", "--card", str(file), "--licence", "other").exit_code == 0
+    text = Path("MODEL.md").read_text(encoding="utf-8")
+    assert "The model: other" in text
+    assert "NVIDIA" in text  # what a user states does not take the facts away
 
 
 @pytest.mark.slow

@@ -152,7 +152,8 @@ def _what_it_is(record: Mapping[str, Any]) -> str:
     if record["classes"]:
         what += f" It draws images of {record['classes']} classes."
     paper = VQGAN_PAPER if record["config"].get("vqgan") else PAPER
-    return f"{what} Made with the program `ganformer`, after {paper}."
+    maker = "Trained with the program of its authors" if _is_converted(record) else "Made with the program `ganformer`"
+    return f"{what} {maker}, after {paper}."
 
 
 def _usage(card: Card) -> str:
@@ -211,16 +212,18 @@ def _is_converted(record: Mapping[str, Any]) -> bool:
 
 
 def _licence(record: Mapping[str, Any], card: Card) -> str:
-    if card.licence:
-        text = f"The model: {card.licence}, as whoever publishes it says."
-    elif _is_converted(record):
-        return (
+    stated = f"The model: {card.licence}, as whoever publishes it says."
+    if _is_converted(record):
+        facts = (
             "The weights come from a snapshot of the authors' program, and its terms stay those of whoever trained "
             f"it: see <{AUTHORS_REPOSITORY}>. That program builds on NVIDIA's StyleGAN2, which is under a licence of "
             "NVIDIA's own. Read both licences before you use or share these weights. The program `ganformer`, which "
-            "converted the file, is under the Apache License 2.0 and shares no code with either; its licence does not "
-            "cover the weights."
+            "reads the file, is under the Apache License 2.0 and shares no code with either; its licence does not cover "
+            "the weights."
         )
+        return f"{stated} {facts}" if card.licence else facts
+    if card.licence:
+        text = stated
     elif record["licence"]:
         text = f"The model: {without_markup(record['licence'])}."
     else:
