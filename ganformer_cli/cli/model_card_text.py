@@ -218,8 +218,8 @@ def _licence(record: Mapping[str, Any], card: Card) -> str:
             "The weights come from a snapshot of the authors' program, and its terms stay those of whoever trained "
             f"it: see <{AUTHORS_REPOSITORY}>. That program builds on NVIDIA's StyleGAN2, which is under a licence of "
             "NVIDIA's own. Read both licences before you use or share these weights. The program `ganformer`, which "
-            "reads the file, is under the Apache License 2.0 and shares no code with either; its licence does not cover "
-            "the weights."
+            "reads the file, is under the Apache License 2.0 and shares no code with either; its licence does not "
+            "cover the weights."
         )
         return f"{stated} {facts}" if card.licence else facts
     if card.licence:
