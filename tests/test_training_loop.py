@@ -22,6 +22,7 @@ from ganformer_cli.models import Generator
 from ganformer_cli.training import Callbacks, RunResult, loop, losses, open_run
 from ganformer_cli.training.checkpointing import Checkpointer
 from ganformer_cli.training.ema import MovingAverage, ema_decay
+from ganformer_cli.training.network_trainer import seed_generators
 
 TINY: dict[str, Any] = {
     "resolution": 32,
@@ -204,6 +205,14 @@ def test_style_mixing_takes_later_layers_from_another_latent() -> None:
     assert cutoff >= 1
     assert same == [True] * cutoff + [False] * (len(same) - cutoff)
     assert torch.equal(losses.mixed_latents(generator, z, None, 0.0)[0], plain)
+
+
+def test_seeding_a_step_is_that_of_torch_and_leaves_nothing_behind() -> None:
+    torch.manual_seed(7)
+    expected, waiting = torch.rand(3), len(torch.cuda._queued_calls)
+    seed_generators(7, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
+    assert len(torch.cuda._queued_calls) == waiting
 
 
 def test_component_mask() -> None:
