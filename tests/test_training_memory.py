@@ -18,7 +18,7 @@ from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import TrainingError
 from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.training import Callbacks, fitting, open_run, opening
+from ganformer_cli.training import Callbacks, fitting, open_run, opening, recorded
 from ganformer_cli.training.fitting import Trial, fit_micro_batch
 from ganformer_cli.training.gan import GANTrainer, StepResult
 from ganformer_cli.training.network_trainer import micro_batches
@@ -117,6 +117,8 @@ def test_the_weights_are_those_of_a_run_that_was_cut_smaller_there(
     update: int,
     error: Callable[[], Exception],
 ) -> None:
+    # From the third step on, recorded passes would call no function of the networks.
+    monkeypatch.setattr(GANTrainer, "can_record", False)
     messages: list[str] = []
     with monkeypatch.context() as patch:
         fail_once(patch, kind, method, at, error)
@@ -128,6 +130,29 @@ def test_the_weights_are_those_of_a_run_that_was_cut_smaller_there(
     assert training_state.digest(found) == training_state.digest(expected)
     events = [json.loads(line) for line in (tmp_path / "failing/events.jsonl").read_text("utf-8").splitlines()]
     assert [event["event"] for event in events] == ["out of memory"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("at", "update"), [(0, 2), (1, 4)], ids=["rehearsal", "repetition"])
+def test_memory_may_run_out_in_a_recorded_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, update: int
+) -> None:
+    whole, calls = recorded._Program.run, iter(range(10**9))
+
+    def run(self: recorded._Program, *given: Any) -> recorded.Results:
+        if next(calls) == at:
+            raise ERRORS[1]()
+        return whole(self, *given)
+
+    messages: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(recorded._Program, "run", run)
+        found = train(tmp_path / "failing", messages)
+    assert sum("out of memory; going on with 4 images at a time" in line for line in messages) == 1
+    with monkeypatch.context() as patch:
+        cut_smaller(patch, update)
+        expected = train(tmp_path / "cut")
+    assert training_state.digest(found) == training_state.digest(expected)
 
 
 @pytest.mark.slow

@@ -57,6 +57,12 @@ class PreparedWeights:
         ]
         self.sources: list[Tensor] = []
         self.casts: list[Tensor] = []
+        self.in_use = False
+
+    @property
+    def prepared(self) -> list[Tensor]:
+        """What the layers read."""
+        return [*self.leaves, *self.casts]
 
     def cast_to(self, dtypes: dict[nn.Module, torch.dtype]) -> None:
         """Prepare the 3×3 weights of these layers in the precision of their features, too."""
@@ -85,9 +91,11 @@ class PreparedWeights:
             tensor.requires_grad_(trained)
         for layer, effective in zip(self.layers, self.effective, strict=True):
             vars(layer)["prepared"] = effective  # nn.Module's own way costs ten times as much, and this is every update
+        self.in_use = True
         try:
             yield
         finally:
+            self.in_use = False
             for layer in self.layers:
                 vars(layer)["prepared"] = None
             for tensor in self.trained:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +25,7 @@ from ganformer_cli.training.augment import Augmentation
 from ganformer_cli.training.distributed import ONE_PROCESS, GradientReducer, Group
 from ganformer_cli.training.ema import MovingAverage, ema_decay
 from ganformer_cli.training.network_trainer import NetworkTrainer, RunningMeans, labels_of, upload
+from ganformer_cli.training.recorded import Backward, Pass, RecordedPass
 
 
 @dataclass
@@ -111,6 +112,7 @@ class GANTrainer(NetworkTrainer):
 
     def _cast_weights(self) -> None:
         """Prepare the weights of half-precision blocks in that precision, too."""
+        self.recordings: dict[tuple[str, int, int], RecordedPass] = {}
         self.g_weights.cast_to(half_layers(self.generator))
         self.d_weights.cast_to(half_layers(self.discriminator))
 
@@ -300,6 +302,7 @@ class GANTrainer(NetworkTrainer):
                 "lower --resolution, --channel-max or --channel-base, or free memory on the device"
             )
         self.micro_batch = max(size for size in smaller if size <= max(self.micro_batch // 2, min(smaller)))
+        self.recordings.clear()
         self.unproven_steps = self.proving_steps
         self.shrunk(self.micro_batch)
 
@@ -325,35 +328,31 @@ class GANTrainer(NetworkTrainer):
         regularise, localise = due and options.pl_weight > 0, due and options.locality_weight > 0
         for part in self.seeded_parts(seed):
             last = part.stop == self.local_batch_size
-            fake = self.draw_fakes(c, part, result)
-            logits = self.discriminator(self.augmentation(fake), labels_of(c, part))
-            if real is None:
-                loss = losses.generator_loss(logits, options.g_loss)
+            completes = last and not regularise and not localise
+            ws, mask = self.draw_latents(c, part, result), self.draw_mask(part)
+            arguments = ws, mask, labels_of(c, part), None if real is None else real[part]
+            if self.can_record:
+                values, gradient = self.recorded("generator", self.generator_pass, self.g_weights)(*arguments)
+                if completes:
+                    result.before_last_backward()
+                ws.backward(gradient)
             else:
-                with torch.no_grad():
-                    real_logits = self.discriminator(self.augmentation(real[part]), labels_of(c, part))
-                loss = losses.relativistic_loss(logits, real_logits)
-            if last and not regularise and not localise:
-                result.before_last_backward()
-            (loss / len(self.parts)).backward()
-            result.add("loss_g", loss)
+                values = self.generator_pass(arguments, self.backward(result, last=completes))
+            for name, value in values.items():
+                result.add(name, value)
             some = slice(part.start, part.start + max(1, (part.stop - part.start) // losses.PL_BATCH_SHRINK))
             if localise:
                 first, second = self.draw_latents(c, some, result), self.draw_latents(c, some, result)
                 locality = losses.locality(self.generator, first, second)
                 weight = options.locality_weight * options.g_reg_interval / len(self.parts)
-                if last and not regularise:
-                    result.before_last_backward()
-                (locality.mean() * -weight).backward()
+                self.backward(result, last=last and not regularise)(locality.mean() * -weight, True)
                 result.add("locality", locality)
             if regularise:
                 ws = self.draw_latents(c, some, result)
                 weight = options.pl_weight * options.g_reg_interval / len(self.parts)
                 with full_precision(self.generator):
                     penalty, pl_mean = losses.path_length_penalty(self.generator, ws, self.pl_mean)
-                    if last:
-                        result.before_last_backward()
-                    (penalty.mean() * weight).backward()
+                    self.backward(result, last=last)(penalty.mean() * weight, True)
                 result.pl_means.append(pl_mean)
                 result.add("path_length", pl_mean)
 
@@ -366,56 +365,113 @@ class GANTrainer(NetworkTrainer):
         """
         options = self.config.train
         regularise = options.gamma > 0 and number % options.d_reg_interval == 0
+        name, compute = "discriminator", self.discriminator_pass
+        if regularise:
+            name, compute = "regularised", self.regularised_pass
         for part in self.seeded_parts(seed):
-            # New ones: with those of the generator's update, which are one step old, training was visibly slower.
             with torch.no_grad():
-                fake = self.augmentation(self.draw_fakes(c, part, result))
-            shown, labels = self.augmentation(real[part]), labels_of(c, part)
-            last = part.stop == self.local_batch_size
-            if regularise and self.is_relativistic:
-                fake.requires_grad_()
-                shown.requires_grad_()
-                with full_precision(self.discriminator):
-                    fake_logits, real_logits = self.discriminator(fake, labels), self.discriminator(shown, labels)
-                    loss = losses.relativistic_loss(real_logits, fake_logits)
-                    r1 = losses.gradient_penalty(real_logits, shown)
-                    r2 = losses.gradient_penalty(fake_logits, fake)
-                    result.add("r1", r1)
-                    result.add("r2", r2)
-                    total = loss + (r1.mean() + r2.mean()) * (options.gamma / 2 * options.d_reg_interval)
-                    if last:
-                        result.before_last_backward()
-                    (total / len(self.parts)).backward()
-            elif regularise:
-                # Two passes, because the penalty is of the real images alone.
-                fake_logits = self.discriminator(fake, labels)
-                fake_loss = losses.fake_loss(fake_logits, options.d_loss)
-                (fake_loss / len(self.parts)).backward()
-                shown.requires_grad_()
-                with full_precision(self.discriminator):
-                    real_logits = self.discriminator(shown, labels)
-                    real_loss = losses.real_loss(real_logits, options.d_loss)
-                    penalty = losses.gradient_penalty(real_logits, shown)
-                    result.add("r1", penalty)
-                    total = real_loss + penalty.mean() * (options.gamma / 2 * options.d_reg_interval)
-                    if last:
-                        result.before_last_backward()
-                    (total / len(self.parts)).backward()
-                loss = fake_loss + real_loss
+                ws, mask = self.draw_latents(c, part, result), self.draw_mask(part)
+            arguments = ws, mask, labels_of(c, part), real[part]
+            if self.can_record:
+                values, _ = self.recorded(name, compute, self.d_weights)(*arguments)
             else:
-                fake_logits, real_logits = self.judge_together(fake, shown, labels)
-                if self.is_relativistic:
-                    loss = losses.relativistic_loss(real_logits, fake_logits)
-                else:
-                    fake_loss = losses.fake_loss(fake_logits, options.d_loss)
-                    loss = fake_loss + losses.real_loss(real_logits, options.d_loss)
-                if last:
-                    result.before_last_backward()
-                (loss / len(self.parts)).backward()
-            result.add("loss_d", loss)
-            result.add("score_real", real_logits)
-            result.add("score_fake", fake_logits)
-            result.add("sign_real", real_logits.sign())
+                last = part.stop == self.local_batch_size
+                values = compute(arguments, self.backward(result, last=last))
+            for key, value in values.items():
+                result.add(key, value)
+
+    def backward(self, result: StepResult, *, last: bool) -> Backward:
+        """Backward passes into ``.grad``; ``last``: of the update's last micro-batch."""
+
+        def backward(total: Tensor, completes: bool) -> None:
+            if last and completes:
+                result.before_last_backward()
+            total.backward()
+
+        return backward
+
+    @property
+    def can_record(self) -> bool:
+        """Whether passes may be recorded: where nothing but their arguments and weights changes from step to step."""
+        options = self.config.train
+        prepared = self.g_weights.in_use and self.d_weights.in_use  # which is what gradients are taken by
+        plain = options.augment == "none" and not options.checkpoint_activations
+        return self.device.type == "cpu" and prepared and plain
+
+    def recorded(self, name: str, compute: Pass, weights: PreparedWeights) -> RecordedPass:
+        """The recorded form of a pass that trains ``weights``; the first call records."""
+        key = name, self.micro_batch, len(self.parts)
+        if key not in self.recordings:
+            networks = self.generator, self.discriminator
+            constants = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+            constants += [*self.g_weights.prepared, *self.d_weights.prepared]
+            self.recordings[key] = RecordedPass(compute, weights.trained, constants, by_first=name == "generator")
+        return self.recordings[key]
+
+    # ----- Passes: of latents [b, m+1, L, w], mask [b, m], labels [b, c_dim], real images [b, 3, H, W] -----
+
+    def generator_pass(self, arguments: Sequence[Tensor | None], backward: Backward) -> dict[str, Tensor]:
+        """Forward and backward pass of the generator's loss; what is logged."""
+        ws, mask, labels, real = arguments
+        assert ws is not None
+        logits = self.discriminator(self.augmentation(self.generator.synthesis(ws, component_mask=mask)), labels)
+        if real is None:
+            loss = losses.generator_loss(logits, self.config.train.g_loss)
+        else:
+            with torch.no_grad():
+                real_logits = self.discriminator(self.augmentation(real), labels)
+            loss = losses.relativistic_loss(logits, real_logits)
+        backward(loss / len(self.parts), True)
+        return {"loss_g": loss}
+
+    def images_to_judge(self, arguments: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Fakes, real images and labels as the discriminator sees them."""
+        ws, mask, labels, real = arguments
+        assert ws is not None
+        assert real is not None
+        # New fakes: with those of the generator's update, which are one step old, training was visibly slower.
+        with torch.no_grad():
+            fake = self.augmentation(self.generator.synthesis(ws, component_mask=mask))
+        return fake, self.augmentation(real), labels
+
+    def discriminator_pass(self, arguments: Sequence[Tensor | None], backward: Backward) -> dict[str, Tensor]:
+        """Forward and backward pass of the discriminator's loss; what is logged."""
+        options = self.config.train
+        fake_logits, real_logits = self.judge_together(*self.images_to_judge(arguments))
+        if self.is_relativistic:
+            loss = losses.relativistic_loss(real_logits, fake_logits)
+        else:
+            loss = losses.fake_loss(fake_logits, options.d_loss) + losses.real_loss(real_logits, options.d_loss)
+        backward(loss / len(self.parts), True)
+        return logged(loss, real_logits, fake_logits)
+
+    def regularised_pass(self, arguments: Sequence[Tensor | None], backward: Backward) -> dict[str, Tensor]:
+        """``discriminator_pass`` with R1, and R2 in the relativistic objective."""
+        options = self.config.train
+        fake, real, labels = self.images_to_judge(arguments)
+        strength = options.gamma / 2 * options.d_reg_interval
+        real = real.detach().requires_grad_()
+        if self.is_relativistic:
+            fake = fake.detach().requires_grad_()
+            with full_precision(self.discriminator):
+                fake_logits, real_logits = self.discriminator(fake, labels), self.discriminator(real, labels)
+                loss = losses.relativistic_loss(real_logits, fake_logits)
+                r1 = losses.gradient_penalty(real_logits, real)
+                r2 = losses.gradient_penalty(fake_logits, fake)
+                total = loss + (r1.mean() + r2.mean()) * strength
+                backward(total / len(self.parts), True)
+            return {"r1": r1, "r2": r2, **logged(loss, real_logits, fake_logits)}
+        # Two passes, because the penalty is of the real images alone.
+        fake_logits = self.discriminator(fake, labels)
+        fake_loss = losses.fake_loss(fake_logits, options.d_loss)
+        backward(fake_loss / len(self.parts), False)
+        with full_precision(self.discriminator):
+            real_logits = self.discriminator(real, labels)
+            real_loss = losses.real_loss(real_logits, options.d_loss)
+            penalty = losses.gradient_penalty(real_logits, real)
+            total = real_loss + penalty.mean() * strength
+            backward(total / len(self.parts), True)
+        return {"r1": penalty, **logged(fake_loss + real_loss, real_logits, fake_logits)}
 
     def judge_together(self, fake: Tensor, real: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits of fakes and reals, each ``[b, 1]``, in one pass where minibatch-std allows it.
@@ -446,12 +502,15 @@ class GANTrainer(NetworkTrainer):
         result.w_means.append(mean)
         return ws
 
-    def draw_fakes(self, c: Tensor | None, part: slice, result: StepResult) -> Tensor:
-        """A micro-batch of generated images ``[b, 3, H, W]``."""
-        ws = self.draw_latents(c, part, result)
+    def draw_mask(self, part: slice) -> Tensor | None:
+        """Which components of a micro-batch are dropped, bool ``[b, m]``; None where none ever is."""
         components, rate = self.config.model.components_num, self.config.train.component_dropout
-        mask = losses.random_component_mask(len(ws), components, rate, self.device)
-        return self.generator.synthesis(ws, component_mask=mask)
+        return losses.random_component_mask(part.stop - part.start, components, rate, self.device)
+
+
+def logged(loss: Tensor, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+    """What the log says of a pass of the discriminator."""
+    return {"loss_d": loss, "score_real": real_logits, "score_fake": fake_logits, "sign_real": real_logits.sign()}
 
 
 def adam(module: nn.Module, lr: float, interval: int) -> torch.optim.Adam:
