@@ -139,7 +139,7 @@ def test_memory_may_run_out_in_a_recorded_pass(
 ) -> None:
     whole, calls = recorded._Program.run, iter(range(10**9))
 
-    def run(self: recorded._Program, *given: Any) -> recorded.Results:
+    def run(self: recorded._Program, *given: Any) -> recorded.PassResults:
         if next(calls) == at:
             raise ERRORS[1]()
         return whole(self, *given)

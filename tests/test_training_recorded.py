@@ -11,7 +11,7 @@ from torch import Tensor
 from ganformer_cli.config import ModelConfig, RunConfig, TrainConfig
 from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.network_trainer import RunningMeans
-from ganformer_cli.training.recorded import RecordedFunction, Results
+from ganformer_cli.training.recorded import PassResults, RecordedFunction
 
 KINDS = {
     "kmeans": ({"attention": "kmeans", "style": False}, {"precision": "bf16"}),
@@ -80,7 +80,7 @@ def test_other_precision_or_weights_elsewhere_are_recorded_anew() -> None:
     assert not program.is_current()
 
 
-def doubled(x: Tensor) -> Results:
+def doubled(x: Tensor) -> PassResults:
     return [2 * x + torch.rand(3), None]
 
 

@@ -22,7 +22,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, is_in_torch_dispatch_mode
 
 #: What a function returns: tensors without history, or None.
-Results = list[Tensor | None]
+PassResults = list[Tensor | None]
 
 #: Calls that take more seconds of this thread are not repeated: the way to the operators is nothing there, and a
 #: rehearsal is much.
@@ -59,7 +59,7 @@ class RecordedFunction:
         constants: the other tensors that it reads: changed in place between calls, or not at all.
     """
 
-    def __init__(self, function: Callable[..., Results], constants: Iterable[Tensor]) -> None:
+    def __init__(self, function: Callable[..., PassResults], constants: Iterable[Tensor]) -> None:
         self.function = function
         self.constants = {id(tensor): tensor for tensor in constants}
         self.program: _Program | None = None
@@ -67,7 +67,7 @@ class RecordedFunction:
         #: Why the operators cannot be repeated; empty as long as they may.
         self.refusal = ""
 
-    def __call__(self, *arguments: Tensor) -> Results:
+    def __call__(self, *arguments: Tensor) -> PassResults:
         """The results of ``function``."""
         if self.program is not None and not self.program.is_current():
             self.program, self.is_rehearsed = None, False
@@ -79,7 +79,7 @@ class RecordedFunction:
             return self._rehearse(arguments)
         return self.program.run(arguments)
 
-    def _record(self, arguments: Sequence[Tensor]) -> Results:
+    def _record(self, arguments: Sequence[Tensor]) -> PassResults:
         recorder, start = _Recorder(arguments, self.constants), time.thread_time()
         with recorder:
             results = self.function(*arguments)
@@ -90,7 +90,7 @@ class RecordedFunction:
             self.program = _Program(recorder, results)
         return results
 
-    def _rehearse(self, arguments: Sequence[Tensor]) -> Results:
+    def _rehearse(self, arguments: Sequence[Tensor]) -> PassResults:
         assert self.program is not None
         before = torch.get_rng_state()
         results = self.function(*arguments)
@@ -167,7 +167,7 @@ class _Recorder(TorchDispatchMode):
         number = self.find(value)  # of an operator in place
         return _Place(self._new(value) if number is None else number)
 
-    def missing(self, results: Results) -> str:
+    def missing(self, results: PassResults) -> str:
         """Why the results cannot be found again; empty if they can."""
         known = all(result is None or self.find(result) is not None for result in results)
         return "" if known else "it returns a tensor that no operator has made"
@@ -188,7 +188,7 @@ class _Recorder(TorchDispatchMode):
 class _Program:
     """The operators of a recording as one function of Python."""
 
-    def __init__(self, recorder: _Recorder, results: Results) -> None:
+    def __init__(self, recorder: _Recorder, results: PassResults) -> None:
         self.read = list(recorder.used.values())
         self.addresses = [tensor.data_ptr() for tensor in self.read]
         self.names: dict[str, Any] = {f"t{number}": tensor.detach() for number, tensor in recorder.used.items()}
@@ -199,13 +199,13 @@ class _Program:
         """Whether the constants still have the memory that they were recorded with."""
         return self.addresses == [tensor.data_ptr() for tensor in self.read]
 
-    def run(self, arguments: Sequence[Tensor]) -> Results:
+    def run(self, arguments: Sequence[Tensor]) -> PassResults:
         """The results, for other arguments of the same shapes."""
         with torch.no_grad():
-            found: Results = self.function(*arguments)
+            found: PassResults = self.function(*arguments)
         return found
 
-    def _compiled(self, recorder: _Recorder, outputs: list[int | None]) -> Callable[..., Results]:
+    def _compiled(self, recorder: _Recorder, outputs: list[int | None]) -> Callable[..., PassResults]:
         kept = {*recorder.used, *(number for number in outputs if number is not None)}
         last: dict[int, int] = {}
         for i, (_, args, named, out) in enumerate(recorder.calls):
@@ -227,7 +227,7 @@ class _Program:
         returned = ", ".join("None" if number is None else f"t{number}" for number in outputs)
         source = "\n".join([f"def program({inputs}):", *lines, f" return [{returned}]"])
         exec(compile(source, "<recorded step>", "exec"), self.names)
-        program: Callable[..., Results] = self.names["program"]
+        program: Callable[..., PassResults] = self.names["program"]
         return program
 
     def _name(self, value: Any) -> str:
@@ -298,15 +298,15 @@ class RecordedPass:
                 before += gradient
         return {name: value for name, value in zip(self.names, values, strict=True) if value is not None}, first
 
-    def _run(self, *given: Tensor) -> Results:
+    def _run(self, *given: Tensor) -> PassResults:
         rest = iter(given)
         arguments = [next(rest) if present else None for present in self.present]
         first: list[Tensor] = []
         if self.by_first and arguments[0] is not None:
             arguments[0] = arguments[0].detach().requires_grad_()
             first = [arguments[0]]
-        by_first: Results = []
-        gradients: Results = []
+        by_first: PassResults = []
+        gradients: PassResults = []
 
         def backward(total: Tensor, last: bool) -> None:
             found = torch.autograd.grad(total, [*first, *self.trained], allow_unused=True)
@@ -320,10 +320,10 @@ class RecordedPass:
             return [*(value.detach() for value in values.values()), *by_first, *gradients]
 
 
-def _owned(gradients: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> Results:
+def _owned(gradients: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> PassResults:
     """Gradients in the layout of their leaves, each in memory of its own: as autograd leaves them in ``.grad``."""
     taken: set[int] = set()
-    owned: Results = []
+    owned: PassResults = []
     for gradient, leaf in zip(gradients, leaves, strict=True):
         if gradient is not None and (gradient.stride() != leaf.stride() or gradient.data_ptr() in taken):
             gradient = torch.empty_like(leaf).copy_(gradient)
