@@ -13,7 +13,7 @@ from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.network_trainer import RunningMeans
 from ganformer_cli.training.recorded import PassResults, RecordedFunction
 
-KINDS = {
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "kmeans": ({"attention": "kmeans", "style": False}, {"precision": "bf16"}),
     "duplex": (
         {"attention": "duplex-equation", "num_heads": 2, "d_transformer": True, "mapping_ltnt2ltnt": True},
@@ -35,8 +35,8 @@ def trained(
     model: dict[str, Any], train: dict[str, Any], numbers: list[int]
 ) -> tuple[GANTrainer, list[dict[str, float]]]:
     """Networks after the steps with these numbers, and what was logged."""
-    sizes = {"resolution": 8, "latent_size": 16, "channel_base": 64, "channel_max": 8, "mapping_num_layers": 2}
-    components = {"components_num": 0 if model["attention"] == "none" else 2}
+    sizes: dict[str, Any] = {"resolution": 8, "latent_size": 16, "channel_base": 64, "channel_max": 8, "mapping_num_layers": 2}
+    components: dict[str, Any] = {"components_num": 0 if model["attention"] == "none" else 2}
     config = RunConfig(model=ModelConfig(**sizes, **components, **model), train=TrainConfig(batch_size=4, **train))
     torch.manual_seed(0)
     trainer = GANTrainer(config, torch.device("cpu"))
@@ -61,9 +61,9 @@ def test_recorded_steps_have_the_bits_of_others(kind: str, monkeypatch: pytest.M
     slow, slow_log = trained(*KINDS[kind], steps)
     assert not slow.recordings
     assert fast_log == slow_log
-    for (name, network), other in zip(fast.networks.items(), slow.networks.values(), strict=True):
+    for (role, network), other in zip(fast.networks.items(), slow.networks.values(), strict=True):
         for key, value in network.state_dict().items():
-            assert torch.equal(value, other.state_dict()[key]), (name, key)
+            assert torch.equal(value, other.state_dict()[key]), (role, key)
 
 
 def test_other_precision_or_weights_elsewhere_are_recorded_anew() -> None:
