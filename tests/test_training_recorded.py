@@ -35,7 +35,13 @@ def trained(
     model: dict[str, Any], train: dict[str, Any], numbers: list[int]
 ) -> tuple[GANTrainer, list[dict[str, float]]]:
     """Networks after the steps with these numbers, and what was logged."""
-    sizes: dict[str, Any] = {"resolution": 8, "latent_size": 16, "channel_base": 64, "channel_max": 8, "mapping_num_layers": 2}
+    sizes: dict[str, Any] = {
+        "resolution": 8,
+        "latent_size": 16,
+        "channel_base": 64,
+        "channel_max": 8,
+        "mapping_num_layers": 2,
+    }
     components: dict[str, Any] = {"components_num": 0 if model["attention"] == "none" else 2}
     config = RunConfig(model=ModelConfig(**sizes, **components, **model), train=TrainConfig(batch_size=4, **train))
     torch.manual_seed(0)

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
+from ganformer_cli.cli.local_pages import page_options, serve_page
 from ganformer_cli.cli.model_choice import find_model, load_model, model_options, psi_option, run_of
 from ganformer_cli.cli.options import (
     MAX_SEED,
     GroupedCommand,
-    boolean_option,
     given_options,
     gpus_option,
     option,
@@ -58,8 +58,7 @@ _MAX_BROWSER_SEED = min(MAX_SEED, 2**53 - 1)
     group="Output",
     help="Folder of what the page saves.",
 )
-@option("--port", type=click.IntRange(0, 65535), default=0, group="Server", help="Port; 0 takes a free one.")
-@boolean_option("--open", "open_browser", default=True, group="Server", help="Open the page in the browser.")
+@page_options
 @gpus_option
 @verbosity_options
 def command(
@@ -74,6 +73,7 @@ def command(
     output_dir: Path,
     port: int,
     open_browser: bool,
+    as_json: bool,
     gpus: tuple[int, ...] | None,
 ) -> None:
     """Take hold of single components of an image in the browser, until Ctrl+C.
@@ -121,10 +121,7 @@ def command(
         array = None if latents is None else _read_latents(latents, generator, space, truncation_psi)
         explorer = Explorer(generator, source, output_dir, psi=truncation_psi, seed=seed, latents=array)
         with contextlib.closing(explorer):
-            echo(f"explore: {server.address}  (Ctrl+C ends it)")
-            if open_browser:
-                click.launch(server.address)
-            server.serve_forever()
+            serve_page(server, "explore", open_browser=open_browser, as_json=as_json)
 
 
 def _read_latents(path: Path, generator: Any, space: Any, psi: float) -> Any:

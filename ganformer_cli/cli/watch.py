@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from ganformer_cli.cli.options import GroupedCommand, boolean_option, option
+from ganformer_cli.cli.local_pages import page_options, serve_page
+from ganformer_cli.cli.options import GroupedCommand
 from ganformer_cli.cli.output import echo
 from ganformer_cli.cli.runs import existing_folder
 
 
 @click.command("watch", cls=GroupedCommand)
 @click.argument("folder", metavar="[RUN|DIR]", default="results", type=click.Path(path_type=Path))
-@option("--port", type=click.IntRange(0, 65535), default=0, group="Server", help="Port; 0 takes a free one.")
-@boolean_option("--open", "open_browser", default=True, group="Server", help="Open the page in the browser.")
-def command(folder: Path, port: int, open_browser: bool) -> None:
+@page_options
+def command(folder: Path, port: int, open_browser: bool, as_json: bool) -> None:
     """Show the run RUN, or all runs in DIR (by default results), in the browser until Ctrl+C.
 
     The page refreshes by itself. Only this machine can open it, and only with the address that is printed.
@@ -29,7 +29,4 @@ def command(folder: Path, port: int, open_browser: bool) -> None:
         contextlib.suppress(KeyboardInterrupt),
         LocalServer(watcher.routes, port, lambda text: echo(text, err=True, lines=True)) as server,
     ):
-        echo(f"watch: {server.address}  (Ctrl+C ends it)")
-        if open_browser:
-            click.launch(server.address)
-        server.serve_forever()
+        serve_page(server, "watch", open_browser=open_browser, as_json=as_json)

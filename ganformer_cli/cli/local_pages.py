@@ -1,0 +1,38 @@
+"""What commands that show a page in the browser have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ganformer_cli.cli.options import boolean_option, option
+from ganformer_cli.cli.output import echo, echo_json
+
+if TYPE_CHECKING:
+    from ganformer_cli.web.server import LocalServer
+
+_OPTIONS = (
+    option("--port", type=click.IntRange(0, 65535), default=0, group="Server", help="Port; 0 takes a free one."),
+    boolean_option("--open", "open_browser", default=True, group="Server", help="Open the page in the browser."),
+    boolean_option("--json", "as_json", default=False, group="Server", help="Print the page's address as JSON."),
+)
+
+
+def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--port``, ``--open`` and ``--json``: ``port``, ``open_browser`` and ``as_json``."""
+    for add in reversed(_OPTIONS):
+        command = add(command)
+    return command
+
+
+def serve_page(server: LocalServer, name: str, *, open_browser: bool, as_json: bool) -> None:
+    """Say the page's address, open it, and serve it until Ctrl+C."""
+    if as_json:
+        echo_json({"address": server.address}, indent=None)
+    else:
+        echo(f"{name}: {server.address}  (Ctrl+C ends it)")
+    if open_browser:
+        click.launch(server.address)
+    server.serve_forever()
