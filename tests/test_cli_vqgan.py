@@ -99,6 +99,33 @@ def test_stage_one_has_nothing_to_draw_but_reconstructions_to_score(tmp_path: Pa
     assert "--truncation-psi 0.5: a VQGAN has no mean image" in refused.stderr
 
 
+def test_the_decoder_is_exported_in_either_stage(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model.safetensors", steps=0)
+    path = tmp_path / "model.pt2"
+    done = run("export", "--model", model, "--to", "torch-export", "--output", path, "--json")
+    assert done.exit_code == 0, done.output
+    card = {"ganformer.json": ""}
+    module = torch.export.load(path, extra_files=card).module()
+    known = json.loads(card["ganformer.json"])
+    assert (known["code_grid"], known["codebook_size"]) == ([4, 4], 13)
+    assert [each["name"] for each in known["inputs"]] == ["codes"]
+    assert known.keys().isdisjoint({"truncation_psi", "noise", "classes"})
+    codes = torch.arange(5 * 16).view(5, 16) % 13
+    torch.testing.assert_close(
+        module(codes=codes)["image"], load_snapshot(model).synthesis(codes), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "option", [["--input", "w"], ["--input", "z"], ["--noise", "const"], ["--noise", "input"], ["--maps"]]
+)
+def test_an_exported_decoder_has_no_latents_noise_or_maps(model: Path, tmp_path: Path, option: list[str]) -> None:
+    done = run("export", "--model", model, "--to", "torch-export", "--output", tmp_path / "model.pt2", *option)
+    assert done.exit_code == 1
+    assert f"{option[0]}: has no meaning for {model}, a VQGAN" in done.stderr
+    assert not (tmp_path / "model.pt2").exists()
+
+
 def test_info_and_compare_call_it_by_its_name(model: Path) -> None:
     done = run("info", model)
     assert done.exit_code == 0, done.output

@@ -16,9 +16,10 @@ from click.testing import Result
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.export import files
-from ganformer_cli.export.function import FunctionSettings, GeneratorFunction, exportable
+from ganformer_cli.export.function import DecoderFunction, FunctionSettings, GeneratorFunction, exportable
 from ganformer_cli.models import Generator, LabelDistribution
 from ganformer_cli.models.families import build_generator
+from ganformer_cli.models.vqgan import VQGAN
 from ganformer_cli.original_snapshots import load_generator
 from ganformer_cli.sampling import sample_seeds
 from ganformer_cli.sampling.components import map_seeds
@@ -105,7 +106,7 @@ def test_classes_are_numbers_and_other_labels_vectors() -> None:
 @pytest.mark.parametrize(
     ("options", "settings", "message"),
     [
-        ({**NO_COMPONENTS, "vqgan": True, "code_stride": 4}, {}, "a VQGAN draws its codes"),
+        ({**NO_COMPONENTS, "vqgan": True, "code_stride": 4}, {}, "export its decoder"),
         ({"local_noise": False}, {"noise": "input"}, "--noise input: this model was trained without noise"),
         (NO_COMPONENTS, {"maps": True}, "--maps: no layer of this model attends"),
     ],
@@ -113,6 +114,36 @@ def test_classes_are_numbers_and_other_labels_vectors() -> None:
 def test_what_a_model_does_not_have_is_refused(options: Any, settings: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         function(generator(**options), **settings)
+
+
+def decoder() -> tuple[VQGAN, DecoderFunction]:
+    """A grid of 2 rows and 4 columns."""
+    options = {"vqgan": True, "resolution": 32, "ratio": 0.5, "code_stride": 8, "codebook_size": 13, "code_dim": 5}
+    transformer = {"transformer_layers": 1, "transformer_width": 8, "transformer_heads": 2}
+    model = generator(**NO_COMPONENTS, **options, **transformer)
+    assert isinstance(model, VQGAN)
+    return model, DecoderFunction(model)
+
+
+def test_codes_become_the_images_that_the_model_decodes() -> None:
+    model, exported = decoder()
+    described = exported.described()
+    assert described["inputs"] == [{"name": "codes", "dtype": "int64", "shape": ["batch", 8]}]
+    assert described["outputs"] == [{"name": "image", "dtype": "float32", "shape": ["batch", 3, 16, 32]}]
+    codes = model.mapping(torch.randn(3, *model.z_shape))
+    torch.testing.assert_close(exported(codes)["image"], model.synthesis(codes))
+    example = exported.example(range(20), 1.0)["codes"]
+    assert example.min() == 0
+    assert example.max() == 12, "every code is tried"
+
+
+def test_a_decoder_leaves_the_model_whole_and_takes_only_its_own_weights() -> None:
+    model, exported = decoder()
+    taken = exported.generator.state_dict()
+    assert {name.partition(".")[0] for name in taken} == {"decoder", "quantizer", "transformer_steps"}
+    assert taken["quantizer.codebook"].shape == (13, 5)
+    assert "quantizer.counts" not in taken
+    assert model.reconstruct(torch.zeros(1, 3, 16, 32)).shape == (1, 3, 16, 32)
 
 
 # ----- The check -----
@@ -191,6 +222,16 @@ def test_an_archive_of_torch_export(tmp_path: Path) -> None:
     assert json.loads(card[files.CARD_FILE]) == {"kind": "tiny"}
     inputs = exported.example(range(5), 1.0)
     torch.testing.assert_close(module(**inputs)["image"], exported(**inputs)["image"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("to", ["torch-export", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_the_decoder_of_a_vqgan(to: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if to == "onnx":
+        request.getfixturevalue("need_onnx")
+    _, exported = decoder()
+    check = files.export_generator(tmp_path / "model", exported, {}, to=to)
+    assert check.batches == (1, 3)
+    assert check.largest <= files.TOLERANCE
 
 
 # ----- The command -----

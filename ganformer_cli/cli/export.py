@@ -19,13 +19,21 @@ from ganformer_cli.cli.options import (
 )
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar
+from ganformer_cli.errors import ConfigError
 from ganformer_cli.files import MIB, sha256_of
 from ganformer_cli.outputs import check_output
 
 if TYPE_CHECKING:
-    from ganformer_cli.export.function import GeneratorFunction
+    from ganformer_cli.export.function import DecoderFunction, GeneratorFunction
 
 DEFAULT_PSI = 0.7
+#: Options that have no meaning for a VQGAN, by parameter name.
+_NOT_OF_VQGAN = {"space": "--input", "noise": "--noise", "maps": "--maps"}
+_CODES = (
+    "rows of the code grid, top to bottom, each from left to right; numbers from 0 to codebook_size - 1, as the "
+    "model's transformer draws them in ganformer generate (in Python: model.mapping(z, c)). The transformer is not in "
+    "this file."
+)
 
 
 @click.command("export", cls=GroupedCommand)
@@ -86,11 +94,13 @@ def command(
     as_json: bool,
     offline: bool,
 ) -> None:
-    """Export a model's averaged generator, as an ONNX file or a torch.export archive.
+    """Export a model's averaged generator, or a VQGAN's decoder, as an ONNX file or a torch.export archive.
 
     The file takes any number of latents at once, and returns images as float32 [batch, 3, H, W], about -1 to 1. It
     holds the model card as JSON: configuration, data set, licence, names and shapes of inputs and outputs. Before it is
     written, onnxruntime (or torch) runs it, and its outputs are compared with the model's: they may differ by 1e-4.
+
+    Of a VQGAN, in either stage, the file takes codes instead of latents, as int64 [batch, rows * columns].
 
     \b
       ganformer export                                          the newest run, to ONNX
@@ -110,11 +120,21 @@ def command(
     import torch
 
     from ganformer_cli.export.files import STEPS, check_packages, export_generator
-    from ganformer_cli.export.function import FunctionSettings, GeneratorFunction
+    from ganformer_cli.export.function import DecoderFunction, FunctionSettings, GeneratorFunction
+    from ganformer_cli.models.vqgan import VQGAN
 
     check_packages(to)
     generator, header = load_model(file, torch.device("cpu"))
-    function = GeneratorFunction(generator, FunctionSettings(space, noise, maps))
+    function: DecoderFunction | GeneratorFunction
+    if isinstance(generator, VQGAN):
+        if refused := [name for parameter, name in _NOT_OF_VQGAN.items() if parameter in given]:
+            raise ConfigError(
+                f"{', '.join(refused)}: has no meaning for {file}, a VQGAN, whose decoder is exported: its input is "
+                "codes, and it has no latents, noise or maps; leave it out"
+            )
+        function = DecoderFunction(generator)
+    else:
+        function = GeneratorFunction(generator, FunctionSettings(space, noise, maps))
     card = exported_card(file, header, function)
     if to == "onnx":
         card["opset"] = opset
@@ -149,17 +169,33 @@ def command(
             echo(f"{kind[:-1]:<8}{each['name']} {each['dtype']} {each['shape']}".replace("'", ""))
 
 
-def exported_card(file: Path, header: dict[str, Any], function: GeneratorFunction) -> dict[str, Any]:
+def exported_card(file: Path, header: dict[str, Any], function: DecoderFunction | GeneratorFunction) -> dict[str, Any]:
     """What the exported file says of itself, as JSON values."""
-    generator = function.generator
-    labels, psi = generator.label_distribution, header.get("truncation_psi")
-    names = list(labels.names) if function.takes_class and labels is not None and labels.names is not None else None
+    from ganformer_cli.export.function import GeneratorFunction
+
+    config = function.generator.config
     kept = ("kimg", "dataset", "licence", "source")
+    if isinstance(function, GeneratorFunction):
+        own = _latents_card(header, function)
+    else:
+        own = {"code_grid": list(config.code_grid), "codebook_size": config.codebook_size, "codes": _CODES}
     return {
         "model": file.name,
         "model_sha256": sha256_of(file),
         "ganformer": __version__,
         **{name: header[name] for name in kept if header.get(name) is not None},
+        **own,
+        **function.described(),
+        "config": config.to_dict(),
+    }
+
+
+def _latents_card(header: dict[str, Any], function: GeneratorFunction) -> dict[str, Any]:
+    """Of any network but a VQGAN: truncation, noise and classes."""
+    generator = function.generator
+    labels, psi = generator.label_distribution, header.get("truncation_psi")
+    names = list(labels.names) if function.takes_class and labels is not None and labels.names is not None else None
+    return {
         "truncation_psi": psi if isinstance(psi, float) else DEFAULT_PSI,
         "noise": function.settings.noise,
         **(
@@ -168,6 +204,4 @@ def exported_card(file: Path, header: dict[str, Any], function: GeneratorFunctio
             else {}
         ),
         "classes": names,
-        **function.described(),
-        "config": generator.config.to_dict(),
     }

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, GanformerError
-from ganformer_cli.export.function import GeneratorFunction, exportable
+from ganformer_cli.export.function import ExportedFunction, exportable
 from ganformer_cli.files import json_text, remove_parts, write_bytes
 
 ExportFormat = Literal["onnx", "torch-export"]
@@ -66,7 +66,7 @@ def check_packages(to: ExportFormat) -> None:
 
 def export_generator(
     path: Path,
-    function: GeneratorFunction,
+    function: ExportedFunction,
     card: Mapping[str, Any],
     *,
     to: ExportFormat,
@@ -111,7 +111,7 @@ def export_generator(
     return check
 
 
-def compare(function: GeneratorFunction, run: Callable[[Arrays], Arrays], runtime: str) -> ExportCheck:
+def compare(function: ExportedFunction, run: Callable[[Arrays], Arrays], runtime: str) -> ExportCheck:
     """Run several batches and truncations with ``run`` and with torch, native operators included.
 
     Args:
@@ -144,7 +144,7 @@ def _difference(found: npt.NDArray[Any], expected: Tensor) -> float:
     return float(np.abs(found.astype(np.float64) - truth).max(initial=0.0)) / scale
 
 
-def _traced(function: GeneratorFunction) -> torch.export.ExportedProgram:
+def _traced(function: ExportedFunction) -> torch.export.ExportedProgram:
     """The graph, with any number of images."""
     inputs = function.example(range(2), 1.0)
     batch = torch.export.Dim("batch", min=1)
@@ -161,7 +161,7 @@ def _traced(function: GeneratorFunction) -> torch.export.ExportedProgram:
     return program
 
 
-def _onnx_bytes(program: torch.export.ExportedProgram, function: GeneratorFunction, card: str, opset: int) -> bytes:
+def _onnx_bytes(program: torch.export.ExportedProgram, function: ExportedFunction, card: str, opset: int) -> bytes:
     """The content of an ONNX file."""
     described = function.described()
     names = {kind: [each["name"] for each in described[kind]] for kind in described}

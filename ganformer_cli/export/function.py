@@ -9,11 +9,14 @@ Inputs, in this order, each where it has a meaning:
 
 Outputs: ``image`` float32 ``[batch, 3, H, W]``, nominally in [-1, 1], and with maps ``maps.LAYER`` float32
 ``[batch, heads, m, h, w]``, which sum to 1 over the components.
+
+Of a VQGAN only the decoder is exported: input ``codes`` int64 ``[batch, h·w]``, output ``image``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +30,7 @@ from ganformer_cli.errors import ConfigError
 from ganformer_cli.models import AttentionMap, Generator
 from ganformer_cli.models.attention import SelfAttention
 from ganformer_cli.models.layers import ModulatedConv2d
+from ganformer_cli.models.vqgan import VQGAN
 from ganformer_cli.operators import native
 from ganformer_cli.sampling import Space, labels_from_seeds, latents_from_seeds
 
@@ -53,18 +57,78 @@ class FunctionSettings:
     def check(self, generator: Generator) -> None:
         """Raise ConfigError unless ``generator`` has all of this."""
         if generator.config.vqgan:
-            raise ConfigError(
-                "a VQGAN draws its codes one after the other, which is not one function of a latent: it cannot be "
-                "exported; choose another model"
-            )
+            raise ConfigError("a VQGAN is no function of a latent; export its decoder, a DecoderFunction")
         if self.noise == "input" and not generator.noise_shapes():
             raise ConfigError("--noise input: this model was trained without noise; leave it out")
         if self.maps and not generator.config.has_maps:
             raise ConfigError("--maps: no layer of this model attends, so it has no maps; leave it out")
 
 
-class GeneratorFunction(nn.Module):
-    """A generator as one function, see the module; it is to be called within :func:`exportable`.
+class ExportedFunction(nn.Module):
+    """A function of tensors by name, see the module; it is to be called within :func:`exportable`.
+
+    Args:
+        generator: the networks that it computes with.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def example(self, seeds: range, psi: float) -> dict[str, Tensor]:
+        """The inputs for the images of ``seeds``, by their names."""
+        raise NotImplementedError
+
+    def described(self) -> dict[str, list[dict[str, Any]]]:
+        """Names, dtypes and shapes of inputs and outputs, for people and programs; "batch" may be any number."""
+        inputs = self.example(range(2), 1.0)
+        with exportable(self.generator):
+            outputs = self(**inputs)
+        return {
+            kind: [
+                {
+                    "name": name,
+                    "dtype": str(tensor.dtype).removeprefix("torch."),
+                    "shape": ["batch", *tensor.shape[1:]] if tensor.ndim else [],
+                }
+                for name, tensor in tensors.items()
+            ]
+            for kind, tensors in (("inputs", inputs), ("outputs", outputs))
+        }
+
+
+class DecoderFunction(ExportedFunction):
+    """The decoder of a VQGAN of either stage.
+
+    Args:
+        model: the VQGAN; its weights are copied, without those of the encoder and the transformer.
+    """
+
+    generator: VQGAN
+
+    def __init__(self, model: VQGAN) -> None:
+        decoder = copy.deepcopy(model)
+        # torch.export also stores weights that the graph does not use.
+        del decoder.encoder, decoder.transformer, decoder.quantizer.counts, decoder.quantizer.totals
+        super().__init__(decoder)
+
+    def forward(self, codes: Tensor) -> dict[str, Tensor]:
+        """See the module."""
+        return {"image": self.generator.synthesis(codes)}
+
+    def example(self, seeds: range, psi: float) -> dict[str, Tensor]:
+        """Uniformly random codes, for every seed its own; a VQGAN has no truncation, so ``psi`` is not read."""
+        config = self.generator.config
+        count = math.prod(config.code_grid)
+        rows = [
+            torch.randint(config.codebook_size, [count], generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+        return {"codes": torch.stack(rows)}
+
+
+class GeneratorFunction(ExportedFunction):
+    """A generator of any other kind.
 
     Args:
         generator: the model.
@@ -72,9 +136,9 @@ class GeneratorFunction(nn.Module):
     """
 
     def __init__(self, generator: Generator, settings: FunctionSettings) -> None:
-        super().__init__()
+        super().__init__(generator)
         settings.check(generator)
-        self.generator, self.settings = generator, settings
+        self.settings = settings
         kept = generator.label_distribution
         self.takes_class = generator.config.c_dim > 0 and kept is not None and kept.kind == "classes"
 
@@ -137,23 +201,6 @@ class GeneratorFunction(nn.Module):
             ]
             inputs["noise"] = torch.stack(rows)
         return inputs
-
-    def described(self) -> dict[str, list[dict[str, Any]]]:
-        """Names, dtypes and shapes of inputs and outputs, for people and programs; "batch" may be any number."""
-        inputs = self.example(range(2), 1.0)
-        with exportable(self.generator):
-            outputs = self(**inputs)
-        return {
-            kind: [
-                {
-                    "name": name,
-                    "dtype": str(tensor.dtype).removeprefix("torch."),
-                    "shape": ["batch", *tensor.shape[1:]] if tensor.ndim else [],
-                }
-                for name, tensor in tensors.items()
-            ]
-            for kind, tensors in (("inputs", inputs), ("outputs", outputs))
-        }
 
 
 @contextlib.contextmanager
