@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -545,9 +546,18 @@ def test_wrong_arguments_are_named(machine: Machine, operator: str, arguments: t
 # ----- Compiling -----
 
 
+#: Says that kernels are to be compiled for every card, which takes half a minute of CPU time each.
+ALL_CARDS = "GANFORMER_TEST_ALL_CARDS"
+_IF_ASKED = [pytest.mark.slow, pytest.mark.skipif(not os.environ.get(ALL_CARDS), reason=f"{ALL_CARDS} is not set")]
+
+
 @pytest.mark.parametrize(
     "architecture",
-    ["sm_80", *(pytest.param(f"sm_{name}", marks=pytest.mark.slow) for name in (75, 86, 89, 90, 100, 103, 120))],
+    [
+        "sm_80",
+        *(pytest.param(f"sm_{name}", marks=pytest.mark.slow) for name in (75, 120)),
+        *(pytest.param(f"sm_{name}", marks=_IF_ASKED) for name in (86, 89, 90, 100, 103)),
+    ],
 )
 def test_kernels_compile(architecture: str, pytestconfig: pytest.Config, tmp_path: Path) -> None:
     """For every generation of cards from Turing to Blackwell, and without a warning."""
