@@ -215,7 +215,7 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written to.
     """
-    line = (json_text(_without_nan(record)) + "\n").encode("utf-8")
+    line = (json_text(without_nan(record)) + "\n").encode("utf-8")
 
     def write() -> None:
         path.touch()
@@ -234,13 +234,14 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
         raise OutputError(f"cannot write {path}: {advice(error)}") from error
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """A JSON value with None for the numbers that JSON does not have: NaN and the infinities."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return value
 
 

@@ -7,7 +7,6 @@ import ctypes
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from click.testing import CliRunner, Result
+
+from tests.chromium import Page, chromium
+from tests.serving import serve_in_thread
 
 # Before torch is imported: one thread gives the same sums everywhere, and several test runs share a machine well.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -291,11 +293,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Request) as http:
         http.play = play  # type: ignore[attr-defined]
         play.url = f"http://127.0.0.1:{http.server_port}"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield play
-        http.shutdown()
-        thread.join()
+        with serve_in_thread(http):
+            yield play
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium(tmp_path_factory.mktemp("profile")) as page:
+        yield page
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.serving import serve_in_thread
 
 TOKEN = "hf_SECRETsecretSECRET"
 
@@ -199,10 +200,7 @@ def serving() -> Iterator[HubStandIn]:
         for _ in range(2):
             http = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), _Handler))
             http.hub = hub  # type: ignore[attr-defined]
-            thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(http.shutdown)
+            stack.enter_context(serve_in_thread(http))
             urls.append(f"http://127.0.0.1:{http.server_port}")
         hub.url, hub.files_url = urls
         yield hub

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.chromium import Page, chromium, needs_chromium
+from tests.chromium import Page, needs_chromium
+from tests.serving import serve_in_thread
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 
@@ -52,18 +52,9 @@ def address(folder: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    handler = functools.partial(Silent, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, serve_in_thread(server):
         yield f"http://127.0.0.1:{server.server_address[1]}/browser.html"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with chromium(tmp_path_factory.mktemp("profile")) as page:
-        yield page
 
 
 @pytest.fixture

@@ -14,20 +14,12 @@ from ganformer_cli.models import Generator
 from ganformer_cli.models.families import build_generator
 from ganformer_cli.sampling import components, latents_from_seeds, map_latents, sample_latents, sample_seeds
 from ganformer_cli.sampling.components import ComponentEdit, edit_components, map_seeds
-
-CONFIG = ModelConfig(resolution=32, components_num=4, latent_size=32, channel_base=256, channel_max=16)
+from tests.small_generators import CONFIG, small_generator
 
 
 @pytest.fixture(scope="module")
 def model() -> Generator:
-    """Untrained, but for noise that shows and a mean that is not zero."""
-    torch.manual_seed(0)
-    generator = Generator(CONFIG).eval()
-    generator.mapping_network.w_avg.normal_()
-    for name, parameter in generator.named_parameters():
-        if name.endswith("noise_strength"):
-            parameter.data.fill_(0.2)
-    return generator
+    return small_generator()
 
 
 @pytest.fixture(scope="module")

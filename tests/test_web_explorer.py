@@ -7,7 +7,6 @@ import http.client
 import io
 import itertools
 import json
-import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, OutputError
@@ -28,26 +26,13 @@ from ganformer_cli.web.explorer import NEIGHBOURS, Explorer, LoadedFile
 from ganformer_cli.web.explorer_drawing import Drawer, Drawing, Superseded
 from ganformer_cli.web.explorer_state import MAX_STEPS, BlendEdit, History, ImageState, changed_components, edit_title
 from ganformer_cli.web.server import MAX_BODY, LocalServer, html, page_html
-
-CONFIG = ModelConfig(resolution=32, components_num=4, latent_size=32, channel_base=256, channel_max=16)
-
-
-def make_model(**changes: Any) -> Generator:
-    """Untrained, but for noise that shows and a mean that is not zero."""
-    from dataclasses import replace
-
-    torch.manual_seed(0)
-    generator = Generator(replace(CONFIG, **changes)).eval()
-    generator.mapping_network.w_avg.normal_()
-    for name, parameter in generator.named_parameters():
-        if name.endswith("noise_strength"):
-            parameter.data.fill_(0.2)
-    return generator
+from tests.serving import serve_in_thread
+from tests.small_generators import small_generator
 
 
 @pytest.fixture(scope="module")
 def model() -> Generator:
-    return make_model()
+    return small_generator()
 
 
 class Tab:
@@ -233,7 +218,7 @@ def test_settings_of_the_whole_image(tab: Tab) -> None:
 
 
 def test_a_label_is_that_of_every_seed(tmp_path: Path) -> None:
-    explorer = start(make_model(c_dim=3), tmp_path)
+    explorer = start(small_generator(c_dim=3), tmp_path)
     tab = Tab(explorer)
     assert tab.opened["state"]["own_label"]
     assert sum(tab.opened["state"]["label"]) == 1
@@ -289,7 +274,7 @@ def test_thumbnails_of_steps_and_seeds(tab: Tab) -> None:
     ],
 )
 def test_other_kinds_of_model_get_what_has_meaning_for_them(changes: dict[str, Any], tmp_path: Path) -> None:
-    explorer = start(make_model(**changes), tmp_path)
+    explorer = start(small_generator(**changes), tmp_path)
     tab = Tab(explorer)
     described = tab.opened["model"]
     latents = [*range(described["components"]), *([] if described["global"] is None else [described["global"]])]
@@ -324,7 +309,7 @@ def test_the_authors_snapshots_can_be_explored(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("architecture", ["resnet", "skip"])
 def test_a_slow_model_shows_a_small_image_first(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganformer_cli.web.explorer_drawing.PREVIEW_SECONDS", 0.0)
-    drawer = Drawer(make_model(resolution=64, g_arch=architecture))
+    drawer = Drawer(small_generator(resolution=64, g_arch=architecture))
     state = ImageState(source=9, noise="none")
     drawer.draw(state)
     job = drawer.start(state.edited(ComponentEdit("toward-mean", 1, amount=0.1)))
@@ -478,12 +463,8 @@ def server(explorer: Explorer) -> Iterator[LocalServer]:
             raise KeyError("a secret")
         return explorer.answer(place, body)
 
-    with LocalServer({"GET ": lambda: html("<p>page"), "POST api/*": answer}) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with LocalServer({"GET ": lambda: html("<p>page"), "POST api/*": answer}) as server, serve_in_thread(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def send(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from ganformer_cli.models import Generator
 from ganformer_cli.models.labels import LabelDistribution
 from ganformer_cli.web.explorer import Explorer, LoadedFile
 from ganformer_cli.web.server import LocalServer, html, page_html
-from tests.chromium import Page, chromium, needs_chromium
+from tests.chromium import Page, needs_chromium
+from tests.serving import serve_in_thread
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 
@@ -35,19 +35,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     file = folder / "model.safetensors"
     file.write_bytes(b"weights")
     explorer = Explorer(generator, LoadedFile.of(file, {}), folder / "saved")
-    with LocalServer({"GET ": lambda: html(page_html("explore")), "POST api/*": explorer.answer}) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    routes: dict[str, Any] = {"GET ": lambda: html(page_html("explore")), "POST api/*": explorer.answer}
+    with LocalServer(routes) as server, serve_in_thread(server):
         yield server
-        server.shutdown()
-        thread.join()
     explorer.close()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with chromium(tmp_path_factory.mktemp("profile")) as page:
-        yield page
 
 
 @pytest.fixture

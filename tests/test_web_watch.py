@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from ganformer_cli.web.report import MAX_SNAPSHOTS, ReportWriter, thin_out
 from ganformer_cli.web.runs import RunReader, find_runs
 from ganformer_cli.web.server import MAX_CONNECTIONS, LocalServer
 from ganformer_cli.web.watch import Watcher
+from tests.serving import serve_in_thread
 
 
 def summarize(run: Path) -> dict[str, Any]:
@@ -48,12 +48,8 @@ def server(tmp_path: Path) -> Iterator[LocalServer]:
     (tmp_path / "secret.txt").write_bytes(SECRET)
     make_run(tmp_path / "results" / "a-000")
     (tmp_path / "results" / "a-000" / "secret.txt").write_bytes(SECRET)  # in the folder, but no page shows it
-    with LocalServer(Watcher(tmp_path / "results").routes) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with LocalServer(Watcher(tmp_path / "results").routes) as server, serve_in_thread(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def ask(server: LocalServer, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ganformer_cli.web.report import ReportWriter
 from ganformer_cli.web.server import LocalServer
 from ganformer_cli.web.watch import Watcher
 from tests.chromium import Page, chromium, needs_chromium
+from tests.serving import serve_in_thread
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 
@@ -43,12 +43,6 @@ def make_run(folder: Path, *, gamma: float = 1.0, snapshots: int = 3) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with chromium(tmp_path_factory.mktemp("browser")) as page:
-        yield page
-
-
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     make_run(tmp_path / "results" / "a-000")
@@ -58,12 +52,8 @@ def results(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(results: Path) -> Iterator[LocalServer]:
-    with LocalServer(Watcher(results).routes) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with LocalServer(Watcher(results).routes) as server, serve_in_thread(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

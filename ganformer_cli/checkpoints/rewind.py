@@ -14,7 +14,6 @@ from ganformer_cli.files import read_regular, write_bytes
 ASIDE = "set-aside"
 
 _GRID_KINDS = ("fakes", "attention")
-_LATEST = "latest.png"
 
 
 def find_state(run: Path, kimg: float) -> Path:
@@ -96,6 +95,6 @@ def _renew_latest(samples: Path) -> None:
     """``latest.png`` is a copy of the newest grid that is left."""
     newest = max(samples.glob("fakes-*.png"), default=None, key=lambda path: path.stem)
     if newest is None:
-        (samples / _LATEST).unlink(missing_ok=True)
+        (samples / run_folder.LATEST_FILE).unlink(missing_ok=True)
     else:
-        write_bytes(samples / _LATEST, read_regular(newest))
+        write_bytes(samples / run_folder.LATEST_FILE, read_regular(newest))

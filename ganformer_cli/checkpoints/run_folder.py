@@ -40,6 +40,7 @@ ENVIRONMENT_FILE = "environment.json"  # versions, machine and command line
 REPORT_FILE = "report.html"  # curves and samples, for a browser
 TAKEN_FILE = "init-from.json"  # what came from --init-from and what did not, tensor by tensor
 SAMPLE_FOLDER = "samples"
+LATEST_FILE = "latest.png"  # in it: a copy of the newest grid of fakes
 
 #: Settings that a run may change when it goes on.
 MAY_CHANGE = frozenset(

@@ -103,12 +103,10 @@ def find_model(model: str | None, expname: str | None, result_dir: Path, *, offl
         SnapshotError: there is none.
         DownloadError: it cannot be downloaded.
     """
-    from ganformer_cli.checkpoints.run_folder import resolve_model, runs_of, snapshots_of
+    from ganformer_cli.checkpoints.run_folder import runs_of, snapshots_of
 
-    if model is not None and model.startswith((GDRIVE, HUB)):
-        return download_model(model, "--model", offline=offline)
     if model is not None:
-        return resolve_model(model)
+        return named_model(model, "--model", offline=offline)
     if expname is None:
         runs = [path for path in result_dir.iterdir() if path.is_dir()] if result_dir.is_dir() else []
     else:
@@ -121,6 +119,20 @@ def find_model(model: str | None, expname: str | None, result_dir: Path, *, offl
             f"{what} with a snapshot in {result_dir}; train one with ganformer train, or give --expname or --model"
         )
     return ready[-1] if expname else max(ready, key=lambda snapshot: snapshot.stat().st_mtime)
+
+
+def named_model(model: str, option: str, *, offline: bool) -> Path:
+    """The snapshot file that ``option`` names: in a run folder, a file, or published.
+
+    Raises:
+        SnapshotError, ConfigError: there is none of that name.
+        DownloadError: it cannot be downloaded.
+    """
+    from ganformer_cli.checkpoints.run_folder import resolve_model
+
+    if model.startswith((GDRIVE, HUB)):
+        return download_model(model, option, offline=offline)
+    return resolve_model(model, option)
 
 
 def download_model(name: str, option: str, *, offline: bool) -> Path:
@@ -201,11 +213,9 @@ def find_origin(option: str, model: str, *, offline: bool) -> Origin:
         DownloadError: it cannot be downloaded.
     """
     from ganformer_cli.checkpoints.headers import read_config, read_header
-    from ganformer_cli.checkpoints.run_folder import resolve_model
     from ganformer_cli.original_snapshots import is_original
 
-    published = model.startswith((GDRIVE, HUB))
-    file = download_model(model, option, offline=offline) if published else resolve_model(model, option)
+    file = named_model(model, option, offline=offline)
     read = load_all(file) if is_original(file) else None
 
     def networks() -> Mapping[str, nn.Module | None]:

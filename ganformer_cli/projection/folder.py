@@ -6,7 +6,6 @@ batch has a state file below ``state`` while it is optimised, which is replaced 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from ganformer_cli.files import ensure_writable_folder, quietly, read_json, remo
 from ganformer_cli.models import Generator
 from ganformer_cli.projection.images import FittedImage
 from ganformer_cli.projection.optimization import Projection, Projector
-from ganformer_cli.sampling import sample_latents
+from ganformer_cli.sampling import from_uint8, sample_latents
 from ganformer_cli.sampling.image_files import Images, save_png
 from ganformer_cli.visualization import component_sheet, layer_sheet
 from ganformer_cli.visualization.animation import Film
+from ganformer_cli.visualization.figures import npy_bytes, npz_bytes
 from ganformer_cli.visualization.sheets import fit_to_cell, image_table, stack_sheets
 
 RECORD, LATENTS, NOISE, SHEET, STATES = "projected.json", "projected.npy", "noise.npz", "sheet.png", "state"
@@ -105,13 +105,10 @@ class ProjectionFolder:
         self, generator: Generator, images: Sequence[FittedImage], found: Projection, film: str | None, *, maps: bool
     ) -> dict[str, Any]:
         """Write everything; the record, for ``--json``."""
-        write_bytes(self.path / LATENTS, _npy(found.latents.numpy()))
+        write_bytes(self.path / LATENTS, npy_bytes(found.latents.numpy()))
         record: dict[str, Any] = {"settings": self.settings, "latents": str(self.path / LATENTS)}
         if found.noise:
-            stream = io.BytesIO()
-            arrays: dict[str, Any] = {name: each.numpy() for name, each in found.noise.items()}
-            np.savez(stream, **arrays)
-            write_bytes(self.path / NOISE, stream.getvalue())
+            write_bytes(self.path / NOISE, npz_bytes({name: each.numpy() for name, each in found.noise.items()}))
             record["noise"] = str(self.path / NOISE)
         rows = []
         for index, (image, start, distances) in enumerate(zip(images, found.starts, found.distances, strict=True)):
@@ -176,12 +173,6 @@ def _film(path: Path, kind: str, target: Images, frames: Images, metadata: Mappi
     return film
 
 
-def _npy(array: Any) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
-
-
 def stacked(images: Sequence[FittedImage]) -> torch.Tensor:
     """float32 ``[N, 3, H, W]`` in [-1, 1]."""
-    return torch.from_numpy(np.stack([each.pixels for each in images])).float() / 127.5 - 1
+    return from_uint8(torch.from_numpy(np.stack([each.pixels for each in images])))

@@ -25,7 +25,7 @@ from torch import Tensor
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
 from ganformer_cli.models import Generator
 from ganformer_cli.projection.distance import ImageDistance, PixelDistance
-from ganformer_cli.sampling import labels_from_seeds, latents_from_seeds, to_uint8
+from ganformer_cli.sampling import from_uint8, labels_from_seeds, latents_from_seeds, to_uint8
 
 DEFAULT_STEPS = 500
 MAX_STEPS = 100_000
@@ -354,7 +354,7 @@ def project(
     from ganformer_cli.projection.distance import open_image_distance
 
     device = next(generator.parameters()).device
-    targets = images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
+    targets = from_uint8(images) if images.dtype == torch.uint8 else images.float()
     settings = ProjectionSettings(steps, seed, optimize_noise=optimize_noise)
     projector = Projector(generator, targets, distance or open_image_distance("auto", device), settings)
     while not projector.is_done:

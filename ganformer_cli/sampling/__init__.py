@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         GROUP_SIZE,
         MAP_SIZE,
         Sample,
+        evaluating,
+        from_uint8,
         image_mib,
         map_latents,
         reconstruct_images,
@@ -46,6 +48,8 @@ __all__ = [
     "Sample",
     "Space",
     "attention_maps",
+    "evaluating",
+    "from_uint8",
     "labels_from_seeds",
     "latents_from_seeds",
     "load_snapshot",
@@ -68,8 +72,8 @@ __getattr__ = lazy_attributes(
         "checkpoints.snapshots": "load_snapshot",
         "models": "AttentionMap Generator NoiseMode",
         "sampling.api": "attention_maps sample",
-        "sampling.drawing": "DEFAULT_BATCH GROUP_SIZE MAP_SIZE Sample image_mib map_latents reconstruct_images "
-        "sample_attention sample_images sample_latents sample_seeds to_uint8",
+        "sampling.drawing": "DEFAULT_BATCH GROUP_SIZE MAP_SIZE Sample evaluating from_uint8 image_mib map_latents "
+        "reconstruct_images sample_attention sample_images sample_latents sample_seeds to_uint8",
         "sampling.latents": "Space labels_from_seeds latents_from_seeds read_latents slerp",
     },
 )

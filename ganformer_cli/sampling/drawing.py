@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ _FEATURE_MAPS = 9
 #: Attention maps are kept up to this size, longer side: a power of two. Larger ones are averaged down as they are made.
 MAP_SIZE = 256
 _NOISE = 0x4E6F697365
+
+_Found = TypeVar("_Found")
 
 
 class Sample(NamedTuple):
@@ -214,7 +216,7 @@ def map_latents(
     device = next(generator.parameters()).device
     given = expand_labels(generator, range(len(z)), labels)
     c = labels_from_seeds(generator, range(len(z))) if given is None else given
-    with _evaluating(generator), _reproducible(device, None):
+    with evaluating(generator), _reproducible(device, None):
         rows = [
             generator.mapping(z[i : i + 1].to(device), c[i : i + 1].to(device), truncation_psi).cpu()
             for i in range(len(z))
@@ -244,31 +246,20 @@ def reconstruct_images(
         filled = torch.zeros(GROUP_SIZE, *group.shape[1:], dtype=torch.uint8)
         filled[: len(group)] = group
         with _reproducible(device, None):
-            return to_uint8(generator.reconstruct(filled.to(device).float() / 127.5 - 1)[: len(group)])
+            return to_uint8(generator.reconstruct(from_uint8(filled.to(device)))[: len(group)])
 
     groups = torch.from_numpy(images).split(GROUP_SIZE)
-    together, start, done = max(1, batch_size // GROUP_SIZE), 0, list[Tensor]()
-    while start < len(groups):
-        some = groups[start : start + together]
-        try:
-            with _evaluating(generator):
-                if device.type == "cpu":
-                    found = map_single_threaded(compute, some)
-                else:
-                    found = [compute(group) for group in some]
-            done += [each.cpu() for each in found]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if together == 1:
-                raise GanformerError(
-                    f"memory ran out while reconstructing {GROUP_SIZE} images; close other programs, or use another "
-                    "device (--gpus)"
-                ) from error
-            together //= 2
-            continue  # out of the handler, whose traceback holds on to tensors
-        start += len(some)
-    return torch.cat(done).numpy()
+
+    def reconstruct(batch: range) -> list[Tensor]:
+        some = groups[batch.start : batch.stop]
+        with evaluating(generator):
+            found = map_single_threaded(compute, some) if device.type == "cpu" else [compute(group) for group in some]
+        return [each.cpu() for each in found]
+
+    batches = _halving_batches(
+        len(groups), max(1, batch_size // GROUP_SIZE), reconstruct, lambda _: f"reconstructing {GROUP_SIZE} images"
+    )
+    return torch.cat([each for _, found in batches for each in found]).numpy()
 
 
 def image_mib(config: ModelConfig) -> float:
@@ -280,6 +271,11 @@ def image_mib(config: ModelConfig) -> float:
 def to_uint8(image: Tensor) -> Tensor:
     """[-1, 1] to 0 .. 255: ``round((x + 1) * 127.5)``, clamped; any shape."""
     return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(image: Tensor) -> Tensor:
+    """0 .. 255 to float32 in [-1, 1]; any shape."""
+    return image.float() / 127.5 - 1
 
 
 def _draw(
@@ -318,31 +314,56 @@ def _draw(
             raw=raw,
         )
 
-    start = 0
-    while start < len(seeds):
-        batch = range(start, min(start + batch_size, len(seeds)))
+    def draw(batch: range) -> tuple[npt.NDArray[Any], list[list[AttentionMap]]]:
         groups = list(_groups(batch, seeds, slots))
+        with evaluating(generator):
+            if on_cpu:
+                done = map_single_threaded(compute, groups, together=not one_at_a_time)
+            else:
+                done = [compute(group) for group in groups]
+        images = torch.cat([each.images for each in done]).cpu().numpy()
+        return images, [each for computed in done for each in computed.maps]
+
+    def alone(first: int) -> str:
+        return f"drawing the image of {source.describe(int(seeds[first]))} alone"
+
+    for batch, (images, maps) in _halving_batches(len(seeds), batch_size, draw, alone):
+        for place, i in enumerate(batch):
+            yield Sample(int(seeds[i]), images[place], maps[place])
+
+
+def _halving_batches(
+    count: int, size: int, compute: Callable[[range], _Found], task: Callable[[int], str]
+) -> Iterator[tuple[range, _Found]]:
+    """Compute ``count`` items in batches of ``size``, halved from then on whenever memory runs out.
+
+    Args:
+        count: of the items.
+        size: of a batch, at least 1.
+        compute: what is found of the items of a batch, on the CPU.
+        task: what failed where memory runs out with the one item of this number, for the message.
+
+    Returns:
+        Each batch, and what ``compute`` found of it.
+
+    Raises:
+        GanformerError: memory runs out with a single item.
+    """
+    start = 0
+    while start < count:
+        batch = range(start, min(start + size, count))
         try:
-            with _evaluating(generator):
-                if on_cpu:
-                    done = map_single_threaded(compute, groups, together=not one_at_a_time)
-                else:
-                    done = [compute(group) for group in groups]
-            images = torch.cat([each.images for each in done]).cpu().numpy()
+            found = compute(batch)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if batch_size == 1:
+            if size == 1:
                 raise GanformerError(
-                    f"memory ran out while drawing the image of {source.describe(int(seeds[start]))} alone; close "
-                    "other programs, or use another device (--gpus)"
+                    f"memory ran out while {task(start)}; close other programs, or use another device (--gpus)"
                 ) from error
-            batch_size = min(batch_size, len(batch)) // 2 or 1
+            size = min(size, len(batch)) // 2 or 1
             continue  # out of the handler, whose traceback holds on to tensors
-        maps = [each for computed in done for each in computed.maps]
-        del done
-        for place, i in enumerate(batch):
-            yield Sample(int(seeds[i]), images[place], maps[place])
+        yield batch, found
         start = batch.stop
 
 
@@ -435,7 +456,7 @@ def _limit_size(probabilities: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _evaluating(generator: Generator) -> Iterator[None]:
+def evaluating(generator: Generator) -> Iterator[None]:
     """Evaluation mode within the block."""
     was_training = generator.training
     generator.eval()

@@ -20,6 +20,7 @@ from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.precision import HALF, blocks_of, full_precision, half_layers, use_half, use_precision
 from ganformer_cli.models.prepared import PreparedWeights, lay_out_weights
+from ganformer_cli.sampling import from_uint8
 from ganformer_cli.training import losses
 from ganformer_cli.training.augment import Augmentation
 from ganformer_cli.training.distributed import ONE_PROCESS, GradientReducer, Group
@@ -171,16 +172,15 @@ class GANTrainer(NetworkTrainer):
             TrainingError: the smallest micro-batch does not fit into memory.
         """
         images, labels = batch
-        images = upload(images, self.device)
+        real = from_uint8(upload(images, self.device))
         c = upload(labels, self.device) if self.config.model.c_dim > 0 else None
         seed = f"{self.config.train.seed} {number} {attempt}"
 
         def generator_gradients(result: StepResult) -> None:
-            real = images.float() / 127.5 - 1 if self.is_relativistic else None
-            self.generator_gradients(c, number, result, f"{seed} generator", real)
+            compared = real if self.is_relativistic else None
+            self.generator_gradients(c, number, result, f"{seed} generator", compared)
 
         def discriminator_gradients(result: StepResult) -> None:
-            real = images.float() / 127.5 - 1
             self.discriminator_gradients(real, c, number, result, f"{seed} discriminator")
 
         with self.training_generator():

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ganformer_cli.models import AttentionMap, Generator
 from ganformer_cli.models.generator import crop_centre
+from ganformer_cli.sampling import evaluating
 
 #: Decay of the running mean of path lengths.
 PL_DECAY = 0.01
@@ -139,20 +140,17 @@ def locality(generator: Generator, ws: Tensor, other: Tensor) -> Tensor:
     """
     batch = len(ws)
     chosen = torch.randint(generator.config.components_num, (batch,), device=ws.device)
-    taken = F.one_hot(chosen, ws.shape[1]).bool()[:, :, None, None]
+    taken = (torch.arange(ws.shape[1], device=ws.device) == chosen[:, None])[:, :, None, None]
+    rows, columns = torch.arange(2 * batch, device=ws.device), chosen.repeat(2)
     grid = generator.config.grid(generator.config.resolution)
     maps: list[Tensor] = []
 
     def keep(found: AttentionMap) -> None:
-        shares = found.probabilities.mean(1)[torch.arange(2 * batch), chosen.repeat(2)]
+        shares = found.probabilities.mean(1)[rows, columns]
         maps.append(crop_centre(F.interpolate(shares[:, None], grid, mode="bilinear"), generator.output_size))
 
-    training = generator.training
-    generator.eval()
-    try:
+    with evaluating(generator):
         images = generator.synthesis(torch.cat([ws, torch.where(taken, other, ws)]), "const", on_attention=keep)
-    finally:
-        generator.train(training)
     region = torch.maximum(*torch.stack(maps).mean(0).chunk(2)).flatten(1)
     before, after = images.chunk(2)
     # The square root has no derivative at 0.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ganformer_cli.checkpoints.run_folder import SAMPLE_FOLDER, kimg_in_name
+from ganformer_cli.checkpoints.run_folder import LATEST_FILE, SAMPLE_FOLDER, kimg_in_name
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import OutputError
@@ -23,8 +23,6 @@ from ganformer_cli.visualization import attention_sheet, image_grid
 MAX_ATTENTION_IMAGES = 8
 #: The grid of real images.
 REALS = "reals.png"
-#: A copy of the newest grid of fakes.
-LATEST = "latest.png"
 
 
 #: Draws the images of a grid: ``(dataset, count, truncation psi)`` to uint8 ``[N, 3, H, W]``.
@@ -63,9 +61,10 @@ class SampleGrids:
         psi = self.config.train.truncation_psi
         images = self.draw(self.dataset, self.config.train.vis_num, psi)
         grid, attention = self.paths(kimg)
-        save_png(grid, image_grid(images))
+        pixels = image_grid(images)
+        save_png(grid, pixels)
         try:
-            save_png(self.folder / LATEST, image_grid(images))
+            save_png(self.folder / LATEST_FILE, pixels)
         except OutputError as error:  # on Windows a program that shows it may hold it; the grid itself is there
             self.warn(f"{error}; the next snapshot writes it again")
         if self.config.model.has_maps:

@@ -22,7 +22,7 @@ from ganformer_cli.errors import ConfigError, DownloadError, TrainingError
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.metrics.features import open_distance
 from ganformer_cli.models.vqgan import VQGAN, PatchDiscriminator, perplexity
-from ganformer_cli.sampling import reconstruct_images
+from ganformer_cli.sampling import from_uint8, reconstruct_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 from ganformer_cli.training.ema import MovingAverage, ema_decay
 from ganformer_cli.training.losses import fake_loss, generator_loss, real_loss
@@ -205,9 +205,9 @@ class VQGANTrainer(NetworkTrainer):
         seed = f"{self.config.train.seed} {number} {attempt}"
         try:
             if seen < self.stage_one_images:
-                self.autoencoder_step(normalised_images(images), seen, seed, means)
+                self.autoencoder_step(from_uint8(images), seen, seed, means)
             else:
-                self.transformer_step(normalised_images(images), labels, seed, means)
+                self.transformer_step(from_uint8(images), labels, seed, means)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -344,8 +344,3 @@ class VQGANTrainer(NetworkTrainer):
         """See ``NetworkTrainer``."""
         for network in (self.generator, self.discriminator):
             network.zero_grad(set_to_none=True)
-
-
-def normalised_images(images: Tensor) -> Tensor:
-    """uint8 ``[B, 3, H, W]`` to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1

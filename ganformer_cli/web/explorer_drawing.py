@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.models import AttentionMap, Generator
 from ganformer_cli.models.generator import crop_centre
-from ganformer_cli.sampling import labels_from_seeds, sample_latents, to_uint8
+from ganformer_cli.sampling import from_uint8, labels_from_seeds, sample_latents, to_uint8
 from ganformer_cli.sampling.components import (
     ComponentEdit,
     EditedLatents,
@@ -361,7 +361,7 @@ class _Preview:
         features, self.features = self.features, None
         if features is None or self.colours is not None:
             return
-        target = torch.from_numpy(image).float().div(127.5).sub(1)
+        target = from_uint8(torch.from_numpy(image))
         small = F.adaptive_avg_pool2d(target, (features.shape[0], features.shape[1])).permute(1, 2, 0).reshape(-1, 3)
         rows = features.reshape(-1, features.shape[2])
         gram, moments = rows.T @ rows, rows.T @ small

@@ -6,7 +6,6 @@ are not followed: nothing outside the result folder is shown.
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from ganformer_cli.checkpoints.run_folder import (
     SAMPLE_FOLDER,
 )
 from ganformer_cli.checkpoints.run_lock import OWNER_FILE, is_training, read_owner
+from ganformer_cli.files import without_nan
 from ganformer_cli.metrics.records import is_finite_number, scores_in
 from ganformer_cli.metrics.registry import SCORES, is_better
 from ganformer_cli.visualization.palette import PALETTE
@@ -147,7 +147,7 @@ class RunReader:
             "files": sample_files(self.folder),
             "components": _component_colours(config),
         }
-        return dict(_without_nan(described))
+        return dict(without_nan(described))
 
     def _read_scores(self) -> None:
         goes_on, records = self._metrics.read()
@@ -204,11 +204,3 @@ def _component_colours(config: Mapping[str, Any]) -> list[str]:
 
 def _number(value: Any) -> float | None:
     return float(value) if is_finite_number(value) else None
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
-    return [_without_nan(part) for part in value] if isinstance(value, (list, tuple)) else value
