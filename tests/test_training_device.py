@@ -38,9 +38,10 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
         ),
         ({"attention": "kmeans", "iterative": True}, {"augment": "ada", "precision": "fp16"}),
         ({"attention": "simplex"}, {"component_mixing": 0.9, "component_dropout": 0.5, "d_loss": "wgan"}),
+        ({"attention": "simplex", "img_gate": True}, {"objective": "relativistic", "locality_weight": 1.0}),
         ({"attention": "none", "c_dim": 3}, {"checkpoint_activations": True, "labels": True}),
     ],
-    ids=["duplex-equation", "kmeans", "simplex", "none"],
+    ids=["duplex-equation", "kmeans", "simplex", "relativistic", "none"],
 )
 def test_a_step_waits_for_nothing(meta: torch.device, model: dict[str, Any], train: dict[str, Any]) -> None:
     sizes: dict[str, Any] = {"resolution": 8, "latent_size": 16, "channel_base": 64, "channel_max": 8}
