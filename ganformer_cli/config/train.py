@@ -293,7 +293,8 @@ class RunConfig:
         require(
             self.train.locality_weight == 0 or (self.model.has_maps and self.model.components_num >= 2),
             f"--locality-weight {self.train.locality_weight} looks at the attention maps of at least 2 "
-            "components, which this model does not have; leave it out or choose another --attention or --components-num",
+            "components, which this model does not have; leave it out or choose another --attention or "
+            "--components-num",
         )
         require(
             self.model.components_num >= 2 or self.train.component_mixing == 0,
