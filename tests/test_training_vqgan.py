@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
@@ -26,6 +25,7 @@ from ganformer_cli.sampling import sample
 from ganformer_cli.training import Callbacks, RunResult, open_run, vqgan
 from ganformer_cli.training.network_trainer import RunningMeans
 from ganformer_cli.training.vqgan import VQGANTrainer, adaptive_weight, gradient_loss
+from ganformer_cli.web.logs import read_last
 
 CPU = torch.device("cpu")
 TINY: dict[str, Any] = {
@@ -187,10 +187,8 @@ KILLED_LINE = (
 
 
 def kimg_of(run: Path) -> float:
-    """Where a run stands, by its log."""
-    log = run / "log.jsonl"
-    lines = log.read_text("utf-8").splitlines() if log.is_file() else []
-    return float(json.loads(lines[-1])["kimg"]) if lines else 0.0
+    """Where a run stands, by the last whole line of its log, which may be in the middle of being written."""
+    return float(read_last(run / "log.jsonl").get("kimg", 0.0))
 
 
 @pytest.mark.slow
