@@ -50,7 +50,7 @@ def layer_sheet(
     """
     image = fit_to_cell(image)
     height, width = image.shape[1:]
-    rows, names = [[image]], ["picture"]
+    rows, names = [[image]], ["image"]
     heads = components = 0
     for layer, probabilities in maps:
         heads, components = probabilities.shape[1:3]
@@ -77,7 +77,7 @@ def component_sheet(
     image = fit_to_cell(image)
     height, width = image.shape[1:]
     cells = [image, blend(image, region_colours(maps.probabilities[0], height, width, style), alpha)]
-    names: list[str] = ["picture", maps.layer]
+    names: list[str] = ["image", maps.layer]
     colours: list[Images | None] = [None, None]
     shares = upsample(maps.probabilities[0], height, width)
     for component, light in enumerate((shares / shares.max().clamp_min(1e-8)).numpy()):

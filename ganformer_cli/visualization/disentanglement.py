@@ -326,7 +326,7 @@ def disentanglement_sheet(
         cells += [fit_to_cell(heat_colours(each.changed, most)), blend(cells[0], fit_to_cell(colours), alpha)]
         rows.append(cells)
     columns = [
-        "picture",
+        "image",
         *(["objects"] if objects else []),
         "regions",
         "entropy 0-1",
