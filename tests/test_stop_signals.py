@@ -26,10 +26,11 @@ STOPS = signals_named("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Every test leaves the signals as it found them; those of the terminal are not ignored, as under nohup."""
+    """Every test leaves the signals as it found them; none is ignored, as SIGHUP is under nohup and SIGINT behind &."""
     before = {number: signal.getsignal(number) for number in STOPS}
     for number in signals_named("SIGHUP", "SIGBREAK"):
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
