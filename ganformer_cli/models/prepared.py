@@ -2,19 +2,19 @@
 
 Weights and biases act times constant gains (equalised learning rate). Inside ``PreparedWeights.use`` the layers read
 tensors that have been multiplied already, for all of them at once: leaves, whose gradients add up over the passes.
-``store_gradients`` then applies the chain rule, once, and the optimiser finds what it always does.
+``step`` then applies the chain rule and moves the parameters, and the leaves with them.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from ganformer_cli.models.layers import Conv2d, EffectiveWeights, EqualizedLayer, ModulatedConv2d
+from ganformer_cli.operators.adam_step import ActingWeight, adam_step, make_acting
 
 
 class PreparedWeights:
@@ -27,66 +27,63 @@ class PreparedWeights:
 
     def __init__(self, network: nn.Module) -> None:
         self.layers = [module for module in network.modules() if isinstance(module, EqualizedLayer)]
-        self.gains: dict[nn.Parameter, float] = {}
+        gains: dict[nn.Parameter, float] = {}
         for layer in self.layers:
-            self.gains[layer.weight] = layer.weight_gain
+            gains[layer.weight] = layer.weight_gain
             if layer.bias is not None and layer.bias_gain != 1:
-                self.gains[layer.bias] = layer.bias_gain
-        # All of one gain lie side by side, so that one product serves them.
-        self.gains = dict(sorted(self.gains.items(), key=lambda item: item[1]))
-        self.products: list[tuple[Tensor, float]] = []
-        leaves: dict[nn.Parameter, Tensor] = {}
-        for gain, group in groupby(self.gains, key=self.gains.__getitem__):
-            parameters = list(group)
-            flat = parameters[0].new_empty(sum(parameter.numel() for parameter in parameters)).detach()
-            self.products.append((flat, gain))
-            start = 0
-            for parameter in parameters:
-                leaf = flat.as_strided(parameter.shape, parameter.stride(), start)
-                leaves[parameter] = leaf.requires_grad_(parameter.requires_grad)
-                start += parameter.numel()
-        #: What gradients are taken by: the leaves, and parameters that have no gain, in the order of the parameters.
+                gains[layer.bias] = layer.bias_gain
+        self.weights = {
+            parameter: ActingWeight(parameter, gains[parameter], _leaf(parameter))
+            if parameter in gains
+            else ActingWeight(parameter)
+            for parameter in network.parameters()
+        }
+        self.parameters = list(self.weights)
+        #: What gradients are taken by: what acts of each parameter, in their order.
         self.trained: list[Tensor] = [
-            leaves.get(parameter, parameter) for parameter in network.parameters() if parameter.requires_grad
+            parameter if weight.acting is None else weight.acting
+            for parameter, weight in self.weights.items()
+            if parameter.requires_grad
         ]
-        self.parameters: list[Tensor] = list(leaves)
-        self.leaves = list(leaves.values())
-        self.effective = [
-            EffectiveWeights(leaves[layer.weight], None if layer.bias is None else leaves.get(layer.bias, layer.bias))
-            for layer in self.layers
-        ]
-        self.sources: list[Tensor] = []
-        self.casts: list[Tensor] = []
+        self.moved = [parameter for parameter in self.parameters if parameter.requires_grad]
+        self.effective: list[EffectiveWeights] = []
+        self.versions: list[int] = []  # of the parameters that the weights were made of; empty: they are to be made
         self.in_use = False
+        self.cast_to({})
 
     @property
     def prepared(self) -> list[Tensor]:
         """What the layers read."""
-        return [*self.leaves, *self.casts]
+        tensors = [tensor for weight in self.weights.values() for tensor in (weight.acting, weight.cast)]
+        return [tensor for tensor in tensors if tensor is not None]
 
     def cast_to(self, dtypes: dict[nn.Module, torch.dtype]) -> None:
         """Prepare the 3×3 weights of these layers in the precision of their features, too."""
-        self.sources, self.casts = [], []
-        for i, (layer, (weight, bias, _)) in enumerate(zip(self.layers, self.effective, strict=True)):
-            dtype, cast = dtypes.get(layer), None
-            if dtype is not None and isinstance(layer, Conv2d | ModulatedConv2d) and weight.shape[-1] == 3:
-                cast = torch.empty_like(weight, dtype=dtype, requires_grad=False)
-                self.sources.append(weight)
-                self.casts.append(cast)
-            self.effective[i] = EffectiveWeights(weight, bias, cast)
+        self.effective, self.versions = [], []
+        for layer in self.layers:
+            weight, dtype, cast = self.weights[layer.weight], dtypes.get(layer), None
+            assert weight.acting is not None
+            if dtype is not None and isinstance(layer, Conv2d | ModulatedConv2d) and layer.weight.shape[-1] == 3:
+                cast = torch.empty_like(weight.acting, dtype=dtype, requires_grad=False)
+            self.weights[layer.weight] = weight._replace(cast=cast)
+            bias = layer.bias
+            if bias is not None:
+                acting = self.weights[bias].acting
+                bias = bias if acting is None else acting
+            self.effective.append(EffectiveWeights(weight.acting, bias, cast))
             if layer.prepared is not None:
-                layer.prepared = self.effective[i]
+                layer.prepared = self.effective[-1]
 
     @contextlib.contextmanager
-    def use(self, *, trained: bool, fresh: bool = True) -> Iterator[None]:
-        """Let the layers read prepared weights inside.
+    def use(self, *, trained: bool) -> Iterator[None]:
+        """Let the layers read prepared weights inside; they are made anew if parameters have changed.
 
         Args:
             trained: whether gradients are taken by them and by the other parameters.
-            fresh: whether to make them anew; False where the parameters are those of the last time.
         """
-        if fresh:
-            self.refresh()
+        if self.versions != [parameter._version for parameter in self.parameters]:
+            make_acting(list(self.weights.values()))
+            self.versions = [parameter._version for parameter in self.parameters]
         for tensor in self.trained:
             tensor.requires_grad_(trained)
         for layer, effective in zip(self.layers, self.effective, strict=True):
@@ -101,34 +98,58 @@ class PreparedWeights:
             for tensor in self.trained:
                 tensor.requires_grad_()
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Make them of the parameters as they are now."""
-        torch._foreach_copy_(self.leaves, self.parameters)
-        for flat, gain in self.products:
-            flat.mul_(gain)
-        if self.casts:
-            torch._foreach_copy_(self.casts, self.sources)
+    def step(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """A step of Adam by the gradients of what is prepared, which is up to date afterwards.
 
-    @torch.no_grad()
-    def store_gradients(self) -> None:
-        """Put the gradients of the parameters where optimisers look for them."""
+        Args:
+            optimizer: a fused Adam of the parameters, in one group, without weight decay.
+
+        Returns:
+            The norm of the parameters' gradients, [].
+        """
         found = [
-            (parameter, leaf.grad, gain)
-            for (parameter, gain), leaf in zip(self.gains.items(), self.leaves, strict=True)
-            if leaf.grad is not None
+            (self.weights[parameter], tensor.grad)
+            for parameter, tensor in zip(self.moved, self.trained, strict=True)
+            if tensor.grad is not None
         ]
-        if found:
-            torch._foreach_mul_([gradient for _, gradient, _ in found], [gain for *_, gain in found])
-        for parameter, gradient, _ in found:
-            parameter.grad = gradient
-        for leaf in self.leaves:
-            leaf.grad = None
+        weights = [weight for weight, _ in found]
+        options = optimizer.param_groups[0]
+        norm = adam_step(
+            weights,
+            [gradient for _, gradient in found],
+            [adam_memory(optimizer, weight.parameter) for weight in weights],
+            lr=options["lr"],
+            betas=options["betas"],
+            eps=options["eps"],
+        )
+        self.versions = [parameter._version for parameter in self.parameters]
+        return norm
+
+    def gradients(self) -> dict[nn.Parameter, Tensor]:
+        """The gradients of the parameters, by the chain rule from those of what is prepared."""
+        return {
+            parameter: tensor.grad * self.weights[parameter].gain
+            for parameter, tensor in zip(self.moved, self.trained, strict=True)
+            if tensor.grad is not None
+        }
 
     def clear_gradients(self) -> None:
-        """Forget what has been added up, and what optimisers were given."""
-        for tensor in (*self.trained, *self.parameters):
+        """Forget what has been added up."""
+        for tensor in self.trained:
             tensor.grad = None
+
+
+def adam_memory(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """What a fused Adam keeps of a parameter; zeros before its first step."""
+    memory: dict[str, Tensor] = optimizer.state[parameter]
+    if not memory:
+        memory["step"] = torch.zeros([], device=parameter.device)
+        memory["exp_avg"], memory["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    return memory
+
+
+def _leaf(parameter: nn.Parameter) -> Tensor:
+    return torch.empty_like(parameter, requires_grad=parameter.requires_grad)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor
 from ganformer_cli.errors import OutputError
 from ganformer_cli.files import ensure_writable_folder
 from ganformer_cli.operators import Keys, attention_means, bias_act, bipartite_attention, native, upfirdn2d
+from ganformer_cli.operators.adam_step import ActingWeight, adam_step
 from ganformer_cli.operators.build import FOLDER_VARIABLE, operators_folder
 from ganformer_cli.operators.cuda_toolkit import find_nvcc, how_to_get_nvcc, misfit
 from ganformer_cli.operators.jobs import find_ninja
@@ -289,12 +290,13 @@ def check_cache() -> Check:
 class SelfTest(NamedTuple):
     """An operator's results for small arguments of odd sizes.
 
-    ``arguments`` are the shapes of random numbers; ``run`` computes the results for them.
+    ``arguments`` are the shapes of random numbers; ``run`` computes the results for them, on ``devices``.
     """
 
     name: str
     arguments: tuple[tuple[int, ...], ...]
     run: Callable[..., list[Tensor | None]]
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 def _bias_act(x: Tensor, bias: Tensor, noise: Tensor, strength: Tensor) -> list[Tensor | None]:
@@ -327,6 +329,14 @@ def _attention_means(x: Tensor, *keys: Tensor) -> list[Tensor | None]:
     return [*attention_means(x, Keys(*keys), over="components"), *attention_means(x, Keys(*keys), over="positions")]
 
 
+def _adam_step(parameter: Tensor, gradient: Tensor, second: Tensor) -> list[Tensor | None]:
+    trained = torch.nn.Parameter(parameter.detach().clone())
+    weight = ActingWeight(trained, 0.3, torch.empty_like(trained))
+    memory = {"exp_avg": torch.zeros_like(trained), "exp_avg_sq": second.detach().square(), "step": torch.tensor(5.0)}
+    norm = adam_step([weight], [gradient.detach()], [memory], lr=0.1, betas=(0.5, 0.9), eps=1e-8)
+    return [norm, trained.detach(), weight.acting, memory["exp_avg"], memory["exp_avg_sq"]]
+
+
 # Two images of 9 channels and 35 positions; two heads, 5 components, positions 4 wide.
 _X, _KEYS = (2, 9, 35), ((2, 2, 5, 9), (2, 2, 5), (35, 4), (2, 2, 5, 4))
 
@@ -335,6 +345,7 @@ SELF_TESTS = (
     SelfTest("upfirdn2d", ((2, 3, 7, 9), (4,), (3, 5)), _upfirdn2d),
     SelfTest("bipartite_attention", (_X, *_KEYS, (2, 2, 5, 9), (2, 2, 5, 18), (2, 9), (2, 18)), _bipartite_attention),
     SelfTest("attention_means", (_X, *_KEYS), _attention_means),
+    SelfTest("adam_step", ((5, 7, 3), (5, 7, 3), (5, 7, 3)), _adam_step, devices=("cpu",)),
 )
 
 
@@ -349,7 +360,7 @@ def check_operators(device: str) -> Iterator[Check]:
         made = {"path": str(found.build.path), "compiler": found.build.compiler, "for": found.build.capability}
         words = f"native, for {found.build.capability}, built with {found.build.compiler}: {found.build.path}"
         yield Check(name, "good", words, details={"native": True, **made})
-    for test in SELF_TESTS:
+    for test in (test for test in SELF_TESTS if device in test.devices):
         if found.native:
             yield _tested(test, device)
         else:
@@ -383,7 +394,8 @@ def _results(test: SelfTest, dtype: torch.dtype, device: str) -> list[Tensor]:
     # Weighted differently at each place, so that no error cancels out.
     weights = [torch.randn(result.shape, generator=generator).to(result) for result in results]
     total = sum((result * weight).sum() for result, weight in zip(results, weights, strict=True))
-    gradients = torch.autograd.grad(total, arguments, allow_unused=True) if isinstance(total, Tensor) else ()
+    differentiable = isinstance(total, Tensor) and total.requires_grad
+    gradients = torch.autograd.grad(total, arguments, allow_unused=True) if differentiable else ()
     return [*(result.detach() for result in results), *(gradient for gradient in gradients if gradient is not None)]
 
 

@@ -185,7 +185,7 @@ class GANTrainer(NetworkTrainer):
 
         with self.training_generator():
             self.update(self.g_optimizer, self.g_weights, self.g_reducer, generator_gradients, means)
-        with self.training_discriminator(fresh=False):  # its parameters have not changed since
+        with self.training_discriminator():
             result = self.update(self.d_optimizer, self.d_weights, self.d_reducer, discriminator_gradients, means)
         signs = result.signs()
         self.augmentation.observe(self.group.all_reduce(signs), number)
@@ -207,9 +207,9 @@ class GANTrainer(NetworkTrainer):
             yield
 
     @contextlib.contextmanager
-    def training_discriminator(self, *, fresh: bool = True) -> Iterator[None]:
-        """Use prepared weights; only those of the discriminator require gradients. ``fresh``: see ``use``."""
-        with self.g_weights.use(trained=False), self.d_weights.use(trained=True, fresh=fresh):
+    def training_discriminator(self) -> Iterator[None]:
+        """Use prepared weights; only those of the discriminator require gradients."""
+        with self.g_weights.use(trained=False), self.d_weights.use(trained=True):
             yield
 
     def trial(self, images: Tensor, labels: Tensor | None, *, regularised: bool) -> None:
@@ -244,8 +244,7 @@ class GANTrainer(NetworkTrainer):
             try:
                 gradients(result)
                 if not several:
-                    weights.store_gradients()
-                    self.move(optimizer)
+                    gradient_norm = self.move(optimizer, weights)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -269,10 +268,7 @@ class GANTrainer(NetworkTrainer):
             self.shrink(failure or "in another process")
         if several:
             reducer.finish()
-            weights.store_gradients()
-            self.move(optimizer)
-        parameters = (p for group in optimizer.param_groups for p in group["params"])
-        gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            gradient_norm = self.move(optimizer, weights)
         means.add("grad_norm_g" if optimizer is self.g_optimizer else "grad_norm_d", gradient_norm)
         weights.clear_gradients()
         for name, values in result.values:
@@ -282,12 +278,12 @@ class GANTrainer(NetworkTrainer):
             self.pl_mean = self.group.all_reduce_mean(torch.stack(result.pl_means).mean(0))
         return result
 
-    def move(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step the optimiser; gradients that overflowed in float16 count as zero."""
+    def move(self, optimizer: torch.optim.Optimizer, weights: PreparedWeights) -> Tensor:
+        """Step the optimiser; gradients that overflowed in float16 count as zero. Returns their norm, []."""
         if self.config.train.precision == "fp16":
-            for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
-                parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        optimizer.step()
+            for tensor in (tensor for tensor in weights.trained if tensor.grad is not None):
+                tensor.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        return weights.step(optimizer)
 
     def shrink(self, failure: str) -> None:
         """Use a smaller micro-batch from now on.

@@ -15,6 +15,7 @@ from ganformer_cli.checkpoints.training_state import ADAM_KEYS
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.models import Generator
+from ganformer_cli.models.prepared import adam_memory
 from ganformer_cli.sampling import sample_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 
@@ -166,10 +167,7 @@ class NetworkTrainer(ABC):
         for optimizer, module in self.optimizers.values():
             if self.group.run_on_rank0(lambda optimizer=optimizer: bool(optimizer.state)):  # type: ignore[misc]
                 for parameter in (p for p in module.parameters() if p.requires_grad):
-                    memory = optimizer.state[parameter]
-                    if not memory:
-                        memory["step"] = torch.zeros([], device=parameter.device)
-                        memory.update({key: torch.zeros_like(parameter) for key in ADAM_KEYS[1:]})
+                    memory = adam_memory(optimizer, parameter)
                     tensors += [memory[key] for key in ADAM_KEYS]
         for tensor in [*tensors, *self.scalars.values()]:
             self.group.broadcast(tensor)
