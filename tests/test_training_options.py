@@ -14,6 +14,7 @@ import torch
 from ganformer_cli.config import BASELINES, ModelConfig, resolve_run
 from ganformer_cli.data.loading.datasets import SceneDataset
 from ganformer_cli.models import AttentionMap, Generator
+from ganformer_cli.models.prepared import PreparedWeights
 from ganformer_cli.training import Callbacks, losses
 from ganformer_cli.training.gan import GANTrainer, StepResult
 from ganformer_cli.training.loop import Trainer
@@ -125,7 +126,7 @@ def name_of(options: dict[str, Any]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=name_of)
-def test_every_option_trains(options: dict[str, Any]) -> None:
+def test_every_option_trains(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses are finite, no parameter is dead, two latents give two pictures, and the average moves.
 
     A parameter without a gradient is what breaks the original under distributed training.
@@ -133,13 +134,24 @@ def test_every_option_trains(options: dict[str, Any]) -> None:
     trainer = trainer_of(options)
     largest: dict[torch.Tensor, float] = {}
 
-    def remember(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for parameter in optimizer.param_groups[0]["params"]:
-            assert parameter.grad is not None, "a parameter is left out"
-            largest[parameter] = max(largest.get(parameter, 0.0), parameter.grad.abs().max().item())
+    def remember(parameter: torch.Tensor, gradient: torch.Tensor | None) -> None:
+        assert gradient is not None, "a parameter is left out"
+        largest[parameter] = max(largest.get(parameter, 0.0), gradient.abs().max().item())
 
+    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for parameter in optimizer.param_groups[0]["params"]:
+            remember(parameter, parameter.grad)
+
+    def remembered_step(weights: PreparedWeights, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        gradients = weights.gradients()
+        for parameter in optimizer.param_groups[0]["params"]:
+            remember(parameter, gradients.get(parameter))
+        return prepared_step(weights, optimizer)
+
+    prepared_step = PreparedWeights.step
+    monkeypatch.setattr(PreparedWeights, "step", remembered_step)
     for optimizer, _ in trainer.gan.optimizers.values():
-        optimizer.register_step_pre_hook(remember)
+        optimizer.register_step_pre_hook(before_step)
     before = copy.deepcopy(trainer.gan.ema)
     means = RunningMeans()
     with trainer.open_stream() as stream:

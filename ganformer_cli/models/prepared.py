@@ -81,9 +81,7 @@ class PreparedWeights:
         Args:
             trained: whether gradients are taken by them and by the other parameters.
         """
-        if self.versions != [parameter._version for parameter in self.parameters]:
-            make_acting(list(self.weights.values()))
-            self.versions = [parameter._version for parameter in self.parameters]
+        self.refresh()
         for tensor in self.trained:
             tensor.requires_grad_(trained)
         for layer, effective in zip(self.layers, self.effective, strict=True):
@@ -97,6 +95,13 @@ class PreparedWeights:
                 vars(layer)["prepared"] = None
             for tensor in self.trained:
                 tensor.requires_grad_()
+
+    def refresh(self) -> None:
+        """Make them of the parameters as they are now, unless they are already."""
+        versions = [parameter._version for parameter in self.parameters]
+        if self.versions != versions:
+            make_acting(list(self.weights.values()))
+            self.versions = versions
 
     def step(self, optimizer: torch.optim.Optimizer) -> Tensor:
         """A step of Adam by the gradients of what is prepared, which is up to date afterwards.
