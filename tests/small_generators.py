@@ -11,6 +11,11 @@ from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Generator
 
 CONFIG = ModelConfig(resolution=32, components_num=4, latent_size=32, channel_base=256, channel_max=16)
+#: What makes a small VQGAN of a small configuration.
+SMALL_VQGAN: dict[str, Any] = {
+    **{"attention": "none", "components_num": 0, "vqgan": True, "code_stride": 4, "codebook_size": 13, "code_dim": 5},
+    **{"transformer_layers": 1, "transformer_width": 8, "transformer_heads": 2},
+}
 
 
 def small_generator(**changes: Any) -> Generator:

@@ -66,6 +66,7 @@ def test_images_are_prepared_and_read(ganformer: Run) -> None:
         assert row["images_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_it_says_under_which_conditions(record: dict[str, Any]) -> None:
     assert (record["device"], record["precision"], record["threads"], record["torch"]) == (
         *("cpu", "fp32", 1),
@@ -80,6 +81,7 @@ def test_it_says_under_which_conditions(record: dict[str, Any]) -> None:
     assert (record["operators_reason"] is None) == (record["operators"] == "native")
 
 
+@pytest.mark.slow
 def test_each_row_says_what_it_is_measured_against_and_how_sure_the_ratio_is(record: dict[str, Any]) -> None:
     for row in record["rows"]:
         assert "error" not in row, row
@@ -101,6 +103,7 @@ def test_a_single_sample_gives_no_ratio(ganformer: Run) -> None:
     assert "one sample, no ratio" in said
 
 
+@pytest.mark.slow
 def test_networks_are_beside_their_bare_convolutions(record: dict[str, Any]) -> None:
     networks = [row for row in record["rows"] if row["group"] in ("generator", "training")]
     assert len(networks) == 4
@@ -133,6 +136,7 @@ def test_the_per_pixel_form_computes_the_same() -> None:
     torch.testing.assert_close(contenders[curve.PER_PIXEL].call(), contenders[""].call(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_training_keeps_is_said_of_layers(record: dict[str, Any]) -> None:
     for row in record["rows"]:
         assert (row["kept_percent"] is not None) == (row["group"] == "layer" and row["what"].endswith("backward"))
@@ -154,6 +158,7 @@ def test_table_and_memory(ganformer: Run, own_folder: Path) -> None:
         assert 0 <= kept["added_mib"] < kept["peak_mib"]
 
 
+@pytest.mark.slow
 def test_sides_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch, small: RunConfig) -> None:
     """Regularisation happens in the steps that say so, and in no other."""
     from ganformer_cli.training import losses

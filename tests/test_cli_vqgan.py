@@ -99,6 +99,7 @@ def test_stage_one_has_nothing_to_draw_but_reconstructions_to_score(tmp_path: Pa
     assert "--truncation-psi 0.5: a VQGAN has no mean image" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_decoder_is_exported_in_either_stage(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.safetensors", steps=0)
     path = tmp_path / "model.pt2"

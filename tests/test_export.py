@@ -23,6 +23,7 @@ from ganformer_cli.models.vqgan import VQGAN
 from ganformer_cli.original_snapshots import load_generator
 from ganformer_cli.sampling import sample_seeds
 from ganformer_cli.sampling.components import map_seeds
+from tests.small_generators import SMALL_VQGAN
 
 TINY = {"resolution": 8, "components_num": 2, "latent_size": 16, "channel_base": 64, "channel_max": 8}
 NO_COMPONENTS = {"attention": "none", "components_num": 0}
@@ -106,7 +107,7 @@ def test_classes_are_numbers_and_other_labels_vectors() -> None:
 @pytest.mark.parametrize(
     ("options", "settings", "message"),
     [
-        ({**NO_COMPONENTS, "vqgan": True, "code_stride": 4}, {}, "export its decoder"),
+        (SMALL_VQGAN, {}, "export its decoder"),
         ({"local_noise": False}, {"noise": "input"}, "--noise input: this model was trained without noise"),
         (NO_COMPONENTS, {"maps": True}, "--maps: no layer of this model attends"),
     ],
@@ -118,9 +119,7 @@ def test_what_a_model_does_not_have_is_refused(options: Any, settings: Any, mess
 
 def decoder() -> tuple[VQGAN, DecoderFunction]:
     """A grid of 2 rows and 4 columns."""
-    options = {"vqgan": True, "resolution": 32, "ratio": 0.5, "code_stride": 8, "codebook_size": 13, "code_dim": 5}
-    transformer = {"transformer_layers": 1, "transformer_width": 8, "transformer_heads": 2}
-    model = generator(**NO_COMPONENTS, **options, **transformer)
+    model = generator(**{**SMALL_VQGAN, "resolution": 32, "ratio": 0.5, "code_stride": 8})
     assert isinstance(model, VQGAN)
     return model, DecoderFunction(model)
 

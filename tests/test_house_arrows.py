@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import copy
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,7 @@ def each_of(files: list[Path]) -> pytest.MarkDecorator:
 FRONT = {"cli", "__init__", "__main__"}  # rooms that run before a command is known
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -123,7 +126,7 @@ def without_bodies(tree: ast.Module) -> ast.Module:
         def visit_If(self, node: ast.If) -> ast.AST | None:
             return None if ast.unparse(node.test).endswith("TYPE_CHECKING") else self.generic_visit(node)
 
-    stripped = Strip().visit(tree)
+    stripped = Strip().visit(copy.deepcopy(tree))
     assert isinstance(stripped, ast.Module)
     return stripped
 

@@ -29,6 +29,7 @@ from ganformer_cli.projection.optimization import (
 )
 from ganformer_cli.sampling import sample_latents
 from ganformer_cli.sampling.components import map_seeds
+from tests.small_generators import SMALL_VQGAN
 
 TINY: dict[str, Any] = {"resolution": 8, "components_num": 2, "latent_size": 16, "channel_base": 64, "channel_max": 8}
 NO_COMPONENTS: dict[str, Any] = {"attention": "none", "components_num": 0}
@@ -224,7 +225,7 @@ def test_absurd_numbers_of_steps(steps: int) -> None:
 
 
 def test_a_vqgan_is_refused_by_name(targets: torch.Tensor) -> None:
-    made = build_generator(ModelConfig(**{**TINY, **NO_COMPONENTS, "vqgan": True, "code_stride": 4}))
+    made = build_generator(ModelConfig(**{**TINY, **SMALL_VQGAN}))
     with pytest.raises(ConfigError, match="a VQGAN draws codes"):
         project(made, targets)
 

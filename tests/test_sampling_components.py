@@ -14,7 +14,7 @@ from ganformer_cli.models import Generator
 from ganformer_cli.models.families import build_generator
 from ganformer_cli.sampling import components, latents_from_seeds, map_latents, sample_latents, sample_seeds
 from ganformer_cli.sampling.components import ComponentEdit, edit_components, map_seeds
-from tests.small_generators import CONFIG, small_generator
+from tests.small_generators import CONFIG, SMALL_VQGAN, small_generator
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_what_is_removed_cannot_move_and_one_stays(model: Generator) -> None:
         ({"attention": "none", "components_num": 0}, ComponentEdit("remove", 0), "no layer of this model attends"),
         ({"attention": "none", "kgan": True}, ComponentEdit("remove", 0), "no layer of this model attends"),
         ({"style": False}, ComponentEdit("reroll", 4, seed=1), "nothing in this model reads its global latent"),
-        ({"attention": "none", "components_num": 0, "vqgan": True}, ComponentEdit("reroll", 0, seed=1), "a VQGAN"),
+        (SMALL_VQGAN, ComponentEdit("reroll", 0, seed=1), "a VQGAN"),
     ],
 )
 def test_other_models_refuse_what_they_do_not_have(changes: dict[str, Any], edit: ComponentEdit, message: str) -> None:

@@ -44,6 +44,7 @@ def events_of(folder: Path) -> Any:
     return events
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_back_one_curve_of_a_resumed_run(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     folder = tmp_path / "run-000"
@@ -153,6 +154,7 @@ def test_wandb_gets_the_same_and_resumes_its_run(tmp_path: Path, monkeypatch: py
     assert finished == [True, True]
 
 
+@pytest.mark.slow
 def test_images_come_often_at_first(tmp_path: Path) -> None:
     """After 4, 8 and 16 images, then every 20; the closer ones are not scored."""
 

@@ -161,6 +161,7 @@ def test_going_on_from_an_earlier_state_loses_nothing(tmp_path: Path, undisturbe
     assert kimg == sorted(set(kimg))
 
 
+@pytest.mark.slow
 def test_the_newest_state_moves_nothing_aside_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     said: list[str] = []

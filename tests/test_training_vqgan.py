@@ -223,6 +223,7 @@ NETWORKS = (
 )
 
 
+@pytest.mark.slow
 def test_stage_two_goes_on_from_a_run_of_stage_one(own_folder: Path) -> None:
     first = command("--vq-stage", "1", "--expname", "first", *NETWORKS)
     assert first.exit_code == 0, first.output
