@@ -49,6 +49,7 @@ setup(
         "click>=8.2,<9",  # the command line
         "rich>=13.4",  # the progress bar
         "requests>=2.28",  # downloads
+        "urllib3>=1.26",  # what requests is made of: when downloads try again, and deadlines for slow servers
         "platformdirs>=4.0",  # where this system keeps caches
         "ninja>=1.11",  # compiles the native operators in parallel
         "filelock>=3.12",  # two processes must not write one download, nor build the same operators

@@ -285,10 +285,10 @@ class Request(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server on the loopback, and downloads that do not wait between tries."""
-    from ganformer_cli.downloads import transfer
+    from ganformer_cli.downloads import patience
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(transfer, "RETRY_DELAYS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(patience, "RETRIES", patience.Retries(3, backoff_factor=0))
     play = Server()
     with ThreadingHTTPServer(("127.0.0.1", 0), Request) as http:
         http.play = play  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from ganformer_cli import downloads
-from ganformer_cli.downloads import ChecksumError, check_file, fetch, fetch_drive
+from ganformer_cli.downloads import ChecksumError, check_file, fetch, fetch_drive, patience
 from ganformer_cli.downloads import transfer as room
 from ganformer_cli.errors import DownloadError, OutputError
 
@@ -25,11 +26,21 @@ if TYPE_CHECKING:
 
 CONTENT = bytes(range(256)) * 4096  # what the server gives: 1 MiB, several blocks
 ID = "1-aB_c"
+RETRIES = patience.RETRIES  # those of the program; the server of the tests does not wait
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "model.pkl"
+
+
+@pytest.fixture
+def waiting(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits between tries, which pass at once."""
+    waited: list[float] = []
+    monkeypatch.setattr(patience, "RETRIES", RETRIES)
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited
 
 
 def beside(target: Path) -> set[str]:
@@ -107,14 +118,30 @@ def test_tries_that_bring_the_file_further_do_not_run_out(server: Server, target
     assert len(server.asked) == 11
 
 
-def test_the_waits_are_kept(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(room, "RETRY_DELAYS", (1.0, 3.0))
-    monkeypatch.setattr(room.time, "sleep", waited.append)
-    server.answer = lambda server, request: request.say(503)
+@pytest.mark.parametrize(
+    ("retry_after", "waits"),
+    [
+        (None, [2.0, 4.0, 8.0]),
+        ("7", [7.0, 7.0, 7.0]),
+        (str(365 * 24 * 3600), [20.0, 20.0, 20.0]),
+        ("soon", [2.0, 4.0, 8.0]),
+    ],
+)
+def test_waits_grow_or_are_what_the_server_asks_for_within_limits(
+    server: Server, target: Path, waiting: list[float], retry_after: str | None, waits: list[float]
+) -> None:
+    server.answer = lambda server, request: request.say(503, Retry_After=retry_after)
     with pytest.raises(DownloadError, match="503 Service Unavailable"):
         fetch(server.url, target)
-    assert waited == [1.0, 3.0]
+    assert waiting == waits
+
+
+def test_waits_begin_anew_with_a_try_that_brings_the_file_further(
+    server: Server, target: Path, waiting: list[float]
+) -> None:
+    server.answer = server.breaking(100_000, 100_000, 100_000, 300_000)
+    fetch(server.url, target)
+    assert waiting == [2.0, 4.0, 8.0, 2.0]
 
 
 def test_the_next_run_goes_on(server: Server, target: Path) -> None:
@@ -260,7 +287,7 @@ def test_a_server_that_recovers(server: Server, target: Path) -> None:
 def test_no_server(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    monkeypatch.setattr(room, "RETRY_DELAYS", ())  # Windows takes its time to refuse
+    monkeypatch.setattr(patience, "RETRIES", patience.Retries(0))  # Windows takes its time to refuse
     with socket.socket() as unused:  # bound and not listening: nobody answers here
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(DownloadError, match=r"no connection to 127\.0\.0\.1:\d+"):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ganformer_cli import load_generator
 from ganformer_cli.cli.model_choice import find_origin
-from ganformer_cli.downloads import transfer
+from ganformer_cli.downloads import patience
 from ganformer_cli.downloads.hub import HubAddress, parse_hub_address
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.resources import cache_folder
@@ -33,7 +33,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(transfer, "RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(patience, "RETRIES", patience.Retries(2, backoff_factor=0))
     with serving() as found:
         monkeypatch.setenv("HF_ENDPOINT", found.url)
         yield found

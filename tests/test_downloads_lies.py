@@ -35,7 +35,7 @@ def target(tmp_path: Path) -> Path:
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(patience, "SLOW_SECONDS", 0.3)
-    monkeypatch.setattr(transfer, "RETRY_DELAYS", (0.0,))
+    monkeypatch.setattr(patience, "RETRIES", patience.Retries(1, backoff_factor=0))
     monkeypatch.setattr(transfer, "REQUEST_TIMEOUT", (5.0, 5.0))
     monkeypatch.setattr(transfer, "MAX_SMALL_STEPS", 5)
     monkeypatch.setattr(transfer, "MAX_UNANNOUNCED", 1 << 22)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from ganformer_cli.downloads import transfer
 from ganformer_cli.downloads.checksums import Progress, download_lock
 from ganformer_cli.downloads.transfer import TRANSIENT_STATUS, BrokenError, Download, fetch, get, network_errors
 from ganformer_cli.errors import ConfigError, DownloadError, GanformerError
@@ -213,27 +211,30 @@ def _ask(address: HubAddress, session: Session, url: str, *, patient: bool = Tru
     The first request carries no token. If it is refused and the user has one, it is repeated with it, and the session
     keeps it for the same host.
     """
+    from ganformer_cli.downloads import patience
+
     job = Download(cache_folder() / "hub" / address.repo, url)
-    for delay in (*(transfer.RETRY_DELAYS if patient else ()), None):
+    retries: patience.Retries | None = patience.RETRIES if patient else patience.Retries(0)
+    while True:
         try:
             with network_errors(job):
-                status, content = _read(get(session, url, {}))
+                answer = get(session, url, {})
+                content = _read(answer)
                 token = hub_token()
-                if status in (401, 403, 404) and token and "Authorization" not in session.headers:
+                if answer.status_code in (401, 403, 404) and token and "Authorization" not in session.headers:
                     session.headers["Authorization"] = f"Bearer {token}"
-                    status, content = _read(get(session, url, {}))
-            if status not in TRANSIENT_STATUS:
-                return status, content
-            cause = BrokenError(f"the server says {status}")
+                    answer = get(session, url, {})
+                    content = _read(answer)
+                if answer.status_code in TRANSIENT_STATUS:
+                    raise BrokenError(f"the server says {answer.status_code}", answer)
+            return answer.status_code, content
         except BrokenError as error:
-            cause = error
-        if delay is None:
-            break
-        time.sleep(delay)
-    raise _UnreachableError(f"{address}: the Hub cannot be asked: {cause}; try again later") from cause
+            if (retries := retries.wait(error)) is None:
+                raise _UnreachableError(f"{address}: the Hub cannot be asked: {error}; try again later") from error
 
 
-def _read(response: Response) -> tuple[int, bytes]:
+def _read(response: Response) -> bytes:
+    """The content of an answer, which is closed."""
     from ganformer_cli.downloads import patience
 
     content = b""
@@ -242,7 +243,7 @@ def _read(response: Response) -> tuple[int, bytes]:
             content += block
             if len(content) > MAX_ANSWER:
                 raise DownloadError(f"{response.url}: answers with more than {MAX_ANSWER >> 20} MiB; check HF_ENDPOINT")
-    return response.status_code, content
+    return content
 
 
 def _why_refused(status: int, repo: str) -> str:

@@ -1,4 +1,4 @@
-"""Deadlines for slow servers: for the headers of an answer, and for the speed of its body."""
+"""Patience with servers: when to ask again, and deadlines for the headers of an answer and the speed of its body."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import urllib3
+import urllib3.util.retry
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -17,11 +18,44 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 if TYPE_CHECKING:
     from requests import Response, Session
 
+    from ganformer_cli.downloads.transfer import BrokenError
+
 ANSWER_SECONDS = 120.0  # until the headers of an answer are there, however busily something comes before
 MIN_BYTES_PER_SECOND = 1024  # bytes a second
 SLOW_SECONDS = 120.0  # that a transfer may be slower
 MAX_BLOCK = 1 << 18  # bytes
 _SMALL_BLOCK = 1 << 14
+MAX_RETRY_AFTER = 20.0  # seconds that a server may ask for before the next try
+
+
+class Retries(urllib3.Retry):
+    """The tries that are left, and the waits before them: urllib3's rules, within limits that no server can lift.
+
+    They are followed here, not by urllib3's own loop. That one repeats a request as it was, where a file whose transfer
+    broke off goes on behind the bytes that are there, and may break off again as long as it gets further. It also reads
+    all of a refusal before the next try, however long a server makes it.
+    """
+
+    def wait(self, broken: BrokenError) -> Retries | None:
+        """Wait until it is time to try again after ``broken``; what is left then, or None if no try is."""
+        try:
+            left = self.increment()
+        except urllib3.exceptions.MaxRetryError:
+            return None
+        left.sleep(None if broken.answer is None else broken.answer.raw)
+        return left
+
+    def get_retry_after(self, response: Any) -> float | None:
+        try:
+            seconds = super().get_retry_after(response)
+        except urllib3.exceptions.InvalidHeader:
+            return None
+        return None if seconds is None else min(seconds, MAX_RETRY_AFTER)
+
+
+#: Waits of 2, 4 and 8 s where the server names none: urllib3 does not wait before the second failure in a row, so it
+#: is told of one.
+RETRIES = Retries(3, backoff_factor=1, history=(urllib3.util.retry.RequestHistory(None, None, None, None, None),))
 
 
 class TooSlowError(Exception):

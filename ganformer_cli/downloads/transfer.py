@@ -7,7 +7,6 @@ import itertools
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,7 +22,6 @@ from ganformer_cli.files import GIB, advice, quietly, read_json, remove, replace
 if TYPE_CHECKING:
     from requests import Response, Session
 
-RETRY_DELAYS = (1.0, 3.0, 10.0)  # seconds before each further try; a try that brings the file further starts them anew
 REQUEST_TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
 MIN_STEP = 1 << 16  # bytes that a try brings the file further; so many tries with less are too many:
 MAX_SMALL_STEPS = 100
@@ -74,7 +72,15 @@ def fetch(
 
 
 class BrokenError(Exception):
-    """A transfer that broke off and may go on: the message is a reason in plain words."""
+    """A transfer that broke off and may go on: the message is a reason in plain words.
+
+    Args:
+        answer: that says so; None if none came.
+    """
+
+    def __init__(self, message: str, answer: Response | None = None) -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 class _SlowError(BrokenError):
@@ -167,7 +173,9 @@ def download_missing(
 
 def _transfer(job: Download, ask: Ask) -> None:
     """Download until the file is whole, with further tries, and publish it."""
-    failures, furthest, small_steps = 0, _size_of(job.part), 0
+    from ganformer_cli.downloads import patience
+
+    retries, furthest, small_steps = patience.RETRIES, _size_of(job.part), 0
     digest = None if job.checksum is None else Digest(job.checksum)
     while True:
         try:
@@ -181,15 +189,16 @@ def _transfer(job: Download, ask: Ask) -> None:
         except BrokenError as broken:
             reached = _size_of(job.part)
             small_steps += reached - furthest < MIN_STEP
-            further = reached > furthest and small_steps <= MAX_SMALL_STEPS and not isinstance(broken, _SlowError)
-            failures = 1 if further else failures + 1
+            if reached > furthest and small_steps <= MAX_SMALL_STEPS and not isinstance(broken, _SlowError):
+                retries = patience.RETRIES
             furthest = max(furthest, reached)
-            if failures > len(RETRY_DELAYS):
+            left = retries.wait(broken)
+            if left is None:
                 raise DownloadError(
                     f"cannot download {job.destination.name}: {broken}; run the same again later, which goes on where "
                     f"it stopped, or {job.by_hand}"
                 ) from broken
-            time.sleep(RETRY_DELAYS[failures - 1])
+            retries = left
     fits = digest is None or digest.fits
     with job.disk():
         replace(job.part, job.destination if fits else job.bad)
@@ -221,7 +230,7 @@ def _attempt(job: Download, ask: Ask, digest: Digest | None) -> None:
     with network_errors(job), ask(headers) as response:
         status = response.status_code
         if status in TRANSIENT_STATUS:
-            raise BrokenError(f"the server says {_status_words(status)}")
+            raise BrokenError(f"the server says {_status_words(status)}", response)
         if offset and status == HTTPStatus.PARTIAL_CONTENT:
             start, total = _content_range(response)
             now = _describe(job, response, total)
