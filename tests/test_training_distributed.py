@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -87,12 +88,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process comes to."""
     folder = tmp_path_factory.mktemp("alone")
     ((status, _, err),) = finish(launch(folder, 1))
     assert status == 0, err
-    return weights(folder)
+    return folder
 
 
 def check_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -128,17 +129,25 @@ def test_libuv_is_not_asked_for_on_windows(platform: str, url: str, monkeypatch:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_come_to_the_weights_of_one(tmp_path: Path, alone: dict[str, torch.Tensor], processes: int) -> None:
-    ended = finish(launch(tmp_path, processes))
-    assert [status for status, _, _ in ended] == [0] * processes, ended
-    check_close(weights(tmp_path), alone)
-    # One wrote, and the others were silent.
-    assert [bool(out) for _, out, _ in ended] == [True] + [False] * (processes - 1)
-    assert f"{processes} processes take {8 // processes} of the 8 images of a batch each, 2 at a time" in ended[0][2]
-    log = [json.loads(line) for line in (tmp_path / "run-000/log.jsonl").read_text("utf-8").splitlines()]
-    assert [record["kimg"] for record in log] == [0.016, 0.032, 0.048]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-000"]
+def test_processes_come_to_the_weights_of_one_and_need_not_see_the_same_folder(tmp_path: Path, alone: Path) -> None:
+    """As on machines that share no disk: the second process goes on from what the first one has."""
+    places = [tmp_path / "here", tmp_path / "there"]
+    for place in places:
+        place.mkdir()
+    for kimg in ("0.024", "0.048"):
+        ended = finish(launch(Path("results"), 2, "--total-kimg", kimg, "--tensorboard", places=places))
+        assert [status for status, _, _ in ended] == [0, 0], ended
+        # One wrote, and the other was silent.
+        assert [bool(out) for _, out, _ in ended] == [True, False]
+        assert "2 processes take 4 of the 8 images of a batch each, 2 at a time" in ended[0][2]
+    assert list(places[1].iterdir()) == []
+    assert [path.name for path in (places[0] / "results").iterdir()] == ["run-000"]
+    run = places[0] / "results/run-000"
+    if importlib.util.find_spec("tensorboard") is not None:  # one file for each start
+        assert len(list((run / TENSORBOARD_FOLDER).iterdir())) == 2
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [record["kimg"] for record in log] == [0.016, 0.024, 0.032, 0.048]
+    check_close(weights(run.parent), weights(alone))
 
 
 @pytest.mark.slow
@@ -150,57 +159,43 @@ def test_processes_train_both_stages_of_a_vqgan_as_one_does(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, alone: dict[str, torch.Tensor]) -> None:
-    ended = finish(launch(tmp_path, 2, "--total-kimg", "0.024"))
-    assert [status for status, _, _ in ended] == [0, 0], ended
-    ((status, _, err),) = finish(launch(tmp_path, 1))
-    assert status == 0, err
-    assert "at a time so far" not in err
-    check_close(weights(tmp_path), alone)
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, alone: Path) -> None:
+    shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
+    ended = finish(launch(tmp_path, 4, "--resume-from", "0.024"))
+    assert [status for status, _, _ in ended] == [0] * 4, ended
+    assert "4 processes take 2 of the 8 images of a batch each, 2 at a time" in ended[0][2]
+    assert "going on in" in ended[0][2]
+    assert "at a time so far" not in ended[0][2]
+    check_close(weights(tmp_path), weights(alone))
 
 
-@pytest.mark.slow
-def test_the_result_folder_need_not_be_seen_by_all(tmp_path: Path) -> None:
-    """As on machines that share no disk: the second process goes on from what the first one has."""
-    places = [tmp_path / "here", tmp_path / "there"]
-    for place in places:
-        place.mkdir()
-    for kimg in ("0.024", "0.048"):
-        ended = finish(launch(Path("results"), 2, "--total-kimg", kimg, "--tensorboard", places=places))
-        assert [status for status, _, _ in ended] == [0, 0], ended
-    assert list(places[1].iterdir()) == []
-    if importlib.util.find_spec("tensorboard") is not None:  # one file for each start
-        assert len(list((places[0] / "results/run-000" / TENSORBOARD_FOLDER).iterdir())) == 2
-    assert (
-        training_state.read_state(training_state.states_of(places[0] / "results/run-000")[-1]).counters.images_seen
-        == 48
-    )
+def wait_for_states(run: Path, started: list[subprocess.Popen[str]], beyond: int = 0) -> None:
+    """Until a run has saved twice, ``beyond`` so many images."""
+
+    def saved() -> bool:
+        states = training_state.states_of(run)
+        return len(states) > 1 and training_state.read_state(states[0]).counters.images_seen > beyond
+
+    deadline = time.monotonic() + 100
+    while not saved() and time.monotonic() < deadline:
+        assert all(process.poll() is None for process in started), finish(started)
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
-def test_when_one_dies_the_others_end_with_an_error_and_the_run_can_go_on(tmp_path: Path) -> None:
-    started = launch(tmp_path, 2, "--total-kimg", "1000", "--save-minutes", "0.0001")
-    deadline = time.monotonic() + 100
-    while len(training_state.states_of(tmp_path / "run-000")) < 2 and time.monotonic() < deadline:
-        assert all(process.poll() is None for process in started), finish(started)
-        time.sleep(0.05)
+def test_when_one_dies_the_others_end_with_an_error_and_when_one_is_asked_to_stop_all_do(tmp_path: Path) -> None:
+    endless = ("--total-kimg", "1000", "--save-minutes", "0.0001")
+    started = launch(tmp_path, 2, *endless)
+    wait_for_states(tmp_path / "run-000", started)
     started[1].send_signal(signal.SIGKILL)
     status, _, err = finish(started)[0]
     assert status not in (0, 130)
     assert "Traceback" not in err
     assert "process" in err
     at = training_state.read_state(training_state.states_of(tmp_path / "run-000")[-1]).counters.images_seen
-    ended = finish(launch(tmp_path, 2, "--total-kimg", str((at + 16) / 1000)))
-    assert [status for status, _, _ in ended] == [0, 0], ended
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_stops_all(tmp_path: Path) -> None:
-    started = launch(tmp_path, 2, "--total-kimg", "1000", "--save-minutes", "0.0001")
-    deadline = time.monotonic() + 100
-    while len(training_state.states_of(tmp_path / "run-000")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    started = launch(tmp_path, 2, *endless)
+    wait_for_states(tmp_path / "run-000", started, beyond=at)
     started[1].send_signal(signal.SIGTERM)
     assert [status for status, _, _ in finish(started)] == [130, 130]
 
