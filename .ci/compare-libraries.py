@@ -25,11 +25,11 @@ def serve() -> None:
 
     sys.path.insert(0, str(ROOT))
     from ganformer_cli.benchmarks.measuring import Conditions
-    from ganformer_cli.benchmarks.operators import OperatorSizes, operator_cases
+    from ganformer_cli.benchmarks.operators import LayerSizes, operator_cases
     from ganformer_cli.operators import native
 
     torch.set_num_threads(1)
-    cases = operator_cases(Conditions(), OperatorSizes(side=64))
+    cases = operator_cases(Conditions(), LayerSizes(side=64))
     calls = [case.build().run.call for case in cases]
     with native.use("native"):
         for call in calls:

@@ -110,10 +110,11 @@ def gpu_memory_mib(device: torch.device) -> float | None:
 
 
 class Peak:
-    """Within the block, the most memory that is held beyond what was held before; None where it cannot be told."""
+    """Within the block, the most memory that is held, and how much of it was not before; None where it is unknown."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.mib: float | None = None
         self.added_mib: float | None = None
         self._before: float | None = None
 
@@ -129,9 +130,11 @@ class Peak:
         return self
 
     def __exit__(self, *_: object) -> None:
-        peak = gpu_memory_mib(self.device) if self.device.type == "cuda" else proc_mib("VmHWM")
-        if self._before is not None and peak is not None:
-            self.added_mib = max(0.0, peak - self._before)
+        if self._before is None:
+            return
+        self.mib = gpu_memory_mib(self.device) if self.device.type == "cuda" else proc_mib("VmHWM")
+        if self.mib is not None:
+            self.added_mib = max(0.0, self.mib - self._before)
 
 
 def reset_high_water() -> bool:

@@ -46,7 +46,7 @@ def test_both_are_timed_by_the_log_and_nothing_is_left_running(monkeypatch: pyte
     (case,) = busy.busy_cases(Conditions(), quick=True)
     work = case.build()
     with work.resources:
-        for contender in (work.run, *work.baselines().values()):
+        for contender in (work.run, *dict(work.baselines).values()):
             assert contender.sample(Conditions()) > 0.005
     assert len(started) == 2  # the training and one competitor
     assert [process.poll() is None for process in started] == [False, False]

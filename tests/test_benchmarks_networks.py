@@ -11,7 +11,8 @@ from torch import nn
 
 from ganformer_cli.benchmarks.bare_convolutions import BareConvolutions, Convolution, equivalents, record
 from ganformer_cli.benchmarks.measuring import Conditions
-from ganformer_cli.benchmarks.networks import LayerCase, LayerInputs, LayerSizes
+from ganformer_cli.benchmarks.networks import LayerCase, LayerInputs
+from ganformer_cli.benchmarks.operators import LayerSizes
 
 
 def test_what_the_layer_keeps_is_counted_without_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,9 +49,9 @@ CONDITIONS = Conditions(repeats=2, seconds=0.0, sample=0.0, memory=False)
 def test_times_and_memory_are_those_that_the_measurement_says(monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, 1.5, 1.5)
     (case,) = scoring_cases(CONDITIONS, ImageSizes(images=1, side=8))
-    row = measure(case, CONDITIONS, "reference")
-    assert (row.own.samples, row.own.memory) == ({1: 2.0, 2: 2.0}, Memory(100.0))
-    assert row.baselines["torch-fidelity"].samples == {1: 5.0, 2: 5.0}
+    found = measure(case, CONDITIONS, "reference")
+    assert (found[""].samples, found[""].memory) == ({1: 2.0, 2: 2.0}, Memory(100.0))
+    assert found["torch-fidelity"].samples == {1: 5.0, 2: 5.0}
 
 
 def test_scores_that_differ_are_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:

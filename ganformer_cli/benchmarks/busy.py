@@ -56,7 +56,7 @@ def busy_cases(conditions: Conditions, *, quick: bool) -> list[Case]:
                 return training.seconds(images), None
 
         work.run.measure = beside
-        work.baselines = lambda: {UNDISTURBED: Contender(measure=undisturbed)}
+        work.baselines = [(UNDISTURBED, Contender(measure=undisturbed))]
         return work
 
     what = "the default run beside a program that keeps one core busy"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Workload
-from ganformer_cli.benchmarks.networks import LayerCase, LayerInputs, LayerSizes
+from ganformer_cli.benchmarks.networks import LayerCase, LayerInputs
+from ganformer_cli.benchmarks.operators import LayerSizes
 from ganformer_cli.files import MIB
 from ganformer_cli.memory import free_memory_mib
 from ganformer_cli.models.attention import SelfAttention
@@ -49,10 +50,10 @@ def build_forms(conditions: Conditions, sizes: LayerSizes, *, dense: bool = True
     case = LayerCase(kind="simplex", dtype=conditions.dtype)
     given = LayerInputs(case, sizes, conditions.device)
 
-    def baselines() -> dict[str, Contender]:
+    def baselines() -> Iterator[tuple[str, Contender]]:
         per_pixel = LayerInputs(case, sizes, conditions.device, per_pixel=True)
         run = partial(per_pixel.run, conditions)
-        found = {PER_PIXEL: Contender(call=run, backend="reference", with_memory=True)}
+        yield PER_PIXEL, Contender(call=run, backend="reference", with_memory=True)
         if dense:
             layer = SelfAttention(sizes.features).to(conditions.device).eval()
             x = given.x.unflatten(2, (sizes.side, sizes.side))
@@ -61,10 +62,9 @@ def build_forms(conditions: Conditions, sizes: LayerSizes, *, dense: bool = True
                 with torch.no_grad(), conditions.autocast():
                     return layer(x)
 
-            found[DENSE] = Contender(call=attend, with_memory=True)
-        return found
+            yield DENSE, Contender(call=attend, with_memory=True)
 
-    return Workload(run=Contender(call=given.run, with_memory=True), baselines=baselines, has_operators=False)
+    return Workload(run=Contender(call=given.run, with_memory=True), baselines=baselines(), has_operators=False)
 
 
 def curve_panels(rows: Sequence[Mapping[str, Any]]) -> list[LinePanel]:

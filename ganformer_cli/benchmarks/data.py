@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ganformer_cli.benchmarks.measuring import Case, Contender, Workload
+from ganformer_cli.benchmarks.measuring import Case, Contender, Workload, temporary_folder
 from ganformer_cli.data.loading.datasets import PreparedDataset
 from ganformer_cli.data.prepare.options import COMPRESSIONS
 from ganformer_cli.data.prepare.pipeline import prepare
@@ -41,8 +41,7 @@ def data_cases(sizes: ImageSizes) -> list[Case]:
 
 def build_preparing(sizes: ImageSizes, suffix: str) -> Workload:
     """Preparing against what one would write by hand: one process, Pillow's defaults."""
-    resources = contextlib.ExitStack()
-    folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ganformer-bench-")))
+    resources, folder = temporary_folder()
     draw_images(folder / "source", suffix, sizes)
 
     def run() -> None:
@@ -50,14 +49,13 @@ def build_preparing(sizes: ImageSizes, suffix: str) -> Workload:
             prepare(folder / "source", "set", data_dir=Path(place), resolution=sizes.resolution)
 
     pillow = partial(pillow_loop, folder / "source", folder / "pillow.zip", sizes.resolution)
-    baselines = {"Pillow in one process": Contender(call=pillow)}
-    return Workload(run=Contender(call=run), baselines=lambda: baselines, has_operators=False, resources=resources)
+    baselines = [("Pillow in one process", Contender(call=pillow))]
+    return Workload(run=Contender(call=run), baselines=baselines, has_operators=False, resources=resources)
 
 
 def build_reading(sizes: ImageSizes, compression: str) -> Workload:
     """Reading all images once in one process, against zipfile and Pillow reading PNGs."""
-    resources = contextlib.ExitStack()
-    folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ganformer-bench-")))
+    resources, folder = temporary_folder()
     draw_images(folder / "source", "jpg", sizes)
     made = prepare(folder / "source", "set", data_dir=folder, resolution=sizes.resolution, compression=compression)
     # Windows removes no folder of open files.
@@ -74,8 +72,8 @@ def build_reading(sizes: ImageSizes, compression: str) -> Workload:
             for name in archive.namelist():
                 np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
 
-    baselines = {"zipfile and Pillow": Contender(call=pillow)}
-    return Workload(run=Contender(call=run), baselines=lambda: baselines, has_operators=False, resources=resources)
+    baselines = [("zipfile and Pillow", Contender(call=pillow))]
+    return Workload(run=Contender(call=run), baselines=baselines, has_operators=False, resources=resources)
 
 
 def draw_images(folder: Path, suffix: str, sizes: ImageSizes) -> None:

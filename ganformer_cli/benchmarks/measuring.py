@@ -10,18 +10,19 @@ import contextlib
 import gc
 import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, GanformerError
-from ganformer_cli.files import MIB
-from ganformer_cli.memory import proc_mib, reset_high_water, return_free_memory
+from ganformer_cli.memory import Peak
 from ganformer_cli.operators import native
 from ganformer_cli.operators.native import Backend
 from ganformer_cli.stop_signals import leave_to_parent
@@ -137,8 +138,8 @@ class Workload:
     """What a case does once it is set up."""
 
     run: Contender
-    #: Sets up what it is measured against.
-    baselines: Callable[[], Mapping[str, Contender]] = dict
+    #: What it is measured against, by name; a generator sets it up after ``run`` and only if it is measured.
+    baselines: Iterable[tuple[str, Contender]] = ()
     #: Whether ``run`` calls our operators, so that the plain ones are a baseline, too.
     has_operators: bool = True
     #: Bytes kept for the backward pass, as a share of the features' bytes.
@@ -154,7 +155,7 @@ class Workload:
         if self.has_operators and backend == "native":
             found[PLAIN] = Contender(call=self.run.call, backend="reference", with_memory=self.run.with_memory)
         with native.use(backend):
-            found |= self.baselines()
+            found |= self.baselines
         for contender in found.values():
             contender.backend = contender.backend or backend
         return found
@@ -181,6 +182,7 @@ class Measurement:
 
     samples: Mapping[int, float]  # seconds of a call, by round
     memory: Memory | None
+    kept: float | None = None
 
 
 class Ratio(NamedTuple):
@@ -200,16 +202,6 @@ def ratio_of(one: Measurement, other: Measurement) -> Ratio | None:
     return Ratio(middle, low, high)
 
 
-@dataclass(kw_only=True)
-class Row:
-    """A case, measured."""
-
-    case: Case
-    own: Measurement
-    baselines: dict[str, Measurement]
-    kept: float | None
-
-
 def native_missing(conditions: Conditions) -> str | None:
     """Why the native operators cannot be measured on this device, or None where they can.
 
@@ -221,8 +213,8 @@ def native_missing(conditions: Conditions) -> str | None:
     return None if found.native else found.reason or "they are not there"
 
 
-def measure(case: Case, conditions: Conditions, backend: Backend) -> Row:
-    """Time a case and what it is measured against; on a CPU, ``memories`` measures memory in another process."""
+def measure(case: Case, conditions: Conditions, backend: Backend) -> dict[str, Measurement]:
+    """Time a case, named "", and its baselines; on a CPU, ``memories`` measures memory in another process."""
     work = case.build()
     with work.resources:
         contenders = work.contenders(backend)
@@ -233,14 +225,22 @@ def measure(case: Case, conditions: Conditions, backend: Backend) -> Row:
                 contender.memory = memory_of(contender, work.warm_calls, conditions)
         samples = interleaved(contenders, conditions)
     found = {name: Measurement(samples=samples[name], memory=each.memory) for name, each in contenders.items()}
-    return Row(case=case, own=found.pop(""), baselines=found, kept=kept)
+    found[""].kept = kept
+    return found
 
 
-def copies_of(x: Tensor) -> dict[str, Contender]:
+def copies_of(x: Tensor) -> Iterator[tuple[str, Contender]]:
     """The least that reading and writing ``x`` once takes: into memory that is there, and into new memory."""
     x = x.detach()
     target = torch.empty_like(x)
-    return {"copy": Contender(call=lambda: target.copy_(x)), "clone": Contender(call=x.clone)}
+    yield "copy", Contender(call=lambda: target.copy_(x))
+    yield "clone", Contender(call=x.clone)
+
+
+def temporary_folder() -> tuple[contextlib.ExitStack, Path]:
+    """A folder, and what removes it."""
+    resources = contextlib.ExitStack()
+    return resources, Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ganformer-bench-")))
 
 
 # ----- Time -----
@@ -323,20 +323,9 @@ def memory_of(contender: Contender, warm_calls: int, conditions: Conditions) -> 
         for _ in range(max(conditions.on_cuda, warm_calls)):
             contender.call()
         gc.collect()
-        if conditions.on_cuda:
-            torch.cuda.reset_peak_memory_stats(conditions.device)
-            before = torch.cuda.memory_allocated(conditions.device) / MIB
+        with Peak(torch.device(conditions.device)) as peak:
             contender.call()
-            torch.cuda.synchronize(conditions.device)
-            peak = torch.cuda.max_memory_allocated(conditions.device) / MIB
-            return Memory(peak, peak - before)
-        return_free_memory()
-        if not reset_high_water():
-            return None
-        resident = proc_mib("VmRSS")
-        contender.call()
-        highest = proc_mib("VmHWM")
-    return None if resident is None or highest is None else Memory(highest, highest - resident)
+    return None if peak.mib is None or peak.added_mib is None else Memory(peak.mib, peak.added_mib)
 
 
 def memories(

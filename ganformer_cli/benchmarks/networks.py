@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ganformer_cli.benchmarks.bare_convolutions import bare_convolutions
 from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Workload, copies_of, kept_bytes
+from ganformer_cli.benchmarks.operators import LayerSizes
 from ganformer_cli.config import Integration, ModelConfig, RunConfig
 from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
 from ganformer_cli.models.generator import Generator
@@ -26,17 +27,6 @@ PL_WEIGHT = 2.0
 
 
 # ----- The attention layer -----
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerSizes:
-    """Of the layer that is measured: by default that of a generator's 128 × 128 block."""
-
-    images: int = 4
-    side: int = 128  # n = side²
-    features: int = 256  # d
-    components: int = 16  # m
-    component: int = 32  # w and p
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +81,17 @@ def build_layer(case: LayerCase, sizes: LayerSizes, conditions: Conditions) -> W
     """A layer with random weights and features, and what it is measured against."""
     given = LayerInputs(case, sizes, conditions.device)
 
-    def baselines() -> dict[str, Contender]:
-        found = copies_of(given.x)
+    def baselines() -> Iterator[tuple[str, Contender]]:
+        yield from copies_of(given.x)
         if case.per_pixel:
             run = partial(LayerInputs(case, sizes, conditions.device, per_pixel=True).run, conditions)
-            found["per pixel"] = Contender(call=run, backend="reference", max_rounds=PER_PIXEL_ROUNDS)
+            yield "per pixel", Contender(call=run, backend="reference", max_rounds=PER_PIXEL_ROUNDS)
         if not case.usual:
             usual = LayerInputs(replace(case, dtype=torch.float32, channels_last=True), sizes, conditions.device)
-            found["channels-last float32"] = Contender(call=usual.run)
-        return found
+            yield "channels-last float32", Contender(call=usual.run)
 
     run = Contender(call=given.run, with_memory=True)
-    return Workload(run=run, baselines=baselines, kept=given.kept if case.backward else None)
+    return Workload(run=run, baselines=baselines(), kept=given.kept if case.backward else None)
 
 
 class LayerInputs:
@@ -179,9 +168,7 @@ def random_generator(conditions: Conditions, config: ModelConfig, images: int) -
         with torch.inference_mode(), conditions.autocast():
             return generator(z, c)
 
-    return Workload(
-        run=Contender(call=run, with_memory=True), baselines=lambda: bare_convolutions(run, images, conditions)
-    )
+    return Workload(run=Contender(call=run, with_memory=True), baselines=bare_convolutions(run, images, conditions))
 
 
 class TrainingSteps:
@@ -221,7 +208,7 @@ class TrainingSteps:
         """The workload of a kind of step."""
         return Workload(
             run=Contender(call=run, with_memory=True),
-            baselines=lambda: bare_convolutions(run, self.config.train.micro_batch, self.conditions),
+            baselines=bare_convolutions(run, self.config.train.micro_batch, self.conditions),
             # The first step makes the optimisers' memory, which stays.
             warm_calls=0 if "gan" in vars(self) else 1,
         )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Memory, Workload, copies_of
+from ganformer_cli.benchmarks.measuring import (
+    Case,
+    Conditions,
+    Contender,
+    Memory,
+    Workload,
+    copies_of,
+    temporary_folder,
+)
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import (
     Keys,
@@ -35,15 +42,15 @@ RESAMPLINGS = {"2x up": (2, 1, (2, 1)), "2x down": (1, 2, (1, 1)), "filter": (1,
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatorSizes:
-    """Of the images that the operators are called with: by default those of a generator's 128 × 128 block."""
+class LayerSizes:
+    """Sizes of what operators and layers are called with: by default those of a generator's 128 × 128 block."""
 
     images: int = 4
-    side: int = 128
+    side: int = 128  # n = side²
     channels: int = 128  # of bias_act and upfirdn2d
     features: int = 256  # d, of attention
     components: int = 16  # m
-    position: int = 32  # p
+    component: int = 32  # w and p
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,34 +58,45 @@ class OperatorInputs:
     """Random tensors of these sizes, whose gradients are wanted if ``backward``."""
 
     conditions: Conditions
-    sizes: OperatorSizes
+    sizes: LayerSizes
     backward: bool
 
-    def random(self, *size: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
-        """Normal numbers; channels-last if they are an image's."""
+    def random(self, *size: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Normal numbers."""
         values = (torch.randn(size, device=self.conditions.device) * scale).to(dtype)
-        values = values.contiguous(memory_format=torch.channels_last) if len(size) == 4 else values
         return values.requires_grad_(self.backward)
 
-    def image(self, channels: int) -> Tensor:
+    def image(self, channels: int, layout: torch.memory_format = torch.channels_last) -> Tensor:
         """``[B, C, H, W]``."""
         torch.manual_seed(0)
-        return self.random(self.sizes.images, channels, self.sizes.side, self.sizes.side, dtype=self.conditions.dtype)
+        side = self.sizes.side
+        x = torch.randn(self.sizes.images, channels, side, side, device=self.conditions.device)
+        return x.to(self.conditions.dtype).contiguous(memory_format=layout).requires_grad_(self.backward)
+
+    def attended(self) -> tuple[Tensor, Keys]:
+        """Features ``[B, d, n]`` and keys of attention with one head."""
+        sizes = self.sizes
+        x = self.image(sizes.features).detach().flatten(2).requires_grad_(self.backward)
+        one_head = partial(self.random, sizes.images, 1, sizes.components)
+        content = one_head(sizes.features, scale=sizes.features**-0.5)
+        place = one_head(sizes.component, scale=sizes.component**-0.5)
+        positions = torch.randn(sizes.side**2, sizes.component, device=x.device)
+        return x, Keys(content, one_head(), positions, place)
 
     def workload(
         self,
         call: Callable[[], Tensor],
         inputs: Sequence[Tensor | None],
-        baselines: Callable[[], dict[str, Contender]] | None = None,
+        baselines: Iterable[tuple[str, Contender]] | None = None,
     ) -> Workload:
         """``call``, with gradients by ``inputs`` if they are wanted, against copies of the first input."""
         x = inputs[0]
         assert x is not None
         run = Contender(call=with_gradients(call, inputs, self.backward), with_memory=True)
-        return Workload(run=run, baselines=baselines or (lambda: copies_of(x)))
+        return Workload(run=run, baselines=copies_of(x) if baselines is None else baselines)
 
 
-def operator_cases(conditions: Conditions, sizes: OperatorSizes) -> list[Case]:
+def operator_cases(conditions: Conditions, sizes: LayerSizes) -> list[Case]:
     """The operators by themselves, as the networks call them."""
     builds: dict[str, Callable[[], Workload]] = {}
     for backward, passes in ((False, "forward"), (True, "forward + backward")):
@@ -86,7 +104,8 @@ def operator_cases(conditions: Conditions, sizes: OperatorSizes) -> list[Case]:
         builds[f"bias_act lrelu with noise, {passes}"] = partial(build_bias_act, given)
         for name in ("2x up",) if backward else RESAMPLINGS:
             builds[f"upfirdn2d {name}, {passes}"] = partial(build_upfirdn2d, given, name)
-        builds[f"upfirdn2d 2x up, contiguous, {passes}"] = partial(build_upfirdn2d, given, "2x up", contiguous=True)
+        contiguous = partial(build_upfirdn2d, given, "2x up", torch.contiguous_format)
+        builds[f"upfirdn2d 2x up, contiguous, {passes}"] = contiguous
         builds[f"bipartite_attention mul, {passes}"] = partial(build_attention, given)
         for over in ("components", "positions"):
             builds[f"attention_means over {over}, {passes}"] = partial(build_means, given, over)
@@ -106,26 +125,25 @@ def build_bias_act(given: OperatorInputs) -> Workload:
     )
 
 
-def build_upfirdn2d(given: OperatorInputs, name: str, *, contiguous: bool = False) -> Workload:
+def build_upfirdn2d(given: OperatorInputs, name: str, layout: torch.memory_format = torch.channels_last) -> Workload:
     """Resampling with the networks' filter of four taps; also by inserted zeros and a convolution, the plain way."""
     up, down, padding = RESAMPLINGS[name]
-    x = given.image(given.sizes.channels)
-    if contiguous:
-        x = x.detach().contiguous().requires_grad_(given.backward)
+    x = given.image(given.sizes.channels, layout)
     kernel = binomial_filter().to(x.device)
 
     def call() -> Tensor:
         return upfirdn2d(x, kernel, up=up, down=down, padding=padding)
 
-    def baselines() -> dict[str, Contender]:
-        line = torch.tensor((1.0, 3.0, 3.0, 1.0), device=x.device, dtype=x.dtype) / 8
-        weight = torch.outer(line, line).expand(x.shape[1], 1, -1, -1).contiguous()
-        plain = with_gradients(lambda: zeros_and_convolution(x, weight, up, down, padding), (x,), given.backward)
+    def baselines() -> Iterator[tuple[str, Contender]]:
         with torch.no_grad():
             target = torch.empty_like(call())
-        return {"fill": Contender(call=lambda: target.fill_(1)), "zeros + conv2d": Contender(call=plain)}
+        yield "fill", Contender(call=lambda: target.fill_(1))
+        line = torch.tensor((1.0, 3.0, 3.0, 1.0), device=x.device, dtype=x.dtype) / 8
+        weight = torch.outer(line, line).expand(x.shape[1], 1, -1, -1).contiguous()
+        plain = partial(zeros_and_convolution, x, weight, up, down, padding)
+        yield "zeros + conv2d", Contender(call=with_gradients(plain, (x,), given.backward))
 
-    return given.workload(call, (x,), baselines)
+    return given.workload(call, (x,), baselines())
 
 
 def zeros_and_convolution(x: Tensor, weight: Tensor, up: int, down: int, padding: tuple[int, int]) -> Tensor:
@@ -140,7 +158,7 @@ def zeros_and_convolution(x: Tensor, weight: Tensor, up: int, down: int, padding
 
 def build_attention(given: OperatorInputs) -> Workload:
     """The layer's pass over the image, without what is done to the components before."""
-    x, keys = attended(given)
+    x, keys = given.attended()
     values = given.random(1, given.sizes.components, given.sizes.features)[None].expand(given.sizes.images, -1, -1, -1)
     value_bias = given.random(1, given.sizes.features)
     inputs = (x, keys.content, keys.bias, keys.place, values, value_bias)
@@ -149,24 +167,9 @@ def build_attention(given: OperatorInputs) -> Workload:
 
 def build_means(given: OperatorInputs, over: Literal["components", "positions"]) -> Workload:
     """Centroids of k-means (over components), what duplex gathers (over positions)."""
-    x, keys = attended(given)
+    x, keys = given.attended()
     inputs = (x, keys.content, keys.bias, keys.place)
     return given.workload(lambda: attention_means(x, keys, over=over).content, inputs)
-
-
-def attended(given: OperatorInputs) -> tuple[Tensor, Keys]:
-    """Features ``[B, d, n]`` and keys of attention with one head."""
-    sizes = given.sizes
-    x = given.image(sizes.features).detach().flatten(2).requires_grad_(given.backward)
-
-    def keys(*size: int, scale: float = 1.0) -> Tensor:
-        values = torch.randn(sizes.images, 1, *size, device=x.device) * scale
-        return values.requires_grad_(given.backward)
-
-    content = keys(sizes.components, sizes.features, scale=sizes.features**-0.5)
-    place = keys(sizes.components, sizes.position, scale=sizes.position**-0.5)
-    positions = torch.randn(sizes.side**2, sizes.position, device=x.device)
-    return x, Keys(content, keys(sizes.components), positions, place)
 
 
 def with_gradients(call: Callable[[], Tensor], inputs: Sequence[Tensor | None], backward: bool) -> Callable[[], Tensor]:
@@ -206,17 +209,17 @@ def build_cases() -> list[Case]:
 
 def build_load() -> Workload:
     """Loads them from a cache that they were built into before; builds them into an empty one."""
-    resources = contextlib.ExitStack()
-    folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="ganformer-bench-"))
+    resources, folder = temporary_folder()
 
-    def measure(*, empty: bool) -> tuple[float, Memory | None]:
-        return seconds_to_load(Path(tempfile.mkdtemp(dir=folder) if empty else folder)), None
+    def loading() -> tuple[float, Memory | None]:
+        return seconds_to_load(folder), None
 
-    measure(empty=False)
-    building = Contender(measure=partial(measure, empty=True), max_rounds=2)
-    run = Contender(measure=partial(measure, empty=False))
-    baselines = {"building them": building}
-    return Workload(run=run, baselines=lambda: baselines, has_operators=False, resources=resources)
+    def building() -> tuple[float, Memory | None]:
+        return seconds_to_load(Path(tempfile.mkdtemp(dir=folder))), None
+
+    loading()
+    baselines = [("building them", Contender(measure=building, max_rounds=2))]
+    return Workload(run=Contender(measure=loading), baselines=baselines, has_operators=False, resources=resources)
 
 
 def seconds_to_load(cache: Path) -> float:

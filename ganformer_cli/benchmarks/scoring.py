@@ -7,13 +7,11 @@ own. Reading the weights counts, imports do not.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import math
 import multiprocessing
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,7 +25,15 @@ import torch
 from torch import Tensor
 
 from ganformer_cli.benchmarks.data import ImageSizes, draw_images
-from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Memory, Workload, in_fresh_process
+from ganformer_cli.benchmarks.measuring import (
+    Case,
+    Conditions,
+    Contender,
+    Memory,
+    Workload,
+    in_fresh_process,
+    temporary_folder,
+)
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.memory import proc_mib
 from ganformer_cli.metrics.collecting import collect
@@ -61,8 +67,7 @@ def scoring_cases(conditions: Conditions, sizes: ImageSizes) -> list[Case]:
 
 def build_scoring(conditions: Conditions, sizes: ImageSizes) -> Workload:
     """Scores files with random weights, ours and torch-fidelity's."""
-    resources = contextlib.ExitStack()
-    place = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ganformer-bench-")))
+    resources, place = temporary_folder()
     draw_images(place / "images", "png", sizes)
     torch.save(random_weights(Inception.shapes()), place / "random.pth")
     scores: dict[str, float] = {}
@@ -78,11 +83,11 @@ def build_scoring(conditions: Conditions, sizes: ImageSizes) -> Workload:
             )
         return found.seconds, None if found.peak_mib is None else Memory(found.peak_mib)
 
-    theirs = {}
+    theirs = []
     if importlib.util.find_spec("torch_fidelity") is not None:
-        theirs["torch-fidelity"] = Contender(measure=partial(measure, "torch-fidelity", score_theirs))
+        theirs = [("torch-fidelity", Contender(measure=partial(measure, "torch-fidelity", score_theirs)))]
     ours = Contender(measure=partial(measure, "ganformer", score_ours))
-    return Workload(run=ours, baselines=lambda: theirs, has_operators=False, resources=resources)
+    return Workload(run=ours, baselines=theirs, has_operators=False, resources=resources)
 
 
 def score_ours(folder: Path, weights: Path, device: str) -> ScoringSample:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,11 +16,11 @@ from ganformer_cli.benchmarks.curve import FORMS, SIDES, curve_cases
 from ganformer_cli.benchmarks.data import ImageSizes, data_cases
 from ganformer_cli.benchmarks.measuring import (
     PLAIN,
+    Case,
     Cases,
     Conditions,
     Measurement,
     Memory,
-    Row,
     first_line,
     in_fresh_process,
     measure,
@@ -28,8 +28,8 @@ from ganformer_cli.benchmarks.measuring import (
     native_missing,
     ratio_of,
 )
-from ganformer_cli.benchmarks.networks import LayerSizes, generator_cases, layer_cases, training_cases
-from ganformer_cli.benchmarks.operators import OperatorSizes, build_cases, operator_cases
+from ganformer_cli.benchmarks.networks import generator_cases, layer_cases, training_cases
+from ganformer_cli.benchmarks.operators import LayerSizes, build_cases, operator_cases
 from ganformer_cli.benchmarks.scoring import scoring_cases
 from ganformer_cli.config import RunConfig
 from ganformer_cli.cpus import cpu_name
@@ -63,17 +63,16 @@ class BenchmarkPlan:
         """By group, a function that lists its cases; another process can call it, too."""
         images, conditions = self.images, self.conditions
         if self.quick:
-            operators = OperatorSizes(images=images, side=8, channels=8, features=16, components=4, position=8)
-            layer = LayerSizes(images=images, side=8, features=16, components=4, component=8)
+            layer = LayerSizes(images=images, side=8, channels=8, features=16, components=4, component=8)
             prepared, scored = ImageSizes(images=4, side=64, resolution=16), ImageSizes(images=4, side=32)
         else:
-            operators, layer = OperatorSizes(images=images), LayerSizes(images=images)
+            layer = LayerSizes(images=images)
             prepared, scored = ImageSizes(), ImageSizes(images=128, side=256)
         known: dict[str, Cases] = {
             "build": build_cases,
             "data": partial(data_cases, prepared),
             "metrics": partial(scoring_cases, conditions, scored),
-            "operators": partial(operator_cases, conditions, operators),
+            "operators": partial(operator_cases, conditions, layer),
             "layer": partial(layer_cases, conditions, layer),
             "generator": partial(generator_cases, conditions, self.config.model, images),
             "training": partial(training_cases, conditions, self.config),
@@ -126,22 +125,21 @@ def run_benchmarks(
         rows: list[dict[str, Any]] = []
         for group, cases in listed.items():
             keep_memory(group)
-            found: dict[str, list[Memory | None]] = {}
+            memory: dict[str, list[Memory | None]] = {}
             if apart and group not in ("build", "data", "metrics", "busy"):
                 for name in ("", *FORMS) if group == "curve" else ("", PLAIN)[: 1 + (backend == "native")]:
-                    found[name] = _memories(plan, group, name, backend, warn)
+                    memory[name] = _memories(plan, group, name, backend, warn)
             go_on(sum(case.weight for case in cases) * MEMORY_WEIGHT * apart, f"{group}: memory")
-            # Given up one by one: what a case has made must not lie there while others are measured.
             for index, case in enumerate(cases):
                 try:
-                    row = measure(case, conditions, backend)
+                    found = measure(case, conditions, backend)
                 except (GanformerError, RuntimeError) as error:  # the latter are torch's: not enough memory, for one
                     rows.append({"group": group, "what": case.what, "error": first_line(error)})
                 else:
-                    for name, each in found.items():
-                        if index < len(each) and (not name or name in row.baselines):
-                            (row.baselines[name] if name else row.own).memory = each[index]
-                    rows.append(row_record(row))
+                    for name, each in memory.items():
+                        if index < len(each) and name in found:
+                            found[name].memory = each[index]
+                    rows.append(row_record(case, found))
                 go_on(case.weight, f"{group}: {case.what}")
         return {
             "version": __version__,
@@ -190,27 +188,26 @@ def cpu_features() -> list[str]:
     return found
 
 
-def row_record(row: Row) -> dict[str, Any]:
+def row_record(case: Case, found: Mapping[str, Measurement]) -> dict[str, Any]:
     """A line of the table as JSON values: times in milliseconds, ratios with their quartiles."""
-    own = measurement_record(row.own)
-    least = min(row.own.samples.values())
+    own = found[""]
     against = {}
-    for name, other in row.baselines.items():
-        ratio = ratio_of(row.own, other)
-        spread = None if ratio is None else [four_digits(ratio.low), four_digits(ratio.high)]
-        against[name] = {
-            **measurement_record(other),
-            "ratio": None if ratio is None else four_digits(ratio.value),
-            "spread": spread,
-        }
+    for name, other in found.items():
+        if name:
+            ratio = ratio_of(own, other)
+            against[name] = {
+                **measurement_record(other),
+                "ratio": ratio and four_digits(ratio.value),
+                "spread": ratio and [four_digits(ratio.low), four_digits(ratio.high)],
+            }
     return {
-        "group": row.case.group,
-        "what": row.case.what,
-        "images": row.case.images,
-        **({"positions": row.case.positions} if row.case.positions else {}),
-        **own,
-        "images_per_second": four_digits(row.case.images / least),
-        "kept_percent": None if row.kept is None else round(100 * row.kept, 2),
+        "group": case.group,
+        "what": case.what,
+        "images": case.images,
+        **({"positions": case.positions} if case.positions else {}),
+        **measurement_record(own),
+        "images_per_second": four_digits(case.images / min(own.samples.values())),
+        "kept_percent": None if own.kept is None else round(100 * own.kept, 2),
         "against": against,
     }
 
