@@ -214,7 +214,7 @@ def _ask(address: HubAddress, session: Session, url: str, *, patient: bool = Tru
     from ganformer_cli.downloads import patience
 
     job = Download(cache_folder() / "hub" / address.repo, url)
-    retries: patience.Retries | None = patience.RETRIES if patient else patience.Retries(0)
+    retries = patience.RETRIES if patient else patience.Retries(0)
     while True:
         try:
             with network_errors(job):
@@ -229,8 +229,10 @@ def _ask(address: HubAddress, session: Session, url: str, *, patient: bool = Tru
                     raise BrokenError(f"the server says {answer.status_code}", answer)
             return answer.status_code, content
         except BrokenError as error:
-            if (retries := retries.wait(error)) is None:
+            left = retries.wait(error)
+            if left is None:
                 raise _UnreachableError(f"{address}: the Hub cannot be asked: {error}; try again later") from error
+            retries = left
 
 
 def _read(response: Response) -> bytes:
