@@ -200,6 +200,25 @@ def test_ganformer_default_is_the_released_layer() -> None:
     assert (run.model.attention, run.model.integration, run.model.normalize) == ("kmeans", "mul", "layer")
 
 
+@pytest.mark.parametrize(
+    ("options", "weight", "start"),
+    [
+        ({}, 1.0, 3),
+        ({"attention": "simplex"}, 1.0, 3),
+        ({"components_num": 1}, 0.0, 3),
+        ({"g_end_res": 3}, 1.0, 0),
+        ({"g_start_res": 2, "locality_weight": 2.0}, 2.0, 2),
+        ({"attention": "none"}, 0.0, 0),
+        (BASELINES["kGAN"], 0.0, 0),
+        (BASELINES["VQGAN"], 0.0, 0),
+    ],
+)
+def test_a_preset_asks_no_model_for_what_it_cannot_do(options: dict[str, Any], weight: float, start: int) -> None:
+    preset = {"style": False, "g_start_res": 3, "locality_weight": 1.0, "local_noise": False, "style_mixing": 0.0}
+    run = resolve_run({"resolution": 32, **options}, dataset_preset=preset, on_cpu=True)
+    assert (run.train.locality_weight, run.model.g_start_res) == (weight, start)
+
+
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_a_data_set_s_preset_is_more_particular_than_ganformer_default(on_cpu: bool) -> None:
     """The authors' CLEVR network has neither the style nor the attention of components in the mapping."""

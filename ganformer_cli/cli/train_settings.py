@@ -270,8 +270,11 @@ def pretrained_config(origin: Origin, config: RunConfig, given: dict[str, Any]) 
     train = config.train
     if not (found.style or found.has_components):
         train = dataclasses.replace(train, style_mixing=0.0)
+    chosen = given_options(click.get_current_context())
+    if not found.can_be_local and "locality_weight" not in chosen:
+        train = dataclasses.replace(train, locality_weight=0.0)
     rate = original_dropout(origin)
-    if rate is not None and "component_dropout" not in given_options(click.get_current_context()):
+    if rate is not None and "component_dropout" not in chosen:
         train = dataclasses.replace(train, component_dropout=rate)
     return RunConfig(model=found, train=train)
 

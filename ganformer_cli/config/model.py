@@ -415,6 +415,11 @@ class ModelConfig(JsonConfig):
         return bool(self.attention_resolutions) or (self.kgan and self.merge_type in ("softmax", "leaves"))
 
     @property
+    def can_be_local(self) -> bool:
+        """Whether --locality-weight acts: there are maps, and another component to compare with."""
+        return self.has_maps and self.components_num >= 2
+
+    @property
     def reads_component_positions(self) -> bool:
         """Whether anything in the generator reads the components' positions: k-means alone does not."""
         if not (self.has_attention and self.use_pos):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,10 @@ BASELINES: dict[str, dict[str, Any]] = {
 }
 
 #: The part of a data set's preset that is meant for a model with components.
-COMPONENT_SETTINGS = ("components_num", "latent_size", "style", "mapping_ltnt2ltnt")
+COMPONENT_SETTINGS = (
+    *("components_num", "latent_size", "style", "mapping_ltnt2ltnt"),
+    *("g_start_res", "locality_weight"),
+)
 
 #: What the networks and the training of a VQGAN do not read.
 NOT_OF_VQGAN = frozenset(
@@ -49,7 +53,9 @@ NOT_OF_VQGAN = frozenset(
 )
 
 #: What the preset of a shipped data set may hold.
-DATA_SETTINGS = frozenset({*COMPONENT_SETTINGS, "gamma", "mirror_augment", "total_kimg", "snapshot_kimg"})
+DATA_SETTINGS = frozenset(
+    {*COMPONENT_SETTINGS, *("gamma", "local_noise", "style_mixing", "mirror_augment", "total_kimg", "snapshot_kimg")}
+)
 
 #: On a GPU, up to 256 pixels: about a minute of training. Larger images take longer.
 FIRST_SNAPSHOT_KIMG = 4.0
@@ -77,7 +83,7 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
         "gamma": 1.0 if resolution <= 32 else 10.0,
         "g_lr": 0.003,
         "d_lr": 0.0025,
-        "total_kimg": 16.0 if resolution <= 32 else 30.0,
+        "total_kimg": 20.0 if resolution <= 32 else 30.0,
         "tick_kimg": 1.0,
         "snapshot_kimg": 4.0 if resolution <= 32 else 10.0,
         # About a minute of training on two cores.
@@ -179,7 +185,11 @@ def resolve_run(
     values.update(given)
     unknown = sorted(set(values) - MODEL_FIELDS - TRAIN_FIELDS)
     require(not unknown, f"unknown setting {', '.join(map(option_name, unknown))}")
+    if "g_start_res" not in given and values.get("g_start_res", 0) >= given.get("g_end_res", math.inf):
+        del values["g_start_res"]
     model = ModelConfig(**{k: v for k, v in values.items() if k in MODEL_FIELDS})
+    if "locality_weight" not in given and not model.can_be_local:
+        values["locality_weight"] = 0.0
     if values.get("pretrained_pkl") is None:
         model.check_attention_acts()
     return RunConfig(

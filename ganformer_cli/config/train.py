@@ -291,7 +291,7 @@ class RunConfig:
             "components to drop; leave it out or choose another --attention",
         )
         require(
-            self.train.locality_weight == 0 or (self.model.has_maps and self.model.components_num >= 2),
+            self.train.locality_weight == 0 or self.model.can_be_local,
             f"--locality-weight {self.train.locality_weight} looks at the attention maps of at least 2 "
             "components, which this model does not have; leave it out or choose another --attention or "
             "--components-num",
