@@ -454,16 +454,20 @@ def test_what_was_rolled_back_is_exactly_repeatable(tmp_path: Path, monkeypatch:
 def test_after_three_setbacks_in_a_row_it_stops_with_a_diagnosis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poison(monkeypatch, lambda number: number >= 4)
     messages: list[str] = []
-    with pytest.raises(TrainingError, match=r"3 times in a row.*--g-lr"):
-        train(tmp_path / "run", messages=messages)
+    with monkeypatch.context() as patch:
+        poison(patch, lambda number: number >= 4)
+        with pytest.raises(TrainingError, match=r"3 times in a row.*--g-lr"):
+            train(tmp_path / "run", messages=messages)
     assert sum("NaN or inf" in line for line in messages) == 3
     events = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["event"] for line in events] == ["setback"] * 3 + ["failed"]
     assert "3 times in a row" in json.loads(events[-1])["text"]
     newest = training_state.read_state(training_state.states_of(tmp_path / "run")[-1])
     assert all(value.isfinite().all() for value in newest.tensors.values() if value.is_floating_point())
+    train(tmp_path / "run", resume=True, stop=1)
+    last = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    assert json.loads(last)["event"] == "resumed"
 
 
 def test_all_finite() -> None:

@@ -86,6 +86,10 @@ def test_an_error_that_ends_a_run_is_its_state_until_it_goes_on(tmp_path: Path) 
     assert (summarize(run)["state"], summarize(run)["reason"]) == ("failed", "NaN or inf in the weights")
     (run / "log.jsonl").write_text('{"kimg": 1.5}\n', encoding="utf-8")
     assert summarize(run)["state"] == "stopped"
+    (run / "log.jsonl").write_text('{"kimg": 0.5}\n', encoding="utf-8")
+    with (run / "events.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write('{"kimg": 0.5, "event": "resumed", "text": "resumed at 0.5 kimg"}\n')
+    assert summarize(run)["state"] == "stopped"
 
 
 def test_this_process_trains_in_it(tmp_path: Path) -> None:

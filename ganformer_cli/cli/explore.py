@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ganformer_cli.cli.local_pages import page_options, serve_page
+from ganformer_cli.cli.local_pages import page_options, serve_page, until_interrupted
 from ganformer_cli.cli.model_choice import find_model, load_model, model_options, psi_option, run_of
 from ganformer_cli.cli.options import (
     MAX_SEED,
@@ -106,7 +106,7 @@ def command(
     }
     # The server comes first: that its port is taken is said before the model is loaded.
     with (
-        contextlib.suppress(KeyboardInterrupt),
+        until_interrupted(),
         LocalServer(routes, port, lambda text: echo(text, err=True, lines=True)) as server,
     ):
         device = pick_device(gpus)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ganformer_cli.cli.options import boolean_option, option
 from ganformer_cli.cli.output import echo, echo_json
+from ganformer_cli.stop_signals import StopSignal
 
 if TYPE_CHECKING:
     from ganformer_cli.web.server import LocalServer
@@ -25,6 +27,17 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for add in reversed(_OPTIONS):
         command = add(command)
     return command
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[None]:
+    """Ctrl+C ends the block, and is the normal way to end it; other signals end the command with their status."""
+    try:
+        yield
+    except StopSignal:
+        raise
+    except KeyboardInterrupt:
+        pass
 
 
 def serve_page(server: LocalServer, name: str, *, open_browser: bool, as_json: bool) -> None:

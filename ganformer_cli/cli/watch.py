@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import click
 
-from ganformer_cli.cli.local_pages import page_options, serve_page
+from ganformer_cli.cli.local_pages import page_options, serve_page, until_interrupted
 from ganformer_cli.cli.options import GroupedCommand
 from ganformer_cli.cli.output import echo
 from ganformer_cli.cli.runs import existing_folder
@@ -26,7 +25,7 @@ def command(folder: Path, port: int, open_browser: bool, as_json: bool) -> None:
 
     watcher = Watcher(existing_folder(folder))
     with (
-        contextlib.suppress(KeyboardInterrupt),
+        until_interrupted(),
         LocalServer(watcher.routes, port, lambda text: echo(text, err=True, lines=True)) as server,
     ):
         serve_page(server, "watch", open_browser=open_browser, as_json=as_json)

@@ -76,6 +76,13 @@ class Checkpointer:
                     self.folder / run_folder.EVENTS_FILE, {"kimg": self.kimg, "event": "failed", "text": text}
                 )
 
+    def record_resume(self) -> None:
+        """Add to ``events.jsonl`` that the run goes on, if anything happened to it before: an error is over then."""
+        events = self.folder / run_folder.EVENTS_FILE
+        if events.is_file():
+            record = {"kimg": self.kimg, "event": "resumed", "text": f"resumed at {self.kimg:g} kimg"}
+            run_folder.append_record(events, record, self.scoring.warn_once)
+
     def warn_not_deleted(self, text: str) -> None:
         """Warn once of an old file that could not be deleted; the next save tries again."""
         if text not in self._not_deleted:

@@ -87,6 +87,8 @@ def open_run(
             write_parallelism(folder, group.world_size, torch.get_num_threads())
         if record is not None:
             write_json(folder / run_folder.TAKEN_FILE, record)
+        if restored:
+            checkpointer.record_resume()
         precision = None if before is None else before.train.precision
         return precision_of_run(trainer.gan, folder, before=precision, message=callbacks.message)
 
