@@ -144,10 +144,10 @@ def test_reload_takes_the_settings_of_the_run(ganformer: Run) -> None:
 @pytest.mark.slow
 def test_autotune_follows_the_rule_where_nothing_is_said(ganformer: Run) -> None:
     small = TINY[: TINY.index("--batch-size")]
-    words = (*small, "--dry-run", "--json", "--autotune", "--batch-size", "16", "--resolution", "64")
+    words = (*small, "--dry-run", "--json", "--autotune", "--batch-size", "8", "--resolution", "32")
     train = json.loads(ganformer(*words).stdout)["config"]["train"]
-    assert train["gamma"] == pytest.approx(0.0002 * 64 * 64 / 16)
-    assert train["ema_kimg"] == pytest.approx(5)
+    assert train["gamma"] == pytest.approx(0.0002 * 32 * 32 / 8)
+    assert train["ema_kimg"] == pytest.approx(2.5)
     assert json.loads(ganformer(*words, "--gamma", "2").stdout)["config"]["train"]["gamma"] == 2
 
 

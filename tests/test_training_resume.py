@@ -106,12 +106,10 @@ def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stops", [(1,), (3,), (4, 2, 1)])
-def test_a_stopped_run_leaves_the_very_same_weights(
-    tmp_path: Path, undisturbed: tuple[str, str], stops: tuple[int, ...]
-) -> None:
+def test_a_stopped_run_leaves_the_very_same_weights(tmp_path: Path, undisturbed: tuple[str, str]) -> None:
+    """Stopped at once, where a snapshot is saved anyway, and between two of them."""
     attention, expected = undisturbed
-    for number, stop in enumerate(stops):
+    for number, stop in enumerate((1, 2, 4)):
         assert not train(tmp_path / "run", attention=attention, stop=stop, resume=number > 0).finished
     assert train(tmp_path / "run", attention=attention, resume=True).finished
     assert everything(tmp_path / "run") == expected
@@ -179,13 +177,13 @@ def test_the_newest_state_moves_nothing_aside_and_a_damaged_one_is_refused(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
-def test_ten_kills_at_random_moments_lose_no_run(tmp_path: Path) -> None:
+def test_kills_at_random_moments_lose_no_run(tmp_path: Path) -> None:
     expected = tmp_path / "expected"
     train(expected, attention="duplex-equation", save_minutes=1e-6)
     folder, chance = tmp_path / "run", random.Random(1)
     program = [sys.executable, "-c", RUN.format(tests=str(Path(__file__).parent)), str(folder)]
     kills = 0
-    while kills < 10:
+    while kills < 5:
         begun = "go on" if (folder / "config.json").is_file() else "begin"
         process = subprocess.Popen([*program, begun], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # torch takes a moment to load: no kill is wasted on that.

@@ -180,9 +180,9 @@ def test_a_snapshot_says_which_perceptual_loss_it_was_trained_with(tmp_path: Pat
 
 KILLED_LINE = (
     "train --baseline VQGAN --resolution 32 --channel-base 128 --channel-max 8 --codebook-size 8 --code-dim 4 "
-    "--transformer-layers 1 --transformer-width 8 --transformer-heads 2 --batch-size 4 --total-kimg 0.2 --vq-kimg 0.1 "
-    "--tick-kimg 0.004 --snapshot-kimg 0.1 --save-minutes 0.000001 --vis-num 2 --metrics none --train-images-num 16 "
-    "--gpus none --processes 1 --threads 1 --expname run --result-dir"
+    "--transformer-layers 1 --transformer-width 8 --transformer-heads 2 --batch-size 4 --total-kimg 0.12 "
+    "--vq-kimg 0.06 --tick-kimg 0.004 --snapshot-kimg 0.06 --save-minutes 0.000001 --vis-num 2 --metrics none "
+    "--train-images-num 16 --gpus none --processes 1 --threads 1 --expname run --result-dir"
 )
 
 
@@ -195,7 +195,7 @@ def kimg_of(run: Path) -> float:
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_a_kill_in_either_stage_costs_nothing(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "ganformer_cli", *KILLED_LINE.split()]
-    for kill_at in (0.03, 0.13):
+    for kill_at in (0.012, 0.072):
         process = subprocess.Popen([*line, str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
         try:
             while kimg_of(tmp_path / "killed/run-000") < kill_at:
@@ -204,7 +204,7 @@ def test_a_kill_in_either_stage_costs_nothing(tmp_path: Path) -> None:
         finally:
             process.kill()
             process.wait()
-        assert kimg_of(tmp_path / "killed/run-000") < (0.1 if kill_at < 0.1 else 0.2)
+        assert kimg_of(tmp_path / "killed/run-000") < (0.06 if kill_at < 0.06 else 0.12)
     for name in ("killed", "whole"):
         subprocess.run([*line, str(tmp_path / name)], check=True, stdout=subprocess.DEVNULL)
     assert digest(tmp_path / "killed/run-000") == digest(tmp_path / "whole/run-000")
