@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ganformer_cli.cli.info_text import NOT_RECORDED, value_text
 from ganformer_cli.config.names import quoted
@@ -232,13 +233,10 @@ def _licence(record: Mapping[str, Any], card: Card) -> str:
 
 
 def _training(record: Mapping[str, Any], card: Card) -> str:
-    config = record["config"]
-    kimg = record["kimg"]
-    rows = [("images shown", NOT_RECORDED if kimg is None else f"{value_text(kimg)} thousand")]
-    rows += [
-        (f"`--{name.replace('_', '-')}`", without_markup(value_text(value))) for name, value in card.settings.items()
-    ]
-    rows += [
+    config, kimg = record["config"], record["kimg"]
+    rows = [
+        ("images shown", NOT_RECORDED if kimg is None else f"{value_text(kimg)} thousand"),
+        *((f"`--{key.replace('_', '-')}`", without_markup(value_text(value))) for key, value in card.settings.items()),
         ("parameters", ", ".join(f"{count:,} in the {name}" for name, count in record["parameters"].items()) or "none"),
         ("resolution", f"{record['resolution']}, ratio {record['ratio']:g}"),
         ("attention", without_markup(record["architecture"])),
@@ -277,13 +275,8 @@ def _scores(scores: Mapping[str, ScoreValue]) -> str:
 def _samples(card: Card) -> str:
     if not card.samples:
         return ""
-    return "## Samples\n\n" + "\n\n".join(f"![{text}]({_url(link)})" for link, text in card.samples.items())
-
-
-def _url(link: str) -> str:
-    from urllib.parse import quote
-
-    return quote(link, safe="/.-_~")
+    images = (f"![{text}]({quote(link, safe='/.-_~')})" for link, text in card.samples.items())
+    return "\n\n".join(["## Samples", *images])
 
 
 def _file(record: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -265,31 +266,25 @@ def command(
         ctx.exit(run_workers(sys.argv[1:], count, None if parallelism is None else parallelism.threads))
     from ganformer_cli.checkpoints.run_folder import claimed
 
+    say = partial(echo, err=True)
     try:
         with distributed.process_group(device) as group, contextlib.ExitStack() as stack:
             # Restarted by torchrun, it resumes the run that it began.
             again = restart and not distributed.is_restart()
             # Rank 0 holds the lock of the run, and is the only one that writes.
             folder, resume = group.run_on_rank0(
-                lambda: stack.enter_context(
-                    claimed(result_dir, name, restart=again, message=lambda text: echo(text, err=True))
-                )
+                lambda: stack.enter_context(claimed(result_dir, name, restart=again, message=say))
             )
             if resume:
                 begun = config
-                config = group.run_on_rank0(
-                    lambda: resumed_config(
-                        begun, folder, options, attention=spelled, say=lambda text: echo(text, err=True)
-                    )
-                )
+                config = group.run_on_rank0(lambda: resumed_config(begun, folder, options, attention=spelled, say=say))
             fetch_needed_networks(config, group, offline=offline)
-            # Restarted by torchrun, it goes on from the newest state.
-            back_to = None if distributed.is_restart() else resume_from
             result = launch(
                 config, dataset, folder, device,
                 resume=resume, override=override, quiet=as_json, origin=origin, group=group, max_minutes=max_minutes,
                 parallelism=parallelism, tensorboard=tensorboard or summarize, wandb=wandb,
-                resume_from=back_to,
+                # Restarted by torchrun, it goes on from the newest state.
+                resume_from=None if distributed.is_restart() else resume_from,
             )  # fmt: skip
     except GanformerError as error:
         if not distributed.launched_world_size():
