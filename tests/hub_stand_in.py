@@ -39,6 +39,7 @@ class HubStandIn:
     readers: frozenset[str] = frozenset({TOKEN})  # tokens that see private repositories
     writers: frozenset[str] = frozenset({TOKEN})
     fail: dict[str, tuple[int, str]] = field(default_factory=dict)  # answers by the beginning of the path
+    answers: dict[str, bytes] = field(default_factory=dict)  # what is no refusal, likewise
     break_after: int | None = None  # bytes of a file after which the connection is closed, once
 
     def paths(self, method: str) -> list[str]:
@@ -76,6 +77,10 @@ class _Handler(BaseHTTPRequestHandler):
         for start, (status, message) in self.hub.fail.items():
             if path.startswith(start):
                 self.refuse(status, message.replace("TOKEN", token or ""))
+                return path, token, True
+        for start, answer in self.hub.answers.items():
+            if path.startswith(start):
+                self.say(200, answer)
                 return path, token, True
         return path, token, False
 

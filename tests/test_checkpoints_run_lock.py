@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from ganformer_cli.checkpoints import run_lock
 from ganformer_cli.checkpoints.run_folder import claimed
@@ -108,7 +109,11 @@ def test_the_lock_goes_at_every_end(tmp_path: Path, error: type[BaseException]) 
 @pytest.fixture
 def no_system_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on some network file systems."""
-    monkeypatch.setattr(run_lock, "_system_lock", lambda path: (None, True))
+
+    def acquire(lock: FileLock) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
     monkeypatch.setattr(run_lock, "SETTLE_SECONDS", 0.05)
 
 

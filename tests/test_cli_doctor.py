@@ -174,9 +174,9 @@ def test_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_operators_that_cannot_be_built_say_why_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_backend", "auto")
     monkeypatch.setattr(native, "_found", {"cpu": native.Status(False, "g++ failed: x.cpp:1: error: no", "mend it")})
-    library, *operators = checks.check_operators("cpu")
+    with native.use("auto"):
+        library, *operators = checks.check_operators("cpu")
     assert (library.state, library.remedy) == ("bad", "mend it")
     assert "x.cpp:1: error: no" in library.found
     assert len(operators) == len(checks.SELF_TESTS)

@@ -211,12 +211,8 @@ def test_what_a_repository_may_hold(
 
 
 @pytest.mark.parametrize("answer", [b"[]", b'{"sha": 3}', b"{", b'{"sha": "../../x", "siblings": []}', b"<html>"])
-def test_answers_that_are_none_of_the_hubs(
-    ganformer: Run, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch, answer: bytes
-) -> None:
-    from ganformer_cli.downloads import hub as room
-
-    monkeypatch.setattr(room, "_ask", lambda *given, **named: (200, answer))
+def test_answers_that_are_none_of_the_hubs(ganformer: Run, hub: HubStandIn, answer: bytes) -> None:
+    hub.answers["/api/models/me/faces"] = answer
     done = ganformer("info", "hf:me/faces")
     assert done.exit_code == 1
     assert done.stderr.startswith("ganformer info: error: hf:me/faces: ")

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -174,11 +175,14 @@ def test_another_shape_or_numbers_that_are_not_finite(bad: Any) -> None:
 
 
 def test_nothing_is_written_if_the_file_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_archive_bytes", lambda *_: b"")
-    monkeypatch.setattr(files, "_traced", lambda *_: None)
-    run = lambda inputs: {"image": np.zeros((len(inputs["z"]), 3, 8, 8))}  # noqa: E731
-    monkeypatch.setattr(files, "_archive_runner", lambda *_: (run, "a test"))
-    with pytest.raises(GanformerError, match=r"model.pt2: a test computes other values .*nothing was written"):
+    def black(z: torch.Tensor, **_: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"image": torch.zeros(len(z), 3, 8, 8)}
+
+    program = SimpleNamespace(graph=SimpleNamespace(nodes=[]), module=lambda: black)
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: program)
+    monkeypatch.setattr(torch.export, "save", lambda *_, **__: None)
+    monkeypatch.setattr(torch.export, "load", lambda *_, **__: program)
+    with pytest.raises(GanformerError, match=r"model.pt2: torch .* computes other values .*nothing was written"):
         files.export_generator(tmp_path / "model.pt2", function(generator()), {}, to="torch-export")
     assert not list(tmp_path.iterdir())
 

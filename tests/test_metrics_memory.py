@@ -17,7 +17,7 @@ from torch import Tensor
 from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.memory import is_out_of_memory
-from ganformer_cli.metrics import diversity, features, kernel_distance, manifold, sliced_wasserstein
+from ganformer_cli.metrics import diversity, features, manifold, sliced_wasserstein
 from ganformer_cli.metrics.blocks import BlockSize
 from ganformer_cli.metrics.evaluate import evaluate
 from ganformer_cli.metrics.features import FeatureNetwork, LearnedDistance
@@ -172,15 +172,15 @@ def test_neighbours_are_found_in_smaller_blocks(
 ) -> None:
     random = np.random.RandomState(0)
     reals, fakes = random.randn(90, 6), random.randn(70, 6) * 0.8 + 0.3
-    expected, squares, seen = measure(reals, fakes), manifold._squares, []
+    expected, addmm, seen = measure(reals, fakes), torch.addmm, []
 
-    def limited(rows: Tensor, others: Tensor) -> Tensor:
+    def limited(lengths: Tensor, rows: Tensor, *others: Tensor, **how: Any) -> Tensor:
         seen.append(len(rows))
         if len(rows) > 9:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return squares(rows, others)
+        return addmm(lengths, rows, *others, **how)
 
-    monkeypatch.setattr(manifold, "_squares", limited)
+    monkeypatch.setattr(torch, "addmm", limited)
     assert measure(reals, fakes) == expected
     assert max(seen[10:]) <= 9
 
@@ -190,13 +190,13 @@ def test_distances_of_images_and_sorted_projections_too(monkeypatch: pytest.Monk
     random = np.random.RandomState(0)
     reals, fakes = (random.randint(0, 256, (9, 3, 32, 32)).astype(np.uint8) for _ in range(2))
     expected = diversity.mean_pairwise_distance(reals), sliced_wasserstein.sliced_wasserstein(reals, fakes)
-    sums, pool, empty = diversity._sum_of_distances, sliced_wasserstein.ThreadPoolExecutor, np.empty
+    triu, pool, empty = np.triu, sliced_wasserstein.ThreadPoolExecutor, np.empty
     asked: list[int] = []
 
-    def limited(flat: Any, block: int) -> float:
-        if block > 2:
+    def limited(distances: Any, k: int) -> Any:
+        if len(distances) > 2:
             raise MemoryError
-        return sums(flat, block)
+        return triu(distances, k)
 
     def threads(count: int) -> Any:
         asked.append(count)
@@ -209,7 +209,7 @@ def test_distances_of_images_and_sorted_projections_too(monkeypatch: pytest.Monk
             raise MemoryError
         return empty(shape, *args, **how)
 
-    monkeypatch.setattr(diversity, "_sum_of_distances", limited)
+    monkeypatch.setattr(np, "triu", limited)
     monkeypatch.setattr(sliced_wasserstein, "ThreadPoolExecutor", threads)
     monkeypatch.setattr(sliced_wasserstein, "_CHUNK_BYTES", 9 * 128 * 8 * 16)  # many chunks
     monkeypatch.setattr(sliced_wasserstein.os, "cpu_count", lambda: 4)
@@ -250,7 +250,7 @@ def test_a_metric_that_does_not_fit_leaves_the_others(
     def fails(*_: Any) -> float:
         raise MemoryError
 
-    monkeypatch.setattr(kernel_distance, "_unbiased", fails)
+    monkeypatch.setattr(np, "trace", fails)
     scenes = open_dataset("scenes", resolution=32, max_images=12)
     networks = FeatureNetworks({"inception": network(Small())})
     scores = evaluate(scenes, scenes, metrics=["kid", "diversity"], networks=networks)

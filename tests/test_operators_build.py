@@ -333,7 +333,7 @@ def test_names_with_spaces_dollars_and_letters_of_many_languages(
     root = tmp_path / "mein  $Ordner: ä 日本" if os.name == "posix" else tmp_path / "mein  $Ordner ä"
     root.mkdir()
     workshop = Workshop(root)
-    monkeypatch.setattr("ganformer_cli.operators.jobs._run_in_order", lambda *_: pytest.fail("ninja cannot do it"))
+    monkeypatch.setattr("ganformer_cli.operators.jobs.run_program", lambda *_, **__: pytest.fail("ninja cannot do it"))
     assert workshop.find_or_build().path.read_bytes() == b"first"
 
 
@@ -468,7 +468,7 @@ def test_a_library_that_a_virus_scanner_holds_is_loaded(monkeypatch: pytest.Monk
 
 @pytest.mark.not_wine("it loses the Ctrl-Break by which ninja ends its compilers, and the endless one stays")
 def test_one_failure_ends_the_others(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganformer_cli.operators.jobs._processors", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     workshop.write("endless.cpp", "ENDLESS and long")  # the longest begins first
     workshop.write("failing.cpp", "FAIL")
     with pytest.raises(BuildError, match=r"failing\.cpp"):

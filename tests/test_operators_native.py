@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,14 @@ class Library:
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
     """A process in which nothing has been loaded yet."""
     made = Library()
-    monkeypatch.setattr(native, "_backend", "auto")
     monkeypatch.setattr(native, "_found", {})
     monkeypatch.setattr(native, "_warned", set())
     monkeypatch.setattr(native, "_load_cpu", made.load)
-    return made
+    with native.use("auto"):
+        yield made
 
 
 def test_loaded_when_first_asked(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,11 +117,11 @@ def test_a_side_is_restored(library: Library) -> None:
     assert native.serves(X)
 
 
-def test_a_misspelt_side_is_an_error(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_backend", "natve")
-    for _ in range(2):
-        with pytest.raises(ConfigError, match="GANFORMER_OPS=natve: choose one of auto, native, reference"):
-            native.serves(X)
+def test_a_misspelt_side_is_an_error(library: Library) -> None:
+    with native.use("natve"):  # type: ignore[arg-type]
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="GANFORMER_OPS=natve: choose one of auto, native, reference"):
+                native.serves(X)
 
 
 def test_no_compiler_is_told_from_other_failures(library: Library) -> None:

@@ -19,6 +19,7 @@ from ganformer_cli.errors import ConfigError
 from ganformer_cli.training import autotune, estimate, kept_trials
 from ganformer_cli.training.autotune import Parallelism, choose_parallelism, read_parallelism, write_parallelism
 from ganformer_cli.training.fitting import CostEstimate
+from ganformer_cli.training.gan import GANTrainer
 
 
 @pytest.fixture
@@ -177,11 +178,12 @@ def test_an_estimate_is_that_of_all_processes(
     monkeypatch.setenv("GANFORMER_CACHE", str(tmp_path))
     measured: list[int] = []
 
-    def measure(config: RunConfig, device: torch.device) -> CostEstimate:
-        measured.append(config.train.batch_size)
-        return CostEstimate(config.train.batch_size, 10.0, 100.0, None, 5.0, {})
+    def measure(trainer: GANTrainer) -> CostEstimate:
+        measured.append(trainer.config.train.batch_size)
+        return CostEstimate(trainer.config.train.batch_size, 10.0, 100.0, None, 5.0, {})
 
-    monkeypatch.setattr(estimate, "_measure", measure)
+    monkeypatch.setattr(estimate, "fit_micro_batch", lambda trainer, say: trainer.config.train.batch_size)
+    monkeypatch.setattr(estimate, "estimate_cost", measure)
     monkeypatch.setattr(estimate, "slowdown", lambda cores: 1.5)
     cpu = torch.device("cpu")
     one, two, again = (estimate.run_estimate(config, cpu, processes) for processes in (1, 2, 2))

@@ -14,6 +14,7 @@ from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.resources import cache_folder
 from ganformer_cli.training import estimate
 from ganformer_cli.training.fitting import CostEstimate
+from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.kept_trials import TRIALS_FILE
 
 CPU = torch.device("cpu")
@@ -30,11 +31,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The configurations that have been measured."""
     asked: list[RunConfig] = []
 
-    def measure(config: RunConfig, device: torch.device) -> CostEstimate:
-        asked.append(config)
+    def measure(trainer: GANTrainer) -> CostEstimate:
+        asked.append(trainer.config)
         return MEASURED
 
-    monkeypatch.setattr(estimate, "_measure", measure)
+    monkeypatch.setattr(estimate, "fit_micro_batch", lambda trainer, say: MEASURED.micro_batch)
+    monkeypatch.setattr(estimate, "estimate_cost", measure)
     monkeypatch.setattr(estimate, "free_memory_mib", lambda device: 3000.0)
     return asked
 

@@ -24,8 +24,7 @@ from ganformer_cli.checkpoints import run_folder, snapshots, training_state
 from ganformer_cli.checkpoints.run_folder import append_record
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import ImageDataset, open_dataset
-from ganformer_cli.data.loading import readers
-from ganformer_cli.data.loading.stream import ImageStream
+from ganformer_cli.data.loading import readers, stream
 from ganformer_cli.errors import ConfigError, OutputError, SnapshotError, TrainingError
 from ganformer_cli.training import Callbacks, RunResult, open_run
 from ganformer_cli.training.gan import GANTrainer
@@ -205,11 +204,11 @@ def test_a_stop_saves_though_the_process_that_reads_images_hangs(
 ) -> None:
     attention, expected = undisturbed
     train(tmp_path / "run", attention=attention, stop=3)
-    start, hung = ImageStream._start_workers, False
+    hung = False
 
-    def start_and_hang(self: ImageStream) -> readers.ReaderPool:
+    def start_and_hang(*given: Any, **named: Any) -> readers.ReaderPool:
         nonlocal hung
-        started = start(self)
+        started = readers.ReaderPool(*given, **named)
         for pid in started.pids:
             os.kill(pid, signal.SIGSTOP)
         hung = True
@@ -217,7 +216,7 @@ def test_a_stop_saves_though_the_process_that_reads_images_hangs(
 
     with monkeypatch.context() as patch:
         patch.setattr(readers, "STOP_GRACE", 0.1)
-        patch.setattr(ImageStream, "_start_workers", start_and_hang)
+        patch.setattr(stream, "ReaderPool", start_and_hang)
         callbacks = Callbacks(should_stop=lambda: hung)
         config = settings(attention=attention, num_threads=1)
         stopped = open_run(config, data(), tmp_path / "run", device=CPU, resume=True, callbacks=callbacks).run()

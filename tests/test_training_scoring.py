@@ -81,10 +81,7 @@ def test_the_best_snapshot_is_kept(
     """Beside the newest ones; snapshots of a run this short are 0.004 kimg apart, and named by whole ones."""
     values = iter([50.0, 9.0, 20.0, 30.0, 25.0])
 
-    def scored(self: Scoring, generator: Generator, count: int) -> dict[str, Any]:
-        return {"swd": next(values), "provenance": {}}
-
-    monkeypatch.setattr(Scoring, "_evaluate", scored)
+    monkeypatch.setattr(scoring_room, "evaluate", lambda *_, **__: {"swd": next(values), "provenance": {}})
     said: list[str] = []
     config = settings(tiny, total_kimg=4, snapshot_kimg=1, tick_kimg=1, last_snapshots=2, metrics="swd")
     trainer = begin(config, scenes, tmp_path / "run", said)

@@ -20,10 +20,10 @@ from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.models import Generator
 from ganformer_cli.sampling import latents_from_seeds, map_latents, sample_latents, sample_seeds
-from ganformer_cli.sampling.components import ComponentEdit
+from ganformer_cli.sampling.components import ComponentEdit, EditedLatents
 from ganformer_cli.sampling.image_files import read_metadata
 from ganformer_cli.web.explorer import NEIGHBOURS, Explorer, LoadedFile
-from ganformer_cli.web.explorer_drawing import Drawer, Drawing, Superseded
+from ganformer_cli.web.explorer_drawing import Drawer, Superseded
 from ganformer_cli.web.explorer_state import MAX_STEPS, BlendEdit, History, ImageState, changed_components, edit_title
 from ganformer_cli.web.server import MAX_BODY, LocalServer, html, page_html
 from tests.serving import serve_in_thread
@@ -326,13 +326,13 @@ def test_a_slow_model_shows_a_small_image_first(architecture: str, monkeypatch: 
 def test_an_image_that_is_being_drawn_is_not_drawn_again(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     drawer = Drawer(model)
     drawn: list[ImageState] = []
-    draw = drawer._draw
+    edit = drawer.edited_latents
 
-    def count(state: ImageState) -> Drawing:
+    def count(state: ImageState) -> EditedLatents:
         drawn.append(state)
-        return draw(state)
+        return edit(state)
 
-    monkeypatch.setattr(drawer, "_draw", count)
+    monkeypatch.setattr(drawer, "edited_latents", count)
     jobs = [drawer.start(ImageState(source=5)) for _ in range(3)]
     assert len({id(job.drawing.result().image) for job in jobs}) == 1
     assert len(drawn) == 1
