@@ -55,7 +55,7 @@ def test_a_table_is_for_the_command_of_its_name() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gama = 3\n", "line 1: 'gama' is no option of ganformer train; did you mean gamma?"),
+        ("gama = 3\n", "line 1: 'gama' is not an option of ganformer train; did you mean gamma?"),
         ("# \n\nseed = 1\ngamma = -1\n", "line 4: --gamma -1.0: choose a number from 0 to 1000000"),
         ('gamma = "x"\n', "line 1: gamma: 'x' is not a valid float"),
         ("seed = 1.5\n", "line 1: seed: '1.5' is not a valid integer"),
@@ -63,7 +63,7 @@ def test_a_table_is_for_the_command_of_its_name() -> None:
         ("batch-size = true\n", "line 1: batch-size: 'True' is not a valid integer"),
         ("gamma = 1979-05-27\n", "line 1: gamma: must be a text, a number, true or false"),
         ("d-ltnt2ltnt = true\n", "line 1: --d-ltnt2ltnt: the aggregators do not attend to each other"),
-        ("config = 'other.toml'\n", "line 1: 'config' is no option of ganformer train"),
+        ("config = 'other.toml'\n", "line 1: 'config' is not an option of ganformer train"),
         ("[trian]\nseed = 1\n", "table [trian] is not named like a command"),
         ("seed = 1\ngamma = [1", "line 2: is not TOML"),
         ("seed = 1\nseed = 2\n", "line 2: is not TOML"),

@@ -306,7 +306,7 @@ def test_a_file_is_a_model_too(ganformer: Run, tiny_run: Path) -> None:
         ("--space w", 2, "--space w says what --latents are"),
         ("--format npy --ratio 0.5", 2, "--ratio 0.5 with --format npy"),
         ("--format gif", 2, "--format"),
-        ("--truncation-psi 0,x", 2, "'x' is no number"),
+        ("--truncation-psi 0,x", 2, "'x' is not a number"),
         ("--truncation-psi 0,1 --format npy", 2, "--truncation-psi with several numbers does not go with --format"),
         ("--truncation-psi 0,1 --interpolate", 2, "--truncation-psi with several numbers does not go with --inter"),
         ("--truncation-psi 0,1 --style-mix", 2, "--truncation-psi with several numbers does not go with mixtures"),

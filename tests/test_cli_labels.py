@@ -113,13 +113,13 @@ def test_training_grids_draw_the_labels_of_the_data(ganformer: Run, runs: Path) 
         ("vectors", "--label 1,2,3,4,5", "--label 1,2,3,4,…: the labels of this model have 2 numbers, not 5"),
         ("vectors", "--label 1,nan", "nan is not a finite number"),
         ("vectors", "--label 1,1e39", "--label.*too large"),
-        ("vectors", "--label 1,x", "'x' is no number"),
+        ("vectors", "--label 1,x", "'x' is not a number"),
         ("vectors", "--label 1,2 --class 1", "--class and --label each say"),
         ("classes", "--label 1,0,0", r"--label 1,0,0: this model has classes \(0 to 2: ant, cat, dog\); .*--class"),
         ("classes", "--class bird", "--class bird: this model has no such class; its classes are 0 to 2: ant, cat"),
         ("classes", "--class 3", "--class 3: this model has no such class; its classes are 0 to 2: ant, cat, dog"),
-        ("classes", "--class -1", "-1 is no class"),
-        ("classes", "--class 99999999999999999999", "99999999999999999999 is no class"),
+        ("classes", "--class -1", "-1 is not a class"),
+        ("classes", "--class 99999999999999999999", "99999999999999999999 is not a class"),
     ],
 )
 def test_labels_that_a_model_does_not_take(ganformer: Run, runs: Path, run: str, words: str, message: str) -> None:

@@ -49,7 +49,7 @@ def test_prepares_and_says_what_comes_next(ganformer: Run, photos: Path) -> None
     assert result.exit_code == 0, result.stderr
     folder = Path("datasets") / "my photos"
     assert result.stdout.startswith(f"{folder}: 4 images of 32x32 px (")
-    assert "skipped 1:\n  1 not a picture of a known format: broken.png\n" in result.stdout
+    assert "skipped 1:\n  1 not an image of a known format: broken.png\n" in result.stdout
     assert result.stdout.endswith('next: ganformer train --dataset "my photos"\n')
     assert "prepare my photos 5/5 images" in result.stderr
     again = ganformer("prepare", "my photos")
@@ -83,7 +83,7 @@ def test_skipped_pictures_are_counted_by_reason(ganformer: Run, photos: Path) ->
     Image.new("RGB", (3, 3)).save(photos / "y.png")
     result = ganformer("prepare", "my photos", "--resolution", "32")
     assert result.exit_code == 0, result.stderr
-    assert "skipped 11:\n  10 not a picture of a known format: broken.png, x0.png, x1.png and 7 more\n" in result.stdout
+    assert "skipped 11:\n  10 not an image of a known format: broken.png, x0.png, x1.png and 7 more\n" in result.stdout
     assert "\n  1 too small" in result.stdout
     assert f"all are listed in {Path('datasets/my photos/manifest.json')}\n" in result.stdout
 
@@ -171,7 +171,7 @@ def test_work_that_was_interrupted_is_gone_on_with(
         patch.setattr(room, "prepare", interrupted)
         result = ganformer("prepare", "my photos")
     assert result.exit_code == 130
-    assert "my photos: what is done is kept; the same command goes on from there" in result.stderr
+    assert "my photos: what is done is kept; the same command resumes from there" in result.stderr
     assert result.stderr.endswith("ganformer prepare: interrupted\n")
     real = room.prepare
     monkeypatch.setattr(room, "prepare", lambda *what, **how: dataclasses.replace(real(*what, **how), resumed=3))
@@ -297,10 +297,10 @@ def test_an_interrupted_download_goes_on(
         patch.setattr(ProgressBar, "update", interrupting)
         result = ganformer("prepare", "my-set.toml")
     assert result.exit_code == 130
-    assert "my-set: what is done is kept; the same command goes on from there" in result.stderr
+    assert "my-set: what is done is kept; the same command resumes from there" in result.stderr
     again = ganformer("prepare", "my-set.toml")
     assert again.exit_code == 0, again.stderr
-    assert "my-set: the download goes on at " in again.stderr
+    assert "my-set: the download resumes at " in again.stderr
     assert server.ranges[0] is None
     assert server.ranges[1] is not None
 
@@ -499,7 +499,7 @@ def test_a_folder_of_a_catalogue_name_is_a_folder(ganformer: Run, photos: Path) 
         ("photos --name a/b", 1, "--name 'a/b'"),
         ("photos --resolution 33", 1, "--resolution 33"),
         ("photos --ratio 100", 1, "--ratio 100"),
-        ("photos --strict", 1, "broken.png: not a picture of a known format"),
+        ("photos --strict", 1, "broken.png: not an image of a known format"),
         ("photos --format lmdb", 1, "photos"),
         ("photos --background nothing", 1, "--background 'nothing'"),
         ("photos --resolution 128", 1, "lower --resolution"),

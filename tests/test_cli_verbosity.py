@@ -67,7 +67,7 @@ def test_a_log_has_the_progress_of_a_terminal(monkeypatch: pytest.MonkeyPatch, q
 
 def test_a_log_that_cannot_be_written(ganformer: Run, capsys: pytest.CaptureFixture[str]) -> None:
     Path("folder").mkdir()
-    for path, why in (("folder", "is a folder"), ("nowhere/log.txt", "nowhere is no folder")):
+    for path, why in (("folder", "is a folder"), ("nowhere/log.txt", "nowhere is not a folder")):
         refused = ganformer("train", "--log-file", path)
         assert refused.exit_code == 2
         assert "--log-file" in refused.stderr

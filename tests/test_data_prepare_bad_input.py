@@ -66,8 +66,8 @@ BAD = {
     "cut.jpg": (picture(5, 64, "JPEG")[:900], "damaged"),
     "empty.png": (b"", "an empty file"),
     "one pixel.png": (picture(6, 1), "too small: 1x1 px where 16x16 are needed"),
-    "text.jpg": (b"This is no image, it is a letter.", "not a picture of a known format"),
-    "page.jpg": (b"<!DOCTYPE html><html></html>", "not a picture of a known format"),
+    "text.jpg": (b"This is no image, it is a letter.", "not an image of a known format"),
+    "page.jpg": (b"<!DOCTYPE html><html></html>", "not an image of a known format"),
 }
 
 

@@ -153,7 +153,7 @@ def test_many_skipped_pictures_have_a_file_of_their_own() -> None:
     pictures.insert(3, noise(0))
     skipped = made(pictures).manifest["skipped"]
     assert skipped["count"] == 150
-    assert skipped["reasons"] == {"an empty file": 75, "not a picture of a known format": 75}
+    assert skipped["reasons"] == {"an empty file": 75, "not an image of a known format": 75}
     lines = Path("datasets/set/skipped.jsonl").read_text(encoding="utf-8").splitlines()
     every = [json.loads(line) for line in lines]
     assert skipped["first"] == every[:100]

@@ -179,7 +179,7 @@ def test_a_full_disk_says_so_and_loses_nothing(undisturbed: dict[str, bytes], mo
         calls += 1
         add(writer, png, crc) if calls < 50 else full()
 
-    words = r"cannot write datasets.set: No space left on device; free some space and run the same again: it goes on"
+    words = r"cannot write datasets.set: No space left on device; free some space and run the same again: it resumes"
     for where, method, replacement in (
         (ShardWriter, "add", add_until_full),
         (Journal, "append", full),
@@ -212,7 +212,7 @@ def test_two_processes_do_not_share_the_work() -> None:
 def test_strict_ends_work_that_was_begun_without_it() -> None:
     with pytest.raises(StoppedError):
         prepare(Numbers(), "set", progress=stop_at(90, StoppedError()), workers=1, **SETTINGS)
-    with pytest.raises(DataError, match=r"thin air: 3\.png: not a picture"):
+    with pytest.raises(DataError, match=r"thin air: 3\.png: not an image"):
         prepare(Numbers(), "set", workers=1, strict=True, **SETTINGS)
     assert os.listdir("datasets") == []
 

@@ -494,7 +494,7 @@ def test_a_proxy_is_asked_where_one_is_set(server: Server, target: Path, monkeyp
 @pytest.mark.parametrize(
     ("claim", "words"),
     [
-        ({"Content_Length": 2_000_000}, r"broke off.*goes on where it stopped"),
+        ({"Content_Length": 2_000_000}, r"broke off.*resumes where it stopped"),
         ({"Content_Length": 1000}, f"the md5 {sum_of(CONTENT[:1000])[4:]}"),
         ({"Content_Length": None}, ""),
     ],

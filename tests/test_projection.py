@@ -299,7 +299,7 @@ def test_an_interrupted_projection_goes_on_and_gives_the_same(
     monkeypatch.setattr(Projector, "advance", interrupted)
     stopped = ganformer(*words, "--output-dir", "parts")
     assert stopped.exit_code == 130, stopped.stderr
-    assert "the same command goes on" in stopped.stderr
+    assert "the same command resumes" in stopped.stderr
     done = ganformer(*words, "--output-dir", "parts")
     assert done.exit_code == 0, done.stderr
     assert count == 4, "no step is made twice"

@@ -183,7 +183,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, alone: P
     ended = finish(launch(tmp_path, 4, "--resume-from", "0.024"))
     assert [status for status, _, _ in ended] == [0] * 4, ended
     assert "4 processes take 2 of the 8 images of a batch each, 2 at a time" in ended[0][2]
-    assert "going on in" in ended[0][2]
+    assert "resuming " in ended[0][2]
     assert "at a time so far" not in ended[0][2]
     check_close(weights(tmp_path), weights(alone))
 
@@ -247,7 +247,7 @@ def test_torchrun_starts_it_again_and_it_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     # --restart is meant for the whole job, not for its second life.
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["run-000"]
-    assert "going on in" in done.stdout + done.stderr
+    assert "resuming " in done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -266,7 +266,7 @@ def test_a_signal_under_torchrun_stops_all_and_nothing_is_started_again(tmp_path
     out, err = torchrun.communicate(timeout=120)
     assert torchrun.returncode == 0, err
     assert out.count("stopped at ") == 1
-    assert "going on in" not in out + err
+    assert "resuming " not in out + err
     assert not (tmp_path / "run-000" / OWNER_FILE).exists()
 
 

@@ -100,7 +100,7 @@ def test_a_listener_that_fails_is_named_and_left_out() -> None:
     for _ in range(2):
         listeners.call(lambda listener: listener.on_tick({}, 0))
     assert failing.calls == 1
-    assert said == ["--tensorboard: disk full; training goes on without it"]
+    assert said == ["--tensorboard: disk full; training continues without it"]
 
 
 def test_where_tensorboard_cannot_write_training_goes_on(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_where_tensorboard_cannot_write_training_goes_on(tmp_path: Path) -> None
     assert run(folder, config, *open_writers(tensorboard=True, wandb=False, message=said.append), said=said).finished
     (warning,) = [text for text in said if text.startswith("warning")]
     assert warning.startswith(f"warning: --tensorboard: folder {folder / TENSORBOARD_FOLDER}: cannot be written to")
-    assert warning.endswith("; training goes on without it")
+    assert warning.endswith("; training continues without it")
 
 
 def test_a_package_that_is_missing_costs_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ def test_the_weights_are_those_of_a_run_that_was_cut_smaller_there(
     with monkeypatch.context() as patch:
         fail_once(patch, kind, method, at, error)
         found = train(tmp_path / "failing", messages, total_kimg=0.04)
-    assert sum("out of memory; going on with 4 images at a time" in line for line in messages) == 1
+    assert sum("out of memory; continuing with 4 images at a time" in line for line in messages) == 1
     with monkeypatch.context() as patch:
         cut_smaller(patch, update)
         expected = train(tmp_path / "cut", total_kimg=0.04)
@@ -147,7 +147,7 @@ def test_memory_may_run_out_in_a_recorded_pass(
     with monkeypatch.context() as patch:
         patch.setattr(recorded._Program, "run", run)
         found = train(tmp_path / "failing", messages)
-    assert sum("out of memory; going on with 4 images at a time" in line for line in messages) == 1
+    assert sum("out of memory; continuing with 4 images at a time" in line for line in messages) == 1
     with monkeypatch.context() as patch:
         cut_smaller(patch, update)
         expected = train(tmp_path / "cut")
@@ -183,7 +183,7 @@ def test_without_memory_for_the_least_it_says_what_to_do(tmp_path: Path, monkeyp
     monkeypatch.setattr(Discriminator, "forward", never)
     with pytest.raises(TrainingError, match=r"2 images at a time, which is the least .*--resolution"):
         train(tmp_path / "run", messages)
-    assert sum("going on with" in line for line in messages) == 2
+    assert sum("continuing with" in line for line in messages) == 2
 
 
 def test_other_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

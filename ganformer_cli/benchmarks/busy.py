@@ -87,7 +87,7 @@ class _Training:
         while (now := self.images()) == before:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 said = self.output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                raise TrainingError(f"the training beside which to measure does not go on: {said[-1] if said else ''}")
+                raise TrainingError(f"the training run to measure does not continue: {said[-1] if said else ''}")
             time.sleep(_POLL)
         return now
 

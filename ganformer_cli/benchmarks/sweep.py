@@ -73,7 +73,7 @@ def read_sweep(path: Path) -> list[SweepRun]:
     runs = []
     for setting, own in settings.items():
         if not isinstance(own, dict) or not isinstance(common, dict):
-            raise refuse(f"settings.{setting} is no table of options")
+            raise refuse(f"settings.{setting} is not a table of options")
         options = {**common, **own}
         seeds = options.pop("seeds", table.get("seeds", [0]))
         if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):

@@ -181,7 +181,7 @@ def _acquire(folder: Path, message: Callable[[str], None]) -> Any:
     try:
         if owner is not None and (owner.pid, owner.start, owner.host) != (me.pid, me.start, me.host):
             _check_gone(folder, owner, has_system_lock=system is not None)
-            message(f"{folder}: the process that trained here was killed ({owner.description()}); going on")
+            message(f"{folder}: the process that trained here was killed ({owner.description()}); resuming it")
         write_json(folder / OWNER_FILE, asdict(me))
         if system is None:
             time.sleep(SETTLE_SECONDS)
@@ -246,7 +246,7 @@ def _check_gone(folder: Path, owner: Owner, *, has_system_lock: bool) -> None:
     elif not (same_machine and has_system_lock):
         raise LockedError(
             f"{folder}: {owner.description()} trains in it, or was killed there. If it no longer runs, delete "
-            f"{folder / OWNER_FILE} and start again; a run beside it begins with --restart"
+            f"{folder / OWNER_FILE} and start again; start another run with --restart"
         )
 
 

@@ -63,7 +63,7 @@ def read_config_file(ctx: click.Context, parameter: click.Parameter, path: Path 
         if option is None or option.name in (None, "help_all"):
             near = difflib.get_close_matches(key.replace("_", "-"), options, n=1)
             advice = f"did you mean {near[0]}?" if near else "remove the line"
-            said = f"{printable(key)!r} is no option of ganformer {command}"
+            said = f"{printable(key)!r} is not an option of ganformer {command}"
             raise ConfigError(f"{where}, line {number}: {said}; {advice}")
         given = _as_given(value, option)
         try:

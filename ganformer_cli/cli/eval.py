@@ -155,7 +155,7 @@ class Metrics(click.ParamType):
     metavar="FILE",
     group="Output",
     help="Append the scores to this file, one JSON object a line, for ganformer compare.  [default: the "
-    "run's metrics.jsonl; NAME.metrics.jsonl beside another snapshot or images]",
+    "run's metrics.jsonl; NAME.metrics.jsonl next to another snapshot or images]",
 )
 @json_option
 @verbosity_options

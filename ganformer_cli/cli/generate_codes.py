@@ -69,7 +69,7 @@ def choose_codes(
     if not isinstance(generator, VQGAN):
         if asked:
             names = ", ".join("--" + name.replace("_", "-") for name in asked)
-            raise ConfigError(f"{names}: {file} is no VQGAN and draws no codes; leave it out, see --truncation-psi")
+            raise ConfigError(f"{names}: {file} is not a VQGAN and draws no codes; leave it out, see --truncation-psi")
         return {}
     if unread := [name for name in _MEANINGLESS if name in given]:
         names = ", ".join("--truncation-psi" if name == "psis" else "--" + name.replace("_", "-") for name in unread)
@@ -80,7 +80,7 @@ def choose_codes(
     if not generator.can_sample:
         raise ConfigError(
             f"{file}: a VQGAN in stage 1, whose transformer has not been trained: there is nothing to draw from yet; "
-            "go on with its training, or give a later snapshot"
+            "continue its training, or give a later snapshot"
         )
     generator.code_sampling = CodeSampling(**asked)
     generator.code_sampling.check(generator.config.codebook_size)

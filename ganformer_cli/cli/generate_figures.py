@@ -32,7 +32,7 @@ class Mixtures(click.ParamType):
             return MIXTURES
         for name in names:
             if name not in MIXTURES:
-                self.fail(f"{name!r} is no mixture; there are {', '.join(MIXTURES)}, or all", param, ctx)
+                self.fail(f"{name!r} is not a mixture; there are {', '.join(MIXTURES)}, or all", param, ctx)
         return names
 
 

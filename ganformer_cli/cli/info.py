@@ -53,7 +53,7 @@ class ModelFile(NamedTuple):
     "--card",
     is_flag=True,
     group="Model card",
-    help=f"Write {CARD}, a model card, beside the model, or into its run folder if it lies in one.",
+    help=f"Write {CARD}, a model card, next to the model, or into its run folder if it lies in one.",
 )
 @card_options
 @boolean_option("--overwrite", default=False, group="Model card", help="Replace a card that was edited.")

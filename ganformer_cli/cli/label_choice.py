@@ -40,7 +40,7 @@ class Numbers(click.ParamType):
             if part.lower().lstrip("+-") in ("nan", "inf", "infinity"):
                 self.fail(f"{shown} is not a finite number; write for instance 1,0.5,0", param, ctx)
             if not NUMBER.fullmatch(part):
-                self.fail(f"{shown!r} is no number; write for instance 1,0.5,0", param, ctx)
+                self.fail(f"{shown!r} is not a number; write for instance 1,0.5,0", param, ctx)
             if len(part) > MAX_DIGITS or not abs(float(part)) <= self.most:
                 self.fail(f"{shown} is too large; numbers go from {-self.most:g} to {self.most:g}", param, ctx)
             numbers.append(float(part))
@@ -58,7 +58,7 @@ class ClassChoice(click.ParamType):
         text = str(value).strip()
         if text.removeprefix("-").isdecimal():
             if text.startswith("-") or len(text) > 9:
-                self.fail(f"{text} is no class number; classes are numbered from 0", param, ctx)
+                self.fail(f"{text} is not a class number; classes are numbered from 0", param, ctx)
             return int(text)
         if not text:
             self.fail("is empty; give the number or name of a class", param, ctx)

@@ -155,7 +155,7 @@ def relative_links(images: Sequence[Path], folder: Path) -> list[str]:
     try:
         return [Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix() for path in images]
     except ValueError as error:
-        raise OutputError(f"--samples: {error}; copy the images beside the model") from error
+        raise OutputError(f"--samples: {error}; copy the images next to the model") from error
 
 
 def check_card(path: Path, name: str, *, overwrite: bool) -> None:

@@ -398,7 +398,7 @@ def _set_log_file(ctx: click.Context, parameter: click.Parameter, path: Path | N
         return
     try:
         why = "is a folder; give a file" if path.is_dir() else ""
-        why = why or ("" if path.parent.is_dir() else f"{path.parent} is no folder; create it")
+        why = why or ("" if path.parent.is_dir() else f"{path.parent} is not a folder; create it")
     except OSError as error:  # such as a name that is too long
         why = error.strerror or str(error)
     if why:

@@ -42,7 +42,7 @@ class Verbosity:
                 file.writelines(f"{now}  {line}\n" for line in text.strip("\n").splitlines())
         except OSError as error:
             path, self.log_file = self.log_file, None
-            echo(f"warning: --log-file {path}: {error.strerror or error}; going on without it", err=True)
+            echo(f"warning: --log-file {path}: {error.strerror or error}; continuing without it", err=True)
 
 
 VERBOSITY = Verbosity()

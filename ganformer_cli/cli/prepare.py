@@ -89,7 +89,7 @@ def catalogue_options(function: Any) -> Any:
 )  # fmt: skip
 @option(
     "--background", metavar="COLOR", default="white", group="Data set",
-    help="Colour behind transparent parts: a name, or #rrggbb.",
+    help="Background colour of transparent parts: a name, or #rrggbb.",
 )  # fmt: skip
 @option(
     "--value-range", type=ValueRangeType(), metavar="LOW,HIGH", group="Data set",

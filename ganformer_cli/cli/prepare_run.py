@@ -56,7 +56,7 @@ def run(job: PrepareJob, settings: Settings) -> dict[str, Any]:
                 prepared, kept = _prepare_known(job, settings, options, given, progress)
         except KeyboardInterrupt:
             progress.close()
-            progress.message(f"{job.name}: what is done is kept; the same command goes on from there")
+            progress.message(f"{job.name}: what is done is kept; the same command resumes from there")
             raise
     warn_of_empty_classes(prepared.manifest)
     warn_of_unused_range(prepared.manifest)
@@ -129,7 +129,7 @@ def _acquire(job: CatalogueSet, settings: Settings, options: PrepareOptions, pro
         if stage != [what]:
             stage[:] = [what]
             if what == "download" and done:
-                progress.message(f"{entry.name}: the download goes on at {done / MIB:.0f} MiB")
+                progress.message(f"{entry.name}: the download resumes at {done / MIB:.0f} MiB")
             progress.start((total or done) / MIB, "MiB", f"{words[what]} {entry.name}", done=done / MIB)
         progress.update(done / MIB)
 

@@ -94,7 +94,7 @@ DEFAULT_FOLDER = "projected"
     type=click.Path(path_type=Path, file_okay=False),
     default=DEFAULT_FOLDER,
     group="Output",
-    help="Folder of the results. The same command goes on where it was interrupted.",
+    help="Folder of the results. The same command resumes where it was interrupted.",
 )
 @boolean_option("--overwrite", default=False, group="Output", help="Replace another projection in the folder.")
 @boolean_option("--maps", default=False, group="Output", help="Also save what the components attend to.")
@@ -183,7 +183,7 @@ def command(
         frames = 0 if film is None else FRAMES
         found = _project(generator, fitted, distance, settings, folder, batch_size or DEFAULT_BATCH, frames)
         if found is None:
-            echo(f"{ctx.command_path}: interrupted; the same command goes on", err=True)
+            echo(f"{ctx.command_path}: interrupted; the same command resumes", err=True)
             raise click.exceptions.Exit(INTERRUPTED)
         record = folder.write(generator, fitted, found, film, maps=maps)
     if as_json:

@@ -34,7 +34,7 @@ SAMPLES = "samples"
 @boolean_option("--private", default=False, group="Hub", help="If the repository is new, only its owner sees it.")
 @option("--message", metavar="TEXT", default=None, group="Hub", help="Of the commit.  [default: the model's name]")
 @card_options
-@boolean_option("--dry-run", default=False, group="Hub", help="Show what would be pushed, and the card; ask nobody.")
+@boolean_option("--dry-run", default=False, group="Hub", help="Show what would be pushed, without asking the Hub.")
 @json_option
 def command(
     model: str,
@@ -101,7 +101,7 @@ def command(
         raise ConfigError(f"--private: {address.repo} exists, and everybody sees it; make it private in its settings")
     kept = README in there.files and not _is_generated(hub_text(address.repo, README) or "")
     if kept:
-        warn(f"{address.repo}: keeps its {README}, which somebody has written; the card is {CARD} there")
+        warn(f"{address.repo}: keeps its {README}, which was edited; the model card is {CARD} there")
     else:
         files[README] = text.encode()
     if not as_json:

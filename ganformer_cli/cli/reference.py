@@ -53,7 +53,7 @@ def reference() -> str:
     for name in COMMANDS:
         command = program.get_command(top, name)
         if not isinstance(command, GroupedCommand):
-            raise TypeError(f"the command {name} is no GroupedCommand")
+            raise TypeError(f"the command {name} is not a GroupedCommand")
         ctx = click.Context(command, info_name=name, parent=top, **command.context_settings)
         parts += _command(command, ctx)
     return "\n".join(parts).rstrip() + "\n"

@@ -55,7 +55,7 @@ def open_image(data: bytes) -> Image.Image:
         known = start_format(data[:64])
         if known == "HEIF":  # whatever it is called
             raise UnusableImageError(f"HEIC (to read it, {HEIF_INSTALL})") from None
-        raise UnusableImageError("not a picture of a known format") from None
+        raise UnusableImageError("not an image of a known format") from None
     except Image.DecompressionBombError:
         raise UnusableImageError(_too_many_pixels("")) from None
     except Exception as error:  # a damaged file can break a decoder in any way

@@ -155,9 +155,9 @@ def _read_checksums(book: Path) -> dict[str, str]:
     """The sums noted in ``book`` by the name of the file; none if there is no book."""
     if not book.exists():
         return {}
-    known = read_json(book, kind=DownloadError, remedy="delete it, and the sums are noted anew")
+    known = read_json(book, kind=DownloadError, remedy="delete it to compute the checksums again")
     if not isinstance(known, dict) or not all(isinstance(value, str) for value in known.values()):
-        raise DownloadError(f"{book}: not a table of checksums; delete it, and the sums are noted anew")
+        raise DownloadError(f"{book}: not a table of checksums; delete it to compute the checksums again")
     return known
 
 

@@ -135,8 +135,8 @@ class Download:
             yield
         except OSError as error:
             raise OutputError(
-                f"cannot write {error.filename or self.part}: {advice(error)}. Run the same again: the download goes "
-                "on where it stopped"
+                f"cannot write {error.filename or self.part}: {advice(error)}. Run the same again: the download "
+                "resumes where it stopped"
             ) from error
 
 
@@ -195,7 +195,7 @@ def _transfer(job: Download, ask: Ask) -> None:
             left = retries.wait(broken)
             if left is None:
                 raise DownloadError(
-                    f"cannot download {job.destination.name}: {broken}; run the same again later, which goes on where "
+                    f"cannot download {job.destination.name}: {broken}; run the same again later, which resumes where "
                     f"it stopped, or {job.by_hand}"
                 ) from broken
             retries = left
@@ -207,7 +207,7 @@ def _transfer(job: Download, ask: Ask) -> None:
         raise ChecksumError(
             f"{job.destination.name} of {job.address} has the {digest.kind} {digest.found}, where {digest.expected} is "
             f"expected: it was damaged on the way, or it is another file by now; it was put aside as {job.bad}. Run "
-            "the same again to download it anew"
+            "the same again to download it once more"
         )
     if job.checksum is not None:
         note_checked(job.destination, job.checksum)
@@ -384,7 +384,7 @@ def get(session: Session, url: str, headers: dict[str, str]) -> Response:
     except requests.RequestException:  # an OSError too, for _network
         raise
     except OSError as error:  # a folder of certificates that is set and not there, for instance
-        raise DownloadError(f"cannot ask for {url}: {error}; mend the setting that this names") from error
+        raise DownloadError(f"cannot ask for {url}: {error}; correct the setting that this names") from error
     except ValueError as error:  # of the place that an answer leads to
         raise DownloadError(f"{url} leads to an invalid address ({error}); check whether it has moved") from error
 

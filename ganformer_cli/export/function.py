@@ -57,7 +57,7 @@ class FunctionSettings:
     def check(self, generator: Generator) -> None:
         """Raise ConfigError unless ``generator`` has all of this."""
         if generator.config.vqgan:
-            raise ConfigError("a VQGAN is no function of a latent; export its decoder, a DecoderFunction")
+            raise ConfigError("a VQGAN is not a function of a latent; export its decoder, a DecoderFunction")
         if self.noise == "input" and not generator.noise_shapes():
             raise ConfigError("--noise input: this model was trained without noise; leave it out")
         if self.maps and not generator.config.has_maps:

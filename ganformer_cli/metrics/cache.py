@@ -57,10 +57,10 @@ class Cache:
                 header = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         except (SafetensorError, OSError, ValueError) as error:
-            self.notice(f"{path} is damaged ({error}); computing it anew")
+            self.notice(f"{path} is damaged ({error}); computing it again")
             return None
         if header.get(_DESCRIPTION) != _as_text(description) or header.get(_CHECKSUM) != _checksum(arrays):
-            self.notice(f"{path} is damaged (its checksum differs); computing it anew")
+            self.notice(f"{path} is damaged (its checksum differs); computing it again")
             return None
         return arrays
 

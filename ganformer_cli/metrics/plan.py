@@ -64,7 +64,7 @@ class EvaluationPlan:
 _IMPOSSIBLE: dict[Subject, str] = {
     "samples": (
         "this VQGAN is in stage 1: its transformer has not been trained, and there are no samples to score. Score its "
-        "reconstructions (--metrics rswd,psnr), go on with its training, or give a later snapshot"
+        "reconstructions (--metrics rswd,psnr), continue its training, or give a later snapshot"
     ),
     "reconstructions": "scores reconstructions, which only a VQGAN makes; leave it out",
 }

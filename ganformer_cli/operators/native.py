@@ -251,7 +251,7 @@ def _open(build: Build) -> Build:
         insist(lambda: torch.ops.load_library(str(build.path)))
     except OSError as error:
         text = " ".join(str(error).split())
-        raise BuildError(f"{build.path} cannot be loaded: {text}", "delete that file, and it is built anew") from error
+        raise BuildError(f"{build.path} cannot be loaded: {text}", "delete that file to build it again") from error
     return build
 
 

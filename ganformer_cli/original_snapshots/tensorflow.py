@@ -98,7 +98,7 @@ def _variables(network: TensorFlowNetwork, where: str, prefix: str = "") -> dict
     if version != VERSION:
         raise SnapshotError(
             f"{where}: a TensorFlow network of version {version!r}, and only {VERSION} can be read; load it with the "
-            "code that wrote it and save it anew"
+            "code that wrote it and save it again"
         )
     found: dict[str, Array] = {}
     variables = network.state.get("variables") or []

@@ -41,7 +41,7 @@ class ProjectionFolder:
     Args:
         path: of the folder.
         settings: JSON values that decide the result: the model, the images, the distance and so on.
-        overwrite: replace what is there instead of going on with it.
+        overwrite: replace what is there instead of continuing with it.
 
     Raises:
         OutputError: it holds other files.
@@ -61,7 +61,7 @@ class ProjectionFolder:
                 names = sorted({*found, *self.settings})
                 differing = [name for name in names if found.get(name) != self.settings.get(name)]
                 why = f"holds another projection ({', '.join(differing)} differ{'s' * (len(differing) == 1)})"
-            raise OutputError(f"--output-dir {path}: {why}; choose another folder, or say --overwrite")
+            raise OutputError(f"--output-dir {path}: {why}; choose another folder, or give --overwrite")
         ensure_writable_folder(path, "--output-dir")
         if not self.resumes:
             for state in (path / STATES).glob("batch*.safetensors"):

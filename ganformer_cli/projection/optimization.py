@@ -296,7 +296,7 @@ class Projector:
             self.step, self.frames = step, tensors["frames"]
         except (KeyError, ValueError, RuntimeError) as error:
             raise SnapshotError(
-                f"{where}: not a state of this projection ({error}); delete it, or say --overwrite"
+                f"{where}: not a state of this projection ({error}); delete it, or give --overwrite"
             ) from error
 
     def _parameters(self) -> dict[str, Tensor]:

@@ -248,7 +248,7 @@ class OutputFolders:
         if self.overwrite:
             return False
         raise OutputError(
-            f"{path}: {_difference(found, metadata)}; choose another --output-dir, or say --overwrite to replace it"
+            f"{path}: {_difference(found, metadata)}; choose another --output-dir, or give --overwrite to replace it"
         )
 
     def result(self, path: Path) -> Any:
@@ -289,8 +289,8 @@ class OutputFolders:
                 continue
             if read_metadata(folder / name) is None:
                 raise OutputError(
-                    f"{option} {folder}: holds other files, such as {name}; choose an empty folder, or say --overwrite "
-                    "to write beside them all the same"
+                    f"{option} {folder}: holds other files, such as {name}; choose an empty folder, or give "
+                    "--overwrite to write next to them"
                 )
 
     def _index(self, folder: Path) -> FolderIndex:

@@ -74,7 +74,7 @@ def check_latents(generator: Generator, latents: npt.NDArray[Any], space: Space,
         finite = np.isfinite(some).all(axis=tuple(range(1, some.ndim)))
         if not finite.all():
             row = start + int(finite.argmin())
-            raise ConfigError(f"{where}: row {row} has values that are no finite float32 numbers; leave it out")
+            raise ConfigError(f"{where}: row {row} has values that are not finite float32 numbers; leave it out")
 
 
 def as_float32(latents: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -80,11 +80,11 @@ def choose_parallelism(
     if used is not None and used != (choice.processes, choice.threads):
         message(
             f"this run has used {used[0]} processes with {used[1]} threads so far; with {choice.processes} and "
-            f"{choice.threads} it goes on the same up to rounding, if --batch-gpu is the same"
+            f"{choice.threads} it continues the same up to rounding, if --batch-gpu is the same"
         )
     if used is not None and processes is None and choice.processes > cores.whole:
         message(
-            f"warning: this run goes on with {choice.processes} processes, and this machine lets it use "
+            f"warning: this run continues with {choice.processes} processes, and this machine lets it use "
             f"{cores.number:.3g} CPU cores{f' ({cores.limit})' if cores.limit else ''}: --processes 1 may be faster"
         )
     return choice

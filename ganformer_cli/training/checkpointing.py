@@ -194,7 +194,7 @@ class Checkpointer:
             except headers.NewerError:
                 raise
             except SnapshotError as error:
-                self.warn("damaged state", f"{error}; going on from the one before")
+                self.warn("damaged state", f"{error}; continuing from the one before")
                 continue
             self.check_identity(state, override=override)
             self.load(state)
@@ -220,7 +220,7 @@ class Checkpointer:
         if state.identity.get("dataset") != self.dataset.fingerprint and not override:
             raise ConfigError(
                 f"{self.folder}: the images of data set {self.dataset.name} are not those that this run was trained "
-                "with; bring those back, go on with these with --override, or begin a new run with --restart"
+                "with; bring those back, continue with these with --override, or begin a new run with --restart"
             )
 
     def load(self, state: training_state.TrainingState) -> None:
@@ -236,7 +236,7 @@ class Checkpointer:
             self.warn(
                 "micro-batch",
                 f"this run has taken {before} images at a time so far, which {self.group.world_size} processes cannot; "
-                f"going on with {gan.micro_batch}. The results differ from there on: minibatch-std and noise "
+                f"continuing with {gan.micro_batch}. The results differ from there on: minibatch-std and noise "
                 "follow that number",
             )
         notice = self.scoring.warn_once

@@ -299,7 +299,7 @@ def process_group(device: torch.device) -> Iterator[Group]:
             raise
         raise TrainingError(
             f"process {group.rank} of {group.world_size} lost another one ({str(error).splitlines()[0][:200]}); what "
-            "that one said tells why. The same command goes on from the last state"
+            "that one said tells why. The same command resumes from the last state"
         ) from error
     else:
         if group.world_size > 1:

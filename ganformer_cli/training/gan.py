@@ -252,7 +252,7 @@ class GANTrainer(NetworkTrainer):
             if failure and several and not unproven:
                 raise TrainingError(
                     f"out of memory in process {self.group.rank} ({failure}); start again with a smaller --batch-gpu "
-                    f"than {self.micro_batch}: the run goes on from its last state"
+                    f"than {self.micro_batch}: the run resumes from its last state"
                 )
             failed = bool(failure)
             if unproven:

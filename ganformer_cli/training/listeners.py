@@ -71,7 +71,7 @@ class Listeners:
             except Exception as error:  # whatever a writer or its service does, training goes on
                 self.active.remove(listener)
                 reason = " ".join(str(error).split()) or type(error).__name__
-                self.warn(f"{listener.name}: {reason}; training goes on without it")
+                self.warn(f"{listener.name}: {reason}; training continues without it")
         self.seconds += time.perf_counter() - begun
 
     def close(self) -> None:

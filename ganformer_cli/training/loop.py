@@ -220,7 +220,7 @@ class Trainer:
         if self.counters.images_seen == 0:
             return f"run folder {self.folder}"
         if self.counters.images_seen < total:
-            return f"going on in {self.folder} at {self.kimg:g} kimg"
+            return f"resuming {self.folder} at {self.kimg:g} kimg"
         return (
             f"{self.folder} has its {self.kimg:g} kimg already; lengthen it with --total-kimg, "
             "or begin a new run with --restart"
@@ -282,7 +282,7 @@ class Trainer:
 
     def on_out_of_memory(self, micro_batch: int) -> None:
         """Memory ran out; the step is made again."""
-        self.checkpointer.warn("out of memory", f"out of memory; going on with {micro_batch} images at a time")
+        self.checkpointer.warn("out of memory", f"out of memory; continuing with {micro_batch} images at a time")
 
     def crossed(self, before: int, every_kimg: float) -> bool:
         """Whether the last step passed a multiple of ``every_kimg``."""
@@ -344,7 +344,7 @@ class Trainer:
         # The number of skipped images also changes the random numbers of the steps to come.
         self.counters.images_skipped = position - self.counters.images_seen
         self.checkpointer.warn(
-            "setback", f"NaN or inf in {broken} at {kimg:g} kimg; going on from {self.kimg:g} kimg with other images"
+            "setback", f"NaN or inf in {broken} at {kimg:g} kimg; continuing from {self.kimg:g} kimg with other images"
         )
 
     def broadcast_state(self) -> None:

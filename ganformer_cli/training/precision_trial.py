@@ -74,7 +74,7 @@ def read_precision(path: Path) -> dict[str, str]:
     values = read_json(path, max_bytes=1 << 16)
     blocks = _blocks(values.get("blocks") if isinstance(values, dict) else None)
     if blocks is None:
-        raise ConfigError(f"{path}: does not say which blocks compute in bf16; delete it, and a trial decides anew")
+        raise ConfigError(f"{path}: does not say which blocks compute in bf16; delete it to run the trial again")
     return blocks
 
 

@@ -156,7 +156,7 @@ class _Recorder(TorchDispatchMode):
             number = self._new(value)
             self.used[number] = value
             if id(value) not in self.allowed:
-                self.refusal = f"it reads a tensor {list(value.shape)} that nobody has named"
+                self.refusal = f"it reads a tensor {list(value.shape)} that is no named input"
         return _Place(number)
 
     def _result(self, value: Any) -> Any:

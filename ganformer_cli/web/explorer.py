@@ -145,7 +145,7 @@ class Explorer:
         if place not in requests:
             raise ConfigError(f"no request {place[:40]!r}; reload the page")
         if not isinstance(body, dict):
-            raise ConfigError("the request is no JSON object")
+            raise ConfigError("the request is not a JSON object")
         request = Request(body)
         if place != "change":
             request.check(_FIELDS[place])
@@ -444,7 +444,7 @@ class Explorer:
         if not self.model.changed():
             return None
         return (
-            f"{self.model.path.name} has changed on disk or is gone; this page goes on with the model as it was. "
+            f"{self.model.path.name} has changed on disk or is gone; this page continues with the model as it was. "
             "Start ganformer explore again for the new one."
         )
 

@@ -20,7 +20,7 @@ class Request:
     def check(self, names: set[str]) -> None:
         """Refuse fields of other names."""
         if others := self._body.keys() - names - {"what"}:
-            raise ConfigError(f"{min(others)[:40]!r}: is no field of this request; reload the page")
+            raise ConfigError(f"{min(others)[:40]!r}: is not a field of this request; reload the page")
 
     def _take(self, name: str, optional: bool) -> Any:
         value = self._body.get(name)

@@ -151,7 +151,7 @@ class History:
         for index, step in enumerate(self.steps):
             if step.number == number:
                 return index
-        raise ConfigError(f"step {number} is not in the history any more; choose another")
+        raise ConfigError(f"step {number} is no longer in the history; choose another")
 
     def _step(self, state: ImageState, title: str, gesture: str | None, starts: bool) -> HistoryStep:
         self._next += 1

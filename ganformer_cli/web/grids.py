@@ -38,7 +38,7 @@ def thumbnail(path: Path, side: int = 240) -> Content:
         state = os.stat(path)
         return _reduced(path, side, state.st_mtime_ns, state.st_size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise NotFoundError(f"{path.name}: is no image that can be read") from error
+        raise NotFoundError(f"{path.name}: is not an image that can be read") from error
 
 
 def embedded(path: Path, side: int) -> str:

@@ -123,5 +123,5 @@ def _explained(target: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows knows no quota
         first = "free some space" if full else "fix that"
         raise OutputError(
-            f"cannot write {target}: {reason}; {first} and run the same again: it goes on where it was. Or {remedy}"
+            f"cannot write {target}: {reason}; {first} and run the same again: it resumes where it was. Or {remedy}"
         ) from error

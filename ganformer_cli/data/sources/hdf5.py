@@ -92,7 +92,7 @@ class Hdf5Source(Arrayed, IndexedSource):
         if chunk > MAX_FILE_BYTES:
             raise DataError(
                 f"{self.path}: dataset {dataset.name} has chunks of {chunk >> 20} MiB, each of which has to fit into "
-                f"memory at once; write it anew with smaller ones (h5repack -l)"
+                f"memory at once; rewrite it with smaller ones (h5repack -l)"
             )
         claimed, held = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
         if is_archive_bomb(claimed, held):

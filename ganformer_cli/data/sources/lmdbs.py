@@ -158,7 +158,7 @@ class Unpacked:
     @staticmethod
     def _no_room(archive: Path, error: OSError) -> OutputError:
         return OutputError(
-            f"{archive} cannot be unpacked beside itself: {advice(error)}. Or unpack it by hand and give the folder"
+            f"{archive} cannot be unpacked in its folder: {advice(error)}. Or unpack it yourself and give the folder"
         )
 
     def _unpack(self, archive: Path, member: str) -> None:
@@ -173,8 +173,8 @@ class Unpacked:
             free = shutil.disk_usage(archive.parent).free
             if free < info.file_size + _SPARE:
                 raise OutputError(
-                    f"{archive} needs {info.file_size / 1e9:.1f} GB beside it to be unpacked, {free / 1e9:.1f} GB are "
-                    f"free; make room, or unpack it elsewhere and give the folder"
+                    f"{archive} needs {info.file_size / 1e9:.1f} GB in its folder to be unpacked, {free / 1e9:.1f} GB "
+                    f"are free; make room, or unpack it elsewhere and give the folder"
                 )
             self.folder.mkdir()
             written = 0
