@@ -418,7 +418,7 @@ def test_no_room_to_unpack(database: Path, tmp_path: Path, monkeypatch: pytest.M
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 1000))
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(OutputError, match=r"bedroom_lmdb\.zip needs 0\.0 GB beside it"):
+    with pytest.raises(OutputError, match=r"bedroom_lmdb\.zip needs 0\.0 GB in its folder"):
         open_source(path)
     assert sorted(os.listdir(tmp_path)) == before
 

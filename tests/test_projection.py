@@ -210,7 +210,7 @@ def test_images_that_cannot_be_projected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"small.png: too small: 4x9 px where 8x8 are needed"):
         read_image(save(tmp_path / "small.png", "RGB", (4, 9)), 8, 8)
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(DataError, match=r"text.png: not a picture"):
+    with pytest.raises(DataError, match=r"text.png: not an image"):
         read_image(tmp_path / "text.png", 8, 8)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="an empty folder"):

@@ -106,7 +106,7 @@ def test_a_tensor_that_nobody_named_is_not_frozen_into_the_recording() -> None:
     for i in range(4):
         held[0] = torch.full((2,), float(i))
         assert recorded(torch.ones(2))[0].tolist() == [i, i]  # type: ignore[union-attr]
-    assert "nobody has named" in recorded.refusal
+    assert "no named input" in recorded.refusal
 
 
 def test_a_number_of_python_that_changes_is_noticed_in_the_rehearsal() -> None:

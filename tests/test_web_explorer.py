@@ -119,7 +119,7 @@ def test_a_history_says_how_many_steps_it_has_dropped() -> None:
     for number in range(MAX_STEPS + 4):
         history.push(ImageState(source=number), "more")
     assert (len(history.steps), history.dropped, history.at) == (MAX_STEPS, 5, MAX_STEPS - 1)
-    with pytest.raises(ConfigError, match="not in the history"):
+    with pytest.raises(ConfigError, match="no longer in the history"):
         history.show(1)
 
 
@@ -404,7 +404,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(model: Generator, tmp_path:
         ("change", {"what": "psi", "psi": 1e300}, "from -4 to 4"),
         ("change", {"what": "psi", "psi": "0.5"}, "psi 0.5: give a number"),
         ("change", {"what": "psi", "psi": True}, "psi True"),
-        ("change", {"what": "psi", "psi": 1, "seed": 3}, "'seed': is no field"),
+        ("change", {"what": "psi", "psi": 1, "seed": 3}, "'seed': is not a field"),
         ("change", {"what": "image", "source": -1}, "source -1"),
         ("change", {"what": "image", "source": 2**64}, "source 18446744073709551616"),
         ("change", {"what": "image", "source": 1.5}, "whole number"),
@@ -416,12 +416,12 @@ def test_a_folder_that_cannot_be_written_to_is_named(model: Generator, tmp_path:
         ("change", {"what": "edit", "action": "toward-mean", "component": 0, "amount": 1e9}, "from -4 to 4"),
         ("change", {"what": "edit", "action": "remove", "component": 4}, "global latent, which cannot be removed"),
         ("change", {"what": "label", "class": 0}, "without labels"),
-        ("change", {"what": "step", "step": 99}, "not in the history"),
+        ("change", {"what": "step", "step": 99}, "no longer in the history"),
         ("change", {"what": "psi", "psi": 1, "gesture": "x" * 200}, "short text"),
         ("neighbours", {"amount": 1, "first": 2**53}, "first"),
         ("thumbnail", {"step": 1, "small": 1}, "neither true nor false"),
         ("save", {"kind": "../../etc/passwd"}, "choose one of image"),
-        ("save", {"kind": "image", "file": "/etc/passwd"}, "'file': is no field"),
+        ("save", {"kind": "image", "file": "/etc/passwd"}, "'file': is not a field"),
     ],
 )
 def test_bad_requests_say_what_is_wrong_and_change_nothing(
