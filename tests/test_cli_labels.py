@@ -100,8 +100,9 @@ def test_training_grids_draw_the_labels_of_the_data(ganformer: Run, runs: Path) 
     expected = sample(generator, range(4), truncation_psi=psi).permute(0, 2, 3, 1)
     newest = max((folder / "samples").glob("fakes-*.png"), key=lambda path: path.stat().st_mtime_ns)
     grid = read(newest)
-    pixels = {tuple(pixel) for pixel in grid.reshape(3, -1).T.tolist()}
-    assert {tuple(pixel) for pixel in expected.reshape(-1, 3).tolist()} <= pixels
+    pixels = grid.reshape(3, -1).T.astype(int)
+    # Training computes with weights that are prepared once, and may round to the next of 256 values.
+    assert all(np.abs(pixels - pixel).max(1).min() <= 1 for pixel in expected.reshape(-1, 3).numpy().astype(int))
 
 
 @pytest.mark.parametrize(
