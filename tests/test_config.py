@@ -147,6 +147,7 @@ WRONG_RUNS: list[tuple[dict[str, Any], list[str]]] = [
     ({"objective": "relativistic", "d_loss": "hinge"}, ["--d-loss hinge", "--objective relativistic"]),
     ({"objective": "relativistic", "augment": "ada"}, ["--augment ada", "--objective relativistic"]),
     ({"attention": "none", "locality_weight": 1.0}, ["--locality-weight 1", "--attention"]),
+    ({"components_num": 1, "map_divergence_weight": 1.0}, ["--map-divergence-weight 1", "--components-num"]),
     ({"pl_weight": -1.0}, ["--pl-weight -1"]),
     ({**BASELINES["GAN"], "style_mixing": 0.5}, ["--style-mixing 0.5", "--style False"]),
     ({"labels": True}, ["--labels"]),

@@ -82,6 +82,7 @@ OPTIONS: list[dict[str, Any]] = [
     *({"locality_weight": 2.0, "attention": kind} for kind in ("simplex", "duplex-equation", "kmeans")),
     {"locality_weight": 2.0, "batch_size": 8, "batch_gpu": 4, "pl_weight": 2.0},
     {"locality_weight": 2.0, **BASELINES["kGAN"]},
+    {"map_divergence_weight": 1.0},
     {"batch_size": 8, "batch_gpu": 4, "pl_weight": 2.0},
     {"labels": True},
     {"labels": True, "d_transformer": True, "mapping_resnet": False},
@@ -286,11 +287,12 @@ def test_the_relativistic_objective_is_its_formula(number: int) -> None:
 class Painter:
     """Stands for a generator of two components; each has the left or the right half of the image."""
 
-    def __init__(self, leak: float) -> None:
+    def __init__(self, leak: float, follows: float = 0.0) -> None:
         self.config = ModelConfig(resolution=8, components_num=2, latent_size=8)
         self.output_size = (8, 8)
         self.training = True
         self.leak = leak  # how much of a component's change goes into the other half
+        self.follows = follows  # how far the two components change places in every other image
 
     def train(self, mode: bool = True) -> None:
         self.training = mode
@@ -303,6 +305,7 @@ class Painter:
         assert noise_mode == "const"
         left = torch.tensor([1.0] * 4 + [0.0] * 4).expand(len(ws), 1, 8, 8)
         maps = torch.cat([left, 1 - left], 1)
+        maps[1::2] = maps[1::2].lerp(maps[1::2].flip(1), self.follows)
         on_attention(AttentionMap("b8.conv1", maps[:, None]))
         shown = maps + self.leak * (1 - maps)
         return (shown * ws[:, :2, 0, :1, None]).sum(1, keepdim=True).expand(-1, 3, -1, -1)
@@ -313,13 +316,25 @@ def test_locality_is_the_share_of_the_change_within_the_region(leak: float, loca
     """Half of the image is the region. With a leak of 0.5 two thirds of the change lie in it: (2/3 - 1/2) / (1/2)."""
     ws, other = torch.zeros(4, 3, 1, 1), torch.ones(4, 3, 1, 1)
     painter = Painter(leak)
-    found = losses.locality(cast(Generator, painter), ws, other)
+    found, _ = losses.region_terms(cast(Generator, painter), ws, other)
     torch.testing.assert_close(found, torch.full((4,), locality), atol=5e-3, rtol=0)
     assert painter.training
 
 
-def test_locality_can_be_trained() -> None:
-    """It has a gradient by what attends and what draws: descent on it alone, for the same latents, brings it up."""
+@pytest.mark.parametrize(("follows", "bits"), [(0.0, 0.0), (1.0, 1.0), (0.5, 0.311)])
+def test_the_divergence_of_maps_is_that_of_jensen_and_shannon(follows: float, bits: float) -> None:
+    """Regions that stay where they are have none, those that change places in every other image one bit.
+
+    In between, (1, 0) and (1/2, 1/2) have (H(3/4, 1/4) - H(1/2, 1/2) / 2) = 0.811 - 0.5.
+    """
+    painter = Painter(0.0, follows)
+    _, found = losses.region_terms(cast(Generator, painter), torch.zeros(4, 3, 1, 1), torch.ones(4, 3, 1, 1))
+    torch.testing.assert_close(found, torch.full((4,), bits), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("term", [0, 1])
+def test_terms_of_regions_can_be_trained(term: int) -> None:
+    """They have a gradient by what attends and what draws: descent on one alone, for the same latents, brings it up."""
     generator = trainer_of({"attention": "simplex"}).gan.generator
     parameters = [p.requires_grad_() for p in generator.synthesis_network.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-2)
@@ -328,7 +343,7 @@ def test_locality_can_be_trained() -> None:
     seen = []
     for _ in range(12):
         torch.manual_seed(0)
-        value = losses.locality(generator, ws, other).mean()
+        value = losses.region_terms(generator, ws, other)[term].mean()
         seen.append(value.item())
         optimizer.zero_grad()
         (-value).backward()

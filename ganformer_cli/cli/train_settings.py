@@ -271,8 +271,9 @@ def pretrained_config(origin: Origin, config: RunConfig, given: dict[str, Any]) 
     if not (found.style or found.has_components):
         train = dataclasses.replace(train, style_mixing=0.0)
     chosen = given_options(click.get_current_context())
-    if not found.can_be_local and "locality_weight" not in chosen:
-        train = dataclasses.replace(train, locality_weight=0.0)
+    if not found.can_be_local:
+        unused = {name: 0.0 for name in settings.REGION_WEIGHTS if name not in chosen}
+        train = dataclasses.replace(train, **unused)
     rate = original_dropout(origin)
     if rate is not None and "component_dropout" not in chosen:
         train = dataclasses.replace(train, component_dropout=rate)

@@ -34,6 +34,7 @@ from ganformer_cli.config.presets import (
 )
 from ganformer_cli.config.train import (
     PERCEPTUAL_LOSSES,
+    REGION_WEIGHTS,
     AugmentMode,
     DiscriminatorLoss,
     GeneratorLoss,
@@ -53,6 +54,7 @@ __all__ = [
     "MODEL_FIELDS",
     "NOT_OF_VQGAN",
     "PERCEPTUAL_LOSSES",
+    "REGION_WEIGHTS",
     "SCENES_RESOLUTION_CPU",
     "SCENES_RESOLUTION_GPU",
     "TRAIN_FIELDS",

@@ -416,7 +416,7 @@ class ModelConfig(JsonConfig):
 
     @property
     def can_be_local(self) -> bool:
-        """Whether --locality-weight acts: there are maps, and another component to compare with."""
+        """Whether components can be asked to keep to regions: there are maps, and another component to compare with."""
         return self.has_maps and self.components_num >= 2
 
     @property

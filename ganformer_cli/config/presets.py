@@ -8,7 +8,7 @@ from typing import Any
 
 from ganformer_cli.config.base import option_name, require, settings_of
 from ganformer_cli.config.model import ATTENTION_NAMES, ModelConfig, image_size
-from ganformer_cli.config.train import RunConfig, TrainConfig
+from ganformer_cli.config.train import REGION_WEIGHTS, RunConfig, TrainConfig
 
 MODEL_FIELDS = frozenset(settings_of(ModelConfig))
 TRAIN_FIELDS = frozenset(settings_of(TrainConfig))
@@ -37,7 +37,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 #: The part of a data set's preset that is meant for a model with components.
 COMPONENT_SETTINGS = (
     *("components_num", "latent_size", "style", "mapping_ltnt2ltnt"),
-    *("g_start_res", "locality_weight"),
+    *("g_start_res", *REGION_WEIGHTS),
 )
 
 #: What the networks and the training of a VQGAN do not read.
@@ -47,7 +47,8 @@ NOT_OF_VQGAN = frozenset(
         *("mapping_ltnt2ltnt", "w_avg_per_component", "g_arch", "local_noise", "tanh", "g_img2img", "merge_type"),
         *("merge_layer", "d_arch", "mbstd_group_size", "augment", "augment_p", "augment_target", "augment_kimg"),
         *("objective", "gamma", "g_loss", "d_loss", "pl_weight", "g_reg_interval", "d_reg_interval", "style_mixing"),
-        *("component_mixing", "component_dropout", "locality_weight", "freeze_d", "checkpoint_activations"),
+        *("component_mixing", "component_dropout", "freeze_d", "checkpoint_activations"),
+        *REGION_WEIGHTS,
         "truncation_psi",
     }
 )
@@ -188,8 +189,8 @@ def resolve_run(
     if "g_start_res" not in given and values.get("g_start_res", 0) >= given.get("g_end_res", math.inf):
         del values["g_start_res"]
     model = ModelConfig(**{k: v for k, v in values.items() if k in MODEL_FIELDS})
-    if "locality_weight" not in given and not model.can_be_local:
-        values["locality_weight"] = 0.0
+    if not model.can_be_local:
+        values.update({name: 0.0 for name in REGION_WEIGHTS if name not in given})
     if values.get("pretrained_pkl") is None:
         model.check_attention_acts()
     return RunConfig(

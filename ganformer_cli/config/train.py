@@ -106,6 +106,11 @@ class TrainConfig(JsonConfig):
         "Weight of locality: of a component's change, the share within the region that attends to it.",
         bounds=_WEIGHT,
     )
+    map_divergence_weight: float = _TRAINING(
+        0.0,
+        "Weight of how far the attention maps of two images differ, so that regions follow the image.",
+        bounds=_WEIGHT,
+    )
     # These also set the time scales of the two optimisers (lazy regularisation).
     g_reg_interval: int = _TRAINING(4, "Steps between two path length penalties.", bounds=_MANY)
     d_reg_interval: int = _TRAINING(16, "Steps between two R1 penalties.", bounds=_MANY)
@@ -248,10 +253,18 @@ class TrainConfig(JsonConfig):
         return self.d_loss != "wgan" and self.objective == "separate"
 
     @property
+    def shapes_regions(self) -> bool:
+        """Whether the generator is rewarded for where its components act."""
+        return self.locality_weight > 0 or self.map_divergence_weight > 0
+
+    @property
     def micro_batch(self) -> int:
         """Images per forward pass, if they fit into memory."""
         return self.batch_size if self.batch_gpu is None else self.batch_gpu
 
+
+#: Weights of what is asked of components and their regions.
+REGION_WEIGHTS = ("locality_weight", "map_divergence_weight")
 
 _VQGAN_ONLY = (
     "vq_stage",
@@ -290,12 +303,13 @@ class RunConfig:
             f"--component-dropout {self.train.component_dropout} with --attention {self.model.attention}: there are no "
             "components to drop; leave it out or choose another --attention",
         )
-        require(
-            self.train.locality_weight == 0 or self.model.can_be_local,
-            f"--locality-weight {self.train.locality_weight} looks at the attention maps of at least 2 "
-            "components, which this model does not have; leave it out or choose another --attention or "
-            "--components-num",
-        )
+        for name in REGION_WEIGHTS:
+            weight = getattr(self.train, name)
+            require(
+                weight == 0 or self.model.can_be_local,
+                f"{option_name(name)} {weight} looks at the attention maps of at least 2 components, which this model "
+                "does not have; leave it out or choose another --attention or --components-num",
+            )
         require(
             self.model.components_num >= 2 or self.train.component_mixing == 0,
             f"--component-mixing {self.train.component_mixing} with --components-num {self.model.components_num}: "

@@ -321,7 +321,7 @@ class GANTrainer(NetworkTrainer):
         """
         options = self.config.train
         due = number % options.g_reg_interval == 0
-        regularise, localise = due and options.pl_weight > 0, due and options.locality_weight > 0
+        regularise, localise = due and options.pl_weight > 0, due and options.shapes_regions
         for part in self.seeded_parts(seed):
             last = part.stop == self.local_batch_size
             completes = last and not regularise and not localise
@@ -336,15 +336,18 @@ class GANTrainer(NetworkTrainer):
                 values = self.generator_pass(arguments, self.backward(result, last=completes))
             for name, value in values.items():
                 result.add(name, value)
-            some = slice(part.start, part.start + max(1, (part.stop - part.start) // losses.PL_BATCH_SHRINK))
+            half = (part.stop - part.start) // losses.PL_BATCH_SHRINK
             if localise:
+                some = slice(part.start, part.start + max(2, half))
                 first, second = self.draw_latents(c, some, result), self.draw_latents(c, some, result)
-                locality = losses.locality(self.generator, first, second)
-                weight = options.locality_weight * options.g_reg_interval / len(self.parts)
-                self.backward(result, last=last and not regularise)(locality.mean() * -weight, True)
+                locality, divergence = losses.region_terms(self.generator, first, second)
+                gain = options.locality_weight * locality.mean() + options.map_divergence_weight * divergence.mean()
+                weight = options.g_reg_interval / len(self.parts)
+                self.backward(result, last=last and not regularise)(gain * -weight, True)
                 result.add("locality", locality)
+                result.add("map_divergence", divergence)
             if regularise:
-                ws = self.draw_latents(c, some, result)
+                ws = self.draw_latents(c, slice(part.start, part.start + max(1, half)), result)
                 weight = options.pl_weight * options.g_reg_interval / len(self.parts)
                 with full_precision(self.generator):
                     penalty, pl_mean = losses.path_length_penalty(self.generator, ws, self.pl_mean)

@@ -122,21 +122,25 @@ def path_length_penalty(generator: Generator, ws: Tensor, mean: Tensor) -> tuple
     return (lengths - mean).square(), mean
 
 
-def locality(generator: Generator, ws: Tensor, other: Tensor) -> Tensor:
-    """How much of the change that a component makes lies where the image attends to it.
+def region_terms(generator: Generator, ws: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """How much of a component's change lies where the image attends to it, and how much these regions follow the image.
 
-    In each image one component, drawn at random, is exchanged for that of another latent. With the change's share
-    within the component's region, before or after, and the region's share of the image (what an even change would
+    *Locality.* In each image one component, drawn at random, is exchanged for that of another latent. With the change's
+    share within the component's region, before or after, and the region's share of the image (what an even change would
     give), it is (inside − expected) / (1 − expected): 0 is chance, 1 is a change within the region alone. The region is
     soft, the mean of all layers' maps, so that layers have to agree.
 
+    *Divergence of maps.* The Jensen-Shannon divergence in bits, at each position, of the attention to the components in
+    an image and in the next one, on average over positions and layers: 0 if regions are the same places in all images,
+    1 if no position attends to the same component in both.
+
     Args:
         generator: with attention; dropout is off, and the noise is the same before and after.
-        ws: ``[B, m+1, L, w]``.
+        ws: ``[B, m+1, L, w]``, of at least two images.
         other: likewise, what components are taken from.
 
     Returns:
-        ``[B]``, differentiable by the generator's parameters.
+        locality ``[B]`` and divergence ``[B]``, differentiable by the generator's parameters.
     """
     batch = len(ws)
     chosen = torch.randint(generator.config.components_num, (batch,), device=ws.device)
@@ -144,10 +148,15 @@ def locality(generator: Generator, ws: Tensor, other: Tensor) -> Tensor:
     rows, columns = torch.arange(2 * batch, device=ws.device), chosen.repeat(2)
     grid = generator.config.grid(generator.config.resolution)
     maps: list[Tensor] = []
+    divergences: list[Tensor] = []
 
     def keep(found: AttentionMap) -> None:
-        shares = found.probabilities.mean(1)[rows, columns]
-        maps.append(crop_centre(F.interpolate(shares[:, None], grid, mode="bilinear"), generator.output_size))
+        shares = found.probabilities.mean(1)
+        part = shares[rows, columns][:, None]
+        maps.append(crop_centre(F.interpolate(part, grid, mode="bilinear"), generator.output_size))
+        here = shares[:batch].float()
+        next_one = here.roll(1, 0)
+        divergences.append((entropy((here + next_one) / 2) - (entropy(here) + entropy(next_one)) / 2).mean((1, 2)))
 
     with evaluating(generator):
         images = generator.synthesis(torch.cat([ws, torch.where(taken, other, ws)]), "const", on_attention=keep)
@@ -156,7 +165,13 @@ def locality(generator: Generator, ws: Tensor, other: Tensor) -> Tensor:
     # The square root has no derivative at 0.
     change = ((after - before).square().mean(1) + 1e-8).sqrt().flatten(1)
     inside, expected = (change * region).sum(1) / change.sum(1), region.mean(1)
-    return (inside - expected) / (1 - expected + 1e-3)  # a component may own the whole image
+    # A component may own the whole image.
+    return (inside - expected) / (1 - expected + 1e-3), torch.stack(divergences).mean(0)
+
+
+def entropy(shares: Tensor) -> Tensor:
+    """Entropy in bits of ``shares [B, m, H, W]``, which sum to one over m: ``[B, H, W]``."""
+    return -(shares * (shares + 1e-8).log2()).sum(1)
 
 
 def mixed_latents(
