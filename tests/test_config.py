@@ -215,9 +215,10 @@ def test_ganformer_default_is_the_released_layer() -> None:
     ],
 )
 def test_a_preset_asks_no_model_for_what_it_cannot_do(options: dict[str, Any], weight: float, start: int) -> None:
-    preset = {"style": False, "g_start_res": 3, "locality_weight": 1.0, "local_noise": False, "style_mixing": 0.0}
+    preset = {"style": False, "g_start_res": 3, "locality_weight": 1.0, "map_divergence_weight": 1.0}
     run = resolve_run({"resolution": 32, **options}, dataset_preset=preset, on_cpu=True)
     assert (run.train.locality_weight, run.model.g_start_res) == (weight, start)
+    assert run.train.map_divergence_weight == min(weight, 1)
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
