@@ -3,7 +3,8 @@
 //   g = gradient · gain;  m ← β₁ m + (1 − β₁) g;  v ← β₂ v + (1 − β₂) g²
 //   w ← w − lr / (1 − β₁ᵗ) · m / (√(v / (1 − β₂ᵗ)) + ε);  acting = w · gain;  cast = acting in bfloat16
 //
-// The gradient is that of `acting`. Where nothing but w acts, the gain is 1 and there is no `acting`.
+// The gradient is that of `acting`. Where nothing but w acts, the gain is 1 and there is no `acting`. With β₁ = 0 m is the
+// gradient, and need not be kept.
 
 #include "common.h"
 
@@ -25,7 +26,7 @@ struct Rule {
 
 struct Weight {
   const float* gradient;
-  float *parameter, *first, *second;
+  float *parameter, *first, *second;  // no first moment where β₁ is 0
   float* acting;   // or null
   BFloat16* cast;  // or null
   int64_t size;
@@ -47,7 +48,9 @@ double update(const Weight& w, const Rule& rule, int64_t begin, int64_t end) {
     const float g = gradient[i] * gain;
     const float m = kMomentum ? beta1 * first[i] + rest1 * g : g;
     const float v = beta2 * second[i] + rest2 * g * g;
-    first[i] = m;
+    if (kMomentum) {
+      first[i] = m;
+    }
     second[i] = v;
     parameter[i] -= rate * m / (std::sqrt(v) * correction + epsilon);
     sums[lane] += g * g;
@@ -97,7 +100,7 @@ void check(const char* argument, const Tensor& x, const Tensor& parameter, Scala
 }
 
 Tensor adam_step(
-    std::vector<Tensor> parameters, std::vector<Tensor> gradients, std::vector<Tensor> firsts,
+    std::vector<Tensor> parameters, std::vector<Tensor> gradients, std::vector<std::optional<Tensor>> firsts,
     std::vector<Tensor> seconds, std::vector<Tensor> steps, std::vector<std::optional<Tensor>> acting,
     std::vector<std::optional<Tensor>> casts, std::vector<double> gains, double lr, double beta1, double beta2,
     double epsilon) {
@@ -115,7 +118,10 @@ Tensor adam_step(
       Tensor copy = torch::stable::empty_like(parameter);
       gradients[i] = torch::stable::copy_(copy, gradients[i]);
     }
-    check("first moments", firsts[i], parameter, ScalarType::Float);
+    STD_TORCH_CHECK(firsts[i].has_value() == (beta1 != 0), "adam_step: there are first moments unless beta1 is 0");
+    if (firsts[i].has_value()) {
+      check("first moments", *firsts[i], parameter, ScalarType::Float);
+    }
     check("second moments", seconds[i], parameter, ScalarType::Float);
     check_type("adam_step", "steps", steps[i], ScalarType::Float);
     STD_TORCH_CHECK(steps[i].numel() == 1, "adam_step: a step must be one number");
@@ -134,8 +140,8 @@ Tensor adam_step(
     const double step = *data<float>(steps[i]) + 1.0;
     const int64_t size = parameters[i].numel();
     weights.push_back(Weight{
-        data<float>(gradients[i]), mutable_data<float>(parameters[i]), mutable_data<float>(firsts[i]),
-        mutable_data<float>(seconds[i]), acting[i].has_value() ? mutable_data<float>(*acting[i]) : nullptr,
+        data<float>(gradients[i]), mutable_data<float>(parameters[i]),
+        firsts[i].has_value() ? mutable_data<float>(*firsts[i]) : nullptr, mutable_data<float>(seconds[i]), acting[i].has_value() ? mutable_data<float>(*acting[i]) : nullptr,
         casts[i].has_value() ? mutable_data<BFloat16>(*casts[i]) : nullptr, size, static_cast<float>(gains[i]),
         static_cast<float>(lr / (1 - std::pow(beta1, step))),
         static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, step)))});
@@ -171,7 +177,7 @@ Tensor adam_step(
 STABLE_TORCH_LIBRARY_FRAGMENT(ganformer, m) {
   // Lists with one entry a weight, all float32 except casts, which are bfloat16; returns the norm of all gradients, [].
   m.def(
-      "adam_step(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] firsts, Tensor(c!)[] seconds, Tensor(d!)[] steps,"
+      "adam_step(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)?[] firsts, Tensor(c!)[] seconds, Tensor(d!)[] steps,"
       " Tensor(e!)?[] acting, Tensor(f!)?[] casts, float[] gains, float lr, float beta1, float beta2, float epsilon)"
       " -> Tensor");
 }

@@ -284,6 +284,26 @@ def test_the_relativistic_objective_is_its_formula(number: int) -> None:
     assert value.item() == pytest.approx(torch.log1p(torch.exp(difference)).mean().item(), rel=1e-5)
 
 
+def test_fakes_and_reals_apart_have_the_gradients_of_both_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = trainer_of({"style_mixing": 0.0}).gan
+    assert isinstance(gan, GANTrainer)
+    real = torch.rand(gan.local_batch_size, 3, 32, 32) * 2 - 1
+    found = []
+    for most in (2**17, 0):
+        monkeypatch.setattr("ganformer_cli.training.gan.MAX_POSITIONS_TOGETHER", most)
+        gan.recordings.clear()
+        result = StepResult()
+        with gan.training_discriminator():
+            gan.discriminator_gradients(real, None, 1, result, "seed")
+        values = {name: value for name, value in result.values if name != "sign_real"}
+        found.append([*values.values(), *gan.d_weights.gradients().values()])
+        gan.d_weights.clear_gradients()
+    together, apart = found
+    assert len(apart) == len(together) > 10
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 class Painter:
     """Stands for a generator of two components; each has the left or the right half of the image."""
 

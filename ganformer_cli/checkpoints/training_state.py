@@ -22,9 +22,7 @@ from ganformer_cli.checkpoints import headers, snapshots
 from ganformer_cli.checkpoints.run_folder import STATE_FOLDER
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.files import Warn, remove
-
-#: Adam's state of a parameter.
-ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
+from ganformer_cli.models.prepared import adam_keys
 
 Optimizers = Mapping[str, tuple[torch.optim.Optimizer, nn.Module]]
 
@@ -121,7 +119,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
         f"{name}.{key}": optimizer.state[parameter][key]
         for name, parameter in module.named_parameters()
         if parameter in optimizer.state
-        for key in ADAM_KEYS
+        for key in adam_keys(optimizer)
     }
 
 
@@ -180,7 +178,8 @@ def apply_state(
         shapes = {key: tuple(value.shape) for key, value in parts[name].items()}
         snapshots.check_fit(module, shapes, f"{state.path} ({name})")
     memories = {
-        name: _adam_memory(module, parts[name], f"{state.path} ({name})") for name, (_, module) in optimizers.items()
+        name: _adam_memory(optimizer, module, parts[name], f"{state.path} ({name})")
+        for name, (optimizer, module) in optimizers.items()
     }
     for name, module in networks.items():
         module.load_state_dict(parts[name])
@@ -200,13 +199,18 @@ def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _adam_memory(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[nn.Parameter, dict[str, Tensor]]:
+def _adam_memory(
+    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor], where: str
+) -> dict[nn.Parameter, dict[str, Tensor]]:
     """Adam's state by parameter, from what ``optimizer_tensors`` returned."""
     if not tensors:
         return {}
+    keys = adam_keys(optimizer)
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    wanted = {f"{name}.{key}": parameter for name, parameter in trained.items() for key in ADAM_KEYS}
-    unlike = sorted(set(wanted) ^ set(tensors))
+    wanted = {f"{name}.{key}": parameter for name, parameter in trained.items() for key in keys}
+    # Earlier versions kept first moments that nobody reads.
+    unread = set() if "exp_avg" in keys else {f"{name}.exp_avg" for name in trained}
+    unlike = sorted(set(wanted) ^ (set(tensors) - unread))
     unlike += [
         name for name in wanted if name in tensors and not name.endswith(".step")
         and tensors[name].shape != wanted[name].shape
@@ -217,6 +221,6 @@ def _adam_memory(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     for name, parameter in trained.items():
         # In the layout of the parameter, as Adam makes it.
         memory[parameter] = {"step": tensors[f"{name}.step"]} | {
-            key: torch.empty_like(parameter, device="cpu").copy_(tensors[f"{name}.{key}"]) for key in ADAM_KEYS[1:]
+            key: torch.empty_like(parameter, device="cpu").copy_(tensors[f"{name}.{key}"]) for key in keys[1:]
         }
     return memory

@@ -144,12 +144,18 @@ class PreparedWeights:
             tensor.grad = None
 
 
+def adam_keys(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """What is kept of each parameter. With β₁ = 0 the first moment is the gradient, and nothing keeps it."""
+    first = () if optimizer.defaults["betas"][0] == 0 else ("exp_avg",)
+    return ("step", *first, "exp_avg_sq")
+
+
 def adam_memory(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """What a fused Adam keeps of a parameter; zeros before its first step."""
+    """What a fused Adam keeps of a parameter, by ``adam_keys``; zeros before its first step."""
     memory: dict[str, Tensor] = optimizer.state[parameter]
     if not memory:
         memory["step"] = torch.zeros([], device=parameter.device)
-        memory["exp_avg"], memory["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        memory.update({key: torch.zeros_like(parameter) for key in adam_keys(optimizer)[1:]})
     return memory
 
 

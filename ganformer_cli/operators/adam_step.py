@@ -52,6 +52,7 @@ def adam_step(
         weights: see ``ActingWeight``.
         gradients: by what acts, each like its parameter.
         memories: of each weight, as ``torch.optim.Adam(fused=True)`` keeps it: ``exp_avg``, ``exp_avg_sq``, ``step``.
+            With β₁ = 0 there is no ``exp_avg``: it is the gradient.
         lr: learning rate.
         betas: decay rates of the moments.
         eps: added to the root.
@@ -63,7 +64,7 @@ def adam_step(
         GanformerError: a tensor does not fit its parameter; nothing has been changed.
     """
     parameters = [weight.parameter for weight in weights]
-    moments = [[memory[key] for memory in memories] for key in ("exp_avg", "exp_avg_sq", "step")]
+    moments = [[memory.get(key) for memory in memories] for key in ("exp_avg", "exp_avg_sq", "step")]
     acting, casts = [weight.acting for weight in weights], [weight.cast for weight in weights]
     gains = [weight.gain for weight in weights]
     if not _is_served(parameters, casts):
@@ -90,7 +91,7 @@ def _is_served(parameters: Sequence[Tensor], casts: Sequence[Tensor | None]) -> 
 def adam_step_reference(
     parameters: list[Tensor],
     gradients: list[Tensor],
-    firsts: list[Tensor],
+    firsts: list[Tensor | None],
     seconds: list[Tensor],
     steps: list[Tensor],
     gains: list[float],
@@ -104,7 +105,7 @@ def adam_step_reference(
     adam(
         parameters,
         scaled,
-        firsts,
+        [g if first is None else first for first, g in zip(firsts, scaled, strict=True)],
         seconds,
         [],
         steps,

@@ -17,6 +17,7 @@ import torch
 from ganformer_cli.config import RunConfig
 from ganformer_cli.files import MIB
 from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
+from ganformer_cli.models.prepared import adam_keys
 from ganformer_cli.training.distributed import ONE_PROCESS
 from ganformer_cli.training.network_trainer import NetworkTrainer, trial_labels
 
@@ -89,8 +90,12 @@ def fit_micro_batch(gan: NetworkTrainer, message: Callable[[str], None]) -> int:
 
 
 def optimizer_mib(gan: NetworkTrainer) -> float:
-    """Memory of Adam's moments that do not exist yet, which no trial creates: twice the parameters."""
-    return 2 * sum(_mib(module) for optimizer, module in gan.optimizers.values() if not optimizer.state)
+    """Memory of Adam's moments that do not exist yet, which no trial creates: once or twice the parameters."""
+    return sum(
+        (len(adam_keys(optimizer)) - 1) * _mib(module)
+        for optimizer, module in gan.optimizers.values()
+        if not optimizer.state
+    )
 
 
 def run_trial(gan: NetworkTrainer, micro_batch: int, *, regularised: bool) -> Trial:
@@ -152,7 +157,8 @@ def disk_mib(networks: Mapping[str, torch.nn.Module], config: RunConfig) -> tupl
     """
     own = {name: _mib(module) for name, module in networks.items()}
     snapshot = sum(own.values())
-    state = snapshot + 2 * (own["generator"] + own["discriminator"])
+    moments = 2 if config.model.vqgan else 1  # of Adam; the first is not kept where its decay rate is 0
+    state = snapshot + moments * (own["generator"] + own["discriminator"])
     return snapshot + state, config.train.last_snapshots * snapshot + config.train.last_states * state
 
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ganformer_cli.checkpoints.training_state import ADAM_KEYS
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.models import Generator
@@ -167,8 +166,7 @@ class NetworkTrainer(ABC):
         for optimizer, module in self.optimizers.values():
             if self.group.run_on_rank0(lambda optimizer=optimizer: bool(optimizer.state)):  # type: ignore[misc]
                 for parameter in (p for p in module.parameters() if p.requires_grad):
-                    memory = adam_memory(optimizer, parameter)
-                    tensors += [memory[key] for key in ADAM_KEYS]
+                    tensors += adam_memory(optimizer, parameter).values()
         for tensor in [*tensors, *self.scalars.values()]:
             self.group.broadcast(tensor)
         self.micro_batch = self.group.run_on_rank0(lambda: self.micro_batch)
