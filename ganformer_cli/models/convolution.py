@@ -174,10 +174,10 @@ def _energy(weight: Tensor, *, transposed: bool) -> Tensor:
     return energy.t() if transposed else energy
 
 
-def _convolution(x: Tensor, weight: Tensor, shape: ConvShape, output_padding: Sequence[int] = (0, 0)) -> Tensor:
+def _convolution(x: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:
     stride, padding = [shape.stride] * 2, [shape.padding] * 2
     result: Tensor = torch.ops.aten.convolution.default(
-        x, weight, None, stride, padding, [1, 1], shape.transposed, output_padding, 1
+        x, weight, None, stride, padding, [1, 1], shape.transposed, [0, 0], 1
     )
     return result
 
@@ -195,13 +195,12 @@ def _gradients(
 
 def _adjoint(gradient: Tensor, weight: Tensor, shape: ConvShape, size: Sequence[int]) -> Tensor:
     """Gradient by an input of height and width ``size``, from the weight alone."""
-    if shape.stride == 1:
-        # The same as a plain convolution, which oneDNN computes faster than a transposed one.
-        flipped = ConvShape(padding=weight.shape[-1] - 1 - shape.padding)
-        return _convolution(gradient, weight.transpose(0, 1).flip((2, 3)), flipped)
-    if shape.transposed:
-        return _convolution(gradient, weight, shape._replace(transposed=False))
-    # Rows and columns that the last step of the stride did not reach.
-    reached = ((n - 1) * shape.stride - 2 * shape.padding + weight.shape[-1] for n in gradient.shape[2:])
-    rest = [n - covered for n, covered in zip(size, reached, strict=True)]
-    return _convolution(gradient, weight, shape._replace(transposed=True), rest)
+    channels_last = gradient.is_contiguous(memory_format=torch.channels_last)
+    x = torch.empty(  # nobody reads or writes its numbers
+        [len(gradient), weight.shape[0 if shape.transposed else 1], *size],
+        dtype=gradient.dtype,
+        device=gradient.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+    by_x: Tensor = _gradients(gradient, x, weight, shape, (True, False))[0]
+    return by_x
