@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.models import Generator
-from ganformer_cli.models.prepared import adam_memory
+from ganformer_cli.models.prepared import adam_keys, adam_memory
 from ganformer_cli.sampling import sample_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 
@@ -166,7 +166,8 @@ class NetworkTrainer(ABC):
         for optimizer, module in self.optimizers.values():
             if self.group.run_on_rank0(lambda optimizer=optimizer: bool(optimizer.state)):  # type: ignore[misc]
                 for parameter in (p for p in module.parameters() if p.requires_grad):
-                    tensors += adam_memory(optimizer, parameter).values()
+                    memory = adam_memory(optimizer, parameter)
+                    tensors += [memory[key] for key in adam_keys(optimizer)]
         for tensor in [*tensors, *self.scalars.values()]:
             self.group.broadcast(tensor)
         self.micro_batch = self.group.run_on_rank0(lambda: self.micro_batch)
