@@ -187,6 +187,7 @@ def gpus_found(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     import torch
 
     def found(number: int) -> None:
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
 
@@ -233,6 +234,25 @@ def test_machine_without_gpu_warns_once_and_uses_the_cpu(
     said = capsys.readouterr()
     number = ",".join(map(str, gpus))
     assert said == ("", f"ganformer try: warning: --gpus {number}: torch finds no GPU here; using the CPU\n")
+
+
+@pytest.mark.parametrize(("driver", "index"), [((13, 1), "cu130"), ((12, 6), "cu126"), (None, "cu130")])
+def test_a_torch_without_cuda_is_told_with_the_command_that_installs_one(
+    gpus_found: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, driver: tuple[int, int] | None, index: str
+) -> None:
+    import torch
+
+    from ganformer_cli.operators import checks
+
+    gpus_found(0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    cards = checks.Cards(("card",), "580", driver, works=True) if driver else checks.Cards()
+    monkeypatch.setattr(checks, "find_cards", lambda environment: cards)
+    with pytest.raises(ConfigError) as error:
+        pick_devices((0, 1), training=True)
+    command = f"run: pip install --upgrade torch --index-url https://download.pytorch.org/whl/{index} "
+    assert command in str(error.value)
+    assert ("install NVIDIA's driver" in str(error.value)) == (driver is None)
 
 
 def test_a_machine_without_gpus_does_not_train_for_several(gpus_found: Callable[[int], None]) -> None:

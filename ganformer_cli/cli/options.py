@@ -357,8 +357,10 @@ def pick_devices(gpus: tuple[int, ...] | None, *, training: bool = False) -> lis
     said = f"--gpus {','.join(map(str, gpus))}"
     if not found:
         if training and len(gpus) > 1:
-            raise ConfigError(f"{said}: torch finds no GPU here (see ganformer doctor); --gpus none is the CPU")
-        warn(f"{said}: torch finds no GPU here; using the CPU")
+            raise ConfigError(
+                f"{said}: torch finds no GPU here (see ganformer doctor); --gpus none is the CPU{_cuda_hint()}"
+            )
+        warn(f"{said}: torch finds no GPU here; using the CPU{_cuda_hint()}")
         return [torch.device("cpu")]
     if training and found > 1 and gpus == (found,):
         gpus = tuple(range(found))
@@ -366,6 +368,17 @@ def pick_devices(gpus: tuple[int, ...] | None, *, training: bool = False) -> lis
         last = f"0 to {found - 1}" if found > 1 else "0"
         raise ConfigError(f"{said}: there is no GPU {missing[0]} here; choose from {last}")
     return [torch.device("cuda", number) for number in gpus]
+
+
+def _cuda_hint() -> str:
+    """Where torch is built for the CPU only, as pip installs it on Windows: how to get one for GPUs."""
+    import torch
+
+    if torch.version.cuda or torch.version.hip:
+        return ""
+    from ganformer_cli.operators.checks import find_cards, how_to_install_cuda
+
+    return f". This torch is for the CPU only; for an NVIDIA GPU, {how_to_install_cuda(find_cards(os.environ))}"
 
 
 def pick_device(gpus: tuple[int, ...] | None) -> torch.device:

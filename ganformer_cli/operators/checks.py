@@ -175,9 +175,11 @@ def check_cuda(cards: Cards, wanted: tuple[int, ...]) -> Check:
         state, found = "note", f"a torch for AMD's ROCm {torch.version.hip}, with which ganformer is not tested"
     elif not wanted and not cards.names:
         state, found = "note", "this torch is for the CPU only, and there is no NVIDIA card"
+        if sys.platform == "win32":  # where a card without a driver is not seen
+            found += f"; for one, {how_to_install_cuda(cards)}"
     elif not wanted:
         found = f"{cards.names[0]} is installed ({driver}), but this torch is for the CPU only"
-        remedy = _install_torch_for(cards)
+        remedy = how_to_install_cuda(cards)
     elif torch.cuda.is_available():
         state = "good"
     elif not cards.names:
@@ -194,8 +196,8 @@ def check_cuda(cards: Cards, wanted: tuple[int, ...]) -> Check:
     return Check("CUDA", cast(State, state), found, remedy, details=details)
 
 
-def _install_torch_for(cards: Cards) -> str:
-    """The command that installs a torch with CUDA: PyPI has none for Windows."""
+def how_to_install_cuda(cards: Cards) -> str:
+    """What to do for a torch with CUDA, with the command: PyPI has none for Windows."""
     index = "cu130" if not cards.cuda or cards.cuda >= (13, 0) else "cu126"
     command = f"pip install --upgrade torch --index-url https://download.pytorch.org/whl/{index}"
     update = "" if cards.works else f"install NVIDIA's driver ({DRIVERS}), then "
