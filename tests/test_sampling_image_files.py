@@ -88,6 +88,10 @@ words = sys.argv[1:]
 if words[0] == "refuse":
     print("Unknown encoder 'libx264'", file=sys.stderr)
     sys.exit(1)
+if words[0] == "full":
+    sys.stdin.buffer.read()
+    print("[out#0/mp4 @ 0x5598089ce540] Error closing file: No space left on device", file=sys.stderr)
+    sys.exit(1)
 data = sys.stdin.buffer.read()
 with open(words[-1], "wb") as file:
     file.write(repr(words).encode() + b"\\n" + data)
@@ -130,6 +134,13 @@ def test_ffmpeg_that_fails_leaves_what_was_there(stand_in: list[str]) -> None:
         save_film(Path("film.mp4"), frames, per_second=12)
     assert Path("film.mp4").read_bytes() == b"of before"
     assert not list(Path().glob(".film*"))
+
+
+def test_a_full_disk_is_told_as_for_other_films(stand_in: list[str]) -> None:
+    stand_in.append("full")
+    with pytest.raises(OutputError, match=r"cannot write film\.mp4: No space left on device; free some space"):
+        save_film(Path("film.mp4"), iter(pictures(2)), per_second=12)
+    assert [path.name for path in Path().iterdir()] == ["stand_in.py"]
 
 
 def test_an_error_between_frames_is_not_ffmpegs(stand_in: list[str]) -> None:

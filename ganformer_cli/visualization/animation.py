@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -158,6 +160,8 @@ def _save_mp4(path: Path, frames: Iterable[Images], per_second: float, metadata:
             made = Path(folder) / "film.mp4"
             said = _feed([*words, str(made)], _marked(itertools.chain([first], waiting)))
             if said is not None:
+                if os.strerror(errno.ENOSPC) in said:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 raise OutputError(f"{path}: ffmpeg failed ({said}); say --film gif, --film webp or --film frames")
             replace(made, path.resolve())
     except _FrameError as error:
