@@ -129,6 +129,35 @@ def test_a_terminal_that_is_closed_asks_to_stop_and_hinders_nothing(checkout: Pa
     assert Path("saved").read_text(encoding="utf-8") == "True"
 
 
+#: Gets an event as the system hands it to a process of a console: in a thread, through all handlers that it has set.
+CONSOLE_PROGRAM = """
+import ctypes, sys, threading, time
+from ganformer_cli.stop_signals import stop_requested
+
+with stop_requested(lambda: print("stopping", flush=True)) as should_stop:
+    event = ctypes.c_void_p(int(sys.argv[1]))
+    threading.Thread(target=ctypes.windll.kernelbase.CtrlRoutine, args=(event,), daemon=True).start()
+    for _ in range(2000):
+        if should_stop():
+            break
+        time.sleep(0.01)
+    time.sleep(0.1)
+    print("saved", should_stop(), flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "nt", reason="events of Windows' consoles")
+@pytest.mark.parametrize(
+    "event", [0, 1, 2, 5, 6], ids=["Ctrl-C", "Ctrl-Break", "console closed", "log-off", "shutdown"]
+)
+def test_events_of_a_console_ask_to_stop_and_wait(checkout: Path, event: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CONSOLE_PROGRAM, str(event)],
+        cwd=checkout, capture_output=True, text=True, encoding="utf-8", timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["stopping", "saved", "True"], done.stderr
+
+
 @pytest.mark.skipif(os.name == "nt", reason="terminate() on Windows ends a process without asking")
 @pytest.mark.parametrize("number", signals_named("SIGTERM", "SIGHUP"), ids=lambda number: number.name)
 def test_a_command_says_in_one_line_that_it_was_ended(checkout: Path, number: signal.Signals) -> None:
