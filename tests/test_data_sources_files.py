@@ -191,6 +191,8 @@ def linked(link: Path, target: Path) -> None:
         link.symlink_to(target, target_is_directory=target.is_dir())
     except OSError:
         pytest.skip("no symbolic links here")
+    if not link.is_symlink():
+        pytest.skip("no symbolic links here: Wine makes none, and says nothing")
 
 
 def test_links_are_followed_and_loops_end(folder: Path, tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
         (tmp_path / "set").mkdir()
         with open(os.path.join(os.fsencode(tmp_path / "set"), name), "wb") as stream:
             stream.write(png(0))
-    except OSError:
+    except (OSError, UnicodeDecodeError):  # the latter on Windows
         pytest.skip("this file system has text names only")
     with open_source(tmp_path / "set") as source:
         (item,) = source.items()

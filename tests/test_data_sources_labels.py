@@ -276,6 +276,9 @@ def test_what_fits_two_ways_is_an_error(
 @every_form
 def test_exact_names_go_before_looser_ones(tmp_path: Path, format: str) -> None:
     there = ["0.png", "0.webp", "a/0.png", "A/0.PNG"]
+    (tmp_path / "case").touch()
+    if format == "folder" and (tmp_path / "CASE").exists():
+        pytest.skip("this file system does not tell a from A")
     with open_source(make(tmp_path / "set", format, there, {"dataset.json": listing(there[:3])})) as source:
         assert {item.name: item.label for item in source.items()} == {
             "0.png": 0, "0.webp": 1, "a/0.png": 2, "A/0.PNG": None,
