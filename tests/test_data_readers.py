@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,30 @@ def test_where_none_works_training_reads_by_itself(
         watched.check(10)
     assert "reading without them" in watched.warned[-1]
     assert len(watched.warned) == 1
+
+
+def test_one_that_ends_before_it_has_its_end_of_the_pipe_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept: list[int] = []
+    if sys.platform != "win32":  # where that end stays open by itself
+        pipe = SpawnContext.Pipe
+
+        def leaking(self: SpawnContext, duplex: bool = True) -> tuple[Any, Any]:
+            ends = pipe(self, duplex)
+            kept.append(os.dup(ends[1].fileno()))
+            return ends
+
+        monkeypatch.setattr(SpawnContext, "Pipe", leaking)
+    monkeypatch.setattr(readers, "MAX_FAILURES", 0)
+    monkeypatch.setattr(readers, "STARTUP_TIMEOUT", 60.0)
+    watched = Watched(1, Foreign())
+    with watched.stream:
+        watched.check(3)
+    for descriptor in kept:
+        os.close(descriptor)
+    (said,) = watched.warned
+    assert "(ended with status 1); reading without them" in said
 
 
 def test_an_image_that_cannot_be_read_is_told_where_training_hears_it(own_folder: Path) -> None:

@@ -425,7 +425,8 @@ def test_no_room_to_unpack(database: Path, tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_damaged_database_is_named(database: Path) -> None:
     data = (database / "data.mdb").read_bytes()
-    (database / "data.mdb").write_bytes(data[: len(data) // 2])  # reading behind its end would stop this process
+    used = len(data.rstrip(b"\0"))  # on Windows the file is as large as the map
+    (database / "data.mdb").write_bytes(data[: used // 2])  # reading behind its end would stop this process
     with pytest.raises(DataError, match=r"data\.mdb is (cut short|damaged)"):
         open_source(database)
     (database / "data.mdb").write_bytes(b"")
@@ -436,7 +437,7 @@ def test_a_damaged_database_is_named(database: Path) -> None:
 def test_a_damaged_zip_of_a_database_is_named(database: Path, tmp_path: Path) -> None:
     path = zip_of(database)
     data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
+    data[300] ^= 1  # not in the zeros behind the content, which Windows' files end with
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"bedroom_lmdb\.zip: bedroom_lmdb/data\.mdb is damaged"):
         open_source(path)

@@ -182,6 +182,9 @@ class _Reader:
             # If this process was stopped itself, or the machine slept, the time proves nothing.
             passed = min(time.monotonic() - before, 2 * _TICK)
             waited, silent = waited + passed, silent + passed
+            # On Windows, where the new process fetches its end of the pipe, one that ends before leaves it open here.
+            if not heard and silent > _TICK and (status := self.process.exitcode) is not None:
+                raise _LostError(f"ended{_status(status)}")
             if silent > (HEARTBEAT_TIMEOUT if heard else STARTUP_TIMEOUT):
                 raise _LostError("does not respond")
             if waited - warned > SLOW_INTERVAL:
