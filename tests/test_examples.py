@@ -50,6 +50,6 @@ def test_a_notebook_runs(notebook: dict[str, Any], monkeypatch: pytest.MonkeyPat
         if isinstance(last, ast.Expr):  # what Jupyter shows
             shown.append(eval(compile(ast.Expression(last.value), cell["id"], "eval"), names))
         if "parameters" in cell["metadata"].get("tags", []):
-            names["kimg"] = 0.02  # instead of minutes
+            names["kimg"] = 0.05  # instead of minutes
     assert sum(isinstance(each, Image.Image) for each in shown) == 4
     assert (names["before"] != names["after"]).any()
