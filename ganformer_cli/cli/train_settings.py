@@ -272,7 +272,7 @@ def pretrained_config(origin: Origin, config: RunConfig, given: dict[str, Any]) 
         train = dataclasses.replace(train, style_mixing=0.0)
     chosen = given_options(click.get_current_context())
     if not found.can_be_local:
-        unused = {name: 0.0 for name in settings.REGION_WEIGHTS if name not in chosen}
+        unused: dict[str, Any] = {name: 0.0 for name in settings.REGION_WEIGHTS if name not in chosen}
         train = dataclasses.replace(train, **unused)
     rate = original_dropout(origin)
     if rate is not None and "component_dropout" not in chosen:
