@@ -66,10 +66,8 @@ class PreparedWeights:
             if dtype is not None and isinstance(layer, Conv2d | ModulatedConv2d) and layer.weight.shape[-1] == 3:
                 cast = torch.empty_like(weight.acting, dtype=dtype, requires_grad=False)
             self.weights[layer.weight] = weight._replace(cast=cast)
-            bias = layer.bias
-            if bias is not None:
-                acting = self.weights[bias].acting
-                bias = bias if acting is None else acting
+            acting = None if layer.bias is None else self.weights[layer.bias].acting
+            bias = layer.bias if acting is None else acting
             self.effective.append(EffectiveWeights(weight.acting, bias, cast))
             if layer.prepared is not None:
                 layer.prepared = self.effective[-1]

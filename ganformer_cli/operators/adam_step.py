@@ -63,16 +63,28 @@ def adam_step(
     Raises:
         GanformerError: a tensor does not fit its parameter; nothing has been changed.
     """
-    parameters = [weight.parameter for weight in weights]
-    moments = [[memory.get(key) for memory in memories] for key in ("exp_avg", "exp_avg_sq", "step")]
+    parameters: list[Tensor] = [weight.parameter for weight in weights]
+    firsts = [memory.get("exp_avg") for memory in memories]
+    seconds, steps = ([memory[key] for memory in memories] for key in ("exp_avg_sq", "step"))
     acting, casts = [weight.acting for weight in weights], [weight.cast for weight in weights]
     gains = [weight.gain for weight in weights]
     if not _is_served(parameters, casts):
-        norm = adam_step_reference(parameters, list(gradients), *moments, gains, lr, *betas, eps)
+        norm = adam_step_reference(parameters, list(gradients), firsts, seconds, steps, gains, lr, *betas, eps)
         make_acting(weights)
         return norm
     norm = native.call(
-        torch.ops.ganformer.adam_step, parameters, list(gradients), *moments, acting, casts, gains, lr, *betas, eps
+        torch.ops.ganformer.adam_step,
+        parameters,
+        list(gradients),
+        firsts,
+        seconds,
+        steps,
+        acting,
+        casts,
+        gains,
+        lr,
+        *betas,
+        eps,
     )
     changed = [tensor for tensor in (*parameters, *acting, *casts) if tensor is not None]
     torch.autograd.graph.increment_version(changed)

@@ -285,8 +285,9 @@ class GANTrainer(NetworkTrainer):
     def move(self, optimizer: torch.optim.Optimizer, weights: PreparedWeights) -> Tensor:
         """Step the optimiser; gradients that overflowed in float16 count as zero. Returns their norm, []."""
         if self.config.train.precision == "fp16":
-            for tensor in (tensor for tensor in weights.trained if tensor.grad is not None):
-                tensor.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+            for tensor in weights.trained:
+                if tensor.grad is not None:
+                    tensor.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         return weights.step(optimizer)
 
     def shrink(self, failure: str) -> None:
