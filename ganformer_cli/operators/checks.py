@@ -395,9 +395,10 @@ def _results(test: SelfTest, dtype: torch.dtype, device: str) -> list[Tensor]:
     results = [result for result in test.run(*arguments) if result is not None]
     # Weighted differently at each place, so that no error cancels out.
     weights = [torch.randn(result.shape, generator=generator).to(result) for result in results]
-    total = sum((result * weight).sum() for result, weight in zip(results, weights, strict=True))
-    differentiable = isinstance(total, Tensor) and total.requires_grad
-    gradients = torch.autograd.grad(total, arguments, allow_unused=True) if differentiable else ()
+    total = torch.stack(
+        [(result * weight).sum().double() for result, weight in zip(results, weights, strict=True)]
+    ).sum()
+    gradients = torch.autograd.grad(total, arguments, allow_unused=True) if total.requires_grad else ()
     return [*(result.detach() for result in results), *(gradient for gradient in gradients if gradient is not None)]
 
 
