@@ -291,9 +291,9 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
     ("data", "words"),
     [
         (b"", "an empty file"),
-        (b"just some words", "not a picture"),
-        (b"<!DOCTYPE html><html></html>", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"just some words", "not an image"),
+        (b"<!DOCTYPE html><html></html>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (encoded(Image.new("RGB", (64, 64)))[:60], "damaged"),
         (encoded(Image.effect_noise((64, 64), 50), "JPEG")[:700], "damaged"),
         (encoded(Image.new("RGB", (15, 40))), "too small: 15x40 px where 16x16 are needed"),

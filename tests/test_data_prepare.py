@@ -173,7 +173,7 @@ def test_what_cannot_be_used_is_skipped_and_named(mixed: Path) -> None:
     skipped = manifest["skipped"]["first"]
     assert [item["file"] for item in skipped] == ["a-empty.png", "b-words.jpg", "c-cut.png", "d tiny ü.png"]
     reasons = [item["reason"] for item in skipped]
-    for reason, words in zip(reasons, ("empty", "not a picture", "damaged", "too small: 1x1"), strict=True):
+    for reason, words in zip(reasons, ("empty", "not an image", "damaged", "too small: 1x1"), strict=True):
         assert words in reason
     assert seen[0] == (0, 10, 0)
     assert seen[-1] == (10, 10, 4)
