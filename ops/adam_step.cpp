@@ -141,7 +141,8 @@ Tensor adam_step(
     const int64_t size = parameters[i].numel();
     weights.push_back(Weight{
         data<float>(gradients[i]), mutable_data<float>(parameters[i]),
-        firsts[i].has_value() ? mutable_data<float>(*firsts[i]) : nullptr, mutable_data<float>(seconds[i]), acting[i].has_value() ? mutable_data<float>(*acting[i]) : nullptr,
+        firsts[i].has_value() ? mutable_data<float>(*firsts[i]) : nullptr, mutable_data<float>(seconds[i]),
+        acting[i].has_value() ? mutable_data<float>(*acting[i]) : nullptr,
         casts[i].has_value() ? mutable_data<BFloat16>(*casts[i]) : nullptr, size, static_cast<float>(gains[i]),
         static_cast<float>(lr / (1 - std::pow(beta1, step))),
         static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, step)))});

@@ -19,6 +19,7 @@ from ganformer_cli.training import Callbacks, losses
 from ganformer_cli.training.gan import GANTrainer, StepResult
 from ganformer_cli.training.loop import Trainer
 from ganformer_cli.training.network_trainer import RunningMeans
+from tests.prepared_gradients import gradients_of
 
 TINY: dict[str, Any] = {
     "resolution": 32,
@@ -137,7 +138,7 @@ def test_every_option_trains(options: dict[str, Any], monkeypatch: pytest.Monkey
             remember(parameter, parameter.grad)
 
     def remembered_step(weights: PreparedWeights, optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        gradients = weights.gradients()
+        gradients = gradients_of(weights)
         for parameter in optimizer.param_groups[0]["params"]:
             remember(parameter, gradients.get(parameter))
         return prepared_step(weights, optimizer)
@@ -256,7 +257,7 @@ def test_the_relativistic_objective_is_its_formula(number: int) -> None:
 
     with gan.training_discriminator():
         gan.discriminator_gradients(real, None, number, StepResult(), "seed")
-    gradients = gan.d_weights.gradients()
+    gradients = gradients_of(gan.d_weights)
     if number == 0:
         fake = seen[0]
     else:
@@ -296,7 +297,7 @@ def test_fakes_and_reals_apart_have_the_gradients_of_both_together(monkeypatch: 
         with gan.training_discriminator():
             gan.discriminator_gradients(real, None, 1, result, "seed")
         values = {name: value for name, value in result.values if name != "sign_real"}
-        found.append([*values.values(), *gan.d_weights.gradients().values()])
+        found.append([*values.values(), *gradients_of(gan.d_weights).values()])
         gan.d_weights.clear_gradients()
     together, apart = found
     assert len(apart) == len(together) > 10

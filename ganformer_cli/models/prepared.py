@@ -128,14 +128,6 @@ class PreparedWeights:
         self.versions = [parameter._version for parameter in self.parameters]
         return norm
 
-    def gradients(self) -> dict[nn.Parameter, Tensor]:
-        """The gradients of the parameters, by the chain rule from those of what is prepared."""
-        return {
-            parameter: tensor.grad * self.weights[parameter].gain
-            for parameter, tensor in zip(self.moved, self.trained, strict=True)
-            if tensor.grad is not None
-        }
-
     def clear_gradients(self) -> None:
         """Forget what has been added up."""
         for tensor in self.trained:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -91,11 +91,7 @@ def fit_micro_batch(gan: NetworkTrainer, message: Callable[[str], None]) -> int:
 
 def optimizer_mib(gan: NetworkTrainer) -> float:
     """Memory of Adam's moments that do not exist yet, which no trial creates: once or twice the parameters."""
-    return sum(
-        (len(adam_keys(optimizer)) - 1) * _mib(module)
-        for optimizer, module in gan.optimizers.values()
-        if not optimizer.state
-    )
+    return _moments_mib((optimizer, module) for optimizer, module in gan.optimizers.values() if not optimizer.state)
 
 
 def run_trial(gan: NetworkTrainer, micro_batch: int, *, regularised: bool) -> Trial:
@@ -143,23 +139,20 @@ def estimate_cost(gan: NetworkTrainer) -> CostEstimate:
     if worst.needed_mib is not None:
         own = sum(map(_mib, gan.networks.values()))
         memory = own + optimizer_mib(gan) + worst.needed_mib * micro / size
-    return CostEstimate(
-        micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(gan.networks, config)[1], gan.precision
-    )
+    return CostEstimate(micro, (plain + regularisation) / size * 1000, memory, free, disk_mib(gan)[1], gan.precision)
 
 
-def disk_mib(networks: Mapping[str, torch.nn.Module], config: RunConfig) -> tuple[float, float]:
-    """Disk space for a snapshot and a training state, and for all that a run keeps.
+def disk_mib(gan: NetworkTrainer) -> tuple[float, float]:
+    """Disk space for a snapshot and a training state, and for all that a run keeps; the networks may be on ``meta``."""
+    options = gan.config.train
+    snapshot = sum(map(_mib, gan.networks.values()))
+    state = snapshot + _moments_mib(gan.optimizers.values())
+    return snapshot + state, options.last_snapshots * snapshot + options.last_states * state
 
-    Args:
-        networks: by name, ``ema``, ``generator`` and ``discriminator``; may lie on the meta device.
-        config: of the run.
-    """
-    own = {name: _mib(module) for name, module in networks.items()}
-    snapshot = sum(own.values())
-    moments = 2 if config.model.vqgan else 1  # of Adam; the first is not kept where its decay rate is 0
-    state = snapshot + moments * (own["generator"] + own["discriminator"])
-    return snapshot + state, config.train.last_snapshots * snapshot + config.train.last_states * state
+
+def _moments_mib(optimizers: Iterable[tuple[torch.optim.Optimizer, torch.nn.Module]]) -> float:
+    """Memory of Adam's moments of all parameters."""
+    return sum((len(adam_keys(optimizer)) - 1) * _mib(module) for optimizer, module in optimizers)
 
 
 def _mib(module: torch.nn.Module) -> float:

@@ -346,9 +346,11 @@ class GANTrainer(NetworkTrainer):
                 some = slice(part.start, part.start + max(2, half))
                 first, second = self.draw_latents(c, some, result), self.draw_latents(c, some, result)
                 locality, divergence = losses.region_terms(self.generator, first, second)
-                gain = options.locality_weight * locality.mean() + options.map_divergence_weight * divergence.mean()
+                # Without a weight a term is logged alone: no backward pass goes through it.
+                terms = (locality, options.locality_weight), (divergence, options.map_divergence_weight)
+                reward = torch.stack([values.mean() * weight for values, weight in terms if weight > 0]).sum()
                 weight = options.g_reg_interval / len(self.parts)
-                self.backward(result, last=last and not regularise)(gain * -weight, True)
+                self.backward(result, last=last and not regularise)(reward * -weight, True)
                 result.add("locality", locality)
                 result.add("map_divergence", divergence)
             if regularise:

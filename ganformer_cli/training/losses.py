@@ -155,8 +155,8 @@ def region_terms(generator: Generator, ws: Tensor, other: Tensor) -> tuple[Tenso
         part = shares[rows, columns][:, None]
         maps.append(crop_centre(F.interpolate(part, grid, mode="bilinear"), generator.output_size))
         here = shares[:batch].float()
-        next_one = here.roll(1, 0)
-        divergences.append((entropy((here + next_one) / 2) - (entropy(here) + entropy(next_one)) / 2).mean((1, 2)))
+        own = entropy(here)
+        divergences.append((entropy((here + here.roll(1, 0)) / 2) - (own + own.roll(1, 0)) / 2).mean((1, 2)))
 
     with evaluating(generator):
         images = generator.synthesis(torch.cat([ws, torch.where(taken, other, ws)]), "const", on_attention=keep)

@@ -126,7 +126,7 @@ def check_disk(folder: Path, gan: NetworkTrainer, message: Callable[[str], None]
     """Raise OutputError unless the disk of ``folder`` has room for a snapshot and a state; warn if it may fill up."""
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free / MIB
-    minimum, whole = disk_mib(gan.networks, gan.config)
+    minimum, whole = disk_mib(gan)
     if free < minimum:
         raise OutputError(
             f"--result-dir {folder}: its disk has {free:.1f} MiB free, and a snapshot and a state of this run take "
