@@ -77,7 +77,7 @@ setup(
             "wheel>=0.45",  # unpacks, packs and tags wheels
         ],
         "test": [
-            "pytest>=8.2",
+            "pytest>=9.0",  # ends a test that hangs
             "pytest-xdist>=3.5",  # halves the suite's time on two cores
             "setuptools>=77",  # a test builds the wheel, without a network
             "h5py>=3.8",  # sources of pictures that tests write and read
@@ -99,7 +99,7 @@ setup(
         ],
         "dev": [  # exact, because what a linter finds changes with its version
             "mypy==2.4.1",
-            "pytest>=8.2",  # mypy reads its types
+            "pytest>=9.0",  # mypy reads its types
             "pre-commit>=3.5",  # runs the linters before a commit, for those who like that
             "ruff==0.17.6",
             "types-requests==2.33.0.20261030",

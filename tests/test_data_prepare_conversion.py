@@ -6,7 +6,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,6 +114,77 @@ def test_a_worker_that_was_stopped_does_not_hold_up_the_end() -> None:
         os.kill(worker.pid, signal.SIGSTOP)
     made.close()  # as an interrupt does
     assert not any(worker.is_alive() for worker in workers)
+
+
+class HalfAResult:
+    """Lets the process that unpacks it begin a result, and never end it; then `after` is run there."""
+
+    nbytes = 1 << 40  # a chunk of its own
+
+    def __init__(self, written: Path, after: str) -> None:
+        self.written = written
+        self.after = after
+
+    def __reduce__(self) -> Any:
+        program = f"""
+import gc, multiprocessing.queues, os, pathlib, struct, time
+for queue in gc.get_objects():
+    if isinstance(queue, multiprocessing.queues.SimpleQueue):
+        queue._wlock.acquire()
+        os.write(queue._writer.fileno(), struct.pack("!i", 1 << 20) + b"half")
+pathlib.Path({str(self.written)!r}).touch()
+{self.after}
+"""
+        return exec, (program,)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes have another format")
+def test_a_worker_that_is_killed_while_it_answers_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    written = tmp_path / "written"
+
+    def items() -> Iterator[Item]:
+        yield Item("half.png", HalfAResult(written, "time.sleep(1000)"))  # type: ignore[arg-type]
+        while not written.exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            list(convert_all(items(), LOOK, 2))
+        except KeyboardInterrupt as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert errors, "it waits for the rest of the result"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="pipes have another format")
+def test_a_worker_that_dies_while_it_answers_is_told(tmp_path: Path) -> None:
+    """As the out-of-memory killer may do it: the rest never comes, and the other workers cannot answer."""
+
+    def items() -> Iterator[Item]:
+        yield Item("half.png", HalfAResult(tmp_path / "written", "os.kill(os.getpid(), 9)"))  # type: ignore[arg-type]
+        for index in range(3):
+            yield Item(f"{index}.png", np.zeros((4, 4, 3), np.uint8))
+
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            list(convert_all(items(), LOOK, 2))
+        except OutputError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert errors, "it waits for the rest of the result"
+    assert "half.png" in str(errors[0])
 
 
 def test_workers_are_at_least_one() -> None:

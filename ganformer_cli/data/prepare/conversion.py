@@ -15,9 +15,10 @@ import warnings
 import zlib
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ _STRATEGY = zlib.Z_RLE
 _CHUNK_BYTES = 4 << 20  # of sources, and of pixels: what is sent to a process at once
 _CHUNK_IMAGES = 64
 _AHEAD = 2  # chunks in flight for each process
+_PATIENCE = 5.0  # seconds in which the pool itself notices that a worker has ended
 START_WORKERS_AFTER = 1.0  # seconds of work after which starting processes is thought to pay
 
 
@@ -166,27 +168,46 @@ def _in_processes(
     waiting: deque[tuple[str, Future[list[Converted]]]] = deque()
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+    started: set[BaseProcess] = set()
     try:
         for chunk in chunked(items, settings):
             with contextlib.nullcontext() if waiting else _interrupts_ignored():
                 waiting.append((chunk[0].name, pool.submit(_convert_chunk, chunk, settings)))
+            if len(started) < workers:
+                started.update(set(multiprocessing.active_children()).difference(others))
             if len(waiting) > _AHEAD * workers:
-                yield from _result(*waiting.popleft())
+                yield from _result(*waiting.popleft(), started)
         while waiting:
-            yield from _result(*waiting.popleft())
+            yield from _result(*waiting.popleft(), started)
     except BaseException:
         # What the workers still do is of no use, and one that hangs or was stopped would be waited for without end.
-        for process in multiprocessing.active_children():
-            if process not in others:
-                process.kill()
+        for process in set(multiprocessing.active_children()).difference(others):
+            process.kill()
+        _end_of_results(pool)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _result(name: str, future: Future[list[Converted]]) -> list[Converted]:
+def _end_of_results(pool: ProcessPoolExecutor) -> None:
+    """Let the pool's thread see that nothing more comes from workers that were killed.
+
+    One that was killed while it sent a result leaves half of it in the pipe. The thread waits for the rest, and
+    ``shutdown`` for the thread, as long as this process holds the pipe's other end open.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        pool._result_queue._writer.close()  # type: ignore[attr-defined]
+
+
+def _result(name: str, future: Future[list[Converted]], started: set[BaseProcess]) -> list[Converted]:
     try:
-        return future.result()
+        while True:
+            # The pool does not see that a worker has ended while it sent a result; nor can the others send theirs.
+            one_ended = not all(process.is_alive() for process in started)
+            if wait([future], _PATIENCE).done:
+                return future.result()
+            if one_ended:
+                raise BrokenProcessPool
     except BrokenProcessPool as error:
         raise OutputError(
             f"a worker process ended unexpectedly at {name} or soon after: too little memory, an image "
