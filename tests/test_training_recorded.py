@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -56,7 +57,17 @@ def trained(
     return trainer, found
 
 
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("threads")
 def test_recorded_steps_have_the_bits_of_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [0, 16, 32, 1, 2, 3]
     fast, fast_log = trained(*KINDS[kind], steps)

@@ -336,9 +336,12 @@ class GANTrainer(NetworkTrainer):
                 values, gradient = self.recorded("generator", self.generator_pass, self.g_weights)(*arguments)
                 if completes:
                     result.before_last_backward()
-                ws.backward(gradient)
             else:
-                values = self.generator_pass(arguments, self.backward(result, last=completes))
+                leaf = ws.detach().requires_grad_()
+                values = self.generator_pass((leaf, *arguments[1:]), self.backward(result, last=completes))
+                gradient = leaf.grad
+            # By itself and in one layout: with several threads the order of sums depends on it.
+            ws.backward(None if gradient is None else gradient.contiguous())
             for name, value in values.items():
                 result.add(name, value)
             half = (part.stop - part.start) // losses.PL_BATCH_SHRINK
