@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import gc
+import multiprocessing.connection
+import multiprocessing.reduction
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +164,35 @@ def test_a_worker_that_is_killed_while_it_answers_does_not_hold_up_the_end(tmp_p
     thread.start()
     thread.join(60)
     assert errors, "it waits for the rest of the result"
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="elsewhere a worker has its end of the pipe from the start")
+def test_workers_that_are_killed_while_they_start_or_answer_do_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One had not fetched its end of the pipe, which stays open here; the other's result was announced, then lost."""
+    kept: list[Any] = []
+    wait = multiprocessing.connection.wait
+    converted = convert_all(pictures(4000), LOOK, 2)
+
+    def announce(waited: list[Any], timeout: float | None = None) -> list[Any]:
+        ready = wait(waited, timeout)
+        ended = [one for one in ready if isinstance(one, int)]  # the sentinels of processes
+        return [*ready, waited[0]] if ended and waited[0] not in ready else ready
+
+    def close() -> None:
+        converted.close()
+        kept.append("closed")
+
+    next(converted)
+    pool = next(one for one in gc.get_objects() if isinstance(one, ProcessPoolExecutor) and one._processes)
+    leaked = multiprocessing.reduction.duplicate(pool._result_queue._writer.fileno())  # type: ignore[attr-defined]
+    monkeypatch.setattr(multiprocessing.connection, "wait", announce)
+    thread = threading.Thread(target=close, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert kept == ["closed"], "it waits for a result that never comes"
+    del leaked
 
 
 @pytest.mark.slow

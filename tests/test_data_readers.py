@@ -125,11 +125,20 @@ def test_signals_that_reach_the_whole_job_leave_them_alone(watched: Watched) -> 
     assert watched.warned == []
 
 
+def make_foreign(pid: int) -> Foreign:
+    if os.getpid() != pid:
+        raise RuntimeError("cannot be made here")
+    return Foreign()
+
+
 class Foreign(ImageDataset):
-    """Cannot be sent to another process: that one does not find this class."""
+    """Can be sent to another process, which ends when it receives it."""
 
     def __init__(self) -> None:
         super().__init__("foreign", 2, 2, 1.0, 5, "")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_foreign, (os.getpid(),)
 
     def _load(self, index: int) -> ImageArray:
         return np.full((3, 2, 2), index, np.uint8)

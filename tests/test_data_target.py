@@ -15,6 +15,8 @@ from ganformer_cli.data.prepare.pipeline import prepare
 from ganformer_cli.data.prepare.shards import ShardWriter
 from ganformer_cli.errors import DataError, OutputError
 
+IN_USE = "in use|another program has it open"  # what the error says; what Windows' users are told of it
+
 
 def save(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +160,7 @@ def test_a_failed_exchange_brings_the_old_set_back(
         replace(old, new)
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises((OutputError, KeyboardInterrupt), match="in use" if isinstance(error, OSError) else None):
+    with pytest.raises((OutputError, KeyboardInterrupt), match=IN_USE if isinstance(error, OSError) else None):
         prepare(source, "set", resolution=8, overwrite=True)
     assert open_dataset("set").resolution == 16
     monkeypatch.setattr(os, "replace", replace)
@@ -177,7 +179,7 @@ def test_an_old_set_that_cannot_be_put_back_is_not_removed(source: Path, monkeyp
         replace(old, new)
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OutputError, match="in use"):
+    with pytest.raises(OutputError, match=IN_USE):
         prepare(source, "set", resolution=8, overwrite=True)
     (left,) = Path("datasets").iterdir()
     assert open_dataset(str(left / "old")).resolution == 16

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import struct
+import sys
 import threading
 import time
 import warnings
@@ -18,6 +19,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -192,11 +194,23 @@ def _in_processes(
 def _end_of_results(pool: ProcessPoolExecutor) -> None:
     """Let the pool's thread see that nothing more comes from workers that were killed.
 
-    One that was killed while it sent a result leaves half of it in the pipe. The thread waits for the rest, and
-    ``shutdown`` for the thread, as long as this process holds the pipe's other end open.
+    ``shutdown`` waits for the thread, and the thread for a result that never comes: one that was killed while it sent a
+    result leaves half of it in the pipe, or, on Windows, nothing of what was announced. The pipe ends when this process
+    has closed its own end. On Windows that may not end it, since the end of a worker that was killed before it fetched
+    that stays open in this process; but what is sent there arrives, and nothing is a result that the thread ignores.
     """
     with contextlib.suppress(AttributeError, OSError):
-        pool._result_queue._writer.close()  # type: ignore[attr-defined]
+        writer = pool._result_queue._writer  # type: ignore[attr-defined]
+        if sys.platform == "win32":
+            threading.Thread(target=_send_nothing, args=(writer,), daemon=True).start()
+        else:
+            writer.close()
+
+
+def _send_nothing(writer: Connection) -> None:
+    """In a thread of its own: it may wait for the pool's, which may have ended."""
+    with contextlib.suppress(OSError):
+        writer.send(None)
 
 
 def _result(name: str, future: Future[list[Converted]], started: set[BaseProcess]) -> list[Converted]:
