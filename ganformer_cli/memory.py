@@ -47,6 +47,10 @@ _LARGEST = 2**31 - 1  # mallopt takes an int
 TRAINING_MIB = 64
 EVALUATION_MIB = 192
 
+#: A process that holds more MiB gives back what is free before each step: 7 % less memory for 3 % more CPU time at
+#: 256x256. A smaller one is faster if it keeps it.
+MUCH_MIB = 1024
+
 
 # ----- In use and free -----
 
@@ -189,6 +193,12 @@ def return_free_memory() -> None:
         library = ctypes.CDLL(None)
         if hasattr(library, "malloc_trim"):
             library.malloc_trim(0)
+
+
+def return_much_free_memory() -> None:
+    """The same in a process that holds much: there blocks that are kept between the halves of a step add up."""
+    if (process_memory_mib() or 0) > MUCH_MIB:
+        return_free_memory()
 
 
 # ----- Windows -----

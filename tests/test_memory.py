@@ -27,6 +27,21 @@ print(faults() - before, kept)
 """
 
 
+RETURNED = """
+import sys
+from ganformer_cli.memory import keep_large_blocks, process_memory_mib, return_much_free_memory
+keep_large_blocks()
+import torch
+
+blocks = [torch.ones(32 << 18) for _ in range(int(sys.argv[1]))]  # 32 MiB each
+last = torch.ones(1 << 18)  # what lies behind them stays
+del blocks
+before = process_memory_mib()
+return_much_free_memory()
+print(before - process_memory_mib())
+"""
+
+
 def new_pages(call: str) -> tuple[int, bool]:
     """Pages that the kernel had to provide for ten tensors of 32 MiB after the first, one after the other."""
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
@@ -49,6 +64,16 @@ def test_a_freed_tensor_s_memory_is_given_to_the_next() -> None:
     if not kept:
         pytest.skip("another C library than glibc")
     assert pages < new_pages("False")[0] // 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+@pytest.mark.parametrize(("blocks", "returned"), [(4, False), (40, True)])
+def test_a_process_that_holds_much_gives_back_what_is_free(blocks: int, returned: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RETURNED, str(blocks)], capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    assert (float(done.stdout) > 1000) is returned
 
 
 def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

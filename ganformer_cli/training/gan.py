@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import TrainingError
-from ganformer_cli.memory import is_out_of_memory
+from ganformer_cli.memory import is_out_of_memory, return_much_free_memory
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.precision import HALF, blocks_of, full_precision, half_layers, use_half, use_precision
 from ganformer_cli.models.prepared import PreparedWeights, lay_out_weights
@@ -187,6 +187,7 @@ class GANTrainer(NetworkTrainer):
         def discriminator_gradients(result: StepResult) -> None:
             self.discriminator_gradients(real, c, number, result, f"{seed} discriminator")
 
+        return_much_free_memory()
         with self.training_generator():
             self.update(self.g_optimizer, self.g_weights, self.g_reducer, generator_gradients, means)
         with self.training_discriminator():
