@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,14 @@ def end(process: subprocess.Popen[str], *, kill: bool = False) -> None:
     if kill:
         process.kill()
     process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def other_pid() -> Iterator[int]:
+    """The number of another process, which lives."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process.pid
+    process.communicate(b"\n")
 
 
 def gone_pid() -> int:
@@ -131,16 +140,16 @@ def test_without_locks_of_the_system_a_living_process_is_seen(tmp_path: Path, no
 @pytest.mark.parametrize(
     "stale",
     [
-        pytest.param(lambda: {"pid": gone_pid()}, id="the process is gone"),
-        pytest.param(lambda: {"pid": os.getppid(), "start": "123"}, id="its number was given again"),
-        pytest.param(lambda: {"pid": os.getpid(), "start": "123"}, id="to this very process"),
-        pytest.param(lambda: {"pid": os.getppid(), "boot": "another"}, id="the machine was started again"),
+        pytest.param(lambda _: {"pid": gone_pid()}, id="the process is gone"),
+        pytest.param(lambda other: {"pid": other, "start": "123"}, id="its number was given again"),
+        pytest.param(lambda _: {"pid": os.getpid(), "start": "123"}, id="to this very process"),
+        pytest.param(lambda other: {"pid": other, "boot": "another"}, id="the machine was started again"),
     ],
 )
-def test_a_stale_lock_is_recognised(tmp_path: Path, no_system_locks: None, stale: Any) -> None:
+def test_a_stale_lock_is_recognised(tmp_path: Path, no_system_locks: None, stale: Any, other_pid: int) -> None:
     if process_start(os.getpid()) is None:
         pytest.skip("this system does not say when a process began")
-    write_owner(tmp_path, **stale())
+    write_owner(tmp_path, **stale(other_pid))
     messages: list[str] = []
     with lock_run(tmp_path, messages.append):
         pass
@@ -171,10 +180,10 @@ def test_a_container_of_this_machine_is_seen_through_the_lock_of_the_system(tmp_
 
 
 def test_two_that_take_a_folder_without_locks_at_once_notice(
-    tmp_path: Path, no_system_locks: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, no_system_locks: None, monkeypatch: pytest.MonkeyPatch, other_pid: int
 ) -> None:
     """The one that wrote last goes on."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: write_owner(tmp_path, pid=os.getppid()))
+    monkeypatch.setattr(time, "sleep", lambda seconds: write_owner(tmp_path, pid=other_pid))
     with pytest.raises(LockedError), lock_run(tmp_path):
         pass
     assert (tmp_path / OWNER_FILE).is_file()
