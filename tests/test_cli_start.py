@@ -19,7 +19,8 @@ def loaded(line: str) -> set[str]:
         "import sys; from ganformer_cli.cli.main import program; program(sys.argv[1:], standalone_mode=False); "
         "sys.stderr.write('|'.join(['', *sys.modules]))"
     )
-    done = subprocess.run([sys.executable, "-c", ask, *line.split()], capture_output=True, encoding="utf-8")
+    words = [sys.executable, "-X", "utf8", "-c", ask, *line.split()]  # the console's is prepared by the entry point
+    done = subprocess.run(words, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return set(done.stderr.rpartition("\n")[2].split("|"))
 

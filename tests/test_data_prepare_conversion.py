@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import multiprocessing.connection
 import multiprocessing.reduction
 import os
@@ -171,28 +170,59 @@ def test_workers_that_are_killed_while_they_start_or_answer_do_not_hold_up_the_e
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One had not fetched its end of the pipe, which stays open here; the other's result was announced, then lost."""
-    kept: list[Any] = []
+    pools: list[ProcessPoolExecutor] = []
+    announced: list[Any] = []
+    closed = threading.Event()
     wait = multiprocessing.connection.wait
-    converted = convert_all(pictures(4000), LOOK, 2)
+
+    def make_pool(*given: Any, **options: Any) -> ProcessPoolExecutor:
+        pools.append(ProcessPoolExecutor(*given, **options))
+        return pools[-1]
 
     def announce(waited: list[Any], timeout: float | None = None) -> list[Any]:
         ready = wait(waited, timeout)
-        ended = [one for one in ready if isinstance(one, int)]  # the sentinels of processes
-        return [*ready, waited[0]] if ended and waited[0] not in ready else ready
+        if not announced and waited[0] not in ready and any(isinstance(one, int) for one in ready):  # a process ended
+            announced.append(waited[0])
+            return [*ready, waited[0]]
+        return ready
 
     def close() -> None:
         converted.close()
-        kept.append("closed")
+        closed.set()
 
+    monkeypatch.setattr(conversion, "ProcessPoolExecutor", make_pool)
+    converted = convert_all(pictures(4000), LOOK, 2)
     next(converted)
-    pool = next(one for one in gc.get_objects() if isinstance(one, ProcessPoolExecutor) and one._processes)
-    leaked = multiprocessing.reduction.duplicate(pool._result_queue._writer.fileno())  # type: ignore[attr-defined]
+    end_of_pipe = pools[0]._result_queue._writer.fileno()  # type: ignore[attr-defined]
+    multiprocessing.reduction.duplicate(end_of_pipe)
     monkeypatch.setattr(multiprocessing.connection, "wait", announce)
-    thread = threading.Thread(target=close, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert kept == ["closed"], "it waits for a result that never comes"
-    del leaked
+    threading.Thread(target=close, daemon=True).start()
+    assert closed.wait(60), "it waits for a result that never comes"
+
+
+class Slow:
+    """Takes a while to be sent, and says when that has begun."""
+
+    nbytes = 1 << 40  # a chunk of its own
+
+    def __init__(self, begun: threading.Event) -> None:
+        self.begun = begun
+
+    def __reduce__(self) -> Any:
+        self.begun.set()
+        time.sleep(1)
+        return bytes, ()
+
+
+@pytest.mark.slow
+def test_work_that_was_not_sent_at_an_early_end_is_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    begun = threading.Event()
+    items = [*pictures(64), Item("slow.png", Slow(begun)), *pictures(3 * 64)]  # type: ignore[arg-type]
+    converted = convert_all(iter(items), LOOK, 2)
+    next(converted)
+    assert begun.wait(60)
+    converted.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

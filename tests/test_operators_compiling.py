@@ -135,13 +135,15 @@ def test_a_folder_without_sources_has_no_build_spec(tmp_path: Path) -> None:
 
 # ----- What compilers say -----
 
+REPAIR = "installer" if sys.platform == "win32" else "apt install g++"
+
 
 @pytest.mark.parametrize(
     ("line", "remedy"),
     [
         ("ops/x.cpp:1:10: fatal error: torch/csrc/stable/library.h: No such file or directory", "torch"),
-        ("ops/x.cpp:1:10: fatal error: 'cmath' file not found", "apt install g++"),
-        ("/usr/include/c++/12/cmath:45:15: fatal error: math.h: No such file or directory", "apt install g++"),
+        ("ops/x.cpp:1:10: fatal error: 'cmath' file not found", REPAIR),
+        ("/usr/include/c++/12/cmath:45:15: fatal error: math.h: No such file or directory", REPAIR),
         ("x.cpp(3): fatal error C1083: Cannot open include file: 'torch/csrc/stable/library.h': No such file", "torch"),
         ("g++: error: unrecognized command-line option '-std=c++17'", "too old"),
         ("g++: fatal error: Killed signal terminated program cc1plus", "memory"),

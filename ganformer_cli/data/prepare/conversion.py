@@ -170,6 +170,7 @@ def _in_processes(
     waiting: deque[tuple[str, Future[list[Converted]]]] = deque()
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+    _leave_out_what_is_not_sent(pool)
     started: set[BaseProcess] = set()
     try:
         for chunk in chunked(items, settings):
@@ -191,6 +192,22 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
+def _leave_out_what_is_not_sent(pool: ProcessPoolExecutor) -> None:
+    """No traceback of the thread that sends chunks, if its pipe has been closed since no worker is there any more.
+
+    Python leaves that out itself, but not on Windows.
+    """
+    with contextlib.suppress(AttributeError):
+        chunks = pool._call_queue  # type: ignore[attr-defined]
+        failed = chunks._on_queue_feeder_error
+
+        def sending_failed(error: BaseException, chunk: object) -> None:
+            if not chunks._writer.closed:
+                failed(error, chunk)
+
+        chunks._on_queue_feeder_error = sending_failed
+
+
 def _end_of_results(pool: ProcessPoolExecutor) -> None:
     """Let the pool's thread see that nothing more comes from workers that were killed.
 
@@ -202,15 +219,18 @@ def _end_of_results(pool: ProcessPoolExecutor) -> None:
     with contextlib.suppress(AttributeError, OSError):
         writer = pool._result_queue._writer  # type: ignore[attr-defined]
         if sys.platform == "win32":
-            threading.Thread(target=_send_nothing, args=(writer,), daemon=True).start()
+            thread = pool._executor_manager_thread  # type: ignore[attr-defined]
+            threading.Thread(target=_send_nothing, args=(writer, thread), daemon=True).start()
         else:
             writer.close()
 
 
-def _send_nothing(writer: Connection) -> None:
-    """In a thread of its own: it may wait for the pool's, which may have ended."""
+def _send_nothing(writer: Connection, thread: threading.Thread) -> None:
+    """Until the pool's thread has ended. It runs in a thread of its own: nobody may read what it sends."""
     with contextlib.suppress(OSError):
-        writer.send(None)
+        while thread.is_alive():
+            writer.send(None)
+            thread.join(0.1)
 
 
 def _result(name: str, future: Future[list[Converted]], started: set[BaseProcess]) -> list[Converted]:
