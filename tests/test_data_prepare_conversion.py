@@ -194,7 +194,7 @@ def test_workers_that_are_killed_while_they_start_or_answer_do_not_hold_up_the_e
     converted = convert_all(pictures(4000), LOOK, 2)
     next(converted)
     end_of_pipe = pools[0]._result_queue._writer.fileno()  # type: ignore[attr-defined]
-    multiprocessing.reduction.duplicate(end_of_pipe)
+    multiprocessing.reduction.duplicate(end_of_pipe)  # type: ignore[attr-defined]
     monkeypatch.setattr(multiprocessing.connection, "wait", announce)
     threading.Thread(target=close, daemon=True).start()
     assert closed.wait(60), "it waits for a result that never comes"

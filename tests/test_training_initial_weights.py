@@ -135,7 +135,7 @@ def test_reload_takes_the_settings_of_the_run(ganformer: Run) -> None:
     for words in (("--expname", "mine"), ()):
         again = ganformer("train", "--reload", *words, "--total-kimg", "0.012", "--json")
         assert again.exit_code == 0, again.output
-        assert json.loads(again.stdout)["run"] == str(Path("results/mine-000"))
+        assert json.loads(again.stdout)["run"] == "results/mine-000"
         assert json.loads(again.stdout)["kimg"] == pytest.approx(0.012)
     config = json.loads(Path("results/mine-000/config.json").read_text(encoding="utf-8"))
     assert config["train"]["gamma"] == 3
