@@ -139,29 +139,25 @@ def test_the_system_to_build_for_is_said(
 
 
 def with_parts(folder: Path) -> Compiler:
-    for part in zig_runtime.PARTS:
+    for part in (*zig_runtime.PARTS, *zig_runtime.WINDOWS_PARTS):
         path = folder / "lib" / part
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("", encoding="utf-8")
     return Compiler("zig", (str(folder / "zig"), "c++"), "zig c++", "0.17.1")
 
 
-@pytest.mark.parametrize(
-    ("target", "parts"), [("linux-x86_64", True), ("linux-aarch64", True), ("windows-x86_64", False)]
-)
-def test_for_linux_only_the_parts_that_are_needed_are_compiled(
-    sources: Path, tmp_path: Path, target: str, parts: bool
-) -> None:
+@pytest.mark.parametrize("target", toolchain.TARGETS)
+def test_only_the_parts_that_are_needed_are_compiled(sources: Path, tmp_path: Path, target: str) -> None:
     tools = Tools(with_parts(tmp_path), tmp_path / "torch", target=toolchain.TARGETS[target])
     build_spec = make_build_spec("cpu", "DEFAULT", sources)
     assert build_spec is not None
-    *before, link = link_jobs(build_spec, tools, [Path("one.o")])
-    assert len(before) == parts
-    assert link.words[1] == ("cc" if parts else "c++")  # c++ links with the whole library
-    for job in before:
-        assert job.output in link.inputs
-        assert str(job.output) in link.words
-        assert "-fvisibility=hidden" in job.words
+    job, link = link_jobs(build_spec, tools, [Path("one.o")])
+    assert link.words[1] == "cc"  # c++ links with the whole library
+    assert job.output in link.inputs
+    assert str(job.output) in link.words
+    assert "-fvisibility=hidden" in job.words
+    assert ("-fPIC" in job.words) == (not tools.windows)
+    assert ("thread_win32.cpp" in zig_runtime.source_text(toolchain.TARGETS[target])) == tools.windows
 
 
 def test_a_zig_that_keeps_them_elsewhere_compiles_the_whole_library(sources: Path, tmp_path: Path) -> None:

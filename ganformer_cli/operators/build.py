@@ -444,8 +444,9 @@ def _build(
         raise _unwritable(folder, error) from error
     try:
         tools = plans[-1][1]
-        # For Windows, ziglang compiles its C and C++ libraries, too, before it links.
-        slow = tools.nvcc or (tools.compiler.kind == "zig" and not tools.runtime_parts)
+        # For Windows, ziglang compiles its C library, too, before it links; elsewhere, where it must, its C++ library.
+        zig = tools.compiler.kind == "zig"
+        slow = tools.nvcc or (zig and (tools.windows or not tools.runtime_parts))
         duration = "a minute or two" if slow else f"about {20 * len(plans)} s"
         say(f"building the native operators with {tools} (once, {duration}) ...")
         start = time.monotonic()

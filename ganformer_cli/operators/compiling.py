@@ -56,7 +56,7 @@ _ALL_FLAGS = (
     *(TORCH_TARGET, _GNU_FLAGS, _GNU_CAPABILITIES, _MSVC_FLAGS, _MSVC_CAPABILITIES),
     *(target_words(target, capability) for target in TARGETS.values() for capability in CAPABILITIES),
     nvcc_words(Nvcc("nvcc", (0, 0), ()), ["0"]),
-    (zig_runtime.PARTS, zig_runtime.FLAGS),
+    (zig_runtime.PARTS, zig_runtime.WINDOWS_PARTS, zig_runtime.FLAGS, zig_runtime.LINUX_FLAGS),
 )
 
 
@@ -203,7 +203,7 @@ def _compile_libraries(plans: Sequence[tuple[BuildSpec, Tools]], work: Path, obj
         cache = str(work / "zig")
         environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
     if tools.runtime_parts:
-        (work / zig_runtime.SOURCE).write_text(zig_runtime.source_text(), encoding="utf-8")
+        (work / zig_runtime.SOURCE).write_text(zig_runtime.source_text(tools.zig_target), encoding="utf-8")
     run_jobs(jobs, work, environment, str(tools))
     for made, kept in new.items():
         kept.parent.mkdir(exist_ok=True)
@@ -322,15 +322,15 @@ def link_jobs(build_spec: BuildSpec, tools: Tools, objects: Sequence[Path]) -> l
         return [CompilerJob([*words, f"/IMPLIB:{below / 'library.lib'}"], output, made)]
     if tools.compiler.kind == "zig":
         words += [*target_words(tools.zig_target, build_spec.capability), "-s"]
-        if tools.zig_target.windows:
-            linked = [*map(str, objects), str(folder / "torch_cpu.lib"), str(folder / "c10.lib")]
-            return [CompilerJob([*words, "-shared", "-o", str(output), *linked], output, made)]
-        if tools.libraries:  # empty stand-ins
-            words.append("-Wl,--no-as-needed")
         if tools.runtime_parts:
             jobs.append(_runtime_job(build_spec, tools))
             objects, made = [*objects, jobs[0].output], [*made, jobs[0].output]
             words[1:2] = ["cc", *zig_runtime.LINKED]  # c++ would link the whole library
+        if tools.zig_target.windows:
+            linked = [*map(str, objects), str(folder / "torch_cpu.lib"), str(folder / "c10.lib")]
+            return [*jobs, CompilerJob([*words, "-shared", "-o", str(output), *linked], output, made)]
+        if tools.libraries:  # empty stand-ins
+            words.append("-Wl,--no-as-needed")
     words += ["-shared", "-o", str(output), *map(str, objects), f"-L{folder}", "-ltorch_cpu", "-lc10"]
     if tools.nvcc is None:
         if sys.platform == "linux" and not tools.libraries:
@@ -352,5 +352,5 @@ def _runtime_job(build_spec: BuildSpec, tools: Tools) -> CompilerJob:
     """Compiles the parts of zig's C++ library, out of the folder that the jobs run in."""
     output = Path(build_spec.capability, zig_runtime.SOURCE).with_suffix(".o")
     words = [*tools.compiler.command, *target_words(tools.zig_target, build_spec.capability)]
-    words += [*zig_runtime.compile_words(tools.compiler), "-c", zig_runtime.SOURCE, "-o", str(output)]
+    words += [*zig_runtime.compile_words(tools.compiler, tools.zig_target), "-c", zig_runtime.SOURCE, "-o", str(output)]
     return CompilerJob(words, output)
