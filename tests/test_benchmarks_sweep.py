@@ -135,7 +135,8 @@ def test_a_run_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path, c
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGINT"])
 def test_what_a_killed_sweep_had_begun_saves_and_is_resumed(tmp_path: Path, command: list[str], number: str) -> None:
     script = (
-        "import sys, pathlib\n"
+        "import sys, pathlib, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from ganformer_cli.benchmarks.sweep import SweepRun, run_sweep\n"
         "runs = [SweepRun('slow', 0, {}), SweepRun('quick', 0, {})]\n"
         "run_sweep(runs, pathlib.Path(sys.argv[1]), at_once=2, threads=1, message=print, command=sys.argv[2:])\n"
