@@ -141,6 +141,23 @@ pathlib.Path({str(self.written)!r}).touch()
         return exec, (program,)
 
 
+def error_of(items: Iterator[Item], kind: type[BaseException]) -> BaseException:
+    """The error that ends the conversion of ``items``, which has a minute for it."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            list(convert_all(items, LOOK, 2))
+        except kind as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert errors, "it waits for the rest of the result"
+    return errors[0]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="pipes have another format")
 def test_a_worker_that_is_killed_while_it_answers_does_not_hold_up_the_end(tmp_path: Path) -> None:
     written = tmp_path / "written"
@@ -151,18 +168,7 @@ def test_a_worker_that_is_killed_while_it_answers_does_not_hold_up_the_end(tmp_p
             time.sleep(0.01)
         raise KeyboardInterrupt
 
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            list(convert_all(items(), LOOK, 2))
-        except KeyboardInterrupt as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert errors, "it waits for the rest of the result"
+    error_of(items(), KeyboardInterrupt)
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="elsewhere a worker has its end of the pipe from the start")
@@ -235,19 +241,7 @@ def test_a_worker_that_dies_while_it_answers_is_told(tmp_path: Path) -> None:
         for index in range(3):
             yield Item(f"{index}.png", np.zeros((4, 4, 3), np.uint8))
 
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            list(convert_all(items(), LOOK, 2))
-        except OutputError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert errors, "it waits for the rest of the result"
-    assert "half.png" in str(errors[0])
+    assert "half.png" in str(error_of(items(), OutputError))
 
 
 def test_workers_are_at_least_one() -> None:

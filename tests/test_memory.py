@@ -29,7 +29,7 @@ print(faults() - before, kept)
 
 RETURNED = """
 import sys
-from ganformer_cli.memory import keep_large_blocks, process_memory_mib, return_much_free_memory
+from ganformer_cli.memory import keep_large_blocks, process_memory_mib, return_free_memory, RETURN_ABOVE_MIB
 keep_large_blocks()
 import torch
 
@@ -37,7 +37,7 @@ blocks = [torch.ones(32 << 18) for _ in range(int(sys.argv[1]))]  # 32 MiB each
 last = torch.ones(1 << 18)  # what lies behind them stays
 del blocks
 before = process_memory_mib()
-return_much_free_memory()
+return_free_memory(RETURN_ABOVE_MIB)
 print(before - process_memory_mib())
 """
 

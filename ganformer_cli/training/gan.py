@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ganformer_cli.config import RunConfig
 from ganformer_cli.errors import TrainingError
-from ganformer_cli.memory import is_out_of_memory, return_much_free_memory
+from ganformer_cli.memory import RETURN_ABOVE_MIB, is_out_of_memory, return_free_memory
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.precision import HALF, blocks_of, full_precision, half_layers, use_half, use_precision
 from ganformer_cli.models.prepared import PreparedWeights, lay_out_weights
@@ -187,7 +187,8 @@ class GANTrainer(NetworkTrainer):
         def discriminator_gradients(result: StepResult) -> None:
             self.discriminator_gradients(real, c, number, result, f"{seed} discriminator")
 
-        return_much_free_memory()
+        if self.device.type == "cpu":
+            return_free_memory(RETURN_ABOVE_MIB)
         with self.training_generator():
             self.update(self.g_optimizer, self.g_weights, self.g_reducer, generator_gradients, means)
         with self.training_discriminator():
@@ -341,8 +342,8 @@ class GANTrainer(NetworkTrainer):
                 leaf = ws.detach().requires_grad_()
                 values = self.generator_pass((leaf, *arguments[1:]), self.backward(result, last=completes))
                 gradient = leaf.grad
-            # By itself and in one layout: with several threads the order of sums depends on it.
-            ws.backward(None if gradient is None else gradient.contiguous())
+            if gradient is not None:
+                ws.backward(gradient.contiguous())  # with several threads the order of sums depends on the layout
             for name, value in values.items():
                 result.add(name, value)
             half = (part.stop - part.start) // losses.PL_BATCH_SHRINK

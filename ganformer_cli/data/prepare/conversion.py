@@ -170,7 +170,7 @@ def _in_processes(
     waiting: deque[tuple[str, Future[list[Converted]]]] = deque()
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
-    _leave_out_what_is_not_sent(pool)
+    _ignore_closed_pipe(pool)
     started: set[BaseProcess] = set()
     try:
         for chunk in chunked(items, settings):
@@ -186,16 +186,16 @@ def _in_processes(
         # What the workers still do is of no use, and one that hangs or was stopped would be waited for without end.
         for process in set(multiprocessing.active_children()).difference(others):
             process.kill()
-        _end_of_results(pool)
+        _wake_manager_thread(pool)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_out_what_is_not_sent(pool: ProcessPoolExecutor) -> None:
-    """No traceback of the thread that sends chunks, if its pipe has been closed since no worker is there any more.
+def _ignore_closed_pipe(pool: ProcessPoolExecutor) -> None:
+    """Print no traceback when the pool's sending thread finds its pipe closed because the workers are gone.
 
-    Python leaves that out itself, but not on Windows.
+    Python prints none itself, except on Windows.
     """
     with contextlib.suppress(AttributeError):
         chunks = pool._call_queue  # type: ignore[attr-defined]
@@ -208,25 +208,24 @@ def _leave_out_what_is_not_sent(pool: ProcessPoolExecutor) -> None:
         chunks._on_queue_feeder_error = sending_failed
 
 
-def _end_of_results(pool: ProcessPoolExecutor) -> None:
-    """Let the pool's thread see that nothing more comes from workers that were killed.
+def _wake_manager_thread(pool: ProcessPoolExecutor) -> None:
+    """Let the pool's manager thread, for which ``shutdown`` waits, notice that the workers were killed.
 
-    ``shutdown`` waits for the thread, and the thread for a result that never comes: one that was killed while it sent a
-    result leaves half of it in the pipe, or, on Windows, nothing of what was announced. The pipe ends when this process
-    has closed its own end. On Windows that may not end it, since the end of a worker that was killed before it fetched
-    that stays open in this process; but what is sent there arrives, and nothing is a result that the thread ignores.
+    A worker that is killed while it sends a result leaves half of it in the pipe, and the thread waits for the rest
+    until this process closes its own end for writing. On Windows that is not enough: a worker that is killed before it
+    has fetched its end leaves that end open in this process. There the thread is sent None, a result that it ignores.
     """
     with contextlib.suppress(AttributeError, OSError):
         writer = pool._result_queue._writer  # type: ignore[attr-defined]
         if sys.platform == "win32":
             thread = pool._executor_manager_thread  # type: ignore[attr-defined]
-            threading.Thread(target=_send_nothing, args=(writer, thread), daemon=True).start()
+            threading.Thread(target=_send_none, args=(writer, thread), daemon=True).start()
         else:
             writer.close()
 
 
-def _send_nothing(writer: Connection, thread: threading.Thread) -> None:
-    """Until the pool's thread has ended. It runs in a thread of its own: nobody may read what it sends."""
+def _send_none(writer: Connection, thread: threading.Thread) -> None:
+    """Send None until ``thread`` has ended. Sending may block for ever, so it needs a thread of its own."""
     with contextlib.suppress(OSError):
         while thread.is_alive():
             writer.send(None)
@@ -236,7 +235,7 @@ def _send_nothing(writer: Connection, thread: threading.Thread) -> None:
 def _result(name: str, future: Future[list[Converted]], started: set[BaseProcess]) -> list[Converted]:
     try:
         while True:
-            # The pool does not see that a worker has ended while it sent a result; nor can the others send theirs.
+            # The pool does not notice a worker that ends while it sends a result, and the others cannot send theirs.
             one_ended = not all(process.is_alive() for process in started)
             if wait([future], _PATIENCE).done:
                 return future.result()
