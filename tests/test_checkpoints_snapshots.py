@@ -93,6 +93,20 @@ def test_truncated_file(tmp_path: Path, keep: int) -> None:
         snapshots.load_snapshot(path)
 
 
+def test_a_file_that_goes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a training removes an old one: torch, which opens it again, says so by an error of another kind."""
+    _, path = write(tmp_path / "a.safetensors")
+    from_file = torch.UntypedStorage.from_file
+
+    def open_what_is_gone(*given: Any, **options: Any) -> Any:
+        path.unlink()
+        return from_file(*given, **options)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", open_what_is_gone)
+    with pytest.raises(SnapshotError, match=r"a\.safetensors: cannot be read"):
+        snapshots.read_tensors(path)
+
+
 def test_header_that_lies_about_its_size(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", 2**60) + b"{}")

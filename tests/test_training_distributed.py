@@ -22,7 +22,7 @@ from click.testing import Result
 from ganformer_cli.checkpoints import training_state
 from ganformer_cli.checkpoints.run_lock import OWNER_FILE, read_owner
 from ganformer_cli.config import RunConfig, resolve_run
-from ganformer_cli.errors import ConfigError, TrainingError
+from ganformer_cli.errors import ConfigError, SnapshotError, TrainingError
 from ganformer_cli.training import distributed
 from ganformer_cli.training.distributed import ONE_PROCESS, Group, launched_world_size
 from ganformer_cli.training.opening import check_batch
@@ -199,7 +199,10 @@ def wait_for_states(run: Path, started: list[subprocess.Popen[str]], beyond: int
 
     def saved() -> bool:
         states = training_state.states_of(run)
-        return len(states) > 1 and training_state.read_state(states[0]).counters.images_seen > beyond
+        try:
+            return len(states) > 1 and training_state.read_state(states[0]).counters.images_seen > beyond
+        except SnapshotError:
+            return False  # the run has removed it meanwhile
 
     deadline = time.monotonic() + 100
     while not saved() and time.monotonic() < deadline:

@@ -52,7 +52,11 @@ def opened(path: Path, framework: str = "np") -> Iterator[Any]:
         length = int.from_bytes(stream.read(8), "little")
         if MAX_HEADER < length < stream.seek(0, os.SEEK_END):
             raise SnapshotError(f"{path}: its header is larger than {MAX_HEADER >> 20} MiB; give another snapshot")
-    with safe_open(path, framework=framework) as file:
+    try:
+        reader = safe_open(path, framework=framework)
+    except RuntimeError as error:  # of torch, which opens the file itself
+        raise OSError(str(error)) from error
+    with reader as file:
         if (count := len(file.keys())) > MAX_TENSORS:
             raise SnapshotError(f"{path}: holds {count} tensors, more than any network here; give another snapshot")
         yield file
