@@ -45,8 +45,23 @@ VQGAN_LINE = (
 )
 
 
+#: The command, in a process that takes itself to be alone on its machine.
+APART = """
+from os import environ
+from ganformer_cli.training import intra_node
+intra_node._machine = lambda: (environ["RANK"],)
+from ganformer_cli.cli.main import main
+main()
+"""
+
+
 def launch(
-    folder: Path, processes: int, *words: str, places: list[Path] | None = None, line: str = LINE
+    folder: Path,
+    processes: int,
+    *words: str,
+    places: list[Path] | None = None,
+    line: str = LINE,
+    program: tuple[str, ...] = ("-m", "ganformer_cli"),
 ) -> list[subprocess.Popen[str]]:
     """Start ``ganformer train`` in several processes, as torchrun does; each in one of ``places``."""
     with socket.socket() as free:
@@ -60,7 +75,7 @@ def launch(
     }
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "ganformer_cli", *line.split(), "--result-dir", str(folder), *words],
+            [sys.executable, *program, *line.split(), "--result-dir", str(folder), *words],
             env={**os.environ, **shared,
                  "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
@@ -100,7 +115,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TwoStarts(NamedTuple):
-    """A run of two processes that share no folder, as on machines that share no disk, and that was started twice."""
+    """A run of two processes that share no folder, and was started twice: with shared memory, and without."""
 
     places: list[Path]
     ended: list[list[tuple[int, str, str]]]
@@ -114,8 +129,8 @@ class TwoStarts(NamedTuple):
 def together(tmp_path_factory: pytest.TempPathFactory) -> TwoStarts:
     places = [tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")]
     ended = [
-        finish(launch(Path("results"), 2, "--total-kimg", kimg, "--tensorboard", places=places))
-        for kimg in ("0.024", "0.048")
+        finish(launch(Path("results"), 2, "--total-kimg", kimg, "--tensorboard", places=places, program=program))
+        for kimg, program in (("0.024", ("-m", "ganformer_cli")), ("0.048", ("-c", APART)))
     ]
     return TwoStarts(places, ended)
 

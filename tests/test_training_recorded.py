@@ -29,6 +29,10 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"d_loss": "wgan", "freeze_d": 1, "pretrained_pkl": "x"},
     ),
     "relativistic": ({"attention": "kmeans", "iterative": True}, {"objective": "relativistic", "precision": "fp32"}),
+    "locality": (
+        {"attention": "kmeans", "style": False, "mapping_ltnt2ltnt": False},
+        {"locality_weight": 1.0, "map_divergence_weight": 1.0, "pl_weight": 2.0},
+    ),
 }
 
 
@@ -71,7 +75,8 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_recorded_steps_have_the_bits_of_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [0, 16, 32, 1, 2, 3]
     fast, fast_log = trained(*KINDS[kind], steps)
-    assert {name for name, *_ in fast.recordings} == {"generator", "discriminator", "regularised"}
+    passes = {"generator", "discriminator", "regularised"} | ({"regions"} if kind == "locality" else set())
+    assert {name for name, *_ in fast.recordings} == passes
     for name, recording in fast.recordings.items():
         assert recording.recorded.is_rehearsed, (name, recording.recorded.refusal)
     monkeypatch.setattr(GANTrainer, "can_record", False)

@@ -1,4 +1,4 @@
-"""Data-parallel training: the processes of a run, what they agree on, and how they average gradients.
+"""Data-parallel training: the processes of a run, and what they agree on.
 
 Every process holds all networks and takes an equal part of each batch. Whatever decides the course of the run is the
 same in all of them: random numbers follow from the place of a micro-batch in the whole batch, and averages are taken
@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,14 +24,13 @@ from torch.distributed.rendezvous import rendezvous
 
 from ganformer_cli.errors import ConfigError, TrainingError
 from ganformer_cli.text import printable
+from ganformer_cli.training.intra_node import MAX_SMALL, IntraNodeGroup, all_gather_object, connect
 
 #: How long a process waits for the others. Files, grids and comparisons of features are the work of rank 0, for which
 #: the rest wait.
 COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
 #: How long the processes of a run may take to start.
 START_TIMEOUT = datetime.timedelta(minutes=10)
-#: Bytes of gradients that are reduced together: large enough to use the network well, small enough to start early.
-BUCKET_BYTES = 25 << 20
 
 #: Words in the errors of Gloo, NCCL and their store when a process is lost.
 _LOST = (
@@ -55,6 +54,7 @@ class Group:
 
     rank: int = 0
     world_size: int = 1
+    intra_node: IntraNodeGroup | None = None  # a quicker way, where all compute on the CPU of one machine
 
     @property
     def is_main(self) -> bool:
@@ -67,7 +67,9 @@ class Group:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all processes, in place."""
-        if self.world_size > 1:
+        if self.intra_node is not None and tensor.dtype == torch.float32 and tensor.numel() <= MAX_SMALL:
+            self.intra_node.all_reduce(tensor)
+        elif self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
@@ -116,11 +118,7 @@ class Group:
 
     def all_gather_object(self, value: _Value) -> list[_Value]:
         """The values of all processes, by rank."""
-        if self.world_size == 1:
-            return [value]
-        everybody: list[_Value | None] = [None] * self.world_size
-        dist.all_gather_object(everybody, value)
-        return everybody  # type: ignore[return-value]
+        return [value] if self.world_size == 1 else all_gather_object(value)
 
     def check_same(self, value: str, what: str) -> None:
         """Raise ConfigError unless ``value`` is the same in all processes."""
@@ -207,7 +205,9 @@ def init_process_group(device: torch.device) -> Group:
             f"the processes of this run cannot meet ({str(error).splitlines()[0]}); start them with torchrun, or set "
             "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in all of them"
         ) from error
-    group = Group(dist.get_rank(), dist.get_world_size())
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    intra_node = connect(rank, world_size, COLLECTIVE_TIMEOUT.total_seconds()) if device.type == "cpu" else None
+    group = Group(rank, world_size, intra_node)
     # A broken network shows here, and not as wrong gradients.
     probe = torch.full([4], float(group.rank + 1), device=device)
     if group.all_reduce(probe).tolist() != [group.world_size * (group.world_size + 1) / 2] * 4:
@@ -305,73 +305,3 @@ def process_group(device: torch.device) -> Iterator[Group]:
         if group.world_size > 1:
             # A process that leaves while another is still in an exchange looks to that one as if it had died.
             dist.barrier()
-
-
-class GradientReducer:
-    """Averages gradients over all processes in buckets, while the backward pass is still running.
-
-    After ``begin``, the reduction of a bucket starts as soon as all its gradients are there; ``finish`` starts the rest
-    and waits. The order of buckets is the same in all processes.
-
-    Args:
-        parameters: in the order of the forward pass; their gradients arrive in reverse.
-        group: the processes.
-    """
-
-    def __init__(self, parameters: Iterable[Tensor], group: Group) -> None:
-        self.group = group
-        self.buckets: list[list[Tensor]] = []
-        self.home: dict[Tensor, int] = {}
-        self.active = False
-        if group.world_size == 1:
-            return
-        size = BUCKET_BYTES
-        for parameter in reversed(list(parameters)):
-            if size >= BUCKET_BYTES:
-                self.buckets.append([])
-                size = 0
-            self.buckets[-1].append(parameter)
-            self.home[parameter] = len(self.buckets) - 1
-            size += parameter.numel() * parameter.element_size()
-            parameter.register_post_accumulate_grad_hook(self._arrived)
-        self._reset()
-
-    def _reset(self) -> None:
-        self.missing = [set(bucket) for bucket in self.buckets]
-        self.sent: list[tuple[Tensor, dist.Work]] = []
-        self.active = False
-
-    def begin(self) -> None:
-        """Call this before the backward pass that completes the gradients."""
-        self._reset()
-        self.active = self.group.world_size > 1
-
-    def _arrived(self, parameter: Tensor) -> None:
-        if not self.active:
-            return
-        self.missing[self.home[parameter]].discard(parameter)
-        while len(self.sent) < len(self.buckets) and not self.missing[len(self.sent)]:
-            self._send()
-
-    def _send(self) -> None:
-        """Start the next bucket. A parameter without a gradient here may have one elsewhere: it counts as zero."""
-        bucket = self.buckets[len(self.sent)]
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket])
-        work = dist.all_reduce(flat, async_op=True)
-        assert work is not None
-        self.sent.append((flat, work))
-
-    def finish(self) -> None:
-        """Start the remaining buckets, wait for all, and write the means into the gradients."""
-        if self.group.world_size == 1:
-            return
-        while len(self.sent) < len(self.buckets):
-            self._send()
-        for bucket, (flat, work) in zip(self.buckets, self.sent, strict=True):
-            work.wait()
-            flat /= self.group.world_size
-            for p, mean in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
-                if p.grad is None:
-                    p.grad = torch.empty_like(p)
-                p.grad.copy_(mean.reshape(p.shape))
-        self._reset()

@@ -23,8 +23,9 @@ from ganformer_cli.models.prepared import PreparedWeights, lay_out_weights
 from ganformer_cli.sampling import from_uint8
 from ganformer_cli.training import losses
 from ganformer_cli.training.augment import Augmentation
-from ganformer_cli.training.distributed import ONE_PROCESS, GradientReducer, Group
+from ganformer_cli.training.distributed import ONE_PROCESS, Group
 from ganformer_cli.training.ema import MovingAverage, ema_decay
+from ganformer_cli.training.gradients import GradientReducer, gradient_reducer
 from ganformer_cli.training.network_trainer import NetworkTrainer, RunningMeans, labels_of, upload
 from ganformer_cli.training.recorded import Backward, Pass, RecordedPass
 
@@ -90,8 +91,8 @@ class GANTrainer(NetworkTrainer):
         self.d_optimizer = adam(self.discriminator, options.d_lr, options.d_reg_interval)
         self.g_weights, self.d_weights = PreparedWeights(self.generator), PreparedWeights(self.discriminator)
         self._cast_weights()
-        self.g_reducer = GradientReducer(self.g_weights.trained, group)
-        self.d_reducer = GradientReducer(self.d_weights.trained, group)
+        self.g_reducer = gradient_reducer(self.g_weights.trained, group)
+        self.d_reducer = gradient_reducer(self.d_weights.trained, group)
         self.pl_mean = torch.zeros([], device=device)  # running mean of path lengths
         self.augmentation = Augmentation(options, device)
         self.unproven_steps = self.proving_steps
@@ -333,31 +334,14 @@ class GANTrainer(NetworkTrainer):
             last = part.stop == self.local_batch_size
             completes = last and not regularise and not localise
             ws, mask = self.draw_latents(c, part, result), self.draw_mask(part)
-            arguments = ws, mask, labels_of(c, part), None if real is None else real[part]
-            if self.can_record:
-                values, gradient = self.recorded("generator", self.generator_pass, self.g_weights)(*arguments)
-                if completes:
-                    result.before_last_backward()
-            else:
-                leaf = ws.detach().requires_grad_()
-                values = self.generator_pass((leaf, *arguments[1:]), self.backward(result, last=completes))
-                gradient = leaf.grad
-            if gradient is not None:
-                ws.backward(gradient.contiguous())  # with several threads the order of sums depends on the layout
-            for name, value in values.items():
-                result.add(name, value)
+            rest = mask, labels_of(c, part), None if real is None else real[part]
+            self.pass_through("generator", self.generator_pass, (ws, *rest), result, completes=completes)
             half = (part.stop - part.start) // losses.PL_BATCH_SHRINK
             if localise:
                 some = slice(part.start, part.start + max(2, half))
-                first, second = self.draw_latents(c, some, result), self.draw_latents(c, some, result)
-                locality, divergence = losses.region_terms(self.generator, first, second)
-                # Without a weight a term is logged alone: no backward pass goes through it.
-                terms = (locality, options.locality_weight), (divergence, options.map_divergence_weight)
-                reward = torch.stack([values.mean() * weight for values, weight in terms if weight > 0]).sum()
-                weight = options.g_reg_interval / len(self.parts)
-                self.backward(result, last=last and not regularise)(reward * -weight, True)
-                result.add("locality", locality)
-                result.add("map_divergence", divergence)
+                both = torch.cat([self.draw_latents(c, some, result), self.draw_latents(c, some, result)])
+                last_one = last and not regularise
+                self.pass_through("regions", self.region_pass, (both,), result, completes=last_one)
             if regularise:
                 ws = self.draw_latents(c, slice(part.start, part.start + max(1, half)), result)
                 weight = options.pl_weight * options.g_reg_interval / len(self.parts)
@@ -366,6 +350,25 @@ class GANTrainer(NetworkTrainer):
                     self.backward(result, last=last)(penalty.mean() * weight, True)
                 result.pl_means.append(pl_mean)
                 result.add("path_length", pl_mean)
+
+    def pass_through(
+        self, name: str, compute: Pass, arguments: tuple[Tensor | None, ...], result: StepResult, *, completes: bool
+    ) -> None:
+        """Compute a pass by latents, which come first, and continue backward through what they were made by."""
+        ws, *rest = arguments
+        assert ws is not None
+        if self.can_record:
+            values, gradient = self.recorded(name, compute, self.g_weights, by_first=True)(*arguments)
+            if completes:
+                result.before_last_backward()
+        else:
+            leaf = ws.detach().requires_grad_()
+            values = compute((leaf, *rest), self.backward(result, last=completes))
+            gradient = leaf.grad
+        if gradient is not None:
+            ws.backward(gradient.contiguous())  # with several threads the order of sums depends on the layout
+        for key, value in values.items():
+            result.add(key, value)
 
     def discriminator_gradients(
         self, real: Tensor, c: Tensor | None, number: int, result: StepResult, seed: str
@@ -409,14 +412,14 @@ class GANTrainer(NetworkTrainer):
         plain = options.augment == "none" and not options.checkpoint_activations
         return self.device.type == "cpu" and prepared and plain
 
-    def recorded(self, name: str, compute: Pass, weights: PreparedWeights) -> RecordedPass:
+    def recorded(self, name: str, compute: Pass, weights: PreparedWeights, *, by_first: bool = False) -> RecordedPass:
         """The recorded form of a pass that trains ``weights``; the first call records."""
         key = name, self.micro_batch, len(self.parts)
         if key not in self.recordings:
             networks = self.generator, self.discriminator
             constants = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
             constants += [*self.g_weights.prepared, *self.d_weights.prepared]
-            self.recordings[key] = RecordedPass(compute, weights.trained, constants, by_first=name == "generator")
+            self.recordings[key] = RecordedPass(compute, weights.trained, constants, by_first=by_first)
         return self.recordings[key]
 
     # ----- Passes: of latents [b, m+1, L, w], mask [b, m], labels [b, c_dim], real images [b, 3, H, W] -----
@@ -434,6 +437,18 @@ class GANTrainer(NetworkTrainer):
             loss = losses.relativistic_loss(logits, real_logits)
         backward(loss / len(self.parts), True)
         return {"loss_g": loss}
+
+    def region_pass(self, arguments: Sequence[Tensor | None], backward: Backward) -> dict[str, Tensor]:
+        """Forward and backward pass of what rewards regions, by the latents of some images and then of others."""
+        (both,) = arguments
+        assert both is not None
+        options = self.config.train
+        locality, divergence = losses.region_terms(self.generator, *both.chunk(2))
+        # Without a weight a term is logged alone: no backward pass goes through it.
+        terms = (locality, options.locality_weight), (divergence, options.map_divergence_weight)
+        reward = torch.stack([values.mean() * weight for values, weight in terms if weight > 0]).sum()
+        backward(reward * (-options.g_reg_interval / len(self.parts)), True)
+        return {"locality": locality, "map_divergence": divergence}
 
     def images_to_judge(self, arguments: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Fakes, real images and labels as the discriminator sees them."""
