@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganformer_cli.models import convolution
 from ganformer_cli.models.convolution import conv2d
 from ganformer_cli.models.layers import ModulatedConv2d
 
@@ -55,6 +56,26 @@ def test_first_and_second_derivatives(shape: dict, size: int, trained: str) -> N
         given = (x.detach().requires_grad_(trained != "weight"), w.detach().requires_grad_(trained != "x"))
         assert torch.autograd.gradcheck(lambda a, b: conv2d(a, b, **shape), given)
         assert torch.autograd.gradgradcheck(lambda a, b: conv2d(a, b, **shape), given, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_gradients_of_small_images_by_products_are_torchs(
+    shape: dict, size: int, memory_format: torch.memory_format, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any layout and at any place in memory, as a part of a larger tensor is."""
+    x, weight, _ = operands(size, shape["transposed"])
+    kept = x.detach().to(dtype).contiguous(memory_format=memory_format)[1:].requires_grad_()
+    used = weight.detach().to(dtype).contiguous(memory_format=memory_format).requires_grad_()
+    found = []
+    for limit in (64, 0):
+        monkeypatch.setattr(convolution, "MAX_PRODUCT_POSITIONS", limit)
+        y = conv2d(kept, used, **shape)
+        found.append(torch.autograd.grad(y, [kept, used], y.detach().cos()))
+    tolerance = {"rtol": 1e-9, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 0.02, "atol": 0.05}
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
 
 
 @pytest.mark.parametrize(("shape", "size"), SHAPES)

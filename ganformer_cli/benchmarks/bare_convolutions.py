@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganformer_cli.benchmarks.measuring import Conditions, Contender, seconds_of
+from ganformer_cli.models import convolution
 
 Size = tuple[int, ...]
 
@@ -107,8 +108,12 @@ class _Recorder(TorchDispatchMode):
 
 def record(call: Callable[[], object]) -> Counter[Convolution]:
     """The network's convolutions in ``call``, and how often each is made; filters do not count."""
-    with _Recorder() as recorder:
-        call()
+    before, convolution.MAX_PRODUCT_POSITIONS = convolution.MAX_PRODUCT_POSITIONS, 0  # gradients, too, are convolutions
+    try:
+        with _Recorder() as recorder:
+            call()
+    finally:
+        convolution.MAX_PRODUCT_POSITIONS = before
     return Counter({made: count for made, count in recorder.calls.items() if not made.is_filter})
 
 

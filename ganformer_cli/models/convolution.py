@@ -28,6 +28,12 @@ class ConvShape(NamedTuple):
 
 POINTWISE = ConvShape()
 
+#: On a CPU the gradient by the weight is a product of matrices where there are no more positions than this in an image:
+#: torch's way is slow where weights are larger than features. Four times as many where a convolution is transposed,
+#: since the same columns serve for both gradients. Measured with 32 to 512 channels (Intel Xeon with AMX): 0.8 to 1 of
+#: the time in float32 at 8×8, 0.3 to 0.55 in bf16, and 0.13 to 0.5 at 4×4.
+MAX_PRODUCT_POSITIONS = 64
+
 
 def conv2d(
     x: Tensor,
@@ -186,11 +192,46 @@ def _gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, shape: ConvShape, wanted: tuple[bool, bool]
 ) -> tuple[Any, Any]:
     """Gradients by the input and by the weight; None where not wanted."""
+    if wanted[1] and not torch.is_grad_enabled() and _is_product_quicker(gradient, x, shape):
+        return _gradients_by_products(gradient, x, weight, shape, wanted)
     stride, padding = [shape.stride] * 2, [shape.padding] * 2
     by_x, by_weight, _ = torch.ops.aten.convolution_backward.default(
         gradient, x, weight, None, stride, padding, [1, 1], shape.transposed, [0, 0], 1, [*wanted, False]
     )
     return by_x if wanted[0] else None, by_weight if wanted[1] else None
+
+
+def _is_product_quicker(gradient: Tensor, x: Tensor, shape: ConvShape) -> bool:
+    """Whether to take a weight's gradient as a product of matrices; see ``MAX_PRODUCT_POSITIONS``."""
+    positions = (x if shape.transposed else gradient)[0, 0].numel()
+    return x.device.type == "cpu" and positions <= MAX_PRODUCT_POSITIONS * (4 if shape.transposed else 1)
+
+
+def _gradients_by_products(
+    gradient: Tensor, x: Tensor, weight: Tensor, shape: ConvShape, wanted: tuple[bool, bool]
+) -> tuple[Any, Any]:
+    """``_gradients`` by the weight, and by the input of a transposed convolution, from the same columns."""
+    small, large = (x, gradient) if shape.transposed else (gradient, x)  # a convolution goes from large to small
+    size = weight.shape[2]
+    columns = _columns(large, size, shape, small.shape[2:])
+    rows = small.permute(0, 2, 3, 1).flatten(0, 2)
+    by_weight = (rows.t() @ columns).view(len(weight), size, size, -1).permute(0, 3, 1, 2)
+    if not wanted[0]:
+        return None, by_weight
+    if not shape.transposed:
+        return _adjoint(gradient, weight, shape, x.shape[2:]), by_weight
+    by_x = columns @ weight.permute(0, 2, 3, 1).flatten(1).t()
+    return by_x.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2), by_weight
+
+
+def _columns(x: Tensor, size: int, shape: ConvShape, positions: Sequence[int]) -> Tensor:
+    """What the kernel sees at each position, ``[B·H'·W', k·k·C]``; x is ``[B, C, H, W]``."""
+    x = F.pad(x, [shape.padding] * 4).permute(0, 2, 3, 1)
+    sample, row, column, channel = x.stride()
+    strides = sample, row * shape.stride, column * shape.stride, row, column, channel
+    return (
+        x.as_strided((len(x), *positions, size, size, x.shape[3]), strides, x.storage_offset()).flatten(3).flatten(0, 2)
+    )
 
 
 def _adjoint(gradient: Tensor, weight: Tensor, shape: ConvShape, size: Sequence[int]) -> Tensor:
