@@ -44,6 +44,9 @@ def test_what_computes_nothing_needs_no_torch(tiny_run: Path, line: str) -> None
         "generate --seeds 0",
         "eval --eval-images-num 4 --metrics swd,diversity",
         "convert results/exp-000 model.safetensors",
+        "train --dry-run --components-num 2 --latent-size 16 --channel-max 8 --batch-size 4 --gpus none",
+        "train --components-num 2 --latent-size 16 --channel-max 8 --batch-size 4 --gpus none --processes 1 "
+        "--total-kimg 0.02 --metrics none --expname new",
     ],
 )
 def test_torch_loads_no_compiler(tiny_run: Path, line: str) -> None:

@@ -231,7 +231,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, free: float | None, each: float,
         tried.append(micro_batch)
         if micro_batch > fails_above:
             raise ERRORS[0]()
-        return Trial(micro_batch, regularised, 1.0, each * micro_batch)
+        return Trial(micro_batch, regularised, 1.0, 1.0, each * micro_batch)
 
     monkeypatch.setattr(fitting, "run_trial", trial)
     monkeypatch.setattr(fitting, "free_memory_mib", lambda device: free)
@@ -310,7 +310,7 @@ def test_the_time_is_that_of_whole_steps(monkeypatch: pytest.MonkeyPatch, step: 
     """What a step costs whatever its pictures is not counted for each few of them; regularised every third step."""
 
     def trial(gan: GANTrainer, micro_batch: int, *, regularised: bool) -> Trial:
-        return Trial(micro_batch, regularised, (1 + regularised) * (step + picture * micro_batch), 1.0)
+        return Trial(micro_batch, regularised, (1 + regularised) * (step + picture * micro_batch), 1.0, 1.0)
 
     monkeypatch.setattr(fitting, "run_trial", trial)
     gan = GANTrainer(settings(pl_weight=0.0), CPU)

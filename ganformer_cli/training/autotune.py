@@ -7,7 +7,6 @@ thread each is faster than one process with a thread a core. Large ones are the 
 from __future__ import annotations
 
 import gc
-import math
 import os
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ LARGE_SIDE = 128
 #: What the exchange of gradients adds to a step of several processes; and how much faster threads must be, which wait
 #: for one another several thousand times a step, so that any other program on the machine slows all of them down.
 EXCHANGE, _MARGIN = 1.05, 1.1
+#: The first trial builds operators and records what the others repeat.
 _REPEATS = 3
 
 
@@ -212,6 +212,7 @@ def run_speed_trial(config: RunConfig, cores: int) -> tuple[int, int]:
 
     before = torch.get_num_threads()
     random_state = torch.get_rng_state()
+    gc.freeze()  # collections between trials need not walk through what has been imported
     try:
         torch.manual_seed(config.train.seed)
         gan = network_trainer(config, torch.device("cpu"))
@@ -224,16 +225,10 @@ def run_speed_trial(config: RunConfig, cores: int) -> tuple[int, int]:
         def seconds(threads: int, micro_batch: int) -> float:
             torch.set_num_threads(threads)
             # Of one thread its own time: it does not count what other programs take. Several wait for one another.
-            clock = time.thread_time if threads == 1 else time.perf_counter
-            best = math.inf
-            for _ in range(_REPEATS):
-                start = clock()
-                run_trial(gan, micro_batch, regularised=False)
-                best = min(best, clock() - start)
-            return best
+            trials = [run_trial(gan, micro_batch, regularised=False) for _ in range(_REPEATS)]
+            return min(trial.thread_seconds if threads == 1 else trial.seconds for trial in trials)
 
         micro = min(gan.micro_batch, batch)
-        run_trial(gan, min(micro, batch // many), regularised=False)  # builds operators, fills caches
         found = {(1, cores): seconds(cores, micro) * (batch / micro)}
         if many > 1:
             local, each = batch // many, max(1, cores // many)

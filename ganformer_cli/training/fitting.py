@@ -36,6 +36,7 @@ class Trial:
     micro_batch: int
     regularised: bool
     seconds: float
+    thread_seconds: float  # of this thread's own, which does not count what other programs take
     needed_mib: float | None  # besides the networks; None where the system does not tell
 
 
@@ -101,12 +102,12 @@ def run_trial(gan: NetworkTrainer, micro_batch: int, *, regularised: bool) -> Tr
         torch.OutOfMemoryError, RuntimeError, MemoryError: it does not fit.
     """
     with _for_trial(gan, micro_batch) as (images, labels), Peak(gan.device) as peak:
-        start = time.perf_counter()
+        start, own = time.perf_counter(), time.thread_time()
         gan.trial(images, labels, regularised=regularised)
         if gan.device.type == "cuda":
             torch.cuda.synchronize(gan.device)
-        seconds = time.perf_counter() - start
-    return Trial(micro_batch, regularised, seconds, peak.added_mib)
+        seconds, thread_seconds = time.perf_counter() - start, time.thread_time() - own
+    return Trial(micro_batch, regularised, seconds, thread_seconds, peak.added_mib)
 
 
 def estimate_cost(gan: NetworkTrainer) -> CostEstimate:

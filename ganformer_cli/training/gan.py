@@ -366,7 +366,9 @@ class GANTrainer(NetworkTrainer):
             values = compute((leaf, *rest), self.backward(result, last=completes))
             gradient = leaf.grad
         if gradient is not None:
-            ws.backward(gradient.contiguous())  # with several threads the order of sums depends on the layout
+            # Contiguous: with several threads the order of sums depends on the layout. Not ws.backward(gradient), for
+            # which torch loads sympy.
+            (ws * gradient.contiguous()).sum().backward()
         for key, value in values.items():
             result.add(key, value)
 

@@ -17,6 +17,7 @@ from ganformer_cli.models import Generator
 from ganformer_cli.models.prepared import adam_keys, adam_memory
 from ganformer_cli.sampling import sample_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
+from ganformer_cli.training.uncompiled import use_uncompiled_optimizers
 
 
 class RunningMeans:
@@ -70,6 +71,7 @@ class NetworkTrainer(ABC):
         shrunk: Callable[[int], None] = lambda micro_batch: None,
         group: Group = ONE_PROCESS,
     ) -> None:
+        use_uncompiled_optimizers()
         self.config, self.device, self.shrunk, self.group = config, device, shrunk, group
         #: Images that pass through the networks at a time; gradients are accumulated over the micro-batches of a step.
         self.micro_batch = min(config.train.micro_batch, self.local_batch_size)

@@ -26,8 +26,9 @@ from ganformer_cli.training.network_trainer import NetworkTrainer, trial_labels
 PRECISION_FILE = "precision.json"
 #: bf16 is taken where it needs at most this share of float32's time.
 MIN_GAIN = 0.9
-#: Positions of the images of one trial: more images would only repeat the same work.
-POSITIONS = 8 * 32**2
+#: Positions of the images of one trial: more images would only repeat the same work. Small images are as many as those
+#: of a usual step, since their weights are then as much work as their features.
+POSITIONS, MAX_IMAGES = 8 * 32**2, 16
 #: Each form runs at least twice, and further until it has had this many seconds, at most eight times.
 SECONDS, MAX_RUNS = 0.08, 8
 
@@ -160,7 +161,7 @@ def _is_faster(run: Callable[[], None], gan: GANTrainer, names: list[str]) -> bo
 
 
 def _images(positions: int) -> int:
-    return max(1, POSITIONS // positions)
+    return min(max(1, POSITIONS // positions), MAX_IMAGES)
 
 
 def _block_run(gan: GANTrainer, name: str, block: DiscriminatorBlock) -> Callable[[], None]:

@@ -21,6 +21,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, is_in_torch_dispatch_mode
 
+from ganformer_cli.training.uncompiled import keep_uncompiled
+
 #: What a function returns: tensors without history, or None.
 PassResults = list[Tensor | None]
 
@@ -183,6 +185,10 @@ class _Recorder(TorchDispatchMode):
         else:
             self.calls.append((func, placed, named, self._result(out)))
         return out
+
+
+# torch wraps this method, too.
+keep_uncompiled(_Recorder.__torch_dispatch__)
 
 
 class _Program:
