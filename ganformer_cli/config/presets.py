@@ -84,7 +84,7 @@ def size_preset(resolution: int, on_cpu: bool) -> dict[str, Any]:
         "gamma": 1.0 if resolution <= 32 else 10.0,
         "g_lr": 0.003,
         "d_lr": 0.0025,
-        "total_kimg": 20.0 if resolution <= 32 else 30.0,
+        "total_kimg": 26.0 if resolution <= 32 else 30.0,
         "tick_kimg": 1.0,
         "snapshot_kimg": 4.0 if resolution <= 32 else 10.0,
         # About a minute of training on two cores.
