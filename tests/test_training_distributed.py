@@ -178,6 +178,8 @@ def test_processes_come_to_the_weights_of_one_and_need_not_see_the_same_folder(
         # One wrote, and the other was silent.
         assert [bool(out) for _, out, _ in ended] == [True, False]
         assert "2 processes take 4 of the 8 images of a batch each, 2 at a time" in ended[0][2]
+    for ended, way in zip(together.ended, ("shared memory", "gloo"), strict=True):
+        assert f"average gradients through {way}" in ended[0][2]
     assert list(together.places[1].iterdir()) == []
     assert [path.name for path in together.results.iterdir()] == ["run-000"]
     run = together.results / "run-000"

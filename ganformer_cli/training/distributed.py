@@ -133,14 +133,16 @@ class Group:
 ONE_PROCESS = Group()
 
 
-def describe_sharing(batch: int, world_size: int, micro_batch: int) -> str:
+def describe_sharing(group: Group, batch: int, micro_batch: int) -> str:
     """A sentence on how processes share a batch, and which other runs agree with this one.
 
     Noise, latents and minibatch-std depend on the micro-batch, so that is what must be equal.
     """
+    way = dist.get_backend() if group.intra_node is None else "shared memory"
     return (
-        f"{world_size} processes take {batch // world_size} of the {batch} images of a batch each, {micro_batch} at a "
-        f"time; with --batch-gpu {micro_batch} fewer processes, or one, come to the same up to rounding"
+        f"{group.world_size} processes take {batch // group.world_size} of the {batch} images of a batch each, "
+        f"{micro_batch} at a time, and average gradients through {way}; with --batch-gpu {micro_batch} fewer "
+        "processes, or one, come to the same up to rounding"
     )
 
 

@@ -174,7 +174,7 @@ class Trainer:
         total = round(options.total_kimg * 1000)
         self.callbacks.message(self.opening_line(total))
         if self.group.world_size > 1:
-            self.callbacks.message(describe_sharing(options.batch_size, self.group.world_size, self.gan.micro_batch))
+            self.callbacks.message(describe_sharing(self.group, options.batch_size, self.gan.micro_batch))
         self.tell_start()
         is_new = self.counters.images_seen == 0 and not self.checkpointer.restored
         scores = self.checkpointer.complete()
