@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from ganformer_cli.models.vqgan import VQGAN, PatchDiscriminator, perplexity
 from ganformer_cli.sampling import from_uint8, reconstruct_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 from ganformer_cli.training.ema import MovingAverage, ema_decay
+from ganformer_cli.training.gradients import GradientReducer, gradient_reducer
 from ganformer_cli.training.losses import fake_loss, generator_loss, real_loss
 from ganformer_cli.training.network_trainer import NetworkTrainer, RunningMeans, labels_of, seed_of, upload
 
@@ -126,6 +127,10 @@ class VQGANTrainer(NetworkTrainer):
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), options.d_lr, (0.5, 0.9), fused=True)
         self.t_optimizer = torch.optim.AdamW(
             self.transformer.parameters(), options.transformer_lr, (0.9, 0.95), weight_decay=0.01, fused=True
+        )
+        self.g_reducer, self.d_reducer, self.t_reducer = (
+            gradient_reducer(module.parameters(), group)
+            for module in (self.autoencoder, self.discriminator, self.transformer)
         )
         self.perceptual = perceptual_loss(options.vq_perceptual, device)
         self.usage = torch.zeros(config.model.codebook_size, device=device)  # of each code, since the last ``figures``
@@ -230,11 +235,11 @@ class VQGANTrainer(NetworkTrainer):
             some = quantizer.sums(found[1], found[2])
             counts += some[0]
             totals += some[1]
-        self.move(self.g_optimizer, self.autoencoder.parameters())
+        self.move(self.g_optimizer, self.g_reducer)
         if judged:
             for part, fake in zip(self.seeded_parts(f"{seed} discriminator"), fakes, strict=True):
                 self.discriminator_gradients(fake, reals[part], means)
-            self.move(self.d_optimizer, self.discriminator.parameters())
+            self.move(self.d_optimizer, self.d_reducer)
         candidates = self.random_rows(torch.cat(rows), len(counts), f"{seed} codes")
         counts, totals = self.group.all_reduce(counts), self.group.all_reduce(totals)
         means.add("codes_replaced", quantizer.update(counts, totals, candidates))
@@ -294,7 +299,7 @@ class VQGANTrainer(NetworkTrainer):
         c = labels if self.config.model.c_dim else None
         for part in self.seeded_parts(f"{seed} transformer"):
             self.transformer_gradients(reals[part], labels_of(c, part), means)
-        self.move(self.t_optimizer, self.transformer.parameters())
+        self.move(self.t_optimizer, self.t_reducer)
         self.generator.transformer_steps += 1
 
     def transformer_gradients(self, real: Tensor, c: Tensor | None, means: RunningMeans) -> None:
@@ -305,13 +310,9 @@ class VQGANTrainer(NetworkTrainer):
         (loss / len(self.parts)).backward()
         means.add("loss_codes", loss)
 
-    def move(self, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    def move(self, optimizer: torch.optim.Optimizer, reducer: GradientReducer) -> None:
         """Average the gradients over the processes, step, and clear them."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.group.world_size > 1:
-            flat = self.group.all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
-            for gradient, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+        reducer.finish()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
