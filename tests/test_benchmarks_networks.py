@@ -77,12 +77,24 @@ def test_forms_of_a_convolution_cost_the_same_multiplications() -> None:
     second = Convolution(image=(3, 2, 9, 9), weight=(6, 2, 9, 9), padding=(1, 1))
     grouped = Convolution(image=(1, 8, 5, 5), weight=(6, 4, 3, 3), groups=2)
     each = EACH._replace(wanted=(True, True))
-    for call, count, ways in ((PLAIN, 3, 1), (EACH, 4, 2), (each, 2, 2), (second, 1, 2), (grouped, 1, 2)):
+    products = PLAIN._replace(wanted=(False, True))
+    ways_of = ((PLAIN, 3, 1), (EACH, 4, 2), (each, 2, 2), (second, 1, 2), (grouped, 1, 2), (products, 2, 2))
+    for call, count, ways in ways_of:
         forms = list(equivalents(call, count, 4))
         assert forms[0][0] == call
         assert len(set(forms)) == ways
         for form, times in forms:
             assert cost(form, times) == cost(call, count), form
+
+
+@pytest.mark.parametrize("call", [PLAIN, UP], ids=["plain", "up"])
+def test_products_are_the_gradients_that_convolutions_are(call: Convolution) -> None:
+    call = call._replace(wanted=(True, True))
+    torch.manual_seed(0)
+    tensors = torch.randn(call.image), torch.randn(call.weight), torch.randn(call.output())
+    (_, _), (form, _) = equivalents(call, 1, 1)
+    for one, other in zip(call.run(*tensors)[:2], form.run(*tensors), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_by_the_weight_in_second_derivatives_are_known() -> None:

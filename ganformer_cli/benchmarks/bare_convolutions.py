@@ -38,6 +38,7 @@ class Convolution(NamedTuple):
     groups: int = 1
     wanted: tuple[bool, bool] | None = None  # gradients by image and by weight; None: it is the forward pass
     dtype: torch.dtype = torch.float32
+    by_products: bool = False  # gradients by the weight are products of matrices
 
     @property
     def is_filter(self) -> bool:
@@ -55,6 +56,9 @@ class Convolution(NamedTuple):
         geometry = *sizes, self.transposed, list(self.output_padding), self.groups
         if gradient is None or self.wanted is None:
             return torch.ops.aten.convolution(image, weight, None, *geometry)
+        if self.by_products:
+            shape = convolution.ConvShape(self.stride[0], self.padding[0], self.transposed)
+            return convolution.gradients_by_products(gradient, image, weight, shape, self.wanted)
         return torch.ops.aten.convolution_backward(gradient, image, weight, None, *geometry, [*self.wanted, False])
 
     def alone(self, memory_format: torch.memory_format, device: str) -> Callable[[], object]:
@@ -128,8 +132,16 @@ def equivalents(call: Convolution, count: int, batch: int) -> Iterator[tuple[Con
         # Made image by image, with a weight for each: images scaled before and behind would need one weight.
         together = max(size for size in range(1, batch + 1) if count % size == 0)
         yield call._replace(image=(together, *call.image[1:])), count / together
+    elif call.wanted is not None and call.wanted[1] and _is_plain(call):
+        yield call._replace(by_products=True), count
     elif (gradient := _as_weight_gradient(call)) is not None:
         yield gradient, count
+
+
+def _is_plain(call: Convolution) -> bool:
+    """Whether it is one that the networks make: square, not dilated, without groups."""
+    square = call.stride[0] == call.stride[1] and call.padding[0] == call.padding[1]
+    return square and call.dilation == (1, 1) and call.output_padding == (0, 0) and call.weight[2] == call.weight[3]
 
 
 def _as_weight_gradient(call: Convolution) -> Convolution | None:

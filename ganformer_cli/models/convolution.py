@@ -193,7 +193,7 @@ def _gradients(
 ) -> tuple[Any, Any]:
     """Gradients by the input and by the weight; None where not wanted."""
     if wanted[1] and not torch.is_grad_enabled() and _is_product_quicker(gradient, x, shape):
-        return _gradients_by_products(gradient, x, weight, shape, wanted)
+        return gradients_by_products(gradient, x, weight, shape, wanted)
     stride, padding = [shape.stride] * 2, [shape.padding] * 2
     by_x, by_weight, _ = torch.ops.aten.convolution_backward.default(
         gradient, x, weight, None, stride, padding, [1, 1], shape.transposed, [0, 0], 1, [*wanted, False]
@@ -207,11 +207,23 @@ def _is_product_quicker(gradient: Tensor, x: Tensor, shape: ConvShape) -> bool:
     return x.device.type == "cpu" and positions <= MAX_PRODUCT_POSITIONS * (4 if shape.transposed else 1)
 
 
-def _gradients_by_products(
+def gradients_by_products(
     gradient: Tensor, x: Tensor, weight: Tensor, shape: ConvShape, wanted: tuple[bool, bool]
 ) -> tuple[Any, Any]:
-    """``_gradients`` by the weight, and by the input of a transposed convolution, from the same columns."""
-    small, large = (x, gradient) if shape.transposed else (gradient, x)  # a convolution goes from large to small
+    """Gradients of a convolution by its input and weight, those by the weight as a product of matrices.
+
+    Args:
+        gradient: by the result, ``[B, O, H', W']``.
+        x: ``[B, I, H, W]``.
+        weight: ``[O, I, k, k]``; transposed, I comes before O.
+        shape: of the convolution.
+        wanted: whether by the input, and by the weight, which is not optional here.
+
+    Returns:
+        ``[B, I, H, W]`` or None, and one like the weight.
+    """
+    # A transposed convolution takes both gradients from the same columns.
+    small, large = (x, gradient) if shape.transposed else (gradient, x)
     size = weight.shape[2]
     columns = _columns(large, size, shape, small.shape[2:])
     rows = small.permute(0, 2, 3, 1).flatten(0, 2)
