@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import statistics
+import time
 from pathlib import Path
 
 import pytest
 
 from ganformer_cli import cpus
-from ganformer_cli.cpus import UsableCores, cgroup_cores, limit_spinning, usable_cores
+from ganformer_cli.cpus import UsableCores, cgroup_cores, limit_spinning, thread_seconds, usable_cores
 
 V1_HALF = {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}
 
@@ -74,3 +77,13 @@ def test_how_threads_wait_is_the_users_choice(monkeypatch: pytest.MonkeyPatch, n
     if name is not None:
         expected[name] = "7"
     assert {each: os.environ[each] for each in WAITING if each in os.environ} == expected
+
+
+def test_the_clock_of_a_thread_tells_short_trials_apart() -> None:
+    """Windows' own advances by 16 ms, more than a block of a small network takes."""
+    start, times = time.perf_counter(), [thread_seconds()]
+    while time.perf_counter() - start < 1 and len(times) < 100:
+        now = thread_seconds()
+        if now > times[-1]:
+            times.append(now)
+    assert statistics.median(later - now for now, later in itertools.pairwise(times)) < 0.001

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from ganformer_cli.checkpoints.run_folder import PARALLELISM_FILE
 from ganformer_cli.config import RunConfig
-from ganformer_cli.cpus import UsableCores, usable_cores
+from ganformer_cli.cpus import UsableCores, thread_seconds, usable_cores
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.files import read_json, write_json
 from ganformer_cli.training.kept_trials import keep_trial, kept_trial, key_of
@@ -252,10 +251,10 @@ def slowdown(cores: int) -> float:
     image, weight = torch.randn(4, 64, 32, 32), torch.randn(64, 64, 3, 3)
 
     def work(_: int) -> float:
-        start = time.thread_time()
+        start = thread_seconds()
         for _ in range(8):
             torch.nn.functional.conv2d(image, weight, padding=1).mul_(0.5)
-        return time.thread_time() - start
+        return thread_seconds() - start
 
     before = torch.get_num_threads()
     torch.set_num_threads(cores)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ganformer_cli.config import RunConfig
+from ganformer_cli.cpus import thread_seconds
 from ganformer_cli.files import MIB
 from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.models.prepared import adam_keys
@@ -102,12 +103,12 @@ def run_trial(gan: NetworkTrainer, micro_batch: int, *, regularised: bool) -> Tr
         torch.OutOfMemoryError, RuntimeError, MemoryError: it does not fit.
     """
     with _for_trial(gan, micro_batch) as (images, labels), Peak(gan.device) as peak:
-        start, own = time.perf_counter(), time.thread_time()
+        start, own_start = time.perf_counter(), thread_seconds()
         gan.trial(images, labels, regularised=regularised)
         if gan.device.type == "cuda":
             torch.cuda.synchronize(gan.device)
-        seconds, thread_seconds = time.perf_counter() - start, time.thread_time() - own
-    return Trial(micro_batch, regularised, seconds, thread_seconds, peak.added_mib)
+        seconds, own = time.perf_counter() - start, thread_seconds() - own_start
+    return Trial(micro_batch, regularised, seconds, own, peak.added_mib)
 
 
 def estimate_cost(gan: NetworkTrainer) -> CostEstimate:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ganformer_cli.cpus import thread_seconds
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.files import read_json, write_json
 from ganformer_cli.models.discriminator import DiscriminatorBlock
@@ -139,7 +140,7 @@ def fastest_precision(gan: GANTrainer) -> dict[str, str]:
 def _is_faster(run: Callable[[], None], gan: GANTrainer, names: list[str]) -> bool:
     """Whether ``run`` is faster with these blocks of both networks in bf16; the forms take turns."""
     # What other programs take away does not count where there is one thread to look at.
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    clock = thread_seconds if torch.get_num_threads() == 1 else time.perf_counter
     best = {"fp32": float("inf"), "bf16": float("inf")}
     spent = 0.0
     for i in range(MAX_RUNS):

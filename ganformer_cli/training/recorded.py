@@ -11,7 +11,6 @@ function reads tensors that nobody has named, and where it takes long by itself,
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, is_in_torch_dispatch_mode
 
+from ganformer_cli.cpus import thread_seconds
 from ganformer_cli.training.uncompiled import keep_uncompiled
 
 #: What a function returns: tensors without history, or None.
@@ -82,11 +82,11 @@ class RecordedFunction:
         return self.program.run(arguments)
 
     def _record(self, arguments: Sequence[Tensor]) -> PassResults:
-        recorder, start = _Recorder(arguments, self.constants), time.thread_time()
+        recorder, start = _Recorder(arguments, self.constants), thread_seconds()
         with recorder:
             results = self.function(*arguments)
         self.refusal = recorder.refusal or recorder.missing(results)
-        if time.thread_time() - start > MAX_SECONDS:
+        if thread_seconds() - start > MAX_SECONDS:
             self.refusal = "it takes long by itself"
         if not self.refusal:
             self.program = _Program(recorder, results)
