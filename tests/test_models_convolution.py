@@ -82,7 +82,11 @@ def test_gradients_of_small_images_by_products_are_torchs(
 def test_an_empty_batch_gives_an_empty_batch(shape: dict, size: int) -> None:
     x, weight, weights = operands(size, shape["transposed"])
     for w in (weight, weights[:0]):
-        assert conv2d(x[:0], w, **shape).shape == plain(x, weight, **shape)[:0].shape
+        y = conv2d(x[:0], w, **shape)
+        assert y.shape == plain(x, weight, **shape)[:0].shape
+        by_x, by_weight = torch.autograd.grad(y.sum(), [x, weight if w is weight else weights])
+        assert not by_x.any()
+        assert not by_weight.any()
 
 
 def kept_bytes(x: Tensor, weight: Tensor) -> int:

@@ -203,7 +203,7 @@ def _gradients(
 
 def _is_product_quicker(gradient: Tensor, x: Tensor, shape: ConvShape) -> bool:
     """Whether to take a weight's gradient as a product of matrices; see ``MAX_PRODUCT_POSITIONS``."""
-    positions = (x if shape.transposed else gradient)[0, 0].numel()
+    positions = (x if shape.transposed else gradient).shape[2:].numel()
     return x.device.type == "cpu" and positions <= MAX_PRODUCT_POSITIONS * (4 if shape.transposed else 1)
 
 
@@ -227,13 +227,13 @@ def gradients_by_products(
     size = weight.shape[2]
     columns = _columns(large, size, shape, small.shape[2:])
     rows = small.permute(0, 2, 3, 1).flatten(0, 2)
-    by_weight = (rows.t() @ columns).view(len(weight), size, size, -1).permute(0, 3, 1, 2)
+    by_weight = (rows.t() @ columns).view(len(weight), size, size, weight.shape[1]).permute(0, 3, 1, 2)
     if not wanted[0]:
         return None, by_weight
     if not shape.transposed:
         return _adjoint(gradient, weight, shape, x.shape[2:]), by_weight
     by_x = columns @ weight.permute(0, 2, 3, 1).flatten(1).t()
-    return by_x.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2), by_weight
+    return by_x.view(len(x), *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2), by_weight
 
 
 def _columns(x: Tensor, size: int, shape: ConvShape, positions: Sequence[int]) -> Tensor:

@@ -57,6 +57,11 @@ class Group:
     intra_node: IntraNodeGroup | None = None  # a quicker way, where all compute on the CPU of one machine
 
     @property
+    def exchange(self) -> str:
+        """What gradients go through, for people."""
+        return str(dist.get_backend()) if self.intra_node is None else "shared memory"
+
+    @property
     def is_main(self) -> bool:
         """Whether this is rank 0, the process that writes."""
         return self.rank == 0
@@ -138,11 +143,10 @@ def describe_sharing(group: Group, batch: int, micro_batch: int) -> str:
 
     Noise, latents and minibatch-std depend on the micro-batch, so that is what must be equal.
     """
-    way = dist.get_backend() if group.intra_node is None else "shared memory"
     return (
         f"{group.world_size} processes take {batch // group.world_size} of the {batch} images of a batch each, "
-        f"{micro_batch} at a time, and average gradients through {way}; with --batch-gpu {micro_batch} fewer "
-        "processes, or one, come to the same up to rounding"
+        f"{micro_batch} at a time, and average gradients through {group.exchange}; with --batch-gpu {micro_batch} "
+        "fewer processes, or one, come to the same up to rounding"
     )
 
 
@@ -211,11 +215,12 @@ def init_process_group(device: torch.device) -> Group:
     intra_node = connect(rank, world_size, COLLECTIVE_TIMEOUT.total_seconds()) if device.type == "cpu" else None
     group = Group(rank, world_size, intra_node)
     # A broken network shows here, and not as wrong gradients.
-    probe = torch.full([4], float(group.rank + 1), device=device)
-    if group.all_reduce(probe).tolist() != [group.world_size * (group.world_size + 1) / 2] * 4:
-        raise TrainingError(
-            f"{backend} adds up wrong numbers between {group.world_size} processes; check network and driver"
-        )
+    right = [world_size * (world_size + 1) / 2] * 4
+    for way, all_reduce in {backend: dist.all_reduce, group.exchange: group.all_reduce}.items():
+        probe = torch.full([4], float(rank + 1), device=device)
+        all_reduce(probe)
+        if probe.tolist() != right:
+            raise TrainingError(f"{way} adds up wrong numbers between {world_size} processes; check network and driver")
     return group
 
 
