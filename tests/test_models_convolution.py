@@ -73,9 +73,9 @@ def test_gradients_of_small_images_by_products_are_torchs(
         monkeypatch.setattr(convolution, "MAX_PRODUCT_POSITIONS", limit)
         y = conv2d(kept, used, **shape)
         found.append(torch.autograd.grad(y, [kept, used], y.detach().cos()))
-    tolerance = {"rtol": 1e-9, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 0.02, "atol": 0.05}
+    rtol, atol = (1e-9, 1e-11) if dtype == torch.float64 else (0.02, 0.05)
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, **tolerance)
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize(("shape", "size"), SHAPES)
