@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from ganformer_cli.errors import ConfigError, TrainingError
 from ganformer_cli.text import printable
-from ganformer_cli.training.intra_node import MAX_SMALL, IntraNodeGroup, all_gather_object, connect
+from ganformer_cli.training.intra_node import MAX_SMALL, IntraNodeGroup, all_gather_object, broadcast_object, connect
 
 #: How long a process waits for the others. Files, grids and comparisons of features are the work of rank 0, for which
 #: the rest wait.
@@ -105,21 +105,19 @@ class Group:
         """Call ``value`` in rank 0 and return its result in all processes; an error there is raised in all of them."""
         if self.world_size == 1:
             return value()
-        box: list[_Value | None] = [None]
+        found: _Value | None = None
         error: Exception | None = None
         if self.is_main:
             try:
-                box = [value()]
+                found = value()
             except Exception as raised:  # the others must learn of it, or they would wait for ever
                 error = raised
-        reason = [None if error is None else f"{type(error).__name__}: {error}"]
-        dist.broadcast_object_list(reason)
+        reason = broadcast_object(None if error is None else f"{type(error).__name__}: {error}")
         if error is not None:
             raise error
-        if reason[0] is not None:
-            raise TrainingError(f"the first process of the run failed: {reason[0]}")
-        dist.broadcast_object_list(box)
-        return box[0]  # type: ignore[return-value]
+        if reason is not None:
+            raise TrainingError(f"the first process of the run failed: {reason}")
+        return broadcast_object(found)  # type: ignore[return-value]
 
     def all_gather_object(self, value: _Value) -> list[_Value]:
         """The values of all processes, by rank."""
