@@ -24,6 +24,7 @@ CACHE_FOLDERS = {
     "hub": "models from the Hugging Face Hub",
     "statistics": "statistics of data sets, for metrics",
     "trials": "what trials found fastest on this machine",
+    "scenes": "drawn images of the built-in data set",
 }
 DOWNLOADS = ".downloads"  # in a folder of data sets: the archives that they are made of
 

@@ -39,6 +39,7 @@ def test_what_is_kept_is_shown(ganformer: Run, cache: Path) -> None:
         "hub": (0, 0),
         "statistics": (0, 0),
         "trials": (0, 0),
+        "scenes": (0, 0),
     }
     assert sizes(ganformer("cache", "--json")) == {**expected, "downloads": (1, 50)}
     table = ganformer("cache").stdout

@@ -25,7 +25,7 @@ _DATASETS = "downloads"  # what the downloaded archives of data sets are called 
 @json_option
 def command(names: tuple[str, ...], clear: bool, data_dir: Path, as_json: bool) -> None:
     """Show what is kept to be used again, and how much: built operators, weights of metrics, published models,
-    statistics of data sets, outcomes of trials, downloaded archives.
+    statistics of data sets, outcomes of trials, drawn scenes, downloaded archives.
 
     With --clear, delete it; NAME chooses a part. All of it is made or downloaded again when it is needed. Data sets and
     runs are never touched. GANFORMER_CACHE moves the folder.

@@ -19,6 +19,7 @@ from ganformer_cli.data.images import Decoding, ImageArray, is_large_enough
 from ganformer_cli.data.loading.stores import PlainStore, ShardStore, Store, open_store
 from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
 from ganformer_cli.data.scenes.composition import Scene, compose
+from ganformer_cli.data.scenes.kept_images import KeptImages
 from ganformer_cli.data.scenes.rendering import render, render_mask
 from ganformer_cli.data.set_labels import plain_labels, prepared_labels
 from ganformer_cli.data.sources.label_values import is_one_hot
@@ -126,6 +127,7 @@ class SceneDataset(ImageDataset):
         fingerprint = hashlib.sha256(content.encode()).hexdigest()
         super().__init__(SCENES, height, width, ratio, count, fingerprint)
         self.seed = seed
+        self._kept = KeptImages(fingerprint[:32], count, (3, height, width))
 
     def scene(self, index: int) -> Scene:
         """What image ``index`` shows."""
@@ -135,8 +137,15 @@ class SceneDataset(ImageDataset):
         """Which object covers most of each pixel: uint8 [height, width]; 0 ground, k ``scene(index).objects[k-1]``."""
         return render_mask(self.scene(index), self.height, self.width)
 
+    def close(self) -> None:
+        self._kept.close()
+
     def _load(self, index: int) -> ImageArray:
-        return render(self.scene(index), self.height, self.width)
+        image = self._kept.find(index)
+        if image is None:
+            image = render(self.scene(index), self.height, self.width)
+            self._kept.keep(index, image)
+        return image
 
 
 class PreparedDataset(ImageDataset):
