@@ -22,6 +22,7 @@ from ganformer_cli.data.prepare.duplicates import find_near, find_repeated
 from ganformer_cli.data.prepare.pipeline import PreparedSet, prepare
 from ganformer_cli.data.prepare.verify import verify
 from ganformer_cli.data.sources import Item, Source
+from ganformer_cli.data.sources.base import Labels
 from ganformer_cli.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
@@ -34,8 +35,7 @@ class Memory(Source):
 
     def __init__(self, items: list[Item], label_kind: str | None = None, class_names: list[str] | None = None) -> None:
         self.path = Path("memory")
-        self.label_kind = label_kind
-        self.class_names = class_names
+        self.labels = Labels(label_kind, class_names)
         self._items = items
 
     def count(self) -> int:

@@ -25,6 +25,7 @@ from ganformer_cli.data.prepare import writer
 from ganformer_cli.data.prepare.pipeline import prepare
 from ganformer_cli.data.prepare.shards import Journal, ShardWriter
 from ganformer_cli.data.sources import Item, Source
+from ganformer_cli.data.sources.base import Labels
 from ganformer_cli.errors import DataError, OutputError
 
 COUNT = 120
@@ -35,7 +36,7 @@ class Numbers(Source):
     """Images of 12x12 out of thin air: every 10th is broken, every 15th is a duplicate, all have labels."""
 
     format = "folder"
-    label_kind = "classes"
+    labels = Labels("classes")
 
     def __init__(self, version: str = "1") -> None:
         self.path = Path("thin air")

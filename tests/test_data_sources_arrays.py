@@ -188,11 +188,11 @@ def test_labels_beside_the_pictures(tmp_path: Path, format: str, name: str) -> N
     ):
         path = FORMATS[format](tmp_path / "file", pictures(4, 8, 8, 3), **{name: labels})
         with open_source(path) as source:
-            assert source.label_kind == kind
+            assert source.labels.kind == kind
             assert next(source.items()).label == first
             assert len({item.label for item in source.items()}) == 4
         with open_source(path, labels="none") as source:
-            assert source.label_kind is None
+            assert source.labels.kind is None
     path = FORMATS[format](tmp_path / "file", pictures(4, 8, 8, 3), **{name: np.arange(5)})
     with pytest.raises(DataError, match=f"{name}: 5 labels for 4 images"):
         open_source(path)
@@ -224,7 +224,7 @@ def test_which_dataset_of_several(tmp_path: Path) -> None:
         file["train/labels"] = np.arange(4)
         file["labels"] = np.arange(7)
     source = open_source(tmp_path / "a")
-    assert source.label_kind == "classes"
+    assert source.labels.kind == "classes"
     assert next(source.items()).name == "train/images[0]"
     check(source, right)
     with h5py.File(tmp_path / "a", "w") as file:
@@ -487,7 +487,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 def test_tensorflow_datasets(fake: types.ModuleType) -> None:
     source = open_source(Path("little/one"), format="tfds")
-    assert (source.format, source.label_kind) == ("tfds", "classes")
+    assert (source.format, source.labels.kind) == ("tfds", "classes")
     assert [item.label for item in source.items(2)] == [2, 3, 4]
     check(source, np.stack([pictures(8, 8, 3) + i for i in range(5)]))
 

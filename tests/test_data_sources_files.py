@@ -92,7 +92,7 @@ def check(source: Source, names: tuple[str, ...] = SORTED) -> None:
         assert len(list(source.samples(3))) == 3
         assert set(source.samples(3)) <= set(items)
         assert list(source.samples(9)) == items
-        assert source.label_kind is None
+        assert source.labels.kind is None
         assert source.fingerprint() == source.fingerprint()
         assert len(source.fingerprint()) == 64
 
@@ -469,7 +469,7 @@ def test_a_prepared_set_is_its_zip_and_not_its_preview(tmp_path: Path) -> None:
         items = list(source.items())
         assert source.count() == len(items) == 6
         assert [item.label for item in items] == [0, 1, 0, 0, 1, 0]
-        assert (source.label_kind, source.others()) == ("classes", 0)
+        assert (source.labels.kind, source.others()) == ("classes", 0)
         for seed, item in enumerate(items):
             assert np.array_equal(decoded(item), pixels(seed))
         for start in range(7):

@@ -46,7 +46,7 @@ def labels_of(path: Path, labels: str | None = None) -> tuple[str | None, list[A
     with open_source(path, labels=labels) as source:
         found = [item.label for item in source.items()]
         assert [item.label for item in source.items(2)] == found[2:]
-        return source.label_kind, found
+        return source.labels.kind, found
 
 
 @every_form
@@ -58,7 +58,7 @@ def test_dataset_json_of_the_source(tmp_path: Path, format: str) -> None:
     assert labels_of(path, "none") == (None, [None] * 4)
     with open_source(path) as source:
         assert source.others() == 1
-        assert source.class_names is None
+        assert source.labels.class_names is None
 
 
 @every_form
@@ -148,18 +148,18 @@ def test_a_column_of_classes_however_it_is_written(
             cells = [f'{name},"{label}"'.replace("'", '""') for name, label in pairs]
             Path(option).write_text("\n".join(["file,label", *cells]), encoding="utf-8")
     with open_source(path, labels=option) as source:
-        assert source.label_kind == kind
+        assert source.labels.kind == kind
         assert [item.label for item in source.items()] == expected
-        assert source.class_names == names
+        assert source.labels.class_names == names
         if isinstance(written[0], list) and len(written[0]) == 3 and kind == "classes":
-            assert source.class_count == 3  # the second has no image, and is there all the same
-            assert "one-hot" in source.label_notes[0]
+            assert source.labels.class_count == 3  # the second has no image, and is there all the same
+            assert "one-hot" in source.labels.notes[0]
 
 
 def test_the_header_of_one_hot_columns_names_the_classes(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,dog,cat\ncat/0.png,0,1\ndog/0.png,1,0\n", encoding="utf-8")
     with open_source(make(tmp_path / "set", "zip", NAMES), labels=str(tmp_path / "labels.csv")) as source:
-        assert (source.label_kind, source.class_names) == ("classes", ["dog", "cat"])
+        assert (source.labels.kind, source.labels.class_names) == ("classes", ["dog", "cat"])
         assert [item.label for item in source.items()] == [1, None, 0, None]
 
 
@@ -167,9 +167,9 @@ def test_the_header_of_one_hot_columns_names_the_classes(tmp_path: Path) -> None
 def test_text_in_a_csv_is_classes_with_or_without_a_header(tmp_path: Path, header: str) -> None:
     (tmp_path / "labels.csv").write_text(header + "cat/0,cat\ncat/1,cat\ndog/0,dog\ndog/x/1,dog", encoding="utf-8")
     with open_source(make(tmp_path / "set", "zip", NAMES), labels=str(tmp_path / "labels.csv")) as source:
-        assert source.class_names == ["cat", "dog"]
+        assert source.labels.class_names == ["cat", "dog"]
         assert [item.label for item in source.items()] == [0, 0, 1, 1]
-        assert not source.label_faults
+        assert not source.labels.faults
 
 
 # ---- Where dataset.json lies, and how it spells names ----------------------------------------------------------------
@@ -191,9 +191,9 @@ def test_dataset_json_lies_at_the_top_or_in_the_folder_around_all_images(
     with open_source(path) as source:
         assert [item.label for item in source.items()] == [0, 1, 2, 3]
         assert source.others() == 0
-        assert not source.label_faults
+        assert not source.labels.faults
         alike = named in ("", "./", "/") or named == below
-        assert bool(source.label_notes) == (not alike), source.label_notes
+        assert bool(source.labels.notes) == (not alike), source.labels.notes
 
 
 @every_form
@@ -201,17 +201,17 @@ def test_a_listing_at_the_top_may_leave_the_top_folder_out(tmp_path: Path, forma
     path = make(tmp_path / "set", format, [f"top/{name}" for name in NAMES], {"dataset.json": listing(NAMES)})
     with open_source(path) as source:
         assert [item.label for item in source.items()] == [0, 1, 2, 3]
-        assert "4 labels matched by other folders before the name: cat/0.png" in source.label_notes[0]
-        assert "top/cat/0.png" in source.label_notes[0]
+        assert "4 labels matched by other folders before the name: cat/0.png" in source.labels.notes[0]
+        assert "top/cat/0.png" in source.labels.notes[0]
 
 
 @every_form
 def test_a_dataset_json_beside_some_images_is_not_used_and_said(tmp_path: Path, format: str) -> None:
     path = make(tmp_path / "set", format, NAMES, {"cat/dataset.json": listing(["0.png", "1.png"])})
     with open_source(path) as source:
-        assert source.label_kind is None
+        assert source.labels.kind is None
         assert source.others() == 1
-        assert "cat/dataset.json is not used" in source.label_notes[0]
+        assert "cat/dataset.json is not used" in source.labels.notes[0]
 
 
 @every_form
@@ -228,7 +228,7 @@ def test_byte_order_marks(tmp_path: Path, format: str, encoding: str) -> None:
     data = b"\xfe\xff" + listing(NAMES, "utf-16-be") if encoding == "utf-16-be-sig" else listing(NAMES, encoding)
     with open_source(make(tmp_path / "set", format, NAMES, {"dataset.json": data})) as source:
         assert [item.label for item in source.items()] == [0, 1, 2, 3]
-        said = "".join(source.label_notes)
+        said = "".join(source.labels.notes)
         assert (encoding[:6].upper() in said) == (encoding != "utf-8-sig")
 
 
@@ -251,8 +251,8 @@ def test_names_that_are_spelt_otherwise(
 ) -> None:
     with open_source(make(tmp_path / "set", format, there, {"dataset.json": listing(named)})) as source:
         assert [item.label for item in source.items()] == [0, 1]
-        assert re.search(f"^2 labels matched by ({rule})", source.label_notes[0]), source.label_notes
-        assert not source.label_faults
+        assert re.search(f"^2 labels matched by ({rule})", source.labels.notes[0]), source.labels.notes
+        assert not source.labels.faults
 
 
 @every_form
@@ -291,8 +291,8 @@ def test_what_is_left_over_on_either_side_is_counted_and_named(tmp_path: Path, f
     with open_source(make(tmp_path / "set", format, NAMES, {"dataset.json": data})) as source:
         assert [item.label for item in source.items()] == [0, None, None, None]
         assert re.search(r"3 images without a label in .*, which names for example gone\.png: cat/1\.png",
-                         "\n".join(source.label_notes))  # fmt: skip
-        (fault,) = source.label_faults
+                         "\n".join(source.labels.notes))  # fmt: skip
+        (fault,) = source.labels.faults
         assert re.search(r"2 labels of no image in .*dataset\.json: gone\.png and others", fault)
 
 
@@ -300,17 +300,17 @@ def test_what_is_left_over_on_either_side_is_counted_and_named(tmp_path: Path, f
 @pytest.mark.parametrize("content", [b'{"labels": null}', b'{"labels": []}', b"{}"])
 def test_no_labels_are_said(tmp_path: Path, format: str, content: bytes) -> None:
     with open_source(make(tmp_path / "set", format, NAMES, {"dataset.json": content})) as source:
-        assert source.label_kind is None
-        assert "dataset.json" in source.label_notes[0]
-        assert "without labels" in source.label_notes[0]
+        assert source.labels.kind is None
+        assert "dataset.json" in source.labels.notes[0]
+        assert "without labels" in source.labels.notes[0]
 
 
 @every_form
 def test_folders_as_classes(tmp_path: Path, format: str) -> None:
     path = make(tmp_path / "set", format, [*NAMES, "top.png", "Ähre/0.png"])
     with open_source(path, labels="folders") as source:
-        assert source.label_kind == "classes"
-        assert source.class_names == ["cat", "dog", "Ähre"]
+        assert source.labels.kind == "classes"
+        assert source.labels.class_names == ["cat", "dog", "Ähre"]
         assert {item.name: item.label for item in source.items()} == {
             "cat/0.png": 0, "cat/1.png": 0, "dog/0.png": 1, "dog/x/1.png": 1, "top.png": None, "Ähre/0.png": 2,
         }  # fmt: skip
@@ -320,11 +320,11 @@ def test_folders_as_classes(tmp_path: Path, format: str) -> None:
 def test_folders_around_all_pictures_are_no_class(tmp_path: Path, format: str) -> None:
     path = make(tmp_path / "set", format, [f"set-1.0/train/{name}" for name in NAMES])
     with open_source(path, labels="folders") as source:
-        assert source.class_names == ["cat", "dog"]
+        assert source.labels.class_names == ["cat", "dog"]
         assert [item.label for item in source.items()] == [0, 0, 1, 1]
     one = make(tmp_path / "one", format, ["a/cat/0.png", "a/cat/1.png"])
     with open_source(one, labels="folders") as source:
-        assert source.class_names == ["cat"]
+        assert source.labels.class_names == ["cat"]
 
 
 @every_form

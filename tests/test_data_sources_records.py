@@ -77,7 +77,7 @@ def test_stylegans_records(tmp_path: Path, packed: bool) -> None:
     pictures = [picture(i, *shape) for i, shape in enumerate(shapes)]
     (tmp_path / "file").write_bytes(b"".join(record(raw(p, packed=packed)) for p in pictures))
     with open_source(tmp_path / "file") as source:
-        assert (source.format, source.count(), source.others(), source.label_kind) == ("tfrecords", 5, 0, None)
+        assert (source.format, source.count(), source.others(), source.labels.kind) == ("tfrecords", 5, 0, None)
         items = list(source.items())
         for number, (item, pixels) in enumerate(zip(items, pictures, strict=True)):
             assert item.name == f"file[{number}]"
@@ -169,15 +169,15 @@ def test_stylegans_labels(folder: Path, zipped: bool) -> None:
     with (folder / "set-rxx.labels").open("wb") as stream:
         np.save(stream, vectors)
     with open_source(zip_of(folder) if zipped else folder) as source:
-        assert (source.label_kind, source.class_count, source.others()) == ("classes", 24, 1)
+        assert (source.labels.kind, source.labels.class_count, source.others()) == ("classes", 24, 1)
         assert [item.label for item in source.items(20)] == [20, 21, 22, 23]
-        assert "one-hot" in source.label_notes[0]
+        assert "one-hot" in source.labels.notes[0]
     if not zipped:
         with open_source(folder / "set-r03.tfrecords") as source:
-            assert source.label_kind == "classes"
+            assert source.labels.kind == "classes"
             assert next(source.items()).label == 0
         with open_source(folder, labels="none") as source:
-            assert source.label_kind is None
+            assert source.labels.kind is None
 
 
 def test_pickled_labels_are_refused(folder: Path) -> None:
@@ -199,7 +199,7 @@ def test_records_of_encoded_pictures(tmp_path: Path) -> None:
     (tmp_path / "train-00000-of-00001").write_bytes(b"".join(map(record, records)))
     with open_source(tmp_path / "train-00000-of-00001") as source:
         items = list(source.items())
-        assert source.label_kind == "classes"
+        assert source.labels.kind == "classes"
         assert source.count() == 6
     assert [item.data for item in items[:4]] == [b"png 0", b"png 1", b"png 2", b"png 3"]
     assert [item.label for item in items[:4]] == [3, 7, None, None]
@@ -310,7 +310,7 @@ def tar_of(path: Path, files: Files, mode: Any = "w") -> Path:
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_samples_of_a_tar(tmp_path: Path, mode: str) -> None:
     with open_source(tar_of(tmp_path / "shard", SAMPLES, mode)) as source:
-        assert (source.format, source.count(), source.others(), source.label_kind) == ("webdataset", 5, 2, "classes")
+        assert (source.format, source.count(), source.others(), source.labels.kind) == ("webdataset", 5, 2, "classes")
         items = list(source.items())
         assert [(item.name, item.data, item.label) for item in items] == PICTURES
         for start in range(6):
@@ -318,10 +318,10 @@ def test_samples_of_a_tar(tmp_path: Path, mode: str) -> None:
         assert len(list(source.samples(3))) == 3
         assert source.others() == 2
     with open_source(tmp_path / "shard", labels="none") as source:
-        assert source.label_kind is None
+        assert source.labels.kind is None
         assert [item.label for item in source.items()] == [None] * 5
     with open_source(tmp_path / "shard", format="tar") as source:
-        assert (source.format, source.count(), source.label_kind) == ("tar", 6, None)  # the .seg.png, too
+        assert (source.format, source.count(), source.labels.kind) == ("tar", 6, None)  # the .seg.png, too
 
 
 def test_a_folder_of_shards(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_a_folder_of_shards(tmp_path: Path) -> None:
 def test_vectors_beside_pictures(tmp_path: Path) -> None:
     files = [("0.png", b""), ("0.json", json.dumps({"class": [0.5, 2]}).encode()), ("1.png", b""), ("1.cls", b"1")]
     with open_source(tar_of(tmp_path / "tar", files)) as source:
-        assert source.label_kind == "vectors"
+        assert source.labels.kind == "vectors"
         assert [item.label for item in source.items()] == [(0.5, 2.0), None]
 
 
@@ -363,8 +363,8 @@ def test_classes_of_a_webdataset_however_written(
     for number, label in enumerate(written):
         tar_of(tmp_path / f"shards/{number}.tar", [("0.png", b""), ("0.cls", label)])
     with open_source(tmp_path / "shards") as source:
-        assert source.label_kind == "classes"
-        assert source.class_names == names
+        assert source.labels.kind == "classes"
+        assert source.labels.class_names == names
         assert [item.label for item in source.items()] == expected
     texts = [json.dumps({"label": label.decode("utf-8-sig").strip()}).encode() for label in written]
     for number, label in enumerate(texts):

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.data.limits import MAX_LABELS_BYTES
-from ganformer_cli.data.loading.stores import PlainStore
 from ganformer_cli.data.manifest import DATASET_JSON, MANIFEST, image_name
+from ganformer_cli.data.sources.files import FileSource
 from ganformer_cli.data.sources.label_values import is_number
-from ganformer_cli.data.sources.labels import NamedLabels, json_labels
+from ganformer_cli.data.sources.labels import NamedLabels
 from ganformer_cli.data.zips import ZipIndex
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import MAX_LABELS_MEMORY, parse_json
@@ -119,24 +119,21 @@ def frequency_fault(values: npt.NDArray[Any], described: dict[str, Any]) -> str 
     return f"says that {said.get(label, 0)} images are of class {label}, and {found.get(label, 0)} are"
 
 
-def plain_labels(store: PlainStore) -> SetLabels:
+def plain_labels(source: FileSource) -> SetLabels:
     """Those of a folder or zip as it is, from its ``dataset.json``, if it has one.
 
     Raises:
-        DataError: they are damaged, or an image has none.
+        DataError: an image has none.
     """
-    if store.labels_name is None:
-        return SetLabels(notes=[store.labels_note] if store.labels_note else [])
-    where = f"{store.path}: {store.labels_name}"
-    labels = json_labels(store.labels_file() or b"", where, base=store.labels_name.removesuffix(DATASET_JSON))
+    labels = source.labels
     if not isinstance(labels, NamedLabels):
         return SetLabels(notes=labels.notes)
-    labels.match(lambda: store.names, store.path)
-    values, missing = labels.values_of(list(store.names))
+    names = list(source.names())
+    values, missing = labels.values_of(names)
     if len(missing):
         raise DataError(
-            f"{where} has no label for {printable(store.names[int(missing[0])])} ({len(missing)} in all); it names for "
-            f"example {printable(labels.example)}; add it, or make a data set of the others with: ganformer prepare"
+            f"{labels.where} has no label for {printable(names[int(missing[0])])} ({len(missing)} in all); it names "
+            f"for example {printable(labels.example)}; add it, or make a data set of the others with: ganformer prepare"
         )
     width = labels.width
     if labels.kind == "classes" and labels.class_count is None:

@@ -21,7 +21,7 @@ from ganformer_cli.data.manifest import MANIFEST, decoding_of, read_manifest
 from ganformer_cli.data.scenes.composition import Scene, compose
 from ganformer_cli.data.scenes.kept_images import KeptImages
 from ganformer_cli.data.scenes.rendering import render, render_mask
-from ganformer_cli.data.set_labels import plain_labels, prepared_labels
+from ganformer_cli.data.set_labels import prepared_labels
 from ganformer_cli.data.sources.label_values import is_one_hot
 from ganformer_cli.errors import DataError
 
@@ -180,7 +180,7 @@ class PreparedDataset(ImageDataset):
                     self.decode(decoding)
                 height, width = self._conform(size) or self._store.common_size()
                 ratio, fingerprint = height / width, store.fingerprint()
-                labels = plain_labels(store)
+                labels = store.labels
                 notes = [*store.unread_files.notes(), *labels.notes]
             elif manifest is not None:
                 self.decoding = decoding_of(manifest)
@@ -197,7 +197,7 @@ class PreparedDataset(ImageDataset):
         except DataError:
             self._store.close()
             raise
-        count = len(self._store.names)
+        count = self._store.count
         if max_images is not None and max_images < count:
             count = max_images
             fingerprint = hashlib.sha256(f"{fingerprint} first {count}".encode()).hexdigest()

@@ -6,28 +6,30 @@ They lie in what ``ganformer prepare`` made, or in a zip or a folder in StyleGAN
 from __future__ import annotations
 
 import abc
+import contextlib
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.config.names import quoted
-from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles, start_of, unread_text
+from ganformer_cli.data.file_kinds import ImageSelection
 from ganformer_cli.data.images import Decoding, ImageArray, decode, has_several_frames, open_image, upright_size
-from ganformer_cli.data.labels_finder import LabelsFinder
 from ganformer_cli.data.limits import MAX_LABELS_BYTES
 from ganformer_cli.data.manifest import DATASET_JSON, MANIFEST, image_name
-from ganformer_cli.data.sources.base import files_fingerprint
-from ganformer_cli.data.sources.folders import read_file, walk
+from ganformer_cli.data.set_labels import plain_labels
+from ganformer_cli.data.sources.base import Labels, files_fingerprint
+from ganformer_cli.data.sources.files import FileSource
+from ganformer_cli.data.sources.folders import FolderSource
+from ganformer_cli.data.sources.opening import no_images
+from ganformer_cli.data.sources.zips import ZipSource
 from ganformer_cli.data.zips import FilePool, ZipIndex, read_zip_entry
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import read_regular, why_no_file
-from ganformer_cli.text import printable
+from ganformer_cli.files import why_no_file
 
 _LOOKED_AT = 64  # images whose size is looked at when a set without a manifest is opened
 
@@ -40,9 +42,12 @@ class Store(abc.ABC):
 
     several_frames = False  # whether some of those that were looked at are animations or have several pages
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        self.path = path
-        self.names = names  # relative, with forward slashes
+    path: Path
+    count: int  # of the images
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """The name of image ``index``: relative, with forward slashes."""
 
     @abc.abstractmethod
     def read(self, index: int) -> bytes:
@@ -57,7 +62,7 @@ class Store(abc.ABC):
 
     def where(self, index: int) -> str:
         """Image ``index`` as a message names it."""
-        return f"{self.path}: {self.names[index]}"
+        return f"{self.path}: {self.name(index)}"
 
     def image(self, index: int) -> ImageArray:
         """Image ``index`` decoded: uint8 [3, height, width], RGB.
@@ -90,8 +95,7 @@ class Store(abc.ABC):
         return found
 
     def _some(self) -> list[int]:
-        count = len(self.names)
-        return sorted({i * (count - 1) // max(1, _LOOKED_AT - 1) for i in range(_LOOKED_AT)})
+        return sorted({i * (self.count - 1) // max(1, _LOOKED_AT - 1) for i in range(_LOOKED_AT)})
 
     def common_size(self) -> tuple[int, int]:
         """Height and width that the images share, as far as a look at some of them shows.
@@ -110,100 +114,38 @@ class Store(abc.ABC):
         """The error that the images have several sizes."""
         (first, a), (second, b) = list(sizes.items())[:2]
         return DataError(
-            f"{self.path} has images of several sizes ({self.names[a]}: {first[1]}x{first[0]}, {self.names[b]}: "
+            f"{self.path} has images of several sizes ({self.name(a)}: {first[1]}x{first[0]}, {self.name(b)}: "
             f"{second[1]}x{second[0]}); make a data set of them with: ganformer prepare {quoted(str(self.path))}"
         )
 
 
 class PlainStore(Store):
-    """Images that are not prepared."""
+    """The images of a folder or a zip that is not prepared."""
 
-    labels_name: str | None = None  # where the labels lie
-    labels_note: str | None = None  # what to say of labels that are not used
-    unread_files = UnreadFiles()  # those of the others that are not expected beside images
-    others = 0  # how many files beside them are not images
+    def __init__(self, source: FileSource) -> None:
+        self.path, self.count = source.path, source.count()
+        self.labels = plain_labels(source)
+        self.unread_files = source.unread_files()
+        source.labels = Labels()  # the others are of use for all images together only, and do not travel to processes
+        self._source = source
 
-    def _select(self, path: Path, files: Iterable[tuple[str, Callable[[], bytes]]]) -> list[int]:
-        """The places of the images among ``files``: their names, and what gives their first bytes."""
-        self.unread_files = UnreadFiles()
-        selection, finder, images = ImageSelection(), LabelsFinder(), []
-        for number, (name, start) in enumerate(files):
-            kind = selection.kind(name, start)
-            if kind is FileKind.IMAGE:
-                images.append(number)
-                finder.see_image(name)
-            else:
-                self.others += 1
-                self.unread_files.add(name, kind)
-                finder.see_file(name)
-        self.labels_name = finder.find(path)
-        self.labels_note = finder.note(self.labels_name)
-        self.others -= self.labels_name is not None
-        return images
-
-    def labels_file(self) -> bytes | None:
-        """The file ``dataset.json`` at ``labels_name``, or None where there is none.
-
-        Raises:
-            DataError: it cannot be read, or is too large.
-        """
-        try:
-            return None if self.labels_name is None else self._read_labels(self.labels_name)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{self.path}: {self.labels_name} cannot be read ({printable(error)}); repair or remove it"
-            ) from error
-
-    @abc.abstractmethod
-    def _read_labels(self, name: str) -> bytes:
-        """That file."""
-
-    @abc.abstractmethod
-    def fingerprint(self) -> str:
-        """sha256 that changes with the images; found without reading them all."""
-
-
-class FolderStore(PlainStore):
-    """Every image below a folder. Linked folders are followed, each once."""
-
-    def __init__(self, path: Path) -> None:
-        files = list(walk(path))
-        numbers = self._select(path, ((name, partial(start_of, path / name)) for name in files))
-        super().__init__(path, [files[number] for number in numbers])
+    def name(self, index: int) -> str:
+        return self._source.name(index)
 
     def read(self, index: int) -> bytes:
-        return read_file(self.path / self.names[index])
-
-    def _read_labels(self, name: str) -> bytes:
-        return read_regular(self.path / name)
-
-    def fingerprint(self) -> str:
-        sizes = ((name, str((self.path / name).stat().st_size)) for name in self.names)
-        return files_fingerprint(self.labels_file() or b"", sizes)
-
-
-class ZipStore(PlainStore):
-    """Every image in a zip."""
-
-    def __init__(self, path: Path) -> None:
-        self._zip = ZipIndex(path)
-        starts = (partial(self._zip.start, number) for number in range(len(self._zip)))
-        self._numbers = self._select(path, zip(self._zip.names(), starts, strict=True))
-        super().__init__(path, [self._zip.name(number) for number in self._numbers])
-
-    def read(self, index: int) -> bytes:
-        return self._zip.read(self._numbers[index])
+        return self._source.read(index)
 
     def close(self) -> None:
-        self._zip.close()
-
-    def _read_labels(self, name: str) -> bytes:
-        return self._zip.read(self._zip.find(name) or 0, MAX_LABELS_BYTES)
+        self._source.close()
 
     def fingerprint(self) -> str:
-        entries = zip(self.names, self._zip.entries[self._numbers], strict=True)
-        states = ((name, f"{entry['size']} {entry['crc']}") for name, entry in entries)
-        return files_fingerprint(self.labels_file() or b"", states)
+        """sha256 that changes with the images; found without reading them all.
+
+        Raises:
+            DataError: their labels cannot be read.
+        """
+        states = ((self.name(index), self._source.state(index)) for index in range(self.count))
+        return files_fingerprint(self._source.labels_file() or b"", states)
 
 
 class ShardStore(Store):
@@ -229,7 +171,10 @@ class ShardStore(Store):
         self._entries = np.concatenate([
             _shard_entries(*each) for each in zip(self._paths, self._starts.tolist(), shards, strict=False)
         ])  # fmt: skip
-        super().__init__(path, _ImageNames(len(self._entries)))
+        self.path, self.count = path, len(self._entries)
+
+    def name(self, index: int) -> str:
+        return image_name(index)
 
     def close(self) -> None:
         self._files.close()
@@ -238,28 +183,10 @@ class ShardStore(Store):
         return read_zip_entry(self._files, self._path(index), self._entries[index].item())
 
     def where(self, index: int) -> str:
-        return f"{self._path(index)}: {self.names[index]}"
+        return f"{self._path(index)}: {self.name(index)}"
 
     def _path(self, index: int) -> Path:
         return self._paths[int(np.searchsorted(self._starts, index, "right")) - 1]
-
-
-class _ImageNames(Sequence[str]):
-    """The names of a prepared data set, made when they are asked for."""
-
-    def __init__(self, count: int) -> None:
-        self._range = range(count)
-
-    def __len__(self) -> int:
-        return len(self._range)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        chosen = self._range[index]
-        return image_name(chosen) if isinstance(chosen, int) else [image_name(i) for i in chosen]
 
 
 def _shard_entries(file: Path, first: int, shard: dict[str, Any]) -> npt.NDArray[Any]:
@@ -287,29 +214,26 @@ def open_store(path: Path) -> PlainStore:
     Raises:
         DataError: there is nothing there, it is neither a folder nor a zip, or it holds no images.
     """
-    store: PlainStore
-    try:
-        if path.is_dir():
-            store = FolderStore(path)
-        elif why := why_no_file(path):
-            raise DataError(f"{path} {why}; give the path of a folder or a zip of images")
-        else:
-            store = _open_zip(path)
-    except OSError as error:
-        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
-    if not store.names:
-        found = f"; the {store.others} files in it are something else" if store.others else ", it is empty"
-        found += f" ({unread_text(store.unread_files.unread)})" if store.unread_files.unread else ""
-        store.close()
-        raise DataError(f"{path} holds no images{found}")
+    with contextlib.ExitStack() as opened:  # closed again, unless all goes well
+        source: FileSource
+        try:
+            if path.is_dir():
+                source = FolderSource(path, ImageSelection(), None)
+            elif why := why_no_file(path):
+                raise DataError(f"{path} {why}; give the path of a folder or a zip of images")
+            else:
+                index = ZipIndex(path)
+                opened.callback(index.close)
+                source = ZipSource(index, ImageSelection(), None, most_labels=MAX_LABELS_BYTES)
+        except OSError as error:
+            raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise DataError(
+                f"{path} is not a readable zip of images ({error}); make a data set of what you have with: "
+                "ganformer prepare"
+            ) from error
+        if not source.count():
+            raise no_images(source)
+        store = PlainStore(source)
+        opened.pop_all()
     return store
-
-
-def _open_zip(path: Path) -> ZipStore:
-    try:
-        return ZipStore(path)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise DataError(
-            f"{path} is not a readable zip of images ({error}); make a data set of what you have with: "
-            f"ganformer prepare"
-        ) from error

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import shutil
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ganformer_cli.data.manifest import read_manifest
 from ganformer_cli.data.prepare.options import PrepareOptions
 from ganformer_cli.data.prepare.pipeline import PreparedSet, made_otherwise
 from ganformer_cli.data.sources import Item, Source, open_source
-from ganformer_cli.data.sources.base import MissingLibraryError, spread
+from ganformer_cli.data.sources.base import IndexedSource, Labels, MissingLibraryError
 from ganformer_cli.data.sources.zips import ZipSource
 from ganformer_cli.downloads import DRIVE, ChecksumError, check_file, checked_note, digest_file, fetch, fetch_drive
 from ganformer_cli.downloads.checksums import CHECKSUMS
@@ -98,29 +98,24 @@ class AcquiredArchive:
         return 0
 
 
-class _Within(Source):
+class _Within(IndexedSource):
     """The images of a zip that lie in one folder of it."""
 
     def __init__(self, zipped: ZipSource, folder: str) -> None:
         self.path, self.format = zipped.path, zipped.format
-        self.label_kind, self.class_names = zipped.label_kind, zipped.class_names
+        self.labels = Labels(zipped.labels.kind, zipped.labels.class_names)
         self._zipped, self._folder = zipped, folder
         below = f"{folder}/"
         self._numbers = array("Q", (number for number, name in enumerate(zipped.names()) if name.startswith(below)))
         if not self._numbers:
             raise DataError(f"{self.path}: there are no images in its folder {folder}; is it the right archive?")
+        self._others = zipped.others() + zipped.count() - len(self._numbers)
 
     def count(self) -> int:
         return len(self._numbers)
 
-    def others(self) -> int:
-        return self._zipped.others() + self._zipped.count() - len(self._numbers)
-
-    def items(self, start: int = 0) -> Iterator[Item]:
-        return (self._zipped.item(self._numbers[place]) for place in range(start, len(self._numbers)))
-
-    def samples(self, most: int) -> Iterator[Item]:
-        return (self._zipped.item(self._numbers[place]) for place in spread(len(self._numbers), most))
+    def item(self, number: int) -> Item:
+        return self._zipped.item(self._numbers[number])
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self._zipped.fingerprint()} {self._folder}".encode()).hexdigest()

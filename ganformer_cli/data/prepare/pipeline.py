@@ -101,7 +101,7 @@ def prepare(
                 open_source(source, format=format, labels=labels, resolution=chosen.resolution)
             )
         _check_source(source, chosen)
-        label_notes = [shown(text) for text in (*source.label_notes, *source.label_faults)]
+        label_notes = [shown(text) for text in (*source.labels.notes, *source.labels.faults)]
         figures, not_read = source.unread_files().sheets, _not_read(source)
         notes = [*label_notes, *([figures_text(figures)] if figures else [])]
         resolution = chosen.resolution or choose_resolution(source, chosen.ratio, chosen.fit)
@@ -127,10 +127,10 @@ def prepare(
 
 def _check_source(source: Source, options: PrepareOptions) -> None:
     """Check that the source can be prepared."""
-    if source.label_width is not None and source.label_kind is not None:
-        check_label_width(source.label_kind, source.label_width, str(source.path))
-    if options.strict and source.label_faults:
-        raise DataError(f"{source.label_faults[0]}; correct the labels, or leave --strict out")
+    if source.labels.kind is not None:
+        check_label_width(source.labels.kind, source.labels.width, str(source.path))
+    if options.strict and source.labels.faults:
+        raise DataError(f"{source.labels.faults[0]}; correct the labels, or leave --strict out")
     if options.strict and (not_read := _not_read(source)):
         raise DataError(
             f"{source.path}: {unread_count_text(not_read)}: {unread_text(not_read)}; remove them, or leave --strict out"
@@ -163,11 +163,11 @@ def _plan(
     shards = min(images, shards_num or -(-size // _SHARD_BYTES))
     identity = {
         "tool": _TOOL, "pillow": PIL.__version__, "name": name, "settings": settings, "shards": shards,
-        "labels": [labels, source.label_kind, source.class_names], "source": source.fingerprint(),
+        "labels": [labels, source.labels.kind, source.labels.class_names], "source": source.fingerprint(),
     }  # fmt: skip
     return DatasetPlan(
-        settings["height"], settings["width"], images, shards, source.label_kind, source.class_names,
-        source.class_count, identity,
+        settings["height"], settings["width"], images, shards, source.labels.kind, source.labels.class_names,
+        source.labels.class_count, identity,
     )  # fmt: skip
 
 
@@ -218,8 +218,8 @@ def _convert(
         advice = ""
         if any(item["reason"].startswith(TOO_SMALL) for item in statistics.skipped):
             advice = "; try a lower --resolution"
-        elif first["reason"] == NO_LABEL and source.label_example:
-            advice = f"; the labels are of names such as {source.label_example}, or choose --labels none"
+        elif first["reason"] == NO_LABEL and source.labels.example:
+            advice = f"; the labels are of names such as {source.labels.example}, or choose --labels none"
         raise UnusableSourceError(
             f"{source.path}: none of its {total} images can be used; the first, {first['file']}: "
             f"{first['reason']}{advice}"

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,9 +19,9 @@ from ganformer_cli.data.sources.base import (
     READ_ERRORS,
     IndexedSource,
     Item,
-    LabelledSource,
     Labels,
     Pixels,
+    Source,
     StreamedSource,
     reason,
 )
@@ -59,6 +60,10 @@ class Layout:
         """(height, width) of an image."""
         place = 2 if self.channels_first else 1
         return self.shape[place], self.shape[place + 1]
+
+    def row(self, data: bytes) -> npt.NDArray[Any]:
+        """One row, of its bytes."""
+        return np.frombuffer(data, self.dtype).reshape(self.shape[1:])
 
     def pixels(self, row: npt.NDArray[Any]) -> Pixels:
         """Image [H, W, C] of one row, in its own type and this machine's byte order."""
@@ -123,7 +128,7 @@ def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     raise ValueError(f"version {version} of numpy's format")
 
 
-class Arrayed(LabelledSource):
+class Arrayed(Source):
     """The rows of one array."""
 
     _name: str  # of the array
@@ -132,10 +137,9 @@ class Arrayed(LabelledSource):
     def count(self) -> int:
         return self._layout.count
 
-    def item_of(self, number: int, row: npt.NDArray[Any]) -> Item:
-        """Image ``number``, whose row has been read."""
-        name = f"{self._name}[{number}]"
-        return Item(name, self._layout.pixels(row), self._label(number, name))
+    def item_of(self, number: int, read: Callable[[], npt.NDArray[Any]]) -> Item:
+        """Image ``number``, of the row that ``read`` gives."""
+        return self._item(number, f"{self._name}[{number}]", lambda: self._layout.pixels(read()))
 
 
 class NpySource(Arrayed, IndexedSource):
@@ -162,22 +166,20 @@ class NpySource(Arrayed, IndexedSource):
                 )
             # Rows are read, not mapped: mapped pages would count as this process's memory.
             self._mapped = np.load(path, mmap_mode="r", allow_pickle=False) if rows_apart else None
-            self.use(choose_labels(labels, path, count=self.count))
+            self.labels = choose_labels(labels, path, count=self.count)
         except BaseException:
             self._stream.close()
             raise
 
     def item(self, number: int) -> Item:
-        try:
-            if self._mapped is not None:
-                row = self._mapped[number]
-            else:
-                self._stream.seek(self._start + number * self._layout.row_bytes)
-                row = _row(self._stream.read(self._layout.row_bytes), self._layout)
-        except (OSError, ValueError) as error:
-            name = f"{self._name}[{number}]"
-            return Item(name, None, self._label(number, name), reason(error))
-        return self.item_of(number, row)
+        return self.item_of(number, lambda: self._row(number))
+
+    def _row(self, number: int) -> npt.NDArray[Any]:
+        if self._mapped is not None:
+            row: npt.NDArray[Any] = self._mapped[number]
+            return row
+        self._stream.seek(self._start + number * self._layout.row_bytes)
+        return self._layout.row(self._stream.read(self._layout.row_bytes))
 
     def close(self) -> None:
         self._stream.close()
@@ -201,7 +203,7 @@ class NpzSource(Arrayed, StreamedSource):
         try:
             self._arrays = {name.removesuffix(".npy"): name for name in self._zip.namelist() if name.endswith(".npy")}
             self._name, self._layout = self._choose()
-            self.use(choose_labels(labels, path, own=self._own_labels, count=self.count))
+            self.labels = choose_labels(labels, path, own=self._own_labels, count=self.count)
         except BaseException:
             self._zip.close()
             raise
@@ -255,14 +257,10 @@ class NpzSource(Arrayed, StreamedSource):
                     data = stream.read(self._layout.row_bytes)
                     if len(data) < self._layout.row_bytes:
                         raise EOFError("it is cut short")
-                    yield self.item_of(number, _row(data, self._layout)) if wanted(number) else None
+                    yield self.item_of(number, partial(self._layout.row, data)) if wanted(number) else None
         except READ_ERRORS as error:
             name = f"{self._name}[{number}]"
             yield Item(name, None, None, f"{DAMAGED}: {reason(error)}") if wanted(number) else None
 
     def close(self) -> None:
         self._zip.close()
-
-
-def _row(data: bytes, layout: Layout) -> npt.NDArray[Any]:
-    return np.frombuffer(data, layout.dtype).reshape(layout.shape[1:])

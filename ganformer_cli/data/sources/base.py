@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from ganformer_cli.data.file_kinds import ImageSelection, UnreadFiles
 from ganformer_cli.data.image_formats import readable_suffixes
-from ganformer_cli.data.sources.label_values import LabelValues
 from ganformer_cli.errors import DataError
 
 Pixels = npt.NDArray[Any]  # uint8, uint16 or floating point; see images.from_pixels
@@ -39,6 +38,18 @@ DAMAGED = "the archive is damaged here"  # how the error of the last item of a d
 _Self = TypeVar("_Self", bound="Source")
 
 
+class BrokenArchiveError(Exception):
+    """Nothing can be read from here on."""
+
+    def __init__(self, why: str, *, inside: bool) -> None:
+        super().__init__(why)
+        self.inside = inside  # whether the file before was there, but not all of it
+
+
+class MissingLibraryError(DataError):
+    """What is given needs a library that is not installed."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One image of a source."""
@@ -49,31 +60,33 @@ class Item:
     error: str = ""  # why data is None: a few words, the same on every run
 
 
-class Labels(abc.ABC):
-    """The labels of a source, by an image's number or its name."""
+class Labels:
+    """The labels of a source. This class gives no image one: there are none, or the images bring them along."""
 
-    kind: str | None = None  # "classes" or "vectors"; None: there are none after all
-    class_names: list[str] | None = None
-    class_count: int | None = None  # where it is known beyond the largest class that an image has
-    width: int = 0  # classes, or numbers of a vector
-
-    def __init__(self, *notes: str) -> None:
+    def __init__(
+        self,
+        kind: str | None = None,
+        class_names: list[str] | None = None,
+        *,
+        class_count: int | None = None,
+        width: int = 0,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.kind = kind  # None without labels, "classes" or "vectors". Some images may have none all the same
+        self.class_names = class_names  # sorted; label i is class_names[i]
+        self.class_count = class_count  # where it is known beyond the largest class that an image has
+        self.width = width  # classes, or numbers of a vector, as far as is known beforehand
+        self.example = ""  # a name that the labels give an image, where they go by name
         self.notes = list(notes)  # what the user should know of how they were read
         self.faults: list[str] = []  # what is wrong with them, and no obstacle unless it is to be (--strict)
 
-    def describe(self, found: LabelValues, where: str) -> None:
-        """Take kind, classes and width from what was read from ``where``."""
-        self.kind, self.class_names, self.class_count = found.kind, found.class_names, found.class_count
-        self.width = found.width
-        self.notes += [f"{where}: {found.note}"] if found.note else []
-
-    @abc.abstractmethod
     def of(self, number: int, name: str) -> Label | None:
         """The label of image ``number``, called ``name``; None where it has none."""
+        return None
 
-    @abc.abstractmethod
     def fingerprint(self) -> str:
         """Changes with the labels."""
+        return ""
 
 
 class Source(abc.ABC):
@@ -81,25 +94,21 @@ class Source(abc.ABC):
 
     path: Path
     format: str  # "folder", "zip", "tar", "npy", "npz", "hdf5", "lmdb", "tfrecords", "webdataset", "tfds"
-    label_kind: str | None = None  # None, "classes" or "vectors". An item of a labelled source may still have none
-    class_names: list[str] | None = None  # sorted; label i is class_names[i]
-    class_count: int | None = None  # where it is known beyond the largest class that an image has
-    label_width: int | None = None  # classes, or numbers of a vector, as far as is known beforehand
-    label_example: str = ""  # a name that the labels give an image, where they go by name
-    label_notes: Sequence[str] = ()  # what the user should know of how the labels were read
-    label_faults: Sequence[str] = ()  # what is wrong with them, and an error under --strict
+    labels = Labels()
+    _others = 0
+    _unread = UnreadFiles()  # who counts any has an object of its own
 
     @abc.abstractmethod
     def count(self) -> int:
         """The number of items, before any is decoded. May take a pass over headers, and is cached."""
 
-    @abc.abstractmethod
     def others(self) -> int:
         """How many other files there are, hidden ones not counted."""
+        return self._others
 
     def unread_files(self) -> UnreadFiles:
         """The unexpected ones among the other files, counted by suffix."""
-        return UnreadFiles()
+        return self._unread
 
     @abc.abstractmethod
     def items(self, start: int = 0) -> Iterator[Item]:
@@ -109,9 +118,23 @@ class Source(abc.ABC):
         """At most ``most`` images, spread over the source where that is cheap, else the first ones."""
         return islice(self.items(), most)
 
-    @abc.abstractmethod
     def fingerprint(self) -> str:
         """sha256, hexadecimal, of names, sizes and times of the files: no image is read."""
+        return hashlib.sha256(f"{self._state()} {self.labels.fingerprint()}".encode()).hexdigest()
+
+    def _state(self) -> str:
+        """Changes with the images."""
+        return file_state(self.path)
+
+    def _item(self, number: int, name: str, read: Callable[[], bytes | Pixels]) -> Item:
+        """Image ``number``, with what ``read`` gives, or why that fails."""
+        label = self.labels.of(number, name)
+        try:
+            return Item(shown(name), read(), label)
+        except BrokenArchiveError as error:
+            return Item(shown(name), None, label, f"{DAMAGED}: {error}")
+        except (OSError, ValueError) as error:
+            return Item(shown(name), None, label, reason(error))
 
     def close(self) -> None:  # noqa: B027 (some hold nothing open)
         """Close the files, and delete what was unpacked."""
@@ -123,42 +146,7 @@ class Source(abc.ABC):
         self.close()
 
 
-class LabelledSource(Source):
-    """A source whose labels, if any, are looked up by number or name."""
-
-    _labels: Labels | None = None
-    _others = 0  # files that are no images
-    _leftover = UnreadFiles()  # the unexpected ones among them; who counts any has an object of its own
-
-    def use(self, labels: Labels | None) -> None:
-        """Give the images these labels."""
-        self._labels = None if labels is None or labels.kind is None else labels
-        if labels is not None:
-            self.label_kind, self.class_names, self.class_count = labels.kind, labels.class_names, labels.class_count
-            self.label_width, self.label_example = labels.width, getattr(labels, "example", "")
-            self.label_notes, self.label_faults = labels.notes, labels.faults
-
-    def _label(self, number: int, name: str) -> Label | None:
-        return None if self._labels is None else self._labels.of(number, name)
-
-    def _labels_fingerprint(self) -> str:
-        return "" if self._labels is None else self._labels.fingerprint()
-
-    def others(self) -> int:
-        return self._others
-
-    def unread_files(self) -> UnreadFiles:
-        return self._leftover
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self._state()} {self._labels_fingerprint()}".encode()).hexdigest()
-
-    def _state(self) -> str:
-        """Changes with the images."""
-        return file_state(self.path)
-
-
-class IndexedSource(LabelledSource):
+class IndexedSource(Source):
     """A source where every image can be reached at once."""
 
     @abc.abstractmethod
@@ -166,13 +154,13 @@ class IndexedSource(LabelledSource):
         """Image ``number``."""
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        return (self.item(number) for number in range(start, self.count()))
+        return map(self.item, range(start, self.count()))
 
     def samples(self, most: int) -> Iterator[Item]:
-        return (self.item(number) for number in spread(self.count(), most))
+        return map(self.item, spread(self.count(), most))
 
 
-class StreamedSource(LabelledSource):
+class StreamedSource(Source):
     """A source that is gone through from its beginning, images that are not wanted being passed over."""
 
     passing_is_cheap = True  # whether samples may lie anywhere, because passing over an image does not read it
@@ -214,8 +202,7 @@ def files_fingerprint(start: bytes, states: Iterable[tuple[str, str]]) -> str:
 
 def spread(count: int, most: int) -> list[int]:
     """At most ``most`` numbers below ``count``, evenly spread, ascending."""
-    if count <= most:
-        return list(range(count))
+    most = min(count, most)
     return [number * count // most for number in range(most)]
 
 
@@ -242,15 +229,11 @@ def reason(error: BaseException) -> str:
     return text[:200] or type(error).__name__
 
 
-class MissingLibraryError(DataError):
-    """What is given needs a library that is not installed."""
-
-
 def import_library(module: str, path: Path, install: str) -> Any:
-    """An optional library.
+    """An optional library, which ``path`` needs.
 
     Raises:
-        DataError: it is not installed; the message says what needs it and how to get it.
+        MissingLibraryError: it is not installed; the message says what needs it and how to get it.
     """
     try:
         return importlib.import_module(module)

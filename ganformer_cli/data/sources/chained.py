@@ -9,7 +9,7 @@ from itertools import accumulate, groupby
 from pathlib import Path
 
 from ganformer_cli.data.file_kinds import UnreadFiles
-from ganformer_cli.data.sources.base import Item, Source, spread
+from ganformer_cli.data.sources.base import Item, Labels, Source, spread
 
 _NOTES = 4  # of the parts, that are kept
 
@@ -25,11 +25,11 @@ class ChainedSource(Source):
         self.format = parts[0].format
         self._parts = parts
         self._ends = list(accumulate(part.count() for part in parts))
-        self.label_kind = next((part.label_kind for part in parts if part.label_kind is not None), None)
-        self.label_width = max((part.label_width or 0 for part in parts), default=0) or None
-        alike = [part for part in parts if part.label_kind == self.label_kind]  # a part without images has no labels
-        self.label_notes = [note for part in alike for note in part.label_notes][:_NOTES]
-        self.label_faults = [fault for part in alike for fault in part.label_faults][:_NOTES]
+        labelled = [part.labels for part in parts if part.labels.kind is not None]
+        self.labels = Labels(labelled[0].kind, width=max(each.width for each in labelled)) if labelled else Labels()
+        alike = [part.labels for part in parts if part.labels.kind == self.labels.kind]  # without images, no labels
+        self.labels.notes = [note for each in alike for note in each.notes][:_NOTES]
+        self.labels.faults = [fault for each in alike for fault in each.faults][:_NOTES]
 
     def count(self) -> int:
         return self._ends[-1]

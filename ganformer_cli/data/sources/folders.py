@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from ganformer_cli.data.file_kinds import FileKind, ImageSelection, UnreadFiles, is_hidden, start_of
-from ganformer_cli.data.labels_finder import LabelsFinder
+from ganformer_cli.data.file_kinds import ImageSelection, is_hidden, start_of
+from ganformer_cli.data.found_files import FoundFiles, NameList
 from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
-from ganformer_cli.data.manifest import DATASET_JSON
-from ganformer_cli.data.sources.base import Item, Labels, StreamedSource, file_state, files_fingerprint, reason, shown
-from ganformer_cli.data.sources.labels import choose_labels, dataset_json
+from ganformer_cli.data.sources.base import file_state, files_fingerprint
+from ganformer_cli.data.sources.files import FileSource
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular, read_regular
 
 
-class FolderSource(StreamedSource):
+class FolderSource(FileSource):
     """Every image below a folder, in the order of the full names. Linked folders are followed, each once."""
 
     format = "folder"
@@ -27,69 +27,28 @@ class FolderSource(StreamedSource):
             DataError: a folder cannot be read, or the labels cannot be used.
         """
         self.path = path
-        self._selection = selection
-        self._dataset_json: str | None = None  # where it lies
-        self.use(choose_labels(labels, path, own=self._own_labels, names=self._names, count=self.count))
-
-    def _own_labels(self) -> Labels | None:
-        finder = LabelsFinder()
-        if (self.path / DATASET_JSON).exists():
-            finder.see_file(DATASET_JSON)
-        else:
-            self._look_through(finder)
-        self._dataset_json, labels = dataset_json(finder, self.path, lambda name: read_regular(self.path / name))
-        return labels
-
-    def _names(self) -> Iterator[str]:
-        return (name for name in walk(self.path) if self._kind(name) is FileKind.IMAGE)
-
-    def _kind(self, name: str) -> FileKind:
-        return self._selection.kind(name, lambda: start_of(self.path / name))
+        found = FoundFiles(selection)
+        self._names = NameList(name for name in walk(path) if found.is_image(name, partial(start_of, path / name)))
+        self._use(found, labels)
 
     def count(self) -> int:
-        if self._count is None:
-            self._look_through()
-        return self._count or 0
+        return len(self._names)
 
-    def others(self) -> int:
-        self.count()
-        return self._others - (self._dataset_json not in (None, DATASET_JSON))
+    def name(self, number: int) -> str:
+        return self._names[number]
 
-    def unread_files(self) -> UnreadFiles:
-        self.count()
-        return self._leftover
+    def read(self, number: int) -> bytes:
+        return read_file(self.path / self._names[number])
 
-    def _look_through(self, finder: LabelsFinder | None = None) -> None:
-        """Count what there is; ``finder`` sees all names."""
-        images = others = 0
-        self._leftover = UnreadFiles()
-        for name in walk(self.path):
-            if (kind := self._kind(name)) is FileKind.IMAGE:
-                images += 1
-                if finder is not None:
-                    finder.see_image(name)
-            elif name != DATASET_JSON:
-                others += 1
-                self._leftover.add(name, kind)
-                if finder is not None:
-                    finder.see_file(name)
-        self._count, self._others = images, others
+    def state(self, number: int) -> str:
+        return str((self.path / self._names[number]).stat().st_size)
 
-    def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
-        for number, name in enumerate(self._names()):
-            yield self._read(number, name) if wanted(number) else None
-
-    def _read(self, number: int, name: str) -> Item:
-        label = self._label(number, name)
-        try:
-            data = read_file(self.path / name)
-        except (OSError, ValueError) as error:
-            return Item(shown(name), None, label, reason(error))
-        return Item(shown(name), data, label)
+    def _read_labels(self, name: str) -> bytes:
+        return read_regular(self.path / name)
 
     def fingerprint(self) -> str:
-        states = ((name, file_state(self.path / name)) for name in self._names())
-        return files_fingerprint(self._labels_fingerprint().encode(), states)
+        states = ((name, file_state(self.path / name)) for name in self.names())
+        return files_fingerprint(self.labels.fingerprint().encode(), states)
 
 
 def walk(root: Path) -> Iterator[str]:

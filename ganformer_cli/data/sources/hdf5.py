@@ -44,7 +44,7 @@ class Hdf5Source(Arrayed, IndexedSource):
             self._data = self._choose(h5py)
             self._name = self._data.name.lstrip("/")
             self._layout = layout_of(self._data.shape, self._data.dtype, f"{path}: dataset {self._name}")
-            self.use(choose_labels(labels, path, own=self._own_labels, count=self.count))
+            self.labels = choose_labels(labels, path, own=self._own_labels, count=self.count)
         except DataError:
             self._file.close()
             raise
@@ -108,16 +108,17 @@ class Hdf5Source(Arrayed, IndexedSource):
             except Exception:  # some of them may still be readable
                 yield from (self.item(number) for number in range(start, end))
             else:
-                yield from (self.item_of(number, block[number - start]) for number in range(start, end))
+                yield from (self.item_of(start + i, partial(np.asarray, row)) for i, row in enumerate(block))
             start = end
 
     def item(self, number: int) -> Item:
+        return self.item_of(number, lambda: self._row(number))
+
+    def _row(self, number: int) -> Any:
         try:
-            row = self._data[number]
-        except Exception as error:
-            name = f"{self._name}[{number}]"
-            return Item(name, None, self._label(number, name), f"damaged: {reason(error)}")
-        return self.item_of(number, row)
+            return self._data[number]
+        except Exception as error:  # as above
+            raise ValueError(f"damaged: {reason(error)}") from error
 
     def close(self) -> None:
         self._file.close()

@@ -8,18 +8,17 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.image_formats import readable_suffixes
-from ganformer_cli.data.labels_finder import LabelsFinder
+from ganformer_cli.data.found_files import FoundFiles
 from ganformer_cli.data.manifest import DATASET_JSON
-from ganformer_cli.data.sources.base import READ_ERRORS, Label, Labels, reason, shown
+from ganformer_cli.data.sources.base import READ_ERRORS, Label, Labels, has_image_suffix, reason, shown
 from ganformer_cli.data.sources.label_names import match_loosely, plain
 from ganformer_cli.data.sources.label_values import (
     MAX_CLASSES,
@@ -47,17 +46,19 @@ _NAME_HEADERS = {
 Rows = Callable[[], Iterable[tuple[int, str, Any]]]
 
 
-class Unlabelled(Labels):
-    """No labels, and why."""
+class _ReadLabels(Labels):
+    """Labels that were read from ``where``."""
 
-    def of(self, number: int, name: str) -> Label | None:
-        return None
+    def __init__(self, found: LabelValues, where: str) -> None:
+        notes = [f"{where}: {found.note}"] if found.note else []
+        super().__init__(
+            found.kind, found.class_names, class_count=found.class_count, width=found.width, notes=notes
+        )  # fmt: skip
+        self.where = where  # how messages name it
+        self._values = found.values
 
-    def fingerprint(self) -> str:
-        return ""
 
-
-class NumberedLabels(Labels):
+class NumberedLabels(_ReadLabels):
     """One label an image, in the order of the images."""
 
     def __init__(self, values: npt.NDArray[Any], where: str) -> None:
@@ -70,24 +71,19 @@ class NumberedLabels(Labels):
         Raises:
             DataError: they are something else.
         """
-        super().__init__()
-        found = _meaning_of_array(values, where)
-        self.describe(found, where)
-        self._values = found.values
+        super().__init__(_meaning_of_array(values, where), where)
 
     def __len__(self) -> int:
         return len(self._values)
 
     def of(self, number: int, name: str) -> Label | None:
-        if number >= len(self._values):
-            return None
-        return _label(self._values[number])
+        return _label(self._values[number]) if number < len(self._values) else None
 
     def fingerprint(self) -> str:
         return hashlib.sha256(np.ascontiguousarray(self._values).data).hexdigest()
 
 
-class NamedLabels(Labels):
+class NamedLabels(_ReadLabels):
     """Labels by image name, in a few bytes each: what is kept of a name is a digest."""
 
     def __init__(self, rows: Rows, where: str, unit: str, *, base: str = "") -> None:
@@ -101,20 +97,18 @@ class NamedLabels(Labels):
         Raises:
             DataError: a label is neither a class nor a vector, they are mixed, or a name has two.
         """
-        self._rows, self._where, self._base = rows, where, base
-        super().__init__()
-        digests, places, reader = bytearray(), array("q"), ValueReader()
-        self.example = ""  # a name
+        digests, places, reader, example = bytearray(), array("q"), ValueReader(), ""
         for place, name, label in rows():
             reader.add(f"{where}, {unit} {place}", shown(name), label)
-            self.example = self.example or shown(name)
+            example = example or shown(name)
             digests += _digest(name)
             places.append(place)
         if not places:
             raise DataError(f"{where} holds no labels; fill it, or choose --labels none")
         found = reader.finish()
-        self.describe(found, where)
-        keys: npt.NDArray[np.bytes_] = np.frombuffer(bytes(digests), f"S{_DIGEST}")
+        super().__init__(found, where)
+        self.example, self._rows, self._base = example, rows, base
+        keys = np.frombuffer(bytes(digests), f"S{_DIGEST}")
         order = np.argsort(keys, kind="stable")
         keys, values = keys[order], found.values[order]
         same = keys[1:] == keys[:-1]
@@ -128,20 +122,11 @@ class NamedLabels(Labels):
         self._numbers: npt.NDArray[np.int64] = order[first]  # of the rows
 
     def of(self, number: int, name: str) -> Label | None:
-        name = plain(name)
-        for text in (name[len(self._base) :] if self._base and name.startswith(self._base) else None, name):
-            if text is None:
-                continue
-            key = np.bytes_(_digest(text))
-            at = int(np.searchsorted(self._keys, key))
-            if at < len(self._keys) and self._keys[at] == key:
-                return _label(self._values[at])
-        return None
+        row = self._places([name])[0]
+        return None if row < 0 else _label(self._values[row])
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self._keys.tobytes())
-        digest.update(self._values.tobytes())
-        return digest.hexdigest()
+        return hashlib.sha256(self._keys.tobytes() + self._values.tobytes()).hexdigest()
 
     def match(self, images: Callable[[], Iterable[str]], source: Path) -> None:
         """Find the labels of images whose names are spelt otherwise, and note what is left over.
@@ -171,10 +156,10 @@ class NamedLabels(Labels):
             if i < len(numbers) and numbers[i] >= 0
         ]
         if unmatched and left:
-            found = match_loosely(unmatched, left, lambda row: _label(self._values[row]), self._where, self._base)
+            found = match_loosely(unmatched, left, lambda row: _label(self._values[row]), self.where, self._base)
             if not found.rows and not used.any():
                 raise DataError(
-                    f"{self._where}: none of its {len(used)} labels is of one of the {count} images of {source}: "
+                    f"{self.where}: none of its {len(used)} labels is of one of the {count} images of {source}: "
                     f"it names for example {shown(left[0][1])}, and there is {shown(unmatched[0])}; correct the names, "
                     "or choose --labels none"
                 )
@@ -184,17 +169,17 @@ class NamedLabels(Labels):
             left = [(row, name) for row, name in left if not used[row]]
             for rule, (number, image, label) in found.rules.items():
                 self.notes.append(
-                    f"{_counted(number, 'label')} matched by {rule}: {shown(label)} in {self._where} is {shown(image)}"
+                    f"{_counted(number, 'label')} matched by {rule}: {shown(label)} in {self.where} is {shown(image)}"
                 )
         if unmatched:
             named = f", which names for example {shown(left[0][1]) if left else self.example}"
             self.notes.append(
-                f"{_counted(len(unmatched), 'image')} without a label in {self._where}{named}: "
+                f"{_counted(len(unmatched), 'image')} without a label in {self.where}{named}: "
                 f"{shown(unmatched[0])}{' and others' if len(unmatched) > 1 else ''}"
             )
         if left:
             self.faults.append(
-                f"{_counted(len(left), 'label')} of no image in {self._where}: "
+                f"{_counted(len(left), 'label')} of no image in {self.where}: "
                 f"{shown(left[0][1])}{' and others' if len(left) > 1 else ''}"
             )
 
@@ -205,22 +190,20 @@ class NamedLabels(Labels):
 
     def _places(self, names: list[str]) -> npt.NDArray[np.int64]:
         """The row of each name, -1 where there is none."""
-        rows = self._find([plain(name) for name in names])
+        rows = self._find(names)
         if self._base:
-            below = [name[len(self._base) :] if name.startswith(self._base) else name for name in map(plain, names)]
-            relative = self._find(below)
-            rows = np.where(relative >= 0, relative, rows)
+            below = self._find([plain(name).removeprefix(self._base) for name in names])
+            rows = np.where(below >= 0, below, rows)
         return rows
 
     def _find(self, names: list[str]) -> npt.NDArray[np.int64]:
-        keys = np.frombuffer(b"".join(map(_digest, names)), f"S{_DIGEST}")
+        keys = _digests(names)
         at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return np.where(self._keys[at] == keys, at, -1).astype(np.int64)
 
     def _adopt(self, rows: dict[str, int]) -> None:
         """Let these images have the labels of these rows."""
-        keys = np.frombuffer(b"".join(map(_digest, rows)), f"S{_DIGEST}")
-        keys = np.concatenate((self._keys, keys))
+        keys = np.concatenate((self._keys, _digests(rows)))
         values = np.concatenate((self._values, self._values[list(rows.values())]))
         order = np.argsort(keys, kind="stable")
         self._keys, self._values = keys[order], values[order]
@@ -228,8 +211,6 @@ class NamedLabels(Labels):
 
 class FolderLabels(Labels):
     """An image's class is the first folder of its name. Folders around all the images do not count."""
-
-    kind = "classes"
 
     def __init__(self, names: Iterable[str], source: Path) -> None:
         """
@@ -239,15 +220,14 @@ class FolderLabels(Labels):
         Raises:
             DataError: no image lies in a folder.
         """
-        super().__init__()
         folders = {tuple(plain(name).split("/")[:-1]) for name in names}
         around = len(os.path.commonprefix(list(folders)))
         self._depth = max(0, min(around, min(map(len, folders), default=0) - 1))
-        self.class_names = sorted({folder[self._depth] for folder in folders if folder})
-        if not self.class_names:
+        classes = sorted({folder[self._depth] for folder in folders if folder})
+        if not classes:
             raise DataError(f"--labels folders: no image of {source} lies in a folder; leave the option out")
-        self.width = self.class_count = len(self.class_names)
-        self._numbers = {name: i for i, name in enumerate(self.class_names)}
+        super().__init__("classes", classes, class_count=len(classes), width=len(classes))
+        self._numbers = {name: i for i, name in enumerate(classes)}
 
     def of(self, number: int, name: str) -> Label | None:
         parts = plain(name).split("/")[:-1]
@@ -261,10 +241,10 @@ def choose_labels(
     option: str | None,
     source: Path,
     *,
-    own: Callable[[], Labels | None] | None = None,
+    own: Callable[[], Labels | None] = lambda: None,
     names: Callable[[], Iterable[str]] | None = None,
     count: Callable[[], int],
-) -> Labels | None:
+) -> Labels:
     """The labels that ``--labels option`` asks for.
 
     Args:
@@ -276,13 +256,13 @@ def choose_labels(
         DataError: they are missing or damaged.
     """
     if option == "none":
-        return None
+        return Labels()
     if option == "folders":
         if names is None:
             raise DataError(f"--labels folders: the images of {source} lie in no folders; leave the option out")
         return FolderLabels(names(), source)
     if option is None:
-        labels = own() if own is not None else None
+        labels = own()
     else:
         labels = read_labels(Path(option))
         if isinstance(labels, NumberedLabels) and len(labels) != count():
@@ -292,7 +272,7 @@ def choose_labels(
             )
     if isinstance(labels, NamedLabels) and names is not None:
         labels.match(names, source)
-    return labels
+    return labels or Labels()
 
 
 def array_labels(
@@ -360,17 +340,14 @@ def json_labels(data: bytes, where: str, *, base: str = "") -> Labels:
     except (DataError, ValueError, MemoryError) as error:
         why = reason(error).lstrip(":, ")
         raise DataError(f"{where} is not {_JSON_FORM} ({why}); repair it, or choose --labels none") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{where} is not {_JSON_FORM}; repair it, or choose --labels none")
-    pairs = content.get("labels") if "labels" in content else content
-    if pairs is None:
-        return Unlabelled(f'{where} says "labels": null; taken as without labels')
+    pairs = content.get("labels", content) if isinstance(content, dict) else content
     if isinstance(pairs, dict):
         pairs = list(pairs.items())
-    if not isinstance(pairs, list):
+    if not isinstance(content, dict) or not isinstance(pairs, (list, type(None))):
         raise DataError(f"{where} is not {_JSON_FORM}; repair it, or choose --labels none")
     if not pairs:
-        return Unlabelled(f"{where} lists no labels; taken as without labels")
+        said = 'says "labels": null' if pairs is None else "lists no labels"
+        return Labels(notes=[f"{where} {said}; taken as without labels"])
     for place, pair in enumerate(pairs):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
             raise DataError(f"{where}, label {place} is not [name, label]; repair it, or choose --labels none")
@@ -382,26 +359,23 @@ def json_labels(data: bytes, where: str, *, base: str = "") -> Labels:
     return labels
 
 
-def dataset_json(
-    finder: LabelsFinder, source: Path, read: Callable[[str], bytes | None]
-) -> tuple[str | None, Labels | None]:
-    """Name and labels of the ``dataset.json`` that ``finder`` has found in ``source``; None where there is none.
+def dataset_json(found: FoundFiles, source: Path, read: Callable[[str], bytes | None]) -> Labels | None:
+    """The labels in the ``dataset.json`` among the files ``found`` in ``source``; None without one.
 
     Args:
-        finder: has seen all names of the source.
-        source: a folder or an archive.
+        source: a folder or an archive, all of whose files are known.
         read: gives the contents of a file of the source by its name; None: it was not kept.
 
     Raises:
         DataError: there are several, or it holds no labels.
     """
-    name = finder.find(source)
-    if (note := finder.note(name)) is not None:
-        return None, Unlabelled(f"{source}: {note}")
+    name = found.find_labels(source)
+    if (note := found.note()) is not None:
+        return Labels(notes=[f"{source}: {note}"])
     data = None if name is None else read(name)
     if name is None or data is None:
-        return name, None
-    return name, json_labels(data, f"{source}: {name}", base=plain(name).removesuffix(DATASET_JSON))
+        return None
+    return json_labels(data, f"{source}: {name}", base=plain(name).removesuffix(DATASET_JSON))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -445,14 +419,10 @@ def _csv_rows(stream: IO[str], where: str, header: list[str]) -> Iterator[tuple[
     """Line, name and label of each row; a header goes to ``header``."""
     reader = csv.reader(stream)
     rows = ((reader.line_num, row) for row in reader if row)
-    first = next(rows, None)
-    if first is None:
-        return
-    second = next(rows, None)
-    header[:] = first[1] if _is_header(first[1], None if second is None else second[1]) else []
-    for line, row in (each for each in (None if header else first, second) if each is not None):
-        yield line, row[0], _csv_label(row, where, line)
-    for line, row in rows:
+    first = list(islice(rows, 2))
+    if first and _is_header(*(row for _, row in first)):
+        header[:] = first.pop(0)[1]
+    for line, row in chain(first, rows):
         yield line, row[0], _csv_label(row, where, line)
 
 
@@ -469,20 +439,16 @@ def _csv_label(row: list[str], where: str, line: int) -> Any:
         raise DataError(f"{where}, line {line}: the label of {row[0]} is {given!r}, not {WANTED}") from None
 
 
-def _is_header(first: list[str], second: list[str] | None) -> bool:
+def _is_header(first: list[str], second: Sequence[str] = ()) -> bool:
     """Whether the first row names the columns."""
-    if os.path.splitext(first[0])[1].lower() in readable_suffixes():
+    if len(first) < 2 or has_image_suffix(first[0]):
         return False
-    if len(first) < 2:
-        return False
-    if first[0].strip().lower() in _NAME_HEADERS:
+    if first[0].strip().lower() in _NAME_HEADERS or (second and has_image_suffix(second[0])):
         return True
-    if second is not None and os.path.splitext(second[0])[1].lower() in readable_suffixes():
-        return True
-    return not _are_numbers(first[1:]) and second is not None and _are_numbers(second[1:])
+    return _are_numbers(second[1:]) and not _are_numbers(first[1:])
 
 
-def _are_numbers(cells: list[str]) -> bool:
+def _are_numbers(cells: Sequence[str]) -> bool:
     with contextlib.suppress(ValueError):
         return bool([float(cell.strip("[] ")) for cell in cells])
     return False
@@ -538,6 +504,10 @@ def _blocks(names: Iterable[str], size: int = 4096) -> Iterator[list[str]]:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _digests(names: Iterable[str]) -> npt.NDArray[np.bytes_]:
+    return np.frombuffer(b"".join(map(_digest, names)), f"S{_DIGEST}")
 
 
 def _digest(name: str) -> bytes:

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class LmdbSource(StreamedSource):
                 raise DataError(f"{self._data} is cut short; download it again")
             if self.count() > self._data.stat().st_size // _MIN_ENTRY:
                 raise DataError(f"{self._data} is damaged: it claims {self.count()} entries; download it again")
-            self.use(choose_labels(labels, path, count=self.count))
+            self.labels = choose_labels(labels, path, count=self.count)
         except BaseException:
             self.close()
             raise
@@ -90,7 +91,8 @@ class LmdbSource(StreamedSource):
                 while there:
                     key, value = bytes(cursor.key()), cursor.value()
                     passed += len(value)
-                    yield self._item(number, key, value) if wanted(number) else None
+                    name = key.decode("utf-8", "backslashreplace")
+                    yield self._item(number, name, partial(_copied, value)) if wanted(number) else None
                     number += 1
                     if self._opened != opened or passed > _MAPPED:
                         break
@@ -100,13 +102,6 @@ class LmdbSource(StreamedSource):
             if self._opened == opened:
                 # This lets go of the pages that were read, which would all count as this process's memory.
                 self._env = self._open()
-
-    def _item(self, number: int, key: bytes, value: Any) -> Item:
-        name = key.decode("utf-8", "backslashreplace")
-        label = self._label(number, name)
-        if len(value) > MAX_FILE_BYTES:
-            return Item(name, None, label, too_large(len(value)))
-        return Item(name, bytes(value), label)
 
     def _state(self) -> str:
         return file_state(self._data if self._unpacked is None else self.path)
@@ -118,6 +113,12 @@ class LmdbSource(StreamedSource):
         if self._unpacked is not None:
             self._unpacked.remove()
             self._unpacked = None
+
+
+def _copied(value: memoryview) -> bytes:
+    if len(value) > MAX_FILE_BYTES:
+        raise ValueError(too_large(len(value)))
+    return bytes(value)
 
 
 class Unpacked:

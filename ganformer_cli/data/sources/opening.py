@@ -90,14 +90,17 @@ def _refuse_empty(source: Source, format: str | None) -> None:
     """Raise if nothing of it can be used: the images are not counted for it where that takes long."""
     first = next(iter(source.items()), None)
     if first is None:
-        ending = {"png": " ending in .png", "jpg": " ending in .jpg or .jpeg"}.get(format or "", "")
-        others = source.others()
-        unread = source.unread_files().unread
-        found = f"the {others} files in it are something else" if others else "it is empty"
-        found += f" ({unread_text(unread)})" if unread else ""
-        raise DataError(f"{source.path} holds no images{ending}; {found}")
+        raise no_images(source, {"png": " ending in .png", "jpg": " ending in .jpg or .jpeg"}.get(format or "", ""))
     if first.data is None and first.error.startswith(DAMAGED) and source.count() == 1:
         raise DataError(f"{source.path}: {first.error}; download it again")
+
+
+def no_images(source: Source, ending: str = "") -> DataError:
+    """The error that there are none in ``source``, and what there is instead."""
+    others, unread = source.others(), source.unread_files().unread
+    found = f"the {others} files in it are something else" if others else "it is empty"
+    found += f" ({unread_text(unread)})" if unread else ""
+    return DataError(f"{source.path} holds no images{ending}; {found}")
 
 
 def _open(path: Path, format: str | None, labels: str | None, resolution: int | None) -> Source:
@@ -125,11 +128,11 @@ def _open_folder(path: Path, format: str | None, labels: str | None, resolution:
     prepared = _prepared_zips(path) if format in (None, "zip") else []
     if prepared:
         source = _open_prepared(path, prepared, labels)
-        if labels is None and source.label_kind == "classes":
+        if labels is None and source.labels.kind == "classes":
             try:
-                source.class_names, source.class_count = _prepared_classes(path)
+                source.labels.class_names, source.labels.class_count = _prepared_classes(path)
             except DataError as error:
-                source.label_notes = [*source.label_notes, f"classes have no names: {error}"]
+                source.labels.notes.append(f"classes have no names: {error}")
         return source
     if format in (None, "lmdb"):
         near = (name for name in islice(walk(path), _PROBED) if name.count("/") < 2)

@@ -10,9 +10,8 @@ from typing import IO, Any
 import numpy as np
 
 from ganformer_cli.data.limits import MAX_FILE_BYTES
-from ganformer_cli.data.sources.base import READ_ERRORS, Pixels, reason
+from ganformer_cli.data.sources.base import READ_ERRORS, BrokenArchiveError, Pixels, reason
 from ganformer_cli.data.sources.crc32c import masked_crc32c
-from ganformer_cli.data.sources.tars import BrokenArchiveError
 
 _HEADER = struct.Struct("<QI")  # length of the data, and its checksum
 _FOOTER = struct.Struct("<I")  # checksum of the data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import importlib
 import io
@@ -10,11 +11,12 @@ import lzma
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from ganformer_cli.data.file_kinds import START, FileKind, ImageSelection, UnreadFiles, is_hidden
-from ganformer_cli.data.labels_finder import LabelsFinder
+from ganformer_cli.data.file_kinds import START, FileKind, ImageSelection, is_hidden
+from ganformer_cli.data.found_files import FoundFiles
 from ganformer_cli.data.limits import (
     BOMB_BYTES,
     MAX_FILE_BYTES,
@@ -25,7 +27,14 @@ from ganformer_cli.data.limits import (
     too_large,
 )
 from ganformer_cli.data.manifest import DATASET_JSON
-from ganformer_cli.data.sources.base import DAMAGED, Item, Labels, StreamedSource, import_library, reason, shown
+from ganformer_cli.data.sources.base import (
+    DAMAGED,
+    BrokenArchiveError,
+    Item,
+    StreamedSource,
+    import_library,
+    reason,
+)
 from ganformer_cli.data.sources.labels import choose_labels, dataset_json
 from ganformer_cli.files import open_regular
 
@@ -39,14 +48,6 @@ _LINKS = {tarfile.LNKTYPE, tarfile.SYMTYPE}
 COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 
 
-class BrokenArchiveError(Exception):
-    """Nothing can be read from here on."""
-
-    def __init__(self, why: str, *, inside: bool) -> None:
-        super().__init__(why)
-        self.inside = inside  # whether the file before was there, but not all of it
-
-
 @dataclass(frozen=True)
 class Member:
     """One entry of a tar."""
@@ -54,6 +55,11 @@ class Member:
     name: str  # without "./" before it
     size: int
     problem: str  # why it holds no file that could be read; "" if it does
+
+    @property
+    def fault(self) -> str:
+        """The same, or that the file is too large."""
+        return self.problem or (too_large(self.size) if self.size > MAX_FILE_BYTES else "")
 
 
 class TarReader:
@@ -86,6 +92,10 @@ class TarReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __iter__(self) -> Iterator[Member]:
+        """Each file or link; see :meth:`next`."""
+        return iter(self.next, None)
 
     def next(self) -> Member | None:
         """The next file or link; None at the end.
@@ -126,6 +136,17 @@ class TarReader:
         data = self._peeked + (self._read(self._left, inside=True) if self._raw is None else self._read_compressed())
         self._left, self._peeked = 0, b""
         return data
+
+    def read_whole(self, member: Member) -> bytes:
+        """The file of ``member``, which :meth:`next` gave.
+
+        Raises:
+            BrokenArchiveError: it is damaged or cut short.
+            ValueError: there is none, or it is too large.
+        """
+        if member.fault:
+            raise ValueError(member.fault)
+        return self.read()
 
     def _read_compressed(self) -> bytes:
         """The rest of the present file, piece by piece: what is made to fill memory is found out on the way."""
@@ -231,47 +252,44 @@ class TarSource(StreamedSource):
         """
         self.path = path
         self._selection = selection
-        self._leftover = UnreadFiles()
-        self._finder = LabelsFinder()
         self._dataset_jsons: dict[str, bytes] = {}
-        self._look_through()
-        self.use(choose_labels(labels, path, own=self._own_labels, names=self._names, count=self.count))
+        found = self._look_through()
+        self.labels = choose_labels(
+            labels, path, own=lambda: dataset_json(found, path, self._dataset_jsons.get), names=self._names,
+            count=self.count,
+        )  # fmt: skip
         self._dataset_jsons.clear()
+        self._others, self._unread = found.others, found.unread
 
-    def _own_labels(self) -> Labels | None:
-        name, labels = dataset_json(self._finder, self.path, self._dataset_jsons.get)
-        self._others -= name not in (None, DATASET_JSON)
-        return labels
-
-    def _look_through(self) -> None:
-        """Count what there is, and find the labels, in one pass."""
-        count = others = 0
+    def _look_through(self) -> FoundFiles:
+        """Count the images, and keep what may be labels, in one pass."""
+        count, found = 0, FoundFiles(self._selection)
         with TarReader(self.path) as reader:
             self.passing_is_cheap = not reader.is_compressed
             try:
                 inside = False  # an image
-                while (member := reader.next()) is not None:
+                for member in reader:
                     kind = self._kind(reader, member)
                     inside = kind is FileKind.IMAGE
                     count += inside
                     if inside:
-                        self._finder.see_image(member.name)
+                        found.add_image(member.name)
                     elif not is_hidden(member.name):
-                        others += member.name != DATASET_JSON or bool(member.problem)
-                        self._leftover.add(member.name, kind)
-                        self._look_at_labels(member, reader)
+                        found.add_other(member.name, kind, may_be_labels=self._keep_labels(member, reader))
             except BrokenArchiveError as error:
                 count += not (error.inside and inside)
-        self._count, self._others = count, others
+        self._count = count
+        return found
 
-    def _look_at_labels(self, member: Member, reader: TarReader) -> None:
+    def _keep_labels(self, member: Member, reader: TarReader) -> bool:
         """Keep a ``dataset.json``; of those in folders, a few that are not too large together."""
-        if member.name.rpartition("/")[2] != DATASET_JSON or member.problem or member.size > MAX_FILE_BYTES:
-            return
+        if member.name.rpartition("/")[2] != DATASET_JSON or member.fault:
+            return False
         kept = sum(map(len, self._dataset_jsons.values()))
-        if member.name == DATASET_JSON or kept + member.size <= MAX_FILE_BYTES // 4:
-            self._dataset_jsons[member.name] = reader.read()
-            self._finder.see_file(member.name)
+        if member.name != DATASET_JSON and kept + member.size > MAX_FILE_BYTES // 4:
+            return False
+        self._dataset_jsons[member.name] = reader.read()
+        return True
 
     def _kind(self, reader: TarReader, member: Member) -> FileKind:
         if is_hidden(member.name):
@@ -279,45 +297,31 @@ class TarSource(StreamedSource):
         return self._selection.kind(member.name, lambda: b"" if member.problem else reader.peek(START))
 
     def _names(self) -> Iterator[str]:
-        with TarReader(self.path) as reader:
-            try:
-                while (member := reader.next()) is not None:
-                    if self._kind(reader, member) is FileKind.IMAGE:
-                        yield member.name
-            except BrokenArchiveError:
-                return
+        with TarReader(self.path) as reader, contextlib.suppress(BrokenArchiveError):
+            for member in reader:
+                if self._kind(reader, member) is FileKind.IMAGE:
+                    yield member.name
 
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         number = 0
         inside = False
         with TarReader(self.path) as reader:
             try:
-                while (member := reader.next()) is not None:
+                for member in reader:
                     inside = self._kind(reader, member) is FileKind.IMAGE
                     if not inside:
                         continue
-                    if wanted(number):
-                        item = self._read(reader, member, number)
-                        yield item
-                        if item.error.startswith(DAMAGED):
-                            return
-                    else:
-                        yield None
+                    item = (
+                        self._item(number, member.name, partial(reader.read_whole, member)) if wanted(number) else None
+                    )
+                    yield item
+                    if item is not None and item.error.startswith(DAMAGED):
+                        return
                     number += 1
             except BrokenArchiveError as error:
                 if not (error.inside and inside):
                     item = Item(f"image {number}", None, None, f"{DAMAGED}: {error}")
                     yield item if wanted(number) else None
-
-    def _read(self, reader: TarReader, member: Member, number: int) -> Item:
-        label = self._label(number, member.name)
-        problem = member.problem or (too_large(member.size) if member.size > MAX_FILE_BYTES else "")
-        if problem:
-            return Item(shown(member.name), None, label, problem)
-        try:
-            return Item(shown(member.name), reader.read(), label)
-        except BrokenArchiveError as error:
-            return Item(shown(member.name), None, label, f"{DAMAGED}: {error}")
 
 
 def is_tar(path: Path) -> bool:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from ganformer_cli.data.sources.arrays import CHANNELS
-from ganformer_cli.data.sources.base import Item, Label, LabelledSource, import_library, reason
+from ganformer_cli.data.sources.base import Item, Label, Labels, Source, import_library, reason
 from ganformer_cli.data.sources.label_values import MAX_CLASSES
 from ganformer_cli.data.sources.labels import choose_labels
 from ganformer_cli.errors import DataError
 
 
-class TfdsSource(LabelledSource):
+class TfdsSource(Source):
     """The images of a data set's split ``train``, or of its first where there is none of this name."""
 
     format = "tfds"
@@ -46,9 +46,7 @@ class TfdsSource(LabelledSource):
         self._count = int(splits[self._split].num_examples)
         self._identity = f"{info.full_name} {self._split} {self._count}"
         self._in_set = labels is None and "label" in features
-        self.use(choose_labels(labels, path, count=self.count))
-        if self._in_set:
-            self.label_kind = "classes"
+        self.labels = Labels("classes") if self._in_set else choose_labels(labels, path, count=self.count)
 
     def count(self) -> int:
         return self._count
@@ -59,11 +57,11 @@ class TfdsSource(LabelledSource):
         data = self._builder.as_dataset(split=self._split, shuffle_files=False, read_config=config)
         rows = self._tfds.as_numpy(data.skip(start))
         for number, row in enumerate(islice(rows, self._count - start), start):
-            yield self._item(number, row)
+            yield self._of_row(number, row)
 
-    def _item(self, number: int, row: dict[str, Any]) -> Item:
+    def _of_row(self, number: int, row: dict[str, Any]) -> Item:
         name = f"{self._split}[{number}]"
-        label: Label | None = self._label(number, name)
+        label: Label | None = self.labels.of(number, name)
         if self._in_set and np.ndim(row["label"]) == 0 and 0 <= int(row["label"]) < MAX_CLASSES:
             label = int(row["label"])
         image = np.asarray(row["image"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -18,9 +18,10 @@ from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES, too_larg
 from ganformer_cli.data.sources.base import (
     DAMAGED,
     READ_ERRORS,
+    BrokenArchiveError,
     Item,
-    Label,
     Labels,
+    Pixels,
     StreamedSource,
     file_state,
     files_fingerprint,
@@ -31,7 +32,6 @@ from ganformer_cli.data.sources.folders import walk
 from ganformer_cli.data.sources.label_values import MAX_CLASSES
 from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
 from ganformer_cli.data.sources.records import RecordReader, image_of
-from ganformer_cli.data.sources.tars import BrokenArchiveError
 from ganformer_cli.data.zips import checked_member, open_zip
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
@@ -66,33 +66,7 @@ def part_of(name: str) -> Part | None:
     return Part(found["base"], int(found["level"] or 0), int(parts), int(number), name, first)
 
 
-class RecordFiles(ABC):
-    """Files that can be listed and read: of a folder, or of a zip."""
-
-    path: Path
-    can_seek: bool
-
-    @abstractmethod
-    def names(self) -> list[str]:
-        """All files, hidden ones left out."""
-
-    @abstractmethod
-    def open(self, name: str) -> IO[bytes]:
-        """One of them, to be read."""
-
-    @abstractmethod
-    def size(self, name: str) -> int:
-        """Its bytes."""
-
-    @abstractmethod
-    def state(self, name: str) -> str:
-        """Changes with the file."""
-
-    def close(self) -> None:  # noqa: B027 (a folder holds nothing open)
-        """Close the files."""
-
-
-class FolderFiles(RecordFiles):
+class FolderFiles:
     """The files of a folder, or one of them with its labels."""
 
     can_seek = True
@@ -103,6 +77,7 @@ class FolderFiles(RecordFiles):
         self._folder = path if self._only is None else path.parent
 
     def names(self) -> list[str]:
+        """All files, hidden ones left out."""
         if self._only is None:
             return list(walk(self._folder))
         part = part_of(self._only)
@@ -118,8 +93,11 @@ class FolderFiles(RecordFiles):
     def state(self, name: str) -> str:
         return file_state(self._folder / name)
 
+    def close(self) -> None:
+        """Do nothing: no file is held open."""
 
-class ZipFiles(RecordFiles):
+
+class ZipFiles:
     """The files of a zip."""
 
     can_seek = False
@@ -148,8 +126,9 @@ class TfrecordsSource(StreamedSource):
     """The images in files of TFRecords, file by file."""
 
     format = "tfrecords"
+    _in_records = False  # whether classes are read from the records
 
-    def __init__(self, store: RecordFiles, resolution: int | None, labels: str | None) -> None:
+    def __init__(self, store: FolderFiles | ZipFiles, resolution: int | None, labels: str | None) -> None:
         """
         Args:
             resolution: of files of several resolutions, that with images of this size is taken, else the next
@@ -165,20 +144,19 @@ class TfrecordsSource(StreamedSource):
         names = store.names()
         labels_files = [name for name in names if name.endswith(".labels")]
         self._files = [name for name in names if not name.endswith(".labels")]
-        self._leftover = UnreadFiles()
+        self._unread = UnreadFiles()
         if len(self._files) > 1:
             parts = [part for name in self._files if (part := part_of(name)) is not None]
             self._others = len(self._files) - len(parts)
             for name in self._files:
                 if part_of(name) is None:
-                    self._leftover.add_beside(name)
+                    self._unread.add_beside(name)
             self._files = [part.name for part in _chosen(parts, self.path, resolution)]
-        self._in_records = False
         own = partial(self._own_labels, labels_files)
-        self.use(choose_labels(labels, self.path, own=own, count=self.count))
-        if labels is None and self._labels is None and self._has_classes():
-            self._in_records = True
-            self.label_kind = "classes"
+        self.labels = choose_labels(labels, self.path, own=own, count=self.count)
+        self._in_records = labels is None and self.labels.kind is None and self._has_classes()
+        if self._in_records:
+            self.labels = Labels("classes")
 
     def _own_labels(self, names: list[str]) -> Labels | None:
         """StyleGAN's: numpy's format, one label an image in order."""
@@ -199,26 +177,18 @@ class TfrecordsSource(StreamedSource):
         return NumberedLabels(values, where) if values.size else None
 
     def _has_classes(self) -> bool:
-        for item in self._scan(lambda number: number < _PROBED, with_classes=True):
-            if item is None:
-                return False
-            if item.label is not None:
-                return True
-        return False
+        """Whether one of the first records gives its image a class."""
+        self._in_records = True
+        return any(item is not None and item.label is not None for item in islice(self.items(), _PROBED))
 
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
-        return self._scan(wanted, with_classes=self._in_records)
-
-    def _scan(self, wanted: Callable[[int], bool], *, with_classes: bool) -> Iterator[Item | None]:
         number = 0
         for name in self._files:
-            for item in self._scan_file(name, number, wanted, with_classes):
+            for item in self._scan_file(name, number, wanted):
                 yield item
                 number += 1
 
-    def _scan_file(
-        self, name: str, number: int, wanted: Callable[[int], bool], with_classes: bool
-    ) -> Iterator[Item | None]:
+    def _scan_file(self, name: str, number: int, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         """The images of one file, the first of which has this number. Damage ends it, and not the files behind it."""
         first = number
         try:
@@ -227,7 +197,7 @@ class TfrecordsSource(StreamedSource):
                 while (length := reader.next()) is not None:
                     item = None
                     if wanted(number):
-                        item = self._read(reader, length, number, f"{shown(name)}[{number - first}]", with_classes)
+                        item = self._read(reader, length, number, f"{shown(name)}[{number - first}]")
                     yield item
                     number += 1
                     if item is not None and item.error.startswith(DAMAGED):
@@ -237,23 +207,23 @@ class TfrecordsSource(StreamedSource):
                 why = f"{DAMAGED}: {reason(error)}"
                 yield Item(f"{shown(name)}[{number - first}]", None, None, why) if wanted(number) else None
 
-    def _read(self, reader: RecordReader, length: int, number: int, name: str, with_classes: bool) -> Item:
-        label: Label | None = self._label(number, name)
-        if length > MAX_FILE_BYTES:
-            return Item(name, None, label, too_large(length))
-        try:
-            data, found = image_of(reader.read())
-        except ValueError as error:
-            return Item(name, None, label, reason(error))
-        except BrokenArchiveError as error:
-            return Item(name, None, label, f"{DAMAGED}: {error}")
-        if with_classes and found is not None and 0 <= found < MAX_CLASSES:
-            label = found
-        return Item(name, data, label)
+    def _read(self, reader: RecordReader, length: int, number: int, name: str) -> Item:
+        label: int | None = None
+
+        def read() -> bytes | Pixels:
+            nonlocal label
+            if length > MAX_FILE_BYTES:
+                raise ValueError(too_large(length))
+            data, label = image_of(reader.read())
+            return data
+
+        item = self._item(number, name, read)
+        in_range = label is not None and 0 <= label < MAX_CLASSES
+        return replace(item, label=label) if self._in_records and in_range else item
 
     def fingerprint(self) -> str:
         states = ((name, self._store.state(name)) for name in self._files)
-        return files_fingerprint(self._labels_fingerprint().encode(), states)
+        return files_fingerprint(self.labels.fingerprint().encode(), states)
 
     def close(self) -> None:
         self._store.close()

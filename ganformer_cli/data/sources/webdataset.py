@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ganformer_cli.data.file_kinds import UnreadFiles, is_hidden
 from ganformer_cli.data.image_formats import readable_suffixes
-from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
-from ganformer_cli.data.sources.base import DAMAGED, Item, Label, StreamedSource, file_state, files_fingerprint, shown
+from ganformer_cli.data.sources.base import (
+    DAMAGED,
+    BrokenArchiveError,
+    Item,
+    Label,
+    Labels,
+    StreamedSource,
+    file_state,
+    files_fingerprint,
+    shown,
+)
 from ganformer_cli.data.sources.label_values import MAX_CLASSES, class_of, is_name, is_number
 from ganformer_cli.data.sources.labels import choose_labels
-from ganformer_cli.data.sources.tars import BrokenArchiveError, Member, TarReader
+from ganformer_cli.data.sources.tars import Member, TarReader
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import parse_json
 
@@ -47,21 +57,22 @@ class WebdatasetSource(StreamedSource):
         self._kind: str | None = None  # of the labels that lie in the shards
         with TarReader(self._paths()[0][1]) as reader:
             self.passing_is_cheap = not reader.is_compressed
-        self.use(choose_labels(labels, path, count=self.count))
+        self.labels = choose_labels(labels, path, count=self.count)
         if labels is None:
             kinds = (label_kind_of(shard) for _, shard in self._paths()[:_SHARDS_PROBED])
-            self._kind = self.label_kind = next((kind for kind in kinds if kind is not None), None)
+            self._kind = next((kind for kind in kinds if kind is not None), None)
+            self.labels = Labels(self._kind)
             if self._kind == NAMES:
-                self.label_kind, self.class_names = "classes", sorted(self._names_in_shards())
-                self.label_width = len(self.class_names)
-                self._classes = {name: number for number, name in enumerate(self.class_names)}
+                names = sorted(self._names_in_shards())
+                self.labels = Labels("classes", names, width=len(names))
+                self._classes = {name: number for number, name in enumerate(names)}
 
     def _names_in_shards(self) -> set[str]:
         """The texts that stand for classes in all shards."""
         names: set[str] = set()
         for _, path in self._paths():
             with TarReader(path) as reader, contextlib.suppress(BrokenArchiveError):
-                while (member := reader.next()) is not None:
+                for member in reader:
                     if _is_label(member) and not is_hidden(member.name):
                         label = _label(_split(member.name)[1], reader.read())
                         names |= {label} if isinstance(label, str) else set()
@@ -78,14 +89,14 @@ class WebdatasetSource(StreamedSource):
         return self._others
 
     def unread_files(self) -> UnreadFiles:
-        self.others()
-        return self._leftover
+        self.count()
+        return self._unread
 
     def scan(self, wanted: Callable[[int], bool]) -> Iterator[Item | None]:
         number, self._others = 0, len(self._beside)
-        self._leftover = UnreadFiles()
+        self._unread = UnreadFiles()
         for name in self._beside:
-            self._leftover.add_beside(name)
+            self._unread.add_beside(name)
         for before, path in self._paths():
             for item in self._scan_shard(before, path, number, wanted):
                 yield item
@@ -96,15 +107,14 @@ class WebdatasetSource(StreamedSource):
         sample: _Sample | None = None
         with TarReader(path) as reader:
             try:
-                while (member := reader.next()) is not None:
+                for member in reader:
                     key, extension = _split(member.name)
                     if is_hidden(member.name):
                         continue
                     if sample is None or sample.key != key:
-                        if sample is not None and sample.image is not None:
-                            yield self._item(sample, before, number)
-                            number += 1
-                        self._count_without_image(sample)
+                        images = self._finish(sample, before, number)
+                        yield from images
+                        number += len(images)
                         sample = _Sample(key, wanted(number))
                     if is_image_extension(extension) and sample.image is None:
                         sample.take(member, reader)
@@ -117,35 +127,34 @@ class WebdatasetSource(StreamedSource):
                 if sample is not None and sample.image is not None:
                     if error.inside:  # what was broken is part of this sample
                         sample.data, sample.error = None, f"{DAMAGED}: {error}"
-                    yield self._item(sample, before, number)
+                    yield from self._finish(sample, before, number)
                     number += 1
                     if error.inside:
                         return
-                name = f"{before}image {number}"
-                yield Item(name, None, None, f"{DAMAGED}: {error}") if wanted(number) else None
+                yield Item(f"{before}image {number}", None, None, f"{DAMAGED}: {error}") if wanted(number) else None
                 return
-        if sample is not None and sample.image is not None:
-            yield self._item(sample, before, number)
-        self._count_without_image(sample)
+        yield from self._finish(sample, before, number)
 
-    def _count_without_image(self, sample: _Sample | None) -> None:
-        """What a sample without an image holds instead; beside an image it is an expected part of the sample."""
-        for name in sample.others if sample is not None and sample.image is None else ():
-            self._leftover.add_beside(name)
-
-    def _item(self, sample: _Sample, before: str, number: int) -> Item | None:
-        if not sample.wanted or sample.image is None:
-            return None
+    def _finish(self, sample: _Sample | None, before: str, number: int) -> list[Item | None]:
+        """The image of a sample of which all was seen; none where there is none, and its files are counted instead."""
+        if sample is None:
+            return []
+        if sample.image is None:
+            for name in sample.others:
+                self._unread.add_beside(name)
+            return []
+        if not sample.wanted:
+            return [None]
         name = f"{before}{sample.image}"
-        label = self._label(number, name)
+        label = self.labels.of(number, name)
         if self._kind is not None and _kind(sample.label) == self._kind:
             own = sample.label
             label = self._classes.get(own) if isinstance(own, str) else own
-        return Item(shown(name), sample.data, label, sample.error)
+        return [Item(shown(name), sample.data, label, sample.error)]
 
     def fingerprint(self) -> str:
         states = ((name, file_state(path)) for name, path in self._paths())
-        return files_fingerprint(self._labels_fingerprint().encode(), states)
+        return files_fingerprint(self.labels.fingerprint().encode(), states)
 
 
 class _Sample:
@@ -163,7 +172,7 @@ class _Sample:
     def take(self, member: Member, reader: TarReader) -> None:
         self.image = member.name
         if self.wanted:
-            self.error = member.problem or (too_large(member.size) if member.size > MAX_FILE_BYTES else "")
+            self.error = member.fault
             self.data = None if self.error else reader.read()
 
     def take_label(self, extension: str, member: Member, reader: TarReader) -> None:
@@ -176,21 +185,13 @@ def label_kind_of(path: Path) -> str | None:
     """What labels lie beside the images at the beginning of a tar: "classes", "vectors", or None without any."""
     images: set[str] = set()
     kinds: dict[str, str] = {}
-    with TarReader(path) as reader:
-        try:
-            for _ in range(_PROBED):
-                member = reader.next()
-                if member is None:
-                    break
-                key, extension = _split(member.name)
-                if is_image_extension(extension):
-                    images.add(key)
-                elif _is_label(member):
-                    kind = _kind(_label(extension, reader.read()))
-                    if kind is not None:
-                        kinds.setdefault(key, kind)
-        except BrokenArchiveError:
-            pass
+    with TarReader(path) as reader, contextlib.suppress(BrokenArchiveError):
+        for member in islice(reader, _PROBED):
+            key, extension = _split(member.name)
+            if is_image_extension(extension):
+                images.add(key)
+            elif _is_label(member) and (kind := _kind(_label(extension, reader.read()))) is not None:
+                kinds.setdefault(key, kind)
     return next((kind for key, kind in kinds.items() if key in images), None)
 
 
