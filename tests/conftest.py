@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -114,12 +115,28 @@ def native_backend(need_native: None) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def numbered_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A new folder at each ``next``.
+
+    ``mktemp`` finds its number by listing all folders there are: 8 ms after some thousand tests, several times a test.
+    """
+    parent = tmp_path_factory.mktemp("own")
+
+    def folders() -> Iterator[Path]:
+        for number in itertools.count():
+            (folder := parent / str(number)).mkdir()
+            yield folder
+
+    return folders()
+
+
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_folder(numbered_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test starts in an empty folder, so that nothing that it writes by default lands in the checkout."""
-    folder = tmp_path_factory.mktemp("cwd")
+    folder = next(numbered_folders)
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("GANFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("GANFORMER_CACHE", str(next(numbered_folders)))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
     return folder
