@@ -8,6 +8,7 @@ prints the milliseconds and the median ratio of the rounds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import subprocess
@@ -24,14 +25,14 @@ def serve() -> None:
     import torch
 
     sys.path.insert(0, str(ROOT))
-    from ganformer_cli.benchmarks.measuring import Conditions
-    from ganformer_cli.benchmarks.operators import LayerSizes, operator_cases
+    from ganformer_cli.benchmarks.measuring import Conditions, contenders_of
+    from ganformer_cli.benchmarks.operators import OPERATORS, LayerSizes, call_cases
     from ganformer_cli.operators import native
 
     torch.set_num_threads(1)
-    cases = operator_cases(Conditions(), LayerSizes(side=64))
-    calls = [case.build().run.call for case in cases]
-    with native.use("native"):
+    cases = call_cases(OPERATORS, Conditions(), LayerSizes(side=64))
+    with contextlib.ExitStack() as stack, native.use("native"):
+        calls = [stack.enter_context(contenders_of(case, "native"))[0].call for case in cases]
         for call in calls:
             call()
         build = native.status("cpu").build

@@ -44,10 +44,10 @@ def in_place_of_training(monkeypatch: pytest.MonkeyPatch, program: str) -> list[
 def test_both_are_timed_by_the_log_and_nothing_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
     started = in_place_of_training(monkeypatch, FAKE)
     (case,) = busy.busy_cases(Conditions(), quick=True)
-    work = case.build()
-    with work.resources:
-        for contender in (work.run, *dict(work.baselines).values()):
-            assert contender.sample(Conditions()) > 0.005
+    with case.build() as contenders:
+        assert [contender.name for contender in contenders] == ["", busy.UNDISTURBED]
+        for contender in contenders:
+            assert contender.sample() > 0.005
     assert len(started) == 2  # the training and one competitor
     assert [process.poll() is None for process in started] == [False, False]
 
@@ -55,8 +55,8 @@ def test_both_are_timed_by_the_log_and_nothing_is_left_running(monkeypatch: pyte
 def test_a_training_that_ends_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     in_place_of_training(monkeypatch, "print('no room')")
     (case,) = busy.busy_cases(Conditions(), quick=True)
-    with pytest.raises(TrainingError, match="no room"):
-        case.build()
+    with pytest.raises(TrainingError, match="no room"), case.build():
+        pass
 
 
 def test_the_competitor_ends_with_its_standard_input(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,17 +16,18 @@ from ganformer_cli.benchmarks.measuring import (
     Case,
     Conditions,
     Contender,
-    Measurement,
-    Memory,
-    Workload,
+    Contenders,
+    contenders_of,
     in_fresh_process,
-    interleaved,
     kept_bytes,
     measure,
     memories,
+    own_and_plain,
     ratio_of,
+    time_in_turns,
 )
 from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.memory import TRAINING_MIB, Peak
 from ganformer_cli.operators import native
 
 QUICK = Conditions(repeats=3, seconds=0.0, sample=0.0)
@@ -35,13 +37,21 @@ MIB = 2**20
 def test_calls_are_sampled_in_turn_and_nobody_is_always_first() -> None:
     order: list[str] = []
 
-    def sample(name: str) -> tuple[float, None]:
+    def sample(name: str) -> float:
         order.append(name)
-        return 1.0, None
+        return float(len(order))
 
-    timings = interleaved({name: Contender(measure=partial(sample, name)) for name in "abc"}, QUICK)
+    contenders = [Contender(name=name, call=partial(sample, name), clocks_itself=True) for name in "abc"]
+    time_in_turns(contenders, QUICK)
     assert "".join(order) == "abcbcacab"
-    assert {name: sorted(samples) for name, samples in timings.items()} == {name: [1, 2, 3] for name in "abc"}
+    assert [each.samples for each in contenders] == [[1, 6, 8], [2, 4, 9], [3, 5, 7]]
+
+
+def test_a_long_case_has_half_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganformer_cli.benchmarks.measuring.LONG_CASE", 0.0)
+    contender = Contender(call=lambda: None)
+    time_in_turns([contender], Conditions(repeats=5, sample=0.0))
+    assert len(contender.samples) == 3
 
 
 def test_calls_are_made_on_their_backend_with_the_same_random_numbers() -> None:
@@ -54,61 +64,54 @@ def test_calls_are_made_on_their_backend_with_the_same_random_numbers() -> None:
 
     # Each sample is a loop of many calls; the first number of each is what the other backend draws too.
     with native.use("reference"):
-        interleaved(
-            {
-                "native": Contender(call=partial(call, "native"), backend="auto"),
-                "reference": Contender(call=partial(call, "reference"), backend="reference"),
-            },
-            QUICK,
-        )
+        contenders = [
+            Contender(call=partial(call, "native"), backend="auto"),
+            Contender(call=partial(call, "reference"), backend="reference"),
+        ]
+        time_in_turns(contenders, QUICK)
     assert backends["reference"] == {False}
     starts = {float(torch.rand([], generator=torch.Generator().manual_seed(seed))) for seed in range(4)}
     assert starts <= numbers["native"]
     assert starts <= numbers["reference"]
 
 
-def test_a_long_call_is_not_made_only_to_warm_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganformer_cli.benchmarks.measuring.LONG_CALL", 0.0)
-    assert sorted(interleaved({"long": Contender(call=lambda: None)}, QUICK)["long"]) == [0, 1, 2, 3]
-
-
-def test_slow_baselines_may_be_sampled_less_often() -> None:
-    found = interleaved({"much": Contender(), "little": Contender(max_rounds=2)}, QUICK)
-    assert (sorted(found["much"]), sorted(found["little"])) == ([1, 2, 3], [1, 2])
-
-
 def test_a_ratio_is_the_median_over_rounds_with_its_quartiles_and_none_of_one_sample() -> None:
-    def measured(samples: dict[int, float]) -> Measurement:
-        return Measurement(samples=samples, memory=None)
-
-    own = measured({1: 2.0, 2: 8.0, 3: 6.0, 4: 10.0, 5: 100.0})
-    # The machine was slow in round 2, for both: their ratio says nothing of it.
-    assert ratio_of(own, measured({1: 1.0, 2: 4.0, 3: 2.0, 4: 2.0})) == (2.5, 2.0, 3.5)
-    assert ratio_of(own, measured({5: 1.0})) is None
-    assert ratio_of(own, measured({7: 1.0, 8: 1.0})) is None
+    # The machine was slow in the second round, for both: their ratio says nothing of it.
+    found = ratio_of([2.0, 8.0, 6.0, 10.0], [1.0, 4.0, 2.0, 2.0])
+    assert found == {"ratio": 2.5, "spread": [2.0, 3.5]}
+    assert ratio_of([2.0], [1.0]) == {"ratio": None, "spread": None}
 
 
 def test_a_case_is_measured_against_its_baselines_and_closed() -> None:
     seen: list[str] = []
-    work = Workload(
-        run=Contender(call=lambda: seen.append("run")),
-        baselines=[("copy", Contender()), ("elsewhere", Contender(measure=lambda: (2.0, Memory(30.0))))],
-        kept=lambda: 0.5,
-    )
-    work.resources.callback(seen.append, "closed")
-    found = measure(Case(group="g", what="w", images=2, build=lambda: work), QUICK, "reference")
+
+    @contextmanager
+    def build() -> Contenders:
+        run = Contender(call=lambda: seen.append("run"), kept=0.5)
+        yield [run, Contender(name="elsewhere", call=lambda: 2.0, clocks_itself=True)]
+        seen.append("closed")
+
+    peak = Peak(torch.device("cpu"))
+    peak.mib, peak.added_mib = 30.0, None
+    row = measure(Case(what="w", images=2, build=build), QUICK, "reference", {"elsewhere": peak})
     assert set(seen[:-1]) == {"run"}
     assert seen[-1] == "closed"
-    assert {name: each.kept for name, each in found.items()} == {"": 0.5, "copy": None, "elsewhere": None}
-    assert found["elsewhere"] == Measurement(samples={1: 2.0, 2: 2.0, 3: 2.0}, memory=Memory(30.0))
+    assert (row["what"], row["images"], row["kept_percent"], row["peak_mib"]) == ("w", 2, 50.0, None)
+    elsewhere = row["against"]["elsewhere"]
+    assert {key: elsewhere[key] for key in ("ms", "ms_median", "samples", "peak_mib", "added_mib")} == {
+        **{"ms": 2000.0, "ms_median": 2000.0, "samples": 3},
+        **{"peak_mib": 30.0, "added_mib": None},
+    }
+    low, high = elsewhere["spread"]
+    assert low <= elsewhere["ratio"] <= high
 
 
 def test_the_plain_operators_are_a_baseline_of_the_native_ones() -> None:
-    for has_operators, backend, names in ((True, "native", {"", PLAIN}), (True, "reference", {""})):
-        work = Workload(run=Contender(), has_operators=has_operators)
-        with native.use("reference"):
-            assert set(work.contenders(backend)) == names  # type: ignore[arg-type]
-    assert set(Workload(run=Contender(), has_operators=False).contenders("reference")) == {""}
+    case = Case(what="w", images=1, build=lambda: nullcontext(own_and_plain(lambda: None)))
+    with contenders_of(case, "reference") as found:
+        assert [(each.name, each.backend) for each in found] == [("", "reference")]
+    with contenders_of(case, "native") as found:
+        assert [(each.name, each.backend) for each in found] == [("", "native"), (PLAIN, "reference")]
 
 
 def test_kept_bytes_count_each_memory_once_and_nothing_that_was_there() -> None:
@@ -121,17 +124,13 @@ def test_kept_bytes_count_each_memory_once_and_nothing_that_was_there() -> None:
     assert kept_bytes(lambda: x + w, []) == 0
 
 
-def do_nothing() -> None:
-    pass
-
-
 def memory_cases() -> list[Case]:
     """Cases that need 64 MiB, nothing, and 32 MiB."""
 
-    def using(mib: int) -> Workload:
-        return Workload(run=Contender(call=lambda: torch.ones(mib * MIB // 4).sum(), with_memory=True))
+    def using(mib: int) -> nullcontext[list[Contender]]:
+        return nullcontext([Contender(call=lambda: torch.ones(mib * MIB // 4).sum(), takes_memory=True)])
 
-    return [Case(group="g", what=str(mib), images=1, build=partial(using, mib)) for mib in (64, 0, 32)]
+    return [Case(what=str(mib), images=1, build=partial(using, mib)) for mib in (64, 0, 32)]
 
 
 @pytest.fixture
@@ -147,11 +146,11 @@ def importable(monkeypatch: pytest.MonkeyPatch, checkout: Path, tmp_path: Path) 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the worst moment")
 @pytest.mark.usefixtures("importable")
 def test_memory_of_a_fresh_process_is_that_of_each_case() -> None:
-    found = in_fresh_process(partial(memories, memory_cases, "", "reference", QUICK, do_nothing))
-    added = [memory.added for memory in found if memory is not None and memory.added is not None]
-    assert len(added) == 3
+    found = in_fresh_process(partial(memories, memory_cases, QUICK, "reference", TRAINING_MIB))
+    assert [list(each) for each in found] == [[""]] * 3
+    added = [each[""].added_mib for each in found]
     assert added == pytest.approx([64, 0, 32], abs=4)
-    assert all(memory is not None and memory.peak > (memory.added or 0) for memory in found)
+    assert all((each[""].mib or 0) > (each[""].added_mib or 0) for each in found)
 
 
 def raise_error() -> None:
@@ -163,7 +162,7 @@ def raise_error() -> None:
 def test_errors_of_a_fresh_process_arrive() -> None:
     with pytest.raises(GanformerError, match="so it is"):
         in_fresh_process(raise_error)
-    with pytest.raises(GanformerError, match="status 3"):
+    with pytest.raises(GanformerError, match="is there enough memory"):
         in_fresh_process(partial(os._exit, 3))
 
 

@@ -12,13 +12,12 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.benchmarks import curve, operators
+from ganformer_cli.benchmarks import curve, networks, operators
 from ganformer_cli.benchmarks.measuring import Conditions, measure
-from ganformer_cli.benchmarks.networks import TrainingSteps, training_cases
+from ganformer_cli.benchmarks.networks import training_cases
 from ganformer_cli.benchmarks.operators import LayerSizes
 from ganformer_cli.config import RunConfig
 from ganformer_cli.operators import native
-from ganformer_cli.training.gan import GANTrainer
 
 Run = Callable[..., Result]
 QUICK = ("bench", "--quick", "--repeats", "2", "--device", "cpu")
@@ -50,8 +49,8 @@ def test_everything_is_measured(record: dict[str, Any]) -> None:
     for kind in ("simplex mul", "kmeans mul", "duplex-equation both"):
         for way in ("forward", "forward + backward"):
             assert {"copy", "clone", "per pixel"} <= set(layers[f"{kind}, {way}"]["against"])
-    for other in ("contiguous", "bfloat16"):
-        assert "channels-last float32" in layers[f"simplex mul, {other}, forward"]["against"]
+    for other in ("simplex mul, contiguous", "simplex mul, bfloat16", "duplex-equation mul"):
+        assert {f"{other}, forward", f"{other}, forward + backward"} <= set(layers)
     steps = [row["what"] for row in record["rows"] if row["group"] == "training"]
     assert [step.rpartition(", ")[2] for step in steps] == ["training step", "with R1", "with path length"]
 
@@ -106,9 +105,9 @@ def test_a_single_sample_gives_no_ratio(ganformer: Run) -> None:
 
 @pytest.mark.slow
 def test_networks_are_beside_their_bare_convolutions(record: dict[str, Any]) -> None:
-    networks = [row for row in record["rows"] if row["group"] in ("generator", "training")]
-    assert len(networks) == 4
-    assert all(set(row["against"]) - {"plain torch"} == {"bare convolutions"} for row in networks)
+    rows = [row for row in record["rows"] if row["group"] in ("generator", "training")]
+    assert len(rows) == 4
+    assert all(set(row["against"]) - {"plain torch"} == {"bare convolutions"} for row in rows)
 
 
 def test_the_curve_is_of_three_forms_over_positions(ganformer: Run, own_folder: Path) -> None:
@@ -128,19 +127,20 @@ def test_dense_attention_is_left_out_where_it_does_not_fit_and_that_is_said(monk
     monkeypatch.setattr(curve, "free_memory_mib", lambda device: 1.0)
     small, large = curve.curve_cases(Conditions(), (8, 32))
     assert (small.what, large.what) == ("simplex, 8x8", "simplex, 32x32; dense needs 0 GiB and is left out")
-    assert set(small.build().contenders("reference")) == {"", *curve.FORMS}
-    assert set(large.build().contenders("reference")) == {"", curve.PER_PIXEL}
+    for case, names in ((small, ["", *curve.FORMS]), (large, ["", curve.PER_PIXEL])):
+        with case.build() as contenders:
+            assert [contender.name for contender in contenders] == names
 
 
 def test_the_per_pixel_form_computes_the_same() -> None:
-    contenders = curve.build_forms(Conditions(), LayerSizes(images=1, side=4, features=16)).contenders("reference")
-    torch.testing.assert_close(contenders[curve.PER_PIXEL].call(), contenders[""].call(), rtol=1e-4, atol=1e-4)
+    with curve.build_forms(Conditions(), LayerSizes(images=1, side=4, features=16)) as (ours, per_pixel, _):
+        torch.testing.assert_close(per_pixel.call(), ours.call(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_what_training_keeps_is_said_of_layers(record: dict[str, Any]) -> None:
+def test_what_training_keeps_is_said_of_layers_and_operators(record: dict[str, Any]) -> None:
     for row in record["rows"]:
-        assert (row["kept_percent"] is not None) == (row["group"] == "layer" and row["what"].endswith("backward"))
+        assert (row["kept_percent"] is not None) == row["what"].endswith("backward")
 
 
 @pytest.mark.slow
@@ -175,22 +175,29 @@ def test_sides_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch, small: Run
         monkeypatch.setattr(losses, name, noting)
     happened = []
     for case in training_cases(Conditions(), small):
-        work = case.build()
-        for _ in range(2):  # a second step of the same kind is one of the same kind
-            seen.clear()
-            work.run.call()
-            happened.append(list(seen))
+        with case.build() as (run, *_):
+            for _ in range(2):  # a second step of the same kind is one of the same kind
+                seen.clear()
+                run.call()
+                happened.append(list(seen))
     assert happened == [[]] * 2 + [["gradient_penalty"]] * 2 + [["path_length_penalty"]] * 2
 
 
-def test_step_is_a_whole_one(small: RunConfig) -> None:
-    bench = TrainingSteps(Conditions(), small)
-    gan: GANTrainer = bench.gan
-    networks = (gan.generator, gan.discriminator, gan.ema)
-    before = [[parameter.clone() for parameter in network.parameters()] for network in networks]
-    bench.step(r1=False, path_length=False)
-    for network, old in zip(networks, before, strict=True):
-        assert any(not torch.equal(new, kept) for new, kept in zip(network.parameters(), old, strict=True))
+def test_step_is_a_whole_one(monkeypatch: pytest.MonkeyPatch, small: RunConfig) -> None:
+    made: list[networks.GANTrainer] = []
+    trainer = networks.GANTrainer
+
+    def make(*arguments: Any) -> networks.GANTrainer:
+        made.append(trainer(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(networks, "GANTrainer", make)
+    with training_cases(Conditions(), small)[0].build() as (run, *_):
+        parts = (made[0].generator, made[0].discriminator, made[0].ema)
+        before = [[parameter.clone() for parameter in network.parameters()] for network in parts]
+        run.call()
+        for network, old in zip(parts, before, strict=True):
+            assert any(not torch.equal(new, kept) for new, kept in zip(network.parameters(), old, strict=True))
 
 
 @pytest.fixture
@@ -218,7 +225,7 @@ def test_a_measurement_that_fails_leaves_the_others(ganformer: Run, monkeypatch:
     def build(*arguments: object) -> None:
         raise RuntimeError("not enough memory\nand much more")
 
-    monkeypatch.setattr("ganformer_cli.benchmarks.operators.build_bias_act", build)
+    monkeypatch.setitem(operators.OPERATORS, "bias_act lrelu with noise", build)
     with native.use("reference"):
         done = ganformer(*QUICK, "--only", "operators", "--no-memory", "--json")
     assert done.exit_code == 1
@@ -241,11 +248,11 @@ def test_build_times_are_of_an_empty_cache_and_of_a_full_one(monkeypatch: pytest
         return 0.25 if full else 1.0
 
     monkeypatch.setattr(operators, "seconds_to_load", seconds)
+    monkeypatch.setattr(operators, "in_fresh_process", lambda function: function())
     (case,) = operators.build_cases()
-    found = measure(case, Conditions(repeats=3, seconds=0.0), "native")
-    assert set(found[""].samples.values()) == {0.25}
-    assert found["building them"].samples == {1: 1.0, 2: 1.0}
-    assert [full for _, full in seen].count(False) == 3
+    row = measure(case, Conditions(repeats=3, seconds=0.0), "native")
+    assert (row["ms"], row["ms_median"], row["against"]["building them"]["ms"]) == (250.0, 250.0, 1000.0)
+    assert [full for _, full in seen].count(False) == 1 + 3
     assert not any(folder.exists() for folder, _ in seen)
 
 

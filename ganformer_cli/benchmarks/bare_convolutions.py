@@ -7,14 +7,14 @@ both memory formats and in every equivalent form, and the fastest counts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ganformer_cli.benchmarks.measuring import Conditions, Contender, seconds_of
+from ganformer_cli.benchmarks.measuring import Conditions, Contender
 from ganformer_cli.models import convolution
 
 Size = tuple[int, ...]
@@ -29,183 +29,118 @@ class Convolution(NamedTuple):
     """One call, by its sizes."""
 
     image: Size  # [B, I, H, W]
-    weight: Size  # [O, I / groups, k, k]; transposed [I, O / groups, k, k]
+    weight: Size  # [O, I, k, k]; transposed [I, O, k, k]
     stride: Size = (1, 1)
     padding: Size = (0, 0)
     dilation: Size = (1, 1)
     transposed: bool = False
     output_padding: Size = (0, 0)
-    groups: int = 1
     wanted: tuple[bool, bool] | None = None  # gradients by image and by weight; None: it is the forward pass
     dtype: torch.dtype = torch.float32
     by_products: bool = False  # gradients by the weight are products of matrices
 
-    @property
-    def is_filter(self) -> bool:
-        """Whether every channel is filtered by itself: resampling, and no convolution of the network's."""
-        return self.weight[1] == 1 and (self.groups > 1 or self.weight[0] == 1)
-
     def output(self) -> Size:
         """Size of the result ``[B, O, H', W']``."""
         with torch.device("meta"):
-            return tuple(self.run(torch.empty(self.image), torch.empty(self.weight)).shape)
+            return tuple(self._replace(wanted=None).run(torch.empty(self.image), torch.empty(self.weight)).shape)
 
     def run(self, image: Tensor, weight: Tensor, gradient: Tensor | None = None) -> Any:
         """The convolution itself, or of a ``gradient`` those that are wanted."""
-        sizes = list(self.stride), list(self.padding), list(self.dilation)
-        geometry = *sizes, self.transposed, list(self.output_padding), self.groups
-        if gradient is None or self.wanted is None:
+        geometry = *self[2:7], 1
+        if self.wanted is None:
             return torch.ops.aten.convolution(image, weight, None, *geometry)
         if self.by_products:
+            assert gradient is not None
             shape = convolution.ConvShape(self.stride[0], self.padding[0], self.transposed)
             return convolution.gradients_by_products(gradient, image, weight, shape, self.wanted)
         return torch.ops.aten.convolution_backward(gradient, image, weight, None, *geometry, [*self.wanted, False])
 
-    def alone(self, memory_format: torch.memory_format, device: str) -> Callable[[], object]:
-        """The call with random numbers."""
-
-        def random(size: Size) -> Tensor:
-            return torch.randn(size, device=device).to(self.dtype).contiguous(memory_format=memory_format)
-
-        image, weight = random(self.image), random(self.weight)
-        gradient = None if self.wanted is None else random(self.output())
-        return lambda: self.run(image, weight, gradient)
-
 
 class _Recorder(TorchDispatchMode):
-    """Counts the convolutions that are made inside of it, those of backward passes too."""
+    """Counts the networks' convolutions inside of it, those of backward passes too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[Convolution] = Counter()
 
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs, aten = kwargs or {}, torch.ops.aten
-        if function in (aten.conv2d.default, aten.conv2d.padding, aten.conv_transpose2d.input):
-            # Outside of inference mode torch takes these apart before we see them.
-            with self:
-                return function.decompose(*args, **kwargs)
-        if function is aten.convolution.default:
-            image, weight, _, *geometry = args
-            self._count(image, weight, geometry, None)
-        elif function is aten.convolution_backward.default:
-            _, image, weight, _, *geometry, wanted = args
-            if wanted[0] or wanted[1]:
-                self._count(image, weight, geometry, (bool(wanted[0]), bool(wanted[1])))
-        return function(*args, **kwargs)
-
-    def _count(self, image: Tensor, weight: Tensor, geometry: list[Any], wanted: tuple[bool, bool] | None) -> None:
-        if image.ndim == 4:
-            stride, padding, dilation, transposed, output_padding, groups = geometry
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        wanted = None
+        if function is torch.ops.aten.convolution_backward.default:
+            _, image, weight, _, *geometry, groups, (*wanted, _) = args
+        elif function is torch.ops.aten.convolution.default:
+            image, weight, _, *geometry, groups = args
+        else:
+            return function(*args, **kwargs or {})
+        # What filters each channel by itself is no convolution of a network.
+        if groups == 1 and weight.shape[:2] != (1, 1) and (wanted is None or any(wanted)):
             # torch expands sizes that are given as one number by itself
-            stride, padding, dilation, output_padding = (
-                tuple(size) * (2 // len(size)) for size in (stride, padding, dilation, output_padding)
-            )
-            shapes = tuple(image.shape), tuple(weight.shape)
-            made = Convolution(
-                *shapes, stride, padding, dilation, bool(transposed), output_padding, groups, wanted, weight.dtype
-            )
-            self.calls[made] += 1
+            geometry = [tuple(size) * (2 // len(size)) if isinstance(size, Sequence) else size for size in geometry]
+            sizes = [tuple(image.shape), tuple(weight.shape), *geometry]
+            self.calls[Convolution._make([*sizes, wanted and tuple(wanted), weight.dtype, False])] += 1
+        return function(*args, **kwargs or {})
 
 
 def record(call: Callable[[], object]) -> Counter[Convolution]:
-    """The network's convolutions in ``call``, and how often each is made; filters do not count."""
+    """The networks' convolutions in ``call``, and how often each is made."""
     before, convolution.MAX_PRODUCT_POSITIONS = convolution.MAX_PRODUCT_POSITIONS, 0  # gradients, too, are convolutions
     try:
         with _Recorder() as recorder:
             call()
     finally:
         convolution.MAX_PRODUCT_POSITIONS = before
-    return Counter({made: count for made, count in recorder.calls.items() if not made.is_filter})
+    return recorder.calls
 
 
 def equivalents(call: Convolution, count: int, batch: int) -> Iterator[tuple[Convolution, float]]:
     """``count`` times ``call``, and what computes the same numbers in other ways: (convolution, how often)."""
     yield call, count
-    if call.groups > 1:
-        # A weight for each image, made into groups: as costly as one weight for all.
-        image = call.image[0] * call.groups, call.image[1] // call.groups, *call.image[2:]
-        yield call._replace(image=image, weight=(call.weight[0] // call.groups, *call.weight[1:]), groups=1), count
-    elif call.image[0] == 1 and batch > 1:
+    if call.image[0] == 1 and batch > 1:
         # Made image by image, with a weight for each: images scaled before and behind would need one weight.
         together = max(size for size in range(1, batch + 1) if count % size == 0)
         yield call._replace(image=(together, *call.image[1:])), count / together
-    elif call.wanted is not None and call.wanted[1] and _is_plain(call):
+    elif call.wanted is not None and call.wanted[1]:
         yield call._replace(by_products=True), count
-    elif (gradient := _as_weight_gradient(call)) is not None:
-        yield gradient, count
+    elif call.wanted is None and not call.transposed and 4 <= min(call.weight[2:]) > max(call.output()[2:]):
+        # In second derivatives torch computes a gradient by the weight as a convolution with a weight as large as an
+        # image. The first derivative has the same with the result's gradient as large as that.
+        image = call.image[1], call.image[0], *call.image[2:]
+        weight = call.weight[0], call.image[0], *call.output()[2:]
+        swapped = call._replace(image=image, weight=weight, stride=call.dilation, dilation=call.stride)
+        yield swapped._replace(wanted=(False, True)), count
 
 
-def _is_plain(call: Convolution) -> bool:
-    """Whether it is one that the networks make: square, not dilated, without groups."""
-    square = call.stride[0] == call.stride[1] and call.padding[0] == call.padding[1]
-    return square and call.dilation == (1, 1) and call.output_padding == (0, 0) and call.weight[2] == call.weight[3]
-
-
-def _as_weight_gradient(call: Convolution) -> Convolution | None:
-    """In second derivatives torch computes a gradient by the weight as a convolution with a weight as large as an
-    image. This is the same as the first derivative does it, or None where ``call`` is nothing of that kind."""
-    if call.wanted is not None or call.transposed or min(call.weight[2:]) < 4:
-        return None
-    output = call.output()
-    if min(output[2:]) < 1 or max(output[2:]) >= min(call.weight[2:]):
-        return None
-    # Its kernel is the output, and its output as large as the kernel; with a stride the former may come out larger.
-    for surplus in range(max(call.dilation)):
-        gradient = Convolution(
-            image=(call.image[1], call.image[0], *call.image[2:]),
-            weight=(call.weight[0], call.image[0], *(size - surplus for size in output[2:])),
-            stride=call.dilation,
-            padding=call.padding,
-            dilation=call.stride,
-            wanted=(False, True),
-            dtype=call.dtype,
-        )
-        if gradient.output()[2:] == call.weight[2:]:
-            return gradient
-    return None
-
-
-class BareConvolutions:
-    """Times the convolutions of a computation in their fastest forms.
+def bare_convolutions(run: Callable[[], object], batch: int, conditions: Conditions) -> Contender:
+    """The convolutions of ``run``, each in the form that is the fastest at the moment.
 
     Args:
-        calls: how often each is made.
-        batch: images that the computation takes, to know a loop over them.
+        run: the computation; it is made once, when the first sample is taken.
+        batch: images that it takes, to know a loop over them.
         conditions: under which.
     """
+    #: For each convolution the forms and memory formats that may be the fastest, and how often it is made so.
+    candidates: list[dict[tuple[Convolution, torch.memory_format], float]] = []
 
-    def __init__(self, calls: Mapping[Convolution, int], batch: int, conditions: Conditions) -> None:
-        self.conditions = conditions
-        #: For each call the forms and memory formats that may be the fastest, and how often the form is made.
-        self.candidates = [
-            {(form, layout): times for form, times in equivalents(call, count, batch) for layout in _FORMATS}
-            for call, count in calls.items()
-        ]
-
-    def sample(self) -> float:
-        """Seconds of all convolutions together, each in the form that was the fastest this time."""
+    def seconds() -> float:
+        for call, count in record(run).items() if not candidates else ():
+            forms = equivalents(call, count, batch)
+            candidates.append({(form, layout): times for form, times in forms for layout in _FORMATS})
         total = 0.0
-        for forms in self.candidates:
-            taken = {form: times * self.seconds_alone(*form) for form, times in forms.items()}
+        for candidate in candidates:
+            taken = {form: times * seconds_alone(*form, conditions) for form, times in candidate.items()}
             least = min(taken.values())
-            for form, seconds in taken.items():
-                if seconds > HOPELESS * least:
-                    del forms[form]
+            for form in [form for form, seconds in taken.items() if seconds > HOPELESS * least]:
+                del candidate[form]
             total += least
         return total
 
-    def seconds_alone(self, call: Convolution, memory_format: torch.memory_format) -> float:
-        """Seconds of one convolution by itself."""
-        run = call.alone(memory_format, self.conditions.device)
-        first = seconds_of(run, 1, self.conditions)  # it may have built something
-        loops = max(1, min(100, round(self.conditions.sample / max(first, 1e-9))))
-        return seconds_of(run, loops, self.conditions)
+    return Contender(name="bare convolutions", call=seconds, clocks_itself=True)
 
 
-def bare_convolutions(run: Callable[[], object], batch: int, conditions: Conditions) -> Iterator[tuple[str, Contender]]:
-    """The bare convolutions of ``run`` as what it is measured against."""
-    bare = BareConvolutions(record(run), batch, conditions)
-    yield "bare convolutions", Contender(measure=lambda: (bare.sample(), None))
+def seconds_alone(call: Convolution, memory_format: torch.memory_format, conditions: Conditions) -> float:
+    """Seconds of one convolution by itself, with random numbers."""
+    sizes = [call.image, call.weight, *([call.output()] if call.wanted else [])]
+    tensors = [torch.randn(size, device=conditions.device, dtype=call.dtype) for size in sizes]
+    tensors = [tensor.contiguous(memory_format=memory_format) for tensor in tensors]
+    alone = Contender(call=lambda: call.run(*tensors))
+    alone.warm_up(conditions.sample)
+    return alone.sample()

@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Memory, Workload
+from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Contenders
 from ganformer_cli.checkpoints.run_folder import LOG_FILE
 from ganformer_cli.checkpoints.run_lock import LAUNCHER
 from ganformer_cli.errors import TrainingError
@@ -41,26 +42,22 @@ def busy_cases(conditions: Conditions, *, quick: bool) -> list[Case]:
     """One case: the run beside a competitor, against the same run undisturbed. On a GPU, none."""
     if conditions.on_cuda:
         return []
-    options = QUICK_OPTIONS if quick else ()
     images = TICK_IMAGES * (1 if quick else TICKS)
-
-    def build() -> Workload:
-        work = Workload(run=Contender(), has_operators=False)
-        training = work.resources.enter_context(_training(options))
-
-        def undisturbed() -> tuple[float, Memory | None]:
-            return training.seconds(images), None
-
-        def beside() -> tuple[float, Memory | None]:
-            with _competitor():
-                return training.seconds(images), None
-
-        work.run.measure = beside
-        work.baselines = [(UNDISTURBED, Contender(measure=undisturbed))]
-        return work
-
     what = "the default run beside a program that keeps one core busy"
-    return [Case(group="busy", what=what, images=images, build=build, weight=5 if quick else 90)]
+    return [Case(what=what, images=images, build=partial(build_busy, QUICK_OPTIONS if quick else (), images))]
+
+
+@contextlib.contextmanager
+def build_busy(options: Sequence[str], images: int) -> Contenders:
+    """A run with these options, of which a sample is so many images."""
+    with _training(options) as training:
+
+        def beside() -> float:
+            with _competitor():
+                return training.seconds(images)
+
+        undisturbed = Contender(name=UNDISTURBED, call=lambda: training.seconds(images), clocks_itself=True)
+        yield [Contender(call=beside, clocks_itself=True), undisturbed]
 
 
 class _Training:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Workload
-from ganformer_cli.benchmarks.networks import LayerCase, LayerInputs
-from ganformer_cli.benchmarks.operators import LayerSizes
+from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Contenders
+from ganformer_cli.benchmarks.operators import Inputs, LayerSizes, layer_call, with_gradients
 from ganformer_cli.files import MIB
 from ganformer_cli.memory import free_memory_mib
 from ganformer_cli.models.attention import SelfAttention
@@ -33,38 +32,26 @@ def curve_cases(conditions: Conditions, sides: Sequence[int] = SIDES) -> list[Ca
     for side in sides:
         needed = _MATRICES * 4 * side**4 / MIB
         fits = free is None or needed < free / 2
-        case = Case(
-            group="curve",
-            what=f"simplex, {side}x{side}{'' if fits else f'; dense needs {needed / 1024:.0f} GiB and is left out'}",
-            images=1,
-            positions=side**2,
-            build=partial(build_forms, conditions, LayerSizes(images=1, side=side), dense=fits),
-            weight=2 + 20 * (side / 128) ** 4 * fits + 20 * (side / 256) ** 2,
-        )
-        cases.append(case)
+        what = f"simplex, {side}x{side}{'' if fits else f'; dense needs {needed / 1024:.0f} GiB and is left out'}"
+        build = partial(build_forms, conditions, LayerSizes(images=1, side=side), dense=fits)
+        cases.append(Case(what=what, images=1, positions=side**2, build=build))
     return cases
 
 
-def build_forms(conditions: Conditions, sizes: LayerSizes, *, dense: bool = True) -> Workload:
+@contextmanager
+def build_forms(conditions: Conditions, sizes: LayerSizes, *, dense: bool = True) -> Contenders:
     """Our layer against the other forms."""
-    case = LayerCase(kind="simplex", dtype=conditions.dtype)
-    given = LayerInputs(case, sizes, conditions.device)
-
-    def baselines() -> Iterator[tuple[str, Contender]]:
-        per_pixel = LayerInputs(case, sizes, conditions.device, per_pixel=True)
-        run = partial(per_pixel.run, conditions)
-        yield PER_PIXEL, Contender(call=run, backend="reference", with_memory=True)
-        if dense:
-            layer = SelfAttention(sizes.features).to(conditions.device).eval()
-            x = given.x.unflatten(2, (sizes.side, sizes.side))
-
-            def attend() -> Tensor:
-                with torch.no_grad(), conditions.autocast():
-                    return layer(x)
-
-            yield DENSE, Contender(call=attend, with_memory=True)
-
-    return Workload(run=Contender(call=given.run, with_memory=True), baselines=baselines(), has_operators=False)
+    given = Inputs(conditions, sizes)
+    ours, per_pixel = (with_gradients(*layer_call(given, "simplex", per_pixel=each)) for each in (False, True))
+    forms = [
+        Contender(call=ours, takes_memory=True),
+        Contender(name=PER_PIXEL, call=per_pixel, backend="reference", takes_memory=True),
+    ]
+    if dense:
+        layer = SelfAttention(sizes.features).to(conditions.device).eval()
+        attend = torch.no_grad()(partial(layer, given.image(sizes.features)))
+        forms.append(Contender(name=DENSE, call=attend, takes_memory=True))
+    yield forms
 
 
 def curve_panels(rows: Sequence[Mapping[str, Any]]) -> list[LinePanel]:

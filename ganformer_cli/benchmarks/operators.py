@@ -1,16 +1,17 @@
-"""Calls of the operators as the networks make them, and how long it takes to build and to load them."""
+"""Calls of the operators and of the attention layer as the networks make them; building and loading the operators."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,25 +21,19 @@ from ganformer_cli.benchmarks.measuring import (
     Case,
     Conditions,
     Contender,
-    Memory,
-    Workload,
-    copies_of,
-    temporary_folder,
+    Contenders,
+    in_fresh_process,
+    kept_bytes,
+    own_and_plain,
+    seconds_of,
 )
-from ganformer_cli.errors import GanformerError
-from ganformer_cli.operators import (
-    Keys,
-    attention_means,
-    bias_act,
-    binomial_filter,
-    bipartite_attention,
-    native,
-    upfirdn2d,
-)
-from ganformer_cli.operators.jobs import SECONDS_TO_BUILD
-
-#: How the networks call upfirdn2d, before a convolution of stride 2 and instead of one: up, down, padding.
-RESAMPLINGS = {"2x up": (2, 1, (2, 1)), "2x down": (1, 2, (1, 1)), "filter": (1, 1, (2, 2))}
+from ganformer_cli.config import Integration
+from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
+from ganformer_cli.models.positions import sinusoidal_positions
+from ganformer_cli.operators import native
+from ganformer_cli.operators.attention import Keys, attention_means, bipartite_attention
+from ganformer_cli.operators.bias_act import bias_act
+from ganformer_cli.operators.upfirdn2d import binomial_filter, upfirdn2d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,195 +48,224 @@ class LayerSizes:
     component: int = 32  # w and p
 
 
-@dataclass(frozen=True, kw_only=True)
-class OperatorInputs:
+@dataclass(frozen=True)
+class Inputs:
     """Random tensors of these sizes, whose gradients are wanted if ``backward``."""
 
     conditions: Conditions
     sizes: LayerSizes
-    backward: bool
+    backward: bool = False
 
-    def random(self, *size: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+    def random(self, *size: int) -> Tensor:
         """Normal numbers."""
-        values = (torch.randn(size, device=self.conditions.device) * scale).to(dtype)
-        return values.requires_grad_(self.backward)
+        return torch.randn(size, device=self.conditions.device, requires_grad=self.backward)
 
-    def image(self, channels: int, layout: torch.memory_format = torch.channels_last) -> Tensor:
+    def image(
+        self, channels: int, layout: torch.memory_format = torch.channels_last, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """``[B, C, H, W]``."""
-        torch.manual_seed(0)
-        side = self.sizes.side
-        x = torch.randn(self.sizes.images, channels, side, side, device=self.conditions.device)
-        return x.to(self.conditions.dtype).contiguous(memory_format=layout).requires_grad_(self.backward)
+        x = self.random(self.sizes.images, channels, self.sizes.side, self.sizes.side)
+        return x.to(dtype or self.conditions.dtype, memory_format=layout)
 
     def attended(self) -> tuple[Tensor, Keys]:
         """Features ``[B, d, n]`` and keys of attention with one head."""
         sizes = self.sizes
-        x = self.image(sizes.features).detach().flatten(2).requires_grad_(self.backward)
         one_head = partial(self.random, sizes.images, 1, sizes.components)
-        content = one_head(sizes.features, scale=sizes.features**-0.5)
-        place = one_head(sizes.component, scale=sizes.component**-0.5)
-        positions = torch.randn(sizes.side**2, sizes.component, device=x.device)
-        return x, Keys(content, one_head(), positions, place)
-
-    def workload(
-        self,
-        call: Callable[[], Tensor],
-        inputs: Sequence[Tensor | None],
-        baselines: Iterable[tuple[str, Contender]] | None = None,
-    ) -> Workload:
-        """``call``, with gradients by ``inputs`` if they are wanted, against copies of the first input."""
-        x = inputs[0]
-        assert x is not None
-        run = Contender(call=with_gradients(call, inputs, self.backward), with_memory=True)
-        return Workload(run=run, baselines=copies_of(x) if baselines is None else baselines)
+        content, place = one_head(sizes.features), one_head(sizes.component)
+        positions = self.random(sizes.side**2, sizes.component).detach()
+        keys = Keys(content * sizes.features**-0.5, one_head(), positions, place * sizes.component**-0.5)
+        return self.image(sizes.features).flatten(2), keys
 
 
-def operator_cases(conditions: Conditions, sizes: LayerSizes) -> list[Case]:
-    """The operators by themselves, as the networks call them."""
-    builds: dict[str, Callable[[], Workload]] = {}
-    for backward, passes in ((False, "forward"), (True, "forward + backward")):
-        given = OperatorInputs(conditions=conditions, sizes=sizes, backward=backward)
-        builds[f"bias_act lrelu with noise, {passes}"] = partial(build_bias_act, given)
-        for name in ("2x up",) if backward else RESAMPLINGS:
-            builds[f"upfirdn2d {name}, {passes}"] = partial(build_upfirdn2d, given, name)
-        contiguous = partial(build_upfirdn2d, given, "2x up", torch.contiguous_format)
-        builds[f"upfirdn2d 2x up, contiguous, {passes}"] = contiguous
-        builds[f"bipartite_attention mul, {passes}"] = partial(build_attention, given)
-        for over in ("components", "positions"):
-            builds[f"attention_means over {over}, {passes}"] = partial(build_means, given, over)
-    return [
-        Case(group="operators", what=what, images=sizes.images, build=build, weight=3) for what, build in builds.items()
-    ]
-
-
-def build_bias_act(given: OperatorInputs) -> Workload:
-    """Bias, noise, activation and gain, as in a synthesis layer."""
-    x = given.image(given.sizes.channels)
-    bias = given.random(given.sizes.channels, dtype=x.dtype)
-    noise = torch.randn(given.sizes.images, 1, *x.shape[2:], device=x.device, dtype=x.dtype)
-    strength = torch.ones([], device=x.device, dtype=x.dtype, requires_grad=given.backward)
-    return given.workload(
-        lambda: bias_act(x, bias, noise=noise, strength=strength, activation="lrelu"), (x, bias, strength)
-    )
-
-
-def build_upfirdn2d(given: OperatorInputs, name: str, layout: torch.memory_format = torch.channels_last) -> Workload:
-    """Resampling with the networks' filter of four taps; also by inserted zeros and a convolution, the plain way."""
-    up, down, padding = RESAMPLINGS[name]
-    x = given.image(given.sizes.channels, layout)
-    kernel = binomial_filter().to(x.device)
-
-    def call() -> Tensor:
-        return upfirdn2d(x, kernel, up=up, down=down, padding=padding)
-
-    def baselines() -> Iterator[tuple[str, Contender]]:
-        with torch.no_grad():
-            target = torch.empty_like(call())
-        yield "fill", Contender(call=lambda: target.fill_(1))
-        line = torch.tensor((1.0, 3.0, 3.0, 1.0), device=x.device, dtype=x.dtype) / 8
-        weight = torch.outer(line, line).expand(x.shape[1], 1, -1, -1).contiguous()
-        plain = partial(zeros_and_convolution, x, weight, up, down, padding)
-        yield "zeros + conv2d", Contender(call=with_gradients(plain, (x,), given.backward))
-
-    return given.workload(call, (x,), baselines())
-
-
-def zeros_and_convolution(x: Tensor, weight: Tensor, up: int, down: int, padding: tuple[int, int]) -> Tensor:
-    """``upfirdn2d`` of ``x [B, C, H, W]`` with zeros that are stored; ``weight [C, 1, k, k]`` is a symmetric filter."""
-    if up > 1:
-        batch, channels, height, width = x.shape
-        spread = x.new_zeros(batch, channels, height * up, width * up)
-        spread[:, :, ::up, ::up] = x
-        x = spread
-    return F.conv2d(F.pad(x, padding * 2), weight, stride=down, groups=len(weight))
-
-
-def build_attention(given: OperatorInputs) -> Workload:
-    """The layer's pass over the image, without what is done to the components before."""
-    x, keys = given.attended()
-    values = given.random(1, given.sizes.components, given.sizes.features)[None].expand(given.sizes.images, -1, -1, -1)
-    value_bias = given.random(1, given.sizes.features)
-    inputs = (x, keys.content, keys.bias, keys.place, values, value_bias)
-    return given.workload(lambda: bipartite_attention(x, keys, values, value_bias), inputs)
-
-
-def build_means(given: OperatorInputs, over: Literal["components", "positions"]) -> Workload:
-    """Centroids of k-means (over components), what duplex gathers (over positions)."""
-    x, keys = given.attended()
-    inputs = (x, keys.content, keys.bias, keys.place)
-    return given.workload(lambda: attention_means(x, keys, over=over).content, inputs)
-
-
-def with_gradients(call: Callable[[], Tensor], inputs: Sequence[Tensor | None], backward: bool) -> Callable[[], Tensor]:
-    """``call`` without gradients; or with those by all of ``inputs`` of a random weighting of its result."""
-    if not backward:
+def with_gradients(call: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Callable[[], Tensor]:
+    """``call``, and the gradients by the ``inputs`` that require one, of a random weighting of its result."""
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    if not wanted:
         return torch.no_grad()(call)
-    wanted = [tensor for tensor in inputs if tensor is not None]
-    gradient: Tensor | None = None
+    gradient = torch.randn_like(call())
 
     def both() -> Tensor:
-        nonlocal gradient
         result = call()
-        if gradient is None:
-            gradient = torch.randn_like(result)
         torch.autograd.grad(result, wanted, gradient, allow_unused=True)
         return result
 
     return both
 
 
-# ----- Building and loading them -----
+def contenders_for(
+    call: Callable[[], Tensor], inputs: Sequence[Tensor], against: Sequence[Contender] = ()
+) -> list[Contender]:
+    """A call, the plain operators, and ``against``; by default that is the least that touching its first input takes.
 
-_LOAD = """
-import sys, time
-import torch
-start = time.perf_counter()
-from ganformer_cli.operators import native
-native.serves(torch.zeros(1))
-sys.stdout.write(str(time.perf_counter() - start))
-"""
+    Args:
+        call: forward.
+        inputs: everything that the call reads, first the image features.
+        against: what else it is measured against.
+    """
+    x = inputs[0].detach()
+    kept = kept_bytes(call, inputs) / (x.numel() * x.element_size()) if inputs[0].requires_grad else None
+    target = torch.empty_like(x)
+    copies = [Contender(name="copy", call=lambda: target.copy_(x)), Contender(name="clone", call=x.clone)]
+    return [*own_and_plain(with_gradients(call, inputs), kept=kept), *(against or copies)]
+
+
+# ----- The operators -----
+
+
+@contextmanager
+def build_bias_act(given: Inputs) -> Contenders:
+    """Bias, noise, activation and gain, as in a synthesis layer."""
+    x = given.image(given.sizes.channels)
+    bias, strength, noise = given.random(x.shape[1]).to(x.dtype), given.random().to(x.dtype), torch.randn_like(x[:, :1])
+    call = partial(bias_act, x, bias, noise=noise, strength=strength, activation="lrelu")
+    yield contenders_for(call, (x, bias, strength, noise))
+
+
+@contextmanager
+def build_upfirdn2d(
+    given: Inputs,
+    up: int = 1,
+    down: int = 1,
+    padding: tuple[int, int] = (2, 2),
+    layout: torch.memory_format = torch.channels_last,
+) -> Contenders:
+    """Resampling with the networks' filter of four taps; up also by stored zeros and a convolution, the plain way."""
+    x, kernel = given.image(given.sizes.channels, layout), binomial_filter().to(given.conditions.device)
+    call = partial(upfirdn2d, x, kernel, up=up, down=down, padding=padding)
+    target = torch.empty_like(call()).detach()
+    weight = torch.outer(kernel, kernel).to(x.dtype).expand(x.shape[1], 1, -1, -1).contiguous()
+
+    def zeros_and_convolution() -> Tensor:
+        spread = x.new_zeros(*x.shape[:2], x.shape[2] * up, x.shape[3] * up)
+        spread[:, :, ::up, ::up] = x
+        return F.conv2d(F.pad(spread, padding * 2), weight, groups=len(weight))
+
+    against = [Contender(name="fill", call=lambda: target.fill_(1))]
+    if up > 1:
+        against.append(Contender(name="zeros + conv2d", call=with_gradients(zeros_and_convolution, [x])))
+    yield contenders_for(call, [x, kernel], against)
+
+
+@contextmanager
+def build_attention(given: Inputs) -> Contenders:
+    """The layer's pass over the image, without what is done to the components before."""
+    (x, keys), sizes = given.attended(), given.sizes
+    values, bias = given.random(1, 1, sizes.components, sizes.features), given.random(1, sizes.features)
+    values = values.expand(sizes.images, -1, -1, -1)
+    yield contenders_for(
+        partial(bipartite_attention, x, keys, values, bias), [x, values, bias, *filter(torch.is_tensor, keys)]
+    )
+
+
+@contextmanager
+def build_means(given: Inputs, over: Literal["components", "positions"]) -> Contenders:
+    """Centroids of k-means (over components), what duplex gathers (over positions)."""
+    x, keys = given.attended()
+    yield contenders_for(lambda: attention_means(x, keys, over=over).content, [x, *filter(torch.is_tensor, keys)])
+
+
+# ----- The attention layer -----
+
+
+@contextmanager
+def build_layer(given: Inputs, kind: str, **options: Any) -> Contenders:
+    """A layer against copies of its features and its definition."""
+    definition = with_gradients(*layer_call(given, kind, per_pixel=True, **options))
+    per_pixel = Contender(name="per pixel", call=definition, backend="reference")
+    yield [*contenders_for(*layer_call(given, kind, **options)), per_pixel]
+
+
+def layer_call(
+    given: Inputs,
+    kind: str,
+    *,
+    integration: Integration = "mul",
+    per_pixel: bool = False,
+    **image: Any,
+) -> tuple[Callable[[], Tensor], list[Tensor]]:
+    """A call of a layer with random weights that gives new features ``[B, d, n]``, and all that it reads.
+
+    Args:
+        given: what it is called with; weights and components are float32.
+        kind: of ``ATTENTION_LAYERS``.
+        integration: what the components do to the features.
+        per_pixel: compute the definition. It gets no dropout, whose hash of every cell is slow in plain torch.
+        image: layout and dtype of the features, as in ``Inputs.image``.
+    """
+    sizes, device = given.sizes, given.conditions.device
+    x, size = given.image(sizes.features, **image).flatten(2), sizes.component
+    y, own_positions = given.random(sizes.images, sizes.components, size), given.random(sizes.components, size)
+    positions = sinusoidal_positions(sizes.side, sizes.side, size).flatten(0, 1).to(device)
+    options = AttentionOptions(integration=integration)
+    options = replace(options, dropout=0.0) if per_pixel else options
+    widths = AttentionSizes(sizes.features, size, size, size, sizes.components)
+    layer = ATTENTION_LAYERS[kind](widths, options).to(device)
+    layer.per_pixel = per_pixel
+    # Dropout, too, belongs to what training costs.
+    layer.train(given.backward).requires_grad_(given.backward)
+    return lambda: layer(x, y, positions, own_positions).x, [x, y, positions, own_positions, *layer.parameters()]
+
+
+#: What is measured, forward and then forward and backward.
+Calls = Mapping[str, Callable[[Inputs], AbstractContextManager[list[Contender]]]]
+OPERATORS: Calls = {
+    "bias_act lrelu with noise": build_bias_act,
+    # As the networks call it, before a convolution of stride 2 and instead of one.
+    "upfirdn2d 2x up": partial(build_upfirdn2d, up=2, padding=(2, 1)),
+    "upfirdn2d 2x down": partial(build_upfirdn2d, down=2, padding=(1, 1)),
+    "upfirdn2d filter": build_upfirdn2d,
+    "upfirdn2d 2x up, contiguous": partial(build_upfirdn2d, up=2, padding=(2, 1), layout=torch.contiguous_format),
+    "bipartite_attention mul": build_attention,
+    "attention_means over components": partial(build_means, over="components"),
+    "attention_means over positions": partial(build_means, over="positions"),
+}
+LAYERS: Calls = {
+    "simplex mul": partial(build_layer, kind="simplex"),
+    "kmeans mul": partial(build_layer, kind="kmeans"),
+    "duplex-equation both": partial(build_layer, kind="duplex-equation", integration="both"),
+    "duplex-equation mul": partial(build_layer, kind="duplex-equation"),
+    "simplex mul, contiguous": partial(build_layer, kind="simplex", layout=torch.contiguous_format),
+    "simplex mul, bfloat16": partial(build_layer, kind="simplex", dtype=torch.bfloat16),
+}
+
+
+def call_cases(calls: Calls, conditions: Conditions, sizes: LayerSizes) -> list[Case]:
+    """Every row of a table, forward and with gradients."""
+    return [
+        Case(what=f"{what}, {passes}", images=sizes.images, build=partial(build, Inputs(conditions, sizes, backward)))
+        for passes, backward in (("forward", False), ("forward + backward", True))
+        for what, build in calls.items()
+    ]
+
+
+# ----- Building and loading the operators -----
 
 
 def build_cases() -> list[Case]:
-    """Loading the native operators of the CPU in a new process, on top of importing torch, against building them."""
-    return [Case(group="build", what="load the native operators", images=0, build=build_load, weight=60)]
+    """Loading the native operators of the CPU in a new process, against building them."""
+    return [Case(what="load the native operators", images=0, build=build_load)]
 
 
-def build_load() -> Workload:
+@contextmanager
+def build_load() -> Contenders:
     """Loads them from a cache that they were built into before; builds them into an empty one."""
-    resources, folder = temporary_folder()
+    with tempfile.TemporaryDirectory(prefix="ganformer-bench-") as full:
 
-    def loading() -> tuple[float, Memory | None]:
-        return seconds_to_load(folder), None
+        def seconds(cache: str = "") -> float:
+            return in_fresh_process(partial(seconds_to_load, Path(cache or tempfile.mkdtemp(dir=full))))
 
-    def building() -> tuple[float, Memory | None]:
-        return seconds_to_load(Path(tempfile.mkdtemp(dir=folder))), None
-
-    loading()
-    baselines = [("building them", Contender(measure=building, max_rounds=2))]
-    return Workload(run=Contender(measure=loading), baselines=baselines, has_operators=False, resources=resources)
+        seconds(full)
+        loading = Contender(call=partial(seconds, full), clocks_itself=True)
+        yield [loading, Contender(name="building them", call=seconds, clocks_itself=True)]
 
 
 def seconds_to_load(cache: Path) -> float:
-    """Seconds until the operators of the CPU can be called in a new process; built first if ``cache`` has none.
+    """Seconds until this process, a new one, can call the operators of the CPU; built first if ``cache`` has none.
 
     Raises:
         GanformerError: they cannot be built here.
     """
-    environment = {**os.environ, "GANFORMER_CACHE": str(cache), native.VARIABLE: "native"}
-    environment.pop("GANFORMER_OPS_FOLDER", None)
-    # This program may be run from a checkout that is not installed.
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, "-c", _LOAD],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=SECONDS_TO_BUILD,
-    )
-    if done.returncode != 0:
-        raise GanformerError(next(reversed(done.stderr.strip().splitlines()), f"status {done.returncode}"))
-    return float(done.stdout)
+    os.environ["GANFORMER_CACHE"] = str(cache)
+    os.environ.pop("GANFORMER_OPS_FOLDER", None)
+    with native.use("native"), contextlib.redirect_stderr(io.StringIO()):
+        return seconds_of(lambda: native.serves(torch.zeros(1)))

@@ -11,31 +11,23 @@ import importlib
 import importlib.util
 import math
 import multiprocessing
-import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ganformer_cli.benchmarks.data import ImageSizes, draw_images
-from ganformer_cli.benchmarks.measuring import (
-    Case,
-    Conditions,
-    Contender,
-    Memory,
-    Workload,
-    in_fresh_process,
-    temporary_folder,
-)
+from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Contenders, in_fresh_process
 from ganformer_cli.errors import GanformerError
-from ganformer_cli.memory import proc_mib
+from ganformer_cli.memory import Peak
 from ganformer_cli.metrics.collecting import collect
 from ganformer_cli.metrics.features import open_network
 from ganformer_cli.metrics.inception import Inception
@@ -50,47 +42,50 @@ _SPLITS = 2
 _TOLERANCE = 1e-3
 
 
-class ScoringSample(NamedTuple):
-    """One measurement."""
-
-    seconds: float
-    peak_mib: float | None  # of the process; the processes that torch-fidelity reads with are not in it
-    score: float
+#: Of files with a file of weights on a device: seconds, and the score.
+Score = Callable[[Path, Path, str], tuple[float, float]]
 
 
 def scoring_cases(conditions: Conditions, sizes: ImageSizes) -> list[Case]:
     """Inception features and a score of files of images."""
     build = partial(build_scoring, conditions, sizes)
-    what = f"Inception Score of {sizes.side} px PNGs"
-    return [Case(group="metrics", what=what, images=sizes.images, build=build, weight=120)]
+    return [Case(what=f"Inception Score of {sizes.side} px PNGs", images=sizes.images, build=build)]
 
 
-def build_scoring(conditions: Conditions, sizes: ImageSizes) -> Workload:
+@contextmanager
+def build_scoring(conditions: Conditions, sizes: ImageSizes) -> Contenders:
     """Scores files with random weights, ours and torch-fidelity's."""
-    resources, place = temporary_folder()
-    draw_images(place / "images", "png", sizes)
-    torch.save(random_weights(Inception.shapes()), place / "random.pth")
-    scores: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="ganformer-bench-") as place:
+        folder, weights = draw_images(Path(place, "images"), "png", sizes), Path(place, "random.pth")
+        torch.save(random_weights(Inception.shapes()), weights)
+        scores: dict[str, float] = {}
 
-    def measure(name: str, score: Callable[[Path, Path, str], ScoringSample]) -> tuple[float, Memory | None]:
-        run = partial(score, place / "images", place / "random.pth", conditions.device)
-        found = in_fresh_process(run) if conditions.memory else run()
-        scores[name] = found.score
-        if not all(math.isclose(each - 1, found.score - 1, rel_tol=_TOLERANCE) for each in scores.values()):
-            raise GanformerError(
-                f"this Inception network and torch-fidelity's give the scores {scores}: one of the two is not what it "
-                "was; please report this"
-            )
-        return found.seconds, None if found.peak_mib is None else Memory(found.peak_mib)
+        def contender(name: str, score: Score) -> Contender:
+            def call() -> float:
+                sample = partial(score_with_memory, partial(score, folder, weights, conditions.device))
+                seconds, scores[name], made.memory = in_fresh_process(sample)
+                if not all(math.isclose(each - 1, scores[name] - 1, rel_tol=_TOLERANCE) for each in scores.values()):
+                    raise GanformerError(
+                        f"this Inception network (first) and torch-fidelity's give the scores {list(scores.values())}: "
+                        "one of the two is not what it was; please report this"
+                    )
+                return seconds
 
-    theirs = []
-    if importlib.util.find_spec("torch_fidelity") is not None:
-        theirs = [("torch-fidelity", Contender(measure=partial(measure, "torch-fidelity", score_theirs)))]
-    ours = Contender(measure=partial(measure, "ganformer", score_ours))
-    return Workload(run=ours, baselines=theirs, has_operators=False, resources=resources)
+            made = Contender(name=name, call=call, clocks_itself=True)
+            return made
+
+        ours, theirs = contender("", score_ours), contender("torch-fidelity", score_theirs)
+        yield [ours, theirs] if importlib.util.find_spec("torch_fidelity") else [ours]
 
 
-def score_ours(folder: Path, weights: Path, device: str) -> ScoringSample:
+def score_with_memory(score: Callable[[], tuple[float, float]]) -> tuple[float, float, Peak]:
+    """Seconds, the score, and memory of this process; not that of processes which torch-fidelity reads with."""
+    with Peak(torch.device("cpu")) as peak:
+        seconds, found = score()
+    return seconds, found, peak
+
+
+def score_ours(folder: Path, weights: Path, device: str) -> tuple[float, float]:
     """As ``ganformer eval --images`` does it."""
     started = time.perf_counter()
     network = open_network("inception", weights=weights, resize="tf1", device=device, offline=True)
@@ -98,17 +93,15 @@ def score_ours(folder: Path, weights: Path, device: str) -> ScoringSample:
     source, key = DatasetImages(dataset, np.arange(len(dataset))), ("inception", "logits")
     found = collect(source, {"inception": network}, count=len(dataset), rows=[key], group=SINGLE_PROCESS)
     score, _ = inception_score(found.rows[key], splits=_SPLITS, seed=_SEED)
-    return ScoringSample(time.perf_counter() - started, proc_mib("VmHWM"), score)
+    return time.perf_counter() - started, score
 
 
-def score_theirs(folder: Path, weights: Path, device: str) -> ScoringSample:
-    """As torch-fidelity's own function does it, at its own settings."""
+def score_theirs(folder: Path, weights: Path, device: str) -> tuple[float, float]:
+    """As torch-fidelity's own function does it, at its own settings, in a process that does nothing else afterwards."""
     metrics = load_fidelity("metrics")
     # It reads with several processes, which must not be started anew where torchvision was helped to import. They are
     # copies of this one where that is how the system starts processes; elsewhere it reads with this one.
-    copies = multiprocessing.get_all_start_methods()[0] == "fork"
-    before = multiprocessing.get_start_method(allow_none=True)
-    if copies:
+    if copies := multiprocessing.get_all_start_methods()[0] == "fork":
         multiprocessing.set_start_method("fork", force=True)
     started = time.perf_counter()
     with warnings.catch_warnings():
@@ -124,9 +117,7 @@ def score_theirs(folder: Path, weights: Path, device: str) -> ScoringSample:
             save_cpu_ram=not copies,
             verbose=False,
         )
-    seconds = time.perf_counter() - started
-    multiprocessing.set_start_method(before, force=True)
-    return ScoringSample(seconds, proc_mib("VmHWM"), float(found["inception_score_mean"]))
+    return time.perf_counter() - started, float(found["inception_score_mean"])
 
 
 def load_fidelity(module: str) -> ModuleType:
@@ -136,14 +127,12 @@ def load_fidelity(module: str) -> ModuleType:
     called by what is used here, and their names are enough.
     """
     try:
-        return importlib.import_module(f"torch_fidelity.{module}")
-    except RuntimeError as error:
-        if "operator torchvision::" not in str(error):
-            raise
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("torchvision", "torch_fidelity")]:
-        del sys.modules[name]
-    for operator in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for operator in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
     return importlib.import_module(f"torch_fidelity.{module}")
 
 

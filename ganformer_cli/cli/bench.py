@@ -186,7 +186,7 @@ def command(
     plan = BenchmarkPlan(groups=groups, conditions=conditions, config=config, images=batch_size, quick=quick)
     with ProgressBar() as progress:
         if not quick and not conditions.on_cuda:
-            minutes = max(1, round(plan.seconds / 60))
+            minutes = max(1, round(sum(plan.seconds().values()) / 60))
             progress.message(f"this takes about {minutes} minute{'s' * (minutes > 1)} on two CPU cores")
         progress.start(100, "%", "measuring")
         found = run_benchmarks(
