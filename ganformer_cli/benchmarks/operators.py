@@ -192,6 +192,7 @@ def layer_call(
         per_pixel: compute the definition. It gets no dropout, whose hash of every cell is slow in plain torch.
         image: layout and dtype of the features, as in ``Inputs.image``.
     """
+    torch.manual_seed(0)  # every form has the same numbers
     sizes, device = given.sizes, given.conditions.device
     x, size = given.image(sizes.features, **image).flatten(2), sizes.component
     y, own_positions = given.random(sizes.images, sizes.components, size), given.random(sizes.components, size)
