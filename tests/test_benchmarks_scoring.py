@@ -34,7 +34,7 @@ def test_both_are_measured_and_agree(ganformer: Run) -> None:
 def scripted(monkeypatch: pytest.MonkeyPatch, ours: float, theirs: float) -> None:
     """Measurements that are given; no network, and no files of weights."""
 
-    def score(value: float, seconds: float) -> scoring.Score:
+    def score(value: float, seconds: float) -> scoring.ScoreFiles:
         return lambda folder, weights, device: (seconds, value)
 
     monkeypatch.setattr(scoring, "in_fresh_process", lambda function: function())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Contenders
-from ganformer_cli.benchmarks.operators import Inputs, LayerSizes, layer_call, with_gradients
+from ganformer_cli.benchmarks.operators import LayerSizes, OperatorInputs, layer_call, with_gradients
 from ganformer_cli.files import MIB
 from ganformer_cli.memory import free_memory_mib
 from ganformer_cli.models.attention import SelfAttention
@@ -41,7 +41,7 @@ def curve_cases(conditions: Conditions, sides: Sequence[int] = SIDES) -> list[Ca
 @contextmanager
 def build_forms(conditions: Conditions, sizes: LayerSizes, *, dense: bool = True) -> Contenders:
     """Our layer against the other forms."""
-    given = Inputs(conditions, sizes)
+    given = OperatorInputs(conditions, sizes)
     ours, per_pixel = (with_gradients(*layer_call(given, "simplex", per_pixel=each)) for each in (False, True))
     forms = [
         Contender(call=ours, takes_memory=True),

@@ -23,11 +23,11 @@ PL_WEIGHT = 2.0
 def generator_cases(conditions: Conditions, config: ModelConfig, images: int) -> list[Case]:
     """The generator as it makes images, in evaluation mode."""
     what = f"{config.attention}, {config.resolution} px, forward"
-    return [Case(what=what, images=images, build=partial(build_generator, conditions, config, images))]
+    return [Case(what=what, images=images, build=partial(build_generating, conditions, config, images))]
 
 
 @contextmanager
-def build_generator(conditions: Conditions, config: ModelConfig, images: int) -> Contenders:
+def build_generating(conditions: Conditions, config: ModelConfig, images: int) -> Contenders:
     """A generator with random weights against its bare convolutions."""
     generator = Generator(config).to(conditions.device).eval()
     if conditions.precision in HALF:

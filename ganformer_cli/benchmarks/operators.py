@@ -49,7 +49,7 @@ class LayerSizes:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class OperatorInputs:
     """Random tensors of these sizes, whose gradients are wanted if ``backward``."""
 
     conditions: Conditions
@@ -113,7 +113,7 @@ def contenders_for(
 
 
 @contextmanager
-def build_bias_act(given: Inputs) -> Contenders:
+def build_bias_act(given: OperatorInputs) -> Contenders:
     """Bias, noise, activation and gain, as in a synthesis layer."""
     x = given.image(given.sizes.channels)
     bias, strength, noise = given.random(x.shape[1]).to(x.dtype), given.random().to(x.dtype), torch.randn_like(x[:, :1])
@@ -123,7 +123,7 @@ def build_bias_act(given: Inputs) -> Contenders:
 
 @contextmanager
 def build_upfirdn2d(
-    given: Inputs,
+    given: OperatorInputs,
     up: int = 1,
     down: int = 1,
     padding: tuple[int, int] = (2, 2),
@@ -147,7 +147,7 @@ def build_upfirdn2d(
 
 
 @contextmanager
-def build_attention(given: Inputs) -> Contenders:
+def build_attention(given: OperatorInputs) -> Contenders:
     """The layer's pass over the image, without what is done to the components before."""
     (x, keys), sizes = given.attended(), given.sizes
     values, bias = given.random(1, 1, sizes.components, sizes.features), given.random(1, sizes.features)
@@ -158,7 +158,7 @@ def build_attention(given: Inputs) -> Contenders:
 
 
 @contextmanager
-def build_means(given: Inputs, over: Literal["components", "positions"]) -> Contenders:
+def build_means(given: OperatorInputs, over: Literal["components", "positions"]) -> Contenders:
     """Centroids of k-means (over components), what duplex gathers (over positions)."""
     x, keys = given.attended()
     yield contenders_for(lambda: attention_means(x, keys, over=over).content, [x, *filter(torch.is_tensor, keys)])
@@ -168,7 +168,7 @@ def build_means(given: Inputs, over: Literal["components", "positions"]) -> Cont
 
 
 @contextmanager
-def build_layer(given: Inputs, kind: str, **options: Any) -> Contenders:
+def build_layer(given: OperatorInputs, kind: str, **options: Any) -> Contenders:
     """A layer against copies of its features and its definition."""
     definition = with_gradients(*layer_call(given, kind, per_pixel=True, **options))
     per_pixel = Contender(name="per pixel", call=definition, backend="reference")
@@ -176,7 +176,7 @@ def build_layer(given: Inputs, kind: str, **options: Any) -> Contenders:
 
 
 def layer_call(
-    given: Inputs,
+    given: OperatorInputs,
     kind: str,
     *,
     integration: Integration = "mul",
@@ -190,7 +190,7 @@ def layer_call(
         kind: of ``ATTENTION_LAYERS``.
         integration: what the components do to the features.
         per_pixel: compute the definition. It gets no dropout, whose hash of every cell is slow in plain torch.
-        image: layout and dtype of the features, as in ``Inputs.image``.
+        image: layout and dtype of the features, as in ``OperatorInputs.image``.
     """
     torch.manual_seed(0)  # every form has the same numbers
     sizes, device = given.sizes, given.conditions.device
@@ -208,7 +208,7 @@ def layer_call(
 
 
 #: What is measured, forward and then forward and backward.
-Calls = Mapping[str, Callable[[Inputs], AbstractContextManager[list[Contender]]]]
+Calls = Mapping[str, Callable[[OperatorInputs], AbstractContextManager[list[Contender]]]]
 OPERATORS: Calls = {
     "bias_act lrelu with noise": build_bias_act,
     # As the networks call it, before a convolution of stride 2 and instead of one.
@@ -233,7 +233,11 @@ LAYERS: Calls = {
 def call_cases(calls: Calls, conditions: Conditions, sizes: LayerSizes) -> list[Case]:
     """Every row of a table, forward and with gradients."""
     return [
-        Case(what=f"{what}, {passes}", images=sizes.images, build=partial(build, Inputs(conditions, sizes, backward)))
+        Case(
+            what=f"{what}, {passes}",
+            images=sizes.images,
+            build=partial(build, OperatorInputs(conditions, sizes, backward)),
+        )
         for passes, backward in (("forward", False), ("forward + backward", True))
         for what, build in calls.items()
     ]

@@ -43,7 +43,7 @@ _TOLERANCE = 1e-3
 
 
 #: Of files with a file of weights on a device: seconds, and the score.
-Score = Callable[[Path, Path, str], tuple[float, float]]
+ScoreFiles = Callable[[Path, Path, str], tuple[float, float]]
 
 
 def scoring_cases(conditions: Conditions, sizes: ImageSizes) -> list[Case]:
@@ -60,7 +60,7 @@ def build_scoring(conditions: Conditions, sizes: ImageSizes) -> Contenders:
         torch.save(random_weights(Inception.shapes()), weights)
         scores: dict[str, float] = {}
 
-        def contender(name: str, score: Score) -> Contender:
+        def contender(name: str, score: ScoreFiles) -> Contender:
             def call() -> float:
                 sample = partial(score_with_memory, partial(score, folder, weights, conditions.device))
                 seconds, scores[name], made.memory = in_fresh_process(sample)
