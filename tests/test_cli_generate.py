@@ -15,7 +15,8 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.sampling import latents_from_seeds, load_snapshot, sample, to_uint8
+from ganformer_cli.checkpoints.snapshots import load_snapshot
+from ganformer_cli.sampling import latents_from_seeds, sample, to_uint8
 from ganformer_cli.sampling.image_files import read_metadata
 
 Run = Callable[..., Result]

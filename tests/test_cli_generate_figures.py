@@ -12,11 +12,11 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.checkpoints.snapshots import save_snapshot
+from ganformer_cli.checkpoints.snapshots import load_snapshot, save_snapshot
 from ganformer_cli.cli.generate_figures import MIXTURES
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.sampling import latents_from_seeds, load_snapshot, sample_attention
+from ganformer_cli.sampling import latents_from_seeds, sample_seeds
 
 Run = Callable[..., Result]
 
@@ -176,7 +176,7 @@ def test_maps_as_arrays(ganformer: Run, tiny_run: Path) -> None:
     record = json.loads(done.stdout)["images"][1]
     maps, mask = np.load(record["maps"]), np.load(record["mask"])
     assert (maps.dtype, maps.shape, mask.dtype, mask.shape) == (np.float32, (2, 32, 32), np.uint16, (32, 32))
-    (expected,) = sample_attention(load_snapshot(tiny_run), [4], truncation_psi=0.7)
+    (expected,) = sample_seeds(load_snapshot(tiny_run), [4], truncation_psi=0.7, attention=True)
     np.testing.assert_array_equal(maps, expected.maps[-1].probabilities[0].mean(0))
     np.testing.assert_array_equal(mask, maps.argmax(0))
     with np.load(record["layer_maps"]) as layers:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from click.testing import Result
 
-from ganformer_cli.checkpoints.snapshots import save_snapshot
+from ganformer_cli.checkpoints.snapshots import load_snapshot, save_snapshot
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Discriminator, Generator
-from ganformer_cli.sampling import latents_from_seeds, load_snapshot, map_latents, sample, sample_latents
+from ganformer_cli.sampling import latents_from_seeds, map_latents, sample, sample_latents
 from ganformer_cli.sampling.image_files import read_metadata
 
 Run = Callable[..., Result]

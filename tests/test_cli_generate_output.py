@@ -17,9 +17,10 @@ import PIL.Image
 import pytest
 from click.testing import Result
 
+from ganformer_cli.checkpoints.snapshots import load_snapshot
 from ganformer_cli.files import sha256_of
 from ganformer_cli.models import Generator
-from ganformer_cli.sampling import image_folder, image_writer, load_snapshot, sample
+from ganformer_cli.sampling import image_folder, image_writer, sample
 from ganformer_cli.sampling.image_files import read_metadata
 from ganformer_cli.sampling.image_folder import INDEX_FILE
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ganformer_cli import sampling
+from ganformer_cli.checkpoints.snapshots import load_snapshot
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.models import Generator
@@ -22,10 +23,8 @@ from ganformer_cli.sampling import (
     image_mib,
     labels_from_seeds,
     latents_from_seeds,
-    load_snapshot,
     read_latents,
     sample,
-    sample_attention,
     sample_images,
     sample_latents,
     sample_seeds,
@@ -191,7 +190,7 @@ def test_a_model_in_training_draws_as_in_evaluation_and_goes_on_training(model: 
 
 def test_attention_comes_with_the_same_picture(model: Generator) -> None:
     images = drawn(model, range(3))
-    for seed, image, maps in sample_attention(model, range(3)):
+    for seed, image, maps in sample_seeds(model, range(3), attention=True):
         np.testing.assert_array_equal(image, images[seed])
         assert [each.layer for each in maps][-1] == "b32.conv1"
         for each in maps:
@@ -200,7 +199,7 @@ def test_attention_comes_with_the_same_picture(model: Generator) -> None:
 
 
 def test_a_model_without_attention_has_no_maps() -> None:
-    (only,) = sample_attention(generator(attention="none", components_num=0), [4])
+    (only,) = sample_seeds(generator(attention="none", components_num=0), [4], attention=True)
     assert only.maps == []
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling.image_files import crop_to_ratio, save_png
-from ganformer_cli.visualization import grid_columns, image_grid
+from ganformer_cli.visualization.grids import grid_columns, image_grid
 
 
 def numbered(count: int, height: int = 4, width: int = 6) -> npt.NDArray[np.uint8]:

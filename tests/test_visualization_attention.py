@@ -13,15 +13,9 @@ import torch
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.models import Generator
-from ganformer_cli.sampling import AttentionMap, drawing, map_latents, sample_attention, sample_latents
-from ganformer_cli.visualization import (
-    PALETTE,
-    attention_sheet,
-    component_sheet,
-    layer_sheet,
-    region_colours,
-)
-from ganformer_cli.visualization.palette import component_colour, heat_colours
+from ganformer_cli.sampling import AttentionMap, drawing, map_latents, sample_latents, sample_seeds
+from ganformer_cli.visualization.attention import attention_sheet, component_sheet, layer_sheet, region_colours
+from ganformer_cli.visualization.palette import PALETTE, component_colour, heat_colours
 from ganformer_cli.visualization.sheets import captioned_grid, component_legend, fit_to_cell, image_table, stack_sheets
 
 
@@ -272,9 +266,9 @@ def test_maps_are_given_out_layer_by_layer_and_not_kept(model: Generator) -> Non
 
 
 def test_large_maps_are_averaged_down(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    (whole,) = sample_attention(model, [3])
+    (whole,) = sample_seeds(model, [3], attention=True)
     monkeypatch.setattr(drawing, "MAP_SIZE", 8)
-    (capped,) = sample_attention(model, [3])
+    (capped,) = sample_seeds(model, [3], attention=True)
     np.testing.assert_array_equal(capped.image, whole.image)
     assert [each.probabilities.shape[-1] for each in whole.maps] == [4, 8, 8, 16, 16, 32, 32]
     assert [each.probabilities.shape[-1] for each in capped.maps] == [4, 8, 8, 8, 8, 8, 8]

@@ -129,17 +129,6 @@ def save_snapshot(
     save_tensors(path, tensors, header)
 
 
-def load_networks(path: Path, networks: Mapping[str, nn.Module]) -> None:
-    """Load networks by their names in the file: ``ema``, ``generator``, ``discriminator``.
-
-    Raises:
-        SnapshotError: the file is damaged or of another architecture.
-    """
-    for name, module in networks.items():
-        check_fit(module, read_shapes(path, f"{name}."), f"{path} ({name})")
-        module.load_state_dict(read_tensors(path, f"{name}."))
-
-
 def load_available(path: Path) -> tuple[Generator, Generator | None, nn.Module | None]:
     """The averaged generator, and the generator and the discriminator if the file holds them; on the CPU.
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,11 @@ from ganformer_cli.export.function import ExportedFunction, exportable
 from ganformer_cli.files import json_text, remove_parts, write_bytes
 
 ExportFormat = Literal["onnx", "torch-export"]
-FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
 #: Largest difference from torch, relative to the largest value if that is above 1.
 TOLERANCE = 1e-4
-#: Opsets that the exporter of the oldest supported torch writes; 18 is what it writes by itself.
-DEFAULT_OPSET, MIN_OPSET, MAX_OPSET = 18, 18, 23
+#: What the exporter of the oldest supported torch writes by itself.
+DEFAULT_OPSET = 18
 #: Key of the model card in an ONNX file's metadata, and the name of its file in a torch.export archive.
 CARD_KEY, CARD_FILE = "ganformer", "ganformer.json"
 

@@ -20,7 +20,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,6 @@ from ganformer_cli.sampling import Space, labels_from_seeds, latents_from_seeds
 
 #: ``const``: the model's stored noise; ``none``; ``input``: an input.
 ExportedNoise = Literal["const", "none", "input"]
-NOISES: tuple[ExportedNoise, ...] = get_args(ExportedNoise)
 _NOISE_SEED = 17
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,6 @@ from ganformer_cli.metrics.features import LearnedDistance, open_distance
 
 #: ``auto``: LPIPS if its weights are on this machine, otherwise pixels.
 DistanceChoice = Literal["auto", "lpips", "pixels"]
-DISTANCES: tuple[DistanceChoice, ...] = get_args(DistanceChoice)
 
 #: LPIPS was made for images of about this size: larger ones are averaged down first (Karras et al. 2020, appendix D).
 _LPIPS_SIDE = 256

@@ -22,8 +22,8 @@ from ganformer_cli.projection.images import FittedImage
 from ganformer_cli.projection.optimization import Projection, Projector
 from ganformer_cli.sampling import from_uint8, sample_latents
 from ganformer_cli.sampling.image_files import Images, save_png
-from ganformer_cli.visualization import component_sheet, layer_sheet
 from ganformer_cli.visualization.animation import Film
+from ganformer_cli.visualization.attention import component_sheet, layer_sheet
 from ganformer_cli.visualization.figures import npy_bytes, npz_bytes
 from ganformer_cli.visualization.sheets import fit_to_cell, image_table, stack_sheets
 

@@ -17,63 +17,37 @@ from typing import TYPE_CHECKING
 from ganformer_cli.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from ganformer_cli.checkpoints.snapshots import load_snapshot
-    from ganformer_cli.models import AttentionMap, Generator, NoiseMode
-    from ganformer_cli.sampling.api import attention_maps, sample
-    from ganformer_cli.sampling.drawing import (
-        DEFAULT_BATCH,
-        GROUP_SIZE,
-        MAP_SIZE,
-        Sample,
-        evaluating,
-        from_uint8,
-        image_mib,
-        map_latents,
-        reconstruct_images,
-        sample_attention,
-        sample_images,
-        sample_latents,
-        sample_seeds,
-        to_uint8,
-    )
-    from ganformer_cli.sampling.latents import Space, labels_from_seeds, latents_from_seeds, read_latents, slerp
-
-__all__ = [
-    "DEFAULT_BATCH",
-    "GROUP_SIZE",
-    "MAP_SIZE",
-    "AttentionMap",
-    "Generator",
-    "NoiseMode",
-    "Sample",
-    "Space",
-    "attention_maps",
-    "evaluating",
-    "from_uint8",
-    "labels_from_seeds",
-    "latents_from_seeds",
-    "load_snapshot",
-    "map_latents",
-    "image_mib",
-    "read_latents",
-    "reconstruct_images",
-    "sample",
-    "sample_attention",
-    "sample_images",
-    "sample_latents",
-    "sample_seeds",
-    "slerp",
-    "to_uint8",
-]
+    from ganformer_cli.models import AttentionMap as AttentionMap
+    from ganformer_cli.models import Generator as Generator
+    from ganformer_cli.models import NoiseMode as NoiseMode
+    from ganformer_cli.sampling.api import attention_maps as attention_maps
+    from ganformer_cli.sampling.api import sample as sample
+    from ganformer_cli.sampling.drawing import DEFAULT_BATCH as DEFAULT_BATCH
+    from ganformer_cli.sampling.drawing import GROUP_SIZE as GROUP_SIZE
+    from ganformer_cli.sampling.drawing import MAP_SIZE as MAP_SIZE
+    from ganformer_cli.sampling.drawing import Sample as Sample
+    from ganformer_cli.sampling.drawing import evaluating as evaluating
+    from ganformer_cli.sampling.drawing import from_uint8 as from_uint8
+    from ganformer_cli.sampling.drawing import image_mib as image_mib
+    from ganformer_cli.sampling.drawing import map_latents as map_latents
+    from ganformer_cli.sampling.drawing import reconstruct_images as reconstruct_images
+    from ganformer_cli.sampling.drawing import sample_images as sample_images
+    from ganformer_cli.sampling.drawing import sample_latents as sample_latents
+    from ganformer_cli.sampling.drawing import sample_seeds as sample_seeds
+    from ganformer_cli.sampling.drawing import to_uint8 as to_uint8
+    from ganformer_cli.sampling.latents import Space as Space
+    from ganformer_cli.sampling.latents import labels_from_seeds as labels_from_seeds
+    from ganformer_cli.sampling.latents import latents_from_seeds as latents_from_seeds
+    from ganformer_cli.sampling.latents import read_latents as read_latents
+    from ganformer_cli.sampling.latents import slerp as slerp
 
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "checkpoints.snapshots": "load_snapshot",
         "models": "AttentionMap Generator NoiseMode",
         "sampling.api": "attention_maps sample",
         "sampling.drawing": "DEFAULT_BATCH GROUP_SIZE MAP_SIZE Sample evaluating from_uint8 image_mib map_latents "
-        "reconstruct_images sample_attention sample_images sample_latents sample_seeds to_uint8",
+        "reconstruct_images sample_images sample_latents sample_seeds to_uint8",
         "sampling.latents": "Space labels_from_seeds latents_from_seeds read_latents slerp",
     },
 )

@@ -98,27 +98,6 @@ def sample_images(
         yield each.seed, each.image
 
 
-def sample_attention(
-    generator: Generator,
-    seeds: Sequence[int],
-    *,
-    truncation_psi: float = 1.0,
-    noise_mode: NoiseMode = "const",
-    batch_size: int = GROUP_SIZE,
-    labels: npt.ArrayLike | None = None,
-) -> Iterator[Sample]:
-    """As ``sample_images``, with the attention maps of every layer, each at its own resolution up to ``MAP_SIZE``."""
-    return sample_seeds(
-        generator,
-        seeds,
-        truncation_psi=truncation_psi,
-        noise_mode=noise_mode,
-        batch_size=batch_size,
-        labels=labels,
-        attention=True,
-    )
-
-
 def sample_seeds(
     generator: Generator,
     seeds: Sequence[int],

@@ -15,9 +15,10 @@ from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import OutputError
 from ganformer_cli.files import Warn, remove
 from ganformer_cli.models import AttentionMap, Generator
-from ganformer_cli.sampling import sample_attention
+from ganformer_cli.sampling import GROUP_SIZE, sample_seeds
 from ganformer_cli.sampling.image_files import save_png
-from ganformer_cli.visualization import attention_sheet, image_grid
+from ganformer_cli.visualization.attention import attention_sheet
+from ganformer_cli.visualization.grids import image_grid
 
 #: Number of samples beside which the attention is drawn.
 MAX_ATTENTION_IMAGES = 8
@@ -69,7 +70,8 @@ class SampleGrids:
             self.warn(f"{error}; the next snapshot writes it again")
         if self.config.model.has_maps:
             seeds = range(min(MAX_ATTENTION_IMAGES, len(images)))
-            last = [sample.maps[-1] for sample in sample_attention(generator, seeds, truncation_psi=psi)]
+            drawn = sample_seeds(generator, seeds, truncation_psi=psi, batch_size=GROUP_SIZE, attention=True)
+            last = [sample.maps[-1] for sample in drawn]
             maps = AttentionMap(last[0].layer, torch.cat([layer.probabilities for layer in last]))
             # [N, heads, components, H, W]
             self.component_shares = maps.probabilities.mean((0, 1, 3, 4)).tolist()
