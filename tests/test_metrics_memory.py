@@ -22,7 +22,7 @@ from ganformer_cli.metrics.blocks import BlockSize
 from ganformer_cli.metrics.evaluate import evaluate
 from ganformer_cli.metrics.features import FeatureNetwork, LearnedDistance
 from ganformer_cli.metrics.opening import FeatureNetworks
-from ganformer_cli.metrics.vgg import Lpips
+from ganformer_cli.metrics.vgg import Lpips, trunk_shapes
 
 Run = Callable[..., Result]
 
@@ -278,7 +278,7 @@ def test_eval_says_it_in_one_line_or_goes_on(
 
 
 def test_a_distance_has_finite_gradients_where_all_features_are_zero() -> None:
-    tensors = {name: torch.zeros(shape) for name, shape in (Lpips.trunk_shapes() | Lpips.own_shapes()).items()}
+    tensors = {name: torch.zeros(shape) for name, shape in (trunk_shapes() | Lpips.own_shapes()).items()}
     distance = LearnedDistance(Lpips(tensors), weights_sha256="", published=False)
     one, other = torch.zeros(1, 3, 16, 16, requires_grad=True), torch.ones(1, 3, 16, 16)
     distance.differentiable(one, other).sum().backward()

@@ -163,10 +163,10 @@ def test_pixel_distance_means_what_it_says() -> None:
 
 def test_lpips_has_gradients_that_are_finite_even_of_black_images() -> None:
     from ganformer_cli.metrics.features import LearnedDistance
-    from ganformer_cli.metrics.vgg import Lpips
+    from ganformer_cli.metrics.vgg import Lpips, trunk_shapes
 
     torch.manual_seed(0)
-    shapes = {**Lpips.trunk_shapes(), **Lpips.own_shapes()}
+    shapes = {**trunk_shapes(), **Lpips.own_shapes()}
     weights = {name: torch.rand(shape) - 0.7 for name, shape in shapes.items()}  # nearly no ReLU passes anything
     distance = PerceptualDistance(LearnedDistance(Lpips(weights), weights_sha256="", published=False))
     image = torch.zeros(1, 3, 8, 8).requires_grad_()

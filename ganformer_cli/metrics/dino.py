@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganformer_cli.metrics.vgg import normalised
+from ganformer_cli.metrics.weights import Shape, filled, shapes_of
 
 _SIDE, _PATCH = 224, 14
 _TRAINED = 37  # patches on a side
 _SURPLUS = 0.1
 _EPSILON = 1e-6
-
-_Shape = tuple[int, ...]
 
 
 class VitSizes(NamedTuple):
@@ -48,37 +47,21 @@ class DinoV2(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], sizes: VitSizes | None = None) -> None:
         super().__init__()
-        self.sizes = sizes or VitSizes()
-        for name in self.shapes(self.sizes):
-            if name not in ("mask_token", "pos_embed"):
-                self.register_buffer(_key(name), tensors[name].float())
+        self.layers = filled(lambda: _Layers(sizes or VitSizes()), tensors)
         own, places = tensors["pos_embed"].float().split([1, _TRAINED**2], 1)
         self.register_buffer("first", (tensors["cls_token"].float() + own))
         self.register_buffer("places", _interpolated(places))
 
     @staticmethod
-    def shapes(sizes: VitSizes | None = None) -> dict[str, _Shape]:
+    def shapes(sizes: VitSizes | None = None) -> dict[str, Shape]:
         """What a file of weights must hold."""
-        width, blocks, _ = sizes or VitSizes()
-        found: dict[str, _Shape] = {
-            "cls_token": (1, 1, width),
-            "pos_embed": (1, _TRAINED**2 + 1, width),
-            "mask_token": (1, width),
-            "patch_embed.proj.weight": (width, 3, _PATCH, _PATCH),
-            "patch_embed.proj.bias": (width,),
-            "norm.weight": (width,),
-            "norm.bias": (width,),
+        sizes = sizes or VitSizes()
+        tokens: dict[str, Shape] = {
+            "cls_token": (1, 1, sizes.width),
+            "pos_embed": (1, _TRAINED**2 + 1, sizes.width),
+            "mask_token": (1, sizes.width),
         }
-        inner = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
-        inner |= {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
-        for block in range(blocks):
-            for norm in ("norm1", "norm2"):
-                found |= {f"blocks.{block}.{norm}.{part}": (width,) for part in ("weight", "bias")}
-            for name, (outputs, inputs) in inner.items():
-                found[f"blocks.{block}.{name}.weight"] = (outputs, inputs)
-                found[f"blocks.{block}.{name}.bias"] = (outputs,)
-            found |= {f"blocks.{block}.{scale}.gamma": (width,) for scale in ("ls1", "ls2")}
-        return found
+        return tokens | shapes_of(lambda: _Layers(sizes))
 
     @staticmethod
     def scaled(pixels: Tensor) -> Tensor:
@@ -87,29 +70,43 @@ class DinoV2(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """``cls`` of images ``[B, 3, 224, 224]``, scaled."""
-        patches = F.conv2d(x, *self._pair("patch_embed.proj"), stride=_PATCH).flatten(2).transpose(1, 2)
+        patches = self.layers.patch_embed["proj"](x).flatten(2).transpose(1, 2)
         x = torch.cat([self.get_buffer("first").expand(len(x), -1, -1), patches + self.get_buffer("places")], 1)
-        for block in range(self.sizes.blocks):
-            x = self._block(x, f"blocks.{block}")
-        return {"cls": self._normed(x[:, 0], "norm")}
+        for block in self.layers.blocks:
+            x = block(x)
+        return {"cls": self.layers.norm(x[:, 0])}
 
-    def _block(self, x: Tensor, name: str) -> Tensor:
+
+class _Layers(nn.Module):
+    """The parts of the transformer under DINOv2's names."""
+
+    def __init__(self, sizes: VitSizes) -> None:
+        super().__init__()
+        width = sizes.width
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, _PATCH, stride=_PATCH)})
+        self.norm = nn.LayerNorm(width, _EPSILON)
+        self.blocks = nn.ModuleList(_Block(width, sizes.heads) for _ in range(sizes.blocks))
+
+
+class _Block(nn.Module):
+    """Attention and a two-layer network, ``[B, tokens, width]``."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width, _EPSILON), nn.LayerNorm(width, _EPSILON)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
+        self.ls1, self.ls2 = (nn.ParameterDict({"gamma": torch.empty(width)}) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
         images, tokens, width = x.shape
-        qkv = F.linear(self._normed(x, f"{name}.norm1"), *self._pair(f"{name}.attn.qkv"))
-        q, k, v = qkv.view(images, tokens, 3, self.sizes.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self.attn["qkv"](self.norm1(x)).view(images, tokens, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(images, tokens, width)
-        x = x + F.linear(seen, *self._pair(f"{name}.attn.proj")) * self._buffer(f"{name}.ls1.gamma")
-        inner = F.gelu(F.linear(self._normed(x, f"{name}.norm2"), *self._pair(f"{name}.mlp.fc1")))
-        return x + F.linear(inner, *self._pair(f"{name}.mlp.fc2")) * self._buffer(f"{name}.ls2.gamma")
-
-    def _normed(self, x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, (self.sizes.width,), *self._pair(name), eps=_EPSILON)
-
-    def _pair(self, name: str) -> tuple[Tensor, Tensor]:
-        return self._buffer(f"{name}.weight"), self._buffer(f"{name}.bias")
-
-    def _buffer(self, name: str) -> Tensor:
-        return self.get_buffer(_key(name))
+        x = x + self.attn["proj"](seen) * self.ls1["gamma"]
+        inner = F.gelu(self.mlp["fc1"](self.norm2(x)))
+        return x + self.mlp["fc2"](inner) * self.ls2["gamma"]
 
 
 def _interpolated(places: Tensor) -> Tensor:
@@ -118,8 +115,3 @@ def _interpolated(places: Tensor) -> Tensor:
     grid = places.unflatten(1, (_TRAINED, _TRAINED)).permute(0, 3, 1, 2)
     scale = (side + _SURPLUS) / _TRAINED
     return F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic").flatten(2).transpose(1, 2).contiguous()
-
-
-def _key(name: str) -> str:
-    """A buffer's name, in which there may be no dots."""
-    return name.replace(".", "__")

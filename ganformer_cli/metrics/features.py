@@ -25,7 +25,7 @@ from ganformer_cli.metrics.blocks import BlockSize
 from ganformer_cli.metrics.dino import DinoV2
 from ganformer_cli.metrics.inception import Inception
 from ganformer_cli.metrics.resizing import Resize, resized
-from ganformer_cli.metrics.vgg import Lpips, Vgg16
+from ganformer_cli.metrics.vgg import Lpips, Vgg16, trunk_shapes
 from ganformer_cli.metrics.weights import CATALOGUE, WeightsFile, download_weights, read_weights
 from ganformer_cli.sampling.threads import map_single_threaded
 
@@ -235,7 +235,7 @@ def open_distance(
         DownloadError, SnapshotError: as for ``open_network``.
     """
     trunk, own = _files("lpips", weights, offline=offline, progress=progress)
-    tensors = read_weights(trunk.path, Lpips.trunk_shapes(), "vgg16")
+    tensors = read_weights(trunk.path, trunk_shapes(), "vgg16")
     tensors |= read_weights(own.path, Lpips.own_shapes(), "lpips")
     return LearnedDistance(
         Lpips(tensors),

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganformer_cli.metrics.weights import Shape, filled, shapes_of
+
 _SIDE = 224
 FC = 4096
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images, on a scale of 0 to 1
@@ -23,8 +25,6 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's 
 #: Output channels of convolutions, in groups between which a maximum halves the size.
 _GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _EPSILON = 1e-10
-
-_Shape = tuple[int, ...]
 
 
 class Vgg16(nn.Module):
@@ -39,19 +39,14 @@ class Vgg16(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.trunk = _Trunk(tensors)
-        for number in (0, 3):
-            for part in ("weight", "bias"):
-                self.register_buffer(f"fc{number}_{part}", tensors[f"classifier.{number}.{part}"].float())
+        self.features = _trunk_of(tensors)
+        self.classifier = filled(_classifier, tensors, "classifier.")
 
     @staticmethod
-    def shapes() -> dict[str, _Shape]:
-        """What a file of weights must hold."""
-        found = _Trunk.shapes()
-        for number, (outputs, inputs) in {0: (FC, 512 * 7 * 7), 3: (FC, FC), 6: (1000, FC)}.items():
-            found[f"classifier.{number}.weight"] = (outputs, inputs)
-            found[f"classifier.{number}.bias"] = (outputs,)
-        return found
+    def shapes() -> dict[str, Shape]:
+        """What a file of weights must hold; the last layer, of ImageNet's classes, is not computed."""
+        last: dict[str, Shape] = {"classifier.6.weight": (1000, FC), "classifier.6.bias": (1000,)}
+        return trunk_shapes() | shapes_of(_classifier, "classifier.") | last
 
     @staticmethod
     def scaled(pixels: Tensor) -> Tensor:
@@ -60,12 +55,8 @@ class Vgg16(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """``fc2``, behind its ReLU, of images ``[B, 3, 224, 224]``, scaled."""
-        *_, last = self.trunk(x)
-        x = F.max_pool2d(last, 2).flatten(1)
-        for number in (0, 3):
-            weight, bias = (self.get_buffer(f"fc{number}_{part}") for part in ("weight", "bias"))
-            x = F.linear(x, weight, bias).relu_()
-        return {"fc2": x}
+        x = self.features(x.contiguous(memory_format=torch.channels_last))
+        return {"fc2": self.classifier(x.flatten(1))}
 
 
 class Lpips(nn.Module):
@@ -77,59 +68,58 @@ class Lpips(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.trunk = _Trunk(tensors)
+        self.features = _trunk_of(tensors)
         for layer in range(len(_GROUPS)):
             self.register_buffer(f"weights_{layer}", tensors[f"lin{layer}.model.1.weight"].float())
 
     @staticmethod
-    def trunk_shapes() -> dict[str, _Shape]:
-        """What VGG16's file of weights must hold."""
-        return _Trunk.shapes()
-
-    @staticmethod
-    def own_shapes() -> dict[str, _Shape]:
+    def own_shapes() -> dict[str, Shape]:
         """What its own file of weights must hold beside VGG16's."""
         return {f"lin{layer}.model.1.weight": (1, widths[-1], 1, 1) for layer, widths in enumerate(_GROUPS)}
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
         """Distances, float64 ``[B]``, of float images ``[B, 3, H, W]`` from 0 to 255, H and W at least 16."""
         total = torch.zeros(len(one), dtype=torch.float64, device=one.device)
-        pairs = zip(self.trunk(_lpips_normalised(one)), self.trunk(_lpips_normalised(other)), strict=True)
+        pairs = zip(self._groups(_lpips_normalised(one)), self._groups(_lpips_normalised(other)), strict=True)
         for layer, (a, b) in enumerate(pairs):
             apart = (_unit(a) - _unit(b)).square_()
             total += F.conv2d(apart, self.get_buffer(f"weights_{layer}")).double().mean((1, 2, 3))
         return total
 
-
-class _Trunk(nn.Module):
-    """The convolutions; gives the features behind the last ReLU of each group, ``[B, C, H, W]``."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        for number, _, _ in _convolutions():
-            weight = tensors[f"features.{number}.weight"].float()
-            self.register_buffer(f"weight_{number}", weight.to(memory_format=torch.channels_last))
-            self.register_buffer(f"bias_{number}", tensors[f"features.{number}.bias"].float())
-
-    @staticmethod
-    def shapes() -> dict[str, _Shape]:
-        found: dict[str, _Shape] = {}
-        for number, outputs, inputs in _convolutions():
-            found[f"features.{number}.weight"] = (outputs, inputs, 3, 3)
-            found[f"features.{number}.bias"] = (outputs,)
-        return found
-
-    def forward(self, x: Tensor) -> Iterator[Tensor]:
+    def _groups(self, x: Tensor) -> Iterator[Tensor]:
+        """The features behind the last ReLU of each group, ``[B, C, H, W]``."""
         x = x.contiguous(memory_format=torch.channels_last)
-        numbers = (number for number, _, _ in _convolutions())
-        for group, widths in enumerate(_GROUPS):
-            if group:
-                x = F.max_pool2d(x, 2)
-            for _ in widths:
-                number = next(numbers)
-                weight, bias = self.get_buffer(f"weight_{number}"), self.get_buffer(f"bias_{number}")
-                x = F.conv2d(x, weight, bias, padding=1).relu_()
-            yield x
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                yield x
+            x = layer(x)
+
+
+def _trunk() -> nn.Sequential:
+    """The convolutions, under torchvision's numbers."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for widths in _GROUPS:
+        for width in widths:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+def _trunk_of(tensors: Mapping[str, Tensor]) -> nn.Sequential:
+    return filled(_trunk, tensors, "features.").to(memory_format=torch.channels_last)
+
+
+def trunk_shapes() -> dict[str, Shape]:
+    """The tensors of the convolutions in VGG16's file of weights."""
+    return shapes_of(_trunk, "features.")
+
+
+def _classifier() -> nn.Sequential:
+    """The fully connected layers under torchvision's numbers, up to the second one's ReLU."""
+    relu = nn.ReLU(inplace=True)
+    return nn.Sequential(nn.Linear(512 * 7 * 7, FC), relu, nn.Identity(), nn.Linear(FC, FC), relu)
 
 
 def normalised(pixels: Tensor) -> Tensor:
@@ -148,13 +138,3 @@ def _lpips_normalised(pixels: Tensor) -> Tensor:
 def _unit(x: Tensor) -> Tensor:
     """Features of unit length at each place; where all are 0, they stay so, and so do their gradients."""
     return x / (x.square().sum(1, keepdim=True).clamp_min(_EPSILON**3).sqrt() + _EPSILON)
-
-
-def _convolutions() -> Iterator[tuple[int, int, int]]:
-    """Number in torchvision's sequence, output and input channels of every convolution."""
-    number, channels = 0, 3
-    for widths in _GROUPS:
-        for width in widths:
-            yield number, width, channels
-            number, channels = number + 2, width  # a ReLU stands between
-        number += 1  # the maximum

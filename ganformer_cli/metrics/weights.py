@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganformer_cli.downloads import Progress, fetch
 from ganformer_cli.errors import DownloadError, SnapshotError
 from ganformer_cli.files import check_regular
 from ganformer_cli.resources import cache_folder
 
-_Shape = tuple[int, ...]
+Shape = tuple[int, ...]
+_Layers = TypeVar("_Layers", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
-def read_weights(path: Path, shapes: Mapping[str, _Shape], network: str) -> dict[str, Tensor]:
+def read_weights(path: Path, shapes: Mapping[str, Shape], network: str) -> dict[str, Tensor]:
     """The parameters of ``shapes`` in a ``.pth`` or ``.safetensors`` file, on the CPU; what else is in it is left out.
 
     Raises:
@@ -121,6 +123,20 @@ def read_weights(path: Path, shapes: Mapping[str, _Shape], network: str) -> dict
     if bad:
         raise SnapshotError(f"{path}: damaged: {_some(bad)} hold NaN or infinite values; download it again")
     return found
+
+
+def shapes_of(build: Callable[[], nn.Module], prefix: str = "") -> dict[str, Shape]:
+    """The shapes of the parameters of the layers that ``build`` makes, by their names with ``prefix`` before them."""
+    with torch.device("meta"):
+        return {prefix + name: tuple(value.shape) for name, value in build().state_dict().items()}
+
+
+def filled(build: Callable[[], _Layers], tensors: Mapping[str, Tensor], prefix: str = "") -> _Layers:
+    """The layers that ``build`` makes with the parameters of ``shapes_of``, float32, which are not trained."""
+    with torch.device("meta"):
+        layers = build()
+    layers.load_state_dict({name: tensors[prefix + name].float() for name in layers.state_dict()}, assign=True)
+    return layers.requires_grad_(False)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -50,10 +50,17 @@ class Sample(NamedTuple):
     maps: list[AttentionMap]  # one a layer, on the CPU, B = 1; empty for a model without attention
 
 
-class _Source(NamedTuple):
-    """What images are drawn from: image i has the latents of its seed, or row ``seeds[i]``; all else is its seed's."""
+class _Job(NamedTuple):
+    """What images are drawn from, and how: image i has the latents of its seed, or row ``seeds[i]``; all else is its
+    seed's."""
 
+    generator: Generator
     seeds: Sequence[int]
+    truncation_psi: float
+    noise_mode: NoiseMode
+    labels: npt.ArrayLike | None
+    attention: bool
+    raw: bool
     latents: npt.NDArray[Any] | None = None  # float, [N, m+1, w]; in space w also [N, m+1, L, w]
     space: Space = "z"
     dropped: npt.NDArray[np.bool_] | None = None  # [N, m], components to leave out
@@ -110,16 +117,7 @@ def sample_seeds(
     raw: bool = False,
 ) -> Iterator[Sample]:
     """As ``sample_images``; ``attention`` gives the maps too, ``raw`` float32 images as they leave the network."""
-    return _draw(
-        generator,
-        _Source(seeds),
-        truncation_psi=truncation_psi,
-        noise_mode=noise_mode,
-        batch_size=batch_size,
-        labels=labels,
-        attention=attention,
-        raw=raw,
-    )
+    return _draw(_Job(generator, seeds, truncation_psi, noise_mode, labels, attention, raw), batch_size)
 
 
 def sample_latents(
@@ -169,16 +167,11 @@ def sample_latents(
         raise ConfigError(
             f"components to drop of shape {list(left_out.shape)} for {len(given)} images: this model {has}"
         )
-    return _draw(
-        generator,
-        _Source(range(len(given)) if rows is None else rows, given, space, left_out, noise_seed),
-        truncation_psi=truncation_psi,
-        noise_mode=noise_mode,
-        batch_size=batch_size,
-        labels=labels,
-        attention=attention,
-        raw=raw,
+    numbers = range(len(given)) if rows is None else rows
+    job = _Job(
+        generator, numbers, truncation_psi, noise_mode, labels, attention, raw, given, space, left_out, noise_seed
     )
+    return _draw(job, batch_size)
 
 
 def map_latents(
@@ -257,41 +250,20 @@ def from_uint8(image: Tensor) -> Tensor:
     return image.float() / 127.5 - 1
 
 
-def _draw(
-    generator: Generator,
-    source: _Source,
-    *,
-    truncation_psi: float,
-    noise_mode: NoiseMode,
-    batch_size: int,
-    labels: npt.ArrayLike | None,
-    attention: bool,
-    raw: bool,
-) -> Iterator[Sample]:
+def _draw(job: _Job, batch_size: int) -> Iterator[Sample]:
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size}: at least 1 is needed")
-    seeds = source.seeds
+    generator, seeds = job.generator, job.seeds
     on_cpu = next(generator.parameters()).device.type == "cpu"
     # Random noise comes from torch's one global stream: such images are drawn alone and in turn.
-    one_at_a_time = noise_mode == "random"
+    one_at_a_time = job.noise_mode == "random"
     large = math.prod(generator.config.image_size) > (_LARGE_ON_CPU if on_cpu else _LARGE_ON_GPU)
     slots = 1 if one_at_a_time or large else GROUP_SIZE
-    given = expand_labels(generator, seeds, labels)
+    labels = expand_labels(generator, seeds, job.labels)
 
     def compute(group: range) -> _Computed:
-        some = [int(seeds[i]) for i in group]
-        c = labels_from_seeds(generator, some) if given is None else given[list(group)]
-        return _forward(
-            generator,
-            source,
-            group,
-            c,
-            slots,
-            truncation_psi=truncation_psi,
-            noise_mode=noise_mode,
-            attention=attention,
-            raw=raw,
-        )
+        own = [int(seeds[i]) for i in group]
+        return _forward(job, own, labels_from_seeds(generator, own) if labels is None else labels[list(group)], slots)
 
     def draw(batch: range) -> tuple[npt.NDArray[Any], list[list[AttentionMap]]]:
         groups = list(_groups(batch, seeds, slots))
@@ -304,7 +276,7 @@ def _draw(
         return images, [each for computed in done for each in computed.maps]
 
     def alone(first: int) -> str:
-        return f"drawing the image of {source.describe(int(seeds[first]))} alone"
+        return f"drawing the image of {job.describe(int(seeds[first]))} alone"
 
     for batch, (images, maps) in _halving_batches(len(seeds), batch_size, draw, alone):
         for place, i in enumerate(batch):
@@ -365,59 +337,44 @@ def _groups(batch: range, seeds: Sequence[int], slots: int) -> Iterator[range]:
     yield range(start, batch.stop)
 
 
-def _forward(
-    generator: Generator,
-    source: _Source,
-    group: range,
-    labels: Tensor,
-    slots: int,
-    *,
-    truncation_psi: float,
-    noise_mode: NoiseMode,
-    attention: bool,
-    raw: bool,
-) -> _Computed:
-    """The images of one group of consecutive ones."""
+def _forward(job: _Job, seeds: Sequence[int], labels: Tensor, slots: int) -> _Computed:
+    """The images of one group, of which no two take the same slot."""
+    generator = job.generator
     device = next(generator.parameters()).device
-    seeds = [int(source.seeds[i]) for i in group]
     used_slots = [seed % slots for seed in seeds]
-    if source.latents is None:
-        given = latents_from_seeds(generator, seeds)
-    else:
-        given = torch.from_numpy(as_float32(source.latents[seeds]))
-    latents = torch.zeros(slots, *given.shape[1:])
-    latents[used_slots] = given
-    latents = latents.to(device)
-    c = None
-    if generator.config.c_dim:
-        c = torch.zeros(slots, generator.config.c_dim)
-        c[used_slots] = labels
-        c = c.to(device)
-    mask = None
-    if source.dropped is not None:
-        mask = torch.zeros(slots, generator.config.components_num, dtype=torch.bool)
-        mask[used_slots] = torch.from_numpy(source.dropped[seeds])
-        mask = mask.to(device)
+
+    def in_slots(rows: Tensor) -> Tensor:
+        """A row for each slot on the device, zeros where there is no image."""
+        filled = rows.new_zeros(slots, *rows.shape[1:])
+        filled[used_slots] = rows
+        return filled.to(device)
+
+    given = job.latents
+    latents = in_slots(
+        latents_from_seeds(generator, seeds) if given is None else torch.from_numpy(as_float32(given[seeds]))
+    )
+    mask = None if job.dropped is None else in_slots(torch.from_numpy(job.dropped[seeds]))
     found: list[AttentionMap] = []
 
     def keep(made: AttentionMap) -> None:
         found.append(made._replace(probabilities=_limit_size(made.probabilities[used_slots]).cpu()))
 
-    noise_seed = seeds[0] if source.noise_seed is None else source.noise_seed
-    with _reproducible(device, noise_seed if noise_mode == "random" else None):
-        if source.space == "z":
-            ws = generator.mapping(latents, c, truncation_psi)
+    noise_seed = seeds[0] if job.noise_seed is None else job.noise_seed
+    with _reproducible(device, noise_seed if job.noise_mode == "random" else None):
+        if job.space == "z":
+            ws = generator.mapping(latents, in_slots(labels) if generator.config.c_dim else None, job.truncation_psi)
         else:
             ws = latents if latents.ndim == 4 else latents[:, :, None].expand(-1, -1, generator.config.num_ws, -1)
-        image = generator.synthesis(ws, noise_mode, component_mask=mask, on_attention=keep if attention else None)
+        on_attention = keep if job.attention else None
+        image = generator.synthesis(ws, job.noise_mode, component_mask=mask, on_attention=on_attention)
         image = image[used_slots]
         finite = image.isfinite().flatten(1).all(1).tolist()
-        images = image.float() if raw else to_uint8(image)
+        images = image.float() if job.raw else to_uint8(image)
     for seed, is_finite in zip(seeds, finite, strict=True):
         if not is_finite:
-            other = "" if source.latents is None else ", or these latents are not for it"
+            other = "" if given is None else ", or these latents are not for it"
             raise GanformerError(
-                f"the image of {source.describe(seed)} has values that are not finite: this model has diverged or is "
+                f"the image of {job.describe(seed)} has values that are not finite: this model has diverged or is "
                 f"damaged{other}; use an earlier snapshot"
             )
     maps = [
