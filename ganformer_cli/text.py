@@ -7,6 +7,7 @@ Escape sequences in it could move the terminal's cursor, change its title or inj
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 MAX_LENGTH = 1000
 #: Formatting characters that some scripts and emoji need: the zero-width non-joiner and joiner.
@@ -33,6 +34,12 @@ def printable(text: object, *, limit: int | None = MAX_LENGTH, lines: bool = Fal
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else _visible(letter, lines) for letter in text)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """``a, b and 3 more``: the first names of many."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _visible(letter: str, lines: bool) -> str:

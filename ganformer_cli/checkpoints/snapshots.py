@@ -7,7 +7,7 @@ One file holds the EMA generator (``ema.*``), the generator (``generator.*``) an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from ganformer_cli.files import write_bytes
 from ganformer_cli.models import Generator
 from ganformer_cli.models.families import build_discriminator, build_generator
 from ganformer_cli.models.labels import HEADER as LABELS_HEADER
+from ganformer_cli.text import listed
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -70,28 +71,24 @@ def check_fit(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], where: s
         SnapshotError: they are not; every missing, surplus and misshapen one is named.
     """
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    problems = [
-        _listing("missing", sorted(set(own) - set(shapes))),
-        _listing("surplus", sorted(set(shapes) - set(own))),
-        _listing(
-            "of another shape",
-            [
-                f"{name} {list(shapes[name])} instead of {list(own[name])}"
-                for name in sorted(set(own) & set(shapes))
-                if shapes[name] != own[name]
-            ],
-        ),
+    common = sorted(set(own) & set(shapes))
+    other = [
+        f"{name} {list(shapes[name])} instead of {list(own[name])}" for name in common if shapes[name] != own[name]
     ]
-    found = "; ".join(problem for problem in problems if problem)
+    found = described_differences(
+        {
+            "missing": sorted(set(own) - set(shapes)),
+            "surplus": sorted(set(shapes) - set(own)),
+            "of another shape": other,
+        }
+    )
     if found:
         raise SnapshotError(f"{where}: a snapshot of another architecture: {found}; give one that fits")
 
 
-def _listing(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return f"{what}: {shown}"
+def described_differences(names: Mapping[str, Sequence[str]]) -> str:
+    """``missing: a, b; surplus: c``: the first names of each kind; empty if there are none."""
+    return "; ".join(f"{kind}: {listed(some, 4)}" for kind, some in names.items() if some)
 
 
 def save_snapshot(

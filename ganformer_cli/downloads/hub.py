@@ -20,7 +20,7 @@ from ganformer_cli.downloads.transfer import TRANSIENT_STATUS, BrokenError, Down
 from ganformer_cli.errors import ConfigError, DownloadError, GanformerError
 from ganformer_cli.files import parse_json, read_json, read_regular, write_json
 from ganformer_cli.resources import cache_folder
-from ganformer_cli.text import printable
+from ganformer_cli.text import listed, printable
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -262,7 +262,7 @@ def _why_refused(status: int, repo: str) -> str:
 def _choose(address: HubAddress, listing: dict[str, HubFile]) -> HubFile:
     """The file that an address means."""
     models = sorted(name for name in listing if name.endswith(_MODELS))
-    shown = ", ".join(models[:8]) + (f" and {len(models) - 8} more" if len(models) > 8 else "")
+    shown = listed(models, 8)
     if address.file is not None:
         if address.file in listing:
             return listing[address.file]

@@ -113,17 +113,15 @@ def evaluate(
 
     source: ImageSource
     if isinstance(fakes, Generator):
-        source, stage = (
-            GeneratedImages(
-                fakes,
-                plan.fakes,
-                first_seed=seed * SEED_STRIDE,
-                truncation_psi=truncation_psi,
-                noise_mode=noise_mode,
-                batch_size=batch_size or DEFAULT_BATCH,
-                label=_labels(fakes, dataset, real_indices, class_index, warn),
-            ),
-            "drawing samples",
+        stage = "drawing samples"
+        source = GeneratedImages(
+            fakes,
+            plan.fakes,
+            first_seed=seed * SEED_STRIDE,
+            truncation_psi=truncation_psi,
+            noise_mode=noise_mode,
+            batch_size=batch_size or DEFAULT_BATCH,
+            label=_labels(fakes, dataset, real_indices, class_index, warn),
         )
     else:
         assert fake_indices is not None
@@ -138,28 +136,24 @@ def evaluate(
         group=group,
         progress=partial(progress, "reading reals"),
     )
-    collected_fakes = collect(
-        source,
-        networks.features,
-        count=plan.fakes,
-        moments=plan.features("moments", "samples"),
-        rows=plan.features("rows", "samples"),
-        pixels=plan.pixels("samples"),
-        group=group,
-        progress=partial(progress, stage),
-    )
-    collected: dict[Subject, Collected] = {"samples": collected_fakes}
-    if isinstance(fakes, Generator) and fakes.can_reconstruct:
-        collected["reconstructions"] = collect(
-            ReconstructedImages(fakes, DatasetImages(dataset, real_indices), batch_size=batch_size or DEFAULT_BATCH),
+
+    def look_at(of: Subject, images: ImageSource, count: int, stage: str) -> Collected:
+        return collect(
+            images,
             networks.features,
-            count=plan.reals,
-            moments=plan.features("moments", "reconstructions"),
-            rows=plan.features("rows", "reconstructions"),
-            pixels=plan.pixels("reconstructions"),
+            count=count,
+            moments=plan.features("moments", of),
+            rows=plan.features("rows", of),
+            pixels=plan.pixels(of),
             group=group,
-            progress=partial(progress, "reconstructing reals"),
+            progress=partial(progress, stage),
         )
+
+    collected: dict[Subject, Collected] = {"samples": look_at("samples", source, plan.fakes, stage)}
+    if isinstance(fakes, Generator) and fakes.can_reconstruct:
+        originals = DatasetImages(dataset, real_indices)
+        made = ReconstructedImages(fakes, originals, batch_size=batch_size or DEFAULT_BATCH)
+        collected["reconstructions"] = look_at("reconstructions", made, plan.reals, "reconstructing reals")
     compare = partial(_compare, plan, collected_reals, collected, seed, device, progress)
     scores = group.run_on_rank0(compare)
     failed = scores["failed"]

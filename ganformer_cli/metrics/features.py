@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ganformer_cli.downloads import ChecksumError, Progress, check_file
@@ -116,7 +117,8 @@ class FeatureNetwork:
 
         def group(some: Tensor) -> dict[str, Tensor]:
             with torch.inference_mode():
-                found = self._features(filled_up(some, width))
+                # Black images after it make a last, smaller group a whole one.
+                found = self._features(F.pad(some, (0, 0) * 3 + (0, width - len(some))))
             return {name: values[: len(some)] for name, values in found.items()}
 
         return map_single_threaded(group, images.to(self.device).split(width), at_most=size // width)
@@ -297,15 +299,6 @@ def _given(path: Path, expected: WeightsFile) -> _File:
         return _File(path, expected.sha256, True)
     found = sha256_of(path)
     return _File(path, found, found == expected.sha256)
-
-
-def filled_up(images: Tensor, width: int = GROUP) -> Tensor:
-    """At most ``width`` images, followed by black ones to a whole group."""
-    if len(images) == width:
-        return images
-    whole = images.new_zeros(width, *images.shape[1:])
-    whole[: len(images)] = images
-    return whole
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ splits. It needs no reals, and cannot see whether images are like them.
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import log_softmax
 
 from ganformer_cli.errors import DataError
 from ganformer_cli.metrics.statistics import Doubles, Features, as_rows, check_finite
@@ -36,7 +37,7 @@ def inception_score(logits: Features, *, splits: int = SPLITS, seed: int | None 
     order = np.arange(count) if seed is None else np.random.RandomState(seed).permutation(count)
     # One split at a time: all rows in float64, and what is made of them, would take gigabytes.
     parts = (order[i * count // splits : (i + 1) * count // splits] for i in range(splits))
-    scores = np.array([_score(_log_softmax(rows[part].astype(np.float64))) for part in parts])
+    scores = np.array([_score(log_softmax(rows[part].astype(np.float64), axis=1)) for part in parts])
     return float(scores.mean()), float(scores.std())
 
 
@@ -45,9 +46,3 @@ def _score(log_p: Doubles) -> float:
     # A class that no image has contributes nothing; its logarithm must not become infinite.
     log_q = np.log(np.maximum(p.mean(0), np.finfo(np.float64).tiny))
     return float(np.exp((p * (log_p - log_q)).sum(1).mean()))
-
-
-def _log_softmax(rows: Doubles) -> Doubles:
-    rest = rows - rows.max(1, keepdims=True)
-    result: Doubles = rest - np.log(np.exp(rest).sum(1, keepdims=True))
-    return result

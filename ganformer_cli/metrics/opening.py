@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,11 +96,8 @@ def open_networks(
 
     found, missing = FeatureNetworks(), dict[str, DownloadError]()
     for name in networks_of(metrics):
-
-        def report(done: int, total: int | None, name: str = name) -> None:
-            progress(name, done, total)
-
-        where: dict[str, Any] = {"weights": weights.get(name), "device": device, "offline": offline, "progress": report}
+        where: dict[str, Any] = {"weights": weights.get(name), "device": device, "offline": offline}
+        where["progress"] = partial(progress, name)
         try:
             if name == DISTANCE:
                 found.distance = open_distance(**where)

@@ -72,7 +72,9 @@ def sliced_wasserstein(reals: _Images, fakes: _Images, *, seed: int = 0) -> dict
         ours = descriptors(reals[:count], level, seed=seed)
         theirs = descriptors(fakes[:count], level, seed=seed)
         for patches in (ours, theirs):
-            _normalise(patches, *_statistics(patches))
+            mean, deviation = _statistics(patches)
+            patches -= mean[:, None, None]
+            patches /= deviation[:, None, None]
         result[f"{height}x{width}"] = 1000 * _mean_sorted_difference(_flat(ours), _flat(theirs), directions)
     result["mean"] = sum(result.values()) / len(result)
     return result
@@ -156,12 +158,6 @@ def _statistics(patches: _Floats) -> tuple[_Floats, _Floats]:
     deviation = np.sqrt(square * 3 / patches.size)
     deviation[deviation < _CONSTANT] = np.inf
     return mean.astype(np.float32), deviation.astype(np.float32)
-
-
-def _normalise(patches: _Floats, mean: _Floats, deviation: _Floats) -> None:
-    """In place."""
-    patches -= mean[:, None, None]
-    patches /= deviation[:, None, None]
 
 
 def _flat(patches: _Floats) -> _Floats:

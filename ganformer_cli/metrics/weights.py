@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +18,7 @@ from ganformer_cli.downloads import Progress, fetch
 from ganformer_cli.errors import DownloadError, SnapshotError
 from ganformer_cli.files import check_regular
 from ganformer_cli.resources import cache_folder
+from ganformer_cli.text import listed
 
 Shape = tuple[int, ...]
 _Layers = TypeVar("_Layers", bound=nn.Module)
@@ -108,7 +109,7 @@ def read_weights(path: Path, shapes: Mapping[str, Shape], network: str) -> dict[
     missing = [name for name in shapes if name not in tensors]
     if missing:
         raise SnapshotError(
-            f"{path}: no weights of the {network} network: {_some(missing)} of its {len(shapes)} parameters are "
+            f"{path}: no weights of the {network} network: {listed(missing, 3)} of its {len(shapes)} parameters are "
             "missing; give its file, or leave out --weights"
         )
     found = {name: tensors[name] for name in shapes}
@@ -121,7 +122,7 @@ def read_weights(path: Path, shapes: Mapping[str, Shape], network: str) -> dict[
         )
     bad = [name for name, values in found.items() if not (values.is_floating_point() and values.isfinite().all())]
     if bad:
-        raise SnapshotError(f"{path}: damaged: {_some(bad)} hold NaN or infinite values; download it again")
+        raise SnapshotError(f"{path}: damaged: {listed(bad, 3)} hold NaN or infinite values; download it again")
     return found
 
 
@@ -160,10 +161,3 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(values, dict):
         raise SnapshotError(f"{path}: holds no weights by name but a {type(values).__name__}; {again}")
     return {str(name): value.detach() for name, value in values.items() if isinstance(value, Tensor)}
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names of many."""
-    names = list(names)
-    more = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")

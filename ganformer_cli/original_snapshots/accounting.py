@@ -10,11 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ganformer_cli.checkpoints.snapshots import described_differences
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import SnapshotError
-
-#: How many names of tensors a message shows.
-_SHOWN = 4
 
 Kind = TypeVar("Kind")
 
@@ -125,12 +123,9 @@ def account(
         for name, shape in own.items()
         if name in tensors and tuple(tensors[name].value.shape) != shape
     ]
-    problems = [
-        _listing("in the file and not known here", unknown),
-        _listing("missing", missing),
-        _listing("of another shape", other),
-    ]
-    found = "; ".join(problem for problem in problems if problem)
+    found = described_differences(
+        {"in the file and not known here": unknown, "missing": missing, "of another shape": other}
+    )
     if found:
         raise SnapshotError(
             f"{where}: its tensors are not those of a network with its settings: {found}; the file is damaged, or of a "
@@ -138,16 +133,9 @@ def account(
         )
     wrong = [tensors[name].name for name in own if not _is_real(tensors[name].value)]
     if wrong:
-        raise SnapshotError(f"{where}: {_listing('not of real numbers', wrong)}; the file is damaged")
+        raise SnapshotError(f"{where}: {described_differences({'not of real numbers': wrong})}; the file is damaged")
     return {name: tensors[name].value.to(torch.float32) for name in own}
 
 
 def _is_real(value: Tensor) -> bool:
     return value.is_floating_point() or value.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-def _listing(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    return f"{what}: {shown}"
