@@ -296,7 +296,6 @@ def read_json(
     """What a JSON file holds; UTF-8, with or without a byte order mark. Its shape is the caller's to check.
 
     Args:
-        path: the file.
         kind: the error to raise.
         remedy: what to do about it, for the end of the message.
         max_bytes: of the file.

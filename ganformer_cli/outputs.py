@@ -29,7 +29,6 @@ def check_output(path: Path, option: str, *, overwrite: bool = False, inputs: It
     """Refuse what must not be written to; call it before the work begins.
 
     Args:
-        path: where a command was told to write.
         option: how messages name it.
         overwrite: a regular file may be replaced.
         inputs: files that the command reads.

@@ -142,7 +142,6 @@ def remove(path: Path, warn: Warn | None = None) -> bool:
     """Delete a file, or a folder with all that is in it; whether it is gone, which it may have been before.
 
     Args:
-        path: what to delete.
         warn: called with the reason if the file stays and nothing is lost by it. None: that is an error.
 
     Raises:

@@ -41,7 +41,6 @@ def opened(path: Path, framework: str = "np") -> Iterator[Any]:
     """safetensors' reader of a file, after checks of the sizes that its header claims: it is read as a whole.
 
     Args:
-        path: the file.
         framework: what ``get_tensor`` of the reader gives, ``np`` or ``pt``; only the latter loads torch.
 
     Raises:

@@ -40,7 +40,6 @@ def rewind(run: Path, kimg: float, message: Callable[[str], None]) -> None:
     any moment leaves a run that can be resumed, or rewound again.
 
     Args:
-        run: the run folder.
         kimg: thousands of real images shown.
         message: told what was moved, and where.
 

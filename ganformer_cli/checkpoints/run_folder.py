@@ -82,8 +82,6 @@ def choose_run_folder(result_dir: Path, expname: str, *, restart: bool) -> tuple
     """The folder to train in, and whether it holds a run to resume.
 
     Args:
-        result_dir: folder of all runs.
-        expname: name of the experiment.
         restart: begin a new numbered run even if one could be resumed.
 
     Raises:
@@ -200,9 +198,6 @@ def check_same_run(folder: Path, old: RunConfig, new: RunConfig, *, override: bo
     """Check that a run with settings ``old`` may be resumed with ``new``.
 
     Args:
-        folder: the run folder.
-        old: settings of the run.
-        new: settings given now.
         override: allow other settings of training; those of the networks must always be the same.
 
     Raises:
@@ -238,8 +233,6 @@ def append_record(path: Path, record: dict[str, Any], warn: Warn | None = None) 
     """Add one JSON object as a line to the file ``path``.
 
     Args:
-        path: the file.
-        record: the object.
         warn: told that another program has the file open, so that the line is written with the next one. None: that
             is an error, too.
 

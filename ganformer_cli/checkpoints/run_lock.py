@@ -142,7 +142,6 @@ def lock_run(folder: Path, message: Callable[[str], None] = lambda text: None) -
     """Keep other processes from training in an existing ``folder``. This process may lock it again within the block.
 
     Args:
-        folder: the run folder.
         message: told when a lock is taken over, and why that takes time.
 
     Raises:

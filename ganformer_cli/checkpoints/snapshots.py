@@ -104,8 +104,6 @@ def save_snapshot(
     """Write the networks and their configuration to ``path``, whole or not at all.
 
     Args:
-        path: the file.
-        config: of the networks.
         ema: the averaged generator, the one to sample from; the labels that it knows are kept, too.
         generator: the generator being trained, or None to leave it out.
         discriminator: its adversary, or None to leave it out.
@@ -157,7 +155,6 @@ def load_snapshot(path: str | Path, device: str | torch.device = "cpu", which: s
 
     Args:
         path: a model file, or a run folder (its newest snapshot).
-        device: where to put it.
         which: ``ema`` (the averaged one) or ``generator``.
 
     Raises:

@@ -84,11 +84,7 @@ def save_state(
     """Write a training state to the run folder, whole or not at all, and remove all but the newest.
 
     Args:
-        run: the run folder.
-        networks: by name.
         optimizers: Adam, and what it trains, by name.
-        scalars: further tensors.
-        counters: where the run stands.
         identity: JSON values that identify the run, to be compared when it is resumed.
         warn: told of an old state that cannot be deleted.
         scored_snapshot: whether scores belong to the snapshot that is taken now; None if none is taken.

@@ -123,7 +123,6 @@ def fetch_hub(
     Where the Hub cannot be reached, the newest copy is taken, and ``notice`` is told.
 
     Args:
-        address: the model.
         offline: ask nobody: take the newest copy.
         progress: called with the bytes that are there, and all if known.
         notice: told what the user should know.

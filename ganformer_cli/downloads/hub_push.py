@@ -66,8 +66,6 @@ class HubRepositoryClient:
         Args:
             files: paths or contents by their names in the repository.
             private: of a new repository: only its owner sees it.
-            create: make the repository.
-            message: of the commit.
 
         Raises:
             OutputError: it failed; nothing of the commit is in the repository then.

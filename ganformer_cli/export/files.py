@@ -79,7 +79,6 @@ def export_generator(
         path: of the file; one that is there is replaced.
         function: the generator, on the CPU.
         card: JSON values that the file carries: what the model is and where it comes from.
-        to: the format.
         opset: of ONNX.
         tolerance: largest difference from torch.
         report: told of each step (``STEPS`` of them).

@@ -41,17 +41,11 @@ _NOISE_SEED = 17
 
 @dataclass(frozen=True)
 class FunctionSettings:
-    """What goes in and comes out.
-
-    Args:
-        space: of the latents.
-        noise: see ``ExportedNoise``.
-        maps: whether the attention maps are outputs.
-    """
+    """What goes in and comes out."""
 
     space: Space = "z"
     noise: ExportedNoise = "const"
-    maps: bool = False
+    maps: bool = False  # whether the attention maps are outputs
 
     def check(self, generator: Generator) -> None:
         """Raise ConfigError unless ``generator`` has all of this."""
@@ -64,11 +58,7 @@ class FunctionSettings:
 
 
 class ExportedFunction(nn.Module):
-    """A function of tensors by name, see the module; it is to be called within :func:`exportable`.
-
-    Args:
-        generator: the networks that it computes with.
-    """
+    """A function of tensors by name, see the module; it is to be called within :func:`exportable`."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -127,12 +117,7 @@ class DecoderFunction(ExportedFunction):
 
 
 class GeneratorFunction(ExportedFunction):
-    """A generator of any other kind.
-
-    Args:
-        generator: the model.
-        settings: what goes in and comes out.
-    """
+    """A generator of any other kind."""
 
     def __init__(self, generator: Generator, settings: FunctionSettings) -> None:
         super().__init__(generator)

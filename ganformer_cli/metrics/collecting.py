@@ -71,13 +71,10 @@ def collect(
     """Pass the images of ``source`` once, split over the processes; all of them return the whole result.
 
     Args:
-        source: the images.
-        networks: by name.
         count: of how many, from the first on, features are wanted.
         moments: features of which mean and covariance are wanted.
         rows: features that are wanted as they are.
         pixels: how many images are wanted as they are.
-        group: the processes.
         progress: called with how many of this process's images are done, and how many there are.
 
     Raises:

@@ -39,7 +39,6 @@ class DinoV2(nn.Module):
 
     Args:
         tensors: parameters by DINOv2's names, of the shapes of ``shapes``.
-        sizes: of the transformer.
     """
 
     side = _SIDE

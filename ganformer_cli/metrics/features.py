@@ -196,9 +196,6 @@ def open_network(
         name: of ``NETWORKS``.
         weights: a file, or a folder in which there is one of the published name; None: the published one in the cache.
         resize: ``tf1`` or ``clean``; None: what the network's published scores are made with.
-        device: where to put it.
-        offline: download nothing.
-        progress: of a download, as ``downloads.fetch`` has it.
 
     Raises:
         ConfigError: there is no such network or resize.
@@ -231,7 +228,6 @@ def open_distance(
 
     Args:
         weights: a folder with VGG16's and LPIPS' files under their published names; None: those in the cache.
-        device, offline, progress: as for ``open_network``.
 
     Raises:
         DownloadError, SnapshotError: as for ``open_network``.

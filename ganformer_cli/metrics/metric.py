@@ -93,44 +93,27 @@ class Circumstances:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric.
+    """A metric."""
 
-    Attributes:
-        name: as ``--metrics`` and records have it.
-        title: in words.
-        version: of the arithmetic: numbers of different versions do not compare.
-        needs: what it is computed from.
-        scores: what it gives.
-        compute: from ``Inputs`` to scores by name; ``NAME_std`` is a score's deviation, ``NAME_levels`` its parts.
-            Heavy libraries are imported inside.
-        caution: why a score of these circumstances means less than it seems; None: it does not.
-        network: the feature network, of ``features.NETWORKS``, or ``lpips``; None: it needs none.
-        output: of that network.
-        of: which generated images it looks at. Reconstructions are those of the reals, in the same order.
-        uses_reals: whether it looks at real images, too.
-        equal_numbers: whether it compares as many fakes as reals.
-        max_images: of either kind that it looks at.
-        has_floor: whether the score of two sets of reals is worth knowing.
-        aliases: other names for ``--metrics``; several metrics may share one.
-        order: of columns.
-    """
-
-    name: str
-    title: str
-    version: str
+    name: str  # as ``--metrics`` and records have it
+    title: str  # in words
+    version: str  # of the arithmetic: numbers of different versions do not compare
     needs: Needs
     scores: tuple[Score, ...]
+    #: From ``Inputs`` to scores by name; ``NAME_std`` is a score's deviation, ``NAME_levels`` its parts. Heavy
+    #: libraries are imported inside.
     compute: Callable[[Inputs], dict[str, Any]]
+    #: Why a score of these circumstances means less than it seems; None: it does not.
     caution: Callable[[Circumstances], str | None] = lambda circumstances: None
-    network: str | None = None
-    output: str = ""
-    of: Subject = "samples"
+    network: str | None = None  # the feature network, of ``features.NETWORKS``, or ``lpips``; None: it needs none
+    output: str = ""  # of that network
+    of: Subject = "samples"  # reconstructions are those of the reals, in the same order
     uses_reals: bool = True
-    equal_numbers: bool = False
-    max_images: int | None = None
-    has_floor: bool = False
-    aliases: tuple[str, ...] = ()
-    order: int = 100
+    equal_numbers: bool = False  # whether it compares as many fakes as reals
+    max_images: int | None = None  # of either kind that it looks at
+    has_floor: bool = False  # whether the score of two sets of reals is worth knowing
+    aliases: tuple[str, ...] = ()  # other names for ``--metrics``; several metrics may share one
+    order: int = 100  # of columns
 
     @property
     def features(self) -> tuple[str, str]:

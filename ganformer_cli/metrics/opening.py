@@ -84,9 +84,6 @@ def open_networks(
         metrics: of ``registry.METRICS``.
         weights: files to use in place of those that are downloaded.
         resize: how images get the networks' size, ``tf1`` or ``clean``; None: as for each network's published scores.
-        device: where to put them.
-        offline: download nothing.
-        progress: see ``Fetching``.
 
     Raises:
         SnapshotError: a file is damaged, or of another network.

@@ -62,10 +62,7 @@ def perceptual_path_length(
 ) -> tuple[float, float]:
     """Mean and standard deviation of the path lengths, without the lowest and the highest percent.
 
-    Args:
-        pairs: how many.
-        group: the processes, which compute a part of them each.
-        generator, distance, space, end, seed, progress: as for ``pair_lengths``.
+    The ``group`` computes a part of the ``pairs`` each; the other arguments are those of ``pair_lengths``.
     """
     parts = [
         [i for block in block_ranges(pairs, _PAIRS_TOGETHER, rank, group.world_size) for i in block]
@@ -92,8 +89,6 @@ def pair_lengths(
     """Path lengths of the pairs with these numbers, float64 ``[len(pairs)]``.
 
     Args:
-        generator: the model.
-        distance: of two images.
         pairs: their numbers, from 0 on; 16 consecutive ones are drawn together.
         space: in which the path lies, ``z`` or ``w``.
         end: measure at the beginning of each path, not along it.

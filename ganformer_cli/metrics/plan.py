@@ -31,18 +31,12 @@ def default_num_images(dataset: ImageDataset) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
-    """How many images are looked at.
-
-    Attributes:
-        metrics: what is computed.
-        reals, fakes: images whose features are compared.
-        floor_images: reals on either side of a floor; 0: no floor is measured.
-    """
+    """How many images are looked at."""
 
     metrics: tuple[Metric, ...]
-    reals: int
+    reals: int  # images whose features are compared
     fakes: int
-    floor_images: int = 0
+    floor_images: int = 0  # reals on either side of a floor; 0: no floor is measured
 
     def counts(self, metric: Metric) -> tuple[int, int]:
         """How many reals and fakes a metric looks at."""
@@ -221,9 +215,7 @@ def make_plan(
     """How many images each metric looks at.
 
     Args:
-        metrics: the metrics.
         num_images: how many generated images the user asked for; None: the default.
-        dataset: the reals.
         reals: those of them that may be used.
         fakes: the given images that may be used; None: a model makes them.
         floor: whether the distance of two sets of reals is measured, too.

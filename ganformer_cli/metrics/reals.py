@@ -38,11 +38,7 @@ def collect_reals(
     Args:
         source: the reals that may be used.
         plan: how many of them are, and for what.
-        networks: the feature networks by name, on ``device``.
         selection: how the reals were chosen; part of what an entry of the cache is known by.
-        cache: where features are kept, if anywhere.
-        device: where the networks are.
-        group, progress: as for ``collect``.
 
     Raises:
         DataError: an image cannot be read.

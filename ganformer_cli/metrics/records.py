@@ -57,7 +57,6 @@ def read_records(path: Path, notice: Callable[[str], None] | None = None) -> lis
     The last line of a run that was killed may be half written, and is left out.
 
     Args:
-        path: the file.
         notice: called with a warning about each other damaged line, which is left out; None: they are errors.
 
     Raises:
@@ -163,7 +162,6 @@ def differences(one: ScoreValue, other: ScoreValue, *, leave_out: frozenset[str]
     """What the two depend on that is not the same, each said in words; what only one of them says counts, too.
 
     Args:
-        one, other: the scores.
         leave_out: of ``CONDITIONS``, those that may differ.
     """
     return [

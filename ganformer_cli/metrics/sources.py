@@ -225,7 +225,6 @@ def open_images(
     """Images of one size: a folder, a zip, a prepared data set, or a ``.npy`` array.
 
     Args:
-        path: where they are.
         option: that names them.
         like: what they are to be compared with: they are decoded as its images were, and cropped and shrunk to its size
             where they are larger.

@@ -109,7 +109,6 @@ def tabulate(
     """A table for each data set.
 
     Args:
-        runs: what is tabulated.
         scores: the columns; None: every score that there is.
         order: models that come first.
         reported: rows of values that were reported elsewhere, by data set; they come last, where a column has any.

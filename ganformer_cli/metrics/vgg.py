@@ -108,7 +108,8 @@ def _trunk() -> nn.Sequential:
 
 
 def _trunk_of(tensors: Mapping[str, Tensor]) -> nn.Sequential:
-    return filled(_trunk, tensors, "features.").to(memory_format=torch.channels_last)
+    trunk = filled(_trunk, tensors, "features.")
+    return trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
 
 def trunk_shapes() -> dict[str, Shape]:

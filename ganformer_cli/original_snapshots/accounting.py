@@ -102,7 +102,6 @@ def account(
     Args:
         network: may be on the meta device.
         tensors: by our names.
-        config: of the network.
         where: file and network, for messages.
         of_generator: or of the discriminator.
 

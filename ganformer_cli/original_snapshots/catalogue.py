@@ -62,8 +62,6 @@ def fetch_snapshot(
 
     Args:
         name: with or without ``gdrive:``.
-        offline: do not download.
-        base_url: where Drive is.
         progress: called with the bytes that are there, and all if known.
 
     Raises:

@@ -39,7 +39,6 @@ class ProjectionFolder:
     """The folder that a command writes to.
 
     Args:
-        path: of the folder.
         settings: JSON values that decide the result: the model, the images, the distance and so on.
         overwrite: replace what is there instead of continuing with it.
 

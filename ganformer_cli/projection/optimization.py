@@ -45,19 +45,12 @@ _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 @dataclass(frozen=True)
 class ProjectionSettings:
-    """What decides a projection, beside model, images and distance.
-
-    Args:
-        steps: of the optimisation.
-        seed: of its random numbers.
-        random_starts: random latents among which the nearest is a start.
-        optimize_noise: whether noise maps are optimised, too; otherwise the model's stored noise stays.
-    """
+    """What decides a projection, beside model, images and distance."""
 
     steps: int = DEFAULT_STEPS
     seed: int = 0
-    random_starts: int = 64
-    optimize_noise: bool = True
+    random_starts: int = 64  # random latents among which the nearest is a start
+    optimize_noise: bool = True  # otherwise the model's stored noise stays
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MAX_STEPS:
@@ -94,8 +87,6 @@ class Projector:
     Args:
         generator: the model, in evaluation mode.
         targets: float32 ``[N, 3, H, W]`` in [-1, 1], of the model's size.
-        distance: to minimise.
-        settings: see there.
         first: number of the first image among all of a command, which its random numbers depend on.
         frames: how many states are kept as images.
     """

@@ -138,16 +138,13 @@ def sample_latents(
     """As ``sample_seeds``, of given latents: the k-th image's random noise and label are those of seed k.
 
     Args:
-        generator: the model.
         latents: float ``[N, m+1, w]``; in space w, where they are taken as they are, also ``[N, m+1, L, w]``. k-GAN has
             m latents instead of m + 1. An array that is mapped from a file is read piece by piece.
-        space: ``z`` or ``w``.
         truncation_psi, noise_mode, batch_size, labels: as for ``sample_images``; space w takes neither truncation nor
             labels, which act in the mapping network.
         dropped: bool ``[N, m]``, True where nothing attends to a component; None drops none.
         noise_seed: with random noise: all images have that of this seed, as the frames of a film should.
         rows: draw only these rows; labels are those of the images drawn.
-        attention: also give the maps.
         raw: give the images as they leave the network, float32.
 
     Raises:
@@ -180,7 +177,6 @@ def map_latents(
     """From space z to space w: float32 ``[N, m+1, w]`` to ``[N, m+1, L, w]`` on the CPU, each row by itself.
 
     Args:
-        generator: the model.
         z: standard normal latents.
         labels: float ``[c_dim]`` for all or ``[N, c_dim]``; None gives row k the label of seed k.
         truncation_psi: as for ``sample_images``.
@@ -289,7 +285,6 @@ def _halving_batches(
     """Compute ``count`` items in batches of ``size``, halved from then on whenever memory runs out.
 
     Args:
-        count: of the items.
         size: of a batch, at least 1.
         compute: what is found of the items of a batch, on the CPU.
         task: what failed where memory runs out with the one item of this number, for the message.

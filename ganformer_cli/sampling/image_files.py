@@ -36,7 +36,6 @@ def encode_image(image: Images, format: str, metadata: Mapping[str, Any] | None 
     """An image, uint8 ``[3, H, W]``, as the content of a file.
 
     Args:
-        image: the image.
         format: ``png``; ``jpg``, quality 95 in full colour (4:4:4); or ``webp``, lossless.
         metadata: how the image was made; None is an empty object.
     """

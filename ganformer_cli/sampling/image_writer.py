@@ -71,27 +71,16 @@ NO_SHEETS = ImageSheets({}, lambda image, maps: {})
 
 @dataclass(frozen=True)
 class ImageJob:
-    """How the images of a plan are drawn.
-
-    Args:
-        generator: the model.
-        plan: which images, and where to.
-        folders: what is kept there.
-        label: of all images; None draws each seed's own.
-        noise_mode: as for ``sample_images``.
-        ratio: crop the images to height / width; None does not.
-        batch_size: images fetched from the device at a time.
-        sheets: what else is drawn of each image.
-    """
+    """How the images of a plan are drawn."""
 
     generator: Generator
     plan: ImagePlan
     folders: OutputFolders
-    label: list[float] | None
+    label: list[float] | None  # of all images; None draws each seed's own
     noise_mode: NoiseMode
-    ratio: float | None
-    batch_size: int
-    sheets: ImageSheets = NO_SHEETS
+    ratio: float | None  # crop the images to height / width; None does not
+    batch_size: int  # images fetched from the device at a time
+    sheets: ImageSheets = NO_SHEETS  # what else is drawn of each image
 
     def find_kept(self, update: Callable[[int], None] | None = None) -> bytearray:
         """For each image of the plan, whether it is there with all its sheets.

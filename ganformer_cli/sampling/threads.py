@@ -18,8 +18,6 @@ def map_single_threaded(
     """Map ``compute`` over ``items``, each in a single thread.
 
     Args:
-        compute: the function.
-        items: its arguments.
         together: compute as many at once as torch uses threads; else one after the other.
         at_most: limits how many are computed at once, if memory is short.
     """

@@ -48,11 +48,9 @@ class Film:
     Args:
         path: of the film, without suffix; that of the folder.
         kind: ``gif``, ``webp``, ``mp4`` or ``frames``.
-        frames: how many.
         size: height and width of a frame, before ``scale``.
         fps: frames a second.
         scale: each pixel becomes so many across and down.
-        metadata: of its files.
 
     Raises:
         ConfigError: it cannot be made, see ``check_film``.

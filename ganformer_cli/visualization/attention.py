@@ -93,7 +93,6 @@ def region_colours(probabilities: Tensor, height: int, width: int, style: MapSty
     Args:
         probabilities: one image's map ``[heads, m, h, w]``; heads are averaged, and the map is brought to the
             image's size bilinearly before the largest is taken, so that borders are smooth.
-        height, width: of the image.
         style: see ``MapStyle``.
 
     Returns:

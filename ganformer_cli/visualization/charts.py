@@ -94,7 +94,6 @@ def draw_chart(panels: Sequence[LinePanel | BarPanel], format: ChartFormat = "pn
 
     Args:
         panels: at least one.
-        format: of the file.
 
     Raises:
         ConfigError: matplotlib is not installed.

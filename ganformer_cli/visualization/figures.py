@@ -26,7 +26,7 @@ from ganformer_cli.sampling.image_files import Images, save_png
 from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
 from ganformer_cli.sampling.image_writer import ImageSheets
 from ganformer_cli.visualization import mixing
-from ganformer_cli.visualization.attention import component_sheet, layer_sheet, upsample
+from ganformer_cli.visualization.attention import MapStyle, component_sheet, layer_sheet, upsample
 from ganformer_cli.visualization.disentanglement import disentanglement, disentanglement_sheet
 from ganformer_cli.visualization.grids import image_grid
 from ganformer_cli.visualization.noise import noise_sheet, noise_variation
@@ -47,37 +47,21 @@ Update = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class FigureSettings:
-    """Which figures are drawn, and how.
+    """Which figures are drawn, and how."""
 
-    Args:
-        maps: a sheet of the last layer's attention for each image.
-        layer_maps: a sheet of the attention of every layer for each image.
-        maps_format: of these: ``png``, sheets to look at, or ``npy``, arrays.
-        map_style: ``hard`` or ``soft``, see ``MapStyle``.
-        blending_alpha: the image's share where regions lie over it.
-        style_mix: tables of images with the latents of some layers from others.
-        mix: what is done with components: ``take``, ``swap``, ``remove``, ``mean``.
-        mix_from: seed of the image that components are taken from; None takes the next image.
-        component_psi: truncation of one component, a column for each psi.
-        noise_variation: what the noise changes.
-        disentanglement: the measures of ``disentanglement``.
-        component: only this component; None for all.
-        rich_num: of the first so many images.
-    """
-
-    maps: bool
-    layer_maps: bool
-    maps_format: Literal["png", "npy"]
-    map_style: Literal["hard", "soft"]
-    blending_alpha: float
-    style_mix: bool
-    mix: tuple[str, ...]
-    mix_from: int | None
-    component_psi: tuple[float, ...]
-    noise_variation: bool
-    disentanglement: bool
-    component: int | None
-    rich_num: int
+    maps: bool  # a sheet of the last layer's attention for each image
+    layer_maps: bool  # and of the attention of every layer
+    maps_format: Literal["png", "npy"]  # of these: sheets to look at, or arrays
+    map_style: MapStyle
+    blending_alpha: float  # the image's share where regions lie over it
+    style_mix: bool  # tables of images with the latents of some layers from others
+    mix: tuple[str, ...]  # what is done with components: take, swap, remove, mean
+    mix_from: int | None  # seed of the image that components are taken from; None takes the next image
+    component_psi: tuple[float, ...]  # truncation of one component, a column for each psi
+    noise_variation: bool  # what the noise changes
+    disentanglement: bool  # the measures of ``disentanglement``
+    component: int | None  # only this component; None for all
+    rich_num: int  # of the first so many images
 
     def check(self, config: ModelConfig, images: int) -> None:
         """Complain about what such a model, or so many ``images``, cannot show.
@@ -220,19 +204,12 @@ def overviews(plan: ImagePlan, size: tuple[int, int], *, grid: bool) -> dict[str
 
 
 class FigureSource(NamedTuple):
-    """What figures are drawn from.
-
-    Args:
-        generator: the model.
-        header: of its file.
-        plan: the images; figures have the first psi.
-        label: of all images; None draws each seed's own.
-    """
+    """What figures are drawn from."""
 
     generator: Generator
-    header: Mapping[str, Any]
-    plan: ImagePlan
-    label: list[float] | None
+    header: Mapping[str, Any]  # of the model's file
+    plan: ImagePlan  # figures have its first psi
+    label: list[float] | None  # of all images; None draws each seed's own
 
     def ws(self, count: int) -> list[Tensor]:
         """The latents ``[m+1, L, w]`` of the first ``count`` images."""

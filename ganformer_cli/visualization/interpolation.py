@@ -69,36 +69,23 @@ def count_frames(ends: int, steps: int, *, loop: bool) -> int:
 
 @dataclass(frozen=True)
 class FilmSettings:
-    """How a film moves from image to image.
+    """How a film moves from image to image."""
 
-    Args:
-        interpolation_density: steps from one image to the next.
-        interpolate_in: space ``w``, straight, or ``z``, along great circles.
-        loop: and back to the first image.
-        film: ``gif``, ``webp``, ``mp4`` or ``frames``, a folder of PNG files.
-        fps: frames a second.
-        scale: each pixel becomes so many across and down.
-        film_grid: columns and rows of walks that are shown side by side.
-        component: only this one moves; None for all.
-        rich_num: each walk leads through so many images.
-    """
-
-    interpolation_density: int
-    interpolate_in: Literal["w", "z"]
-    loop: bool
-    film: Literal["gif", "webp", "mp4", "frames"]
+    interpolation_density: int  # steps from one image to the next
+    interpolate_in: Literal["w", "z"]  # straight in w, along great circles in z
+    loop: bool  # and back to the first image
+    film: Literal["gif", "webp", "mp4", "frames"]  # frames: a folder of PNG files
     fps: float
-    scale: int
-    film_grid: tuple[int, int]
-    component: int | None
-    rich_num: int
+    scale: int  # each pixel becomes so many across and down
+    film_grid: tuple[int, int]  # columns and rows of walks that are shown side by side
+    component: int | None  # only this one moves; None for all
+    rich_num: int  # each walk leads through so many images
 
 
 class InterpolationFilm:
     """The film and the sheet of the first images of a plan.
 
     Args:
-        settings: of the film.
         plan: the images; with several walks, the first walk has the first of them, and so on.
         size: height and width of an image, cropped.
 
@@ -171,12 +158,9 @@ class InterpolationFilm:
         """Draw and write film and sheet.
 
         Args:
-            generator: the model.
-            folders: where the files are listed.
             label: of all images; None is each seed's own.
             noise_mode: as for ``sample_images``; random noise is the same in all frames of a walk, or it would flicker.
             ratio: crop the frames to height / width.
-            batch_size: as for ``sample_images``.
             update: called with how many frames are drawn.
         """
         options: dict[str, Any] = {"noise_mode": noise_mode, "batch_size": batch_size}

@@ -95,9 +95,7 @@ def mixture_sheet(before: Sample, mixtures: Sequence[Mixture], columns: Sequence
 
     Args:
         before: the image, with its attention.
-        mixtures: of its components.
         columns: captions of the images afterwards.
-        name: of the image before.
 
     Returns:
         uint8 ``[3, height, width]``. All differences are on one scale; attention is as in ``component_sheet``.
@@ -129,9 +127,7 @@ def swap_sheet(
     """A row a component that two images have exchanged: each image, what it has become, the difference.
 
     Args:
-        before: the images.
         mixtures: of the first with components of the second, and the other way round.
-        names: of the images.
     """
     most = max(float(each.difference.max()) for side in mixtures for each in side)
     first, second = (fit_to_cell(sample.image) for sample in before)

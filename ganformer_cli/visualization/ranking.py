@@ -38,9 +38,6 @@ class Ranking:
     """The ranking of the images of a job: two sheets, and a list.
 
     Args:
-        job: whose images.
-        dataset: the real images.
-        method: how they are compared.
         keep: how many are shown of the best and of the worst; None: 16, or as many as there are.
 
     Raises:

@@ -84,7 +84,6 @@ def captioned_grid(cells: Sequence[Images], names: Sequence[str], colours: Seque
 
     Args:
         cells: uint8 ``[3, H, W]``.
-        names: of each.
         colours: of each one's frame, RGB; None or none: grey.
     """
     colours = colours or [None] * len(cells)

@@ -25,7 +25,6 @@ class TrainingFilm:
     """The film ``training`` and its sheet, which shows the first images at some of the snapshots.
 
     Args:
-        settings: of the film.
         plan: the images; the first ``MAX_IMAGES`` of them with the first psi.
         snapshots: of the run, oldest first, each with what the sheet calls it.
         size: height and width of an image, cropped.

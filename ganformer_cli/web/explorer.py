@@ -91,7 +91,6 @@ class Explorer:
     """Answers the requests of the page; each method that a request calls has its name and takes its JSON object.
 
     Args:
-        generator: the model.
         model: its file.
         output: where images, latents and films are saved.
         psi: truncation at first.
@@ -124,11 +123,7 @@ class Explorer:
         self.drawer.close()
 
     def answer(self, place: str, body: Any) -> dict[str, Any]:
-        """The JSON values that a request gets.
-
-        Args:
-            place: the request's name.
-            body: its JSON value.
+        """The JSON values that the request named ``place`` with the JSON value ``body`` gets.
 
         Raises:
             ConfigError: it asks for what there is not, or is malformed; the message is for the user.

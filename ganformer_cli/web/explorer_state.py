@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ganformer_cli.errors import ConfigError
@@ -16,38 +16,23 @@ MAX_STEPS = 200
 
 @dataclass(frozen=True)
 class BlendEdit:
-    """All latents of the image move toward those of another seed.
-
-    Args:
-        seed: of the other image.
-        amount: 0 changes nothing, 1 arrives.
-        layers: only those that these layers read: the first, and the one after the last; None is all.
-    """
+    """All latents of the image move toward those of another seed."""
 
     seed: int
-    amount: float
-    layers: tuple[int, int] | None = None
+    amount: float  # 0 changes nothing, 1 arrives
+    layers: tuple[int, int] | None = None  # only what these layers read: the first, and the one after the last
 
 
 @dataclass(frozen=True)
 class ImageState:
-    """Everything that an image is drawn from.
+    """Everything that an image is drawn from."""
 
-    Args:
-        source: its seed, or the row of the given latents.
-        edits: what was done with its latents, in this order.
-        psi: truncation of all seeds; given latents are taken as they are.
-        label: of all seeds; None is that of ``source``.
-        noise: of the feature maps.
-        noise_seed: of random noise.
-    """
-
-    source: int = 0
-    edits: tuple[ComponentEdit | BlendEdit, ...] = ()
-    psi: float = 1.0
-    label: tuple[float, ...] | None = None
+    source: int = 0  # its seed, or the row of the given latents
+    edits: tuple[ComponentEdit | BlendEdit, ...] = ()  # what was done with its latents, in this order
+    psi: float = 1.0  # truncation of all seeds; given latents are taken as they are
+    label: tuple[float, ...] | None = None  # of all seeds; None is that of ``source``
     noise: NoiseMode = "const"
-    noise_seed: int = 0
+    noise_seed: int = 0  # of random noise
 
     def edited(self, *edits: ComponentEdit | BlendEdit) -> ImageState:
         """This state with more edits."""
@@ -73,24 +58,14 @@ class HistoryStep(NamedTuple):
     starts: bool  # a new image begins here
 
 
-@dataclass
 class History:
-    """The steps of a tab, and which one it shows.
+    """The steps of a tab, and which one it shows; it begins with the state ``first``."""
 
-    Args:
-        first: the state that it begins with.
-        title: of that state.
-    """
-
-    first: ImageState
-    title: str
-    steps: list[HistoryStep] = field(default_factory=list)
-    at: int = 0
-    dropped: int = 0
-    _next: int = 0
-
-    def __post_init__(self) -> None:
-        self.steps.append(self._step(self.first, self.title, None, True))
+    def __init__(self, first: ImageState, title: str) -> None:
+        self._next = 0
+        self.steps = [self._step(first, title, None, True)]
+        self.at = 0
+        self.dropped = 0
 
     @property
     def current(self) -> HistoryStep:

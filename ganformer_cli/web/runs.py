@@ -66,11 +66,7 @@ def sample_files(run: Path) -> dict[str, list[tuple[float, str]]]:
 
 
 class RunReader:
-    """What is shown of one run. What has been read of its logs is not read again; threads may share it.
-
-    Args:
-        folder: the run folder.
-    """
+    """What is shown of one run. What has been read of its logs is not read again; threads may share it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
