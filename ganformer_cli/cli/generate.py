@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
     from ganformer_cli.sampling.image_writer import ImageJob
     from ganformer_cli.visualization.figures import Figure, Overview
-    from ganformer_cli.visualization.interpolation import InterpolationFilm
+    from ganformer_cli.visualization.interpolation import SheetFilm
     from ganformer_cli.visualization.ranking import Ranking
-    from ganformer_cli.visualization.training_film import TrainingFilm
 
 
 @click.command("generate", cls=GroupedCommand)
@@ -130,20 +129,19 @@ def command(
     ranks = rank.pop("rank") is not None
     sheets = image_sheets(figure_settings)
     batch = batch_size or fitting_batch_size(generator)
-    drawing: dict[str, Any] = {"label": chosen.numbers, "noise_mode": noise, "ratio": ratio, "batch_size": batch}
 
     def plan_work(folder: Path) -> Work:
         plan = ImagePlan(folder, image_format, numbers, psis, settings, array, sheets_dir)
         folders = OutputFolders(overwrite=overwrite, warn=warn)
-        job = ImageJob(generator, plan, folders, **drawing, sheets=sheets)
+        job = ImageJob(generator, plan, folders, chosen.numbers, noise, ratio, batch, sheets)
         wanted = overviews(plan, generator.output_size, grid=grid)
         source = FigureSource(generator, header, plan, chosen.numbers)
         parts = list(list_figures(figure_settings, source, show_part))
-        films: dict[str, InterpolationFilm | TrainingFilm] = {}
+        films: dict[str, SheetFilm] = {}
         if interpolates:
-            films["interpolation"] = InterpolationFilm(film_settings, plan, size)
+            films["interpolation"] = InterpolationFilm(job, film_settings, size)
         if films_training:
-            films["training_film"] = TrainingFilm(film_settings, plan, _named_snapshots(run), size)
+            films["training_film"] = TrainingFilm(job, film_settings, _named_snapshots(run), open_snapshot, size)
         ranking = open_ranking(job, header, **rank) if ranks else None
         has_sheets = bool(sheets.metadata or wanted or parts or films or ranking)
         if plan.in_subfolders:
@@ -189,10 +187,7 @@ def command(
         for name, each in work.films.items():
             if name not in work.films_kept:
                 progress.start(each.film.frames, "frames", "filming")
-                if isinstance(each, TrainingFilm):
-                    each.draw(open_snapshot, folders, **drawing, update=progress.update)
-                else:
-                    each.draw(generator, folders, **drawing, update=progress.update)
+                each.draw(progress.update)
         figure_records = draw_figures(work.figures, folders, show_part)
         if work.ranking is not None and not work.ranking_kept:
             work.ranking.draw(lambda total, title: progress.start(total, "images", title), progress.update)
@@ -230,7 +225,7 @@ class Work(NamedTuple):
     overviews: dict[str, Overview]
     missing: dict[str, Overview]
     figures: list[Figure]
-    films: dict[str, InterpolationFilm | TrainingFilm]  # by their name in --json
+    films: dict[str, SheetFilm]  # by their name in --json
     ranking: Ranking | None
     has_sheets: bool
     latents_kept: bool

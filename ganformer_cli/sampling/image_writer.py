@@ -132,7 +132,7 @@ class ImageJob:
                 if plan.format == "npy":
                     pixels = to_uint8(torch.from_numpy(pixels)).numpy()
                 if image.place in wanted:
-                    images[image.place] = self._cropped(pixels)
+                    images[image.place] = self.cropped(pixels)
                 if not kept[image.place]:
                     writer.submit(self._write, image, pixels, sample.maps)
                 update(len(plan) - len(todo) + done + 1)
@@ -183,9 +183,10 @@ class ImageJob:
             path = plan.sheet(image, name)
             write_bytes(path, sheet if isinstance(sheet, bytes) else encode_image(sheet, "png", files[path]))
         if plan.format != "npy":
-            write_bytes(image.file, encode_image(self._cropped(pixels), plan.format, files[image.file]))
+            write_bytes(image.file, encode_image(self.cropped(pixels), plan.format, files[image.file]))
 
-    def _cropped(self, image: Images) -> Images:
+    def cropped(self, image: Images) -> Images:
+        """uint8 ``[3, H, W]``, or its middle of the ``ratio``."""
         return image if self.ratio is None else crop_to_ratio(image, self.ratio)
 
     def read(self, index: int) -> Images:
@@ -194,7 +195,7 @@ class ImageJob:
         if plan.format != "npy":
             return _read(plan.image(index).file)
         array = np.load(plan.folder / ARRAY_FILE, mmap_mode="r", allow_pickle=False)
-        return self._cropped(to_uint8(torch.from_numpy(np.array(array[index]))).numpy())
+        return self.cropped(to_uint8(torch.from_numpy(np.array(array[index]))).numpy())
 
     # ----- Latents -----
 

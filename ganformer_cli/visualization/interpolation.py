@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling import (
-    Generator,
-    NoiseMode,
     Space,
     labels_from_seeds,
     latents_from_seeds,
@@ -22,8 +20,8 @@ from ganformer_cli.sampling import (
     sample_latents,
     slerp,
 )
-from ganformer_cli.sampling.image_files import Images, crop_to_ratio, save_png
-from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
+from ganformer_cli.sampling.image_files import Images, save_png
+from ganformer_cli.sampling.image_writer import ImageJob
 from ganformer_cli.visualization.animation import Film
 from ganformer_cli.visualization.grids import image_grid
 from ganformer_cli.visualization.sheets import fit_to_cell, image_table
@@ -82,19 +80,55 @@ class FilmSettings:
     rich_num: int  # each walk leads through so many images
 
 
-class InterpolationFilm:
+class SheetFilm:
+    """A film of the images of a job, and a sheet with some of its frames."""
+
+    def __init__(
+        self,
+        job: ImageJob,
+        settings: FilmSettings,
+        stem: str,
+        frames: int,
+        size: tuple[int, int],
+        metadata: Mapping[str, Any],
+    ) -> None:
+        self.job, self.plan, self.settings = job, job.plan, settings
+        place = job.plan.sheets / stem
+        self.film = Film(place, settings.film, frames, size, fps=settings.fps, scale=settings.scale, metadata=metadata)
+        self.sheet = place.with_name(f"{stem}.png")
+        #: The files with their metadata.
+        self.files = {self.sheet: dict(metadata), **self.film.files}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``--json`` says."""
+        return {"film": str(self.film.path), "sheet": str(self.sheet), "frames": self.film.frames}
+
+    def draw(self, update: Callable[[int], None]) -> None:
+        """Draw and write film and sheet; ``update`` is called with how many frames are drawn."""
+        raise NotImplementedError
+
+    def _save(self, frames: Iterable[Images], sheet: Callable[[], Images]) -> None:
+        """Write the film, and then the ``sheet`` that has come of its frames."""
+        self.job.folders.announce(self.files)
+        self.film.write(frames)
+        save_png(self.sheet, sheet(), self.files[self.sheet])
+        self.job.folders.add(self.files)
+
+
+class InterpolationFilm(SheetFilm):
     """The film and the sheet of the first images of a plan.
 
     Args:
-        plan: the images; with several walks, the first walk has the first of them, and so on.
+        job: whose images; with several walks, the first walk has the first of them, and so on.
         size: height and width of an image, cropped.
 
     Raises:
         ConfigError: too few images, or a film that cannot be made.
     """
 
-    def __init__(self, settings: FilmSettings, plan: ImagePlan, size: tuple[int, int]) -> None:
-        self.settings, self.plan = settings, plan
+    def __init__(self, job: ImageJob, settings: FilmSettings, size: tuple[int, int]) -> None:
+        plan = job.plan
         columns, rows = settings.film_grid
         count = columns * rows
         ends = min(settings.rich_num, len(plan.numbers) // count)
@@ -126,62 +160,24 @@ class InterpolationFilm:
             loop=settings.loop,
             **grid,
         )
-        self.film = Film(
-            plan.sheets / stem,
-            settings.film,
-            count_frames(ends, settings.interpolation_density, loop=settings.loop),
-            (size[0] * rows, size[1] * columns),
-            fps=settings.fps,
-            scale=settings.scale,
-            metadata=metadata,
-        )
-        self.sheet = plan.sheets / f"{stem}.png"
-        #: The files with their metadata.
-        self.files = {self.sheet: metadata, **self.film.files}
+        frames = count_frames(ends, settings.interpolation_density, loop=settings.loop)
+        super().__init__(job, settings, stem, frames, (size[0] * rows, size[1] * columns), metadata)
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """What ``--json`` says."""
-        return {"film": str(self.film.path), "sheet": str(self.sheet), "frames": self.film.frames}
-
-    def draw(
-        self,
-        generator: Generator,
-        folders: OutputFolders,
-        *,
-        label: list[float] | None,
-        noise_mode: NoiseMode,
-        ratio: float | None,
-        batch_size: int,
-        update: Callable[[int], None],
-    ) -> None:
-        """Draw and write film and sheet.
-
-        Args:
-            label: of all images; None is each seed's own.
-            noise_mode: as for ``sample_images``; random noise is the same in all frames of a walk, or it would flicker.
-            ratio: crop the frames to height / width.
-            update: called with how many frames are drawn.
-        """
-        options: dict[str, Any] = {"noise_mode": noise_mode, "batch_size": batch_size}
+    def draw(self, update: Callable[[int], None]) -> None:
+        """Random noise is the same in all frames of a walk, or it would flicker."""
         rows: list[list[Images | None]] = []
         names: list[str] = []
 
-        def walk(numbers: Sequence[int]) -> Iterator[Images]:
-            images = self._images(generator, numbers, label, **options)
-            cropped = images if ratio is None else (crop_to_ratio(image, ratio) for image in images)
-            return self._collect(cropped, numbers, rows, names)
-
         def frames() -> Iterator[Images]:
-            walks = [walk(numbers) for numbers in self.walks]
+            walks = [
+                self._collect(map(self.job.cropped, self._images(numbers)), numbers, rows, names)
+                for numbers in self.walks
+            ]
             for index, cells in enumerate(zip(*walks, strict=True)):
                 yield cells[0] if len(cells) == 1 else image_grid(np.stack(cells), self.settings.film_grid[0])
                 update(index + 1)
 
-        folders.announce(self.files)
-        self.film.write(frames())
-        save_png(self.sheet, image_table(rows, rows=names), self.files[self.sheet])
-        folders.add(self.files)
+        self._save(frames(), lambda: image_table(rows, rows=names))
 
     def _collect(
         self, frames: Iterable[Images], numbers: Sequence[int], rows: list[list[Images | None]], names: list[str]
@@ -205,39 +201,29 @@ class InterpolationFilm:
         if loop and ways == len(ends) - 1:
             own[-1].append(own[0][0])
 
-    def _images(
-        self,
-        generator: Generator,
-        numbers: Sequence[int],
-        label: list[float] | None,
-        *,
-        noise_mode: NoiseMode,
-        batch_size: int,
-    ) -> Iterator[Images]:
+    def _images(self, numbers: Sequence[int]) -> Iterator[Images]:
         """The frames of a walk, drawn way by way: the latents of all together may be many."""
-        settings = self.settings
-        space, ends, labels = self._ends(generator, numbers, label)
+        settings, job = self.settings, self.job
+        space, ends, labels = self._ends(numbers)
         steps: dict[str, Any] = {"steps": settings.interpolation_density, "loop": settings.loop}
         each_label = itertools.repeat(None) if labels is None else interpolate(labels, spherical=False, **steps)
         each_latents = interpolate(ends, spherical=space == "z", component=settings.component, **steps)
         for latents, own in zip(each_latents, each_label, strict=labels is not None):
             for sample in sample_latents(
-                generator,
+                job.generator,
                 latents,
                 space=space,
                 labels=own,
                 truncation_psi=self.plan.psis[0] if space == "z" else 1.0,
-                noise_mode=noise_mode,
+                noise_mode=job.noise_mode,
                 noise_seed=numbers[0],
-                batch_size=batch_size,
+                batch_size=job.batch_size,
             ):
                 yield sample.image
 
-    def _ends(
-        self, generator: Generator, numbers: Sequence[int], label: list[float] | None
-    ) -> tuple[Space, Tensor, Tensor | None]:
+    def _ends(self, numbers: Sequence[int]) -> tuple[Space, Tensor, Tensor | None]:
         """Space, latents and labels of the images to move between; labels where they act on the frames."""
-        plan = self.plan
+        plan, generator, label = self.plan, self.job.generator, self.job.label
         if plan.latents is None:
             ends = latents_from_seeds(generator, numbers)
         else:
