@@ -222,7 +222,10 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
         with path.open("r+b") as stream:
             end = _end_of_whole_lines(stream)
             stream.seek(end)
-            missing = b"\n" if end and not _ends_line(stream, end) else b""
+            missing = b""
+            if end:
+                stream.seek(end - 1)
+                missing = b"" if stream.read(1) == b"\n" else b"\n"
             stream.truncate()
             stream.write(missing + line)
             stream.flush()
@@ -243,11 +246,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
     return value
-
-
-def _ends_line(stream: IO[bytes], end: int) -> bool:
-    stream.seek(end - 1)
-    return stream.read(1) == b"\n"
 
 
 def _end_of_whole_lines(stream: IO[bytes]) -> int:
@@ -424,12 +422,12 @@ def read_toml(
         what = f"is not TOML ({said[1]}, column {said[3]})" if said else f"is not TOML ({error})"
         raise _fault(kind, str(path), int(said[2]) if said else last, what, remedy) from error
     except (RecursionError, ValueError, MemoryError, OverflowError) as error:
-        long_line = _line_of_long_number(text)
-        what = f"cannot be read ({type(error).__name__})" if long_line is None else "has a number that is too large"
-        raise _fault(kind, str(path), long_line, what, remedy) from error
+        long = _LONG_NUMBER.search(text)
+        what = "has a number that is too large" if long else f"cannot be read ({type(error).__name__})"
+        raise _fault(kind, str(path), long and text.count("\n", 0, long.start()) + 1, what, remedy) from error
     if violation := _violation(values, MAX_DEPTH, finite=True):
-        match = _ODD_NUMBER.search(bare)
-        raise _fault(kind, str(path), match and bare.count("\n", 0, match.start()) + 1, violation, remedy)
+        odd = _ODD_NUMBER.search(bare)
+        raise _fault(kind, str(path), odd and bare.count("\n", 0, odd.start()) + 1, violation, remedy)
     return values
 
 
@@ -524,10 +522,7 @@ def _first_violation(text: str, max_depth: int, finite: bool) -> tuple[str, int]
                 what = f"is nested more than {max_depth} deep"
         elif token in ("]", "}"):
             depth -= 1
-        elif token.startswith('"'):
-            with contextlib.suppress(ValueError):
-                what = _violation(json.loads(token), max_depth, finite)
-        elif len(token) > _MAX_DIGITS:
+        elif not token.startswith('"') and len(token) > _MAX_DIGITS:
             what = "has a number that is too large"
         else:
             with contextlib.suppress(ValueError):
@@ -535,8 +530,3 @@ def _first_violation(text: str, max_depth: int, finite: bool) -> tuple[str, int]
         if what is not None:
             return what, match.start()
     return None
-
-
-def _line_of_long_number(text: str) -> int | None:
-    match = _LONG_NUMBER.search(text)
-    return None if match is None else text.count("\n", 0, match.start()) + 1

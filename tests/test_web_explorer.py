@@ -134,7 +134,7 @@ def test_an_image_begins_where_its_seed_was_chosen() -> None:
 
 def test_titles_and_what_edits_touch() -> None:
     edits = (ComponentEdit("swap", 1, other=3), ComponentEdit("toward-mean", 4, amount=0.5, layers="fine"))
-    assert [edit_title(edit, 4) for edit in edits] == ["swap 1 and 3", "global to mean by 0.5, fine"]
+    assert [edit_title(edit, 4) for edit in edits] == ["swap 1 and 3", "global to mean by 0.5"]
     assert changed_components(edits, 5) == [1, 3, 4]
     assert changed_components((BlendEdit(3, 0.5),), 3) == [0, 1, 2]
 

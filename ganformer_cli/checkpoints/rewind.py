@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from ganformer_cli.checkpoints import run_folder, training_state
@@ -69,7 +69,10 @@ def rewind(run: Path, kimg: float, message: Callable[[str], None]) -> None:
             if (run / log).is_file():
                 write_bytes(aside / log, read_regular(run / log))
         # The newest state last to first: the run goes on from the newest that is left, whenever this is interrupted.
-        _move([*grids, *snapshots, *reversed(states)], run, aside)
+        for path in (*grids, *snapshots, *reversed(states)):
+            place = aside / path.relative_to(run)
+            place.parent.mkdir(exist_ok=True)
+            os.replace(path, place)
         _renew_latest(samples)
     except OSError as error:
         raise OutputError(f"--resume-from {kimg:g}: {run}: cannot move what is later: {error}") from error
@@ -80,14 +83,6 @@ def _next_folder(run: Path) -> Path:
     """A folder that does not exist yet."""
     taken = {path.name for path in run.glob(f"{ASIDE}-*")}
     return run / next(name for number in range(len(taken) + 1) if (name := f"{ASIDE}-{number:03}") not in taken)
-
-
-def _move(paths: Sequence[Path], run: Path, aside: Path) -> None:
-    """Move files of a run folder to the same places in ``aside``."""
-    for path in paths:
-        place = aside / path.relative_to(run)
-        place.parent.mkdir(exist_ok=True)
-        os.replace(path, place)
 
 
 def _renew_latest(samples: Path) -> None:

@@ -89,10 +89,11 @@ class Lpips(nn.Module):
     def _groups(self, x: Tensor) -> Iterator[Tensor]:
         """The features behind the last ReLU of each group, ``[B, C, H, W]``."""
         x = x.contiguous(memory_format=torch.channels_last)
-        for layer in self.features:
+        for layer in list(self.features)[:-1]:
             if isinstance(layer, nn.MaxPool2d):
                 yield x
             x = layer(x)
+        yield x
 
 
 def _trunk() -> nn.Sequential:

@@ -27,6 +27,7 @@ from ganformer_cli.sampling.latents import (
     expand_labels,
     labels_from_seeds,
     latents_from_seeds,
+    with_layers,
 )
 
 #: ``reroll``: the component becomes that of another seed. ``toward-seed``: it moves there by ``amount``.
@@ -244,8 +245,7 @@ def _latents_of(
     if array.ndim == 1 and array.dtype.kind in "iu":
         return map_seeds(generator, array.tolist(), truncation_psi=truncation_psi, labels=labels)
     check_latents(generator, array, "w", "latents")
-    ws = torch.from_numpy(as_float32(array))
-    return ws if ws.ndim == 4 else ws[:, :, None].repeat(1, 1, generator.config.num_ws, 1)
+    return with_layers(generator, torch.from_numpy(as_float32(array))).contiguous()
 
 
 def _apply(

@@ -24,6 +24,7 @@ from ganformer_cli.sampling.latents import (
     expand_labels,
     labels_from_seeds,
     latents_from_seeds,
+    with_layers,
 )
 from ganformer_cli.sampling.threads import map_single_threaded
 
@@ -359,7 +360,7 @@ def _forward(job: _Job, seeds: Sequence[int], labels: Tensor, slots: int) -> _Co
         if job.space == "z":
             ws = generator.mapping(latents, in_slots(labels) if generator.config.c_dim else None, job.truncation_psi)
         else:
-            ws = latents if latents.ndim == 4 else latents[:, :, None].expand(-1, -1, generator.config.num_ws, -1)
+            ws = with_layers(generator, latents)
         on_attention = keep if job.attention else None
         image = generator.synthesis(ws, job.noise_mode, component_mask=mask, on_attention=on_attention)
         image = image[used_slots]

@@ -83,6 +83,11 @@ def as_float32(latents: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return np.array(latents, np.float32, order="C")
 
 
+def with_layers(generator: Generator, latents: Tensor) -> Tensor:
+    """Latents of space w as ``[N, m+1, L, w]``: those that are ``[N, m+1, w]`` are seen the same by every layer."""
+    return latents if latents.ndim == 4 else latents[:, :, None].expand(-1, -1, generator.config.num_ws, -1)
+
+
 def latents_from_seeds(generator: Generator, seeds: Sequence[int]) -> Tensor:
     """Standard normal latents, float32 ``[N, m+1, w]`` on the CPU: row i depends on seed i alone."""
     z = torch.empty(len(seeds), *generator.z_shape)

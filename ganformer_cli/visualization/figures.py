@@ -25,6 +25,7 @@ from ganformer_cli.sampling.components import layer_groups
 from ganformer_cli.sampling.image_files import Images, save_png
 from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
 from ganformer_cli.sampling.image_writer import ImageSheets
+from ganformer_cli.sampling.latents import with_layers
 from ganformer_cli.visualization import mixing
 from ganformer_cli.visualization.attention import MapStyle, component_sheet, layer_sheet, upsample
 from ganformer_cli.visualization.disentanglement import disentanglement, disentanglement_sheet
@@ -219,16 +220,12 @@ class FigureSource(NamedTuple):
         latents = torch.from_numpy(np.array(given[:count], np.float32))
         if self.plan.settings["space"] == "z":
             return self.mapped(latents, numbers)
-        return list(latents if latents.ndim == 4 else latents[:, :, None].expand(-1, -1, self._layers, -1))
+        return list(with_layers(self.generator, latents))
 
     def mapped(self, z: Tensor, seeds: Sequence[int]) -> list[Tensor]:
         """Latents of space z, brought to space w with the labels of ``seeds``."""
         labels = labels_from_seeds(self.generator, seeds) if self.label is None else self.label
         return list(map_latents(self.generator, z, labels=labels, truncation_psi=self.plan.psis[0]))
-
-    @property
-    def _layers(self) -> int:
-        return self.generator.config.num_ws
 
     def name(self, index: int) -> str:
         """Of an image, for captions."""

@@ -22,6 +22,7 @@ from ganformer_cli.sampling import (
 )
 from ganformer_cli.sampling.image_files import Images, save_png
 from ganformer_cli.sampling.image_writer import ImageJob
+from ganformer_cli.sampling.latents import with_layers
 from ganformer_cli.visualization.animation import Film
 from ganformer_cli.visualization.grids import image_grid
 from ganformer_cli.visualization.sheets import fit_to_cell, image_table
@@ -229,8 +230,7 @@ class InterpolationFilm(SheetFilm):
         else:
             ends = torch.from_numpy(plan.latents[numbers].astype("float32"))
         if plan.settings.get("space") == "w":
-            layers = (len(ends), -1, generator.config.num_ws, -1)
-            return "w", ends if ends.ndim == 4 else ends[:, :, None].expand(layers), None
+            return "w", with_layers(generator, ends), None
         own = labels_from_seeds(generator, numbers)
         labels = own if label is None else torch.tensor(label).expand(len(own), -1)
         if self.settings.interpolate_in == "w":

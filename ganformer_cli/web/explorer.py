@@ -24,7 +24,14 @@ from ganformer_cli.visualization.palette import PALETTE
 from ganformer_cli.web.explorer_drawing import Drawer, Drawing, DrawingJob, Superseded
 from ganformer_cli.web.explorer_requests import Request
 from ganformer_cli.web.explorer_saving import Saver
-from ganformer_cli.web.explorer_state import BlendEdit, History, ImageState, changed_components, edit_title
+from ganformer_cli.web.explorer_state import (
+    BlendEdit,
+    History,
+    ImageState,
+    changed_components,
+    component_name,
+    edit_title,
+)
 
 #: Larger integers are no exact numbers in a browser.
 MAX_BROWSER_SEED = 2**53 - 1
@@ -33,7 +40,6 @@ MAX_SESSIONS = 16
 MAX_LABEL = 3.4e38
 NEIGHBOURS = 6
 _THUMBNAIL = 128
-_GLOBAL = "global"
 
 #: The fields of each request.
 _FIELDS = {
@@ -214,9 +220,10 @@ class Explorer:
         first = request.integer("first", 0, MAX_BROWSER_SEED - NEIGHBOURS)
         with session.lock:
             step = session.history.current
-        states = []
-        for seed in range(first, first + NEIGHBOURS):
-            states.append(step.state.edited(*self._toward(component, seed, amount, layers)))
+        states = [
+            step.state.edited(*self._toward(component, seed, amount, layers))
+            for seed in range(first, first + NEIGHBOURS)
+        ]
 
         def wanted() -> bool:
             return session.history.current is step
@@ -286,7 +293,8 @@ class Explorer:
         layers = request.names("layers", tuple(self.groups), optional=True)
         fields: dict[str, Any] = {"component": component}
         if action == "restore":
-            return base.edited(*self._restored(base, component)), f"restore {self._name(component)}"
+            title = f"restore {component_name(component, self.generator.config.components_num)}"
+            return base.edited(*self._restored(base, component)), title
         if action in ("reroll", "toward-seed", "copy"):
             seed = request.integer("seed", 0, MAX_BROWSER_SEED, optional=action == "reroll")
             if seed is None:
@@ -361,6 +369,10 @@ class Explorer:
         """The tab's history and image; a small image first, if the whole one takes long."""
         with session.lock:
             history, step = session.history, session.history.current
+            changed = (
+                f"{self.model.path.name} has changed on disk or is gone; this page continues with the model as it was. "
+                "Start ganformer explore again for the new one."
+            )
             job = session.job = self.drawer.start(step.state, lambda: session.history.current is step)
             reply: dict[str, Any] = {
                 "step": step.number,
@@ -368,7 +380,7 @@ class Explorer:
                 "dropped": history.dropped,
                 "beginning": history.beginning.number,
                 "state": self._state(step.state),
-                "warning": self._warning(),
+                "warning": changed if self.model.changed() else None,
             }
         job.ready.wait()
         if job.drawing.done():
@@ -435,27 +447,12 @@ class Explorer:
             "output": str(self.saver.folder),
         }
 
-    def _warning(self) -> str | None:
-        if not self.model.changed():
-            return None
-        return (
-            f"{self.model.path.name} has changed on disk or is gone; this page continues with the model as it was. "
-            "Start ganformer explore again for the new one."
-        )
-
-    def _name(self, component: int) -> str:
-        return _GLOBAL if component == self.generator.config.components_num else str(component)
-
     def _title(self, edits: list[Any]) -> str:
         """Of edits that differ in their layers at most."""
-        global_latent = self.generator.config.components_num
-        title = edit_title(replace(edits[0], layers=None), global_latent)
-        groups = [edit.layers for edit in edits if edit.layers is not None]
-        names = [group if isinstance(group, str) else self._group_name(group) for group in groups]
-        return f"{title}, {' and '.join(names)}" if names else title
-
-    def _group_name(self, layers: tuple[int, int]) -> str:
-        return next(name for name, each in self.groups.items() if each == layers)
+        names = {edges: name for name, edges in self.groups.items()}
+        groups = [names.get(edit.layers, edit.layers) for edit in edits if edit.layers is not None]
+        title = edit_title(edits[0], self.generator.config.components_num)
+        return f"{title}, {' and '.join(groups)}" if groups else title
 
     def _source_title(self, state: ImageState) -> str:
         return f"{'seed' if self.drawer.latents is None else 'row'} {state.source}"

@@ -82,11 +82,6 @@ class DrawingJob:
         self.ready = threading.Event()
         self.drawing: Future[Drawing] = Future()
 
-    def show_preview(self, preview: Images) -> None:
-        """Offer the small image."""
-        self.preview = preview
-        self.ready.set()
-
 
 class LeastRecent(Generic[_Value]):
     """A cache that drops what was not used for longest, once the sizes of its values add up to more than ``limit``."""
@@ -322,7 +317,8 @@ class Drawer:
         self._preview.see(output[0][0], output[1], self.generator)
         small = self._preview.draw() if self._seconds > PREVIEW_SECONDS else None
         if small is not None:
-            job.show_preview(small)
+            job.preview = small
+            job.ready.set()
 
 
 class _Preview:

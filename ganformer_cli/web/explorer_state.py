@@ -146,24 +146,21 @@ def changed_components(edits: Sequence[ComponentEdit | BlendEdit], count: int) -
 
 
 def edit_title(edit: ComponentEdit | BlendEdit, global_latent: int | None) -> str:
-    """A few words for an edit."""
+    """A few words for an edit, whatever its layers."""
     if isinstance(edit, BlendEdit):
-        text = f"all to seed {edit.seed}" + ("" if edit.amount == 1 else f" by {edit.amount:.2g}")
-    else:
-        name = _name(edit.component, global_latent)
-        other = "" if edit.other is None else _name(edit.other, global_latent)
-        text = {
-            "reroll": f"re-roll {name}",
-            "toward-seed": f"{name} to seed {edit.seed} by {edit.amount:.2g}",
-            "toward-mean": f"{name} to mean by {edit.amount:.2g}",
-            "remove": f"remove {name}",
-            "copy": f"{name} from seed {edit.seed}" if edit.seed is not None else f"{name} restored",
-            "swap": f"swap {name} and {other}",
-        }[edit.action]
-    if edit.layers is None:
-        return text
-    return f"{text}, {edit.layers if isinstance(edit.layers, str) else f'layers {edit.layers[0]}-{edit.layers[1] - 1}'}"
+        return f"all to seed {edit.seed}" + ("" if edit.amount == 1 else f" by {edit.amount:.2g}")
+    name = component_name(edit.component, global_latent)
+    other = "" if edit.other is None else component_name(edit.other, global_latent)
+    return {
+        "reroll": f"re-roll {name}",
+        "toward-seed": f"{name} to seed {edit.seed} by {edit.amount:.2g}",
+        "toward-mean": f"{name} to mean by {edit.amount:.2g}",
+        "remove": f"remove {name}",
+        "copy": f"{name} from seed {edit.seed}" if edit.seed is not None else f"{name} restored",
+        "swap": f"swap {name} and {other}",
+    }[edit.action]
 
 
-def _name(component: int, global_latent: int | None) -> str:
+def component_name(component: int, global_latent: int | None) -> str:
+    """``global``, or the component's number."""
     return "global" if component == global_latent else str(component)

@@ -24,7 +24,7 @@ from ganformer_cli.checkpoints.run_lock import OWNER_FILE, is_training, read_own
 from ganformer_cli.files import without_nan
 from ganformer_cli.metrics.records import is_finite_number, scores_in
 from ganformer_cli.metrics.registry import SCORES, is_better
-from ganformer_cli.visualization.palette import PALETTE
+from ganformer_cli.visualization.palette import component_colour
 from ganformer_cli.web.logs import Curves, LogReader, read_last, read_object
 
 #: Runs of a result folder that are shown.
@@ -195,7 +195,7 @@ def _component_colours(config: Mapping[str, Any]) -> list[str]:
     count = model.get("components_num") if isinstance(model, dict) and model.get("attention") != "none" else 0
     if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= 256:
         return []
-    return ["#" + "".join(f"{value:02x}" for value in PALETTE[index % len(PALETTE)]) for index in range(count)]
+    return ["#" + bytes(component_colour(index)).hex() for index in range(count)]
 
 
 def _number(value: Any) -> float | None:
