@@ -19,7 +19,7 @@ from ganformer_cli.checkpoints.snapshots import (
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.models import Generator, LabelDistribution, labels
-from ganformer_cli.sampling import labels_from_seeds, sample, sample_images
+from ganformer_cli.sampling import labels_from_seeds, sample, sample_seeds
 
 CONFIG = ModelConfig(resolution=16, components_num=2, latent_size=16, channel_base=64, channel_max=8, c_dim=3)
 ROWS = np.array([[0.25, -1, 3], [0, 0, 0], [0.25, -1, 3], [7, 8, 9]])
@@ -133,7 +133,7 @@ def test_a_seed_draws_the_same_label_and_image_in_every_batch() -> None:
     assert torch.equal(labels_from_seeds(generator, [150, 3]), drawn[[150, 3]])
     images = sample(generator, range(6), truncation_psi=0.7)
     for size in (1, 3, 6):
-        for seed, image in sample_images(generator, range(6), truncation_psi=0.7, batch_size=size):
+        for seed, image, _ in sample_seeds(generator, range(6), truncation_psi=0.7, batch_size=size):
             assert np.array_equal(image, images[seed].numpy())
     given = sample(generator, range(6), truncation_psi=0.7, labels=drawn[:6].numpy())
     assert torch.equal(images, given)

@@ -25,7 +25,6 @@ from ganformer_cli.sampling import (
     latents_from_seeds,
     read_latents,
     sample,
-    sample_images,
     sample_latents,
     sample_seeds,
     to_uint8,
@@ -61,7 +60,7 @@ def threads() -> Iterator[None]:
 
 
 def drawn(model: Generator, seeds: Sequence[int], **options: Any) -> dict[int, Image]:
-    return dict(sample_images(model, seeds, **options))
+    return {each.seed: each.image for each in sample_seeds(model, seeds, **options)}
 
 
 def assert_same(found: dict[int, Image], expected: dict[int, Image]) -> None:
@@ -98,7 +97,7 @@ def test_order_and_neighbours_do_not_matter(model: Generator) -> None:
 
 
 def test_the_answer_comes_in_the_order_of_the_seeds(model: Generator) -> None:
-    assert [seed for seed, _ in sample_images(model, [7, 2, 5, 2], batch_size=3)] == [7, 2, 5, 2]
+    assert [each.seed for each in sample_seeds(model, [7, 2, 5, 2], batch_size=3)] == [7, 2, 5, 2]
 
 
 @pytest.mark.parametrize(("lanes", "large"), [(4, False), (1, True)])
@@ -143,22 +142,22 @@ def test_where_memory_runs_out_fewer_are_drawn_at_once(
 ) -> None:
     expected = drawn(model, range(21))
     asked = runs_out(monkeypatch, error, most=1)
-    found = list(sample_images(model, range(21), batch_size=16))
-    assert [seed for seed, _ in found] == list(range(21))
-    assert_same(dict(found), expected)
+    found = {each.seed: each.image for each in sample_seeds(model, range(21), batch_size=16)}
+    assert list(found) == list(range(21))
+    assert_same(found, expected)
     assert asked == [4, 2, 1, 1, 1, 1, 1, 1]  # groups of four: 16, 8 and then 4 images at a time
 
 
 def test_where_memory_is_not_enough_for_one_picture(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     runs_out(monkeypatch, MemoryError(), most=0)
     with pytest.raises(GanformerError, match=r"memory ran out while drawing the image of seed 3 alone; .*--gpus"):
-        list(sample_images(model, [3, 4]))
+        list(sample_seeds(model, [3, 4]))
 
 
 def test_other_errors_are_no_lack_of_memory(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = runs_out(monkeypatch, RuntimeError("shapes do not fit"), most=0)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        list(sample_images(model, range(9)))
+        list(sample_seeds(model, range(9)))
     assert len(asked) == 1
 
 

@@ -19,7 +19,6 @@ from ganformer_cli.visualization.charts import (
     LinePanel,
     chart_format,
     draw_chart,
-    line_chart,
 )
 from ganformer_cli.visualization.palette import PALETTE
 
@@ -43,10 +42,10 @@ def test_bars_are_as_long_as_their_values() -> None:
 
 
 def test_a_curve_goes_through_its_points() -> None:
-    falling = pixels(line_chart([LinePanel("FID", [Line("", [0, 1, 2], [10.0, 5.0, 0.0])])], "kimg"))
+    falling = pixels(draw_chart([LinePanel("FID", [Line("", [0, 1, 2], [10.0, 5.0, 0.0])])]))
     line = np.argwhere((falling == PALETTE[0]).all(2))  # [pixels, (y, x)]
     assert np.asarray(np.corrcoef(line.T)).min() > 0.99  # further right is further down
-    single = pixels(line_chart([LinePanel("FID", [Line("", [3], [5.0])])], "kimg"))
+    single = pixels(draw_chart([LinePanel("FID", [Line("", [3], [5.0])])]))
     assert (single == PALETTE[0]).all(2).any()
 
 
@@ -54,8 +53,8 @@ def test_a_curve_goes_through_its_points() -> None:
 def test_an_svg_has_axes_legend_and_spread_and_is_the_same_each_time() -> None:
     lines = [Line("duplex", [1, 2], [3.0, 2.0], [0.5, 0.4]), Line("simplex", [1, 2], [4.0, 3.0])]
     panels = [LinePanel("SWD", lines, floor=1.0, y_label="SWD, lower is better")] * 4
-    chart = line_chart(panels, "kimg", "svg")
-    assert chart == line_chart(panels, "kimg", "svg")
+    chart = draw_chart(panels, "svg")
+    assert chart == draw_chart(panels, "svg")
     comments = set(re.findall(r"<!-- (.*?) -->", chart.decode()))
     assert {"SWD", "kimg", "SWD, lower is better", "duplex", "simplex", "floor"} <= comments
     assert b"FillBetweenPolyCollection" in chart or b"PolyCollection" in chart
@@ -71,7 +70,7 @@ def test_without_matplotlib_a_line_says_how_to_install_it(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for call in (
         lambda: chart_format(Path("a.png"), "--plot"),
-        lambda: line_chart([LinePanel("FID", [Line("a", [1], [1.0])])], "kimg"),
+        lambda: draw_chart([LinePanel("FID", [Line("a", [1], [1.0])])]),
     ):
         with pytest.raises(ConfigError, match="pip install"):
             call()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ganformer_cli.models import Generator
-from ganformer_cli.sampling import latents_from_seeds, map_latents, sample_images
+from ganformer_cli.sampling import latents_from_seeds, map_latents, sample_seeds
 from ganformer_cli.visualization import mixing
 from ganformer_cli.visualization.noise import noise_sheet, noise_variation
 from tests.small_generators import CONFIG, small_generator
@@ -53,7 +53,7 @@ def test_each_component_changes_the_picture(model: Generator, ws: torch.Tensor) 
 
 
 def test_the_drawn_picture_is_the_seeds(model: Generator, ws: torch.Tensor) -> None:
-    (expected,) = [image for _, image in sample_images(model, [0])]
+    (expected,) = [sample.image for sample in sample_seeds(model, [0])]
     (drawn,) = mixing.draw(model, [ws[0]])
     assert np.abs(drawn.image.astype(int) - expected).max() <= 1
 

@@ -79,7 +79,7 @@ def echo_curve(records: Sequence[Mapping[str, Any]], curve: Path | None) -> None
 def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
     """The course of the scores as a chart in the run folder; None, with a warning, where it cannot be drawn."""
     from ganformer_cli.metrics.registry import SCORES
-    from ganformer_cli.visualization.charts import Line, LinePanel, line_chart
+    from ganformer_cli.visualization.charts import Line, LinePanel, draw_chart
 
     panels = []
     for name, score in SCORES.items():
@@ -87,11 +87,12 @@ def draw_curve(run: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
         if len(known) > 1:
             places, values = [record["kimg"] for record in known], [score.shown(record[name]) for record in known]
             floor = known[-1].get(f"{name}_floor")
-            panels.append(LinePanel(score.heading, [Line(name, places, values)], floor, y_label=score.directed_heading))
+            lines = [Line(name, places, values)]
+            panels.append(LinePanel(score.heading, lines, floor, x_label="kimg", y_label=score.directed_heading))
     if not panels:
         return None
     try:
-        write_bytes(run / CURVE, line_chart(panels, "kimg"))
+        write_bytes(run / CURVE, draw_chart(panels))
     except (OutputError, ConfigError) as error:
         warn(f"the curve was not drawn: {error}")
         return None

@@ -23,7 +23,7 @@ from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 from ganformer_cli.metrics.blocks import submit
 from ganformer_cli.npy_header import check_npy
-from ganformer_cli.sampling import Generator, NoiseMode, reconstruct_images, sample_images
+from ganformer_cli.sampling import Generator, NoiseMode, reconstruct_images, sample_seeds
 
 _Images = npt.NDArray[np.uint8]
 
@@ -113,7 +113,7 @@ class GeneratedImages(ImageSource):
 
     def _draw(self, numbers: Sequence[int]) -> Iterator[_Images]:
         labels = None if self.label is None else np.stack([self.label(i) for i in numbers])
-        drawn = sample_images(
+        drawn = sample_seeds(
             self.generator,
             [self.first_seed + i for i in numbers],
             truncation_psi=self.truncation_psi,
@@ -121,8 +121,7 @@ class GeneratedImages(ImageSource):
             batch_size=self.batch_size,
             labels=labels,
         )
-        for _, image in drawn:
-            yield image
+        return (sample.image for sample in drawn)
 
 
 class ArrayImages(ImageDataset):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -47,6 +48,14 @@ class SnapshotContents:
     about: dict[str, Any] = field(default_factory=dict)  # for the header of our file
     left_out: dict[str, str] = field(default_factory=dict)  # the other networks, and why
     notes: list[str] = field(default_factory=list)  # what else a user should know
+
+    @contextlib.contextmanager
+    def optional(self, name: str) -> Iterator[None]:
+        """A network that need not be there: a SnapshotError within the block says why it is left out."""
+        try:
+            yield
+        except SnapshotError as error:
+            self.left_out[name] = str(error)
 
 
 def network_of(value: object, kind: type[Kind], name: str) -> Kind:

@@ -119,11 +119,10 @@ def _other(kind: type[Network], name: str, found: SnapshotContents, config: Mode
     """One of the networks that need not be there; ``found`` says why it is not."""
     if name not in found.tensors:
         return None
-    try:
-        return _filled(kind, name, found, config, name)
-    except SnapshotError as error:
-        found.left_out[name] = str(error)
-        return None
+    network = None
+    with found.optional(name):
+        network = _filled(kind, name, found, config, name)
+    return network
 
 
 def check_positions(generator: Generator, tensors: Tensors, where: str) -> None:

@@ -66,21 +66,17 @@ def read_pytorch(tree: Mapping[str, Any], where: str) -> SnapshotContents:
     found = _generator_settings(ema, where)
     settings = found.settings
     found.tensors["ema"] = _generator_tensors(ema, settings, f"{where} (Gs)")
-    try:
+    with found.optional("generator"):
         generator = network_of(tree.get("G"), PersistentObject, "G")
         if _generator_settings(generator, where).settings != settings:
             raise SnapshotError("G and Gs are of different settings")
         found.tensors["generator"] = _generator_tensors(generator, settings, "G")
-    except SnapshotError as error:
-        found.left_out["generator"] = str(error)
     crop_ratio = None
-    try:
+    with found.optional("discriminator"):
         discriminator = network_of(tree.get("D"), PersistentObject, "D")
         more, crop_ratio = _discriminator_settings(discriminator, settings)
         found.tensors["discriminator"] = _tensors(discriminator, "D")
         settings.update(more)
-    except SnapshotError as error:
-        found.left_out["discriminator"] = str(error)
     dataset = Arguments(where, "dataset_args", tree.get("dataset_args"))
     ratio = dataset.number("ratio", default=crop_ratio or 1.0, low=1 / 8, high=8)
     settings.update(ratio=ratio, square_grid=ratio != 1)

@@ -75,20 +75,16 @@ def read_tensorflow(tree: tuple[Any, ...], where: str) -> SnapshotContents:
     found = _generator_settings(ema, where)
     settings = found.settings
     found.tensors["ema"] = _generator(_variables(ema, f"{where} (Gs)"), settings, f"{where} (Gs)")
-    try:
+    with found.optional("generator"):
         generator = network_of(tree[0], TensorFlowNetwork, "G")
         if _generator_settings(generator, "G").settings != settings:
             raise SnapshotError("G and Gs are of different settings")
         found.tensors["generator"] = _generator(_variables(generator, "G"), settings, "G")
-    except SnapshotError as error:
-        found.left_out["generator"] = str(error)
-    try:
+    with found.optional("discriminator"):
         discriminator = network_of(tree[1], TensorFlowNetwork, "D")
         more = _discriminator_settings(discriminator, settings)
         found.tensors["discriminator"] = _discriminator(_variables(discriminator, "D"))
         settings.update(more)
-    except SnapshotError as error:
-        found.left_out["discriminator"] = str(error)
     return found
 
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ganformer_cli.sampling.drawing import image_mib as image_mib
     from ganformer_cli.sampling.drawing import map_latents as map_latents
     from ganformer_cli.sampling.drawing import reconstruct_images as reconstruct_images
-    from ganformer_cli.sampling.drawing import sample_images as sample_images
     from ganformer_cli.sampling.drawing import sample_latents as sample_latents
     from ganformer_cli.sampling.drawing import sample_seeds as sample_seeds
     from ganformer_cli.sampling.drawing import to_uint8 as to_uint8
@@ -47,7 +46,7 @@ __getattr__ = lazy_attributes(
         "models": "AttentionMap Generator NoiseMode",
         "sampling.api": "attention_maps sample",
         "sampling.drawing": "DEFAULT_BATCH GROUP_SIZE MAP_SIZE Sample evaluating from_uint8 image_mib map_latents "
-        "reconstruct_images sample_images sample_latents sample_seeds to_uint8",
+        "reconstruct_images sample_latents sample_seeds to_uint8",
         "sampling.latents": "Space labels_from_seeds latents_from_seeds read_latents slerp",
     },
 )

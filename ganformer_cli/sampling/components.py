@@ -158,7 +158,7 @@ def edit_components(
 def map_seeds(
     generator: Generator, seeds: Sequence[int], *, truncation_psi: float = 1.0, labels: npt.ArrayLike | None = None
 ) -> Tensor:
-    """The latents of seeds in space w, float32 ``[N, m+1, L, w]`` on the CPU; ``labels`` as in ``sample_images``."""
+    """The latents of seeds in space w, float32 ``[N, m+1, L, w]`` on the CPU; ``labels`` as in ``sample_seeds``."""
     given = expand_labels(generator, seeds, labels)
     c = labels_from_seeds(generator, seeds) if given is None else given
     return map_latents(generator, latents_from_seeds(generator, seeds), labels=c.numpy(), truncation_psi=truncation_psi)

@@ -72,40 +72,6 @@ class _Job(NamedTuple):
         return f"seed {seed}" if self.latents is None else f"row {seed} of the latents"
 
 
-def sample_images(
-    generator: Generator,
-    seeds: Sequence[int],
-    *,
-    truncation_psi: float = 1.0,
-    noise_mode: NoiseMode = "const",
-    batch_size: int = DEFAULT_BATCH,
-    labels: npt.ArrayLike | None = None,
-) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Draw images one after the other, in the order of ``seeds``.
-
-    Args:
-        generator: the model, on any device; it draws in evaluation mode.
-        seeds: 0 to 2**63 - 1.
-        truncation_psi: 1 leaves the latents alone, 0 gives the mean image.
-        noise_mode: ``const`` (the model's stored noise), ``none``, or ``random`` (another one for each seed).
-        batch_size: how many are computed before they are fetched from the device; halved when memory runs out; never
-            changes an image.
-        labels: float ``[c_dim]`` for all or ``[N, c_dim]``; None draws one for each seed (``labels_from_seeds``).
-
-    Yields:
-        The seed and its image, uint8 ``[3, H, W]``.
-
-    Raises:
-        ConfigError: a seed out of range, or labels that do not fit the model.
-        GanformerError: the model gives numbers that are not finite.
-    """
-    drawn = sample_seeds(
-        generator, seeds, truncation_psi=truncation_psi, noise_mode=noise_mode, batch_size=batch_size, labels=labels
-    )
-    for each in drawn:
-        yield each.seed, each.image
-
-
 def sample_seeds(
     generator: Generator,
     seeds: Sequence[int],
@@ -117,7 +83,23 @@ def sample_seeds(
     attention: bool = False,
     raw: bool = False,
 ) -> Iterator[Sample]:
-    """As ``sample_images``; ``attention`` gives the maps too, ``raw`` float32 images as they leave the network."""
+    """Draw images one after the other, in the order of ``seeds``.
+
+    Args:
+        generator: the model, on any device; it draws in evaluation mode.
+        seeds: 0 to 2**63 - 1.
+        truncation_psi: 1 leaves the latents alone, 0 gives the mean image.
+        noise_mode: ``const`` (the model's stored noise), ``none``, or ``random`` (another one for each seed).
+        batch_size: how many are computed before they are fetched from the device; halved when memory runs out; never
+            changes an image.
+        labels: float ``[c_dim]`` for all or ``[N, c_dim]``; None draws one for each seed (``labels_from_seeds``).
+        attention: also give the maps of every layer, each at its own resolution up to ``MAP_SIZE``.
+        raw: give the images as they leave the network, float32.
+
+    Raises:
+        ConfigError: a seed out of range, or labels that do not fit the model.
+        GanformerError: the model gives numbers that are not finite.
+    """
     return _draw(_Job(generator, seeds, truncation_psi, noise_mode, labels, attention, raw), batch_size)
 
 
@@ -141,12 +123,11 @@ def sample_latents(
     Args:
         latents: float ``[N, m+1, w]``; in space w, where they are taken as they are, also ``[N, m+1, L, w]``. k-GAN has
             m latents instead of m + 1. An array that is mapped from a file is read piece by piece.
-        truncation_psi, noise_mode, batch_size, labels: as for ``sample_images``; space w takes neither truncation nor
-            labels, which act in the mapping network.
+        truncation_psi, noise_mode, batch_size, labels, attention, raw: as for ``sample_seeds``; space w takes neither
+            truncation nor labels, which act in the mapping network.
         dropped: bool ``[N, m]``, True where nothing attends to a component; None drops none.
         noise_seed: with random noise: all images have that of this seed, as the frames of a film should.
         rows: draw only these rows; labels are those of the images drawn.
-        raw: give the images as they leave the network, float32.
 
     Raises:
         ConfigError: latents or ``dropped`` that do not fit the model, or truncation or labels with space w.
@@ -180,7 +161,7 @@ def map_latents(
     Args:
         z: standard normal latents.
         labels: float ``[c_dim]`` for all or ``[N, c_dim]``; None gives row k the label of seed k.
-        truncation_psi: as for ``sample_images``.
+        truncation_psi: as for ``sample_seeds``.
     """
     device = next(generator.parameters()).device
     given = expand_labels(generator, range(len(z)), labels)

@@ -15,7 +15,7 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.models import Generator
 from ganformer_cli.models.prepared import adam_keys, adam_memory
-from ganformer_cli.sampling import sample_images
+from ganformer_cli.sampling import sample_seeds
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 from ganformer_cli.training.uncompiled import use_uncompiled_optimizers
 
@@ -142,8 +142,8 @@ class NetworkTrainer(ABC):
 
     def draw_grid(self, dataset: ImageDataset, count: int, truncation_psi: float) -> npt.NDArray[np.uint8]:
         """The images of a grid of fakes, uint8 ``[N, 3, H, W]``: samples of the averaged generator."""
-        drawn = sample_images(self.ema, range(count), truncation_psi=truncation_psi)
-        return np.stack([image for _, image in drawn])
+        drawn = sample_seeds(self.ema, range(count), truncation_psi=truncation_psi)
+        return np.stack([sample.image for sample in drawn])
 
     @property
     def local_batch_size(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.metrics.diversity import mean_pairwise_distance
 from ganformer_cli.models import Generator
-from ganformer_cli.sampling import sample_images
+from ganformer_cli.sampling import sample_seeds
 
 #: Number of samples, always of the same seeds, and of real images whose pairwise distances are compared.
 NUM_FAKES, NUM_REALS = 16, 64
@@ -83,7 +83,7 @@ class CollapseWatch:
             self.spread = mean_pairwise_distance(reals) if count > 1 else 0.0
         if self.spread == 0:
             return None
-        fakes = np.stack([image for _, image in sample_images(generator, range(NUM_FAKES), truncation_psi=1.0)])
+        fakes = np.stack([sample.image for sample in sample_seeds(generator, range(NUM_FAKES))])
         return mean_pairwise_distance(fakes) / self.spread
 
     def warnings(self, figures: dict[str, float], kimg: float) -> list[str]:

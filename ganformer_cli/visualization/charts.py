@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -82,11 +82,6 @@ def require_matplotlib(what: str) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"{what}: {INSTALL}") from error
-
-
-def line_chart(panels: Sequence[LinePanel], x_label: str, format: ChartFormat = "png") -> bytes:
-    """``draw_chart`` of panels with curves over ``x_label``."""
-    return draw_chart([replace(panel, x_label=x_label) for panel in panels], format)
 
 
 def draw_chart(panels: Sequence[LinePanel | BarPanel], format: ChartFormat = "png") -> bytes:
