@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,11 +33,19 @@ def under_wine() -> bool:
     return sys.platform == "win32" and hasattr(ctypes.windll.ntdll, "wine_get_version")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked ``not_wine`` under Wine, and those marked ``gpu`` where torch finds no GPU.
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes of pytest-xdist take files in the order below, and not by their number of tests."""
+    config.option.loadscopereorder = False
 
-    torch is asked only if there is such a test.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first the files with most slow tests, so that no process is left alone with one at the end.
+
+    Skip the tests marked ``not_wine`` under Wine, and those marked ``gpu`` where torch finds no GPU. torch is asked
+    only if there is such a test.
     """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])  # files with as many keep their order, and stay whole
     for item in items:
         if (marker := item.get_closest_marker("not_wine")) and under_wine():
             item.add_marker(pytest.mark.skip(reason=f"Wine, not Windows: {marker.args[0]}"))

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from click.testing import Result
+from click.testing import CliRunner, Result
 
 from ganformer_cli.checkpoints import training_state
 from ganformer_cli.checkpoints.run_lock import OWNER_FILE, read_owner
+from ganformer_cli.cli import main as main_module
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.errors import ConfigError, SnapshotError, TrainingError
 from ganformer_cli.training import distributed
@@ -107,11 +108,16 @@ no_gloo_under_wine = pytest.mark.not_wine("Gloo's first sum between processes ha
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process comes to."""
+    """What one process comes to: this one."""
     folder = tmp_path_factory.mktemp("alone")
-    ((status, _, err),) = finish(launch(folder, 1))
-    assert status == 0, err
+    train_here(LINE, folder)
     return folder
+
+
+def train_here(line: str, folder: Path) -> None:
+    """A training in this process."""
+    done = CliRunner().invoke(main_module.program, [*line.split(), "--processes", "1", "--result-dir", str(folder)])
+    assert done.exit_code == 0, done.output
 
 
 class TwoStarts(NamedTuple):
@@ -193,9 +199,9 @@ def test_processes_come_to_the_weights_of_one_and_need_not_see_the_same_folder(
 @pytest.mark.slow
 @no_gloo_under_wine
 def test_processes_train_both_stages_of_a_vqgan_as_one_does(tmp_path: Path) -> None:
-    for processes in (1, 2):
-        ended = finish(launch(tmp_path / str(processes), processes, line=VQGAN_LINE))
-        assert [status for status, _, _ in ended] == [0] * processes, ended
+    train_here(VQGAN_LINE, tmp_path / "1")
+    ended = finish(launch(tmp_path / "2", 2, line=VQGAN_LINE))
+    assert [status for status, _, _ in ended] == [0, 0], ended
     check_close(weights(tmp_path / "2"), weights(tmp_path / "1"))
 
 
