@@ -5,15 +5,14 @@ shadows cheap: the light is parallel, so a point is in an object's shadow when, 
 it falls into a plain figure there (an ellipse, a hexagon, a capsule), and the point lies behind the object. The
 distance to that figure's rim gives the soft edge.
 
-Pixel arithmetic is float32 and uses only + - * / and square root, in a fixed order, all of which IEEE 754 fixes to the
-last bit; powers are repeated products and the display curve is a square root (gamma 2). So the bytes do not depend on
-the machine.
+Pixel arithmetic is float32, as numpy leaves it where a plane meets a Python number, and uses only + - * / and square
+root, in a fixed order, all of which IEEE 754 fixes to the last bit; powers are repeated products and the display curve
+is a square root (gamma 2). So the bytes do not depend on the machine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +22,14 @@ import numpy.typing as npt
 from ganformer_cli.data.images import ImageArray
 from ganformer_cli.data.scenes.composition import COLORS, Camera, Scene, SceneObject, Vector, frame_extent
 
-Plane = npt.NDArray[np.float32]
+Plane = npt.NDArray[np.floating[Any]]  # float32; for mypy, a Python number makes float64 of it
 Window = tuple[slice, slice]
 
 _SKY = (0.80, 0.84, 0.90)  # colour of the light from above
 _WARM = (1.03, 1.0, 0.94)  # colour of the key light
 _KEY, _AMBIENT, _FILL = 0.98, 0.34, 0.16  # strengths
 _FILL_FROM: Vector = (0.78, -0.50, 0.375)  # a weak light from the other side, without shadows
-_BAND = 40_000  # samples in work at once
+_BAND = 40_000  # samples in work at once: they stay in the processor's cache
 _HAZE = 60.0  # where the ground is lost to haze, world units
 
 
@@ -52,12 +51,14 @@ def render(scene: Scene, height: int, width: int) -> ImageArray:
     """The image of a scene: uint8 [3, height, width], RGB."""
     samples = supersampling(height, width)
     image = np.empty((3, height, width), np.uint8)
-    for first, last in _bands(height, width * samples * samples):
+    step = max(1, _BAND // (width * samples * samples))  # rows
+    for first in range(0, height, step):
+        last = min(first + step, height)
         rays = _rays(scene.camera, height, width, samples, first, last)
         for channel, plane in enumerate(_shade(scene, rays)):
-            np.minimum(plane, np.float32(1), out=plane)  # a highlight counts once, so its rim is smooth too
-            linear = _pool(plane, samples) * np.float32(1.0 / (samples * samples))
-            image[channel, first:last] = np.sqrt(linear) * np.float32(255.0) + np.float32(0.5)
+            np.minimum(plane, 1, out=plane)  # a highlight counts once, so its rim is smooth too
+            linear = _pool(plane, samples) * (1.0 / (samples * samples))
+            image[channel, first:last] = np.sqrt(linear) * 255.0 + 0.5
     return image
 
 
@@ -73,13 +74,6 @@ def render_mask(scene: Scene, height: int, width: int) -> ImageArray:
 def supersampling(height: int, width: int) -> int:
     """Samples along each side of a pixel: more for small images, where every edge shows."""
     return 3 if max(height, width) < 64 else 2
-
-
-def _bands(height: int, samples_per_row: int) -> Iterator[tuple[int, int]]:
-    """Rows of pixels, some at a time: what is in work at once stays in the processor's cache."""
-    step = max(1, _BAND // samples_per_row)
-    for first in range(0, height, step):
-        yield first, min(first + step, height)
 
 
 def _pool(plane: Plane, samples: int) -> Plane:
@@ -170,8 +164,8 @@ def _meet_sphere(start: Vector, ray: tuple[Plane, Plane, Plane], square: Plane, 
         start[0] * start[0] + start[1] * start[1] + start[2] * start[2] - radius * radius
     )
     hit = inside > 0
-    distance = -(along + np.sqrt(np.maximum(inside, np.float32(0)))) / square
-    x, y, z = ((ray[i] * distance + start[i]) * np.float32(1.0 / radius) for i in range(3))
+    distance = -(along + np.sqrt(np.maximum(inside, 0))) / square
+    x, y, z = ((ray[i] * distance + start[i]) * (1.0 / radius) for i in range(3))
     return distance, hit, (x, y, z)
 
 
@@ -180,16 +174,16 @@ def _meet_cube(start: Vector, ray: tuple[Plane, Plane, Plane], half: float, turn
     o = (start[0] * cosine + start[1] * sine, start[1] * cosine - start[0] * sine, start[2])
     d = (ray[0] * cosine + ray[1] * sine, ray[1] * cosine - ray[0] * sine, ray[2])
     # Slabs: inside the cube between the last entry and the first exit.
-    entry: Any = np.float32(-np.inf)
-    leave: Any = np.float32(np.inf)
+    entry: Any = -np.inf
+    leave: Any = np.inf
     for axis in range(3):
-        inverse = np.float32(1.0) / d[axis]
+        inverse = 1.0 / d[axis]
         middle, spread = inverse * -o[axis], np.abs(inverse) * half
         entry = np.maximum(entry, middle - spread)
         leave = np.minimum(leave, middle + spread)
     hit = entry < leave
     # Normals lean towards the neighbouring face close to an edge, which shades it as if it were rounded.
-    x, y, z = (_bevel((d[i] * entry + o[i]) * np.float32(1.0 / half)) for i in range(3))
+    x, y, z = (_bevel((d[i] * entry + o[i]) * (1.0 / half)) for i in range(3))
     x, y, z = _normalised(x, y, z)
     return entry, hit, (x * cosine - y * sine, x * sine + y * cosine, z)
 
@@ -198,17 +192,17 @@ def _meet_cylinder(start: Vector, ray: tuple[Plane, Plane, Plane], half: float) 
     square = ray[0] * ray[0] + ray[1] * ray[1]
     along = ray[0] * start[0] + ray[1] * start[1]
     inside = along * along - square * (start[0] * start[0] + start[1] * start[1] - half * half)
-    root = np.sqrt(np.maximum(inside, np.float32(0)))
-    inverse = np.float32(1.0) / square
-    cap = np.float32(1.0) / ray[2]
+    root = np.sqrt(np.maximum(inside, 0))
+    inverse = 1.0 / square
+    cap = 1.0 / ray[2]
     middle, spread = cap * -start[2], np.abs(cap) * half
     entry = np.maximum((-along - root) * inverse, middle - spread)
     leave = np.minimum((root - along) * inverse, middle + spread)
     hit = (entry < leave) & (inside > 0)
-    x, y, z = ((ray[i] * entry + start[i]) * np.float32(1.0 / half) for i in range(3))
+    x, y, z = ((ray[i] * entry + start[i]) * (1.0 / half) for i in range(3))
     # As in the cube: the side's normal near the middle of the side, the cap's on the cap, in between on the rim.
     out = np.sqrt(x * x + y * y)
-    side = _bevel(out) / np.maximum(out, np.float32(1e-3))
+    side = _bevel(out) / np.maximum(out, 1e-3)
     x, y, z = _normalised(x * side, y * side, _bevel(z))
     return entry, hit, (x, y, z)
 
@@ -223,7 +217,7 @@ def _bevel(q: Plane) -> Plane:
 
 
 def _normalised(x: Plane, y: Plane, z: Plane) -> tuple[Plane, Plane, Plane]:
-    scale = np.float32(1.0) / np.sqrt(x * x + y * y + z * z + np.float32(1e-12))
+    scale = 1.0 / np.sqrt(x * x + y * y + z * z + 1e-12)
     return x * scale, y * scale, z * scale
 
 
@@ -234,20 +228,17 @@ def _shade(scene: Scene, rays: _Rays) -> list[Plane]:
     """Linear-light colour of every sample: three planes [rows, columns], not clipped above."""
     camera, light = scene.camera, scene.light
     distance, owner, normal = _cast(scene, rays)
-    x, y, z = (distance * ray + np.float32(camera.position[i]) for i, ray in enumerate((rays.x, rays.y, rays.z)))
+    x, y, z = (distance * ray + camera.position[i] for i, ray in enumerate((rays.x, rays.y, rays.z)))
     lit, open_sky = _shadows(scene, rays, x, y, z, owner)
 
     # Ground: the lamp's glow falls off around its middle.
     off = np.square(x - scene.glow[0]) + np.square(y - scene.glow[1])
-    glow = np.float32(1.0) / (off * np.float32(0.018) + np.float32(1.0))
+    glow = 1.0 / (off * 0.018 + 1.0)
     direct = lit * glow
-    direct *= np.float32(_KEY * scene.brightness * light[2])
-    ambient = open_sky * (glow * np.float32(0.6) + np.float32(0.4))
-    ambient *= np.float32(_AMBIENT)
-    color = [
-        (direct * np.float32(_WARM[i]) + ambient * np.float32(_SKY[i] + 0.1)) * np.float32(scene.ground[i])
-        for i in range(3)
-    ]
+    direct *= _KEY * scene.brightness * light[2]
+    ambient = open_sky * (glow * 0.6 + 0.4)
+    ambient *= _AMBIENT
+    color: list[Plane] = [(direct * _WARM[i] + ambient * (_SKY[i] + 0.1)) * scene.ground[i] for i in range(3)]
 
     # Objects: only their own samples, gathered into one row.
     at = np.flatnonzero(owner)
@@ -264,28 +255,28 @@ def _shade_objects(
     light = scene.light
     who = owner.ravel()[at]
     nx, ny, nz = (plane.ravel()[at] for plane in normal)
-    reach = np.float32(-1.0) / np.sqrt(rays.square.ravel()[at])
+    reach = -1.0 / np.sqrt(rays.square.ravel()[at])
     vx, vy, vz = (ray.ravel()[at] * reach for ray in (rays.x, rays.y, rays.z))  # towards the camera
     shine = lit.ravel()[at]
-    facing = np.maximum(nx * vx + ny * vy + nz * vz, np.float32(0))
-    direct = shine * np.maximum(nx * light[0] + ny * light[1] + nz * light[2], np.float32(0))
-    direct *= np.float32(_KEY * scene.brightness)
-    fill = np.maximum(nx * _FILL_FROM[0] + ny * _FILL_FROM[1] + nz * _FILL_FROM[2], np.float32(0))
-    near_ground = np.minimum(z.ravel()[at] * np.float32(0.9) + np.float32(0.45), np.float32(1))
-    ambient = (nz * np.float32(0.5 * _AMBIENT) + np.float32(0.62 * _AMBIENT)) * near_ground + fill * np.float32(_FILL)
+    facing = np.maximum(nx * vx + ny * vy + nz * vz, 0)
+    direct = shine * np.maximum(nx * light[0] + ny * light[1] + nz * light[2], 0)
+    direct *= _KEY * scene.brightness
+    fill = np.maximum(nx * _FILL_FROM[0] + ny * _FILL_FROM[1] + nz * _FILL_FROM[2], 0)
+    near_ground = np.minimum(z.ravel()[at] * 0.9 + 0.45, 1)
+    ambient = (nz * (0.5 * _AMBIENT) + (0.62 * _AMBIENT)) * near_ground + fill * _FILL
     diffuse = direct + ambient
 
     # The mirrored view, against the key light and against a plain room: bright above, dark horizon, ground below.
-    twice = facing * np.float32(2)
+    twice = facing * 2
     rx, ry, rz = nx * twice - vx, ny * twice - vy, nz * twice - vz
-    gleam = np.maximum(rx * light[0] + ry * light[1] + rz * light[2], np.float32(0))
+    gleam = np.maximum(rx * light[0] + ry * light[1] + rz * light[2], 0)
     soft = np.square(np.square(np.square(gleam)))  # 8th power
     sharp = np.square(np.square(np.square(soft)))  # 64th power
-    above = np.maximum(rz, np.float32(0))
-    below = np.maximum(-rz, np.float32(0))
-    room = above * np.float32(0.78) + below * np.float32(0.30) + np.float32(0.10)
-    room = (room + soft * np.float32(0.55)) * near_ground
-    edge = np.float32(1) - facing
+    above = np.maximum(rz, 0)
+    below = np.maximum(-rz, 0)
+    room = above * 0.78 + below * 0.30 + 0.10
+    room = (room + soft * 0.55) * near_ground
+    edge = 1 - facing
     edge = np.square(np.square(edge))
 
     # Per object: how much of each kind of light it sends, by material.
@@ -309,7 +300,7 @@ def _shadows(scene: Scene, rays: _Rays, x: Plane, y: Plane, z: Plane, owner: Ima
     toward = (light[0] / level, light[1] / level)
     lit, open_sky = np.ones_like(x), np.ones_like(x)
     # Where the light that passes a sample would meet the ground.
-    gx, gy = x - z * np.float32(slope_x), y - z * np.float32(slope_y)
+    gx, gy = x - z * slope_x, y - z * slope_y
     for k, item in enumerate(scene.objects, start=1):
         tall = 2.0 * item.half
         throw = (-slope_x * tall, -slope_y * tall)  # the shadow of the top, seen from the foot
@@ -318,7 +309,7 @@ def _shadows(scene: Scene, rays: _Rays, x: Plane, y: Plane, z: Plane, owner: Ima
         corners = _box(item, reach + soft, tall)
         corners += [(p + throw[0], q + throw[1], 0.0) for p, q, r in _box(item, reach + 2 * soft, 0.0)]
         window = _window(rays, scene.camera, corners)
-        ex, ey = gx[window] - np.float32(item.x), gy[window] - np.float32(item.y)
+        ex, ey = gx[window] - item.x, gy[window] - item.y
         if item.shape == "sphere":
             rim = _ball_shadow(ex, ey, item.half, light)
         elif item.shape == "cube":
@@ -326,37 +317,37 @@ def _shadows(scene: Scene, rays: _Rays, x: Plane, y: Plane, z: Plane, owner: Ima
         else:
             rim = _disc_shadow(ex, ey, item.half, throw)
         # Behind the object, as the light goes: the edge softens with distance.
-        behind = (item.x - x[window]) * np.float32(toward[0]) + (item.y - y[window]) * np.float32(toward[1])
-        width = np.maximum(behind, np.float32(0)) * np.float32(0.17) + np.float32(0.05)
-        cover = np.clip(np.float32(0.5) - rim / (width + width), np.float32(0), np.float32(1))
-        cover *= np.clip(behind * np.float32(1.0 / reach) + np.float32(1), np.float32(0), np.float32(1))
-        cover *= cover * (np.float32(3) - cover - cover)
+        behind = (item.x - x[window]) * toward[0] + (item.y - y[window]) * toward[1]
+        width = np.maximum(behind, 0) * 0.17 + 0.05
+        cover = np.clip(0.5 - rim / (width + width), 0, 1)
+        cover *= np.clip(behind * (1.0 / reach) + 1, 0, 1)
+        cover *= cover * (3 - cover - cover)
         cover *= owner[window] != k  # its own dark side comes from its normals
-        lit[window] *= np.float32(1) - cover
+        lit[window] *= 1 - cover
 
         # The sky that an object hides from the ground beside it: a dark foot.
         wide = 2.1 * reach
         window = _window(rays, scene.camera, _box(item, wide, 0.0))
-        off = np.square(x[window] - np.float32(item.x)) + np.square(y[window] - np.float32(item.y))
-        hidden = np.maximum(np.float32(1) - off * np.float32(1.0 / (wide * wide)), np.float32(0))
-        open_sky[window] *= np.float32(1) - np.square(hidden) * np.float32(0.85)
+        off = np.square(x[window] - item.x) + np.square(y[window] - item.y)
+        hidden = np.maximum(1 - off * (1.0 / (wide * wide)), 0)
+        open_sky[window] *= 1 - np.square(hidden) * 0.85
     return lit, open_sky
 
 
 def _ball_shadow(ex: Plane, ey: Plane, radius: float, light: Vector) -> Plane:
     """How far the light's line through a point of the ground passes outside a sphere (negative: inside)."""
-    along = ex * np.float32(light[0]) + ey * np.float32(light[1]) - np.float32(radius * light[2])
-    square = ex * ex + ey * ey + np.float32(radius * radius) - along * along
-    return np.sqrt(np.maximum(square, np.float32(0))) - np.float32(radius)
+    along = ex * light[0] + ey * light[1] - (radius * light[2])
+    square = ex * ex + ey * ey + (radius * radius) - along * along
+    return np.sqrt(np.maximum(square, 0)) - radius
 
 
 def _disc_shadow(ex: Plane, ey: Plane, radius: float, throw: tuple[float, float]) -> Plane:
     """Distance to a disc swept along ``throw``, which is the shadow of a cylinder."""
     length = throw[0] * throw[0] + throw[1] * throw[1]
-    part = (ex * np.float32(throw[0]) + ey * np.float32(throw[1])) * np.float32(1.0 / length)
-    part = np.clip(part, np.float32(0), np.float32(1))
-    dx, dy = ex - part * np.float32(throw[0]), ey - part * np.float32(throw[1])
-    rim: Plane = np.sqrt(dx * dx + dy * dy) - np.float32(radius)
+    part = (ex * throw[0] + ey * throw[1]) * (1.0 / length)
+    part = np.clip(part, 0, 1)
+    dx, dy = ex - part * throw[0], ey - part * throw[1]
+    rim: Plane = np.sqrt(dx * dx + dy * dy) - radius
     return rim
 
 
@@ -364,11 +355,11 @@ def _cube_shadow(ex: Plane, ey: Plane, half: float, turn: tuple[float, float], t
     """Distance to a square swept along ``throw``: a hexagon, the overlap of three strips."""
     cosine, sine = turn
     ax, ay = throw[0] * cosine + throw[1] * sine, throw[1] * cosine - throw[0] * sine
-    bx = ex * np.float32(cosine) + ey * np.float32(sine)
-    by = ey * np.float32(cosine) - ex * np.float32(sine)
+    bx = ex * cosine + ey * sine
+    by = ey * cosine - ex * sine
     length = math.sqrt(ax * ax + ay * ay)
     px, py = -ay / length, ax / length  # across the sweep
-    rim = np.abs(bx - np.float32(0.5 * ax)) - np.float32(half + 0.5 * abs(ax))
-    rim = np.maximum(rim, np.abs(by - np.float32(0.5 * ay)) - np.float32(half + 0.5 * abs(ay)))
-    across = np.abs(bx * np.float32(px) + by * np.float32(py)) - np.float32(half * (abs(px) + abs(py)))
+    rim = np.abs(bx - (0.5 * ax)) - (half + 0.5 * abs(ax))
+    rim = np.maximum(rim, np.abs(by - (0.5 * ay)) - (half + 0.5 * abs(ay)))
+    across = np.abs(bx * px + by * py) - (half * (abs(px) + abs(py)))
     return np.maximum(rim, across)
