@@ -39,12 +39,12 @@ ZIP_ENTRY = np.dtype([("offset", "<u8"), ("packed", "<u8"), ("size", "<u8"), ("c
 
 ZipEntry = tuple[int, int, int, int, int, int]
 _PACKED_ENTRY = struct.Struct("<3QL2H")  # the same
-_END = struct.Struct("<4s4H2LH")  # end of the directory
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR64 = struct.Struct("<4sLQL")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")  # one file in the directory
-_LOCAL = struct.Struct("<4s5H3L2H")  # before one file's data
-_MAX_CENTRAL = _CENTRAL.size + 3 * 0xFFFF
+END = struct.Struct("<4s4H2LH")  # end of the directory
+END64 = struct.Struct("<4sQ2H2L4Q")
+LOCATOR64 = struct.Struct("<4sLQL")
+CENTRAL = struct.Struct("<4s6H3L5H2L")  # one file in the directory
+LOCAL = struct.Struct("<4s5H3L2H")  # before one file's data
+_MAX_CENTRAL = CENTRAL.size + 3 * 0xFFFF
 _BLOCK = 1 << 20
 _WIDE = 0xFFFFFFFF  # a number that is too large for its field
 _UTF8, _ENCRYPTED = 0x800, 0x1
@@ -82,10 +82,10 @@ class FilePool:
             if len(self._streams) > MAX_OPEN:
                 self._streams.pop(next(iter(self._streams))).close()
             stream.seek(min(offset, 1 << 62))  # the largest that every system takes
-            header = stream.read(_LOCAL.size)
-            if len(header) < _LOCAL.size or not header.startswith(b"PK\3\4"):
+            header = stream.read(LOCAL.size)
+            if len(header) < LOCAL.size or not header.startswith(b"PK\3\4"):
                 raise ValueError(f"{DAMAGED_IN_ZIP}it is not where the directory says")
-            *_, name_length, extra_length = _LOCAL.unpack(header)
+            *_, name_length, extra_length = LOCAL.unpack(header)
             stream.seek(name_length + extra_length, os.SEEK_CUR)
             return stream.read(size)
 
@@ -103,7 +103,7 @@ class ZipIndex:
     Two may share a name: they follow one another as they lie in the zip. Safe for threads, and to send to a process.
 
     Attributes:
-        entries: of dtype :data:`ENTRY` [N]; where each file lies, and how it is packed.
+        entries: of dtype :data:`ZIP_ENTRY` [N]; where each file lies, and how it is packed.
         fingerprint: sha256 of the directory: names, sizes and checksums of the files.
     """
 
@@ -162,13 +162,13 @@ class ZipIndex:
         in_order, before = True, (b"", -1)
         for buffer, at in _directory(stream, start, length):
             (sign, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length, comment_length, *_,
-             offset) = _CENTRAL.unpack_from(buffer, at)  # fmt: skip
-            behind = at + _CENTRAL.size + name_length
+             offset) = CENTRAL.unpack_from(buffer, at)  # fmt: skip
+            behind = at + CENTRAL.size + name_length
             end = behind + extra_length + comment_length
             if sign != b"PK\1\2" or end > len(buffer):
                 raise zipfile.BadZipFile("its directory is damaged")
             digest.update(buffer[at:end])
-            raw = buffer[at + _CENTRAL.size : behind]
+            raw = buffer[at + CENTRAL.size : behind]
             if not raw.isascii():
                 text = raw.decode("utf-8" if flags & _UTF8 else "cp437", "surrogateescape")
                 raw = text.encode("utf-8", "surrogatepass")
@@ -195,7 +195,7 @@ def read_zip_entry(files: FilePool, path: Path, entry: ZipEntry, most: int = MAX
     """A file of the zip ``path``.
 
     Args:
-        entry: a row of dtype :data:`ENTRY`.
+        entry: a row of dtype :data:`ZIP_ENTRY`.
         most: bytes that it may have.
 
     Raises:
@@ -244,27 +244,27 @@ def _unpacked(files: FilePool, path: Path, entry: ZipEntry, most: int | None) ->
 
 def _find_directory(stream: IO[bytes]) -> tuple[int, int, int]:
     """Where the directory starts, its length, and how far all places in the file are shifted."""
-    tail_start = max(0, stream.seek(0, os.SEEK_END) - _END.size - 0xFFFF)
+    tail_start = max(0, stream.seek(0, os.SEEK_END) - END.size - 0xFFFF)
     stream.seek(tail_start)
     tail = stream.read()
-    ends = [found.start() for found in re.finditer(b"PK\5\6", tail) if found.start() + _END.size <= len(tail)]
+    ends = [found.start() for found in re.finditer(b"PK\5\6", tail) if found.start() + END.size <= len(tail)]
     if not ends:
         raise zipfile.BadZipFile("its directory at the end is missing")
     # A comment stands behind it, in which the same four bytes may be: the right one knows the comment's length.
-    exact = (at for at in ends if at + _END.size + _END.unpack_from(tail, at)[-1] == len(tail))
+    exact = (at for at in ends if at + END.size + END.unpack_from(tail, at)[-1] == len(tail))
     found = next(exact, ends[-1])
-    _, disk, _, _, _, length, offset, _ = _END.unpack_from(tail, found)
+    _, disk, _, _, _, length, offset, _ = END.unpack_from(tail, found)
     end = tail_start + found
     if disk not in (0, 0xFFFF):
         raise zipfile.BadZipFile("it is one of several parts")
-    if end >= _LOCATOR64.size:  # the large kind has a second end before this one
-        stream.seek(end - _LOCATOR64.size)
-        sign, _, at, _ = _LOCATOR64.unpack(stream.read(_LOCATOR64.size))
+    if end >= LOCATOR64.size:  # the large kind has a second end before this one
+        stream.seek(end - LOCATOR64.size)
+        sign, _, at, _ = LOCATOR64.unpack(stream.read(LOCATOR64.size))
         if sign == b"PK\6\7":
-            end -= _LOCATOR64.size + _END64.size  # its usual place; `at` is wrong where something stands before
+            end -= LOCATOR64.size + END64.size  # its usual place; `at` is wrong where something stands before
             for place in (end, at):
                 stream.seek(max(0, place))
-                end64 = _END64.unpack(stream.read(_END64.size))
+                end64 = END64.unpack(stream.read(END64.size))
                 if end64[0] == b"PK\6\6":
                     end, length, offset = place, end64[-2], end64[-1]
                     break
@@ -288,7 +288,7 @@ def _directory(stream: IO[bytes], start: int, length: int) -> Iterator[tuple[byt
             buffer, at, length = buffer[at:] + block, 0, length - len(block)
             continue
         yield buffer, at
-        at += _CENTRAL.size + sum(struct.unpack_from("<3H", buffer, at + 28))
+        at += CENTRAL.size + sum(struct.unpack_from("<3H", buffer, at + 28))
 
 
 def _zip64(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:

@@ -12,7 +12,9 @@ import shutil
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ganformer_cli.config import image_size
 from ganformer_cli.config.names import quoted
@@ -33,7 +35,6 @@ USUAL_RESOLUTION = 256  # of an entry that does not say
 PNG_SHARE = 0.65  # about what a photograph's PNG takes of its pixels
 
 AcquireProgress = Callable[[str, int, int | None], None]  # "download" or "check"; bytes done, of how many if known
-Notice = Callable[[str], None]  # a line for the user
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def acquire(
     *,
     choice: int | None = None,
     output: int = 0,
-    progress: AcquireProgress | None = None,
-    notice: Notice | None = None,
+    progress: AcquireProgress = lambda what, done, total: None,
+    notice: Callable[[str], None] = lambda line: None,
 ) -> AcquiredArchive:
     """Download the images of ``entry``, unless they are there, from the first of its sources that gives them.
 
@@ -164,7 +165,7 @@ def acquire(
             )
         except DownloadError as error:
             refused.append(error)
-        if notice is not None and source is not sources[-1]:
+        if source is not sources[-1]:
             notice(f"{refused[-1]}; now trying another source of {entry.name}")
     if len(refused) == 1:
         raise refused[0]
@@ -178,7 +179,7 @@ def acquire_file(
     *,
     check: bool = True,
     format: str | None = None,
-    progress: AcquireProgress | None = None,
+    progress: AcquireProgress = lambda what, done, total: None,
 ) -> AcquiredArchive:
     """Take the archive of ``entry`` that the user has already: it must have the checksum of one of the sources.
 
@@ -250,39 +251,32 @@ def _chosen(entry: CatalogueEntry, choice: int | None) -> list[DownloadSource]:
     return [entry.source[choice - 1]]
 
 
-def _download(source: DownloadSource, archive: Path, progress: AcquireProgress | None) -> None:
+def _download(source: DownloadSource, archive: Path, progress: AcquireProgress) -> None:
     def report(done: int, total: int | None) -> None:
-        if progress is not None:
-            progress("download", done, total or source.size)
-
-    def checking(done: int, total: int | None) -> None:
-        if progress is not None:
-            progress("check", done, total)
+        progress("download", done, total or source.size)
 
     if archive.is_file() and source.checksum is not None:
-        check_file(archive, source.checksum, checking)
+        check_file(archive, source.checksum, partial(progress, "check"))
+    known: dict[str, Any] = {"size": source.bytes, "checksum": source.checksum, "progress": report}
     if source.url is not None:
-        fetch(source.url, archive, size=source.bytes, checksum=source.checksum, progress=report)
+        fetch(source.url, archive, **known)
     else:
-        fetch_drive(
-            source.drive or "", archive, base_url=DRIVE, size=source.bytes, checksum=source.checksum, progress=report
-        )
+        fetch_drive(source.drive or "", archive, base_url=DRIVE, **known)
 
 
-def _recognised(entry: CatalogueEntry, path: Path, progress: AcquireProgress | None) -> DownloadSource | None:
+def _recognised(entry: CatalogueEntry, path: Path, progress: AcquireProgress) -> DownloadSource | None:
     """The source whose checksum the file has, or the only one if that has none."""
     for kind in ("md5", "sha256"):
         wanted = {source.checksum: source for source in entry.source if (source.checksum or "").startswith(f"{kind}:")}
         if not wanted:
             continue
         try:
-            found = digest_file(path, kind, lambda done, total: progress and progress("check", done, total))
+            found = digest_file(path, kind, partial(progress, "check"))
         except OSError as error:
             raise DataError(f"--from-file {path}: it cannot be read ({error.strerror or error})") from error
         if f"{kind}:{found}" in wanted:
             return wanted[f"{kind}:{found}"]
-    unchecked = [source for source in entry.source if source.checksum is None]
-    return unchecked[0] if len(entry.source) == 1 and unchecked else None
+    return entry.source[0] if len(entry.source) == 1 and entry.source[0].checksum is None else None
 
 
 def _require_space(entry: CatalogueEntry, source: DownloadSource, archive: Path, output: int) -> None:

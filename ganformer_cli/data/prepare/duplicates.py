@@ -73,14 +73,12 @@ def find_duplicates(digests: array[int], hashes: array[int] | None, images: Name
         hashes: 64 bits of each, most of which images that look alike share.
         images: all of them, for those that the digests do not tell apart.
     """
-    suspects = find_repeated(np.asarray(digests, np.uint64))
-    full = np.zeros((len(suspects), 4), np.uint64)
-    at = 0
-    for number, (_, pixels) in enumerate(images()) if len(suspects) else ():
-        if at < len(suspects) and suspects[at] == number:
-            full[at] = np.frombuffer(bytes.fromhex(pixels), np.uint64)
-            at += 1
-    exact = [suspects[group].tolist() for group in _equal_rows(full)]
+    suspects = set(find_repeated(np.asarray(digests, np.uint64)).tolist())
+    by_pixels: dict[str, list[int]] = {}
+    for number, (_, pixels) in enumerate(images()) if suspects else ():
+        if number in suspects:
+            by_pixels.setdefault(pixels, []).append(number)
+    exact = [group for group in by_pixels.values() if len(group) > 1]
     near: list[list[int]] | None = None
     if hashes is not None:
         single = np.delete(np.arange(len(digests)), [number for group in exact for number in group[1:]])
@@ -95,13 +93,8 @@ def find_duplicates(digests: array[int], hashes: array[int] | None, images: Name
 
 def find_repeated(words: Hashes) -> npt.NDArray[np.int64]:
     """Indices of the ``words`` [n] that occur more than once, ascending."""
-    order = np.argsort(words, kind="stable")
-    ordered = words[order]
-    same = ordered[1:] == ordered[:-1]
-    found = np.zeros(len(words), np.bool_)
-    found[order[1:][same]] = True
-    found[order[:-1][same]] = True
-    return np.flatnonzero(found)
+    _, which, count = np.unique(words, return_inverse=True, return_counts=True)
+    return np.flatnonzero(count[which] > 1)
 
 
 def find_near(hashes: Hashes) -> list[list[int]]:
@@ -128,7 +121,7 @@ def find_near(hashes: Hashes) -> list[list[int]]:
     groups: dict[int, list[int]] = {}
     for number in find_repeated(by_leader.astype(np.uint64)).tolist():
         groups.setdefault(int(by_leader[number]), []).append(number)
-    return sorted(groups.values())
+    return list(groups.values())  # in the order of their first images, because the numbers ascend
 
 
 def _near_pairs(hashes: Hashes) -> npt.NDArray[np.int64]:
@@ -151,17 +144,6 @@ def _near_pairs(hashes: Hashes) -> npt.NDArray[np.int64]:
     if not found:
         return np.empty((0, 2), np.int64)
     return np.unique(np.concatenate(found), axis=0)
-
-
-def _equal_rows(rows: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
-    """Indices of rows [n, 4] that are equal to others, grouped; groups in the order of their first row."""
-    if not len(rows):
-        return []
-    _, kind = np.unique(rows, axis=0, return_inverse=True)
-    kind = kind.reshape(-1)
-    order = np.argsort(kind, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(kind[order])) + 1)
-    return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
 
 
 def _first_groups(groups: list[list[int]]) -> list[list[int]]:

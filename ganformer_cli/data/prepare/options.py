@@ -74,10 +74,11 @@ class PrepareOptions:
         # This refuses what no model takes.
         least = CHOSEN_RESOLUTIONS[0]
         ModelConfig(resolution=least if self.resolution is None else self.resolution, ratio=self.ratio)
-        limits = {"--max-images": (self.max_images, None), "--shards-num": (self.shards_num, MAX_SHARDS)}
-        for option, (value, most) in {**limits, "--workers": (self.workers, None)}.items():
-            if value is not None and (value < 1 or (most is not None and value > most)):
-                raise ConfigError(f"{option} {value}: must be at least 1{f' and at most {most}' if most else ''}")
+        for option, value in (("--max-images", self.max_images), ("--workers", self.workers)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{option} {value}: must be at least 1")
+        if self.shards_num is not None and not 1 <= self.shards_num <= MAX_SHARDS:
+            raise ConfigError(f"--shards-num {self.shards_num}: must be at least 1 and at most {MAX_SHARDS}")
         for option, chosen, known in (("--fit", self.fit, FITS), ("--compression", self.compression, COMPRESSIONS)):
             if chosen not in known:
                 raise ConfigError(f"{option} {chosen!r}: choose one of {', '.join(known)}")

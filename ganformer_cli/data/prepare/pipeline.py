@@ -26,13 +26,14 @@ from ganformer_cli.data.manifest import MANIFEST_FORMAT, belongs, read_manifest
 from ganformer_cli.data.prepare.conversion import NO_LABEL, ConversionSettings, convert_all, source_digest
 from ganformer_cli.data.prepare.options import CENTRE, PrepareOptions, check_dataset_name, choose_resolution
 from ganformer_cli.data.prepare.statistics import (
+    DatasetPlan,
     DatasetStatistics,
     UnusableSourceError,
     check_label_width,
     source_fingerprint,
 )
 from ganformer_cli.data.prepare.target import recover, writing
-from ganformer_cli.data.prepare.writer import DatasetPlan, DatasetWriter
+from ganformer_cli.data.prepare.writer import DatasetWriter
 from ganformer_cli.data.sources import Item, Source, open_source
 from ganformer_cli.data.sources.base import shown
 from ganformer_cli.errors import DataError
@@ -69,7 +70,7 @@ def prepare(
     data_dir: Path = Path("datasets"),
     format: str | None = None,
     labels: str | None = None,
-    progress: PrepareProgress | None = None,
+    progress: PrepareProgress = lambda done, total, skipped: None,
     **options: Any,
 ) -> PreparedSet:
     """Make the data set ``data_dir/name`` of the images in ``source``.
@@ -165,10 +166,7 @@ def _plan(
         "tool": _TOOL, "pillow": PIL.__version__, "name": name, "settings": settings, "shards": shards,
         "labels": [labels, source.labels.kind, source.labels.class_names], "source": source.fingerprint(),
     }  # fmt: skip
-    return DatasetPlan(
-        settings["height"], settings["width"], images, shards, source.labels.kind, source.labels.class_names,
-        source.labels.class_count, identity,
-    )  # fmt: skip
+    return DatasetPlan(settings["height"], settings["width"], images, shards, source.labels, identity)
 
 
 def _not_read(source: Source) -> dict[str, int]:
@@ -190,17 +188,16 @@ def _describe(source: Source, statistics: DatasetStatistics) -> dict[str, Any]:
 
 
 def _convert(
-    writer: DatasetWriter, source: Source, plan: DatasetPlan, options: PrepareOptions, progress: PrepareProgress | None
+    writer: DatasetWriter, source: Source, plan: DatasetPlan, options: PrepareOptions, progress: PrepareProgress
 ) -> None:
     """Convert the images of the source that are not done yet."""
     statistics, total = writer.statistics, source.count()
-    if progress is not None:
-        progress(0, total, 0)
-        if statistics.considered:
-            progress(statistics.considered, total, statistics.skipped_count)
+    progress(0, total, 0)
+    if statistics.considered:
+        progress(statistics.considered, total, statistics.skipped_count)
     if options.strict and statistics.skipped:
         _refuse_skipped(source, statistics.skipped[0])
-    packed, labelled = options.compression == "png", plan.label_kind is not None
+    packed, labelled = options.compression == "png", plan.labels.kind is not None
     settings = ConversionSettings(plan.height, plan.width, options.decoding, packed, labelled, options.fit)
     if options.max_images is None or statistics.kept < options.max_images:
         items = _items(source, statistics.considered)
@@ -209,8 +206,7 @@ def _convert(
                 writer.add(*converted)
                 if options.strict and statistics.skipped:
                     _refuse_skipped(source, statistics.skipped[0])
-                if progress is not None:
-                    progress(statistics.considered, total, statistics.skipped_count)
+                progress(statistics.considered, total, statistics.skipped_count)
                 if statistics.kept == options.max_images:
                     break
     if not statistics.kept:

@@ -19,14 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ganformer_cli.data.manifest import DATASET_JSON, image_name
+from ganformer_cli.data.zips import CENTRAL, END, END64, LOCAL, LOCATOR64
 from ganformer_cli.files import open_regular
 
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_END64 = struct.Struct("<4sQ2H2I4Q")
 _EXTRA = struct.Struct("<2HQ")  # where an entry lies, if that is too far for the usual field
-_LOCATOR64 = struct.Struct("<4sIQI")
 _DATE = (1 << 5) | 1  # 1980-01-01
 _PLAIN, _ZIP64 = 20, 45  # versions of the format
 _MODE = 0o644 << 16
@@ -85,7 +81,7 @@ class ShardWriter(_AppendedFile):
     def count_existing(self, size: int, crc: int) -> None:
         """Count an image of ``size`` bytes that is in the file already."""
         name = image_name(self._first + self.count)
-        self.offset += _LOCAL.size + len(name) + size
+        self.offset += LOCAL.size + len(name) + size
         self._sizes.append(size)
         self._checks.append(crc)
 
@@ -123,7 +119,7 @@ class ShardWriter(_AppendedFile):
         for number, (size, check) in enumerate(zip(self._sizes, self._checks, strict=True), self._first):
             name = image_name(number)
             block += _central(name, size, check, offset)
-            offset += _LOCAL.size + len(name) + size
+            offset += LOCAL.size + len(name) + size
             if len(block) > _BLOCK:
                 self._write(bytes(block))
                 block.clear()
@@ -132,11 +128,8 @@ class ShardWriter(_AppendedFile):
         self.sync()
         self.close()
         return {
-            "file": self.path.name,
-            "count": self.count,
-            "bytes": self.offset,
-            "sha256": self._digest.hexdigest(),
-        }
+            "file": self.path.name, "count": self.count, "bytes": self.offset, "sha256": self._digest.hexdigest(),
+        }  # fmt: skip
 
     def _write(self, data: bytes) -> None:
         super()._write(data)
@@ -181,21 +174,18 @@ def _mark(text: bytes) -> bytes:
 
 
 def _local(name: str, size: int, crc: int) -> bytes:
-    return _LOCAL.pack(b"PK\3\4", _PLAIN, 0, 0, 0, _DATE, crc, size, size, len(name), 0) + name.encode()
+    return LOCAL.pack(b"PK\3\4", _PLAIN, 0, 0, 0, _DATE, crc, size, size, len(name), 0) + name.encode()
 
 
 def _central(name: str, size: int, crc: int, offset: int) -> bytes:
     far = offset >= _MANY32
     version = _ZIP64 if far else _PLAIN
     extra = _EXTRA.pack(1, 8, offset) if far else b""
-    return (
-        _CENTRAL.pack(
-            b"PK\1\2", (3 << 8) | version, version, 0, 0, 0, _DATE, crc, size, size, len(name), len(extra), 0, 0, 0,
-            _MODE, min(offset, _MANY32),
-        )
-        + name.encode()
-        + extra
+    head = CENTRAL.pack(
+        b"PK\1\2", (3 << 8) | version, version, 0, 0, 0, _DATE, crc, size, size, len(name), len(extra), 0, 0, 0,
+        _MODE, min(offset, _MANY32),
     )  # fmt: skip
+    return head + name.encode() + extra
 
 
 def _end(count: int, start: int, end: int) -> bytes:
@@ -203,7 +193,7 @@ def _end(count: int, start: int, end: int) -> bytes:
     record = b""
     if count >= _MANY16 or max(start, end - start) >= _MANY32:
         version = (3 << 8) | _ZIP64
-        record = _END64.pack(b"PK\6\6", _END64.size - 12, version, _ZIP64, 0, 0, count, count, end - start, start)
-        record += _LOCATOR64.pack(b"PK\6\7", 0, end, 1)
+        record = END64.pack(b"PK\6\6", END64.size - 12, version, _ZIP64, 0, 0, count, count, end - start, start)
+        record += LOCATOR64.pack(b"PK\6\7", 0, end, 1)
     few, size, at = min(count, _MANY16), min(end - start, _MANY32), min(start, _MANY32)
-    return record + _END.pack(b"PK\5\6", 0, 0, few, few, size, at, 0)
+    return record + END.pack(b"PK\5\6", 0, 0, few, few, size, at, 0)

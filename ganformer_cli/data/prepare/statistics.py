@@ -11,12 +11,14 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ganformer_cli.config import MAX_LABELS
 from ganformer_cli.data.manifest import image_name
 from ganformer_cli.data.prepare.conversion import ConversionResult, result_digest
 from ganformer_cli.data.prepare.duplicates import Duplicates, find_duplicates
+from ganformer_cli.data.sources.base import Labels
 from ganformer_cli.errors import DataError
 
 SKIPPED_SHOWN = 100  # in the manifest; all are in a file of their own if there are more
@@ -24,6 +26,18 @@ SKIPPED_SHOWN = 100  # in the manifest; all are in a file of their own if there 
 _AT_ONCE = 1000  # labels turned into text
 
 Results = Callable[[], Iterator[ConversionResult]]
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """What is going to be made."""
+
+    height: int
+    width: int
+    images: int  # of the source that are going to be looked at, as far as is known beforehand
+    shards: int
+    labels: Labels
+    identity: dict[str, Any]  # source and settings: work begun with others is not taken up
 
 
 class UnusableSourceError(DataError):
@@ -42,22 +56,9 @@ def check_label_width(kind: str, width: int, where: str) -> None:
 
 
 class DatasetStatistics:
-    """Accumulates the results of all images, in the order of the source.
+    """Accumulates the results of all images, in the order of the source."""
 
-    Args:
-        label_kind: None, ``classes`` or ``vectors``.
-        class_names: what class i is called, if classes have names.
-        class_count: how many there are, if that is known beyond the largest class that an image has.
-    """
-
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        label_kind: str | None,
-        class_names: list[str] | None,
-        class_count: int | None = None,
-    ) -> None:
+    def __init__(self, plan: DatasetPlan) -> None:
         self.considered = 0
         self.kept = 0
         self.skipped: list[dict[str, str]] = []  # the first ones
@@ -68,15 +69,13 @@ class DatasetStatistics:
         self._sides: Counter[int] = Counter()  # shorter ones, by their number of bits
         self._smallest: tuple[int, int] | None = None
         self._largest: tuple[int, int] | None = None
-        self._kind = label_kind
-        self._names = class_names
-        self._class_count = class_count or 0
+        self._kind, self._names, self._class_count = plan.labels.kind, plan.labels.class_names, plan.labels.class_count
         self._classes: Counter[int] = Counter()
         self._vector = 0  # numbers in a label
-        self._labels: array[int] | array[float] = array("q" if label_kind == "classes" else "d")  # of this shard
+        self._labels: array[int] | array[float] = array("q" if self._kind == "classes" else "d")  # of this shard
         self._digests = array("Q")  # the first 64 bits of each image's
         self._hashes = array("Q")
-        self._content = hashlib.sha256(f"{height}x{width} {label_kind}\n".encode())
+        self._content = hashlib.sha256(f"{plan.height}x{plan.width} {self._kind}\n".encode())
         self.source = hashlib.sha256()  # of what was considered of it; see source_fingerprint
 
     @property
@@ -157,7 +156,7 @@ class DatasetStatistics:
             "labels": self._describe_labels(),
             "skipped": {
                 "count": self.skipped_count,
-                "reasons": {reason: self._reasons[reason] for reason in sorted(self._reasons)},
+                "reasons": dict(sorted(self._reasons.items())),
                 "first": self.skipped,
             },
             "sources": {
@@ -166,10 +165,10 @@ class DatasetStatistics:
                     {"count": int(count), "lowest": low, "highest": high, "of": full}
                     for full, (count, low, high) in sorted(self._values.items())
                 ],
-                "modes": {mode: self._modes[mode] for mode in sorted(self._modes)},
+                "modes": dict(sorted(self._modes.items())),
                 "smallest": self._smallest and list(self._smallest),
                 "largest": self._largest and list(self._largest),
-                "sides": {_between(bits): self._sides[bits] for bits in sorted(self._sides)},
+                "sides": {_between(bits): count for bits, count in sorted(self._sides.items())},
             },
         }
 
@@ -179,24 +178,23 @@ class DatasetStatistics:
         if self._kind == "vectors":
             return {"kind": "vectors", "size": self._vector}
         names = self._names
-        size = max(self._class_count, max(self._classes) + 1) if names is None else len(names)
+        size = max(self._class_count or 0, max(self._classes) + 1) if names is None else len(names)
         described: dict[str, Any] = {"kind": "classes", "size": size}
-        described["pictures"] = {str(label): self._classes[label] for label in sorted(self._classes)}
+        described["pictures"] = {str(label): count for label, count in sorted(self._classes.items())}
         return described if names is None else {**described, "names": names}
 
     def duplicates(self, results: Results, near: bool) -> Duplicates:
         """Groups of images that are the same, or look alike, see :func:`find_duplicates`."""
-        return find_duplicates(self._digests, self._hashes if near else None, lambda: _kept(results))
+
+        def kept() -> Iterator[tuple[str, str]]:
+            return ((result.name, result.pixels) for result in results() if not result.reason)
+
+        return find_duplicates(self._digests, self._hashes if near else None, kept)
 
 
 def source_fingerprint(digest: Any, images: int) -> str:
     """sha256, hexadecimal, of a source: its number of images, and ``digest`` of those that were considered."""
     return hashlib.sha256(f"{images}\n".encode() + digest.digest()).hexdigest()
-
-
-def _kept(results: Results) -> Iterator[tuple[str, str]]:
-    """Names and digests of the images that are kept."""
-    return ((result.name, result.pixels) for result in results() if not result.reason)
 
 
 def _between(bits: int) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ganformer_cli.data.prepare.statistics import UnusableSourceError
-from ganformer_cli.data.prepare.writer import JOURNAL, SET, DatasetPlan, DatasetWriter
+from ganformer_cli.data.prepare.statistics import DatasetPlan, UnusableSourceError
+from ganformer_cli.data.prepare.writer import JOURNAL, SET, DatasetWriter
 from ganformer_cli.errors import OutputError
 from ganformer_cli.files import ensure_writable_folder, quietly, reason_and_remedy, remove, replace
 

@@ -24,7 +24,7 @@ VerifyProgress = Callable[[int, int, int], None]  # images looked at, of how man
 _MAX_PROBLEMS = 100  # reported for one zip
 
 
-def verify(folder: Path, *, progress: VerifyProgress | None = None) -> dict[str, Any]:
+def verify(folder: Path, *, progress: VerifyProgress = lambda done, total, problems: None) -> dict[str, Any]:
     """Check every file of the data set in ``folder``.
 
     The manifest has its checksum; each zip has its size, sha256 and images; each image has its name, bytes, size
@@ -47,8 +47,7 @@ def verify(folder: Path, *, progress: VerifyProgress | None = None) -> dict[str,
         raise DataError(f"{folder} holds no prepared data set: there is no {MANIFEST} in it")
     if manifest:
         total = manifest["count"]
-        if progress is not None:
-            progress(0, total, 0)
+        progress(0, total, 0)
         first = 0
         labels: list[npt.NDArray[Any]] = []
         for shard in manifest["shards"]:
@@ -60,8 +59,7 @@ def verify(folder: Path, *, progress: VerifyProgress | None = None) -> dict[str,
                 check = _Shard(path, shard, manifest, first)
                 for found in check.run():
                     images += found
-                    if progress is not None:
-                        progress(images, total, len(problems) + len(check.problems))
+                    progress(images, total, len(problems) + len(check.problems))
                 problems += check.problems
                 labels += check.labels
             first += shard["count"]
@@ -78,12 +76,8 @@ def verify(folder: Path, *, progress: VerifyProgress | None = None) -> dict[str,
             if not belongs(path.name) or (path.suffix == ".zip" and path.name not in known):
                 problems.append(f"{path} does not belong to the data set")
     return {
-        "folder": str(folder),
-        "ok": not problems,
-        "problems": problems,
-        "pictures": images,
-        "shards": shards,
-    }
+        "folder": str(folder), "ok": not problems, "problems": problems, "pictures": images, "shards": shards,
+    }  # fmt: skip
 
 
 class _Shard:
@@ -91,25 +85,19 @@ class _Shard:
 
     def __init__(self, path: Path, shard: dict[str, Any], manifest: dict[str, Any], first: int) -> None:
         self.problems: list[str] = []
-        self._path = path
-        self._shard = shard
-        self._size = (manifest["width"], manifest["height"])
-        self._first = first
-        self._described = manifest["labels"]
         self.labels: list[npt.NDArray[Any]] = []  # those of the zip, if they are as they should be
+        self._path, self._shard, self._manifest, self._first = path, shard, manifest, first
 
     def run(self) -> Iterator[int]:
         """Yields 1 for each image that was checked."""
         try:
-            whole = self._whole()
+            whole = self._is_whole()
             with contextlib.closing(ZipIndex(self._path)) as index:
-                names, count = list(index.names()), self._shard["count"]
-                if names != [*map(image_name, range(self._first, self._first + count)), DATASET_JSON]:
-                    self._tell(
-                        f"{self._path} does not hold the {count} images from {self._first} on and {DATASET_JSON}"
-                    )
+                names, first, count = list(index.names()), self._first, self._shard["count"]
+                if names != [*map(image_name, range(first, first + count)), DATASET_JSON]:
+                    self._tell(f"{self._path} does not hold the {count} images from {first} on and {DATASET_JSON}")
                 try:
-                    self.labels = [shard_labels(self._path, self._first, count, self._described, index=index)]
+                    self.labels = [shard_labels(self._path, first, count, self._manifest["labels"], index=index)]
                 except DataError as error:
                     self._tell(str(error).rpartition("; ")[0])
                 for number, name in enumerate(names):
@@ -119,25 +107,26 @@ class _Shard:
         except (OSError, zipfile.BadZipFile) as error:
             self._tell(f"{self._path} cannot be read ({error})")
 
-    def _whole(self) -> bool:
+    def _is_whole(self) -> bool:
         size = self._path.stat().st_size
         if size != self._shard["bytes"]:
             self._tell(f"{self._path} has {size} bytes where {self._shard['bytes']} are expected")
-        elif sha256_of(self._path) != self._shard["sha256"]:
+            return False
+        if sha256_of(self._path) != self._shard["sha256"]:
             self._tell(f"{self._path} was changed: its sha256 is not what {MANIFEST} says")
-        else:
-            return True
-        return False
+            return False
+        return True
 
     def _look_at(self, index: ZipIndex, number: int, decode: bool) -> None:
         where = f"{self._path}: {index.name(number)}"
+        width, height = self._manifest["width"], self._manifest["height"]
         try:
             with Image.open(io.BytesIO(index.read(number)), formats=("PNG",)) as image:
                 if decode:
                     image.load()
-                if image.size != self._size or image.mode != "RGB":
-                    expected = "RGB {}x{}".format(*self._size)
-                    self._tell(f"{where} is {image.mode} {image.width}x{image.height}, not {expected}")
+                if image.size != (width, height) or image.mode != "RGB":
+                    found = f"{image.mode} {image.width}x{image.height}"
+                    self._tell(f"{where} is {found}, not RGB {width}x{height}")
         except Exception as error:  # a damaged file can break a decoder in any way
             self._tell(f"{where} is damaged ({str(error).removeprefix(DAMAGED_IN_ZIP).split(' <', 1)[0]})")
 

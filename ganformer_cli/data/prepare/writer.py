@@ -6,10 +6,9 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
@@ -17,7 +16,8 @@ from ganformer_cli.data.loading.stores import ShardStore
 from ganformer_cli.data.manifest import DUPLICATES, MANIFEST, PREVIEW, SKIPPED, checksum, shard_name
 from ganformer_cli.data.prepare.conversion import ConversionResult
 from ganformer_cli.data.prepare.shards import Journal, ShardWriter
-from ganformer_cli.data.prepare.statistics import DatasetStatistics
+from ganformer_cli.data.prepare.statistics import DatasetPlan, DatasetStatistics
+from ganformer_cli.data.sources.base import spread
 from ganformer_cli.files import json_text, remove
 
 SET, JOURNAL = "set", "journal.jsonl"
@@ -26,20 +26,6 @@ COMMIT_SECONDS = 2.0
 _PREVIEW_SIDE = 8  # images, in each direction
 _PREVIEW_PIXELS = 128  # longer side of each
 _PREVIEW_GAP = 2
-
-
-@dataclass(frozen=True)
-class DatasetPlan:
-    """What is going to be made."""
-
-    height: int
-    width: int
-    images: int  # of the source that are going to be looked at, as far as is known beforehand
-    shards: int
-    label_kind: str | None
-    class_names: list[str] | None
-    class_count: int | None
-    identity: dict[str, Any]  # source and settings: work begun with others is not taken up
 
 
 class DatasetWriter:
@@ -52,10 +38,7 @@ class DatasetWriter:
         self._begin()
 
     def _begin(self) -> None:
-        plan = self._plan
-        self.statistics = DatasetStatistics(
-            plan.height, plan.width, plan.label_kind, plan.class_names, plan.class_count
-        )
+        self.statistics = DatasetStatistics(self._plan)
         self.committed = 0  # images of the source
         self._shards: list[dict[str, Any]] = []  # the finished ones, as the manifest has them
         self._writer: ShardWriter | None = None  # None behind the last shard
@@ -106,29 +89,19 @@ class DatasetWriter:
         for name in (SKIPPED, DUPLICATES):  # of an interruption
             remove(folder / name)
         if self.statistics.skipped_count > len(self.statistics.skipped):
-            self._write_skipped(folder / SKIPPED)
+            skipped = ({"file": each.name, "reason": each.reason} for each in self._results() if each.reason)
+            _write_text(folder / SKIPPED, map(json_text, skipped))
         duplicates = self.statistics.duplicates(self._results, near_duplicates)
         if duplicates:
-            _write_json(folder / DUPLICATES, duplicates.file())
+            _write_text(folder / DUPLICATES, [json_text(duplicates.file(), indent=2)])
         self._draw_preview(folder)
         manifest = {
-            **head,
-            **self.statistics.manifest(),
-            "shards": self._shards,
-            "duplicates": duplicates.summary(),
-        }
+            **head, **self.statistics.manifest(), "shards": self._shards, "duplicates": duplicates.summary(),
+        }  # fmt: skip
         manifest = json.loads(json_text(manifest))  # as it can be written: names of files may be no text
         manifest["checksum"] = checksum(manifest)
-        _write_json(folder / MANIFEST, manifest)
+        _write_text(folder / MANIFEST, [json_text(manifest, indent=2)])
         return manifest
-
-    def _write_skipped(self, path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="\n") as stream:
-            for result in self._results():
-                if result.reason:
-                    line = {"file": result.name, "reason": result.reason}
-                    stream.write(json_text(line) + "\n")
-            _to_disk(stream)
 
     def close(self) -> None:
         """Close the files as they are."""
@@ -140,8 +113,7 @@ class DatasetWriter:
 
     def _shard_of(self, number: int) -> int:
         """The shard of image ``number`` of the source."""
-        last = self._plan.shards - 1
-        return min(last, number * self._plan.shards // self._plan.images)
+        return min(self._plan.shards - 1, number * self._plan.shards // self._plan.images)
 
     def _next_shard(self) -> None:
         number = len(self._shards)
@@ -199,7 +171,7 @@ class DatasetWriter:
         """A sheet of images spread over the set."""
         count = self.statistics.kept
         side = min(_PREVIEW_SIDE, next(side for side in range(1, count + 1) if side * side >= count))
-        numbers = [i * count // max(1, min(count, side * side)) for i in range(min(count, side * side))]
+        numbers = spread(count, side * side)
         height, width = self._plan.height, self._plan.width
         scale = min(1.0, _PREVIEW_PIXELS / max(height, width))
         tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
@@ -227,13 +199,14 @@ def _result(values: list[Any]) -> ConversionResult:
     return result._replace(size=(width, height))
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_text(path: Path, parts: Iterable[str]) -> None:
+    """Write each part and a line break, and bring them to the disk."""
     # Not atomic by itself: the folder takes its place as a whole.
     with path.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(json_text(value, indent=2) + "\n")
+        stream.writelines(f"{part}\n" for part in parts)
         _to_disk(stream)
 
 
-def _to_disk(stream: Any) -> None:
+def _to_disk(stream: IO[Any]) -> None:
     stream.flush()
     os.fsync(stream.fileno())
