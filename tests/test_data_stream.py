@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from ganformer_cli.data.loading.batches import SampleOrder
 from ganformer_cli.data.loading.datasets import ImageArray, ImageDataset, LabelArray, SceneDataset
-from ganformer_cli.data.loading.stream import ImageStream, SampleOrder
+from ganformer_cli.data.loading.stream import ImageStream
 from ganformer_cli.errors import ConfigError
 
 

@@ -281,14 +281,13 @@ def describe_prepared(data_dir: Path) -> list[dict[str, Any]]:
         except DataError as error:
             sets.append({"name": name, "folder": str(data_dir / name), "error": str(error)})
             continue
-        keys = "images", "width", "height", "ratio", "fit", "labels", "bytes", "source"
         labels = manifest["labels"]
-        values = (
-            manifest["count"], manifest["width"], manifest["height"], manifest["ratio"], manifest.get("crop"),
-            labels and {"kind": labels["kind"], "size": labels["size"]},
-            sum(shard["bytes"] for shard in manifest["shards"]), manifest["source"].get("name"),
-        )  # fmt: skip
-        sets.append({"name": name, "folder": str(data_dir / name), **dict(zip(keys, values, strict=True))})
+        sets.append({
+            "name": name, "folder": str(data_dir / name), "images": manifest["count"], "width": manifest["width"],
+            "height": manifest["height"], "ratio": manifest["ratio"], "fit": manifest.get("crop"),
+            "labels": labels and {"kind": labels["kind"], "size": labels["size"]},
+            "bytes": sum(shard["bytes"] for shard in manifest["shards"]), "source": manifest["source"].get("name"),
+        })  # fmt: skip
     return sets
 
 

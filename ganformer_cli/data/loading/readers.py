@@ -79,7 +79,7 @@ class ReaderPool:
         self._readers: list[_Reader] = []
         try:
             for number in range(count):
-                self._readers.append(self._start(first + number * step, count))
+                self._readers.append(_Reader(batches, first + number * step, step * count))
         except OSError as error:
             _end_all(self._readers)
             warn(f"cannot start processes that read images ({error.strerror or error}); reading without them")
@@ -115,9 +115,6 @@ class ReaderPool:
         """End the processes."""
         self._finalizer()
 
-    def _start(self, first: int, count: int) -> _Reader:
-        return _Reader(self._batches, first, self._step * count)
-
     def _replace(self, lost: _Reader, position: int, why: str) -> None:
         self._failures += 1
         lost.end()
@@ -126,7 +123,8 @@ class ReaderPool:
             # Its other batches, beyond the one at position, which is read without it.
             if self._failures < MAX_FAILURES + count:
                 with contextlib.suppress(OSError):
-                    self._readers[self._turn] = self._start(position + self._step * count, count)
+                    stride = self._step * count
+                    self._readers[self._turn] = _Reader(self._batches, position + stride, stride)
                     self._warn(f"a process that reads images {why}; it was replaced")
                     return
             self._warn(f"the processes that read images fail ({why}); reading without them from now on, more slowly")
@@ -242,6 +240,10 @@ def _status(code: int | None) -> str:
     return f" by signal {-code}"
 
 
+# Signals that may reach all processes of a terminal or job: training decides, and ends its readers itself.
+_OF_ALL = (*OF_THE_TERMINAL, "SIGUSR1")
+
+
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
     """A process that is started within begins with signals to stop held back: none ends it before it is ready, with a
@@ -251,13 +253,8 @@ def _signals_held_back() -> Iterator[None]:
 
         # The first process that is spawned brings it along, and starting it lets SIGINT through again.
         resource_tracker.ensure_running()
-    with held_back(*OF_THE_TERMINAL, "SIGUSR1"):
+    with held_back(*_OF_ALL):
         yield
-
-
-def _left_to_parent() -> list[signal.Signals]:
-    """Signals that may reach all processes of a terminal or job: training decides, and ends its readers itself."""
-    return signals_named(*OF_THE_TERMINAL, "SIGUSR1")
 
 
 # ----- In the process -----
@@ -266,10 +263,10 @@ def _left_to_parent() -> list[signal.Signals]:
 def _serve(batches: Batches, position: int, stride: int, pipe: Connection) -> None:
     """Send batches until the training process stops receiving."""
     leave_to_parent()
-    for number in _left_to_parent():
+    for number in signals_named(*_OF_ALL):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _left_to_parent())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals_named(*_OF_ALL))
     one_at_a_time = threading.Lock()
 
     def send(message: Any) -> None:

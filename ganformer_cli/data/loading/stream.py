@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from types import TracebackType
 
 import torch
 
-from ganformer_cli.data.loading.batches import ImageBatches
-from ganformer_cli.data.loading.batches import SampleOrder as SampleOrder
+from ganformer_cli.data.loading.batches import ImageBatches, SampleOrder
 from ganformer_cli.data.loading.datasets import ImageDataset
 from ganformer_cli.data.loading.readers import Batches, ReaderPool
 from ganformer_cli.errors import ConfigError
@@ -87,7 +85,13 @@ class ImageStream:
             DataError: an image cannot be read.
         """
         if self._workers and self.readers is None:
-            self.readers = self._start_workers()
+            batches = copy.copy(self._batches)
+            batches.dataset = copy.copy(self.dataset)
+            batches.dataset.cache_bytes //= self._workers  # each has a memory of its own
+            self.readers = ReaderPool(
+                batches, first=self.position + self._offset, step=self._step, count=self._workers, warn=self._warn,
+                should_stop=self._should_stop,
+            )  # fmt: skip
         return self._read(self._batches if self.readers is None else self.readers)
 
     def next_without_workers(self) -> Batch:
@@ -109,20 +113,5 @@ class ImageStream:
     def __enter__(self) -> ImageStream:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _start_workers(self) -> ReaderPool:
-        batches = copy.copy(self._batches)
-        batches.dataset = copy.copy(self.dataset)
-        batches.dataset.cache_bytes //= self._workers  # each has a memory of its own
-        return ReaderPool(
-            batches,
-            first=self.position + self._offset,
-            step=self._step,
-            count=self._workers,
-            warn=self._warn,
-            should_stop=self._should_stop,
-        )
