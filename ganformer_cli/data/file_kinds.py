@@ -24,7 +24,8 @@ from ganformer_cli.files import open_regular
 START = 4096  # bytes of a file that are looked at
 
 _SHOWN = 6  # kinds of files that are named
-_NO_SUFFIX = "without suffix"
+_NO_SUFFIX = "without suffix"  # or with something that is none
+_PLAIN_SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,12}")
 _HEIF = frozenset({".heic", ".heif", ".heics", ".heifs", ".hif"})
 _ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 # They begin as TIFFs do, and what Pillow finds in them is a small preview.
@@ -96,7 +97,8 @@ class UnreadFiles:
     def add(self, name: str, kind: FileKind) -> None:
         """Count a file."""
         if kind is FileKind.UNREAD:
-            self.unread[counted_suffix(name)] += 1
+            suffix = os.path.splitext(name.rpartition("/")[2])[1].lower()
+            self.unread[suffix if _PLAIN_SUFFIX.fullmatch(suffix) else _NO_SUFFIX] += 1
         self.sheets += kind is FileKind.SHEET
 
     def add_beside(self, name: str) -> None:
@@ -137,12 +139,6 @@ def is_companion(file: str) -> bool:
     return suffix in _ARRAYS and _OF_LABELS.search(stem) is not None
 
 
-def counted_suffix(name: str) -> str:
-    """What a file is counted as: its suffix in lower case, or that it has none."""
-    suffix = os.path.splitext(name.rpartition("/")[2])[1].lower()
-    return suffix if re.fullmatch(r"\.[a-z0-9_+-]{1,12}", suffix) else _NO_SUFFIX
-
-
 def unread_count_text(unread: Mapping[str, int]) -> str:
     """As in ``40 files are not read``."""
     count = sum(unread.values())
@@ -152,7 +148,10 @@ def unread_count_text(unread: Mapping[str, int]) -> str:
 def unread_text(unread: Mapping[str, int]) -> str:
     """As in ``40 .heic (to read them: pip install "ganformer[heif]"), 1 .mp4``."""
     ordered = sorted(unread.items(), key=lambda one: (-one[1], one[0]))
-    parts = [f"{count} {suffix}{_advice(suffix)}" for suffix, count in ordered[:_SHOWN]]
+    parts = []
+    for suffix, count in ordered[:_SHOWN]:
+        advice = next((f" ({text})" for suffixes, text in _ADVICE if suffix in suffixes), "")
+        parts.append(f"{count} {suffix}{advice}")
     if len(ordered) > _SHOWN:
         parts.append(f"{sum(count for _, count in ordered[_SHOWN:])} others")
     return ", ".join(parts)
@@ -160,10 +159,9 @@ def unread_text(unread: Mapping[str, int]) -> str:
 
 def figures_text(count: int) -> str:
     """That sheets are left out."""
-    files = "1 figure drawn by ganformer generate is" if count == 1 else (
-        f"{count} figures drawn by ganformer generate are"
-    )  # fmt: skip
-    return f"{files} left out (grids, maps and the like)"
+    figures = "1 figure" if count == 1 else f"{count} figures"
+    verb = "is" if count == 1 else "are"
+    return f"{figures} drawn by ganformer generate {verb} left out (grids, maps and the like)"
 
 
 _ADVICE = (
@@ -172,10 +170,6 @@ _ADVICE = (
     (_ARCHIVES, "archives: unpack them, or prepare each by itself"),
     (_CAMERA_RAW, "camera raw: develop them to PNG or TIFF"),
 )
-
-
-def _advice(suffix: str) -> str:
-    return next((f" ({text})" for suffixes, text in _ADVICE if suffix in suffixes), "")
 
 
 def starts_as_image(start: bytes) -> bool:

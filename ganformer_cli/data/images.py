@@ -20,6 +20,7 @@ from ganformer_cli.data.image_formats import HEIF_INSTALL, readable_formats, sta
 MAX_PIXELS = 90_000_000  # an image that unpacks to more is refused: 270 MB, and a small file can claim it
 
 TOO_SMALL = "too small"  # how that reason begins
+_TOO_LARGE = f"too large to unpack safely: {{}}at most {MAX_PIXELS // 1_000_000} million pixels; shrink it first"
 
 ImageArray = npt.NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -57,13 +58,10 @@ def open_image(data: bytes) -> Image.Image:
             raise UnusableImageError(f"HEIC (to read it, {HEIF_INSTALL})") from None
         raise UnusableImageError("not an image of a known format") from None
     except Image.DecompressionBombError:
-        raise UnusableImageError(_too_many_pixels("")) from None
+        raise UnusableImageError(_TOO_LARGE.format("")) from None
     except Exception as error:  # a damaged file can break a decoder in any way
         raise UnusableImageError(f"damaged: {_words(error)}") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise UnusableImageError(_too_many_pixels(f"{image.width}x{image.height} px, "))
-    if min(image.size) < 1:
-        raise UnusableImageError("it has no pixels")
+    _check_size(image.width, image.height)
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else ""
     image.info[_FILE_MODE] = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -109,25 +107,21 @@ def from_pixels(pixels: npt.NDArray[Any], value_range: ValueRange | None = None)
         UnusableImageError: they have another type or shape, lie outside the range, or are too many.
     """
     kind = pixels.dtype.kind
-    known = pixels.dtype == np.uint8 or kind == "f" or (kind == "u" and pixels.dtype.itemsize == 2)
+    known = kind == "f" or (kind == "u" and pixels.dtype.itemsize <= 2)
     if not known or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
         raise UnusableImageError(
             f"an array {pixels.dtype} {list(pixels.shape)}, not [height, width, 1, 3 or 4] of uint8, uint16 or "
             "floating point"
         )
     height, width, channels = pixels.shape
-    if height * width > MAX_PIXELS:
-        raise UnusableImageError(_too_many_pixels(f"{width}x{height} px, "))
-    if min(height, width) < 1:
-        raise UnusableImageError("it has no pixels")
-    if pixels.dtype != np.uint8:
-        if kind == "f" and value_range is None:
-            low, high = float(pixels.min()), float(pixels.max())
-            if not (low >= 0 and high <= 1):  # so written, nan fails too
-                raise UnusableImageError(f"values from {low:g} to {high:g}, where 0 to 1 is wanted")
-            pixels = np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
-        else:
-            pixels = _as_8_bits(pixels, value_range)
+    _check_size(width, height)
+    if kind == "f" and value_range is None:
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 1):  # so written, nan fails too
+            raise UnusableImageError(f"values from {low:g} to {high:g}, where 0 to 1 is wanted")
+        pixels = np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
+    elif pixels.dtype != np.uint8:
+        pixels = _as_8_bits(pixels, value_range)
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if channels == 1 else pixels))
 
 
@@ -212,7 +206,8 @@ def fit(
     """
     try:
         image.load()
-        _turn_upright(image)
+        with contextlib.suppress(Exception):  # damaged EXIF data are no reason to lose an image
+            ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # a damaged file can break a decoder in any way
         raise UnusableImageError(f"damaged: {_words(error)}") from error
     if not is_large_enough((image.height, image.width), (height, width), fit):
@@ -283,20 +278,16 @@ def is_deep_color(image: Image.Image) -> bool:
 def _grey_as_8_bits(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
     """Mode L of whole numbers with more than 8 bits (modes I and I;16), or of floating point (mode F)."""
     values = np.asarray(image)
-    if image.mode == "F":
-        # so written, nan fails too
-        if value_range is None and not (values.min() >= 0 and values.max() <= 1):
-            raise UnusableImageError(
-                "floating-point numbers outside 0 to 1; say what they mean with --value-range LOW,HIGH, or convert it "
-                "to 8 or 16 bits"
-            )
-        grey = np.floor(values * 255 + 0.5).astype(np.uint8) if value_range is None else _as_8_bits(values, value_range)
+    is_float = image.mode == "F"
+    if value_range is None and not (values.min() >= 0 and values.max() <= (1 if is_float else 65535)):  # nan fails too
+        why = (
+            "floating-point numbers outside 0 to 1; say what they mean" if is_float
+            else "32-bit numbers, whose range is not known; say it"
+        )  # fmt: skip
+        raise UnusableImageError(f"{why} with --value-range LOW,HIGH, or convert it to 8 or 16 bits")
+    if value_range is None and is_float:
+        grey = np.floor(values * 255 + 0.5).astype(np.uint8)
     else:
-        if value_range is None and (values.min() < 0 or values.max() > 65535):
-            raise UnusableImageError(
-                "32-bit numbers, whose range is not known; say it with --value-range LOW,HIGH, or convert it to 8 or "
-                "16 bits"
-            )
         grey = _as_8_bits(values, value_range)
     key = image.info.get("transparency")
     if not isinstance(key, int):
@@ -339,13 +330,11 @@ _FILE_MODE = "file mode"  # where open_image notes it
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
-def _turn_upright(image: Image.Image) -> None:
-    with contextlib.suppress(Exception):  # damaged EXIF data are no reason to lose an image
-        ImageOps.exif_transpose(image, in_place=True)
-
-
-def _too_many_pixels(size: str) -> str:
-    return f"too large to unpack safely: {size}at most {MAX_PIXELS // 1_000_000} million pixels; shrink it first"
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnusableImageError(_TOO_LARGE.format(f"{width}x{height} px, "))
+    if min(width, height) < 1:
+        raise UnusableImageError("it has no pixels")
 
 
 def _words(error: Exception) -> str:

@@ -148,11 +148,6 @@ class NpySource(Arrayed, IndexedSource):
     format = "npy"
 
     def __init__(self, path: Path, labels: str | None) -> None:
-        """
-        Raises:
-            OSError, ValueError: it cannot be read.
-            DataError: it is cut short, or does not hold images, or the labels cannot be used.
-        """
         self.path, self._name = path, path.name
         self._stream = open_regular(path)
         try:
@@ -193,11 +188,6 @@ class NpzSource(Arrayed, StreamedSource):
     passing_is_cheap = False
 
     def __init__(self, path: Path, labels: str | None) -> None:
-        """
-        Raises:
-            OSError, zipfile.BadZipFile: it cannot be read.
-            DataError: it holds no array of images, or the labels cannot be used.
-        """
         self.path = path
         self._zip = open_zip(path)
         try:

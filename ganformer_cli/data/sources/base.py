@@ -90,7 +90,10 @@ class Labels:
 
 
 class Source(abc.ABC):
-    """Images in a fixed order. A context manager; iterated by one thread at a time."""
+    """Images in a fixed order. A context manager; iterated by one thread at a time.
+
+    Making one raises what :func:`~ganformer_cli.data.sources.opening.open_source` turns into its own errors.
+    """
 
     path: Path
     format: str  # "folder", "zip", "tar", "npy", "npz", "hdf5", "lmdb", "tfrecords", "webdataset", "tfds"

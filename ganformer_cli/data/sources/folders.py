@@ -22,10 +22,6 @@ class FolderSource(FileSource):
     format = "folder"
 
     def __init__(self, path: Path, selection: ImageSelection, labels: str | None) -> None:
-        """
-        Raises:
-            DataError: a folder cannot be read, or the labels cannot be used.
-        """
         self.path = path
         found = FoundFiles(selection)
         self._names = NameList(name for name in walk(path) if found.is_image(name, partial(start_of, path / name)))

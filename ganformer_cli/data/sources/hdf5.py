@@ -29,10 +29,6 @@ class Hdf5Source(Arrayed, IndexedSource):
     format = "hdf5"
 
     def __init__(self, path: Path, labels: str | None) -> None:
-        """
-        Raises:
-            DataError: h5py is missing, or the file is damaged or holds no images, or the labels cannot be used.
-        """
         self.path = path
         self._h5py = h5py = import_library("h5py", path, '"ganformer[hdf5]"')
         try:
@@ -88,7 +84,7 @@ class Hdf5Source(Arrayed, IndexedSource):
     def _check_claim(self, dataset: Any) -> None:
         """Refuse a dataset that cannot be what it claims to be: its chunks would not fit into memory, or it was never
         written, and all that is claimed would be made up."""
-        chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize if dataset.chunks else 0
+        chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize if dataset.chunks else 0
         if chunk > MAX_FILE_BYTES:
             raise DataError(
                 f"{self.path}: dataset {dataset.name} has chunks of {chunk >> 20} MiB, each of which has to fit into "

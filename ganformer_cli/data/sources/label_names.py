@@ -44,13 +44,13 @@ def match_loosely(
     """
     found = Matches()
     images_left = dict.fromkeys(map(plain, images))
-    labels_left = {name: row for row, name in ((row, plain(name)) for row, name in labels)}
+    labels_left = {plain(name): row for row, name in labels}
     for key, said in _RULES:
         for with_folders in (False, True):
             if not images_left or not labels_left:
                 return found
             if key is plain and not with_folders:
-                continue
+                continue  # these were looked for before
             pairs = _pairs(images_left, labels_left, key, with_folders, base)
             rule = " and ".join(part for part in (said, _FOLDERS if with_folders else "") if part)
             _refuse_ambiguous(pairs, labels_left, value, where, rule)

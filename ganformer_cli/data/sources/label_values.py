@@ -67,10 +67,6 @@ class ValueReader:
         self._odd: DataError | None = None  # of the first number that is whole, but no class
         self._numbers = array("d")
         self._names: dict[str, int] = {}
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
 
     def add(self, at: str, name: str, label: Any) -> None:
         """The label of ``name``; ``at`` is where it stands, for messages.
@@ -78,34 +74,30 @@ class ValueReader:
         Raises:
             DataError: it is no label, or none of the same kind as those before.
         """
-        written = label
-        label = _plain(label)
-        text = isinstance(label, str)
-        numbers: list[Any] = [] if text else label if isinstance(label, list) else [label]
-        if not text and not (numbers and all(map(is_number, numbers))):
-            raise DataError(f"{at}: the label of {name} is {_shown(written)}, not {WANTED}; correct it")
-        if text:
+        written, label = label, _plain(label)
+
+        def no_label() -> DataError:
+            return DataError(f"{at}: the label of {name} is {_shown(written)}, not {WANTED}; correct it")
+
+        numbers: list[Any] = label if isinstance(label, list) else [label]
+        if isinstance(label, str):
             format, width = _TEXT, 0
+            numbers = [self._names.setdefault(label, len(self._names))]
+        elif not numbers or not all(map(is_number, numbers)):
+            raise no_label()
         elif type(label) is int:
             format, width = _CLASS, 0
             if not 0 <= label < MAX_CLASSES:
-                raise DataError(f"{at}: the label of {name} is {_shown(written)}, not {WANTED}; correct it")
+                raise no_label()
         else:
             format, width = _LIST, len(numbers)
             if width == 1:
-                self._look_at_single(at, name, written, float(numbers[0]))
+                number = float(numbers[0])
+                self._fraction = self._fraction or not number.is_integer()
+                if self._odd is None and number.is_integer() and not 0 <= number < MAX_CLASSES:
+                    self._odd = no_label()
         self._same_kind(at, name, written, format, width)
-        self._count += 1
-        if text:
-            self._numbers.append(self._names.setdefault(label, len(self._names)))
-        else:
-            self._numbers.extend(map(float, numbers))
-
-    def _look_at_single(self, at: str, name: str, written: Any, number: float) -> None:
-        if not number.is_integer():
-            self._fraction = True
-        elif not 0 <= number < MAX_CLASSES and self._odd is None:
-            self._odd = DataError(f"{at}: the label of {name} is {_shown(written)}, not {WANTED}; correct it")
+        self._numbers.extend(map(float, numbers))
 
     def _same_kind(self, at: str, name: str, written: Any, format: str, width: int) -> None:
         if self._width in (-1, width) and self._form in ("", format):

@@ -272,7 +272,7 @@ def choose_labels(
             )
     if isinstance(labels, NamedLabels) and names is not None:
         labels.match(names, source)
-    return labels or Labels()
+    return Labels() if labels is None else labels
 
 
 def array_labels(

@@ -41,9 +41,6 @@ class LmdbSource(StreamedSource):
             path: what the user gave: a folder with ``data.mdb``, such a file, or a zip of it.
             data: where ``data.mdb`` lies; None: at the path.
             unpacked: what to remove at the end.
-
-        Raises:
-            DataError: lmdb is missing, or the file is damaged, or the labels cannot be used.
         """
         self.path = path
         self._unpacked = unpacked
@@ -137,30 +134,24 @@ class Unpacked:
         self._lock = FileLock(archive.with_name(f".{archive.name}.unpacked.lock"))
         try:
             self._lock.acquire(blocking=False)
+            try:
+                self._unpack(archive, member)
+            except BaseException:
+                self.remove()
+                raise
         except Timeout as error:
             raise DataError(f"{archive} is being unpacked by another process; wait until it is done") from error
         except OSError as error:
-            raise self._no_room(archive, error) from error
-        try:
-            self._unpack(archive, member)
-        except OSError as error:
-            self.remove()
-            raise self._no_room(archive, error) from error
-        except BaseException:
-            self.remove()
-            raise
+            raise OutputError(
+                f"{archive} cannot be unpacked in its folder: {advice(error)}. Or unpack it yourself and give the "
+                "folder"
+            ) from error
 
     def remove(self) -> None:
         """Remove what was unpacked."""
         remove(self.folder, warn=quietly)
         self._lock.release()
         remove(Path(self._lock.lock_file), warn=quietly)  # another process may have taken it meanwhile
-
-    @staticmethod
-    def _no_room(archive: Path, error: OSError) -> OutputError:
-        return OutputError(
-            f"{archive} cannot be unpacked in its folder: {advice(error)}. Or unpack it yourself and give the folder"
-        )
 
     def _unpack(self, archive: Path, member: str) -> None:
         stamp = self.folder / "unpacked.json"

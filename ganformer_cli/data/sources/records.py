@@ -16,8 +16,9 @@ from ganformer_cli.data.sources.crc32c import masked_crc32c
 _HEADER = struct.Struct("<QI")  # length of the data, and its checksum
 _FOOTER = struct.Struct("<I")  # checksum of the data
 _VARINT, _WIDE, _BYTES, _NARROW = 0, 1, 2, 5  # kinds of protobuf's fields
+_TEXTS, _WHOLES = 1, 3  # kinds of features
 _MAX_FEATURES = 10_000  # of an Example
-_MAX_VALUES = 1024  # of a feature: those behind are left out
+_MAX_VALUES = 1024  # of a feature: those behind are left out, for each would be an object in memory
 _IMAGE_KEYS = (b"image/encoded", b"image", b"image_raw")
 _CLASSES = (b"image/class/label", b"label")
 
@@ -60,8 +61,7 @@ class RecordReader:
             BrokenArchiveError: the file is cut short.
             ValueError: the record is damaged; those behind it need not be.
         """
-        if self._size is not None and self._stream.tell() + self._left > self._size:
-            raise BrokenArchiveError("it is cut short", inside=True)
+        self._check_left()
         data = memoryview(self._read(self._left, inside=True))
         if len(data) < self._left:
             raise BrokenArchiveError("it is cut short", inside=True)
@@ -71,9 +71,9 @@ class RecordReader:
         return data[: -_FOOTER.size]
 
     def _skip(self) -> None:
-        if self._size is not None and self._left:
-            if self._stream.tell() + self._left > self._size:
-                raise BrokenArchiveError("it is cut short", inside=True)
+        """Go behind the present record."""
+        if self._size is not None:
+            self._check_left()
             self._stream.seek(self._left, 1)
             self._left = 0
         while self._left:
@@ -81,6 +81,10 @@ class RecordReader:
             if not data:
                 raise BrokenArchiveError("it is cut short", inside=True)
             self._left -= len(data)
+
+    def _check_left(self) -> None:
+        if self._size is not None and self._stream.tell() + self._left > self._size:
+            raise BrokenArchiveError("it is cut short", inside=True)
 
     def _read(self, size: int, *, inside: bool) -> bytes:
         try:
@@ -130,34 +134,29 @@ def example(record: memoryview) -> dict[bytes, list[Any]]:
                 parts = dict(_fields(entry))
                 key, value = parts.get(1), parts.get(2)
                 if isinstance(key, memoryview) and isinstance(value, memoryview):
-                    found[bytes(key)] = _values(value)
+                    found[bytes(key)] = list(islice(_values(value), _MAX_VALUES))
                     if len(found) > _MAX_FEATURES:
                         raise ValueError(f"more than {_MAX_FEATURES} features")
     return found
 
 
-def _values(feature: memoryview) -> list[Any]:
-    values: list[Any] = []
+def _values(feature: memoryview) -> Iterator[memoryview | int]:
     for kind, content in _fields(feature):
-        if not isinstance(content, memoryview):
+        if kind not in (_TEXTS, _WHOLES) or not isinstance(content, memoryview):
             continue
-        if len(values) >= _MAX_VALUES:  # of a feature that is no image: each would be an object in memory
-            break
-        if kind == 1:
-            entries = (value for number, value in _fields(content) if number == 1 and isinstance(value, memoryview))
-            values += islice(entries, _MAX_VALUES)
-        elif kind == 3:
-            for number, value in _fields(content):
-                if len(values) >= _MAX_VALUES:
-                    break
-                if number == 1 and isinstance(value, int):
-                    values.append(_signed(value))
-                elif number == 1 and isinstance(value, memoryview):
-                    place = 0
-                    while place < len(value) and len(values) < _MAX_VALUES:
-                        whole, place = _varint(value, place)
-                        values.append(_signed(whole))
-    return values
+        for number, value in _fields(content):
+            if number != 1:
+                continue
+            if kind == _TEXTS:
+                if isinstance(value, memoryview):
+                    yield value
+            elif isinstance(value, int):
+                yield _signed(value)
+            else:  # several, packed
+                place = 0
+                while place < len(value):
+                    whole, place = _varint(value, place)
+                    yield _signed(whole)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:

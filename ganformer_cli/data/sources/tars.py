@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ganformer_cli.data.file_kinds import START, FileKind, ImageSelection, is_hidden
 from ganformer_cli.data.found_files import FoundFiles
@@ -45,7 +45,6 @@ _PIECE = 1 << 20
 _READ_AHEAD = 1 << 18  # bytes that decompressing may have read of what comes before
 _DATA_TYPES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE}
 _LINKS = {tarfile.LNKTYPE, tarfile.SYMTYPE}
-COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,6 @@ class TarReader:
     """
 
     def __init__(self, path: Path) -> None:
-        """
-        Raises:
-            OSError: it cannot be opened.
-            DataError: a library is missing.
-        """
         self._stream, self._raw = _open(path)
         self.is_compressed = self._raw is not None
         self._unpacked = 0  # bytes
@@ -245,11 +239,6 @@ class TarSource(StreamedSource):
     format = "tar"
 
     def __init__(self, path: Path, selection: ImageSelection, labels: str | None) -> None:
-        """
-        Raises:
-            OSError: it cannot be opened.
-            DataError: the labels cannot be used, or a library is missing.
-        """
         self.path = path
         self._selection = selection
         self._dataset_jsons: dict[str, bytes] = {}
@@ -341,16 +330,8 @@ def _open(path: Path) -> tuple[IO[bytes], IO[bytes] | None]:
     try:
         start = raw.read(8)
         raw.seek(0)
-        kind = next((kind for magic, kind in COMPRESSED.items() if start.startswith(magic)), "")
-        if not kind:
-            return raw, None
-        openers: dict[str, Callable[[Any], Any]] = {
-            "gz": lambda raw: gzip.GzipFile(fileobj=raw),
-            "bz2": bz2.BZ2File,
-            "xz": lambda raw: io.BufferedReader(_XzReader(raw)),
-            "zst": lambda raw: _open_zst(raw, path),
-        }
-        return openers[kind](raw), raw
+        opener = next((opener for magic, opener in COMPRESSED.items() if start.startswith(magic)), None)
+        return (raw, None) if opener is None else (opener(raw, path), raw)
     except BaseException:
         raw.close()
         raise
@@ -396,6 +377,15 @@ def _open_zst(raw: IO[bytes], path: Path) -> IO[bytes]:
         unpacker = import_library("zstandard", path, "zstandard").ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
         own = unpacker.stream_reader(raw, read_across_frames=True)
     return io.BufferedReader(own)
+
+
+# How a compressed tar begins, and what unpacks it.
+COMPRESSED: dict[bytes, Callable[[IO[bytes], Path], IO[bytes]]] = {
+    b"\x1f\x8b": lambda raw, path: cast(IO[bytes], gzip.GzipFile(fileobj=raw)),
+    b"BZh": lambda raw, path: bz2.BZ2File(raw),
+    b"\xfd7zXZ\x00": lambda raw, path: io.BufferedReader(_XzReader(raw)),
+    b"\x28\xb5\x2f\xfd": _open_zst,
+}
 
 
 def _attributes(data: bytes) -> dict[str, str]:

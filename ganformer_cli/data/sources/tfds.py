@@ -25,9 +25,6 @@ class TfdsSource(Source):
         """
         Args:
             path: the name of the data set, as tensorflow_datasets takes it: ``cifar10``, ``mnist:3.0.1``.
-
-        Raises:
-            DataError: the library is missing, or knows no such data set, or it holds no images.
         """
         self.path = path
         self._tfds = import_library("tensorflow_datasets", path, "tensorflow-datasets tensorflow")

@@ -133,10 +133,6 @@ class TfrecordsSource(StreamedSource):
         Args:
             resolution: of files of several resolutions, that with images of this size is taken, else the next
                 larger, else the largest; None: the largest.
-
-        Raises:
-            OSError, zipfile.BadZipFile: the files cannot be read.
-            DataError: a part is missing, or the labels cannot be used.
         """
         self.path = store.path
         self._store = store

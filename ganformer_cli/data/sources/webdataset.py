@@ -45,10 +45,6 @@ class WebdatasetSource(StreamedSource):
             path: a tar, or the folder of the shards.
             shards: names in the folder; none where ``path`` is a tar.
             beside: what else lies there.
-
-        Raises:
-            OSError: a shard cannot be read.
-            DataError: the labels cannot be used, or a library is missing.
         """
         self.path = path
         self._shards = shards

@@ -26,9 +26,6 @@ class ZipSource(FileSource):
         """
         Args:
             most_labels: bytes that ``dataset.json`` may have.
-
-        Raises:
-            DataError: all images are protected by a password, or the labels cannot be used.
         """
         self.path = index.path
         self._index = index
