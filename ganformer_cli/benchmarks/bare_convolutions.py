@@ -82,12 +82,14 @@ class _Recorder(TorchDispatchMode):
 
 def record(call: Callable[[], object]) -> Counter[Convolution]:
     """The networks' convolutions in ``call``, and how often each is made."""
-    before, convolution.MAX_PRODUCT_POSITIONS = convolution.MAX_PRODUCT_POSITIONS, 0  # gradients, too, are convolutions
+    # All are to be made by torch, gradients too.
+    before = convolution.MAX_PRODUCT_POSITIONS, convolution.USE_WINOGRAD
+    convolution.MAX_PRODUCT_POSITIONS, convolution.USE_WINOGRAD = 0, False
     try:
         with _Recorder() as recorder:
             call()
     finally:
-        convolution.MAX_PRODUCT_POSITIONS = before
+        convolution.MAX_PRODUCT_POSITIONS, convolution.USE_WINOGRAD = before
     return recorder.calls
 
 

@@ -22,6 +22,7 @@ from ganformer_cli.operators.build import FOLDER_VARIABLE, operators_folder
 from ganformer_cli.operators.cuda_toolkit import find_nvcc, how_to_get_nvcc, misfit
 from ganformer_cli.operators.jobs import find_ninja
 from ganformer_cli.operators.toolchain import Runner, decoded, find_compiler, how_to_get_a_compiler, run_program
+from ganformer_cli.operators.winograd import winograd_conv2d
 from ganformer_cli.resources import cache_folder
 
 State = Literal["good", "note", "bad"]
@@ -339,6 +340,10 @@ def _adam_step(parameter: Tensor, gradient: Tensor, second: Tensor) -> list[Tens
     return [norm, trained.detach(), weight.acting, memory["exp_avg"], memory["exp_avg_sq"]]
 
 
+def _winograd(x: Tensor, weight: Tensor) -> list[Tensor | None]:
+    return [winograd_conv2d(x, weight)]
+
+
 # Two images of 9 channels and 35 positions; two heads, 5 components, positions 4 wide.
 _X, _KEYS = (2, 9, 35), ((2, 2, 5, 9), (2, 2, 5), (35, 4), (2, 2, 5, 4))
 
@@ -347,6 +352,7 @@ SELF_TESTS = (
     SelfTest("upfirdn2d", ((2, 3, 7, 9), (4,), (3, 5)), _upfirdn2d),
     SelfTest("bipartite_attention", (_X, *_KEYS, (2, 2, 5, 9), (2, 2, 5, 18), (2, 9), (2, 18)), _bipartite_attention),
     SelfTest("attention_means", (_X, *_KEYS), _attention_means),
+    SelfTest("winograd", ((2, 5, 7, 6), (9, 5, 3, 3)), _winograd, devices=("cpu",)),
     SelfTest("adam_step", ((5, 7, 3), (5, 7, 3), (5, 7, 3)), _adam_step, devices=("cpu",)),
 )
 
