@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from ganformer_cli.operators import native
 
@@ -30,10 +31,13 @@ def is_winograd_quicker(x: Tensor, weight: Tensor) -> bool:
         x: ``[B, C, H, W]``.
         weight: ``[O, I, 3, 3]``.
     """
-    tiles = x.shape[0] * ((x.shape[2] + 1) // 2) * ((x.shape[3] + 1) // 2)
-    if tiles < MIN_TILES or min(weight.shape[:2]) < MIN_CHANNELS or torch.is_autocast_enabled("cpu"):
+    # The size of the batch comes last: a trace for export, which uses plain torch, must not ask for it.
+    if min(weight.shape[:2]) < MIN_CHANNELS or not _is_served(x, weight):
         return False
-    return torch.backends.cpu.get_cpu_capability() in _CAPABILITIES and _is_served(x, weight)
+    if torch.backends.cpu.get_cpu_capability() not in _CAPABILITIES or torch.is_autocast_enabled("cpu"):
+        return False
+    tiles: int = x.shape[0] * ((x.shape[2] + 1) // 2) * ((x.shape[3] + 1) // 2)
+    return tiles >= MIN_TILES
 
 
 def winograd_conv2d(x: Tensor, weight: Tensor) -> Tensor:
@@ -67,7 +71,7 @@ def winograd_input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
 def winograd_weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """Gradient of :func:`winograd_conv2d` by the weight, ``[O, I, 3, 3]``, from x and that by the result."""
     if not _is_served(x, gradient):
-        return torch.nn.grad.conv2d_weight(x, (gradient.shape[1], x.shape[1], 3, 3), gradient, padding=1)
+        return conv2d_weight(x, (gradient.shape[1], x.shape[1], 3, 3), gradient, padding=1)
     recorded = native.needs_gradient(x, gradient)
     out: Tensor = _WeightGradient.apply(x, gradient) if recorded else _weight_gradient(x, gradient)
     return out
