@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -244,8 +244,7 @@ def _is_checksum(kind: str, value: Any) -> bool:
 def _check(values: Mapping[str, Any], rules: _Rules, where: str, *, needed: tuple[str, ...]) -> None:
     for key, value in values.items():
         if key not in rules:
-            near = difflib.get_close_matches(key, rules, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(rules)}"
+            advice = _did_you_mean(key, rules) or f"known are {', '.join(rules)}"
             raise _Wrong(f"{where}{printable(key, limit=80)} is not a known key; {advice}")
         fits, meant = rules[key]
         if not fits(value):
@@ -253,6 +252,11 @@ def _check(values: Mapping[str, Any], rules: _Rules, where: str, *, needed: tupl
     for key in needed:
         if key not in values:
             raise _Wrong(f"{where}{key} is missing: {rules[key][1]}")
+
+
+def _did_you_mean(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _check_source(source: Any, where: str) -> None:
@@ -269,9 +273,9 @@ def _check_preset(entry: CatalogueEntry) -> None:
     """Whether models and runs take the ratio, the resolution and the preset."""
     for key in entry.preset:
         if key not in MODEL_FIELDS | TRAIN_FIELDS:
-            near = difflib.get_close_matches(key.replace("-", "_"), sorted(MODEL_FIELDS | TRAIN_FIELDS), n=1)
-            advice = f"; did you mean {near[0]}?" if near else "; it is not an option of ganformer train"
-            raise _Wrong(f"preset: {printable(key, limit=80)} is unknown{advice}")
+            near = _did_you_mean(key.replace("-", "_"), sorted(MODEL_FIELDS | TRAIN_FIELDS))
+            advice = near or "it is not an option of ganformer train"
+            raise _Wrong(f"preset: {printable(key, limit=80)} is unknown; {advice}")
     model = {"ratio": entry.ratio, **({} if entry.resolution is None else {"resolution": entry.resolution})}
     ModelConfig.from_dict({**model, **_part(entry.preset, MODEL_FIELDS)}, "preset")
     TrainConfig.from_dict(_part(entry.preset, TRAIN_FIELDS), "preset")

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES
+from ganformer_cli.data.limits import MAX_FILE_BYTES
 from ganformer_cli.data.sources.base import (
     DAMAGED,
     READ_ERRORS,
@@ -25,7 +25,7 @@ from ganformer_cli.data.sources.base import (
     StreamedSource,
     reason,
 )
-from ganformer_cli.data.sources.labels import array_labels, choose_labels
+from ganformer_cli.data.sources.labels import array_labels, choose_labels, read_npy
 from ganformer_cli.data.zips import open_zip
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
@@ -224,17 +224,10 @@ class NpzSource(Arrayed, StreamedSource):
         name = next((name for name in LABEL_NAMES if name in self._arrays), None)
         if name is None:
             return None
-        member = self._arrays[name]
 
         def read() -> npt.NDArray[Any]:
-            with self._zip.open(member) as stream:
-                shape, _, dtype = npy_header(stream)
-            size = math.prod(shape) * dtype.itemsize
-            if size > min(MAX_LABELS_BYTES, self._zip.getinfo(member).file_size):
-                raise ValueError(f"an array of {size} bytes")
-            with self._zip.open(member) as stream:
-                values: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-                return values
+            with self._zip.open(self._arrays[name]) as stream:
+                return read_npy(stream)
 
         return array_labels(read, f"{self.path}: array {name}", self.count())
 

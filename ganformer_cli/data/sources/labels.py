@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import os
 from array import array
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ganformer_cli.data.found_files import FoundFiles
+from ganformer_cli.data.limits import MAX_LABELS_BYTES
 from ganformer_cli.data.manifest import DATASET_JSON
 from ganformer_cli.data.sources.base import READ_ERRORS, Label, Labels, has_image_suffix, reason, shown
 from ganformer_cli.data.sources.label_names import match_loosely, plain
@@ -31,7 +33,7 @@ from ganformer_cli.data.sources.label_values import (
 )
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import check_regular, parse_json
-from ganformer_cli.npy_header import check_npy
+from ganformer_cli.npy_header import check_npy, check_npy_stream
 
 _DIGEST = 16  # bytes kept of each name: two names share them once in 10**25 data sets of 3 million images
 _BOMS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -295,6 +297,20 @@ def array_labels(
     if len(labels) != count:
         raise DataError(f"{where}: {len(labels)} labels for {count} images; repair it, or --labels none")
     return labels
+
+
+def read_npy(stream: IO[bytes]) -> npt.NDArray[Any]:
+    """An array in numpy's format, in an archive.
+
+    Raises:
+        ValueError: it is damaged, is none of numbers, or has more than :data:`MAX_LABELS_BYTES`.
+    """
+    data = stream.read(MAX_LABELS_BYTES + 1)
+    if len(data) > MAX_LABELS_BYTES:
+        raise ValueError(f"more than {MAX_LABELS_BYTES >> 20} MiB")
+    check_npy_stream(io.BytesIO(data), len(data))
+    values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return values
 
 
 def read_labels(path: Path) -> Labels:

@@ -130,7 +130,8 @@ def _open_folder(path: Path, format: str | None, labels: str | None, resolution:
         source = _open_prepared(path, prepared, labels)
         if labels is None and source.labels.kind == "classes":
             try:
-                source.labels.class_names, source.labels.class_count = _prepared_classes(path)
+                described = (read_manifest(path) or {}).get("labels") or {}
+                source.labels.class_names, source.labels.class_count = described.get("names"), described.get("size")
             except DataError as error:
                 source.labels.notes.append(f"classes have no names: {error}")
         return source
@@ -231,13 +232,6 @@ def _prepared_zips(path: Path) -> list[Path]:
     except (DataError, TypeError, KeyError):
         return []
     return sorted(path.glob("images*.zip"))
-
-
-def _prepared_classes(path: Path) -> tuple[list[str] | None, int | None]:
-    """Names and number of the classes of a data set that ``ganformer prepare`` made."""
-    manifest = read_manifest(path)
-    labels = (manifest or {}).get("labels") or {}
-    return labels.get("names"), labels.get("size")
 
 
 def _open_prepared(path: Path, zips: list[Path], labels: str | None) -> Source:

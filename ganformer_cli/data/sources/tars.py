@@ -11,7 +11,6 @@ import lzma
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -74,6 +73,7 @@ class TarReader:
         self._end = None if self.is_compressed else path.stat().st_size
         self._left = 0  # bytes of the present file that were not read yet
         self._padding = 0  # bytes behind it
+        self._fault = ""  # why it cannot be read
         self._peeked = b""  # bytes of it that were read ahead
 
     def close(self) -> None:
@@ -116,6 +116,7 @@ class TarReader:
             else:
                 member = self._member(info, name, attributes, block)
                 if member is not None:
+                    self._fault = member.fault
                     return member
                 name, attributes = "", {}
 
@@ -124,23 +125,15 @@ class TarReader:
 
         Raises:
             BrokenArchiveError: it is damaged or cut short.
+            ValueError: there is none, or it is too large.
         """
+        if self._fault:
+            raise ValueError(self._fault)
         if self._end is not None and self._stream.tell() + self._left > self._end:
             raise BrokenArchiveError("it is cut short", inside=True)
         data = self._peeked + (self._read(self._left, inside=True) if self._raw is None else self._read_compressed())
         self._left, self._peeked = 0, b""
         return data
-
-    def read_whole(self, member: Member) -> bytes:
-        """The file of ``member``, which :meth:`next` gave.
-
-        Raises:
-            BrokenArchiveError: it is damaged or cut short.
-            ValueError: there is none, or it is too large.
-        """
-        if member.fault:
-            raise ValueError(member.fault)
-        return self.read()
 
     def _read_compressed(self) -> bytes:
         """The rest of the present file, piece by piece: what is made to fill memory is found out on the way."""
@@ -300,9 +293,7 @@ class TarSource(StreamedSource):
                     inside = self._kind(reader, member) is FileKind.IMAGE
                     if not inside:
                         continue
-                    item = (
-                        self._item(number, member.name, partial(reader.read_whole, member)) if wanted(number) else None
-                    )
+                    item = self._item(number, member.name, reader.read) if wanted(number) else None
                     yield item
                     if item is not None and item.error.startswith(DAMAGED):
                         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -11,10 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-
 from ganformer_cli.data.file_kinds import UnreadFiles, is_hidden
-from ganformer_cli.data.limits import MAX_FILE_BYTES, MAX_LABELS_BYTES, too_large
+from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
 from ganformer_cli.data.sources.base import (
     DAMAGED,
     READ_ERRORS,
@@ -30,12 +27,11 @@ from ganformer_cli.data.sources.base import (
 )
 from ganformer_cli.data.sources.folders import walk
 from ganformer_cli.data.sources.label_values import MAX_CLASSES
-from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels
+from ganformer_cli.data.sources.labels import NumberedLabels, choose_labels, read_npy
 from ganformer_cli.data.sources.records import RecordReader, image_of
 from ganformer_cli.data.zips import checked_member, open_zip
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import open_regular
-from ganformer_cli.npy_header import check_npy_stream
 
 _NAME = re.compile(
     r"(?P<base>.*?)(?:-r(?P<level>\d\d))?(?P<suffix>\.tfrecords?)?"
@@ -163,11 +159,7 @@ class TfrecordsSource(StreamedSource):
             raise DataError(f"{where} and {names[1]} both hold labels; keep one, or choose --labels FILE")
         try:
             with self._store.open(names[0]) as stream:
-                data = stream.read(MAX_LABELS_BYTES + 1)
-            if len(data) > MAX_LABELS_BYTES:
-                raise ValueError(f"more than {MAX_LABELS_BYTES >> 20} MiB")
-            check_npy_stream(io.BytesIO(data), len(data))
-            values = np.load(io.BytesIO(data), allow_pickle=False)
+                values = read_npy(stream)
         except READ_ERRORS as error:
             raise DataError(f"{where} cannot be read ({reason(error)}); download it again") from error
         return NumberedLabels(values, where) if values.size else None
