@@ -172,13 +172,24 @@ def remove_parts(path: Path) -> None:
         remove(part, warn=quietly)
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, hexadecimal; it is read piece by piece."""
-    digest = hashlib.sha256()
+def digest_file(path: Path, kind: str, progress: Callable[[int, int | None], None] | None = None) -> str:
+    """The ``"md5"`` or ``"sha256"`` of a file, hexadecimal; it is read piece by piece.
+
+    ``progress`` is called with the bytes that are read, and all.
+    """
+    digest, total, done = hashlib.new(kind, usedforsecurity=False), path.stat().st_size, 0
     with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+            done += len(block)
+            if progress is not None:
+                progress(done, total)
     return digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, hexadecimal."""
+    return digest_file(path, "sha256")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -287,8 +298,6 @@ def read_json(
     kind: type[GanformerError] = DataError,
     remedy: str = "",
     max_bytes: int = MAX_BYTES,
-    max_memory: int = MAX_MEMORY,
-    max_depth: int = MAX_DEPTH,
     finite: bool = True,
 ) -> Any:
     """What a JSON file holds; UTF-8, with or without a byte order mark. Its shape is the caller's to check.
@@ -297,27 +306,18 @@ def read_json(
         kind: the error to raise.
         remedy: what to do about it, for the end of the message.
         max_bytes: of the file.
-        max_memory: about so many bytes of what is in it.
-        max_depth: of lists and objects in one another.
         finite: refuse NaN and infinity, which Python writes though JSON does not have them.
 
     Raises:
         GanformerError: of ``kind``: the file cannot be read, is no JSON, or is beyond the limits.
     """
-    data = _read(path, max_bytes, kind, remedy)
-    return parse_json(
-        data, str(path), kind=kind, remedy=remedy, max_memory=max_memory, max_depth=max_depth, finite=finite
-    )
+    return parse_json(_read(path, max_bytes, kind, remedy), str(path), kind=kind, remedy=remedy, finite=finite)
 
 
 def read_json_lines(
     path: Path,
     *,
     damaged: Callable[[GanformerError], None] | None = None,
-    kind: type[GanformerError] = DataError,
-    remedy: str = "",
-    max_bytes: int = MAX_LINES_BYTES,
-    max_memory: int = MAX_MEMORY,
     finite: bool = True,
 ) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a file that has a JSON object a line, each with the number of its line, from 1.
@@ -326,26 +326,25 @@ def read_json_lines(
 
     Args:
         damaged: is given the error of each line that is damaged, and the others are read; None raises the first.
-        kind, remedy, max_bytes, max_memory, finite: as for ``read_json``.
+        finite: as for ``read_json``.
 
     Raises:
-        GanformerError: of ``kind``: the file cannot be read or is too large; without ``damaged``, a line is damaged.
+        DataError: the file cannot be read or is too large; without ``damaged``, a line is damaged.
     """
     found = []
     memory = 0
-    data = _read(path, max_bytes, kind, remedy)
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, line in enumerate(_read(path, MAX_LINES_BYTES, DataError).split(b"\n"), 1):
         if not line.strip(b" \t\r\xef\xbb\xbf"):
             continue
         memory += _memory(line)
-        if memory > max_memory:
-            raise _fault(kind, str(path), number, "holds more than a file of this kind can", remedy)
+        if memory > MAX_MEMORY:
+            raise _fault(DataError, str(path), number, "holds more than a file of this kind can")
         try:
             if len(line) > MAX_LINE:
-                raise _fault(kind, str(path), number, f"is longer than {MAX_LINE >> 20} MiB", remedy)
-            value = parse_json(line, str(path), kind=kind, remedy=remedy, finite=finite, first_line=number)
+                raise _fault(DataError, str(path), number, f"is longer than {MAX_LINE >> 20} MiB")
+            value = parse_json(line, str(path), finite=finite, first_line=number)
             if not isinstance(value, dict):
-                raise _fault(kind, str(path), number, "is not a JSON object", remedy)
+                raise _fault(DataError, str(path), number, "is not a JSON object")
         except GanformerError as error:
             if damaged is None:
                 raise
@@ -362,11 +361,12 @@ def parse_json(
     kind: type[GanformerError] = DataError,
     remedy: str = "",
     max_memory: int = MAX_MEMORY,
-    max_depth: int = MAX_DEPTH,
     finite: bool = True,
     first_line: int = 1,
 ) -> Any:
-    """What JSON text holds; ``where`` and the line begin the message of an error. Otherwise as ``read_json``.
+    """What JSON text holds, of at most about ``max_memory`` bytes as values; otherwise as ``read_json``.
+
+    ``where`` and the line begin the message of an error.
 
     Raises:
         GanformerError: of ``kind``: it is no JSON, or is beyond the limits.
@@ -386,48 +386,46 @@ def parse_json(
         raise fault(f"is not JSON ({error.msg}, column {error.colno})", error.pos) from error
     except (RecursionError, ValueError, MemoryError, OverflowError) as error:
         # Nested too deeply, or a number of thousands of digits: where, is looked for in the text.
-        found = _first_violation(text, max_depth, finite)
+        found = _first_violation(text, finite)
         what, place = found or (f"cannot be read ({type(error).__name__})", 0)
         raise fault(what, place) from error
-    if _violation(value, max_depth, finite):
-        what, place = _first_violation(text, max_depth, finite) or ("is beyond the limits", 0)
+    if _violation(value, finite):
+        what, place = _first_violation(text, finite) or ("is beyond the limits", 0)
         raise fault(what, place)
     return value
 
 
-def read_toml(
-    path: Path, *, kind: type[GanformerError] = DataError, remedy: str = "", max_bytes: int = MAX_TOML_BYTES
-) -> dict[str, Any]:
+def read_toml(path: Path, *, kind: type[GanformerError] = DataError) -> dict[str, Any]:
     """What a TOML file holds; UTF-8, with or without a byte order mark. Its shape is the caller's to check.
 
     Raises:
         GanformerError: of ``kind``: the file cannot be read, is no TOML, or is beyond the limits of ``read_json``.
     """
-    text = _decoded(_read(path, max_bytes, kind, remedy), str(path), kind, remedy, 1).replace("\r\n", "\n")
+    text = _decoded(_read(path, MAX_TOML_BYTES, kind), str(path), kind).replace("\r\n", "\n")
     # Readers of TOML recurse into brackets, and take time that grows with the square of the dots in a key.
     bare = _TOML_STRING.sub(lambda found: "\n" * found[0].count("\n"), text)
     depth = 0
     for number, line in enumerate(bare.split("\n"), 1):
         if line.count(".") > _MAX_DOTS:
-            raise _fault(kind, str(path), number, "names tables in one another, too deeply", remedy)
+            raise _fault(kind, str(path), number, "names tables in one another, too deeply")
         for letter in line.partition("#")[0]:
             depth += (letter in "[{") - (letter in "]}")
             if depth > MAX_DEPTH:
-                raise _fault(kind, str(path), number, f"is nested more than {MAX_DEPTH} deep", remedy)
+                raise _fault(kind, str(path), number, f"is nested more than {MAX_DEPTH} deep")
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         said = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
         last = text.count("\n") + 1  # what has no line is the end of the file
         what = f"is not TOML ({said[1]}, column {said[3]})" if said else f"is not TOML ({error})"
-        raise _fault(kind, str(path), int(said[2]) if said else last, what, remedy) from error
+        raise _fault(kind, str(path), int(said[2]) if said else last, what) from error
     except (RecursionError, ValueError, MemoryError, OverflowError) as error:
         long = _LONG_NUMBER.search(text)
         what = "has a number that is too large" if long else f"cannot be read ({type(error).__name__})"
-        raise _fault(kind, str(path), long and text.count("\n", 0, long.start()) + 1, what, remedy) from error
-    if violation := _violation(values, MAX_DEPTH, finite=True):
+        raise _fault(kind, str(path), long and text.count("\n", 0, long.start()) + 1, what) from error
+    if violation := _violation(values, finite=True):
         odd = _ODD_NUMBER.search(bare)
-        raise _fault(kind, str(path), odd and bare.count("\n", 0, odd.start()) + 1, violation, remedy)
+        raise _fault(kind, str(path), odd and bare.count("\n", 0, odd.start()) + 1, violation)
     return values
 
 
@@ -447,7 +445,7 @@ _ODD_NUMBER = re.compile(r"(?<![\w.-])[+-]?(?:inf|nan)(?!\w)|0[xob][\da-fA-F_]{1
 _MAX_DOTS = 256
 
 
-def _read(path: Path, max_bytes: int, kind: type[GanformerError], remedy: str) -> bytes:
+def _read(path: Path, max_bytes: int, kind: type[GanformerError], remedy: str = "") -> bytes:
     try:
         with open_regular(path) as stream:
             data = stream.read(max_bytes + 1)
@@ -461,7 +459,7 @@ def _read(path: Path, max_bytes: int, kind: type[GanformerError], remedy: str) -
     return data
 
 
-def _decoded(data: bytes, where: str, kind: type[GanformerError], remedy: str, first_line: int) -> str:
+def _decoded(data: bytes, where: str, kind: type[GanformerError], remedy: str = "", first_line: int = 1) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _fault(kind, where, None, "is UTF-16, not UTF-8; save it as UTF-8", remedy)
     try:
@@ -472,7 +470,7 @@ def _decoded(data: bytes, where: str, kind: type[GanformerError], remedy: str, f
         raise _fault(kind, where, line, what, remedy) from error
 
 
-def _fault(kind: type[GanformerError], where: str, line: int | None, what: str, remedy: str) -> GanformerError:
+def _fault(kind: type[GanformerError], where: str, line: int | None, what: str, remedy: str = "") -> GanformerError:
     return kind(f"{where}{'' if line is None else f', line {line}'}: {what}{remedy and f'; {remedy}'}")
 
 
@@ -485,7 +483,7 @@ def _memory(text: bytes | str) -> int:
     return 32 * commas + 88 * lists + 232 * tables + 30 * quotes
 
 
-def _violation(value: Any, max_depth: int, finite: bool) -> str | None:
+def _violation(value: Any, finite: bool) -> str | None:
     """What is beyond the limits anywhere in a value, in words; None if nothing is."""
     level, depth = [value], 0
     while level:
@@ -506,27 +504,27 @@ def _violation(value: Any, max_depth: int, finite: bool) -> str | None:
             elif isinstance(item, list):
                 below.extend(item)
         level, depth = below, depth + 1
-        if depth >= max_depth and any(isinstance(item, (dict, list)) for item in level):
-            return f"is nested more than {max_depth} deep"
+        if depth >= MAX_DEPTH and any(isinstance(item, (dict, list)) for item in level):
+            return f"is nested more than {MAX_DEPTH} deep"
     return None
 
 
-def _first_violation(text: str, max_depth: int, finite: bool) -> tuple[str, int] | None:
+def _first_violation(text: str, finite: bool) -> tuple[str, int] | None:
     """What is beyond the limits first in JSON text, in words, and where."""
     depth = 0
     for match in _JSON_TOKEN.finditer(text):
         token, what = match[0], None
         if token in ("[", "{"):
             depth += 1
-            if depth > max_depth:
-                what = f"is nested more than {max_depth} deep"
+            if depth > MAX_DEPTH:
+                what = f"is nested more than {MAX_DEPTH} deep"
         elif token in ("]", "}"):
             depth -= 1
         elif not token.startswith('"') and len(token) > _MAX_DIGITS:
             what = "has a number that is too large"
         else:
             with contextlib.suppress(ValueError):
-                what = _violation(json.loads(token), max_depth, finite)
+                what = _violation(json.loads(token), finite)
         if what is not None:
             return what, match.start()
     return None

@@ -73,9 +73,10 @@ def test_json_that_is_not_there_or_too_large_is_named(tmp_path: Path) -> None:
 
 
 def test_the_limits_are_those_that_are_asked_for() -> None:
-    assert parse_json("[[[1]]]", "here", max_depth=3) == [[[1]]]
-    with pytest.raises(DataError, match="line 1: is nested more than 3 deep"):
-        parse_json("[[[[]]]]", "here", max_depth=3)
+    deep = "[" * 64 + "]" * 64
+    assert json.dumps(parse_json(deep, "here")) == deep
+    with pytest.raises(DataError, match="line 1: is nested more than 64 deep"):
+        parse_json(f"[{deep}]", "here")
     assert parse_json("[NaN, 1e999]", "here", finite=False)[1] == float("inf")
     assert parse_json(str(2**64), "here") == 2**64
 

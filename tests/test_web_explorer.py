@@ -311,7 +311,7 @@ def test_a_slow_model_shows_a_small_image_first(architecture: str, monkeypatch: 
     monkeypatch.setattr("ganformer_cli.web.explorer_drawing.PREVIEW_SECONDS", 0.0)
     drawer = Drawer(small_generator(resolution=64, g_arch=architecture))
     state = ImageState(source=9, noise="none")
-    drawer.draw(state)
+    drawer.start(state).drawing.result()
     job = drawer.start(state.edited(ComponentEdit("toward-mean", 1, amount=0.1)))
     whole = job.drawing.result().image
     assert job.preview is not None
@@ -345,7 +345,9 @@ def test_an_image_that_nobody_wants_any_more_is_not_finished(model: Generator) -
     job = drawer.start(ImageState(source=77), lambda: next(looks) < 3)
     with pytest.raises(Superseded):
         job.drawing.result()
-    assert drawer.draw(ImageState(source=77)).image.shape == (3, 32, 32), "and is drawn when it is wanted again"
+    assert drawer.start(ImageState(source=77)).drawing.result().image.shape == (3, 32, 32), (
+        "and is drawn when it is wanted again"
+    )
     drawer.close()
 
 

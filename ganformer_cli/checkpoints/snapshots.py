@@ -150,18 +150,17 @@ def _load_network(path: Path, name: str, build: Callable[[ModelConfig], Network]
     return network.eval().requires_grad_(False)
 
 
-def load_snapshot(path: str | Path, device: str | torch.device = "cpu", which: str = "ema") -> Generator:
+def load_snapshot(path: str | Path, device: str | torch.device = "cpu") -> Generator:
     """A generator ready to sample from, in evaluation mode.
 
     Args:
         path: a model file, or a run folder (its newest snapshot).
-        which: ``ema`` (the averaged one) or ``generator``.
 
     Raises:
         SnapshotError: no such file, a damaged one, or one of another architecture.
     """
     file = resolve_model(path)
-    generator = _load_network(file, which, build_generator, read_config(file))
+    generator = _load_network(file, "ema", build_generator, read_config(file))
     psi = read_header(file).get("truncation_psi")
     generator.truncation_psi = psi if isinstance(psi, float) else None
     return generator.to(device)

@@ -5,7 +5,6 @@ from ganformer_cli.downloads.checksums import (
     Progress,
     check_file,
     checked_note,
-    digest_file,
     remember_checksum,
     split_checksum,
 )
@@ -21,7 +20,6 @@ __all__ = [
     "Progress",
     "check_file",
     "checked_note",
-    "digest_file",
     "drive_address",
     "fetch",
     "fetch_drive",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ganformer_cli.errors import DownloadError, OutputError
-from ganformer_cli.files import open_regular, read_json, reason_and_remedy, sha256_of, write_json
+from ganformer_cli.files import digest_file, open_regular, read_json, reason_and_remedy, sha256_of, write_json
 
 CHECKSUMS = "checksums.json"
 DIGITS = {"md5": 32, "sha256": 64}  # kinds of checksums, and their hexadecimal digits
@@ -71,18 +71,6 @@ class Digest:
     @property
     def fits(self) -> bool:
         return self.found == self.expected
-
-
-def digest_file(path: Path, kind: str, progress: Progress | None = None) -> str:
-    """The ``"md5"`` or ``"sha256"`` of ``path``, hexadecimal."""
-    digest, total, done = hashlib.new(kind, usedforsecurity=False), path.stat().st_size, 0
-    with open_regular(path) as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
-            done += len(block)
-            if progress is not None:
-                progress(done, total)
-    return digest.hexdigest()
 
 
 def check_file(path: Path, checksum: str, progress: Progress | None = None) -> None:

@@ -162,10 +162,6 @@ class Drawer:
             self._pool.submit(self._finish, job, state)
         return job
 
-    def draw(self, state: ImageState) -> Drawing:
-        """The image of a state."""
-        return self.start(state).drawing.result()
-
     def images(self, states: list[ImageState], wanted: Callable[[], bool] = lambda: True) -> Iterator[Images]:
         """The images of several states, one after the other; others may be drawn in between."""
         for state in states:

@@ -25,10 +25,10 @@ from ganformer_cli.data.prepare.pipeline import PreparedSet, made_otherwise
 from ganformer_cli.data.sources import Item, Source, open_source
 from ganformer_cli.data.sources.base import IndexedSource, Labels, MissingLibraryError
 from ganformer_cli.data.sources.zips import ZipSource
-from ganformer_cli.downloads import DRIVE, ChecksumError, check_file, checked_note, digest_file, fetch, fetch_drive
+from ganformer_cli.downloads import DRIVE, ChecksumError, check_file, checked_note, fetch, fetch_drive
 from ganformer_cli.downloads.checksums import CHECKSUMS
 from ganformer_cli.errors import DataError, DownloadError, OutputError
-from ganformer_cli.files import GIB, ensure_writable_folder, quietly, remove, replace, why_no_file
+from ganformer_cli.files import GIB, digest_file, ensure_writable_folder, quietly, remove, replace, why_no_file
 from ganformer_cli.resources import DOWNLOADS
 
 USUAL_RESOLUTION = 256  # of an entry that does not say
