@@ -41,16 +41,7 @@ MAX_LABEL = 3.4e38
 NEIGHBOURS = 6
 _THUMBNAIL = 128
 
-#: The fields of each request.
-_FIELDS = {
-    "open": {"session"},
-    "drawing": {"session", "step"},
-    "thumbnail": {"session", "step", "small"},
-    "neighbours": {"session", "amount", "component", "layers", "first"},
-    "seed": {"session", "seed"},
-    "save": {"session", "kind"},
-}
-#: The further fields of each kind of change.
+#: The fields of each kind of change, beside those of all.
 _CHANGES = {
     "undo": set[str](),
     "redo": set[str](),
@@ -134,23 +125,24 @@ class Explorer:
         Raises:
             ConfigError: it asks for what there is not, or is malformed; the message is for the user.
         """
-        requests: dict[str, Callable[[Request], dict[str, Any]]] = {
-            "open": self.open,
-            "change": self.change,
-            "drawing": self.finished,
-            "thumbnail": self.thumbnail,
-            "neighbours": self.neighbours,
-            "seed": self.seed,
-            "save": self.save,
+        requests: dict[str, tuple[Callable[[Request], dict[str, Any]], set[str] | None]] = {
+            "open": (self.open, {"session"}),
+            "change": (self.change, None),  # has other fields for each kind of change
+            "drawing": (self.finished, {"session", "step"}),
+            "thumbnail": (self.thumbnail, {"session", "step", "small"}),
+            "neighbours": (self.neighbours, {"session", "amount", "component", "layers", "first"}),
+            "seed": (self.seed, {"session", "seed"}),
+            "save": (self.save, {"session", "kind"}),
         }
         if place not in requests:
             raise ConfigError(f"no request {place[:40]!r}; reload the page")
         if not isinstance(body, dict):
             raise ConfigError("the request is not a JSON object")
         request = Request(body)
-        if place != "change":
-            request.check(_FIELDS[place])
-        return requests[place](request)
+        method, fields = requests[place]
+        if fields is not None:
+            request.check(fields)
+        return method(request)
 
     # ----- Requests -----
 

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -67,20 +68,14 @@ class Drawing(NamedTuple):
     seconds: float  # to draw
 
 
+@dataclass
 class DrawingJob:
-    """An image that is being drawn.
+    """An image that is being drawn."""
 
-    Args:
-        wanted: False once it need not be finished.
-    """
-
-    def __init__(self, wanted: Callable[[], bool]) -> None:
-        self.wanted = wanted
-        #: A small image, uint8 ``[3, h, w]``, if there is one before the drawing.
-        self.preview: Images | None = None
-        #: Set when there is something to show, or an error.
-        self.ready = threading.Event()
-        self.drawing: Future[Drawing] = Future()
+    wanted: Callable[[], bool]  # False once it need not be finished
+    preview: Images | None = None  # a small image, uint8 [3, h, w], if there is one before the drawing
+    ready: threading.Event = field(default_factory=threading.Event)  # something can be shown, or there is an error
+    drawing: Future[Drawing] = field(default_factory=Future)
 
 
 class LeastRecent(Generic[_Value]):
