@@ -132,8 +132,7 @@ def fetch_hub(
         DownloadError: it cannot be downloaded, has another checksum, or is missing and ``offline``.
         OutputError: the cache cannot be written to.
     """
-    folder = _folder(address)
-    copy = _copy(address, folder)
+    copy = hub_copy(address)
     if offline:
         if copy is None:
             raise DownloadError(f"{address} is not there, and downloads are switched off; leave out --offline")
@@ -151,8 +150,8 @@ def fetch_hub(
         file = _choose(address, listing)
         url = f"{hub_endpoint()}/{address.repo}/resolve/{file.commit}/{quote(file.name)}"
         checksum = None if file.sha256 is None else f"sha256:{file.sha256}"
-        path = fetch(url, _place(folder, file), size=file.size, checksum=checksum, progress=progress, session=session)
-    _remember(folder, address, file)
+        path = fetch(url, _place(address, file), size=file.size, checksum=checksum, progress=progress, session=session)
+    _remember(address, file)
     return path
 
 
@@ -277,13 +276,13 @@ def _choose(address: HubAddress, listing: dict[str, HubFile]) -> HubFile:
 # ----- Copies -----
 
 
-def _place(folder: Path, file: HubFile) -> Path:
-    return folder / file.key / file.name.rpartition("/")[2]
+def _place(address: HubAddress, file: HubFile) -> Path:
+    return _folder(address) / file.key / file.name.rpartition("/")[2]
 
 
-def _remember(folder: Path, address: HubAddress, file: HubFile) -> None:
+def _remember(address: HubAddress, file: HubFile) -> None:
     """Note which copy an address means, for when the Hub is not asked."""
-    index = folder / _INDEX
+    index = _folder(address) / _INDEX
     with download_lock(index):
         known = _read_index(index)
         entry = f"{file.key}/{file.name.rpartition('/')[2]}"
@@ -300,16 +299,12 @@ def _read_index(index: Path) -> dict[str, str]:
     return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
 
 
-def _copy(address: HubAddress, folder: Path) -> Path | None:
-    """The newest copy of a model, if there is one."""
+def hub_copy(address: HubAddress) -> Path | None:
+    """The newest copy of a model that was downloaded before; the Hub is not asked."""
+    folder = _folder(address)
     parts = _read_index(folder / _INDEX).get(str(address), "").split("/")
     path = folder.joinpath(*parts)
     return path if len(parts) == 2 and all(_PART.fullmatch(part) for part in parts) and path.is_file() else None
-
-
-def hub_copy(address: HubAddress) -> Path | None:
-    """The newest copy of a model that was downloaded before; the Hub is not asked."""
-    return _copy(address, _folder(address))
 
 
 def _folder(address: HubAddress) -> Path:

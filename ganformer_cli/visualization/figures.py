@@ -6,6 +6,7 @@ of all images; :func:`list_figures` the rest, from latents of space w.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -260,12 +261,7 @@ def list_figures(settings: FigureSettings, source: FigureSource, update: Update)
     names = [source.name(index) for index in range(count)]
     component = settings.component
     components = range(generator.config.components_num) if component is None else [component]
-    cache: dict[int, list[Tensor]] = {}
-
-    def ws(wanted: int) -> list[Tensor]:
-        if wanted not in cache:
-            cache[wanted] = source.ws(wanted)
-        return cache[wanted]
+    ws = functools.cache(source.ws)
 
     def figure(option: str, title: str, name: str, draw: Callable[[], Drawn], **metadata: Any) -> Figure:
         said = plan.metadata(figure=name, **metadata)
