@@ -55,10 +55,10 @@ def grid_columns(count: int, height: int, width: int) -> int:
     return full[0] if full else min(count, math.ceil(square))
 
 
-def add_frame(image: Images, colour: Images) -> Images:
-    """uint8 ``[3, H, W]`` within a frame of ``GAP`` pixels of an RGB colour."""
+def add_frame(image: Images, colour: Images | None) -> Images:
+    """uint8 ``[3, H, W]`` within a frame of ``GAP`` pixels of an RGB colour; None is grey."""
     height, width = image.shape[1:]
     cell = np.empty((3, height + 2 * GAP, width + 2 * GAP), np.uint8)
-    cell[:] = colour[:, None, None]
+    cell[:] = (GREY if colour is None else colour)[:, None, None]
     cell[:, GAP:-GAP, GAP:-GAP] = image
     return cell

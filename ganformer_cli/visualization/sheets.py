@@ -11,7 +11,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from ganformer_cli.sampling.image_files import Images
-from ganformer_cli.visualization.grids import GAP, GREY, add_frame, image_grid
+from ganformer_cli.visualization.grids import GAP, add_frame, image_grid
 from ganformer_cli.visualization.palette import component_colour
 
 #: The longer side of an image where there are captions, in pixels: smaller ones are enlarged, larger ones shrunk.
@@ -61,10 +61,9 @@ def image_table(
     count = max(map(len, cells))
     sheet = np.full((3, top + len(cells) * down, left + count * across), _PAPER, np.uint8)
     for i, row in enumerate(cells):
-        colour = colours[i] if colours else None
         for j, cell in enumerate(row):
             if cell is not None:
-                whole = add_frame(cell, GREY if colour is None else colour)
+                whole = add_frame(cell, colours[i] if colours else None)
                 y, x = top + i * down, left + j * across
                 sheet[:, y : y + whole.shape[1], x : x + whole.shape[2]] = whole
     captions = [(name, left + j * across + GAP, 0, _TEXT_HEIGHT) for j, name in enumerate(columns)]
@@ -90,7 +89,7 @@ def captioned_grid(cells: Sequence[Images], names: Sequence[str], colours: Seque
     widest = max(map(_text_width, names)) + _MARGIN
     whole = []
     for cell, name, colour in zip(cells, names, colours, strict=True):
-        image = add_frame(cell, GREY if colour is None else colour)
+        image = add_frame(cell, colour)
         place = np.full((3, image.shape[1] + _TEXT_HEIGHT, max(widest, image.shape[2])), _PAPER, np.uint8)
         place[:, _TEXT_HEIGHT:, : image.shape[2]] = image
         whole.append(_write(place, [(name, GAP, 0, _TEXT_HEIGHT)]))
