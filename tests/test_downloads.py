@@ -17,8 +17,11 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from ganformer_cli import downloads
-from ganformer_cli.downloads import ChecksumError, check_file, fetch, fetch_drive, patience
+from ganformer_cli.downloads import patience
 from ganformer_cli.downloads import transfer as room
+from ganformer_cli.downloads.checksums import ChecksumError, check_file
+from ganformer_cli.downloads.drive import fetch_drive
+from ganformer_cli.downloads.transfer import fetch
 from ganformer_cli.errors import DownloadError, OutputError
 
 if TYPE_CHECKING:

@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ganformer_cli.downloads import ChecksumError, drive, fetch_drive, remember_checksum
+from ganformer_cli.downloads import drive
 from ganformer_cli.downloads import transfer as room
+from ganformer_cli.downloads.checksums import ChecksumError, remember_checksum
+from ganformer_cli.downloads.drive import fetch_drive
 from ganformer_cli.downloads.pages import read_page
 from ganformer_cli.errors import DataError, DownloadError
 from ganformer_cli.files import sha256_of

@@ -16,7 +16,9 @@ import pytest
 from ganformer_cli.data.catalogue import CatalogueEntry, DownloadSource
 from ganformer_cli.data.prepare import acquire
 from ganformer_cli.data.prepare.acquire import AcquiredArchive
-from ganformer_cli.downloads import fetch, fetch_drive, patience, transfer
+from ganformer_cli.downloads import patience, transfer
+from ganformer_cli.downloads.drive import fetch_drive
+from ganformer_cli.downloads.transfer import fetch
 from ganformer_cli.errors import DataError, DownloadError, SnapshotError
 from ganformer_cli.original_snapshots.catalogue import check_snapshot
 

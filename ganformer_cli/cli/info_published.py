@@ -31,7 +31,7 @@ def published_record(name: str) -> dict[str, Any]:
     """What is known about a published snapshot, as JSON values; None if it is not known."""
     from ganformer_cli.config import image_size
     from ganformer_cli.data.catalogue import load_catalogue
-    from ganformer_cli.downloads import drive_address
+    from ganformer_cli.downloads.drive import drive_address
     from ganformer_cli.original_snapshots.catalogue import PUBLISHED, snapshot_path
 
     known, path = PUBLISHED[name], snapshot_path(name)

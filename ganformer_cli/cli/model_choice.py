@@ -142,7 +142,7 @@ def download_model(name: str, option: str, *, offline: bool) -> Path:
         SnapshotError, ConfigError: there is none of that name.
         DownloadError: it cannot be downloaded.
     """
-    from ganformer_cli.downloads import fetch_hub, parse_hub_address
+    from ganformer_cli.downloads.hub import fetch_hub, parse_hub_address
     from ganformer_cli.original_snapshots import fetch_snapshot
 
     with ProgressBar() as progress:

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, TrainConfig, names
-from ganformer_cli.downloads import drive_address, split_checksum
+from ganformer_cli.downloads.checksums import split_checksum
+from ganformer_cli.downloads.drive import drive_address
 from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.files import GB, read_toml
 from ganformer_cli.resources import resource_folder

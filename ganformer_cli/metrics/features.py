@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganformer_cli.downloads import ChecksumError, Progress, check_file
+from ganformer_cli.downloads.checksums import ChecksumError, Progress, check_file
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.files import sha256_of, why_no_file
 from ganformer_cli.metrics.blocks import BlockSize

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ganformer_cli.downloads import Progress, fetch
+from ganformer_cli.downloads.checksums import Progress
+from ganformer_cli.downloads.transfer import fetch
 from ganformer_cli.errors import DownloadError, SnapshotError
 from ganformer_cli.files import check_regular
 from ganformer_cli.resources import cache_folder

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ganformer_cli.downloads import DRIVE, fetch_drive
+from ganformer_cli.downloads.drive import DRIVE, fetch_drive
 from ganformer_cli.errors import SnapshotError
 from ganformer_cli.files import open_regular
 from ganformer_cli.resources import cache_folder

@@ -14,7 +14,7 @@ import torch
 from ganformer_cli.checkpoints import snapshots
 from ganformer_cli.checkpoints.snapshots import Network
 from ganformer_cli.config import ModelConfig
-from ganformer_cli.downloads import HUB_PREFIX, fetch_hub, parse_hub_address
+from ganformer_cli.downloads.hub import HUB_PREFIX, fetch_hub, parse_hub_address
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
 from ganformer_cli.files import sha256_of
 from ganformer_cli.models import Discriminator, Generator

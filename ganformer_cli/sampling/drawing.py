@@ -264,15 +264,10 @@ def _draw(job: _Job, batch_size: int) -> Iterator[Sample]:
 def _halving_batches(
     count: int, size: int, compute: Callable[[range], _Found], task: Callable[[int], str]
 ) -> Iterator[tuple[range, _Found]]:
-    """Compute ``count`` items in batches of ``size``, halved from then on whenever memory runs out.
+    """Batches of ``count`` items, and what ``compute`` finds of each, on the CPU.
 
-    Args:
-        size: of a batch, at least 1.
-        compute: what is found of the items of a batch, on the CPU.
-        task: what failed where memory runs out with the one item of this number, for the message.
-
-    Returns:
-        Each batch, and what ``compute`` found of it.
+    They have ``size`` items, and half of that from then on whenever memory runs out. ``task`` says what failed where it
+    does with the one item of that number.
 
     Raises:
         GanformerError: memory runs out with a single item.

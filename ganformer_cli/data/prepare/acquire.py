@@ -25,8 +25,9 @@ from ganformer_cli.data.prepare.pipeline import PreparedSet, made_otherwise
 from ganformer_cli.data.sources import Item, Source, open_source
 from ganformer_cli.data.sources.base import IndexedSource, Labels, MissingLibraryError
 from ganformer_cli.data.sources.zips import ZipSource
-from ganformer_cli.downloads import DRIVE, ChecksumError, check_file, checked_note, fetch, fetch_drive
-from ganformer_cli.downloads.checksums import CHECKSUMS
+from ganformer_cli.downloads.checksums import CHECKSUMS, ChecksumError, check_file, checked_note
+from ganformer_cli.downloads.drive import DRIVE, fetch_drive
+from ganformer_cli.downloads.transfer import fetch
 from ganformer_cli.errors import DataError, DownloadError, OutputError
 from ganformer_cli.files import GIB, digest_file, ensure_writable_folder, quietly, remove, replace, why_no_file
 from ganformer_cli.resources import DOWNLOADS
