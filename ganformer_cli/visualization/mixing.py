@@ -113,12 +113,7 @@ def mixture_sheet(before: Sample, mixtures: Sequence[Mixture], columns: Sequence
             row.append(np.rint(image * shares[each.component]).astype(np.uint8))
         rows.append(row)
     captions = [name, *columns, f"difference 0-{most:.0f}", *(["attention"] if shares is not None else [])]
-    return image_table(
-        rows,
-        columns=captions,
-        rows=[str(each.component) for each in mixtures],
-        colours=[component_colour(each.component) for each in mixtures],
-    )
+    return _component_table(rows, captions, mixtures)
 
 
 def swap_sheet(
@@ -138,11 +133,14 @@ def swap_sheet(
         rows.append([cell if cell is first or cell is second else fit_to_cell(cell) for cell in cells])
     captions = [names[0], f"of {names[1]}", f"difference 0-{most:.0f}"]
     captions += [names[1], f"of {names[0]}", f"difference 0-{most:.0f}"]
+    return _component_table(rows, captions, mixtures[0])
+
+
+def _component_table(cells: Sequence[Sequence[Images]], columns: Sequence[str], mixtures: Sequence[Mixture]) -> Images:
+    """A table with a row for each component, framed in its colour."""
+    components = [each.component for each in mixtures]
     return image_table(
-        rows,
-        columns=captions,
-        rows=[str(each.component) for each in mixtures[0]],
-        colours=[component_colour(each.component) for each in mixtures[0]],
+        cells, columns=columns, rows=list(map(str, components)), colours=list(map(component_colour, components))
     )
 
 
