@@ -11,24 +11,24 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ganformer_cli.cli import options
+from ganformer_cli.cli.devices import gpus_option, pick_device, pick_devices
 from ganformer_cli.cli.main import COMMANDS
+from ganformer_cli.cli.option_types import SEEDS
 from ganformer_cli.cli.options import (
-    SEEDS,
     GroupedCommand,
     boolean_option,
     given_options,
-    gpus_option,
     ignored_option,
     option,
-    pick_device,
-    pick_devices,
+    section,
 )
 from ganformer_cli.errors import ConfigError
 
 
 @click.command("try", cls=GroupedCommand)
 @click.argument("source", required=False)
-@option("--size", type=int, default=7, group="Data", help="A number.")
+@section("Data")
+@option("--size", type=int, default=7, help="A number.")
 @boolean_option("--style", default=True, group="Model", help="Style.")
 @boolean_option("--mirror", "--mirror-augment", "mirror", group="Data", help="Mirror.")
 @option("--depth", type=int, group="Model", rare=True, help="Depth.")

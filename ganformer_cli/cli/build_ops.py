@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganformer_cli.cli.options import GroupedCommand, json_option, option
+from ganformer_cli.cli.options import GroupedCommand, choice_option, json_option, option, path_option, section
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.errors import ConfigError, GanformerError
 from ganformer_cli.files import ensure_writable_folder
@@ -33,55 +33,44 @@ def _levels(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 @click.command("build-ops", cls=GroupedCommand)
-@option(
+@section("What")
+@choice_option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    group="What",
+    of=["auto", "cpu", "cuda"],
     help="cuda: build both libraries; auto: build both if torch has CUDA support and nvcc is found.",
 )
 @option(
     "--cpu",
-    default=None,
     metavar="AVX512|AVX2|DEFAULT,...",
     callback=_levels,
-    group="What",
     help="CPUs to build for, one library each. A CPU can use its own library and those further right.  [default: this "
     "CPU; with --target AVX512,AVX2, or DEFAULT on ARM]",
 )
 @option(
     "--target",
     type=click.Choice(_TARGETS),
-    default=None,
-    group="What",
     help="Build for another system, with the compiler of `pip install ziglang`.",
 )
 @option(
     "--torch",
     "torch_given",
     type=click.Path(exists=True, path_type=Path),
-    default=None,
     metavar="WHEEL|DIRECTORY",
-    group="What",
     help="With --target windows-x86_64: torch's wheel for Windows, packed or unpacked, to link with.  [default: "
     "downloaded by pip]",
 )
 @option(
     "--cuda-arch",
-    default=None,
     metavar="N,...",
-    group="What",
     help="Compute capabilities of the GPUs to build for.  [default: those of this machine, or 80,90]",
 )
-@option(
+@section("Output")
+@path_option(
     "--output-dir",
-    type=click.Path(path_type=Path),
-    default=None,
-    group="Output",
     help="Folder for the libraries; set GANFORMER_OPS_FOLDER to it where they are used.  [default: that variable, or "
     "the cache]",
 )
-@option("--force", is_flag=True, group="Output", help="Build even if up to date.")
+@option("--force", is_flag=True, help="Build even if up to date.")
 @json_option
 def command(
     device: str,

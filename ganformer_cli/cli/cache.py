@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ganformer_cli.cli.options import GroupedCommand, json_option, option, warn
+from ganformer_cli.cli.options import GroupedCommand, json_option, option, path_option, section, warn
 from ganformer_cli.cli.output import echo, echo_json, echo_table
 from ganformer_cli.files import MIB, remove
 from ganformer_cli.resources import CACHE_FOLDERS, DOWNLOADS, cache_folder
@@ -17,11 +17,11 @@ _DATASETS = "downloads"  # what the downloaded archives of data sets are called 
 
 @click.command("cache", cls=GroupedCommand)
 @click.argument("names", nargs=-1, metavar="[NAME...]", type=click.Choice([*CACHE_FOLDERS, _DATASETS]))
-@option("--clear", is_flag=True, group="Cache", help="Delete it.")
-@option(
-    "--data-dir", type=click.Path(path_type=Path), default=Path("datasets"), group="Cache",
-    help="Folder that holds the data sets, where prepare keeps what it downloads.",
-)  # fmt: skip
+@section("Cache")
+@option("--clear", is_flag=True, help="Delete it.")
+@path_option(
+    "--data-dir", default="datasets", help="Folder that holds the data sets, where prepare keeps what it downloads."
+)
 @json_option
 def command(names: tuple[str, ...], clear: bool, data_dir: Path, as_json: bool) -> None:
     """Show what is kept to be used again, and how much: built operators, weights of metrics, published models,

@@ -11,7 +11,19 @@ import click
 from ganformer_cli.cli.compare_found import read_runs
 from ganformer_cli.cli.compare_rows import reported_rows
 from ganformer_cli.cli.completion import complete_models
-from ganformer_cli.cli.options import GroupedCommand, boolean_option, given_options, json_option, option, warn
+from ganformer_cli.cli.options import (
+    GroupedCommand,
+    boolean_option,
+    choice_option,
+    file_option,
+    given_options,
+    json_option,
+    option,
+    path_option,
+    section,
+    switch,
+    warn,
+)
 from ganformer_cli.cli.output import echo, echo_table, table_text
 from ganformer_cli.errors import DataError
 from ganformer_cli.outputs import check_output, write_output
@@ -26,57 +38,25 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex-equation", "dup
 
 @click.command("compare", cls=GroupedCommand)
 @click.argument("runs", nargs=-1, metavar="[[NAME=]RUN|FILE|FOLDER]...", shell_complete=complete_models)
-@option(
-    "--result-dir",
-    type=click.Path(path_type=Path),
-    default="results",
-    group="Runs",
-    help="Folder of the runs to compare if none is named.",
-)
-@option(
+@section("Runs")
+@path_option("--result-dir", default="results", help="Folder of the runs to compare if none is named.")
+@choice_option(
     "--snapshot",
-    type=click.Choice(["newest", "best"]),
-    default="newest",
-    group="Runs",
+    of=["newest", "best"],
     help="Snapshot that represents a run: the newest with scores, or the best in the first column.",
 )
-@boolean_option(
-    "--paper",
-    default=True,
-    group="Table",
-    help="Also show the results of the paper on the same data set.",
-)
-@option(
-    "--metrics",
-    default=None,
-    metavar="NAMES",
-    group="Table",
-    help="Metrics to show, as in ganformer eval.  [default: all]",
-)
-@option(
-    "--format",
-    "table_format",
-    type=click.Choice(["text", "markdown", "csv", "json"]),
-    default="text",
-    group="Table",
-    help="Format of the table.",
-)
-@option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    group="Table",
-    help="Write the table to a file instead of printing it.",
-)
-@option(
+@section("Table")
+@boolean_option("--paper", default=True, help="Also show the results of the paper on the same data set.")
+@option("--metrics", metavar="NAMES", help="Metrics to show, as in ganformer eval.  [default: all]")
+@choice_option("--format", "table_format", of=["text", "markdown", "csv", "json"], help="Format of the table.")
+@file_option("--output", metavar="FILE", help="Write the table to a file instead of printing it.")
+@file_option(
     "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.png|FILE.svg",
-    group="Table",
     help="Also plot it: bars with the deviation between runs, and each score over kimg and over time, "
     "with mean and spread of the seeds. Needs matplotlib (extra plots).",
 )
-@boolean_option("--overwrite", default=False, group="Table", help="Replace existing files of --output and --plot.")
+@switch("--overwrite", help="Replace existing files of --output and --plot.")
 @json_option
 @click.pass_context
 def command(

@@ -8,8 +8,8 @@ import click
 
 from ganformer_cli import __version__
 from ganformer_cli.cli.completion import complete_models
-from ganformer_cli.cli.model_choice import find_model, load_all, offline_option
-from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option
+from ganformer_cli.cli.model_choice import load_all, named_model, offline_option
+from ganformer_cli.cli.options import GroupedCommand, json_option, section, switch
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.config.names import quoted
 from ganformer_cli.errors import OutputError
@@ -20,13 +20,12 @@ from ganformer_cli.outputs import check_output
 @click.command("convert", cls=GroupedCommand)
 @click.argument("snapshot", metavar="SNAPSHOT", shell_complete=complete_models)
 @click.argument("out", metavar="OUT.safetensors", type=click.Path(path_type=Path, dir_okay=False))
-@boolean_option(
+@section("Output")
+@switch(
     "--ema-only",
-    default=False,
-    group="Output",
     help="Write the averaged generator only: a smaller file that can generate images, but not be trained further.",
 )
-@boolean_option("--overwrite", default=False, group="Output", help="Replace OUT.safetensors if it exists.")
+@switch("--overwrite", help="Replace OUT.safetensors if it exists.")
 @json_option
 @offline_option
 def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: bool, offline: bool) -> None:
@@ -42,7 +41,7 @@ def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: 
     if out.suffix != ".safetensors":
         raise OutputError(f"{out}: must end in .safetensors; change the name")
     check_output(out, "", overwrite=overwrite)
-    file = find_model(snapshot, None, Path(), offline=offline)
+    file = named_model(snapshot, "--model", offline=offline)
     check_output(out, "", overwrite=overwrite, inputs=[file])
 
     from ganformer_cli.checkpoints.snapshots import save_snapshot

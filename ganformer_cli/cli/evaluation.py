@@ -11,7 +11,7 @@ from ganformer_cli.cli.eval_networks import fetching
 from ganformer_cli.cli.eval_report import draw_curve, echo_curve, echo_scores
 from ganformer_cli.cli.kept_scores import SUFFIX, add_record, file_beside, image_identity, scores_file
 from ganformer_cli.cli.label_choice import class_number
-from ganformer_cli.cli.model_choice import find_model, load_model, open_reals, run_of
+from ganformer_cli.cli.model_choice import load_model, open_reals, run_of
 from ganformer_cli.cli.options import warn
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar
@@ -68,8 +68,7 @@ class Evaluation:
 
     def score_snapshots(self) -> None:
         """Score a snapshot, or all snapshots of a run."""
-        chosen = self.options["model"], self.options["expname"], self.options["result_dir"]
-        files = snapshots(find_model(*chosen, offline=self.options["offline"]), every=self.options["every"])
+        files = snapshots(self.options["model"].find(), every=self.options["every"])
         self.open_networks()
         records, scored, reals, kept = [], [], None, None
         for file in files:
@@ -144,6 +143,7 @@ class Evaluation:
         from ganformer_cli.metrics.opening import open_networks, weights_by_network
         from ganformer_cli.metrics.registry import METRICS
 
+        offline = self.options["model"].offline
         weights = weights_by_network(self.options["weights"], self.metrics)
         with fetching(silent=not self.group.is_main) as report:
             found, missing = open_networks(
@@ -151,7 +151,7 @@ class Evaluation:
                 weights=weights,
                 resize=self.options["resize"],
                 device=self.device,
-                offline=self.options["offline"],
+                offline=offline,
                 progress=report,
             )
         self.networks = found
@@ -164,7 +164,7 @@ class Evaluation:
         text = f"no {','.join(without)}: {'; '.join(reasons.values())}"
         self.metrics = tuple(name for name in self.metrics if name not in without)
         if not self.metrics:
-            raise GanformerError(text if self.options["offline"] else f"{text}; swd and diversity need no weights")
+            raise GanformerError(text if offline else f"{text}; swd and diversity need no weights")
         self.warn(text)
         self.left_out[text] = None
 

@@ -9,20 +9,21 @@ from typing import Any
 
 import click
 
+from ganformer_cli.cli.devices import gpus_option, pick_device
 from ganformer_cli.cli.local_pages import page_options, serve_page, until_interrupted
-from ganformer_cli.cli.model_choice import find_model, load_model, model_options, psi_option, run_of
+from ganformer_cli.cli.model_choice import ModelChoice, load_model, model_metadata, model_options, psi_option
 from ganformer_cli.cli.options import (
     MAX_SEED,
     GroupedCommand,
+    folder_option,
     given_options,
-    gpus_option,
     option,
-    pick_device,
+    path_option,
+    section,
     verbosity_options,
 )
 from ganformer_cli.cli.output import echo
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.files import sha256_of
 
 #: What a browser counts exactly.
 _MAX_BROWSER_SEED = min(MAX_SEED, 2**53 - 1)
@@ -30,12 +31,11 @@ _MAX_BROWSER_SEED = min(MAX_SEED, 2**53 - 1)
 
 @click.command("explore", cls=GroupedCommand)
 @model_options
-@option("--seed", type=click.IntRange(0, _MAX_BROWSER_SEED), default=0, group="Image", help="Seed of the first image.")
-@option(
+@section("Image")
+@option("--seed", type=click.IntRange(0, _MAX_BROWSER_SEED), default=0, help="Seed of the first image.")
+@path_option(
     "--latents",
-    type=click.Path(path_type=Path),
     metavar="FILE.npy",
-    group="Image",
     help="Explore these latents instead of seeds, such as projected.npy: float [N, m+1, w], or [N, m+1, L, w] in space "
     "w.",
 )
@@ -43,29 +43,16 @@ _MAX_BROWSER_SEED = min(MAX_SEED, 2**53 - 1)
     "--space",
     type=click.Choice(["z", "w"]),
     default="w",
-    group="Image",
     help="Space of --latents: z (standard normal), or w (outputs of the mapping network, used without truncation).",
 )
-@psi_option(
-    default=0.7,
-    group="Image",
-    help="Truncation at first: 1 is the most varied, 0 the mean image. The page has a slider.",
-)
-@option(
-    "--output-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="explored",
-    group="Output",
-    help="Folder of what the page saves.",
-)
+@psi_option(default=0.7, help="Truncation at first: 1 is the most varied, 0 the mean image. The page has a slider.")
+@section("Output")
+@folder_option("--output-dir", default="explored", help="Folder of what the page saves.")
 @page_options
 @gpus_option
 @verbosity_options
 def command(
-    model: str | None,
-    expname: str | None,
-    result_dir: Path,
-    offline: bool,
+    model: ModelChoice,
     seed: int,
     latents: Path | None,
     space: Any,
@@ -94,7 +81,7 @@ def command(
         )
     if "seed" in given and latents is not None:
         raise click.UsageError("--seed and --latents each say which image; give one of them")
-    file = find_model(model, expname, result_dir, offline=offline)
+    file = model.find()
 
     from ganformer_cli.web.explorer import Explorer, LoadedFile
     from ganformer_cli.web.server import LocalServer, html, page_html
@@ -110,14 +97,13 @@ def command(
         LocalServer(routes, port, lambda text: echo(text, err=True, lines=True)) as server,
     ):
         device = pick_device(gpus)
-        run = run_of(file)
-        names = {"file": file.name} if run is None else {"run": run.name, "file": file.name}
-        source = LoadedFile.of(file, {"model": sha256_of(file), **names})
-        generator, header = load_model(file, device)
+        source = LoadedFile.of(file, model_metadata(file))
+        loaded = load_model(file, device)
+        generator = loaded.generator
         if generator.config.vqgan:
             raise ConfigError(f"{file}: a VQGAN has no latents to take hold of; explore a model of another kind")
-        if "truncation_psi" not in given and isinstance(header.get("truncation_psi"), float):
-            truncation_psi = header["truncation_psi"]
+        if "truncation_psi" not in given and loaded.own_psi is not None:
+            truncation_psi = loaded.own_psi
         array = None if latents is None else _read_latents(latents, generator, space, truncation_psi)
         explorer = Explorer(generator, source, output_dir, psi=truncation_psi, seed=seed, latents=array)
         with contextlib.closing(explorer):

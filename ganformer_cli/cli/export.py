@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganformer_cli import __version__
-from ganformer_cli.cli.model_choice import find_model, load_model, model_options, run_of
+from ganformer_cli.cli.model_choice import ModelChoice, load_model, model_name, model_options
 from ganformer_cli.cli.options import (
     GroupedCommand,
-    boolean_option,
+    choice_option,
+    file_option,
     given_options,
     json_option,
     option,
+    section,
+    switch,
     verbosity_options,
 )
 from ganformer_cli.cli.output import echo, echo_json
@@ -38,52 +41,35 @@ _CODES = (
 
 @click.command("export", cls=GroupedCommand)
 @model_options
-@option(
+@section("File")
+@choice_option(
     "--to",
-    type=click.Choice(["onnx", "torch-export"]),
-    default="onnx",
-    group="File",
+    of=["onnx", "torch-export"],
     help="Format: onnx (for onnxruntime, also in a browser), or torch-export (.pt2, which torch.export.load reads).",
 )
+@file_option("--output", metavar="FILE", help="The file.  [default: the name of the run or model, with .onnx or .pt2]")
+@switch("--overwrite", help="Replace the file if it exists.")
 @option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    group="File",
-    help="The file.  [default: the name of the run or model, with .onnx or .pt2]",
+    "--opset", type=click.IntRange(18, 23), default=18, help="Version of ONNX's operators, 18 to 23; of --to onnx only."
 )
-@boolean_option("--overwrite", default=False, group="File", help="Replace the file if it exists.")
-@option(
-    "--opset",
-    type=click.IntRange(18, 23),
-    default=18,
-    metavar="N",
-    group="File",
-    help="Version of ONNX's operators, 18 to 23; of --to onnx only.",
-)
-@option(
+@section("Function")
+@choice_option(
     "--input",
     "space",
-    type=click.Choice(["z", "w"]),
-    default="z",
-    group="Function",
+    of=["z", "w"],
     help="The latents that the file takes: z (standard normal; with inputs psi and class or label), or w (outputs of "
     "the mapping network, for every component and layer, as in projected.npy).",
 )
-@option(
+@choice_option(
     "--noise",
-    type=click.Choice(["const", "none", "input"]),
-    default="const",
-    group="Function",
+    of=["const", "none", "input"],
     help="Noise of the feature maps: the model's fixed noise, none, or an input of the file.",
 )
-@boolean_option("--maps", default=False, group="Function", help="Also return the attention maps of every layer.")
+@switch("--maps", help="Also return the attention maps of every layer.")
 @json_option
 @verbosity_options
 def command(
-    model: str | None,
-    expname: str | None,
-    result_dir: Path,
+    model: ModelChoice,
     to: Any,
     output: Path | None,
     overwrite: bool,
@@ -92,7 +78,6 @@ def command(
     noise: Any,
     maps: bool,
     as_json: bool,
-    offline: bool,
 ) -> None:
     """Export a model's averaged generator, or a VQGAN's decoder, as an ONNX file or a torch.export archive.
 
@@ -111,10 +96,9 @@ def command(
     given = given_options(click.get_current_context())
     if to != "onnx" and "opset" in given:
         raise click.UsageError(f"--opset {opset} is of --to onnx; leave it out")
-    file = find_model(model, expname, result_dir, offline=offline)
-    run = run_of(file)
+    file = model.find()
     if output is None:
-        output = Path(f"{file.stem if run is None else run.name}{'.onnx' if to == 'onnx' else '.pt2'}")
+        output = Path(f"{model_name(file)}{'.onnx' if to == 'onnx' else '.pt2'}")
     check_output(output, "--output", overwrite=overwrite, inputs=[file])
 
     import torch

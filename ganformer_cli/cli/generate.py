@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ganformer_cli.cli.devices import check_precision, pick_device
 from ganformer_cli.cli.generate_codes import choose_codes
 from ganformer_cli.cli.generate_options import DEFAULT_COUNT, check_options, generate_options
 from ganformer_cli.cli.generate_ranking import open_ranking
 from ganformer_cli.cli.label_choice import chosen_label, label_records
-from ganformer_cli.cli.model_choice import find_model, load_model, run_of
-from ganformer_cli.cli.options import GroupedCommand, given_options, pick_device, warn
+from ganformer_cli.cli.model_choice import ModelChoice, load_model, run_of
+from ganformer_cli.cli.options import GroupedCommand, given_options, warn
 from ganformer_cli.cli.output import echo, echo_json
-from ganformer_cli.cli.precision import check_precision
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import OutputError
 from ganformer_cli.files import ensure_writable_folder, sha256_of
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 @click.command("generate", cls=GroupedCommand)
 @generate_options
 def command(
-    model: str | None,
-    expname: str | None,
-    result_dir: Path,
+    model: ModelChoice,
     seeds: tuple[int, ...] | None,
     images_num: int | None,
     latents: Path | None,
@@ -60,7 +58,6 @@ def command(
     gpus: tuple[int, ...] | None,
     batch_size: int | None,
     precision: str,
-    offline: bool,
 ) -> None:
     """Generate images with a trained model.
 
@@ -78,7 +75,7 @@ def command(
     """
     given = given_options(click.get_current_context())
     check_options(given, figures, film)
-    file = find_model(model, expname, result_dir, offline=offline)
+    file = model.find()
 
     import numpy as np
 

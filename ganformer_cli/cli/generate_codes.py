@@ -1,42 +1,16 @@
-"""The options of ``ganformer generate`` that a VQGAN has, and those that have no meaning for it."""
+"""How a VQGAN draws its codes for ``ganformer generate``, and which of the options have no meaning for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from ganformer_cli.cli.options import option
+from ganformer_cli.config import option_name
 from ganformer_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from ganformer_cli.models import Generator
-
-CODE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    option(
-        "--temperature",
-        type=click.FloatRange(0, 100, min_open=True),
-        metavar="T",
-        group="Images",
-        help="Of a VQGAN: divide the codes' logits by T; below 1 likely codes are more likely.  [default: 1]",
-    ),
-    option(
-        "--top-k",
-        type=click.IntRange(1, 65_536),  # the largest codebook
-        metavar="K",
-        group="Images",
-        help="Of a VQGAN: draw each code from the K most likely ones.  [default: all]",
-    ),
-    option(
-        "--top-p",
-        type=click.FloatRange(0, 1, min_open=True),
-        metavar="P",
-        group="Images",
-        help="Of a VQGAN: draw each code from the most likely ones, which together have probability P.  [default: 1]",
-    ),
-)
 
 #: Parameters of the command that act on components, styles, noise or a space of latents, none of which a VQGAN has.
 _MEANINGLESS = (
@@ -53,7 +27,7 @@ def choose_codes(
 
     Args:
         generator: of any kind.
-        codes: the values of ``CODE_OPTIONS`` by name; None where they are not given.
+        codes: the fields of ``CodeSampling``; None where they are not given.
         given: all that the user gave, by parameter name.
         file: of the model.
 
@@ -68,11 +42,11 @@ def choose_codes(
     asked = {name: value for name, value in codes.items() if value is not None}
     if not isinstance(generator, VQGAN):
         if asked:
-            names = ", ".join("--" + name.replace("_", "-") for name in asked)
+            names = ", ".join(map(option_name, asked))
             raise ConfigError(f"{names}: {file} is not a VQGAN and draws no codes; leave it out, see --truncation-psi")
         return {}
     if unread := [name for name in _MEANINGLESS if name in given]:
-        names = ", ".join("--truncation-psi" if name == "psis" else "--" + name.replace("_", "-") for name in unread)
+        names = ", ".join("--truncation-psi" if name == "psis" else option_name(name) for name in unread)
         raise ConfigError(
             f"{names}: has no meaning for {file}, a VQGAN: it has no components, styles, noise or space of latents; "
             "leave it out, see --temperature, --top-k and --top-p"

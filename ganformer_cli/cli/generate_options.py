@@ -2,89 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ganformer_cli.cli.generate_codes import CODE_OPTIONS
-from ganformer_cli.cli.generate_figures import FIGURE_OPTIONS, FILM_OPTIONS, RANK_OPTIONS, SHARED_OPTIONS, collected
-from ganformer_cli.cli.label_choice import Numbers, class_option, label_option
+from ganformer_cli.cli.devices import batch_size_option, gpus_option, precision_option
+from ganformer_cli.cli.generate_figures import figure_options, film_options, rank_options, shared_options
+from ganformer_cli.cli.label_choice import class_option
 from ganformer_cli.cli.model_choice import model_options
+from ganformer_cli.cli.option_types import NUMBERS, SEEDS, numbers_to
 from ganformer_cli.cli.options import (
-    MAX_BATCH_SIZE,
     MAX_PSI,
-    SEEDS,
-    F,
-    boolean_option,
-    gpus_option,
+    choice_option,
+    collected,
+    combined,
+    folder_option,
     ignored_option,
     json_option,
     option,
+    section,
+    switch,
     verbosity_options,
 )
-from ganformer_cli.cli.precision import precision_option
 
 DEFAULT_COUNT = 32
 DEFAULT_FOLDER = "images"
 
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+#: All of them, in the order of the help.
+generate_options = combined(
     model_options,
-    option("--seeds", type=SEEDS, metavar="0-31,40", group="Images", help="Seeds of the images, one image for each."),
+    section("Images"),
+    option("--seeds", type=SEEDS, metavar="0-31,40", help="Seeds of the images, one image for each."),
     option(
         "--images-num",
         "--vis-num",
         "images_num",
         type=click.IntRange(min=1, max=10_000_000),
-        metavar="N",
-        group="Images",
         help=f"Instead of --seeds: N images, of seeds 0 to N-1.  [default: {DEFAULT_COUNT}]",
     ),
     option(
         "--latents",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         metavar="FILE.npy",
-        group="Images",
         help="Instead of --seeds: latents, one image for each row of this array of floats, [N, m+1, w] "
         "(k-GAN: [N, m, w]).",
     ),
-    option(
+    choice_option(
         "--space",
-        type=click.Choice(["z", "w"]),
-        default="z",
-        group="Images",
+        of=["z", "w"],
         help="Space of --latents: z (standard normal), or w (outputs of the mapping network, used without "
         "truncation), also as [N, m+1, L, w] with one for each layer.",
     ),
     option(
         "--truncation-psi",
         "psis",
-        type=Numbers(MAX_PSI),
+        type=numbers_to(MAX_PSI),
         default=(0.7,),
         show_default=False,
         metavar="PSI[,PSI…]",
-        group="Images",
         help="Truncation: pull the latents towards their mean, from 1 (not at all, most varied) to 0 (all the"
         " same). With several values, such as 0,0.5,1, every image is made with each, and truncation.png"
         " shows them in columns.  [default: 0.7, as the authors']",
     ),
-    collected("codes", CODE_OPTIONS),
-    option(
+    collected(
+        "codes",
+        option(
+            "--temperature",
+            type=click.FloatRange(0, 100, min_open=True),
+            metavar="T",
+            help="Of a VQGAN: divide the codes' logits by T; below 1 likely codes are more likely.  [default: 1]",
+        ),
+        option(
+            "--top-k",
+            type=click.IntRange(1, 65_536),
+            metavar="K",
+            help="Of a VQGAN: draw each code from the K most likely ones.  [default: all]",
+        ),
+        option(
+            "--top-p",
+            type=click.FloatRange(0, 1, min_open=True),
+            metavar="P",
+            help="Of a VQGAN: draw each code from the most likely ones, which together have probability P.  "
+            "[default: 1]",
+        ),
+    ),
+    choice_option(
         "--noise",
-        type=click.Choice(["const", "random", "none"]),
-        default="const",
-        group="Images",
+        of=["const", "random", "none"],
         help="Noise of the feature maps: the model's fixed noise, noise of each seed, or none. Row k of "
         "--latents counts as seed k.",
     ),
     class_option(
-        group="Images",
-        help="For a model trained on classes: the class. Row k of --latents counts as seed k.  [default: each"
-        " seed draws one, by its frequency in the training data]",
+        "For a model trained on classes: the class. Row k of --latents counts as seed k.  [default: each"
+        " seed draws one, by its frequency in the training data]"
     ),
-    label_option(
-        group="Images",
+    option(
+        "--label",
+        type=NUMBERS,
+        metavar="NUMBER,NUMBER…",
         help="For a model trained on label vectors (attributes): the vector.  [default: each seed draws one "
         "of the training data]",
     ),
@@ -92,94 +108,66 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--ratio",
         type=click.FloatRange(1 / 64, 64),
         metavar="R",
-        group="Images",
         help="Crop the middle of the images to height / width = R; attention sheets stay whole.",
     ),
-    option(
+    section("Output"),
+    folder_option(
         "--output-dir",
-        type=click.Path(path_type=Path, file_okay=False),
         default=DEFAULT_FOLDER,
-        group="Output",
         help="Folder of the images. Images that the same command made there before are kept, so that it resumes. A "
         f"folder with other files is left alone: without --output-dir, {DEFAULT_FOLDER}-001 and so on is used instead. "
         "More than 10000 images go into numbered sub-folders.",
     ),
-    option(
+    folder_option(
         "--sheets-dir",
-        type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
-        group="Output",
         help="Folder of grids, maps, mixtures and films, so that --output-dir contains nothing but the "
         "model's images.  [default: OUTPUT_DIR-sheets]",
     ),
-    boolean_option(
-        "--overwrite",
-        default=False,
-        group="Output",
-        help="Write into a folder with other files, and replace those of the same names.",
-    ),
-    option(
+    switch("--overwrite", help="Write into a folder with other files, and replace those of the same names."),
+    choice_option(
         "--format",
         "image_format",
-        type=click.Choice(["png", "jpg", "webp", "npy"]),
-        default="png",
-        group="Output",
+        of=["png", "jpg", "webp", "npy"],
         help="Format of the images: PNG; JPEG (quality 95, 4:4:4); lossless WebP; or npy, one file images.npy"
         " with the output of the network, float32 [N, 3, H, W], about -1 to 1. Sheets are always PNG.",
     ),
-    boolean_option(
+    switch(
         "--save-latents",
         "--vis-latents",
         "save_latents",
-        default=False,
-        group="Output",
         help="Also save latents.npy for --latents: float32 [N, m+1, w] in the order of the images; with "
         "--space w, what was given.",
     ),
-    boolean_option(
+    switch(
         "--grid",
         "--vis-grid",
         "grid",
-        default=False,
-        group="Output",
         help="Also save grid.png in --sheets-dir with all images (at most 1024, fewer if they are large).",
     ),
-    collected("figures", FIGURE_OPTIONS),
-    collected("shared", SHARED_OPTIONS),
-    collected("film", FILM_OPTIONS),
-    collected("rank", RANK_OPTIONS),
+    figure_options,
+    shared_options,
+    film_options,
+    rank_options,
     json_option,
     verbosity_options,
     gpus_option,
-    option(
-        "--batch-size",
-        type=click.IntRange(1, MAX_BATCH_SIZE),
-        metavar="N",
-        group="Device",
-        help="Images per batch; halved if memory runs out. It does not change the images.  [default: as many "
-        "as fit into memory]",
+    batch_size_option(
+        "Images per batch; halved if memory runs out. It does not change the images.  [default: as many as fit into "
+        "memory]"
     ),
     precision_option,
     ignored_option("--vis", why="making images is what this command does"),
     ignored_option("--vis-images", why="images are always saved"),
+    section("Compatibility"),
     option(
         "--vis-section-size",
         metavar="N",
-        group="Compatibility",
         rare=True,
         expose_value=False,
         help="Accepted: images and maps are made one by one in any case.",
     ),
 )
-
-
-def generate_options(function: F) -> F:
-    """The options, in the order of the help."""
-    decorated: Any = function
-    for add in reversed(_OPTIONS):
-        decorated = add(decorated)
-    chosen: F = decorated
-    return chosen
 
 
 def check_options(given: dict[str, Any], figures: dict[str, Any], film: dict[str, Any]) -> None:

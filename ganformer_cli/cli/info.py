@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,8 +15,8 @@ from ganformer_cli.cli.info_published import list_published
 from ganformer_cli.cli.info_text import text_of
 from ganformer_cli.cli.kept_scores import snapshot_scores
 from ganformer_cli.cli.model_card import CARD, card_options, write_card_of
-from ganformer_cli.cli.model_choice import find_model, load_all, model_options
-from ganformer_cli.cli.options import GroupedCommand, boolean_option, given_options, json_option, option
+from ganformer_cli.cli.model_choice import ModelChoice, load_all, model_options
+from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option, path_option, section, switch
 from ganformer_cli.cli.output import cell, echo, echo_json
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
@@ -41,31 +42,25 @@ class ModelFile(NamedTuple):
 @click.command("info", cls=GroupedCommand)
 @click.argument("chosen", metavar="[RUN|FILE|IMAGE]", required=False, shell_complete=complete_models)
 @model_options
-@option(
-    "--list", "show_list", is_flag=True, group="Model", help="List the models that the authors published, and exit."
-)
-@option("--datasets", "show_datasets", is_flag=True, group="Model", help="List the prepared data sets, and exit.")
-@option(
-    "--data-dir", type=click.Path(path_type=Path), default=Path("datasets"), group="Model",
-    help="Folder that holds the data sets of --datasets.",
-)  # fmt: skip
+@section("Model")
+@option("--list", "show_list", is_flag=True, help="List the models that the authors published, and exit.")
+@option("--datasets", "show_datasets", is_flag=True, help="List the prepared data sets, and exit.")
+@path_option("--data-dir", default="datasets", help="Folder that holds the data sets of --datasets.")
+@section("Model card")
 @option(
     "--card",
     is_flag=True,
-    group="Model card",
     help=f"Write {CARD}, a model card, next to the model, or into its run folder if it lies in one.",
 )
 @card_options
-@boolean_option("--overwrite", default=False, group="Model card", help="Replace a card that was edited.")
+@switch("--overwrite", help="Replace a card that was edited.")
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context,
     /,
     chosen: str | None,
-    model: str | None,
-    expname: str | None,
-    result_dir: Path,
+    model: ModelChoice,
     show_list: bool,
     show_datasets: bool,
     data_dir: Path,
@@ -74,7 +69,6 @@ def command(
     licence: str | None,
     overwrite: bool,
     as_json: bool,
-    offline: bool,
 ) -> None:
     """Show what a model is and where it comes from: networks, data set, training, scores, checksum.
 
@@ -104,8 +98,8 @@ def command(
             raise click.UsageError(f"--datasets shows prepared data sets; leave out {others[0].replace('_', '-')}")
         list_datasets(data_dir, as_json=as_json)
         return
-    if chosen is not None and model is not None:
-        raise click.UsageError(f"{chosen} and --model {model} each name a model; give one of them")
+    if chosen is not None and model.model is not None:
+        raise click.UsageError(f"{chosen} and --model {model.model} each name a model; give one of them")
     if chosen is not None and Path(chosen).suffix.lower() in IMAGE_SUFFIXES:
         image = describe_image(Path(chosen))
         if as_json:
@@ -115,7 +109,7 @@ def command(
         return
     if not card and (card_only := {"samples", "licence", "overwrite"} & set(given_options(ctx))):
         raise click.UsageError(f"--{min(card_only)} is about a model card; add --card, or leave it out")
-    file = find_model(chosen if model is None else model, expname, result_dir, offline=offline)
+    file = (model if chosen is None else replace(model, model=chosen)).find()
     record = describe(file)
     if card:
         written = write_card_of(file, record, samples, licence, overwrite=overwrite)

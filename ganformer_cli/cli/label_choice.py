@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import click
-
-from ganformer_cli.cli.options import MAX_DIGITS, MAX_FLOAT, NUMBER, F, option, warn
+from ganformer_cli.cli.option_types import ReadType, read_class
+from ganformer_cli.cli.options import F, option, warn
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.text import printable
 
@@ -19,60 +18,9 @@ _NAMED = 10
 _FLOAT32 = 3.4028234663852886e38
 
 
-class Numbers(click.ParamType):
-    """``1,0.5,0`` as a tuple of finite floats.
-
-    Args:
-        most: neither a number nor its negative may be larger.
-    """
-
-    name = "numbers"
-
-    def __init__(self, most: float = MAX_FLOAT) -> None:
-        self.most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if not isinstance(value, str):
-            return tuple(value)
-        numbers = []
-        for part in (piece.strip(" ") for piece in value.split(",")):
-            shown = printable(part, limit=40)
-            if part.lower().lstrip("+-") in ("nan", "inf", "infinity"):
-                self.fail(f"{shown} is not a finite number; write for instance 1,0.5,0", param, ctx)
-            if not NUMBER.fullmatch(part):
-                self.fail(f"{shown!r} is not a number; write for instance 1,0.5,0", param, ctx)
-            if len(part) > MAX_DIGITS or not abs(float(part)) <= self.most:
-                self.fail(f"{shown} is too large; numbers go from {-self.most:g} to {self.most:g}", param, ctx)
-            numbers.append(float(part))
-        return tuple(numbers)
-
-
-class ClassChoice(click.ParamType):
-    """A class: its number as an int, or its name as a str."""
-
-    name = "class"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if isinstance(value, int):
-            return value
-        text = str(value).strip()
-        if text.removeprefix("-").isdecimal():
-            if text.startswith("-") or len(text) > 9:
-                self.fail(f"{text} is not a class number; classes are numbered from 0", param, ctx)
-            return int(text)
-        if not text:
-            self.fail("is empty; give the number or name of a class", param, ctx)
-        return text
-
-
-def class_option(*, group: str, help: str) -> Callable[[F], F]:
+def class_option(help: str) -> Callable[[F], F]:
     """``--class``, as parameter ``class_index``: a number or a name, see :func:`class_number`."""
-    return option("--class", "class_index", type=ClassChoice(), metavar="N|NAME", group=group, help=help)
-
-
-def label_option(*, group: str, help: str) -> Callable[[F], F]:
-    """``--label``, a tuple of finite numbers."""
-    return option("--label", "label", type=Numbers(), metavar="NUMBER,NUMBER…", group=group, help=help)
+    return option("--class", "class_index", type=ReadType("class", read_class), metavar="N|NAME", help=help)
 
 
 class ChosenLabel(NamedTuple):

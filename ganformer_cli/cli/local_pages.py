@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from ganformer_cli.cli.options import boolean_option, option
+from ganformer_cli.cli.options import boolean_option, combined, option, switch
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.stop_signals import StopSignal
 
 if TYPE_CHECKING:
     from ganformer_cli.web.server import LocalServer
 
-_OPTIONS = (
+#: ``--port``, ``--open`` and ``--json``, as parameters ``port``, ``open_browser`` and ``as_json``.
+page_options = combined(
     option("--port", type=click.IntRange(0, 65535), default=0, group="Server", help="Port; 0 takes a free one."),
     boolean_option("--open", "open_browser", default=True, group="Server", help="Open the page in the browser."),
-    boolean_option("--json", "as_json", default=False, group="Server", help="Print the page's address as JSON."),
+    switch("--json", "as_json", group="Server", help="Print the page's address as JSON."),
 )
-
-
-def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--port``, ``--open`` and ``--json``: ``port``, ``open_browser`` and ``as_json``."""
-    for add in reversed(_OPTIONS):
-        command = add(command)
-    return command
 
 
 @contextlib.contextmanager

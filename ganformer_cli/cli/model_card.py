@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
 from ganformer_cli.cli.kept_scores import snapshot_scores
 from ganformer_cli.cli.model_card_text import Card, card_text, owner_of_card, without_markup
-from ganformer_cli.cli.model_choice import run_of
-from ganformer_cli.cli.options import F, option
+from ganformer_cli.cli.model_choice import model_name, run_of
+from ganformer_cli.cli.options import combined, option, path_option
 from ganformer_cli.config import NOT_OF_VQGAN
 from ganformer_cli.errors import ConfigError, DataError, GanformerError, OutputError
 from ganformer_cli.files import read_regular, write_bytes
@@ -47,17 +45,24 @@ def check_licence(licence: str | None) -> str | None:
     return licence.lower()
 
 
-def card_options(function: F) -> F:
-    """``--samples`` and ``--licence``, as parameters ``samples`` and ``licence``."""
-    samples = option(
-        "--samples", type=click.Path(path_type=Path), multiple=True, metavar="IMAGE", group="Model card",
+#: ``--samples`` and ``--licence``, as parameters ``samples`` and ``licence``.
+card_options = combined(
+    path_option(
+        "--samples",
+        multiple=True,
+        metavar="IMAGE",
+        group="Model card",
         help="An image for the card; may be given several times.  [default: the grids of the snapshot in its run]",
-    )  # fmt: skip
-    licence = option(
-        "--licence", "--license", "licence", metavar="NAME", group="Model card",
+    ),
+    option(
+        "--licence",
+        "--license",
+        "licence",
+        metavar="NAME",
+        group="Model card",
         help="Licence of the model, as the Hugging Face Hub names it, such as apache-2.0.  [default: what is recorded]",
-    )  # fmt: skip
-    return samples(licence(function))
+    ),
+)
 
 
 def write_card_of(
@@ -80,12 +85,6 @@ def write_card_of(
 def card_path(file: Path) -> Path:
     """Where the card of a model file belongs: in its run, else beside it."""
     return (run_of(file) or file.parent) / CARD
-
-
-def model_name(file: Path) -> str:
-    """The name of its run, else that of the file without its ending."""
-    run = run_of(file)
-    return file.stem if run is None else run.name
 
 
 def card_images(file: Path, given: Sequence[Path]) -> list[Path]:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ganformer_cli.cli.completion import complete_models, complete_runs
-from ganformer_cli.cli.options import MAX_BATCH_SIZE, MAX_PSI, F, boolean_option, option, warn
+from ganformer_cli.cli.completion import complete_datasets, complete_models, complete_runs
+from ganformer_cli.cli.options import (
+    MAX_PSI,
+    F,
+    collected,
+    folder_option,
+    option,
+    path_option,
+    switch,
+    warn,
+)
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import ConfigError, SnapshotError
-from ganformer_cli.files import MIB
+from ganformer_cli.files import MIB, sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +38,50 @@ GDRIVE = "gdrive:"
 HUB = "hf:"
 
 
-def model_options(function: F) -> F:
-    """``--model``, ``--expname`` and ``--result-dir``, as parameters ``model``, ``expname``, ``result_dir``."""
-    model = option(
+offline_option = switch("--offline", group="Model", rare=True, help="Download nothing.")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """What the options of :data:`model_options` say."""
+
+    model: str | None
+    expname: str | None
+    result_dir: Path
+    offline: bool
+
+    def find(self) -> Path:
+        """The snapshot file that is meant; one that is published is downloaded if necessary.
+
+        Raises:
+            SnapshotError: there is none.
+            DownloadError: it cannot be downloaded.
+        """
+        from ganformer_cli.checkpoints.run_folder import runs_of, snapshots_of
+
+        if self.model is not None:
+            return named_model(self.model, "--model", offline=self.offline)
+        folder = self.result_dir
+        if self.expname is None:
+            runs = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+        else:
+            runs = [*runs_of(folder, self.expname), folder / self.expname]
+        # A run that has just begun has no snapshot yet.
+        ready = [snapshots[-1] for snapshots in map(snapshots_of, runs) if snapshots]
+        if not ready:
+            what = (
+                f"--expname {self.expname}: no run of that name" if self.expname else f"--result-dir {folder}: no run"
+            )
+            raise SnapshotError(
+                f"{what} with a snapshot in {folder}; train one with ganformer train, or give --expname or --model"
+            )
+        return ready[-1] if self.expname else max(ready, key=lambda snapshot: snapshot.stat().st_mtime)
+
+
+#: ``--model``, ``--expname``, ``--result-dir`` and ``--offline``, as the parameter ``model``: a :class:`ModelChoice`.
+model_options = collected(
+    "model",
+    option(
         "--model",
         "--pretrained-pkl",
         "model",
@@ -40,41 +91,31 @@ def model_options(function: F) -> F:
         help="A run folder (its newest snapshot), a snapshot file of ours or of the authors' (.pkl), one that the "
         "authors published (gdrive:clevr-snapshot.pkl), or one on the Hugging Face Hub (hf:USER/REPO).  [default: see "
         "--expname]",
-    )
-    expname = option(
+    ),
+    option(
         "--expname",
-        default=None,
         metavar="NAME",
         shell_complete=complete_runs,
         group="Model",
         help="Without --model: name of the run.  [default: the run that saved last]",
-    )
-    result_dir = option(
-        "--result-dir",
-        type=click.Path(path_type=Path),
-        default="results",
-        group="Model",
-        help="Without --model: folder of the runs.",
-    )
-    return model(expname(result_dir(offline_option(function))))
+    ),
+    path_option("--result-dir", default="results", group="Model", help="Without --model: folder of the runs."),
+    offline_option,
+    into=ModelChoice,
+)
 
 
-def offline_option(function: F) -> F:
-    """``--offline``."""
-    decorate: Callable[[F], F] = boolean_option(
-        "--offline", default=False, group="Model", rare=True, help="Download nothing."
-    )
-    return decorate(function)
-
-
-def psi_option(*, default: float, group: str, help: str) -> Callable[[F], F]:
+def psi_option(*, default: float, help: str) -> Callable[[F], F]:
     """``--truncation-psi``."""
-    return option("--truncation-psi", type=click.FloatRange(-MAX_PSI, MAX_PSI), default=default, group=group, help=help)
+    return option("--truncation-psi", type=click.FloatRange(-MAX_PSI, MAX_PSI), default=default, help=help)
 
 
-def batch_size_option(*, help: str) -> Callable[[F], F]:
-    """``--batch-size``."""
-    return option("--batch-size", type=click.IntRange(1, MAX_BATCH_SIZE), default=None, group="Device", help=help)
+def dataset_option(help: str) -> Callable[[F], F]:
+    """``--dataset``, real images by name or path."""
+    return option("--dataset", shell_complete=complete_datasets, metavar="NAME|PATH", help=help)
+
+
+data_dir_option = folder_option("--data-dir", default="datasets", help="Folder of prepared data sets.")
 
 
 class Model(NamedTuple):
@@ -83,6 +124,12 @@ class Model(NamedTuple):
     generator: Generator
     #: Metadata of the file: kimg, dataset, source, truncation_psi, ...
     header: dict[str, Any]
+
+    @property
+    def own_psi(self) -> float | None:
+        """The truncation that the file says belongs to the model, as TensorFlow's networks have one."""
+        psi = self.header.get("truncation_psi")
+        return psi if isinstance(psi, float) else None
 
 
 class ModelNetworks(NamedTuple):
@@ -94,31 +141,6 @@ class ModelNetworks(NamedTuple):
     discriminator: nn.Module | None
     header: dict[str, Any]
     notes: tuple[str, ...] = ()  # what the user should know about a file of the authors'
-
-
-def find_model(model: str | None, expname: str | None, result_dir: Path, *, offline: bool = False) -> Path:
-    """The snapshot file that the options mean; one that is published is downloaded if necessary.
-
-    Raises:
-        SnapshotError: there is none.
-        DownloadError: it cannot be downloaded.
-    """
-    from ganformer_cli.checkpoints.run_folder import runs_of, snapshots_of
-
-    if model is not None:
-        return named_model(model, "--model", offline=offline)
-    if expname is None:
-        runs = [path for path in result_dir.iterdir() if path.is_dir()] if result_dir.is_dir() else []
-    else:
-        runs = [*runs_of(result_dir, expname), result_dir / expname]
-    # A run that has just begun has no snapshot yet.
-    ready = [snapshots[-1] for snapshots in map(snapshots_of, runs) if snapshots]
-    if not ready:
-        what = f"--expname {expname}: no run of that name" if expname else f"--result-dir {result_dir}: no run"
-        raise SnapshotError(
-            f"{what} with a snapshot in {result_dir}; train one with ganformer train, or give --expname or --model"
-        )
-    return ready[-1] if expname else max(ready, key=lambda snapshot: snapshot.stat().st_mtime)
 
 
 def named_model(model: str, option: str, *, offline: bool) -> Path:
@@ -251,6 +273,18 @@ def run_of(snapshot: Path) -> Path | None:
 
     run = snapshot.resolve().parent.parent
     return run if snapshot.resolve().parent.name == SNAPSHOT_FOLDER and (run / CONFIG_FILE).is_file() else None
+
+
+def model_name(file: Path) -> str:
+    """The name of its run, else that of the file without its ending."""
+    run = run_of(file)
+    return file.stem if run is None else run.name
+
+
+def model_metadata(file: Path) -> dict[str, Any]:
+    """What images that a model makes say of it: its checksum, its run, if it lies in one, and its file."""
+    run = run_of(file)
+    return {"model": sha256_of(file), **({} if run is None else {"run": run.name}), "file": file.name}
 
 
 def open_reals(

@@ -1,28 +1,24 @@
-"""What the commands' options share: sections of the help, booleans, seeds, the choice of a device.
+"""How commands declare options: sections of the help, rare options, booleans, and those that many commands have.
 
-A command is made with ``@click.command("name", cls=GroupedCommand)``, and its options with :func:`option` and
-:func:`boolean_option`; some are ready at the end of this file.
+A command is made with ``@click.command("name", cls=GroupedCommand)``, and its options with :func:`option`,
+:func:`boolean_option` and the like, below headings of :func:`section`; some are ready at the end of this file.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from ganformer_cli.cli.config_file import read_config_file
 from ganformer_cli.cli.output import VERBOSITY, echo
-from ganformer_cli.errors import ConfigError
-from ganformer_cli.memory import EVALUATION_MIB, TRAINING_MIB, keep_large_blocks
 from ganformer_cli.text import printable
-
-if TYPE_CHECKING:
-    import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,9 +43,9 @@ _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
 
 
 class GroupedOption(click.Option):
-    """An option in a section of the help; a rare one is shown by ``--help-all`` only."""
+    """An option in section ``group`` of the help (empty: not known yet); a rare one is shown by ``--help-all`` only."""
 
-    def __init__(self, *args: Any, group: str = "Options", rare: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, group: str = "", rare: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
         self.rare = rare
@@ -178,7 +174,8 @@ class GroupedCommand(click.Command):
                 continue
             record = parameter.get_help_record(ctx)
             if record is not None:
-                sections.setdefault(getattr(parameter, "group", "Help"), []).append(record)
+                title = (parameter.group or "Options") if isinstance(parameter, GroupedOption) else "Help"
+                sections.setdefault(title, []).append(record)
         if "Help" in sections:
             sections["Help"] = sections.pop("Help")
         return list(sections.items())
@@ -216,20 +213,93 @@ def join_booleans(args: Iterable[str], params: Iterable[click.Parameter]) -> lis
     return process_group
 
 
-def option(*names: str, group: str = "Options", rare: bool = False, **attributes: Any) -> Callable[[F], F]:
-    """``click.option`` in section ``group`` of the help; ``rare`` ones are shown by ``--help-all`` only."""
-    return click.option(*names, cls=GroupedOption, group=group, rare=rare, **attributes)
+# ----- Declarations -----
 
 
-def boolean_option(*names: str, group: str = "Options", rare: bool = False, **attributes: Any) -> Callable[[F], F]:
+def option(*names: str, rare: bool = False, **attributes: Any) -> Callable[[F], F]:
+    """``click.option`` in a section of the help; ``rare`` ones are shown by ``--help-all`` only."""
+    return click.option(*names, cls=GroupedOption, rare=rare, **attributes)
+
+
+def boolean_option(*names: str, rare: bool = False, **attributes: Any) -> Callable[[F], F]:
     """A ``BooleanOption``: its value is a bool, or ``default`` (None unless given) if it is left out."""
-    return click.option(*names, cls=BooleanOption, group=group, rare=rare, **attributes)
+    return click.option(*names, cls=BooleanOption, rare=rare, **attributes)
+
+
+def switch(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """A boolean option that is off unless given."""
+    return boolean_option(*names, default=False, **attributes)
+
+
+def choice_option(*names: str, of: Sequence[str], **attributes: Any) -> Callable[[F], F]:
+    """An option whose value is one ``of`` these, the first if it is left out."""
+    return option(*names, type=click.Choice(of), default=of[0], **attributes)
+
+
+def path_option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """An option whose value is a ``Path``."""
+    return option(*names, type=click.Path(path_type=Path), **attributes)
+
+
+def file_option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """An option whose value is the ``Path`` of a file, there or not."""
+    return option(*names, type=click.Path(path_type=Path, dir_okay=False), **attributes)
+
+
+def folder_option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """An option whose value is the ``Path`` of a folder, there or not."""
+    return option(*names, type=click.Path(path_type=Path, file_okay=False), **attributes)
+
+
+def section(title: str) -> Callable[[F], F]:
+    """A heading: the section of all options of the command below it that have none yet."""
+
+    def decorate(function: F) -> F:
+        for parameter in getattr(function, "__click_params__", ()):
+            if isinstance(parameter, GroupedOption) and not parameter.group:
+                parameter.group = title
+        return function
+
+    return decorate
+
+
+def combined(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several options, and headings, as one decorator."""
+
+    def decorate(function: F) -> F:
+        for each in reversed(options):
+            function = each(function)
+        return function
+
+    return decorate
+
+
+def collected(
+    name: str, *options: Callable[[Any], Any], into: Callable[..., Any] = dict
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Several options as one parameter ``name`` of the command: ``into(**values)``, by their own parameter names."""
+
+    def probe() -> None:
+        """Collects the names."""
+
+    names = [parameter.name for parameter in combined(*options)(probe).__click_params__]  # type: ignore[attr-defined]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(**values: Any) -> Any:
+            return function(**{name: into(**{each: values.pop(each) for each in names})}, **values)
+
+        return combined(*options)(command)
+
+    return decorate
 
 
 def ignored_option(*names: str, why: str) -> Callable[[F], F]:
     """A flag of the authors' scripts that is accepted without effect, such as ``--train`` of ``ganformer train``."""
-    attributes: dict[str, Any] = {"group": "Compatibility", "rare": True, "expose_value": False}
-    return boolean_option(*names, default=False, help=f"Accepted: {why}.", **attributes)
+    return switch(*names, group="Compatibility", rare=True, expose_value=False, help=f"Accepted: {why}.")
+
+
+# ----- What the user gave -----
 
 
 def given_options(ctx: click.Context) -> dict[str, Any]:
@@ -245,158 +315,6 @@ def warn(message: str) -> None:
     if message not in warned:
         warned.add(message)
         echo(f"{ctx.command_path if ctx else 'ganformer'}: warning: {message}", err=True)
-
-
-# ----- Seeds -----
-
-
-class Seeds(click.ParamType):
-    """``0-31,40`` as a tuple of ints: in the order given, each seed once."""
-
-    name = "seeds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if not isinstance(value, str):
-            return tuple(value)
-        seeds: dict[int, None] = {}
-        for part in value.split(","):
-            first, dash, last = (piece.strip(" ") for piece in part.partition("-"))
-            if not _is_number(first) or (dash and not _is_number(last)):
-                self.fail(
-                    f"{printable(part.strip(), limit=80)!r} is neither a seed nor a range; write, for example, 0-31,40",
-                    param,
-                    ctx,
-                )
-            if len(first) > MAX_DIGITS or len(last) > MAX_DIGITS:
-                self.fail(f"{part[:MAX_DIGITS]}… is too large; seeds end at {MAX_SEED}", param, ctx)
-            low, high = int(first), int(last or first)
-            if high < low:
-                self.fail(f"{part.strip()!r} ends before it begins; write {high}-{low}", param, ctx)
-            if high > MAX_SEED:
-                self.fail(f"{high} is too large; seeds end at {MAX_SEED}", param, ctx)
-            if len(seeds) + high - low >= MAX_SEEDS:
-                self.fail(f"more than {MAX_SEEDS} seeds; ask for fewer at a time", param, ctx)
-            seeds.update(dict.fromkeys(range(low, high + 1)))
-        return tuple(seeds)
-
-
-def _is_number(text: str) -> bool:
-    # isdigit alone takes "²" too, which int() refuses.
-    return text.isascii() and text.isdigit()
-
-
-SEEDS = Seeds()
-
-
-# ----- Devices -----
-
-
-class Gpus(click.ParamType):
-    """``0`` or ``0,1`` as a tuple of ints; ``none`` as an empty one."""
-
-    name = "gpus"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if not isinstance(value, str):
-            return tuple(value)
-        if value.strip().lower() in {"none", "cpu", ""}:
-            return ()
-        numbers = [part.strip() for part in value.split(",")]
-        if not all(_is_number(n) and len(n) <= 4 for n in numbers) or len({*map(int, numbers)}) != len(numbers):
-            self.fail(
-                f"{printable(value, limit=80)!r}: write a GPU's number such as 0, several such as 0,1, or none for "
-                "the CPU",
-                param,
-                ctx,
-            )
-        return tuple(map(int, numbers))
-
-
-gpus_option = option(
-    "--gpus",
-    type=Gpus(),
-    default=None,
-    metavar="N",
-    group="Device",
-    help="Number of the GPU to use, or none for the CPU.  [default: the first GPU, or the CPU]",
-)
-
-
-def processes_option(does: str, default: str = "one; on GPUs one for each of --gpus") -> Callable[[F], F]:
-    """``--processes``, whose help begins with ``does``, such as "Train"."""
-    return option(
-        "--processes",
-        type=click.IntRange(1, MAX_PROCESSES),
-        default=None,
-        metavar="N",
-        group="Device",
-        rare=True,
-        help=f"{does} in N processes on the CPU.  [default: {default}]",
-    )
-
-
-def pick_devices(gpus: tuple[int, ...] | None, *, training: bool = False) -> list[torch.device]:
-    """The devices for ``--gpus``; ``None`` (left out) means the first GPU if there is one.
-
-    On a machine without a GPU, asking for one warns and returns the CPU, so that a command line works everywhere;
-    asking for several to train on is an error. In ``training``, a single number that equals the number of GPUs
-    means all of them, as in the authors' scripts. The allocator is also told to keep the memory of freed tensors, less
-    of it in ``training``.
-
-    Raises:
-        ConfigError: there is no GPU of that number.
-    """
-    keep_large_blocks(TRAINING_MIB if training else EVALUATION_MIB)
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpus is None:
-        return [torch.device("cuda", 0) if found else torch.device("cpu")]
-    if not gpus:
-        return [torch.device("cpu")]
-    said = f"--gpus {','.join(map(str, gpus))}"
-    if not found:
-        if training and len(gpus) > 1:
-            raise ConfigError(
-                f"{said}: torch finds no GPU here (see ganformer doctor); --gpus none is the CPU{_cuda_hint()}"
-            )
-        warn(f"{said}: torch finds no GPU here; using the CPU{_cuda_hint()}")
-        return [torch.device("cpu")]
-    if training and found > 1 and gpus == (found,):
-        gpus = tuple(range(found))
-    if missing := [number for number in gpus if number >= found]:
-        last = f"0 to {found - 1}" if found > 1 else "0"
-        raise ConfigError(f"{said}: there is no GPU {missing[0]} here; choose from {last}")
-    return [torch.device("cuda", number) for number in gpus]
-
-
-def _cuda_hint() -> str:
-    """Where torch is built for the CPU only, as pip installs it on Windows: how to get one for GPUs."""
-    import torch
-
-    if torch.version.cuda or torch.version.hip:
-        return ""
-    from ganformer_cli.operators.checks import find_cards, how_to_install_cuda
-
-    return f". This torch is for the CPU only; for an NVIDIA GPU, {how_to_install_cuda(find_cards(os.environ))}"
-
-
-def pick_device(gpus: tuple[int, ...] | None) -> torch.device:
-    """The device for ``--gpus`` of a command that uses a single one; see ``pick_devices``.
-
-    Raises:
-        ConfigError: there is no GPU of that number, or several are given.
-    """
-    devices = pick_devices(gpus)
-    if len(devices) > 1 and gpus is not None:
-        said = ",".join(map(str, gpus))
-        raise ConfigError(f"--gpus {said}: this command uses one GPU; give one, for example --gpus {gpus[0]}")
-    return devices[0]
-
-
-json_option = boolean_option(
-    "--json", "as_json", default=False, group="Output", help="Print the result as JSON on stdout."
-)
 
 
 # ----- What is printed -----
@@ -420,19 +338,18 @@ def _set_log_file(ctx: click.Context, parameter: click.Parameter, path: Path | N
         VERBOSITY.log_file = path
 
 
-def verbosity_options(command: F) -> F:
-    """``--quiet`` and ``--log-file``, which ``output`` and ``progress`` obey."""
-    common: dict[str, Any] = {"group": "Output", "is_eager": True, "expose_value": False}
-    quiet: Callable[[F], F] = boolean_option(
-        "--quiet", default=False, callback=_set_quiet, help="Show no progress.", **common
-    )
-    log_file: Callable[[F], F] = option(
+json_option = switch("--json", "as_json", group="Output", help="Print the result as JSON on stdout.")
+#: ``--quiet`` and ``--log-file``, which ``output`` and ``progress`` obey.
+verbosity_options = combined(
+    switch("--quiet", group="Output", is_eager=True, expose_value=False, callback=_set_quiet, help="Show no progress."),
+    path_option(
         "--log-file",
-        type=click.Path(path_type=Path),
+        group="Output",
+        is_eager=True,
+        expose_value=False,
         callback=_set_log_file,
         metavar="FILE",
         rare=True,
         help="Append everything that is printed, and the progress, to a file, with the time.",
-        **common,
-    )
-    return quiet(log_file(command))
+    ),
+)

@@ -13,8 +13,12 @@ from ganformer_cli.cli.options import (
     MAX_PROCESSES,
     GroupedCommand,
     boolean_option,
+    choice_option,
     json_option,
     option,
+    path_option,
+    section,
+    switch,
     verbosity_options,
 )
 from ganformer_cli.cli.output import echo, echo_json
@@ -53,88 +57,89 @@ def catalogue_options(function: Any) -> Any:
 
 @click.command("prepare", cls=GroupedCommand)
 @click.argument("sources", nargs=-1, metavar="SOURCE...", shell_complete=complete_sources)
-@option("--images-dir", metavar="DIR", group="Source", rare=True, help="Same as a SOURCE argument.")
-@option("--max-images", type=click.IntRange(1, 10**10), group="Source", help="Use at most N images.")
+@section("Source")
+@option("--images-dir", metavar="DIR", rare=True, help="Same as a SOURCE argument.")
+@option("--max-images", type=click.IntRange(1, 10**10), help="Use at most N images.")
 @option(
-    "--format", type=click.Choice(FORMATS), group="Source",
+    "--format",
+    type=click.Choice(FORMATS),
     help="Format of SOURCE: a container, or images with this suffix only (png, jpg).  [default: detected]",
-)  # fmt: skip
+)
 @option(
-    "--labels", metavar="folders|none|FILE", group="Source",
+    "--labels",
+    metavar="folders|none|FILE",
     help="Source of the labels: the names of the sub-folders, or a .npy, .csv or .json file.  [default: "
-        "labels in the source, such as a dataset.json]",
-)  # fmt: skip
-@boolean_option("--strict", default=False, group="Source", help="Treat an image that cannot be used as an error.")
+    "labels in the source, such as a dataset.json]",
+)
+@switch("--strict", help="Treat an image that cannot be used as an error.")
+@section("Data set")
+@option("--name", "--task", metavar="NAME", help="Name of the data set.  [default: that of the source]")
+@path_option("--data-dir", default="datasets", help="Folder of the data sets.")
 @option(
-    "--name", "--task", metavar="NAME", group="Data set",
-    help="Name of the data set.  [default: that of the source]",
-)  # fmt: skip
-@option(
-    "--data-dir", type=click.Path(path_type=Path), default=Path("datasets"), group="Data set",
-    help="Folder of the data sets.",
-)  # fmt: skip
-@option(
-    "--resolution", type=int, metavar="PIXELS", group="Data set",
+    "--resolution",
+    type=int,
+    metavar="PIXELS",
     help="Longer side of the images, a power of two.  [default: the largest, up to 256, that nine in ten "
-        "images reach; 256 for the catalogue]",
-)  # fmt: skip
+    "images reach; 256 for the catalogue]",
+)
+@option("--ratio", type=float, metavar="NUMBER", help="Height / width.  [default: 1, or that of the catalogue]")
+@choice_option(
+    "--fit",
+    of=["crop", "pad", "stretch"],
+    help="How to fit images of another aspect ratio: crop to the middle, pad with --background, or stretch.",
+)
 @option(
-    "--ratio", type=float, metavar="NUMBER", group="Data set",
-    help="Height / width.  [default: 1, or that of the catalogue]",
-)  # fmt: skip
+    "--background", metavar="COLOR", default="white", help="Background colour of transparent parts: a name, or #rrggbb."
+)
 @option(
-    "--fit", type=click.Choice(["crop", "pad", "stretch"]), default="crop", group="Data set",
-    help="How to fit images of another aspect ratio: crop to the middle, pad with --background, or "
-        "stretch.",
-)  # fmt: skip
-@option(
-    "--background", metavar="COLOR", default="white", group="Data set",
-    help="Background colour of transparent parts: a name, or #rrggbb.",
-)  # fmt: skip
-@option(
-    "--value-range", type=ValueRangeType(), metavar="LOW,HIGH", group="Data set",
+    "--value-range",
+    type=ValueRangeType(),
+    metavar="LOW,HIGH",
     help="For more than 8 bits per channel: the values that become black and white, such as 0,4095 for 12"
-        " bits.  [default: 0,65535; for floating point 0,1]",
-)  # fmt: skip
-@boolean_option("--overwrite", default=False, group="Data set", help="Replace an existing data set of this name.")
+    " bits.  [default: 0,65535; for floating point 0,1]",
+)
+@switch("--overwrite", help="Replace an existing data set of this name.")
 @option(
-    "--shards-num", type=click.IntRange(1, 99_999), metavar="N", group="Data set", rare=True,
+    "--shards-num",
+    type=click.IntRange(1, 99_999),
+    rare=True,
     help="Split the data set into N files.  [default: 1, more if it is large]",
-)  # fmt: skip
-@option(
-    "--compression", type=click.Choice(["png", "none"]), default="png", group="Data set", rare=True,
+)
+@choice_option(
+    "--compression",
+    of=["png", "none"],
+    rare=True,
     help="none: larger files that are faster to read, if decoding limits the training.",
-)  # fmt: skip
-@boolean_option(
-    "--near-duplicates", default=False, group="Data set", rare=True,
-    help="Also report similar images, not only identical ones.",
-)  # fmt: skip
+)
+@switch("--near-duplicates", rare=True, help="Also report similar images, not only identical ones.")
 @option(
-    "--workers", "--num-threads", type=click.IntRange(1, MAX_PROCESSES), metavar="N", group="Data set", rare=True,
+    "--workers",
+    "--num-threads",
+    type=click.IntRange(1, MAX_PROCESSES),
+    rare=True,
     help="Number of processes; the result does not depend on it.  [default: one per core]",
-)  # fmt: skip
-@option("--list", "show_list", is_flag=True, group="Known data sets", help="List the catalogue, and exit.")
-@option(
-    "--from-file", type=click.Path(path_type=Path), metavar="FILE", group="Known data sets",
-    help="Archive of the catalogue's data set, downloaded before.",
-)  # fmt: skip
+)
+@section("Known data sets")
+@option("--list", "show_list", is_flag=True, help="List the catalogue, and exit.")
+@path_option("--from-file", metavar="FILE", help="Archive of the catalogue's data set, downloaded before.")
 @boolean_option(
-    "--check", default=True, group="Known data sets", rare=True,
-    help="Require that --from-file matches a checksum of the catalogue.",
-)  # fmt: skip
+    "--check", default=True, rare=True, help="Require that --from-file matches a checksum of the catalogue."
+)
 @option(
-    "--source", "choice", type=click.IntRange(1, 1000), metavar="N", group="Known data sets", rare=True,
+    "--source",
+    "choice",
+    type=click.IntRange(1, 1000),
+    rare=True,
     help="Download from the N-th source of the data set only.  [default: the first that works]",
-)  # fmt: skip
-@boolean_option(
-    "--keep-download", default=True, group="Known data sets", rare=True,
-    help="Keep the downloaded archive afterwards.",
-)  # fmt: skip
+)
+@boolean_option("--keep-download", default=True, rare=True, help="Keep the downloaded archive afterwards.")
 @catalogue_options
+@section("Output")
 @option(
-    "--verify", metavar="NAME|DIR", group="Output",
+    "--verify",
+    metavar="NAME|DIR",
     help="Check a prepared data set against its manifest, and exit; status 1 if anything is wrong.",
-)  # fmt: skip
+)
 @json_option
 @verbosity_options
 @click.pass_context

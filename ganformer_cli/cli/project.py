@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ganformer_cli.cli.devices import batch_size_option, gpus_option, pick_device
 from ganformer_cli.cli.main import INTERRUPTED
-from ganformer_cli.cli.model_choice import batch_size_option, find_model, load_model, model_options
+from ganformer_cli.cli.model_choice import ModelChoice, load_model, model_options
 from ganformer_cli.cli.options import (
+    MAX_SEED,
     GroupedCommand,
-    boolean_option,
-    gpus_option,
+    choice_option,
+    folder_option,
     json_option,
     option,
-    pick_device,
+    section,
+    switch,
     verbosity_options,
     warn,
 )
@@ -42,81 +45,47 @@ DEFAULT_FOLDER = "projected"
 @click.command("project", cls=GroupedCommand)
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @model_options
-@option(
-    "--steps",
-    type=click.IntRange(1, 100_000),
-    default=500,
-    metavar="N",
-    group="Projection",
-    help="Steps of the optimisation.",
-)
-@option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    metavar="N",
-    group="Projection",
-    help="Seed of the random latents and of the noise.",
-)
-@option(
+@section("Projection")
+@option("--steps", type=click.IntRange(1, 100_000), default=500, help="Steps of the optimisation.")
+@option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Seed of the random latents and of the noise.")
+@choice_option(
     "--distance",
     "choice",
-    type=click.Choice(["auto", "lpips", "pixels"]),
-    default="auto",
-    group="Projection",
+    of=["auto", "lpips", "pixels"],
     help="What is minimised: LPIPS, pixels and gradients at several scales, or (auto) LPIPS if its weights have been "
     "downloaded, otherwise pixels.",
 )
-@option(
+@choice_option(
     "--noise",
-    type=click.Choice(["optimized", "const"]),
-    default="optimized",
-    group="Projection",
+    of=["optimized", "const"],
     help="Also optimise noise maps, regularised; or keep the model's noise, with which ganformer generate draws.",
 )
 @option(
     "--random-starts",
     type=click.IntRange(1, 10_000),
     default=64,
-    metavar="N",
-    group="Projection",
     help="Start from the mean, and from the nearest of N random latents; the better result is kept.",
 )
-@option(
-    "--fit",
-    type=click.Choice(["crop", "pad", "stretch"]),
-    default="crop",
-    group="Projection",
-    help="How an image gets the model's ratio.",
-)
-@option(
+@choice_option("--fit", of=["crop", "pad", "stretch"], help="How an image gets the model's ratio.")
+@section("Output")
+@folder_option(
     "--output-dir",
-    type=click.Path(path_type=Path, file_okay=False),
     default=DEFAULT_FOLDER,
-    group="Output",
     help="Folder of the results. The same command resumes where it was interrupted.",
 )
-@boolean_option("--overwrite", default=False, group="Output", help="Replace another projection in the folder.")
-@boolean_option("--maps", default=False, group="Output", help="Also save what the components attend to.")
-@option(
-    "--film",
-    type=click.Choice(["gif", "webp", "mp4", "frames"]),
-    default=None,
-    group="Output",
-    help="Also save a film of each projection.",
-)
+@switch("--overwrite", help="Replace another projection in the folder.")
+@switch("--maps", help="Also save what the components attend to.")
+@option("--film", type=click.Choice(["gif", "webp", "mp4", "frames"]), help="Also save a film of each projection.")
 @json_option
 @verbosity_options
 @gpus_option
-@batch_size_option(help=f"Images that are projected together; they share memory.  [default: {DEFAULT_BATCH}]")
+@batch_size_option(f"Images that are projected together; they share memory.  [default: {DEFAULT_BATCH}]")
 @click.pass_context
 def command(
     ctx: click.Context,
     /,
     images: tuple[Path, ...],
-    model: str | None,
-    expname: str | None,
-    result_dir: Path,
+    model: ModelChoice,
     steps: int,
     seed: int,
     choice: Any,
@@ -130,7 +99,6 @@ def command(
     as_json: bool,
     gpus: tuple[int, ...] | None,
     batch_size: int | None,
-    offline: bool,
 ) -> None:
     """Find latents with which a model reproduces images.
 
@@ -143,7 +111,7 @@ def command(
       ganformer project faces/ --model results/faces-002 --steps 1000 --film webp
       ganformer generate --model results/faces-002 --latents projected/projected.npy --space w --maps
     """
-    file = find_model(model, expname, result_dir, offline=offline)
+    file = model.find()
 
     from ganformer_cli.projection.distance import open_image_distance
     from ganformer_cli.projection.folder import FRAMES, ProjectionFolder

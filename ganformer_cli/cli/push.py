@@ -18,8 +18,8 @@ from ganformer_cli.cli.model_card import (
     read_card,
 )
 from ganformer_cli.cli.model_card_text import owner_of_card
-from ganformer_cli.cli.model_choice import find_model
-from ganformer_cli.cli.options import GroupedCommand, boolean_option, json_option, option, warn
+from ganformer_cli.cli.model_choice import named_model
+from ganformer_cli.cli.options import GroupedCommand, json_option, option, section, switch, warn
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.files import MIB
@@ -31,10 +31,11 @@ SAMPLES = "samples"
 @click.command("push", cls=GroupedCommand)
 @click.argument("model", metavar="RUN|FILE", shell_complete=complete_models)
 @click.argument("repo", metavar="USER/REPO[/FILE]")
-@boolean_option("--private", default=False, group="Hub", help="If the repository is new, only its owner sees it.")
-@option("--message", metavar="TEXT", default=None, group="Hub", help="Of the commit.  [default: the model's name]")
+@section("Hub")
+@switch("--private", help="If the repository is new, only its owner sees it.")
+@option("--message", metavar="TEXT", help="Of the commit.  [default: the model's name]")
 @card_options
-@boolean_option("--dry-run", default=False, group="Hub", help="Show what would be pushed, without asking the Hub.")
+@switch("--dry-run", help="Show what would be pushed, without asking the Hub.")
 @json_option
 def command(
     model: str,
@@ -70,7 +71,7 @@ def command(
     if not name.endswith(".safetensors"):
         raise ConfigError(f"REPO {repo}: {name} must end in .safetensors; change the name")
     licence = check_licence(licence)
-    file = find_model(model, None, Path())
+    file = named_model(model, "--model", offline=False)
     if is_original(file):
         raise SnapshotError(
             f"{file}: only .safetensors files are pushed; convert it first: ganformer convert {file} model.safetensors"

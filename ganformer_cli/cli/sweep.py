@@ -8,23 +8,19 @@ from pathlib import Path
 
 import click
 
-from ganformer_cli.cli.options import GroupedCommand, json_option, option
+from ganformer_cli.cli.options import GroupedCommand, folder_option, json_option, option, section
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.errors import ConfigError, GanformerError
 
 
 @click.command("sweep", cls=GroupedCommand)
 @click.argument("table", type=click.Path(path_type=Path), metavar="TABLE.toml")
-@option(
-    "--output-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    metavar="FOLDER",
-    group="Sweep",
-    help="Folder of the files of scores; runs and logs are below it.",
+@section("Sweep")
+@folder_option(
+    "--output-dir", required=True, metavar="FOLDER", help="Folder of the files of scores; runs and logs are below it."
 )
-@option("--at-once", type=click.IntRange(1, 1024), default=2, group="Sweep", help="Runs that train at a time.")
-@option("--threads", type=click.IntRange(1, 1024), default=1, group="Sweep", help="CPU threads of each run.")
+@option("--at-once", type=click.IntRange(1, 1024), default=2, help="Runs that train at a time.")
+@option("--threads", type=click.IntRange(1, 1024), default=1, help="CPU threads of each run.")
 @json_option
 def command(table: Path, output_dir: Path, at_once: int, threads: int, as_json: bool) -> None:
     """Train a table of settings and seeds, and write the scores of each run to a JSON file.

@@ -13,21 +13,21 @@ import click
 from ganformer_cli import config as settings
 from ganformer_cli.cli.completion import complete_runs
 from ganformer_cli.cli.config_file import config_text
+from ganformer_cli.cli.devices import check_precision, gpus_option, pick_devices, processes_option
 from ganformer_cli.cli.model_choice import offline_option
 from ganformer_cli.cli.options import (
     MAX_PROCESSES,
     GroupedCommand,
-    boolean_option,
+    file_option,
     given_options,
-    gpus_option,
     json_option,
     option,
-    pick_devices,
-    processes_option,
+    path_option,
+    section,
+    switch,
     verbosity_options,
 )
 from ganformer_cli.cli.output import VERBOSITY, echo
-from ganformer_cli.cli.precision import check_precision
 from ganformer_cli.cli.train_compatibility import compatibility_options
 from ganformer_cli.cli.train_options import setting_options
 from ganformer_cli.cli.train_plan import show_plan
@@ -65,114 +65,65 @@ _SPARE = 12  # characters of a run's name behind that of its data set
 
 
 @click.command("train", cls=GroupedCommand)
+@section("Run")
 @option(
-    "--expname",
-    default=None,
-    metavar="NAME",
-    group="Run",
-    shell_complete=complete_runs,
-    help="Name of the run.  [default: DATASET-ATTENTION]",
+    "--expname", metavar="NAME", shell_complete=complete_runs, help="Name of the run.  [default: DATASET-ATTENTION]"
 )
-@option(
-    "--result-dir",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    group="Run",
-    help="Folder of all runs.",
-)
-@boolean_option("--restart", group="Run", default=False, help="Start a new numbered run instead of resuming.")
+@path_option("--result-dir", default="results", help="Folder of all runs.")
+@switch("--restart", help="Start a new numbered run instead of resuming.")
 @option(
     "--max-minutes",
     type=click.FloatRange(0, 10_000_000, min_open=True),
-    default=None,
     metavar="N",
-    group="Run",
     help="Save and end after N minutes; the same command resumes the run.",
 )
-@boolean_option(
-    "--dry-run", group="Run", default=False, help="Show the configuration and an estimate of time and memory, and exit."
-)
+@switch("--dry-run", help="Show the configuration and an estimate of time and memory, and exit.")
 @setting_options("Run")
-@option(
-    "--write-config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    metavar="FILE.toml",
-    group="Run",
-    rare=True,
-    help="Write the settings of the run to a file for --config.",
+@file_option(
+    "--write-config", metavar="FILE.toml", rare=True, help="Write the settings of the run to a file for --config."
 )
-@boolean_option(
+@switch(
     "--reload",
-    group="Run",
     rare=True,
-    default=False,
     help="Take settings that are not given from the newest run of --expname, or else from the newest run.",
 )
 @option(
     "--resume-from",
     type=click.FloatRange(0, 10**9),
-    default=None,
     metavar="KIMG",
-    group="Run",
     rare=True,
     help="Resume from an earlier training state (see --last-states); what is later is moved aside in the run folder.",
 )
-@boolean_option(
-    "--override",
-    group="Run",
-    rare=True,
-    default=False,
-    help="Resume although training settings or images have changed.",
-)
-@option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    default=Path("datasets"),
-    group="Data",
-    help="Folder of prepared data sets.",
-)
+@switch("--override", rare=True, help="Resume although training settings or images have changed.")
+@section("Data")
+@path_option("--data-dir", default="datasets", help="Folder of prepared data sets.")
 @setting_options("Data")
+@section("Model")
 @option(
     "--baseline",
     type=click.Choice([*settings.BASELINES, "k-GAN"], case_sensitive=False),
-    default=None,
-    group="Model",
     help="A network that the paper compares with, instead of the GANsformer.",
 )
-@boolean_option(
-    "--ganformer-default", group="Model", default=False, help="Settings of the authors' released models (kmeans)."
-)
+@switch("--ganformer-default", help="Settings of the authors' released models (kmeans).")
 @setting_options("Model")
 @offline_option
 @setting_options("Attention")
 @setting_options("VQGAN")
-@boolean_option(
-    "--autotune",
-    group="Training",
-    rare=True,
-    default=False,
-    help="Choose --gamma, --g-lr, --d-lr and --ema-kimg from the image size and --batch-size.",
+@section("Training")
+@switch(
+    "--autotune", rare=True, help="Choose --gamma, --g-lr, --d-lr and --ema-kimg from the image size and --batch-size."
 )
 @setting_options("Training")
 @setting_options("Logging")
-@boolean_option(
-    "--tensorboard",
-    group="Logging",
-    default=False,
-    help="Also write curves and images for TensorBoard to the run folder (needs tensorboard).",
-)
-@boolean_option(
-    "--wandb", group="Logging", rare=True, default=False, help="Also log to Weights & Biases (needs wandb)."
-)
+@section("Logging")
+@switch("--tensorboard", help="Also write curves and images for TensorBoard to the run folder (needs tensorboard).")
+@switch("--wandb", rare=True, help="Also log to Weights & Biases (needs wandb).")
 @gpus_option
 @processes_option("Train", default="what a trial finds fastest; on GPUs one for each of --gpus")
+@section("Device")
 @option(
     "--threads",
     type=click.IntRange(1, MAX_PROCESSES),
-    default=None,
-    metavar="N",
-    group="Device",
     rare=True,
     help="Threads of each process on the CPU.  [default: what a trial finds fastest, or OMP_NUM_THREADS]",
 )
