@@ -40,14 +40,12 @@ figure_options = collected(
     switch(
         "--maps",
         "--vis-maps",
-        "maps",
         help="Also save seed…-maps.png: the image, the regions of the last layer's attention over it (one colour per "
         "component), and the attention to each component.",
     ),
     switch(
         "--layer-maps",
         "--vis-layer-maps",
-        "layer_maps",
         help="Also save seed…-layer-maps.png: the image, and the regions of the attention of every layer and head.",
     ),
     choice_option(
@@ -97,14 +95,12 @@ figure_options = collected(
     switch(
         "--style-mix",
         "--vis-style-mix",
-        "style_mix",
         help="Also save style-mix-….png: tables of images that take the latents of coarse, middle or fine layers "
         "from others.",
     ),
     switch(
         "--noise-variation",
         "--vis-noise-var",
-        "noise_variation",
         help="Also save noise-variation.png: where the noise changes the image, and how much.",
     ),
     switch(
@@ -125,7 +121,6 @@ shared_options = collected(
     option(
         "--rich-num",
         "--vis-rich-num",
-        "rich_num",
         type=click.IntRange(1, MAX_SEEDS),
         default=5,
         help="Number of images that interpolations, mixtures and the like are made of, the first ones.",
@@ -137,7 +132,6 @@ film_options = collected(
     switch(
         "--interpolate",
         "--vis-interpolations",
-        "interpolate",
         help="Also save a film that moves from each of the first images (--rich-num) to the next, and "
         "interpolation.png.",
     ),

@@ -37,7 +37,6 @@ generate_options = combined(
     option(
         "--images-num",
         "--vis-num",
-        "images_num",
         type=click.IntRange(min=1, max=10_000_000),
         help=f"Instead of --seeds: N images, of seeds 0 to N-1.  [default: {DEFAULT_COUNT}]",
     ),
@@ -135,14 +134,12 @@ generate_options = combined(
     switch(
         "--save-latents",
         "--vis-latents",
-        "save_latents",
         help="Also save latents.npy for --latents: float32 [N, m+1, w] in the order of the images; with "
         "--space w, what was given.",
     ),
     switch(
         "--grid",
         "--vis-grid",
-        "grid",
         help="Also save grid.png in --sheets-dir with all images (at most 1024, fewer if they are large).",
     ),
     figure_options,

@@ -57,7 +57,6 @@ card_options = combined(
     option(
         "--licence",
         "--license",
-        "licence",
         metavar="NAME",
         group="Model card",
         help="Licence of the model, as the Hugging Face Hub names it, such as apache-2.0.  [default: what is recorded]",

@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ganformer_cli.cli.completion import complete_datasets, complete_models, complete_runs
-from ganformer_cli.cli.options import (
-    MAX_PSI,
-    F,
-    collected,
-    folder_option,
-    option,
-    path_option,
-    switch,
-    warn,
-)
+from ganformer_cli.cli.options import MAX_PSI, F, collected, folder_option, option, path_option, switch, warn
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.files import MIB, sha256_of
@@ -84,7 +75,6 @@ model_options = collected(
     option(
         "--model",
         "--pretrained-pkl",
-        "model",
         metavar="RUN|FILE",
         shell_complete=complete_models,
         group="Model",

@@ -146,7 +146,7 @@ def catalogue_options(function: Any) -> Any:
 def command(
     ctx: click.Context, sources: tuple[str, ...], images_dir: str | None, wanted: tuple[str, ...], data_dir: Path,
     name: str | None, format: str | None, labels: str | None, from_file: Path | None, check: bool, choice: int | None,
-    keep_download: bool, show_list: bool, verify: str | None, as_json: bool, **options: Any,
+    keep_download: bool, show_list: bool, verify: str | None, as_json: bool, **options: Any
 ) -> None:  # fmt: skip
     """Make a data set from each SOURCE.
 

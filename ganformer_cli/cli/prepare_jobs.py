@@ -111,7 +111,7 @@ def _name_of(path: Path) -> str:
 
 def check_together(
     jobs: list[PrepareJob], name: str | None, format: str | None, labels: str | None, from_file: Path | None,
-    check: bool, choice: int | None,
+    check: bool, choice: int | None
 ) -> None:  # fmt: skip
     """Refuse options that do not go together.
 

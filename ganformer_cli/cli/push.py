@@ -8,15 +8,7 @@ import click
 
 from ganformer_cli.cli.completion import complete_models
 from ganformer_cli.cli.info import describe
-from ganformer_cli.cli.model_card import (
-    CARD,
-    card_images,
-    card_options,
-    card_path,
-    check_licence,
-    make_card,
-    read_card,
-)
+from ganformer_cli.cli.model_card import CARD, card_images, card_options, card_path, check_licence, make_card, read_card
 from ganformer_cli.cli.model_card_text import owner_of_card
 from ganformer_cli.cli.model_choice import named_model
 from ganformer_cli.cli.options import GroupedCommand, json_option, option, section, switch, warn
