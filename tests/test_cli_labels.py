@@ -18,10 +18,11 @@ from ganformer_cli.checkpoints.run_folder import snapshots_of
 from ganformer_cli.checkpoints.snapshots import load_snapshot, save_snapshot
 from ganformer_cli.cli.main import program
 from ganformer_cli.cli.train_plan import show_plan
-from ganformer_cli.cli.train_settings import open_data, resolve
+from ganformer_cli.cli.train_settings import open_data
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.models import Generator, LabelDistribution
 from ganformer_cli.sampling import labels_from_seeds, sample
+from ganformer_cli.training.run_settings import resolve
 
 Run = Callable[..., Result]
 TINY = [

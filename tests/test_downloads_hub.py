@@ -15,7 +15,7 @@ from click.testing import Result
 from PIL import Image
 
 from ganformer_cli import load_generator
-from ganformer_cli.cli.model_choice import find_origin
+from ganformer_cli.cli.train_settings import find_start
 from ganformer_cli.downloads import patience
 from ganformer_cli.downloads.hub import HubAddress, parse_hub_address
 from ganformer_cli.errors import ConfigError
@@ -101,7 +101,9 @@ def test_a_model_of_the_hub_is_taken_wherever_a_model_is(
     assert compared.exit_code == 0, compared.stderr
     assert "diversity" in compared.stdout.lower()
     assert load_generator("hf:me/faces").config.resolution == 32
-    assert find_origin("--pretrained-pkl", "hf:me/faces", offline=False).config.resolution == 32
+    origin = find_start({"pretrained_pkl": "hf:me/faces"}, offline=False)
+    assert origin is not None
+    assert origin.config.resolution == 32
     changed = ganformer("convert", "hf:me/faces", "ours.safetensors")
     assert changed.exit_code == 0, changed.stderr
     assert len([path for path in hub.paths("GET") if path.startswith("/cdn/")]) == 1  # downloaded once

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from ganformer_cli.errors import GanformerError, SnapshotError
 from ganformer_cli.models import Generator
-from ganformer_cli.original_snapshots import OriginalSnapshot, is_original, load_original, opening
+from ganformer_cli.original_snapshots import ModelNetworks, is_original, load_original, opening
 from ganformer_cli.original_snapshots.catalogue import PUBLISHED, fetch_snapshot, snapshot_path
 from ganformer_cli.original_snapshots.pickles import read_pickle
 
@@ -176,7 +176,7 @@ def changed_tensorflow(
     synthesis: Callable[[Variables], Variables] = dict,
     mapping: Callable[[Variables], Variables] = dict,
     discriminator: Callable[[Variables], Variables] = dict,
-) -> OriginalSnapshot:
+) -> ModelNetworks:
     """The golden snapshot with other settings and variables of its generators."""
     tree = read_pickle(TENSORFLOW)
     for network in (tree[0], tree[2]):
@@ -189,7 +189,7 @@ def changed_tensorflow(
     return load_original(TENSORFLOW)
 
 
-def draw(snapshot: OriginalSnapshot) -> torch.Tensor:
+def draw(snapshot: ModelNetworks) -> torch.Tensor:
     picture: torch.Tensor = snapshot.ema(load_file(GOLDEN / "io-tf.safetensors")["z"], noise_mode="const")
     return picture
 
@@ -206,7 +206,7 @@ def test_networks_without_a_last_convolution(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_weight_for_each_iteration_of_k_means(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same weight twice it is the network with one weight; with another second one it is not."""
 
-    def second(factor: float) -> OriginalSnapshot:
+    def second(factor: float) -> ModelNetworks:
         def change(given: Variables) -> Variables:
             more = {
                 name.replace("iter_0", "iter_1"): value * factor for name, value in given.items() if "iter_0" in name

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ganformer_cli.errors import SnapshotError
-from ganformer_cli.original_snapshots import OriginalSnapshot, load_original
+from ganformer_cli.original_snapshots import ModelNetworks, load_original
 from ganformer_cli.original_snapshots.pickles import module_tensors, read_pickle
 from tests.authors_networks import (
     BASE,
@@ -176,7 +176,7 @@ TENSORFLOW_CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def compare(snapshot: OriginalSnapshot, s: dict[str, Any], state: State) -> None:
+def compare(snapshot: ModelNetworks, s: dict[str, Any], state: State) -> None:
     """The network that was read, with what the transcription makes of what was written; float64."""
     source = torch.Generator().manual_seed(1)
     z = torch.randn(2, s["m"] + 1, s["w"], generator=source, dtype=torch.float64)

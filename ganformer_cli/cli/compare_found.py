@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganformer_cli.cli.compare_rows import read_settings, row_names
-from ganformer_cli.cli.kept_scores import SUFFIX, file_beside, identity, read_kept
 from ganformer_cli.cli.model_choice import GDRIVE, HUB, run_of
 from ganformer_cli.cli.options import warn
 from ganformer_cli.config import RunConfig
@@ -88,6 +87,7 @@ def find(text: str) -> Target:
         SnapshotError: there is no such thing.
     """
     from ganformer_cli.checkpoints.run_folder import CONFIG_FILE
+    from ganformer_cli.metrics.kept import file_beside
 
     label, equals, rest = text.partition("=")
     named = bool(equals) and not Path(text).exists()
@@ -124,6 +124,7 @@ def find_all(result_dir: Path) -> list[Target]:
         SnapshotError: there is nothing.
     """
     from ganformer_cli.checkpoints.run_folder import CONFIG_FILE
+    from ganformer_cli.metrics.kept import SUFFIX
 
     inside = sorted(result_dir.iterdir()) if result_dir.is_dir() else []
     found = [Target(None, path, path) for path in inside if (path / CONFIG_FILE).is_file()]
@@ -142,6 +143,7 @@ def find_all(result_dir: Path) -> list[Target]:
 def of_run(target: Target, config: RunConfig | None, which: str, by: Sequence[str]) -> list[ScoresPart]:
     """The scores of a run's snapshot."""
     from ganformer_cli.checkpoints.run_folder import LOG_FILE, METRICS_FILE
+    from ganformer_cli.metrics.kept import identity
     from ganformer_cli.metrics.records import is_finite_number, read_records, with_seconds
     from ganformer_cli.metrics.tabulate import scores_of_run
 
@@ -162,6 +164,7 @@ def of_run(target: Target, config: RunConfig | None, which: str, by: Sequence[st
 
 def of_others(path: Path) -> list[ScoresPart]:
     """The scores of another snapshot or of images, or those in a file, against each data set."""
+    from ganformer_cli.metrics.kept import identity, read_kept
     from ganformer_cli.metrics.records import is_finite_number, newest_scores, provenance_of, read_records, scores_in
 
     if path.is_file() and path.suffix in _FILES:
@@ -210,6 +213,8 @@ def _setting(record: Mapping[str, Any]) -> str | None:
 
 def _name(record: Mapping[str, Any], path: Path) -> str:
     """The row of what is no run: a sweep's setting, the snapshot's file name without its ending, or the images'."""
+    from ganformer_cli.metrics.kept import SUFFIX
+
     if setting := _setting(record):
         return setting
     if isinstance(name := record.get("snapshot"), str) and name:

@@ -8,7 +8,7 @@ import click
 
 from ganformer_cli import __version__
 from ganformer_cli.cli.completion import complete_models
-from ganformer_cli.cli.model_choice import load_all, named_model, offline_option
+from ganformer_cli.cli.model_choice import named_model, offline_option
 from ganformer_cli.cli.options import GroupedCommand, json_option, section, switch
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.config.names import quoted
@@ -45,6 +45,7 @@ def command(snapshot: str, out: Path, ema_only: bool, overwrite: bool, as_json: 
     check_output(out, "", overwrite=overwrite, inputs=[file])
 
     from ganformer_cli.checkpoints.snapshots import save_snapshot
+    from ganformer_cli.original_snapshots.model_files import load_all
 
     found = load_all(file)
     remove_parts(out)

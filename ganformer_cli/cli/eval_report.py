@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ganformer_cli.cli.kept_scores import file_beside, read_kept
+from ganformer_cli.cli.model_choice import run_of
 from ganformer_cli.cli.options import warn
 from ganformer_cli.cli.output import echo, echo_json, echo_table
 from ganformer_cli.errors import ConfigError, DataError, OutputError
@@ -137,7 +137,7 @@ def scores_at(path: Path) -> dict[str, ScoreValue]:
         DataError: there are none.
     """
     from ganformer_cli.checkpoints.run_folder import METRICS_FILE
-    from ganformer_cli.cli.model_choice import run_of
+    from ganformer_cli.metrics.kept import file_beside, read_kept
     from ganformer_cli.metrics.records import newest_scores, read_records, scored_snapshots
 
     beside = file_beside(path)

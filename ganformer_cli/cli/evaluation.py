@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ganformer_cli.cli.eval_networks import fetching
 from ganformer_cli.cli.eval_report import draw_curve, echo_curve, echo_scores
-from ganformer_cli.cli.kept_scores import SUFFIX, add_record, file_beside, image_identity, scores_file
+from ganformer_cli.cli.kept_scores import add_record, scores_file
 from ganformer_cli.cli.label_choice import class_number
-from ganformer_cli.cli.model_choice import load_model, open_reals, run_of
+from ganformer_cli.cli.model_choice import open_reals, run_of
 from ganformer_cli.cli.options import warn
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar
@@ -52,6 +52,7 @@ class Evaluation:
     def score_images(self, path: Path) -> None:
         """Score images that are there already."""
         from ganformer_cli.data.catalogue import SCENES
+        from ganformer_cli.metrics.kept import file_beside, image_identity
         from ganformer_cli.metrics.sources import open_images
 
         if self.options["dataset"] == SCENES:  # drawn in the size of the images
@@ -68,6 +69,8 @@ class Evaluation:
 
     def score_snapshots(self) -> None:
         """Score a snapshot, or all snapshots of a run."""
+        from ganformer_cli.original_snapshots.model_files import load_model
+
         files = snapshots(self.options["model"].find(), every=self.options["every"])
         self.open_networks()
         records, scored, reals, kept = [], [], None, None
@@ -109,6 +112,8 @@ class Evaluation:
 
     def answer(self, print_text: Callable[[], None], value: Any, kept: Path | None) -> None:
         """The scores on stdout; on stderr where they are ``kept``, if not in the run, and how to get FID."""
+        from ganformer_cli.metrics.kept import SUFFIX
+
         if not self.group.is_main:
             return
         if self.options["as_json"]:

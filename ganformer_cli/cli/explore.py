@@ -11,7 +11,7 @@ import click
 
 from ganformer_cli.cli.devices import gpus_option, pick_device
 from ganformer_cli.cli.local_pages import page_options, serve_page, until_interrupted
-from ganformer_cli.cli.model_choice import ModelChoice, load_model, model_metadata, model_options, psi_option
+from ganformer_cli.cli.model_choice import ModelChoice, model_metadata, model_options, psi_option
 from ganformer_cli.cli.options import (
     MAX_SEED,
     GroupedCommand,
@@ -83,6 +83,7 @@ def command(
         raise click.UsageError("--seed and --latents each say which image; give one of them")
     file = model.find()
 
+    from ganformer_cli.original_snapshots.model_files import load_model
     from ganformer_cli.web.explorer import Explorer, LoadedFile
     from ganformer_cli.web.server import LocalServer, html, page_html
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganformer_cli import __version__
-from ganformer_cli.cli.model_choice import ModelChoice, load_model, model_name, model_options
+from ganformer_cli.cli.model_choice import ModelChoice, model_name, model_options
 from ganformer_cli.cli.options import (
     GroupedCommand,
     choice_option,
@@ -106,6 +106,7 @@ def command(
     from ganformer_cli.export.files import STEPS, check_packages, export_generator
     from ganformer_cli.export.function import DecoderFunction, FunctionSettings, GeneratorFunction
     from ganformer_cli.models.vqgan import VQGAN
+    from ganformer_cli.original_snapshots.model_files import load_model
 
     check_packages(to)
     generator, header = load_model(file, torch.device("cpu"))

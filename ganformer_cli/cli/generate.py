@@ -14,7 +14,7 @@ from ganformer_cli.cli.generate_codes import choose_codes
 from ganformer_cli.cli.generate_options import DEFAULT_COUNT, check_options, generate_options
 from ganformer_cli.cli.generate_ranking import open_ranking
 from ganformer_cli.cli.label_choice import chosen_label, label_records
-from ganformer_cli.cli.model_choice import ModelChoice, load_model, run_of
+from ganformer_cli.cli.model_choice import ModelChoice, run_of
 from ganformer_cli.cli.options import GroupedCommand, given_options, warn
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar
@@ -79,6 +79,7 @@ def command(
 
     import numpy as np
 
+    from ganformer_cli.original_snapshots.model_files import load_model
     from ganformer_cli.sampling import read_latents
     from ganformer_cli.sampling.image_files import crop_to_ratio
     from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders

@@ -15,7 +15,7 @@ from ganformer_cli.cli.info_published import list_published
 from ganformer_cli.cli.info_text import text_of
 from ganformer_cli.cli.kept_scores import snapshot_scores
 from ganformer_cli.cli.model_card import CARD, card_options, write_card_of
-from ganformer_cli.cli.model_choice import ModelChoice, load_all, model_options
+from ganformer_cli.cli.model_choice import ModelChoice, model_options
 from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option, path_option, section, switch
 from ganformer_cli.cli.output import cell, echo, echo_json
 from ganformer_cli.errors import DataError
@@ -133,7 +133,9 @@ def read_model(file: Path) -> ModelFile:
     from ganformer_cli.original_snapshots import is_original
 
     if is_original(file):
-        found = load_all(file)
+        from ganformer_cli.original_snapshots.opening import load_original
+
+        found = load_original(file)
         networks = {name: getattr(found, name) for name in NETWORK_NAMES}
         counts = {
             n: sum(p.numel() for p in module.parameters()) for n, module in networks.items() if module is not None

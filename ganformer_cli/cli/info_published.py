@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ganformer_cli.cli.kept_scores import read_kept
 from ganformer_cli.cli.model_choice import GDRIVE
 from ganformer_cli.cli.output import echo, echo_json, echo_table
 
@@ -32,6 +31,7 @@ def published_record(name: str) -> dict[str, Any]:
     from ganformer_cli.config import image_size
     from ganformer_cli.data.catalogue import load_catalogue
     from ganformer_cli.downloads.drive import drive_address
+    from ganformer_cli.metrics.kept import read_kept
     from ganformer_cli.original_snapshots.catalogue import PUBLISHED, snapshot_path
 
     known, path = PUBLISHED[name], snapshot_path(name)

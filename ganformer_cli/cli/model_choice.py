@@ -1,11 +1,11 @@
-"""Options that choose a model, and how the chosen model is found and loaded."""
+"""Options that choose a model and real images, and how what is chosen is found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,12 +16,7 @@ from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.files import MIB, sha256_of
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ganformer_cli.config import ModelConfig
     from ganformer_cli.data import ImageDataset
-    from ganformer_cli.models import Generator
 
 #: How the authors name the snapshots that they published.
 GDRIVE = "gdrive:"
@@ -108,31 +103,6 @@ def dataset_option(help: str) -> Callable[[F], F]:
 data_dir_option = folder_option("--data-dir", default="datasets", help="Folder of prepared data sets.")
 
 
-class Model(NamedTuple):
-    """The generator of a model file."""
-
-    generator: Generator
-    #: Metadata of the file: kimg, dataset, source, truncation_psi, ...
-    header: dict[str, Any]
-
-    @property
-    def own_psi(self) -> float | None:
-        """The truncation that the file says belongs to the model, as TensorFlow's networks have one."""
-        psi = self.header.get("truncation_psi")
-        return psi if isinstance(psi, float) else None
-
-
-class ModelNetworks(NamedTuple):
-    """All networks of a model file, on the CPU, in evaluation mode."""
-
-    config: ModelConfig
-    ema: Generator
-    generator: Generator | None
-    discriminator: nn.Module | None
-    header: dict[str, Any]
-    notes: tuple[str, ...] = ()  # what the user should know about a file of the authors'
-
-
 def named_model(model: str, option: str, *, offline: bool) -> Path:
     """The snapshot file that ``option`` names: in a run folder, a file, or published.
 
@@ -171,90 +141,6 @@ def download_model(name: str, option: str, *, offline: bool) -> Path:
             address = parse_hub_address(name, option)
             return fetch_hub(address, offline=offline, progress=report, notice=warn)
         return fetch_snapshot(name, offline=offline, progress=report)
-
-
-def load_model(file: Path, device: torch.device, precision: str = "fp32") -> Model:
-    """The averaged generator of a model file, ours or the authors', in evaluation mode.
-
-    Args:
-        file: the model.
-        device: where it draws.
-        precision: ``fp32``, ``bf16`` or ``fp16``; see ``--precision``.
-
-    Raises:
-        ConfigError: it cannot draw in ``precision``.
-        SnapshotError: it is damaged, of another architecture, or unsafe.
-    """
-    model = _read_model(file, device)
-    if precision != "fp32":
-        from ganformer_cli.models.precision import HALF, blocks_of, use_half
-
-        if not blocks_of(model.generator):
-            raise ConfigError(f"--precision {precision}: a VQGAN computes in fp32; leave the option out")
-        use_half(model.generator, HALF[precision])
-    return model
-
-
-def _read_model(file: Path, device: torch.device) -> Model:
-    from ganformer_cli.checkpoints.headers import read_header
-    from ganformer_cli.checkpoints.snapshots import load_snapshot
-    from ganformer_cli.original_snapshots import is_original, load_original
-
-    if is_original(file):
-        original = load_original(file)
-        return Model(original.ema.to(device), original.header)
-    return Model(load_snapshot(file, device), read_header(file))
-
-
-class Origin(NamedTuple):
-    """The snapshot that a run starts from."""
-
-    option: str  # that chose it, with its value
-    config: ModelConfig
-    #: Reads ``ema``, ``generator`` and ``discriminator``; None for those that the file does not have.
-    networks: Callable[[], Mapping[str, nn.Module | None]]
-    #: Metadata of the file.
-    header: Mapping[str, Any]
-
-
-def find_origin(option: str, model: str, *, offline: bool) -> Origin:
-    """The snapshot that ``option`` names; of a file of ours, only the configuration is read now.
-
-    Raises:
-        SnapshotError: there is none, or it is damaged, of another architecture, or unsafe.
-        DownloadError: it cannot be downloaded.
-    """
-    from ganformer_cli.checkpoints.headers import read_config, read_header
-    from ganformer_cli.original_snapshots import is_original
-
-    file = named_model(model, option, offline=offline)
-    read = load_all(file) if is_original(file) else None
-
-    def networks() -> Mapping[str, nn.Module | None]:
-        found = read or load_all(file)
-        return {name: getattr(found, name) for name in ("ema", "generator", "discriminator")}
-
-    if read is not None:
-        return Origin(f"{option} {model}", read.config, networks, read.header)
-    return Origin(f"{option} {model}", read_config(file), networks, read_header(file))
-
-
-def load_all(file: Path) -> ModelNetworks:
-    """All networks of a model file, ours or the authors'.
-
-    Raises:
-        SnapshotError: it is damaged, of another architecture, or unsafe.
-    """
-    from ganformer_cli.checkpoints.headers import read_header
-    from ganformer_cli.checkpoints.snapshots import load_available
-    from ganformer_cli.original_snapshots import is_original, load_original
-
-    if is_original(file):
-        found = load_original(file)
-        return ModelNetworks(found.config, found.ema, found.generator, found.discriminator, found.header, found.notes)
-    header = read_header(file)
-    ema, generator, discriminator = load_available(file)
-    return ModelNetworks(ema.config, ema, generator, discriminator, header)
 
 
 def run_of(snapshot: Path) -> Path | None:

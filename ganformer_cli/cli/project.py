@@ -11,7 +11,7 @@ import click
 
 from ganformer_cli.cli.devices import batch_size_option, gpus_option, pick_device
 from ganformer_cli.cli.main import INTERRUPTED
-from ganformer_cli.cli.model_choice import ModelChoice, load_model, model_options
+from ganformer_cli.cli.model_choice import ModelChoice, model_options
 from ganformer_cli.cli.options import (
     MAX_SEED,
     GroupedCommand,
@@ -113,6 +113,7 @@ def command(
     """
     file = model.find()
 
+    from ganformer_cli.original_snapshots.model_files import load_model
     from ganformer_cli.projection.distance import open_image_distance
     from ganformer_cli.projection.folder import FRAMES, ProjectionFolder
     from ganformer_cli.projection.images import find_images, read_image

@@ -41,18 +41,7 @@ from ganformer_cli.cli.train_run import (
     save_and_end,
     use_cpu,
 )
-from ganformer_cli.cli.train_settings import (
-    baseline_name,
-    chosen_settings,
-    find_start,
-    network_settings,
-    open_data,
-    pretrained_config,
-    reloaded_settings,
-    resolve,
-    resumed_config,
-)
-from ganformer_cli.config import MODEL_FIELDS
+from ganformer_cli.cli.train_settings import baseline_name, chosen_settings, find_start, open_data
 from ganformer_cli.config.names import check_name, valid_name
 from ganformer_cli.cpus import limit_spinning
 from ganformer_cli.errors import GanformerError
@@ -167,6 +156,13 @@ def command(
     from ganformer_cli.training import distributed
     from ganformer_cli.training.launcher import run_workers, when_launcher_ends
     from ganformer_cli.training.opening import check_batch
+    from ganformer_cli.training.run_settings import (
+        network_settings,
+        pretrained_config,
+        reloaded_settings,
+        resolve,
+        resumed_config,
+    )
 
     when_launcher_ends(save_and_end)
     if expname is not None:
@@ -191,8 +187,7 @@ def command(
     dataset = open_data(options, data_dir, on_cpu=on_cpu)
     config = resolve(options, dataset, baseline, data_dir, on_cpu=on_cpu, autotune=autotune, defaults=defaults)
     if origin is not None and config.train.pretrained_pkl is not None:
-        # Only what was given directly: the released CLEVR model contradicts --ganformer-default.
-        config = pretrained_config(origin, config, {k: v for k, v in given_options(ctx).items() if k in MODEL_FIELDS})
+        config = pretrained_config(origin, config, given_options(ctx))
     check_precision(config.train.precision, devices)
     spelled = given_options(ctx).get("attention")
     # As it is asked for, so that the same command finds the same run; that of a given snapshot as files call it.

@@ -24,8 +24,8 @@ from ganformer_cli.stop_signals import stop_requested
 if TYPE_CHECKING:
     import torch
 
-    from ganformer_cli.cli.model_choice import Origin
     from ganformer_cli.data import ImageDataset
+    from ganformer_cli.original_snapshots.model_files import Origin
     from ganformer_cli.training.autotune import Parallelism
     from ganformer_cli.training.distributed import Group
     from ganformer_cli.training.loop import RunningMeans, RunResult

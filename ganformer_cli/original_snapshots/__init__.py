@@ -9,14 +9,14 @@ from ganformer_cli.original_snapshots.recognition import is_original
 
 if TYPE_CHECKING:
     from ganformer_cli.original_snapshots.catalogue import PREFIX, fetch_snapshot
-    from ganformer_cli.original_snapshots.opening import OriginalSnapshot, load_generator, load_original
+    from ganformer_cli.original_snapshots.opening import ModelNetworks, load_generator, load_original
 
-__all__ = ["PREFIX", "OriginalSnapshot", "fetch_snapshot", "is_original", "load_generator", "load_original"]
+__all__ = ["PREFIX", "ModelNetworks", "fetch_snapshot", "is_original", "load_generator", "load_original"]
 
 __getattr__ = lazy_attributes(
     __name__,
     {
         "original_snapshots.catalogue": "PREFIX fetch_snapshot",
-        "original_snapshots.opening": "OriginalSnapshot load_generator load_original",
+        "original_snapshots.opening": "ModelNetworks load_generator load_original",
     },
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ganformer_cli.checkpoints import snapshots
 from ganformer_cli.checkpoints.snapshots import Network
@@ -34,16 +35,16 @@ LICENCE = "that of the authors of the GANsformer (Hudson & Zitnick, 2021): see g
 
 
 @dataclass(frozen=True)
-class OriginalSnapshot:
-    """A snapshot of the authors' as networks of ours, on the CPU, in evaluation mode."""
+class ModelNetworks:
+    """All networks of a model file as networks of ours, on the CPU, in evaluation mode."""
 
     config: ModelConfig
     ema: Generator
     generator: Generator | None
-    discriminator: Discriminator | None
+    discriminator: nn.Module | None
     #: What our files say of themselves: kimg, source, truncation_psi, dataset, training, licence, left_out.
     header: dict[str, Any]
-    notes: tuple[str, ...] = ()  # what a user should know
+    notes: tuple[str, ...] = ()  # what a user should know of a file of the authors'
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -52,7 +53,7 @@ class OriginalSnapshot:
         return found
 
 
-def load_original(path: Path) -> OriginalSnapshot:
+def load_original(path: Path) -> ModelNetworks:
     """Open a PyTorch or TensorFlow snapshot of the authors'.
 
     The averaged generator has to be whole. The other two networks are left out where they are missing or others than
@@ -102,7 +103,7 @@ def load_original(path: Path) -> OriginalSnapshot:
         header["left_out"] = found.left_out
     if isinstance(header.get("truncation_psi"), float):
         ema.truncation_psi = header["truncation_psi"]
-    return OriginalSnapshot(config, ema, generator, discriminator, header, tuple(found.notes))
+    return ModelNetworks(config, ema, generator, discriminator, header, tuple(found.notes))
 
 
 def _filled(kind: type[Network], name: str, found: SnapshotContents, config: ModelConfig, where: str) -> Network:
