@@ -237,15 +237,9 @@ def snapshots(file: Path, *, every: bool) -> list[Path]:
 def stages(*, silent: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Progress of the stages of an evaluation."""
     with ProgressBar() as progress:
-        stage = ""
 
-        def report(now: str, done: int, total: int) -> None:
-            nonlocal stage
-            if silent:
-                return
-            if now != stage:
-                stage = now
-                progress.start(total, "steps" if now == "comparing" else "images", now)
-            progress.update(done)
+        def report(stage: str, done: int, total: int) -> None:
+            if not silent:
+                progress.show(stage, done, total, "steps" if stage == "comparing" else "images")
 
         yield report

@@ -161,14 +161,8 @@ def command(
     def open_snapshot(path: Path) -> Generator:
         return load_model(path, device, precision).generator
 
-    current = ""
-
     def show_part(title: str, done: int, total: int) -> None:
-        nonlocal current
-        if title != current:
-            current = title
-            progress.start(total, "parts", title)
-        progress.update(done)
+        progress.show(title, done, total, "parts")
 
     with ProgressBar() as progress:
         work = _first_free(output_dir, plan_work, search="output_dir" not in given)

@@ -13,7 +13,7 @@ from ganformer_cli.cli.completion import complete_datasets, complete_models, com
 from ganformer_cli.cli.options import MAX_PSI, F, collected, folder_option, option, path_option, switch, warn
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import ConfigError, SnapshotError
-from ganformer_cli.files import MIB, sha256_of
+from ganformer_cli.files import sha256_of
 
 if TYPE_CHECKING:
     from ganformer_cli.data import ImageDataset
@@ -128,14 +128,9 @@ def download_model(name: str, option: str, *, offline: bool) -> Path:
     from ganformer_cli.original_snapshots import fetch_snapshot
 
     with ProgressBar() as progress:
-        started = False
 
         def report(done: int, total: int | None) -> None:
-            nonlocal started
-            if not started:
-                started = True
-                progress.start((total or done) / MIB, "MiB", name.partition(":")[2], done=done / MIB)
-            progress.update(done / MIB)
+            progress.show_bytes(name.partition(":")[2], done, total)
 
         if name.startswith(HUB):
             address = parse_hub_address(name, option)

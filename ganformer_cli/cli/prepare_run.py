@@ -130,8 +130,7 @@ def _acquire(job: CatalogueSet, settings: Settings, options: PrepareOptions, pro
             stage[:] = [what]
             if what == "download" and done:
                 progress.message(f"{entry.name}: the download resumes at {done / MIB:.0f} MiB")
-            progress.start((total or done) / MIB, "MiB", f"{words[what]} {entry.name}", done=done / MIB)
-        progress.update(done / MIB)
+        progress.show_bytes(f"{words[what]} {entry.name}", done, total)
 
     progress.message(f"{entry.name}: {entry.title}")
     progress.message(f"licence: {entry.licence}{f' ({entry.homepage})' if entry.homepage else ''}")
@@ -161,13 +160,9 @@ def verify_set(word: str, data_dir: Path, *, as_json: bool) -> None:
             f"--verify {word}: neither a data set in {data_dir} nor a folder; look for it with: ls {data_dir}"
         )
     with ProgressBar() as progress:
-        started: list[bool] = []
 
         def report(done: int, total: int, wrong: int) -> None:
-            if not started:
-                started.append(True)
-                progress.start(total, "images", "verify")
-            progress.update(done, problems=wrong)
+            progress.show("verify", done, total, "images", problems=wrong)
 
         found = verify(folder, progress=report)
     report_verified(found, as_json=as_json)

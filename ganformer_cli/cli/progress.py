@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ganformer_cli.cli.output import MAX_LINE_LENGTH, VERBOSITY, cell, echo
+from ganformer_cli.files import MIB
 from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class ProgressBar:
         self._task: Any = None
         self._history: deque[tuple[float, float]] = deque()
         self._total = self._written_at = 0.0
-        self._unit = self._description = self._rate_unit = self._line = self._written = ""
+        self._unit = self._description = self._shown = self._rate_unit = self._line = self._written = ""
         self._rate_scale = 1.0
 
     def start(
@@ -45,7 +46,7 @@ class ProgressBar:
         ``rate`` is the unit of the speed and the factor to it: ``("images/s", 1000)`` for kimg.
         """
         self.close()
-        self._total, self._unit, self._description = total, unit, cell(description)
+        self._total, self._unit, self._description, self._shown = total, unit, cell(description), ""
         self._rate_unit, self._rate_scale = rate or (f"{unit}/s", 1.0)
         self._history = deque([(time.monotonic(), done)])
         self._written_at, self._written = -self._seconds_between_lines, ""
@@ -68,6 +69,19 @@ class ProgressBar:
         if now - self._written_at >= self._seconds_between_lines:
             self._write_line()
             self._written_at = now
+
+    def show(
+        self, description: str, done: float, total: float, unit: str, *, begun: float = 0.0, **fields: object
+    ) -> None:
+        """``update``; where ``description`` is another than before, after ``start`` with ``begun`` units."""
+        if description != self._shown:
+            self.start(total, unit, description, done=begun)
+            self._shown = description
+        self.update(done, **fields)
+
+    def show_bytes(self, description: str, done: int, total: int | None) -> None:
+        """``show`` for a download: what was there before says nothing of the speed."""
+        self.show(description, done / MIB, (total or done) / MIB, "MiB", begun=done / MIB)
 
     def message(self, text: str) -> None:
         """Print a line, above the bar if there is one."""

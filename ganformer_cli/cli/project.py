@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -30,14 +28,6 @@ from ganformer_cli.errors import ConfigError
 from ganformer_cli.files import sha256_of
 from ganformer_cli.stop_signals import stop_requested
 
-if TYPE_CHECKING:
-    from ganformer_cli.models import Generator
-    from ganformer_cli.projection.distance import ImageDistance
-    from ganformer_cli.projection.folder import ProjectionFolder
-    from ganformer_cli.projection.images import FittedImage
-    from ganformer_cli.projection.optimization import Projection, ProjectionSettings
-
-SAVE_SECONDS = 20.0
 DEFAULT_BATCH = 4
 DEFAULT_FOLDER = "projected"
 
@@ -114,6 +104,7 @@ def command(
     file = model.find()
 
     from ganformer_cli.original_snapshots.model_files import load_model
+    from ganformer_cli.projection.batches import count_steps, project_images
     from ganformer_cli.projection.distance import open_image_distance
     from ganformer_cli.projection.folder import FRAMES, ProjectionFolder
     from ganformer_cli.projection.images import find_images, read_image
@@ -150,7 +141,14 @@ def command(
             why = "LPIPS" if distance.name == "lpips" else "pixels and gradients, since LPIPS has not been downloaded"
             echo(f"distance: {why}", err=True)
         frames = 0 if film is None else FRAMES
-        found = _project(generator, fitted, distance, settings, folder, batch_size or DEFAULT_BATCH, frames)
+        with ProgressBar() as progress, stop_requested(_say_saving) as stopping:
+            batch = batch_size or DEFAULT_BATCH
+            progress.start(count_steps(fitted, settings, batch), "steps", "projecting")
+            found = project_images(
+                generator, fitted, distance, settings, folder,
+                batch_size=batch, frames=frames, should_stop=stopping,
+                update=lambda step, value: progress.update(step, distance=value),
+            )  # fmt: skip
         if found is None:
             echo(f"{ctx.command_path}: interrupted; the same command resumes", err=True)
             raise click.exceptions.Exit(INTERRUPTED)
@@ -166,38 +164,6 @@ def command(
     echo(f"{len(rows)} image{'s' * (len(rows) > 1)} projected into {file}: {record['latents']}, {record['sheet']}")
 
 
-def _project(
-    generator: Generator,
-    images: list[FittedImage],
-    distance: ImageDistance,
-    settings: ProjectionSettings,
-    folder: ProjectionFolder,
-    batch_size: int,
-    frames: int,
-) -> Projection | None:
-    """Project all batches, with progress; None if the user interrupts, after everything is saved."""
-    from ganformer_cli.projection.folder import stacked
-    from ganformer_cli.projection.optimization import Projector, joined
-
-    parts: list[Projection] = []
-    batches = range(0, len(images), batch_size)
-    say: Callable[[], None] = lambda: echo("saving; press Ctrl-C again to end at once", err=True)  # noqa: E731
-    with ProgressBar() as progress, stop_requested(say) as stopping:
-        progress.start(len(batches) * settings.steps, "steps", "projecting")
-        for number, first in enumerate(batches):
-            some = stacked(images[first : first + batch_size])
-            projector = Projector(generator, some, distance, settings, first=first, frames=frames)
-            folder.resume(projector, number)
-            saved = time.monotonic()
-            while not projector.is_done:
-                value = projector.advance()
-                progress.update(number * settings.steps + projector.step, distance=value)
-                if stopping() or time.monotonic() - saved > SAVE_SECONDS:
-                    folder.save(projector, number)
-                    saved = time.monotonic()
-                if stopping():
-                    return None
-            if len(batches) > 1:
-                folder.save(projector, number)
-            parts.append(projector.result())
-    return joined(parts)
+def _say_saving() -> None:
+    """Answer the first request to stop."""
+    echo("saving; press Ctrl-C again to end at once", err=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
-import re
 import signal
 import sys
 import time
@@ -32,9 +30,6 @@ if TYPE_CHECKING:
 
 #: What the progress line shows of the means of a tick, and under which names.
 _SHOWN = (("G", "loss_g"), ("D", "loss_d"), ("codes", "loss_codes"), ("p", "augment_p"))
-
-
-_PLAIN_WORD = re.compile(r"[\w./:=,+-]+")  # needs no quotes
 
 
 def end(status: int) -> NoReturn:
@@ -145,7 +140,7 @@ def launch(
     from ganformer_cli.training import Callbacks, open_run
     from ganformer_cli.training.initial_weights import InitialWeights
     from ganformer_cli.training.run_writers import open_writers
-    from ganformer_cli.web.report import ReportWriter
+    from ganformer_cli.web.report import ReportWriter, run_environment
 
     with ProgressBar() as progress, stop_requested(say_stopping) as should_stop:
         started = False
@@ -167,7 +162,7 @@ def launch(
                 message=progress.message,
                 should_stop=should_stop,
                 listeners=[
-                    ReportWriter(environment(device, group, parallelism)),
+                    ReportWriter(run_environment(sys.argv[1:], device, group, parallelism)),
                     *open_writers(tensorboard=tensorboard, wandb=wandb, message=progress.message),
                 ],
             )
@@ -186,34 +181,6 @@ def launch(
         if max_minutes is not None:
             run.max_seconds = max_minutes * 60
         return run.run()
-
-
-def environment(device: torch.device, group: Group, parallelism: Parallelism | None) -> dict[str, Any]:
-    """What the run is started with, by name, for people."""
-    import platform
-
-    import torch
-
-    from ganformer_cli import __version__
-    from ganformer_cli.cpus import cpu_name
-
-    found: dict[str, Any] = {
-        "command": " ".join(
-            ["ganformer", *(word if _PLAIN_WORD.fullmatch(word) else quoted(word) for word in sys.argv[1:])]
-        ),
-        "started": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
-        "ganformer": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "processor": cpu_name(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processes": group.world_size,
-        "threads": torch.get_num_threads() if parallelism is None else parallelism.threads,
-    }
-    if device.type == "cuda":
-        found["CUDA"] = torch.version.cuda
-    return found
 
 
 def say_stopping() -> None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
+import platform
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
+from ganformer_cli import __version__
 from ganformer_cli.checkpoints.run_folder import ENVIRONMENT_FILE, REPORT_FILE, SAMPLE_FOLDER
+from ganformer_cli.config.names import quoted
+from ganformer_cli.cpus import cpu_name
 from ganformer_cli.files import write_bytes, write_json
+from ganformer_cli.training.autotune import Parallelism
+from ganformer_cli.training.distributed import Group
 from ganformer_cli.training.listeners import Listener, RunStart, SnapshotRecord
 from ganformer_cli.web.grids import embedded
 from ganformer_cli.web.runs import RunReader
@@ -19,6 +29,7 @@ from ganformer_cli.web.server import NotFoundError, page_html
 MAX_SNAPSHOTS = 24
 #: Pixels a side of the newest grids, and of earlier ones.
 NEWEST_SIDE, EARLIER_SIDE = 1600, 800
+_PLAIN_WORD = re.compile(r"[\w./:=,+-]+")  # needs no quotes
 
 
 class ReportWriter(Listener):
@@ -74,6 +85,27 @@ _POLICY = (
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'\">"
 )
+
+
+def run_environment(
+    words: Sequence[str], device: torch.device, group: Group, parallelism: Parallelism | None
+) -> dict[str, Any]:
+    """What a run is started with, by name, for people; ``words`` are those of the command line."""
+    found: dict[str, Any] = {
+        "command": " ".join(["ganformer", *(word if _PLAIN_WORD.fullmatch(word) else quoted(word) for word in words)]),
+        "started": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
+        "ganformer": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": cpu_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": group.world_size,
+        "threads": torch.get_num_threads() if parallelism is None else parallelism.threads,
+    }
+    if device.type == "cuda":
+        found["CUDA"] = torch.version.cuda
+    return found
 
 
 def thin_out(files: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], int]:
