@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,20 +13,14 @@ from ganformer_cli.cli.generate_codes import choose_codes
 from ganformer_cli.cli.generate_options import DEFAULT_COUNT, check_options, generate_options
 from ganformer_cli.cli.generate_ranking import open_ranking
 from ganformer_cli.cli.label_choice import chosen_label, label_records
-from ganformer_cli.cli.model_choice import ModelChoice, run_of
+from ganformer_cli.cli.model_choice import ModelChoice, model_metadata, run_of
 from ganformer_cli.cli.options import GroupedCommand, given_options, warn
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar
-from ganformer_cli.errors import OutputError
-from ganformer_cli.files import ensure_writable_folder, sha256_of
 
 if TYPE_CHECKING:
-    from ganformer_cli.models import Generator
-    from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
+    from ganformer_cli.sampling.image_folder import ImagePlan
     from ganformer_cli.sampling.image_writer import ImageJob
-    from ganformer_cli.visualization.figures import Figure, Overview
-    from ganformer_cli.visualization.interpolation import SheetFilm
-    from ganformer_cli.visualization.ranking import Ranking
 
 
 @click.command("generate", cls=GroupedCommand)
@@ -82,27 +75,21 @@ def command(
     from ganformer_cli.original_snapshots.model_files import load_model
     from ganformer_cli.sampling import read_latents
     from ganformer_cli.sampling.image_files import crop_to_ratio
-    from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
-    from ganformer_cli.sampling.image_writer import ImageJob, fitting_batch_size
-    from ganformer_cli.visualization.figures import (
-        FigureSettings,
-        FigureSource,
-        draw_figures,
-        image_sheets,
-        list_figures,
-        overviews,
-    )
-    from ganformer_cli.visualization.interpolation import FilmSettings, InterpolationFilm
-    from ganformer_cli.visualization.training_film import TrainingFilm
+    from ganformer_cli.sampling.image_folder import ImagePlan
+    from ganformer_cli.sampling.image_writer import fitting_batch_size
+    from ganformer_cli.visualization.figures import FigureSettings
+    from ganformer_cli.visualization.generation import GenerationSettings, plan_generation
+    from ganformer_cli.visualization.interpolation import FilmSettings
 
     device = pick_device(gpus)
     check_precision(precision, [device])
-    generator, header = load_model(file, device, precision)
+    loaded = load_model(file, device, precision)
+    generator, header = loaded
     code_settings = choose_codes(generator, codes, given, file)
     if space == "w" or code_settings:
         psis = (1.0,)
-    elif "psis" not in given and isinstance(header.get("truncation_psi"), float):
-        psis = (header["truncation_psi"],)  # the model's own, as TensorFlow's networks have one
+    elif "psis" not in given and loaded.own_psi is not None:
+        psis = (loaded.own_psi,)
     psis = tuple(dict.fromkeys(psis))
     if image_format == "npy":
         generator.keep_whole()
@@ -114,78 +101,35 @@ def command(
     numbers = seeds or range(len(array) if array is not None else images_num or DEFAULT_COUNT)
     figure_settings = FigureSettings(**figures, **shared)
     figure_settings.check(generator.config, len(numbers))
-    run = run_of(file)
-    names = {"file": file.name} if run is None else {"run": run.name, "file": file.name}
-    settings: dict[str, Any] = {"model": sha256_of(file), **names, "noise": noise, **chosen.metadata, "ratio": ratio}
-    settings |= code_settings
+    metadata = {**model_metadata(file), "noise": noise, **chosen.metadata, "ratio": ratio, **code_settings}
     if precision != "fp32":
-        settings["precision"] = precision
+        metadata["precision"] = precision
     if array is not None:
-        settings["space"] = space
-    interpolates, films_training = film.pop("interpolate"), film.pop("training_film")
-    film_settings = FilmSettings(**film, **shared)
-    ranks = rank.pop("rank") is not None
-    sheets = image_sheets(figure_settings)
+        metadata["space"] = space
     batch = batch_size or fitting_batch_size(generator)
-
-    def plan_work(folder: Path) -> Work:
-        plan = ImagePlan(folder, image_format, numbers, psis, settings, array, sheets_dir)
-        folders = OutputFolders(overwrite=overwrite, warn=warn)
-        job = ImageJob(generator, plan, folders, chosen.numbers, noise, ratio, batch, sheets)
-        wanted = overviews(plan, generator.output_size, grid=grid)
-        source = FigureSource(generator, header, plan, chosen.numbers)
-        parts = list(list_figures(figure_settings, source, show_part))
-        films: dict[str, SheetFilm] = {}
-        if interpolates:
-            films["interpolation"] = InterpolationFilm(job, film_settings, size)
-        if films_training:
-            films["training_film"] = TrainingFilm(job, film_settings, _named_snapshots(run), open_snapshot, size)
-        ranking = open_ranking(job, header, **rank) if ranks else None
-        has_sheets = bool(sheets.metadata or wanted or parts or films or ranking)
-        if plan.in_subfolders:
-            progress.start(len(plan), "images", "looking for what is there")
-        if not overwrite:
-            folders.refuse_strangers(plan.folder, "--output-dir")
-            if has_sheets:
-                folders.refuse_strangers(plan.sheets, "--sheets-dir")
-        kept = job.find_kept(progress.update if plan.in_subfolders else None)
-        missing = {name: each for name, each in wanted.items() if not folders.holds({each.path: each.metadata})}
-        folders.holds({each.path: each.metadata for each in parts})
-        return Work(
-            plan, folders, job, kept, wanted, missing, parts, films, ranking, has_sheets,
-            latents_kept=save_latents and job.keeps_latents(),
-            ranking_kept=ranking is not None and folders.holds(ranking.files),
-            films_kept={name for name, each in films.items() if folders.holds(each.files)},
-        )  # fmt: skip
-
-    def open_snapshot(path: Path) -> Generator:
-        return load_model(path, device, precision).generator
-
-    def show_part(title: str, done: int, total: int) -> None:
-        progress.show(title, done, total, "parts")
-
+    interpolates, films_training = film.pop("interpolate"), film.pop("training_film")
+    ranks = rank.pop("rank") is not None
+    settings = GenerationSettings(
+        generator,
+        header,
+        ImagePlan(output_dir, image_format, numbers, psis, metadata, array, sheets_dir),
+        {"label": chosen.numbers, "noise_mode": noise, "ratio": ratio, "batch_size": batch},
+        size,
+        figure_settings,
+        grid=grid,
+        film=FilmSettings(**film, **shared),
+        interpolates=interpolates,
+        training_film=_named_snapshots(file) if films_training else None,
+        load=lambda path: load_model(path, device, precision).generator,
+        open_ranking=partial(open_ranking, header=header, **rank) if ranks else None,
+        save_latents=save_latents,
+        overwrite=overwrite,
+    )
     with ProgressBar() as progress:
-        work = _first_free(output_dir, plan_work, search="output_dir" not in given)
-        plan, folders, kept = work.plan, work.folders, work.kept
-        ensure_writable_folder(plan.folder, "--output-dir")
-        if work.has_sheets:
-            ensure_writable_folder(plan.sheets, "--sheets-dir")
-        if not all(kept) or work.missing:
-            progress.start(len(plan), "images", "drawing", done=sum(kept))
-            shown = {index for sheet in work.missing.values() for index in sheet.images}
-            images = work.job.draw(kept, shown, progress.update)
-            for sheet in work.missing.values():
-                sheet.save(images, folders)
-        for name, each in work.films.items():
-            if name not in work.films_kept:
-                progress.start(each.film.frames, "frames", "filming")
-                each.draw(progress.update)
-        figure_records = draw_figures(work.figures, folders, show_part)
-        if work.ranking is not None and not work.ranking_kept:
-            work.ranking.draw(lambda total, title: progress.start(total, "images", title), progress.update)
-    if save_latents and not work.latents_kept:
-        work.job.save_latents()
-    written: dict[str, Any] = {"kept": sum(kept)}
+        work = plan_generation(settings, progress, warn, search="output_dir" not in given)
+        figure_records = work.make()
+    plan = work.plan
+    written: dict[str, Any] = {"kept": sum(work.kept)}
     if plan.in_subfolders:
         written |= {"images_num": len(plan), "folders": [str(folder) for folder in plan.subfolders]}
     else:
@@ -199,7 +143,7 @@ def command(
     written |= figure_records
     if as_json:
         psi = psis[0] if len(psis) == 1 else list(psis)
-        record = {"model": str(file), "model_sha256": settings["model"], "truncation_psi": psi, "noise": noise}
+        record = {"model": str(file), "model_sha256": metadata["model"], "truncation_psi": psi, "noise": noise}
         if latents is not None:
             record |= {"given_latents": str(latents), "space": space}
         echo_json({**record, **written})
@@ -207,49 +151,11 @@ def command(
         echo(_summary(file, plan, written))
 
 
-class Work(NamedTuple):
-    """What is to be made in a folder, and what of it is there already."""
-
-    plan: ImagePlan
-    folders: OutputFolders
-    job: ImageJob
-    kept: bytearray
-    overviews: dict[str, Overview]
-    missing: dict[str, Overview]
-    figures: list[Figure]
-    films: dict[str, SheetFilm]  # by their name in --json
-    ranking: Ranking | None
-    has_sheets: bool
-    latents_kept: bool
-    ranking_kept: bool
-    films_kept: set[str]
-
-
-def _first_free(folder: Path, plan_work: Callable[[Path], Work], *, search: bool) -> Work:
-    """What is to be made in ``folder``, or, with ``search``, in the first of its numbered neighbours that is free.
-
-    Raises:
-        OutputError: something else is in the way.
-    """
-    try:
-        return plan_work(folder)
-    except OutputError:
-        if not search:
-            raise
-    number = 0
-    while True:
-        number += 1
-        other = folder.with_name(f"{folder.name}-{number:03d}")
-        with contextlib.suppress(OutputError):
-            work = plan_work(other)
-            warn(f"{folder} holds other files, so these go to {other}; say --output-dir to choose")
-            return work
-
-
-def _named_snapshots(run: Path | None) -> list[tuple[Path, str]]:
-    """The snapshots of a run, oldest first, each with its kimg."""
+def _named_snapshots(file: Path) -> list[tuple[Path, str]]:
+    """The snapshots of the run that a snapshot lies in, oldest first, each with its kimg."""
     from ganformer_cli.checkpoints.run_folder import images_in_name, snapshots_of
 
+    run = run_of(file)
     snapshots = [] if run is None else [(path, images_in_name(path)) for path in snapshots_of(run)]
     return [(path, f"{images / 1000:g} kimg") for path, images in snapshots if images is not None]
 

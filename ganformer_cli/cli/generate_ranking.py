@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def open_ranking(
-    job: ImageJob, header: dict[str, Any], *, dataset: str | None, data_dir: Path, keep: int | None
+    job: ImageJob, *, header: dict[str, Any], dataset: str | None, data_dir: Path, keep: int | None
 ) -> Ranking:
     """The ranking that ``--rank realism`` asks for, against a data set by name or that of the model's training.
 
