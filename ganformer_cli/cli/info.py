@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ganformer_cli.cli.completion import complete_models
-from ganformer_cli.cli.info_datasets import list_datasets
-from ganformer_cli.cli.info_published import list_published
+from ganformer_cli.cli.info_lists import list_datasets, list_published
 from ganformer_cli.cli.info_text import text_of
 from ganformer_cli.cli.kept_scores import snapshot_scores
 from ganformer_cli.cli.model_card import CARD, card_options, write_card_of

@@ -14,7 +14,7 @@ from typing import IO, Any
 import click
 
 from ganformer_cli import __version__
-from ganformer_cli.cli.output import VERBOSITY, echo, replace_unencodable
+from ganformer_cli.cli.output import VERBOSITY, echo, error_text, replace_unencodable
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.stop_signals import StopSignal, as_interrupts
@@ -101,8 +101,7 @@ def one_line_errors(command: Callable[[], str], ctx: click.Context | None = None
             ) from error
         if not isinstance(error, OSError):
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        raise Failure(command(), f"{where}{error.strerror or error}") from error
+        raise Failure(command(), error_text(error)) from error
 
 
 class Program(click.Group):

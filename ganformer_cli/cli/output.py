@@ -177,6 +177,14 @@ def replace_unencodable() -> None:
             stream.reconfigure(errors=PLAIN_ERRORS)
 
 
+def error_text(error: Exception) -> str:
+    """What an error says; of the system's, the file and the reason."""
+    if not isinstance(error, OSError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 def cell(text: object) -> str:
     """Text for a table: on one line, cut to 1000 characters."""
     return printable(text, limit=1000)

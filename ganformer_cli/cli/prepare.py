@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ganformer_cli.cli.completion import complete_sources
+from ganformer_cli.cli.option_types import ReadType
 from ganformer_cli.cli.options import (
     MAX_PROCESSES,
+    F,
     GroupedCommand,
     boolean_option,
     choice_option,
+    combined,
     json_option,
     option,
     path_option,
@@ -21,38 +25,33 @@ from ganformer_cli.cli.options import (
     switch,
     verbosity_options,
 )
-from ganformer_cli.cli.output import echo, echo_json
-from ganformer_cli.cli.prepare_jobs import CATALOGUE_FLAGS, check_together, find_jobs
+from ganformer_cli.cli.output import echo, echo_json, error_text
+from ganformer_cli.cli.prepare_jobs import CATALOGUE_FLAGS, PrepareSettings, find_jobs
 from ganformer_cli.cli.prepare_report import list_catalogue
-from ganformer_cli.cli.prepare_run import Settings, run, verify_set
+from ganformer_cli.cli.prepare_run import run, verify_set
 from ganformer_cli.errors import GanformerError
 
 FORMATS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")
 
 
-class ValueRangeType(click.ParamType):
+def read_value_range(text: str) -> tuple[float, float]:
     """``0,4095`` as two floats."""
-
-    name = "range"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
-        try:
-            low, high = map(float, value.split(",") if isinstance(value, str) else value)
-        except ValueError:
-            self.fail(f"{value!r} is not two numbers; write for instance 0,4095", param, ctx)
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            self.fail(f"{value!r}: write the lower number first, as in 0,4095", param, ctx)
-        return low, high
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not two numbers; write for instance 0,4095") from error
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"{text!r}: write the lower number first, as in 0,4095")
+    return low, high
 
 
-def catalogue_options(function: Any) -> Any:
-    """A flag for each known data set, ``--ffhq`` and so on; those given come as the tuple ``wanted``."""
-    for name in reversed(CATALOGUE_FLAGS):
-        function = option(
-            f"--{name}", "wanted", flag_value=name, multiple=True, group="Known data sets", rare=True, default=(),
-            help=f"The same as {name} as a SOURCE: download it and prepare it.",
-        )(function)  # fmt: skip
-    return function
+def _catalogue_option(name: str) -> Callable[[F], F]:
+    text = f"The same as {name} as a SOURCE: download it and prepare it."
+    return option(f"--{name}", "wanted", flag_value=name, multiple=True, rare=True, default=(), help=text)
+
+
+#: A flag for each known data set, ``--ffhq`` and so on; those given come as the tuple ``wanted``.
+catalogue_options = combined(*map(_catalogue_option, CATALOGUE_FLAGS))
 
 
 @click.command("prepare", cls=GroupedCommand)
@@ -93,7 +92,7 @@ def catalogue_options(function: Any) -> Any:
 )
 @option(
     "--value-range",
-    type=ValueRangeType(),
+    type=ReadType("range", read_value_range),
     metavar="LOW,HIGH",
     help="For more than 8 bits per channel: the values that become black and white, such as 0,4095 for 12"
     " bits.  [default: 0,65535; for floating point 0,1]",
@@ -170,9 +169,8 @@ def command(
         else:
             verify_set(verify, data_dir, as_json=as_json)
         return
-    jobs = find_jobs(given, wanted, name, data_dir, format)
-    check_together(jobs, name, format, labels, from_file, check, choice)
-    settings = Settings(data_dir, format, labels, from_file, check, choice, keep_download, as_json, options)
+    settings = PrepareSettings(data_dir, format, labels, from_file, check, choice, keep_download, as_json, options)
+    jobs = find_jobs(given, wanted, name, settings)
     if len(jobs) == 1:
         answer = run(jobs[0], settings)
         if as_json:
@@ -183,7 +181,7 @@ def command(
         try:
             answers.append(run(job, settings))
         except (GanformerError, OSError) as error:
-            message = " ".join(_said(error).splitlines())
+            message = " ".join(error_text(error).splitlines())
             answers.append({"name": job.name, "error": message})
             errors.append(f"{ctx.command_path}: error: {job.name}: {message}")
     if as_json:
@@ -192,10 +190,3 @@ def command(
         echo(line, err=True)
     if errors:
         ctx.exit(1)
-
-
-def _said(error: GanformerError | OSError) -> str:
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
-    return str(error)

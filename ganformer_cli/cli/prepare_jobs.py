@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -44,13 +44,28 @@ class CatalogueSet:
 PrepareJob = OwnImages | CatalogueSet
 
 
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What holds for all data sets of a line; ``options`` are the fields of ``PrepareOptions``."""
+
+    data_dir: Path
+    format: str | None
+    labels: str | None
+    from_file: Path | None
+    check: bool
+    choice: int | None
+    keep_download: bool
+    as_json: bool
+    options: dict[str, Any]
+
+
 def find_jobs(
-    given: list[str], wanted: tuple[str, ...], name: str | None, data_dir: Path, format: str | None
+    given: list[str], wanted: tuple[str, ...], name: str | None, settings: PrepareSettings
 ) -> list[PrepareJob]:
     """The data sets that a line asks for, each once, in its order.
 
     Raises:
-        click.UsageError: there is none, or two would have one name.
+        click.UsageError: there is none, two would have one name, or options do not go together.
         ConfigError: the built-in data set is asked for.
         DataError: an entry of the user's own cannot be used.
     """
@@ -64,8 +79,8 @@ def find_jobs(
             entry = load_catalogue()[word[2:]]
         elif path.suffix.lower() == ".toml" and path.exists() and not path.is_dir():
             entry = read_entry(path)
-        elif format != "tfds" and not path.exists():
-            entry = find_entry(word, data_dir)
+        elif settings.format != "tfds" and not path.exists():
+            entry = find_entry(word, settings.data_dir)
             near = difflib.get_close_matches(word, load_catalogue(), n=1) if entry is None else []
             if near:
                 raise DataError(f"{word} does not exist, and no known data set has this name; did you mean {near[0]}?")
@@ -91,6 +106,7 @@ def find_jobs(
             "SOURCE is missing; give the path of a folder or a file of images, or the name of a known data set "
             f"({', '.join(CATALOGUE_FLAGS)})"
         )
+    _check_together(jobs, settings)
     return jobs
 
 
@@ -109,15 +125,10 @@ def _name_of(path: Path) -> str:
     return called
 
 
-def check_together(
-    jobs: list[PrepareJob], name: str | None, format: str | None, labels: str | None, from_file: Path | None,
-    check: bool, choice: int | None
-) -> None:  # fmt: skip
-    """Refuse options that do not go together.
-
-    Raises:
-        click.UsageError: they do not.
-    """
+def _check_together(jobs: list[PrepareJob], settings: PrepareSettings) -> None:
+    """Refuse options that do not go together."""
+    from_file, check, choice = settings.from_file, settings.check, settings.choice
+    format, labels = settings.format, settings.labels
     known = [job for job in jobs if isinstance(job, CatalogueSet)]
     if from_file is not None and (len(jobs) != 1 or not known):
         example = next((job.name for job in known), "ffhq")

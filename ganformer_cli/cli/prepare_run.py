@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganformer_cli.cli.options import warn
-from ganformer_cli.cli.prepare_jobs import CatalogueSet, OwnImages, PrepareJob
+from ganformer_cli.cli.prepare_jobs import CatalogueSet, OwnImages, PrepareJob, PrepareSettings
 from ganformer_cli.cli.prepare_report import report_verified, summarise, warn_of_empty_classes, warn_of_unused_range
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import DataError
@@ -20,22 +19,7 @@ if TYPE_CHECKING:
     from ganformer_cli.data.sources import Source
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What holds for all data sets of a line; ``options`` are the fields of ``PrepareOptions``."""
-
-    data_dir: Path
-    format: str | None
-    labels: str | None
-    from_file: Path | None
-    check: bool
-    choice: int | None
-    keep_download: bool
-    as_json: bool
-    options: dict[str, Any]
-
-
-def run(job: PrepareJob, settings: Settings) -> dict[str, Any]:
+def run(job: PrepareJob, settings: PrepareSettings) -> dict[str, Any]:
     """Make one data set and say so; what ``--json`` says of it."""
     from ganformer_cli.data.prepare.acquire import USUAL_RESOLUTION
     from ganformer_cli.data.prepare.options import PrepareOptions, check_dataset_name
@@ -76,7 +60,7 @@ def run(job: PrepareJob, settings: Settings) -> dict[str, Any]:
 
 
 def _prepare_known(
-    job: CatalogueSet, settings: Settings, options: PrepareOptions, given: dict[str, Any], progress: ProgressBar
+    job: CatalogueSet, settings: PrepareSettings, options: PrepareOptions, given: dict[str, Any], progress: ProgressBar
 ) -> tuple[PreparedSet, tuple[Path, int] | None]:
     """Download a data set of the catalogue and prepare it; also the archive that is kept, and its size."""
     from ganformer_cli.data.prepare.acquire import find_existing
@@ -96,7 +80,7 @@ def _prepare(
     source: Path | Source,
     name: str,
     format: str | None,
-    settings: Settings,
+    settings: PrepareSettings,
     options: dict[str, Any],
     progress: ProgressBar,
 ) -> PreparedSet:
@@ -117,7 +101,9 @@ def _prepare(
     )
 
 
-def _acquire(job: CatalogueSet, settings: Settings, options: PrepareOptions, progress: ProgressBar) -> AcquiredArchive:
+def _acquire(
+    job: CatalogueSet, settings: PrepareSettings, options: PrepareOptions, progress: ProgressBar
+) -> AcquiredArchive:
     """The archive of a catalogue's data set: the user's, or downloaded after the licence was shown."""
     from ganformer_cli.data.prepare.acquire import acquire, acquire_file, estimated_output
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from ganformer_cli.cli.options import F, boolean_option, ignored_option, option
+from ganformer_cli.cli.options import F, boolean_option, combined, ignored_option, option
 from ganformer_cli.errors import ConfigError
 
 _GROUP = "Compatibility"
@@ -90,8 +90,7 @@ def compatibility_options(command: F) -> F:
     """Give a command all of them."""
     common: dict[str, Any] = {"group": _GROUP, "rare": True, "default": None}
     made: list[Callable[[F], F]] = []
-    for name, kind, text, _ in _SYNONYMS:
-        made.append(_option(name, kind, help=text, **common))
+    made += [_option(name, kind, help=text, **common) for name, kind, text, _ in _SYNONYMS]
     made.append(boolean_option("--kgan", "baseline_kgan", help="Same as --baseline kGAN.", **common))
     made.append(boolean_option("--summarize", help="Same as --tensorboard.", **{**common, "default": False}))
     for replaced in _REPLACED:
@@ -99,9 +98,7 @@ def compatibility_options(command: F) -> F:
         refuse = _refuse(replaced)
         made.append(_option(replaced.name, replaced.kind, help=text, callback=refuse, expose_value=False, **common))
     made += [ignored_option(name, why=why) for name, why in _IGNORED]
-    for decorate in reversed(made):
-        command = decorate(command)
-    return command
+    return combined(*made)(command)
 
 
 def _option(name: str, kind: Any, **attributes: Any) -> Callable[[F], F]:

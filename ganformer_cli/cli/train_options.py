@@ -9,7 +9,7 @@ import click
 
 from ganformer_cli import config as settings
 from ganformer_cli.cli.completion import complete_datasets, complete_models
-from ganformer_cli.cli.options import F, boolean_option, option
+from ganformer_cli.cli.options import F, boolean_option, combined, option
 from ganformer_cli.config import ModelConfig, Setting, TrainConfig, settings_of, size_preset
 
 #: What size_preset distinguishes.
@@ -20,17 +20,8 @@ _COMPLETIONS = {"dataset": complete_datasets, "pretrained_pkl": complete_models,
 def setting_options(section: str) -> Callable[[F], F]:
     """The options of all fields of ``section``, the usual ones first; their value is None unless given."""
     fields = [field for config in (TrainConfig, ModelConfig) for field in settings_of(config).values()]
-    chosen = sorted(
-        (field for field in fields if field.description.section == section),
-        key=lambda field: not field.description.usual,
-    )
-
-    def decorate(command: F) -> F:
-        for field in chosen[::-1]:
-            command = _setting_option(field)(command)
-        return command
-
-    return decorate
+    chosen = [field for field in fields if field.description.section == section]
+    return combined(*map(_setting_option, sorted(chosen, key=lambda field: not field.description.usual)))
 
 
 def _setting_option(field: Setting) -> Callable[[F], F]:

@@ -1,15 +1,19 @@
-"""``ganformer info --list``: snapshots that the authors published."""
+"""``ganformer info --list`` and ``--datasets``: what the authors published, and which data sets are prepared."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ganformer_cli.cli.model_choice import GDRIVE
+from ganformer_cli.cli.options import warn
 from ganformer_cli.cli.output import echo, echo_json, echo_table
+from ganformer_cli.files import MIB
 
 #: The row of the paper's table that the published snapshots belong to.
 PAPERS_MODEL = "duplex"
-_COLUMNS = ("name", "data set", "size", "written by", "file", "paper's FID")
+_PUBLISHED_COLUMNS = ("name", "data set", "size", "written by", "file", "paper's FID")
+_DATASET_COLUMNS = ("name", "images", "size", "labels", "MiB", "from")
 
 
 def list_published(*, as_json: bool) -> None:
@@ -20,7 +24,7 @@ def list_published(*, as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    echo_table(_COLUMNS, map(_row, found))
+    echo_table(_PUBLISHED_COLUMNS, map(_published_row, found))
     source = next(each["paper"]["source"] for each in found if each["paper"])
     echo(f"paper's FID: reported for such models, not measured on these files ({source})")
     echo("ganformer generate --model NAME and eval --model NAME download a model if necessary")
@@ -64,8 +68,34 @@ def published_record(name: str) -> dict[str, Any]:
     }
 
 
-def _row(found: dict[str, Any]) -> tuple[str, ...]:
+def _published_row(found: dict[str, Any]) -> tuple[str, ...]:
     height, width = found["image_size"]
     here = "not downloaded" if found["bytes"] is None else f"{found['bytes'] / 1e6:,.1f} MB, here"
     fid = f"{found['paper']['fid']:.2f}" if found["paper"] else "-"
     return found["name"], found["dataset"], f"{width}x{height}", found["format"], here, fid
+
+
+def list_datasets(data_dir: Path, *, as_json: bool) -> None:
+    """Print the data sets in ``data_dir``; a damaged one is named on stderr."""
+    from ganformer_cli.data.loading.datasets import describe_prepared
+
+    found = describe_prepared(data_dir)
+    if as_json:
+        echo_json(found, indent=None, ascii=False)
+        return
+    rows = [_dataset_row(each) for each in found if "error" not in each]
+    if rows:
+        echo_table(_DATASET_COLUMNS, rows, right=("images", "MiB"))
+    elif not found:
+        echo(f"no data set is prepared in {data_dir}; make one with: ganformer prepare FOLDER")
+    for each in found:
+        if "error" in each:
+            warn(each["error"])
+
+
+def _dataset_row(each: dict[str, Any]) -> tuple[str, ...]:
+    labels = "" if each["labels"] is None else "{size} {kind}".format(**each["labels"])
+    if each["labels"] and each["labels"]["kind"] == "vectors":
+        labels = f"vectors of {each['labels']['size']}"
+    size = f"{each['width']}x{each['height']}"
+    return each["name"], str(each["images"]), size, labels, f"{each['bytes'] / MIB:.1f}", str(each["source"] or "")
