@@ -32,9 +32,10 @@ from ganformer_cli.cli.options import (
     option,
     path_option,
     section,
-    verbosity_options,
 )
 from ganformer_cli.cli.output import echo
+from ganformer_cli.cli.verbosity import verbosity_options
+from ganformer_cli.config import option_name
 from ganformer_cli.errors import ConfigError, GanformerError
 
 #: What --fetch alone fetches: the network of the score that is quoted most.
@@ -157,7 +158,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """
     if options["compare"] is not None:
         if others := sorted(set(given_options(ctx)) - {"compare", "as_json"}):
-            raise click.UsageError(f"--compare scores nothing; leave out --{others[0].replace('_', '-')}")
+            raise click.UsageError(f"--compare scores nothing; leave out {option_name(others[0])}")
         echo_comparison(*options["compare"], as_json=options["as_json"])
         return
     if options["fetch"]:

@@ -11,7 +11,7 @@ from ganformer_cli.cli.eval_networks import fetching
 from ganformer_cli.cli.eval_report import draw_curve, echo_curve, echo_scores
 from ganformer_cli.cli.kept_scores import add_record, scores_file
 from ganformer_cli.cli.label_choice import class_number
-from ganformer_cli.cli.model_choice import open_reals, run_of
+from ganformer_cli.cli.model_choice import run_of
 from ganformer_cli.cli.options import warn
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar
@@ -134,14 +134,13 @@ class Evaluation:
 
     def open_reals(self, header: Mapping[str, Any], resolution: int, ratio: float) -> ImageDataset:
         """The real images that the options name, or those that a snapshot's header says it was trained on."""
-        if self.options["reals"] is not None:
-            from ganformer_cli.metrics.sources import open_images
+        from ganformer_cli.data.loading.reals import open_reals
+        from ganformer_cli.metrics.sources import open_images
 
-            return open_images(self.options["reals"], "--reals", notice=self.warn)
-        options = self.options
-        return open_reals(
-            options["dataset"], header, data_dir=options["data_dir"], resolution=resolution, ratio=ratio, warn=self.warn
-        )
+        name, reals, data_dir = (self.options[key] for key in ("dataset", "reals", "data_dir"))
+        if reals is not None:
+            return open_images(reals, "--reals", notice=self.warn)
+        return open_reals(name, header, data_dir=data_dir, resolution=resolution, ratio=ratio, warn=self.warn)
 
     def open_networks(self) -> None:
         """Open the networks that the metrics need; those metrics whose network cannot be had are left out, and said."""

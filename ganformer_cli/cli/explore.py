@@ -12,17 +12,10 @@ import click
 from ganformer_cli.cli.devices import gpus_option, pick_device
 from ganformer_cli.cli.local_pages import page_options, serve_page, until_interrupted
 from ganformer_cli.cli.model_choice import ModelChoice, model_metadata, model_options, psi_option
-from ganformer_cli.cli.options import (
-    MAX_SEED,
-    GroupedCommand,
-    folder_option,
-    given_options,
-    option,
-    path_option,
-    section,
-    verbosity_options,
-)
+from ganformer_cli.cli.option_types import MAX_SEED
+from ganformer_cli.cli.options import GroupedCommand, folder_option, given_options, option, path_option, section
 from ganformer_cli.cli.output import echo
+from ganformer_cli.cli.verbosity import verbosity_options
 from ganformer_cli.errors import ConfigError
 
 #: What a browser counts exactly.

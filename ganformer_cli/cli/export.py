@@ -18,10 +18,10 @@ from ganformer_cli.cli.options import (
     option,
     section,
     switch,
-    verbosity_options,
 )
 from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar
+from ganformer_cli.cli.verbosity import verbosity_options
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.files import MIB, sha256_of
 from ganformer_cli.outputs import check_output

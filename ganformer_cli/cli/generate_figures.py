@@ -7,8 +7,8 @@ import re
 import click
 
 from ganformer_cli.cli.model_choice import data_dir_option, dataset_option
-from ganformer_cli.cli.option_types import ReadType, numbers_to
-from ganformer_cli.cli.options import MAX_PSI, MAX_SEED, MAX_SEEDS, choice_option, collected, option, section, switch
+from ganformer_cli.cli.option_types import MAX_SEED, MAX_SEEDS, ReadType, numbers_to
+from ganformer_cli.cli.options import MAX_PSI, choice_option, collected, option, section, switch
 from ganformer_cli.text import printable
 
 #: What ``--mix`` does with a component.

@@ -23,8 +23,9 @@ from ganformer_cli.cli.options import (
     option,
     section,
     switch,
-    verbosity_options,
 )
+from ganformer_cli.cli.verbosity import verbosity_options
+from ganformer_cli.config import option_name
 
 DEFAULT_COUNT = 32
 DEFAULT_FOLDER = "images"
@@ -177,8 +178,7 @@ def check_options(given: dict[str, Any], figures: dict[str, Any], film: dict[str
     others = any(figures[name] for name in ("style_mix", "mix", "component_psi", "noise_variation", "disentanglement"))
     sources = [name for name in ("seeds", "images_num", "latents") if given.get(name) is not None]
     if len(sources) > 1:
-        said = " and ".join("--" + name.replace("_", "-") for name in sources)
-        raise click.UsageError(f"{said} each say which images; give one of them")
+        raise click.UsageError(f"{' and '.join(map(option_name, sources))} each say which images; give one of them")
     psis = given.get("psis", (1.0,))
     if given.get("space") == "w":
         if "latents" not in given:
@@ -225,7 +225,7 @@ def check_options(given: dict[str, Any], figures: dict[str, Any], film: dict[str
     for name in ("interpolate_in", "loop", "film_grid", "film", "fps", "scale"):
         only_films = name in ("film", "fps", "scale")
         if given.get(name) and not (film["interpolate"] or (only_films and film["training_film"])):
-            said = "--" + name.replace("_", "-")
+            said = option_name(name)
             more = " or --training-film" if only_films else ""
             raise click.UsageError(f"{said} says how to interpolate; add --interpolate{more}, or leave out {said}")
     if given.get("interpolate_in") == "z" and given.get("space") == "w":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ganformer_cli.cli.model_choice import open_reals
 from ganformer_cli.cli.options import warn
 from ganformer_cli.errors import DownloadError
 
@@ -22,6 +21,7 @@ def open_ranking(
     Raises:
         ConfigError, DataError: there is no such data set, or too few images.
     """
+    from ganformer_cli.data.loading.reals import open_reals
     from ganformer_cli.visualization.ranking import Ranking
 
     config = job.generator.config

@@ -17,6 +17,7 @@ from ganformer_cli.cli.model_card import CARD, card_options, write_card_of
 from ganformer_cli.cli.model_choice import ModelChoice, model_options
 from ganformer_cli.cli.options import GroupedCommand, given_options, json_option, option, path_option, section, switch
 from ganformer_cli.cli.output import cell, echo, echo_json
+from ganformer_cli.config import option_name
 from ganformer_cli.errors import DataError
 from ganformer_cli.files import sha256_of
 
@@ -88,7 +89,7 @@ def command(
     """
     if show_list:
         if others := sorted(set(given_options(ctx)) - {"show_list", "as_json", "offline"}):
-            said = {"chosen": str(chosen)}.get(others[0], f"--{others[0].replace('_', '-')}")
+            said = {"chosen": str(chosen)}.get(others[0], option_name(others[0]))
             raise click.UsageError(f"--list shows what the authors published; leave out {said}")
         list_published(as_json=as_json)
         return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ganformer_cli.cli.info_text import NOT_RECORDED, value_text
+from ganformer_cli.config import option_name
 from ganformer_cli.config.names import quoted
 from ganformer_cli.text import printable
 
@@ -236,7 +237,7 @@ def _training(record: Mapping[str, Any], card: Card) -> str:
     config, kimg = record["config"], record["kimg"]
     rows = [
         ("images shown", NOT_RECORDED if kimg is None else f"{value_text(kimg)} thousand"),
-        *((f"`--{key.replace('_', '-')}`", without_markup(value_text(value))) for key, value in card.settings.items()),
+        *((f"`{option_name(key)}`", without_markup(value_text(value))) for key, value in card.settings.items()),
         ("parameters", ", ".join(f"{count:,} in the {name}" for name, count in record["parameters"].items()) or "none"),
         ("resolution", f"{record['resolution']}, ratio {record['ratio']:g}"),
         ("attention", without_markup(record["architecture"])),

@@ -1,8 +1,8 @@
-"""Options that choose a model and real images, and how what is chosen is found."""
+"""Options that choose a model and real images, and how the model is found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ import click
 from ganformer_cli.cli.completion import complete_datasets, complete_models, complete_runs
 from ganformer_cli.cli.options import MAX_PSI, F, collected, folder_option, option, path_option, switch, warn
 from ganformer_cli.cli.progress import ProgressBar
-from ganformer_cli.errors import ConfigError, SnapshotError
+from ganformer_cli.errors import SnapshotError
 from ganformer_cli.files import sha256_of
 
 if TYPE_CHECKING:
-    from ganformer_cli.data import ImageDataset
+    pass
 
 #: How the authors name the snapshots that they published.
 GDRIVE = "gdrive:"
@@ -156,43 +156,3 @@ def model_metadata(file: Path) -> dict[str, Any]:
     """What images that a model makes say of it: its checksum, its run, if it lies in one, and its file."""
     run = run_of(file)
     return {"model": sha256_of(file), **({} if run is None else {"run": run.name}), "file": file.name}
-
-
-def open_reals(
-    name: str | None,
-    header: Mapping[str, Any],
-    *,
-    data_dir: Path,
-    resolution: int,
-    ratio: float,
-    warn: Callable[[str], None],
-) -> ImageDataset:
-    """The data set of that name, or, without one, the one that a snapshot's header says it was trained on.
-
-    Args:
-        name: of ``--dataset``, or None.
-        header: of the snapshot.
-        data_dir: folder of prepared data sets.
-        resolution, ratio: of the built-in scenes, which come in any size.
-        warn: told what is to be known of the set, and that it has changed.
-
-    Raises:
-        ConfigError: no name, and the header has none.
-        DataError: there is no such set, or it is damaged.
-    """
-    from ganformer_cli.data import open_dataset
-    from ganformer_cli.data.catalogue import SCENES
-
-    limit, fingerprint = None, None
-    if name is None:
-        trained_on = header.get("dataset")
-        if not isinstance(trained_on, Mapping) or not isinstance(trained_on.get("name"), str):
-            raise ConfigError("--dataset is needed: this snapshot does not say what it was trained on")
-        name, limit, fingerprint = trained_on["name"], trained_on.get("images"), trained_on.get("fingerprint")
-    size: dict[str, Any] = {"resolution": resolution, "ratio": ratio} if name == SCENES else {}
-    dataset = open_dataset(name, data_dir=data_dir, max_images=limit if isinstance(limit, int) else None, **size)
-    for note in dataset.notes:
-        warn(f"--dataset {name}: {note}")
-    if fingerprint is not None and fingerprint != dataset.fingerprint:
-        warn(f"the data set {name} has changed since this model was trained; the scores are for its present content")
-    return dataset

@@ -1,15 +1,55 @@
-"""Types of options beyond click's: a function reads the text, and says in a ValueError what is wrong with it."""
+"""What a word of the command line may be, and types beyond click's: functions that read a text, or raise ValueError."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from ganformer_cli.cli.options import MAX_DIGITS, MAX_FLOAT, MAX_SEED, MAX_SEEDS, NUMBER
 from ganformer_cli.text import printable
+
+MAX_SEEDS = 10_000_000
+MAX_SEED = 2**63 - 1  # the limit of torch's generators
+MAX_DIGITS = 40
+MAX_FLOAT = 3.4e38  # of single precision
+_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def check_word(word: object, kind: click.ParamType, ctx: click.Context, parameter: click.Parameter) -> None:
+    """Refuse an empty text, and what Python reads as a number but people do not: ``nan``, ``1_000``, other scripts.
+
+    Raises:
+        click.BadParameter: ``word`` is no valid value of type ``kind``.
+    """
+    if not isinstance(word, str):
+        return
+    shown = printable(word, limit=40)
+
+    def refuse(why: str) -> NoReturn:
+        raise click.BadParameter(why, ctx=ctx, param=parameter)
+
+    if isinstance(kind, (type(click.INT), type(click.FLOAT))):
+        whole = isinstance(kind, type(click.INT))
+        if word.strip().lower().lstrip("+-") in ("nan", "inf", "infinity") and not whole:
+            refuse(f"{shown} is not a finite number; write, for example, 0.5")
+        if not (_WHOLE if whole else _NUMBER).fullmatch(word):
+            refuse(f"{shown!r} is not a valid {'integer' if whole else 'float'}.")
+        if len(word) > MAX_DIGITS or not abs(float(word)) <= (MAX_SEED if whole else MAX_FLOAT):
+            refuse(f"{shown} is too large")
+    elif isinstance(kind, (type(click.STRING), click.Path)):
+        if not word.strip():
+            refuse("is empty; give a value, or leave it out")
+        if "\0" in word:
+            refuse(f"{shown!r} holds a null character")
+        try:
+            os.fsencode(word)
+        except UnicodeEncodeError:
+            refuse(f"{shown} cannot be encoded on this system")
 
 
 class ReadType(click.ParamType):
@@ -70,7 +110,7 @@ def read_numbers(text: str, most: float = MAX_FLOAT) -> tuple[float, ...]:
         shown = printable(part, limit=40)
         if part.lower().lstrip("+-") in ("nan", "inf", "infinity"):
             raise ValueError(f"{shown} is not a finite number; write for instance 1,0.5,0")
-        if not NUMBER.fullmatch(part):
+        if not _NUMBER.fullmatch(part):
             raise ValueError(f"{shown!r} is not a number; write for instance 1,0.5,0")
         if len(part) > MAX_DIGITS or not abs(float(part)) <= most:
             raise ValueError(f"{shown} is too large; numbers go from {-most:g} to {most:g}")

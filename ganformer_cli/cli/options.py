@@ -7,34 +7,26 @@ A command is made with ``@click.command("name", cls=GroupedCommand)``, and its o
 from __future__ import annotations
 
 import functools
-import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from ganformer_cli.cli.config_file import read_config_file
-from ganformer_cli.cli.output import VERBOSITY, echo
-from ganformer_cli.text import printable
+from ganformer_cli.cli.option_types import check_word
+from ganformer_cli.cli.output import echo
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 HELP_ALL = "ganformer.help_all"  # key in Context.meta: whether to show rare options
 WARNED = "ganformer.warned"  # key in Context.meta: the warnings so far
-MAX_SEEDS = 10_000_000
 MAX_PROCESSES = 1024
 MAX_BATCH_SIZE = 65_536
 MAX_PSI = 100.0  # of a truncation, in either direction; beyond it images are saturated
-MAX_SEED = 2**63 - 1  # the limit of torch's generators
 
 _METAVARS = {"integer": "N", "integer range": "N", "float": "NUMBER", "float range": "NUMBER"}
-_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-MAX_DIGITS = 40
-MAX_FLOAT = 3.4e38  # of single precision
 _TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
 
@@ -66,38 +58,6 @@ class GroupedOption(click.Option):
             return super().type_cast_value(ctx, value)
         except ValueError as error:  # of Windows: a path of more than 32,767 letters
             raise click.BadParameter(str(error), ctx=ctx, param=self) from error
-
-
-def check_word(word: object, kind: click.ParamType, ctx: click.Context, parameter: click.Parameter) -> None:
-    """Refuse an empty text, and what Python reads as a number but people do not: ``nan``, ``1_000``, other scripts.
-
-    Raises:
-        click.BadParameter: ``word`` is no valid value of type ``kind``.
-    """
-    if not isinstance(word, str):
-        return
-    shown = printable(word, limit=40)
-
-    def refuse(why: str) -> NoReturn:
-        raise click.BadParameter(why, ctx=ctx, param=parameter)
-
-    if isinstance(kind, (type(click.INT), type(click.FLOAT))):
-        whole = isinstance(kind, type(click.INT))
-        if word.strip().lower().lstrip("+-") in ("nan", "inf", "infinity") and not whole:
-            refuse(f"{shown} is not a finite number; write, for example, 0.5")
-        if not (_WHOLE if whole else NUMBER).fullmatch(word):
-            refuse(f"{shown!r} is not a valid {'integer' if whole else 'float'}.")
-        if len(word) > MAX_DIGITS or not abs(float(word)) <= (MAX_SEED if whole else MAX_FLOAT):
-            refuse(f"{shown} is too large")
-    elif isinstance(kind, (type(click.STRING), click.Path)):
-        if not word.strip():
-            refuse("is empty; give a value, or leave it out")
-        if "\0" in word:
-            refuse(f"{shown!r} holds a null character")
-        try:
-            os.fsencode(word)
-        except UnicodeEncodeError:
-            refuse(f"{shown} cannot be encoded on this system")
 
 
 class BooleanOption(GroupedOption):
@@ -198,19 +158,19 @@ def join_booleans(args: Iterable[str], params: Iterable[click.Parameter]) -> lis
     booleans = [parameter for parameter in params if isinstance(parameter, BooleanOption)]
     positive = {name for boolean in booleans for name in boolean.opts}
     negative = {negation: boolean.opts[0] for boolean in booleans for negation in boolean.negations}
-    process_group: list[str] = []
+    joined: list[str] = []
     words = list(args)
     while words:
         word = words.pop(0)
         if word == "--":
-            return [*process_group, word, *words]
+            return [*joined, word, *words]
         if word in positive:
             follows = bool(words) and words[0].lower() in _TRUE | _FALSE
             word = f"{word}={words.pop(0) if follows else True}"
         elif word in negative:
             word = f"{negative[word]}=False"
-        process_group.append(word)
-    return process_group
+        joined.append(word)
+    return joined
 
 
 # ----- Declarations -----
@@ -317,39 +277,4 @@ def warn(message: str) -> None:
         echo(f"{ctx.command_path if ctx else 'ganformer'}: warning: {message}", err=True)
 
 
-# ----- What is printed -----
-
-
-def _set_quiet(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-    VERBOSITY.quiet = bool(value)
-
-
-def _set_log_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    if path is None or ctx.resilient_parsing:
-        return
-    try:
-        why = "is a folder; give a file" if path.is_dir() else ""
-        why = why or ("" if path.parent.is_dir() else f"{path.parent} is not a folder; create it")
-    except OSError as error:  # such as a name that is too long
-        why = error.strerror or str(error)
-    if why:
-        raise click.BadParameter(f"{printable(path)}: {why}", ctx=ctx, param=parameter)
-    if os.environ.get("RANK", "0") == "0":  # one of several processes writes
-        VERBOSITY.log_file = path
-
-
 json_option = switch("--json", "as_json", group="Output", help="Print the result as JSON on stdout.")
-#: ``--quiet`` and ``--log-file``, which ``output`` and ``progress`` obey.
-verbosity_options = combined(
-    switch("--quiet", group="Output", is_eager=True, expose_value=False, callback=_set_quiet, help="Show no progress."),
-    path_option(
-        "--log-file",
-        group="Output",
-        is_eager=True,
-        expose_value=False,
-        callback=_set_log_file,
-        metavar="FILE",
-        rare=True,
-        help="Append everything that is printed, and the progress, to a file, with the time.",
-    ),
-)

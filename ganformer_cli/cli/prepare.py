@@ -23,12 +23,12 @@ from ganformer_cli.cli.options import (
     path_option,
     section,
     switch,
-    verbosity_options,
 )
 from ganformer_cli.cli.output import echo, echo_json, error_text
 from ganformer_cli.cli.prepare_jobs import CATALOGUE_FLAGS, PrepareSettings, find_jobs
 from ganformer_cli.cli.prepare_report import list_catalogue
 from ganformer_cli.cli.prepare_run import run, verify_set
+from ganformer_cli.cli.verbosity import verbosity_options
 from ganformer_cli.errors import GanformerError
 
 FORMATS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")

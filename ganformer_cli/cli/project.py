@@ -10,8 +10,8 @@ import click
 from ganformer_cli.cli.devices import batch_size_option, gpus_option, pick_device
 from ganformer_cli.cli.main import INTERRUPTED
 from ganformer_cli.cli.model_choice import ModelChoice, model_options
+from ganformer_cli.cli.option_types import MAX_SEED
 from ganformer_cli.cli.options import (
-    MAX_SEED,
     GroupedCommand,
     choice_option,
     folder_option,
@@ -19,11 +19,11 @@ from ganformer_cli.cli.options import (
     option,
     section,
     switch,
-    verbosity_options,
     warn,
 )
 from ganformer_cli.cli.output import echo, echo_json, echo_table
 from ganformer_cli.cli.progress import ProgressBar
+from ganformer_cli.cli.verbosity import verbosity_options
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.files import sha256_of
 from ganformer_cli.stop_signals import stop_requested

@@ -25,7 +25,6 @@ from ganformer_cli.cli.options import (
     path_option,
     section,
     switch,
-    verbosity_options,
 )
 from ganformer_cli.cli.output import VERBOSITY, echo
 from ganformer_cli.cli.train_compatibility import compatibility_options
@@ -42,6 +41,7 @@ from ganformer_cli.cli.train_run import (
     use_cpu,
 )
 from ganformer_cli.cli.train_settings import baseline_name, chosen_settings, find_start, open_data
+from ganformer_cli.cli.verbosity import verbosity_options
 from ganformer_cli.config.names import check_name, valid_name
 from ganformer_cli.cpus import limit_spinning
 from ganformer_cli.errors import GanformerError
