@@ -53,8 +53,8 @@ ORDER = ("GAN", "kGAN", "SAGAN", "StyleGAN2", "simplex", "duplex-equation", "dup
 @file_option(
     "--plot",
     metavar="FILE.png|FILE.svg",
-    help="Also plot it: bars with the deviation between runs, and each score over kimg and over time, "
-    "with mean and spread of the seeds. Needs matplotlib (extra plots).",
+    help="Also plot it: bars with the deviation between runs, and each score over kimg and over time, with mean and "
+    "spread of the seeds. Needs matplotlib (extra plots).",
 )
 @switch("--overwrite", help="Replace existing files of --output and --plot.")
 @json_option

@@ -196,18 +196,22 @@ def of_others(path: Path) -> list[ScoresPart]:
     return parts
 
 
+def _sweep(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a sweep has said of its run."""
+    sweep = record.get("sweep")
+    return sweep if isinstance(sweep, Mapping) else {}
+
+
 def _course(record: Mapping[str, Any]) -> list[dict[str, float]]:
     """The course of a sweep's run."""
-    sweep = record.get("sweep")
-    course = sweep.get("course") if isinstance(sweep, Mapping) else None
+    course = _sweep(record).get("course")
     points = [each for each in course if isinstance(each, Mapping)] if isinstance(course, list) else []
     return [{key: value for key, value in each.items() if isinstance(value, (int, float))} for each in points]
 
 
 def _setting(record: Mapping[str, Any]) -> str | None:
     """The setting of a sweep that a record is of, if it is of one."""
-    sweep = record.get("sweep")
-    setting = sweep.get("setting") if isinstance(sweep, Mapping) else None
+    setting = _sweep(record).get("setting")
     return setting if isinstance(setting, str) else None
 
 

@@ -84,8 +84,8 @@ def read_metrics(text: str) -> tuple[str, ...]:
 @option(
     "--eval-images-num",
     type=click.IntRange(min=2, max=10_000_000),
-    help="Number of generated images; as many real ones are used, or all.  [default: 2048, or all of a "
-    "smaller data set; all of --images]",
+    help="Number of generated images; as many real ones are used, or all.  [default: 2048, or all of a smaller data "
+    "set; all of --images]",
 )
 @psi_option(default=1.0, help="Truncation psi of the generated images; scores of different values do not compare.")
 @option(
@@ -95,15 +95,15 @@ def read_metrics(text: str) -> tuple[str, ...]:
     "--compare",
     nargs=2,
     metavar="A B",
-    help="Compute nothing: show the scores of two runs, snapshots or files side by side, and say what "
-    "makes them incomparable.",
+    help="Compute nothing: show the scores of two runs, snapshots or files side by side, and say what makes them "
+    "incomparable.",
 )
 @section("Feature networks")
 @option(
     "--fetch",
     is_flag=True,
-    help="Only download the weights that --metrics need (by default those of fid), for a machine without "
-    "network access.",
+    help="Only download the weights that --metrics need (by default those of fid), for a machine without network "
+    "access.",
 )
 @option(
     "--weights",
@@ -114,16 +114,15 @@ def read_metrics(text: str) -> tuple[str, ...]:
 @option(
     "--resize",
     type=click.Choice(["tf1", "clean"]),
-    help="Resizing of images for the feature networks: as in TensorFlow 1, or without aliasing (Parmar et"
-    " al. 2022). Scores of the two do not compare.  [default: as for the published scores of each "
-    "network]",
+    help="Resizing of images for the feature networks: as in TensorFlow 1, or without aliasing (Parmar et al. 2022). "
+    "Scores of the two do not compare.  [default: as for the published scores of each network]",
 )
 @section("Output")
 @file_option(
     "--output",
     metavar="FILE",
-    help="Append the scores to this file, one JSON object a line, for ganformer compare.  [default: the "
-    "run's metrics.jsonl; NAME.metrics.jsonl next to another snapshot or images]",
+    help="Append the scores to this file, one JSON object a line, for ganformer compare.  [default: the run's "
+    "metrics.jsonl; NAME.metrics.jsonl next to another snapshot or images]",
 )
 @json_option
 @verbosity_options
@@ -171,7 +170,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         check_scores_file(options["output"])
 
     from ganformer_cli.cli.evaluation import Evaluation
-    from ganformer_cli.cli.train import check_count, end, save_and_end
+    from ganformer_cli.cli.train_run import check_count, end, save_and_end
     from ganformer_cli.training import distributed
     from ganformer_cli.training.launcher import run_workers, when_launcher_ends
 

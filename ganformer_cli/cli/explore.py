@@ -10,11 +10,10 @@ from typing import Any
 import click
 
 from ganformer_cli.cli.devices import gpus_option, pick_device
-from ganformer_cli.cli.local_pages import page_options, serve_page, until_interrupted
+from ganformer_cli.cli.local_pages import local_server, page_options, serve_page
 from ganformer_cli.cli.model_choice import ModelChoice, model_metadata, model_options, psi_option
 from ganformer_cli.cli.option_types import MAX_SEED
 from ganformer_cli.cli.options import GroupedCommand, folder_option, given_options, option, path_option, section
-from ganformer_cli.cli.output import echo
 from ganformer_cli.cli.verbosity import verbosity_options
 from ganformer_cli.errors import ConfigError
 
@@ -29,8 +28,8 @@ _MAX_BROWSER_SEED = min(MAX_SEED, 2**53 - 1)
 @path_option(
     "--latents",
     metavar="FILE.npy",
-    help="Explore these latents instead of seeds, such as projected.npy: float [N, m+1, w], or [N, m+1, L, w] in space "
-    "w.",
+    help="Explore these latents instead of seeds, such as projected.npy: float [N, m+1, w], or [N, m+1, L, w] in "
+    "space w.",
 )
 @option(
     "--space",
@@ -78,7 +77,7 @@ def command(
 
     from ganformer_cli.original_snapshots.model_files import load_model
     from ganformer_cli.web.explorer import Explorer, LoadedFile
-    from ganformer_cli.web.server import LocalServer, html, page_html
+    from ganformer_cli.web.server import html, page_html
 
     explorer: Explorer
     routes: dict[str, Callable[..., Any]] = {
@@ -86,10 +85,7 @@ def command(
         "POST api/*": lambda place, body: explorer.answer(place, body),
     }
     # The server comes first: that its port is taken is said before the model is loaded.
-    with (
-        until_interrupted(),
-        LocalServer(routes, port, lambda text: echo(text, err=True, lines=True)) as server,
-    ):
+    with local_server(routes, port) as server:
         device = pick_device(gpus)
         source = LoadedFile.of(file, model_metadata(file))
         loaded = load_model(file, device)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ganformer_cli import __version__
 from ganformer_cli.cli.model_choice import ModelChoice, model_name, model_options
 from ganformer_cli.cli.options import (
     GroupedCommand,
@@ -23,20 +22,11 @@ from ganformer_cli.cli.output import echo, echo_json
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.cli.verbosity import verbosity_options
 from ganformer_cli.errors import ConfigError
-from ganformer_cli.files import MIB, sha256_of
+from ganformer_cli.files import MIB
 from ganformer_cli.outputs import check_output
 
-if TYPE_CHECKING:
-    from ganformer_cli.export.function import DecoderFunction, GeneratorFunction
-
-DEFAULT_PSI = 0.7
 #: Options that have no meaning for a VQGAN, by parameter name.
 _NOT_OF_VQGAN = {"space": "--input", "noise": "--noise", "maps": "--maps"}
-_CODES = (
-    "rows of the code grid, top to bottom, each from left to right; numbers from 0 to codebook_size - 1, as the "
-    "model's transformer draws them in ganformer generate (in Python: model.mapping(z, c)). The transformer is not in "
-    "this file."
-)
 
 
 @click.command("export", cls=GroupedCommand)
@@ -103,6 +93,7 @@ def command(
 
     import torch
 
+    from ganformer_cli.export.card import exported_card
     from ganformer_cli.export.files import STEPS, check_packages, export_generator
     from ganformer_cli.export.function import DecoderFunction, FunctionSettings, GeneratorFunction
     from ganformer_cli.models.vqgan import VQGAN
@@ -152,41 +143,3 @@ def command(
     for kind in ("inputs", "outputs"):
         for each in card[kind]:
             echo(f"{kind[:-1]:<8}{each['name']} {each['dtype']} {each['shape']}".replace("'", ""))
-
-
-def exported_card(file: Path, header: dict[str, Any], function: DecoderFunction | GeneratorFunction) -> dict[str, Any]:
-    """What the exported file says of itself, as JSON values."""
-    from ganformer_cli.export.function import GeneratorFunction
-
-    config = function.generator.config
-    kept = ("kimg", "dataset", "licence", "source")
-    if isinstance(function, GeneratorFunction):
-        own = _latents_card(header, function)
-    else:
-        own = {"code_grid": list(config.code_grid), "codebook_size": config.codebook_size, "codes": _CODES}
-    return {
-        "model": file.name,
-        "model_sha256": sha256_of(file),
-        "ganformer": __version__,
-        **{name: header[name] for name in kept if header.get(name) is not None},
-        **own,
-        **function.described(),
-        "config": config.to_dict(),
-    }
-
-
-def _latents_card(header: dict[str, Any], function: GeneratorFunction) -> dict[str, Any]:
-    """Of any network but a VQGAN: truncation, noise and classes."""
-    generator = function.generator
-    labels, psi = generator.label_distribution, header.get("truncation_psi")
-    names = list(labels.names) if function.takes_class and labels is not None and labels.names is not None else None
-    return {
-        "truncation_psi": psi if isinstance(psi, float) else DEFAULT_PSI,
-        "noise": function.settings.noise,
-        **(
-            {"noise_maps": {k: list(v) for k, v in generator.noise_shapes().items()}}
-            if function.settings.noise == "input"
-            else {}
-        ),
-        "classes": names,
-    }

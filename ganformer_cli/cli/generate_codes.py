@@ -23,16 +23,11 @@ _MEANINGLESS = (
 def choose_codes(
     generator: Generator, codes: Mapping[str, Any], given: Mapping[str, Any], file: Path
 ) -> dict[str, Any]:
-    """Set how a VQGAN draws its codes.
+    """Set how a VQGAN draws its codes; returns what belongs to the metadata of its images, nothing for other models.
 
     Args:
-        generator: of any kind.
         codes: the fields of ``CodeSampling``; None where they are not given.
         given: all that the user gave, by parameter name.
-        file: of the model.
-
-    Returns:
-        What belongs to the metadata of the images: nothing for other generators.
 
     Raises:
         ConfigError: an option has no meaning for this model, or the model cannot draw yet.

@@ -51,9 +51,9 @@ figure_options = collected(
     choice_option(
         "--maps-format",
         of=["png", "npy"],
-        help="Format of --maps and --layer-maps: PNG, or arrays: seed…-maps.npy, float32 [m, h, w] of the last "
-        "layer; seed…-mask.npy, uint16 [H, W], the component of each pixel; seed…-layer-maps.npz, float32 [heads, m, "
-        "h, w] of each layer.",
+        help="Format of --maps and --layer-maps: PNG, or arrays: seed…-maps.npy, float32 [m, h, w] of the last layer; "
+        "seed…-mask.npy, uint16 [H, W], the component of each pixel; seed…-layer-maps.npz, float32 [heads, m, h, w] "
+        "of each layer.",
     ),
     choice_option(
         "--map-style",
@@ -75,8 +75,7 @@ figure_options = collected(
         show_default=False,
         metavar="take,swap,remove,mean|all",
         help="Also save seed…-mix-….png: the image with a component taken from another image, swapped with it, "
-        "removed, or moved to its mean, and a heat map of the difference. One row per component, or only "
-        "--component.",
+        "removed, or moved to its mean, and a heat map of the difference. One row per component, or only --component.",
     ),
     option(
         "--mix-from",
@@ -95,8 +94,8 @@ figure_options = collected(
     switch(
         "--style-mix",
         "--vis-style-mix",
-        help="Also save style-mix-….png: tables of images that take the latents of coarse, middle or fine layers "
-        "from others.",
+        help="Also save style-mix-….png: tables of images that take the latents of coarse, middle or fine layers from "
+        "others.",
     ),
     switch(
         "--noise-variation",

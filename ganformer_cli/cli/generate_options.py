@@ -61,9 +61,9 @@ generate_options = combined(
         default=(0.7,),
         show_default=False,
         metavar="PSI[,PSI…]",
-        help="Truncation: pull the latents towards their mean, from 1 (not at all, most varied) to 0 (all the"
-        " same). With several values, such as 0,0.5,1, every image is made with each, and truncation.png"
-        " shows them in columns.  [default: 0.7, as the authors']",
+        help="Truncation: pull the latents towards their mean, from 1 (not at all, most varied) to 0 (all the same). "
+        "With several values, such as 0,0.5,1, every image is made with each, and truncation.png shows them in "
+        "columns.  [default: 0.7, as the authors']",
     ),
     collected(
         "codes",
@@ -90,19 +90,19 @@ generate_options = combined(
     choice_option(
         "--noise",
         of=["const", "random", "none"],
-        help="Noise of the feature maps: the model's fixed noise, noise of each seed, or none. Row k of "
-        "--latents counts as seed k.",
+        help="Noise of the feature maps: the model's fixed noise, noise of each seed, or none. Row k of --latents "
+        "counts as seed k.",
     ),
     class_option(
-        "For a model trained on classes: the class. Row k of --latents counts as seed k.  [default: each"
-        " seed draws one, by its frequency in the training data]"
+        "For a model trained on classes: the class. Row k of --latents counts as seed k.  [default: each seed draws "
+        "one, by its frequency in the training data]"
     ),
     option(
         "--label",
         type=NUMBERS,
         metavar="NUMBER,NUMBER…",
-        help="For a model trained on label vectors (attributes): the vector.  [default: each seed draws one "
-        "of the training data]",
+        help="For a model trained on label vectors (attributes): the vector.  [default: each seed draws one of the "
+        "training data]",
     ),
     option(
         "--ratio",
@@ -121,22 +121,22 @@ generate_options = combined(
     folder_option(
         "--sheets-dir",
         metavar="DIR",
-        help="Folder of grids, maps, mixtures and films, so that --output-dir contains nothing but the "
-        "model's images.  [default: OUTPUT_DIR-sheets]",
+        help="Folder of grids, maps, mixtures and films, so that --output-dir contains nothing but the model's "
+        "images.  [default: OUTPUT_DIR-sheets]",
     ),
     switch("--overwrite", help="Write into a folder with other files, and replace those of the same names."),
     choice_option(
         "--format",
         "image_format",
         of=["png", "jpg", "webp", "npy"],
-        help="Format of the images: PNG; JPEG (quality 95, 4:4:4); lossless WebP; or npy, one file images.npy"
-        " with the output of the network, float32 [N, 3, H, W], about -1 to 1. Sheets are always PNG.",
+        help="Format of the images: PNG; JPEG (quality 95, 4:4:4); lossless WebP; or npy, one file images.npy with "
+        "the output of the network, float32 [N, 3, H, W], about -1 to 1. Sheets are always PNG.",
     ),
     switch(
         "--save-latents",
         "--vis-latents",
-        help="Also save latents.npy for --latents: float32 [N, m+1, w] in the order of the images; with "
-        "--space w, what was given.",
+        help="Also save latents.npy for --latents: float32 [N, m+1, w] in the order of the images; with --space w, "
+        "what was given.",
     ),
     switch(
         "--grid",

@@ -222,11 +222,8 @@ def _architecture(config: ModelConfig) -> str:
 
 def _parameters(counts: Mapping[str, int]) -> dict[str, int]:
     """The number of parameters of each kind of network in the file."""
-    generators = [counts[name] for name in ("ema", "generator") if name in counts]
-    return {
-        **({"generator": generators[0]} if generators else {}),
-        **({"discriminator": counts["discriminator"]} if "discriminator" in counts else {}),
-    }
+    found = {"generator": counts.get("ema", counts.get("generator")), "discriminator": counts.get("discriminator")}
+    return {name: count for name, count in found.items() if count is not None}
 
 
 def _scores(file: Path, digest: str) -> dict[str, dict[str, Any]]:

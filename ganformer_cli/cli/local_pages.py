@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,10 +24,13 @@ page_options = combined(
 
 
 @contextlib.contextmanager
-def until_interrupted() -> Iterator[None]:
-    """Ctrl+C ends the block, and is the normal way to end it; other signals end the command with their status."""
+def local_server(routes: Mapping[str, Callable[..., Any]], port: int) -> Iterator[LocalServer]:
+    """A server for the block. Ctrl+C is the normal way to end it; other signals end the command with their status."""
+    from ganformer_cli.web.server import LocalServer
+
     try:
-        yield
+        with LocalServer(routes, port, lambda text: echo(text, err=True, lines=True)) as server:
+            yield server
     except StopSignal:
         raise
     except KeyboardInterrupt:

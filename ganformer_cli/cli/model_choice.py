@@ -104,38 +104,29 @@ data_dir_option = folder_option("--data-dir", default="datasets", help="Folder o
 
 
 def named_model(model: str, option: str, *, offline: bool) -> Path:
-    """The snapshot file that ``option`` names: in a run folder, a file, or published.
+    """The snapshot file that ``option`` names: in a run folder, a file, or published, ``gdrive:…`` or ``hf:…``.
+
+    What is published is downloaded, with a progress bar, if it is not in the cache.
 
     Raises:
         SnapshotError, ConfigError: there is none of that name.
         DownloadError: it cannot be downloaded.
     """
     from ganformer_cli.checkpoints.run_folder import resolve_model
-
-    if model.startswith((GDRIVE, HUB)):
-        return download_model(model, option, offline=offline)
-    return resolve_model(model, option)
-
-
-def download_model(name: str, option: str, *, offline: bool) -> Path:
-    """A published model, ``gdrive:…`` or ``hf:…``, downloaded with a progress bar if it is not in the cache.
-
-    Raises:
-        SnapshotError, ConfigError: there is none of that name.
-        DownloadError: it cannot be downloaded.
-    """
     from ganformer_cli.downloads.hub import fetch_hub, parse_hub_address
     from ganformer_cli.original_snapshots import fetch_snapshot
 
+    if not model.startswith((GDRIVE, HUB)):
+        return resolve_model(model, option)
     with ProgressBar() as progress:
 
         def report(done: int, total: int | None) -> None:
-            progress.show_bytes(name.partition(":")[2], done, total)
+            progress.show_bytes(model.partition(":")[2], done, total)
 
-        if name.startswith(HUB):
-            address = parse_hub_address(name, option)
+        if model.startswith(HUB):
+            address = parse_hub_address(model, option)
             return fetch_hub(address, offline=offline, progress=report, notice=warn)
-        return fetch_snapshot(name, offline=offline, progress=report)
+        return fetch_snapshot(model, offline=offline, progress=report)
 
 
 def run_of(snapshot: Path) -> Path | None:

@@ -67,8 +67,8 @@ catalogue_options = combined(*map(_catalogue_option, CATALOGUE_FLAGS))
 @option(
     "--labels",
     metavar="folders|none|FILE",
-    help="Source of the labels: the names of the sub-folders, or a .npy, .csv or .json file.  [default: "
-    "labels in the source, such as a dataset.json]",
+    help="Source of the labels: the names of the sub-folders, or a .npy, .csv or .json file.  [default: labels in the "
+    "source, such as a dataset.json]",
 )
 @switch("--strict", help="Treat an image that cannot be used as an error.")
 @section("Data set")
@@ -78,8 +78,8 @@ catalogue_options = combined(*map(_catalogue_option, CATALOGUE_FLAGS))
     "--resolution",
     type=int,
     metavar="PIXELS",
-    help="Longer side of the images, a power of two.  [default: the largest, up to 256, that nine in ten "
-    "images reach; 256 for the catalogue]",
+    help="Longer side of the images, a power of two.  [default: the largest, up to 256, that nine in ten images "
+    "reach; 256 for the catalogue]",
 )
 @option("--ratio", type=float, metavar="NUMBER", help="Height / width.  [default: 1, or that of the catalogue]")
 @choice_option(
@@ -94,8 +94,8 @@ catalogue_options = combined(*map(_catalogue_option, CATALOGUE_FLAGS))
     "--value-range",
     type=ReadType("range", read_value_range),
     metavar="LOW,HIGH",
-    help="For more than 8 bits per channel: the values that become black and white, such as 0,4095 for 12"
-    " bits.  [default: 0,65535; for floating point 0,1]",
+    help="For more than 8 bits per channel: the values that become black and white, such as 0,4095 for 12 bits.  "
+    "[default: 0,65535; for floating point 0,1]",
 )
 @switch("--overwrite", help="Replace an existing data set of this name.")
 @option(

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ganformer_cli import config as settings
+from ganformer_cli.cli import train_run
 from ganformer_cli.cli.completion import complete_runs
 from ganformer_cli.cli.config_file import config_text
 from ganformer_cli.cli.devices import check_precision, gpus_option, pick_devices, processes_option
@@ -30,16 +31,6 @@ from ganformer_cli.cli.output import VERBOSITY, echo
 from ganformer_cli.cli.train_compatibility import compatibility_options
 from ganformer_cli.cli.train_options import setting_options
 from ganformer_cli.cli.train_plan import show_plan
-from ganformer_cli.cli.train_run import (
-    check_count,
-    check_resume_from,
-    end,
-    fetch_needed_networks,
-    launch,
-    report,
-    save_and_end,
-    use_cpu,
-)
 from ganformer_cli.cli.train_settings import baseline_name, chosen_settings, find_start, open_data
 from ganformer_cli.cli.verbosity import verbosity_options
 from ganformer_cli.config.names import check_name, valid_name
@@ -153,18 +144,11 @@ def command(
     from ganformer_cli.cli.main import Failure
 
     limit_spinning()
-    from ganformer_cli.training import distributed
+    from ganformer_cli.training import distributed, run_settings
     from ganformer_cli.training.launcher import run_workers, when_launcher_ends
     from ganformer_cli.training.opening import check_batch
-    from ganformer_cli.training.run_settings import (
-        network_settings,
-        pretrained_config,
-        reloaded_settings,
-        resolve,
-        resumed_config,
-    )
 
-    when_launcher_ends(save_and_end)
+    when_launcher_ends(train_run.save_and_end)
     if expname is not None:
         expname = check_name("--expname", expname)
     baseline = baseline_name(ctx)
@@ -172,22 +156,24 @@ def command(
     # Weaker than the data set's preset: the authors' CLEVR network is not quite their default one.
     defaults = settings.GANFORMER_DEFAULT if ctx.params.get("ganformer_default") else {}
     if reload:
-        expname, before = reloaded_settings(result_dir, expname)
+        expname, before = run_settings.reloaded_settings(result_dir, expname)
         options, defaults = {**before, **defaults, **options}, {}
     devices = pick_devices(gpus, training=True)
     launched = distributed.launched_world_size()
     count = launched or processes or len(devices)
     if not launched:
-        check_count(count, devices)
+        train_run.check_count(count, devices)
     device = distributed.local_device(devices, chosen=gpus is not None)
     on_cpu = device.type == "cpu"
     origin = find_start(options, offline=offline)
     if origin is not None and options.get("init_from") is not None:
-        options = {**network_settings(origin.config, options, baseline), **options}
+        options = {**run_settings.network_settings(origin.config, options, baseline), **options}
     dataset = open_data(options, data_dir, on_cpu=on_cpu)
-    config = resolve(options, dataset, baseline, data_dir, on_cpu=on_cpu, autotune=autotune, defaults=defaults)
+    config = run_settings.resolve(
+        options, dataset, baseline, data_dir, on_cpu=on_cpu, autotune=autotune, defaults=defaults
+    )
     if origin is not None and config.train.pretrained_pkl is not None:
-        config = pretrained_config(origin, config, given_options(ctx))
+        config = run_settings.pretrained_config(origin, config, given_options(ctx))
     check_precision(config.train.precision, devices)
     spelled = given_options(ctx).get("attention")
     # As it is asked for, so that the same command finds the same run; that of a given snapshot as files call it.
@@ -196,13 +182,13 @@ def command(
     name = expname or f"{valid_name(dataset.name, spare=_SPARE)}-{kind}"
     parallelism = None
     if on_cpu and not launched:
-        parallelism = use_cpu(config, name, result_dir, processes=processes, threads=threads, restart=restart)
+        parallelism = train_run.use_cpu(config, name, result_dir, processes=processes, threads=threads, restart=restart)
         count = parallelism.processes
     check_batch(config, count)
     if write_config is not None:
         write_output(write_config, config_text(config).encode("utf-8"), "--write-config")
     if resume_from is not None and not launched:
-        check_resume_from(result_dir, name, resume_from, restart=restart)
+        train_run.check_resume_from(result_dir, name, resume_from, restart=restart)
     if dry_run:
         show_plan(config, dataset, device, as_json=as_json, measured=True, parallelism=parallelism)
         return
@@ -223,9 +209,11 @@ def command(
             )
             if resume:
                 begun = config
-                config = group.run_on_rank0(lambda: resumed_config(begun, folder, options, attention=spelled, say=say))
-            fetch_needed_networks(config, group, offline=offline)
-            result = launch(
+                config = group.run_on_rank0(
+                    lambda: run_settings.resumed_config(begun, folder, options, attention=spelled, say=say)
+                )
+            train_run.fetch_needed_networks(config, group, offline=offline)
+            result = train_run.launch(
                 config, dataset, folder, device,
                 resume=resume, override=override, quiet=as_json, origin=origin, group=group, max_minutes=max_minutes,
                 parallelism=parallelism, tensorboard=tensorboard or summarize, wandb=wandb,
@@ -236,11 +224,11 @@ def command(
         if not distributed.launched_world_size():
             raise
         Failure(ctx.command_path, str(error)).show()
-        end(1)
+        train_run.end(1)
     if group.is_main:
-        report(result, as_json=as_json, rewound=resume_from is not None)
+        train_run.report(result, as_json=as_json, rewound=resume_from is not None)
     # torchrun takes any other status for a failure, and would restart the run at once.
     status = 0 if result.finished or result.time_is_up or distributed.will_be_restarted() else STOPPED
     if group.world_size > 1:
-        end(status)
+        train_run.end(status)
     ctx.exit(status)

@@ -25,15 +25,9 @@ def show_plan(
     measured: bool = False,
     parallelism: Parallelism | None = None,
 ) -> None:
-    """Print what is trained and how.
+    """Print what is trained and how; if ``measured``, also what it costs, from a few training steps.
 
-    Args:
-        config: of the run.
-        dataset: the real images.
-        device: where it is trained.
-        as_json: print one JSON object.
-        measured: also an estimate of time and memory, from a few training steps.
-        parallelism: processes and threads on the CPU, where they are to be printed.
+    ``parallelism`` is that of the CPU, where it is to be printed.
     """
     import torch
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from ganformer_cli.cli.local_pages import page_options, serve_page, until_interrupted
+from ganformer_cli.cli.local_pages import local_server, page_options, serve_page
 from ganformer_cli.cli.options import GroupedCommand
-from ganformer_cli.cli.output import echo
 from ganformer_cli.cli.runs import existing_folder
 
 
@@ -20,12 +19,8 @@ def command(folder: Path, port: int, open_browser: bool, as_json: bool) -> None:
 
     The page refreshes by itself. Only this machine can open it, and only with the address that is printed.
     """
-    from ganformer_cli.web.server import LocalServer
     from ganformer_cli.web.watch import Watcher
 
     watcher = Watcher(existing_folder(folder))
-    with (
-        until_interrupted(),
-        LocalServer(watcher.routes, port, lambda text: echo(text, err=True, lines=True)) as server,
-    ):
+    with local_server(watcher.routes, port) as server:
         serve_page(server, "watch", open_browser=open_browser, as_json=as_json)
