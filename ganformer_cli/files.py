@@ -166,6 +166,19 @@ def atomic_open(path: Path) -> Iterator[IO[bytes]]:
             remove(temporary, warn=quietly)
 
 
+def folder_extent(folder: Path) -> tuple[int, int]:
+    """How many files are in a folder and below, and their bytes; what goes away meanwhile does not count."""
+    files = size = 0
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        try:
+            state = path.lstat()
+        except OSError:
+            continue
+        if not path.is_dir():
+            files, size = files + 1, size + state.st_size
+    return files, size
+
+
 def remove_parts(path: Path) -> None:
     """Remove what kills left of attempts to write ``path``; nobody else may be writing it now."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):

@@ -9,7 +9,7 @@ import click
 
 from ganformer_cli.cli.options import GroupedCommand, json_option, option, path_option, section, warn
 from ganformer_cli.cli.output import echo, echo_json, echo_table
-from ganformer_cli.files import MIB, remove
+from ganformer_cli.files import MIB, folder_extent, remove
 from ganformer_cli.resources import CACHE_FOLDERS, DOWNLOADS, cache_folder
 
 _DATASETS = "downloads"  # what the downloaded archives of data sets are called here
@@ -40,7 +40,7 @@ def command(names: tuple[str, ...], clear: bool, data_dir: Path, as_json: bool) 
     parts: list[dict[str, Any]] = []
     for name in dict.fromkeys(names or folders):
         folder, text = folders[name]
-        files, size = _extent(folder)
+        files, size = folder_extent(folder)
         cleared = clear and files > 0 and remove(folder, warn=warn)
         parts.append(
             {"name": name, "folder": str(folder), "holds": text, "files": files, "bytes": size, "cleared": cleared}
@@ -56,16 +56,3 @@ def command(names: tuple[str, ...], clear: bool, data_dir: Path, as_json: bool) 
     if clear:
         freed = sum(part["bytes"] for part in parts if part["cleared"])
         echo(f"deleted: {freed / MIB:.1f} MiB")
-
-
-def _extent(folder: Path) -> tuple[int, int]:
-    """How many files are in a folder and below, and their bytes; what goes away meanwhile does not count."""
-    files = size = 0
-    for path in folder.rglob("*") if folder.is_dir() else ():
-        try:
-            state = path.lstat()
-        except OSError:
-            continue
-        if not path.is_dir():
-            files, size = files + 1, size + state.st_size
-    return files, size

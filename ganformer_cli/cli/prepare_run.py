@@ -10,7 +10,7 @@ from ganformer_cli.cli.prepare_jobs import CatalogueSet, OwnImages, PrepareJob, 
 from ganformer_cli.cli.prepare_report import report_verified, summarise, warn_of_empty_classes, warn_of_unused_range
 from ganformer_cli.cli.progress import ProgressBar
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import MIB
+from ganformer_cli.files import MIB, folder_extent
 
 if TYPE_CHECKING:
     from ganformer_cli.data.prepare.acquire import AcquiredArchive
@@ -122,17 +122,12 @@ def _acquire(
     progress.message(f"licence: {entry.licence}{f' ({entry.homepage})' if entry.homepage else ''}")
     if settings.from_file is not None:
         return acquire_file(entry, settings.from_file, check=settings.check, format=settings.format, progress=report)
-    output = estimated_output(entry, options)
-    output = max(0, output - _bytes_in(settings.data_dir / f".{job.name}.part"))
+    _, there = folder_extent(settings.data_dir / f".{job.name}.part")
+    output = max(0, estimated_output(entry, options) - there)
     return acquire(
         entry, settings.data_dir, choice=settings.choice, output=output, progress=report,
         notice=progress.message,
     )  # fmt: skip
-
-
-def _bytes_in(folder: Path) -> int:
-    """Bytes of the files in a folder and below; what goes away meanwhile does not count."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
 
 
 def verify_set(word: str, data_dir: Path, *, as_json: bool) -> None:
