@@ -177,7 +177,7 @@ def join_booleans(args: Iterable[str], params: Iterable[click.Parameter]) -> lis
 
 
 def option(*names: str, rare: bool = False, **attributes: Any) -> Callable[[F], F]:
-    """``click.option`` in a section of the help; ``rare`` ones are shown by ``--help-all`` only."""
+    """``click.option`` in the section of the heading above it, or of ``group``; ``--help-all`` alone shows ``rare`` ones."""
     return click.option(*names, cls=GroupedOption, rare=rare, **attributes)
 
 
