@@ -177,7 +177,7 @@ def join_booleans(args: Iterable[str], params: Iterable[click.Parameter]) -> lis
 
 
 def option(*names: str, rare: bool = False, **attributes: Any) -> Callable[[F], F]:
-    """``click.option`` in the section of the heading above it, or of ``group``; ``--help-all`` alone shows ``rare`` ones."""
+    """``click.option`` in the section of the heading above, or ``group``; ``rare`` ones are in ``--help-all`` only."""
     return click.option(*names, cls=GroupedOption, rare=rare, **attributes)
 
 

@@ -123,6 +123,7 @@ def command(
             warn(f"{image.file}: {image.fitted}")
     if film is not None:
         check_film(film, FRAMES, height, 2 * width)
+    batch = batch_size or DEFAULT_BATCH
     settings = ProjectionSettings(steps, seed, random_starts, optimize_noise=noise == "optimized")
     distance = open_image_distance(choice, device)
     folder = ProjectionFolder(
@@ -131,7 +132,7 @@ def command(
             "model": sha256_of(file),
             "images": [sha256_of(image.file) for image in fitted],
             **{"steps": steps, "seed": seed, "distance": distance.name, "noise": noise, "random_starts": random_starts},
-            **{"fit": fit, "maps": maps, "film": film, "batch_size": batch_size or DEFAULT_BATCH},
+            **{"fit": fit, "maps": maps, "film": film, "batch_size": batch},
         },
         overwrite=overwrite,
     )
@@ -142,7 +143,6 @@ def command(
             echo(f"distance: {why}", err=True)
         frames = 0 if film is None else FRAMES
         with ProgressBar() as progress, stop_requested(_say_saving) as stopping:
-            batch = batch_size or DEFAULT_BATCH
             progress.start(count_steps(fitted, settings, batch), "steps", "projecting")
             found = project_images(
                 generator, fitted, distance, settings, folder,
