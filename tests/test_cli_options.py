@@ -17,10 +17,13 @@ from ganformer_cli.cli.option_types import SEEDS
 from ganformer_cli.cli.options import (
     GroupedCommand,
     boolean_option,
+    collected,
+    combined,
     given_options,
     ignored_option,
     option,
     section,
+    switch,
 )
 from ganformer_cli.errors import ConfigError
 
@@ -106,6 +109,37 @@ def test_boolean_options_have_synonyms_and_may_be_left_open(line: str, mirror: b
 def test_wrong_boolean() -> None:
     assert "'maybe' is not a valid boolean" in run("--style=maybe").stderr
     assert "No such option '--no-size'" in run("--no-size").stderr
+
+
+# ----- Several options at once -----
+
+
+def test_a_heading_is_the_section_of_what_lies_below_it_and_has_none() -> None:
+    @click.command("try", cls=GroupedCommand)
+    @section("Model")
+    @option("--depth", help="Depth.")
+    @combined(section("Data"), option("--size", help="A size."), option("--ratio", group="Image", help="A ratio."))
+    def headed(**values: Any) -> None:
+        pass
+
+    found = {parameter.opts[0]: getattr(parameter, "group", None) for parameter in headed.params}
+    assert found == {
+        "--depth": "Model", "--size": "Data", "--ratio": "Image", "--config": "Configuration",
+    }  # fmt: skip
+
+
+def test_collected_options_reach_the_command_as_one_value_and_count_as_given() -> None:
+    @click.command("try", cls=GroupedCommand)
+    @collected("place", option("--folder", default="results"), switch("--new-folder"), into=lambda **given: given)
+    @option("--size", type=int)
+    @click.pass_context
+    def collecting(ctx: click.Context, **values: Any) -> dict[str, Any]:
+        return {**values, "given": sorted(given_options(ctx))}
+
+    found = collecting.main(["--new-folder", "--size", "3"], standalone_mode=False)
+    assert found == {
+        "place": {"folder": "results", "new_folder": True}, "size": 3, "given": ["new_folder", "size"],
+    }  # fmt: skip
 
 
 # ----- What the user gave -----
