@@ -526,20 +526,20 @@ def test_a_run_of_an_earlier_version_keeps_what_use_pos_meant(
     ganformer: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It took away the image's positions, too; the same command goes on with such a run."""
-    from ganformer_cli.cli import train
+    from ganformer_cli.training import run_settings
 
     line: tuple[str, ...] = ("train", "--use-pos", "False")
     line += ("--resolution", "32", "--channel-max", "8", "--channel-base", "128")
     line += ("--components-num", "2", "--latent-size", "16", "--batch-size", "4", "--mapping-num-layers", "2")
     line += ("--metrics", "none", "--vis-num", "2", "--train-images-num", "8", "--expname", "old")
-    resolve = train.resolve
+    resolve = run_settings.resolve
 
     def as_earlier(*args: Any, **more: Any) -> RunConfig:
         config = resolve(*args, **more)
         return dataclasses.replace(config, model=dataclasses.replace(config.model, image_positions=False))
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "resolve", as_earlier)
+        patch.setattr(run_settings, "resolve", as_earlier)
         assert ganformer(*line, "--total-kimg", "0.004").exit_code == 0
     path = Path("results/old-000/config.json")
     config = json.loads(path.read_text(encoding="utf-8"))
