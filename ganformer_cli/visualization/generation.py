@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from ganformer_cli.errors import OutputError
 from ganformer_cli.files import Warn, ensure_writable_folder
-from ganformer_cli.models import Generator
+from ganformer_cli.sampling import Generator
 from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
 from ganformer_cli.sampling.image_writer import ImageJob
 from ganformer_cli.visualization.figures import (
