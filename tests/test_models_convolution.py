@@ -78,6 +78,39 @@ def test_gradients_of_small_images_by_products_are_torchs(
         torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
+@pytest.mark.parametrize("numbers", [1, 300, 2**20])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_gradients_by_strips_are_torchs(
+    shape: dict, size: int, memory_format: torch.memory_format, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one row, of some, and of whole images."""
+    monkeypatch.setattr(convolution, "STRIP_NUMBERS", numbers)
+    x, weight, _ = operands(size, shape["transposed"])
+    x = x.detach().contiguous(memory_format=memory_format)
+    y = plain(x, weight, **shape)
+    gradient = y.detach().cos().contiguous(memory_format=memory_format)
+    (exact,) = torch.autograd.grad(y, weight, gradient)
+    found = convolution.weight_gradient_by_strips(gradient, x, weight.detach(), convolution.ConvShape(**shape))
+    torch.testing.assert_close(found, exact)
+
+
+def test_a_network_takes_strips_where_they_are_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And both ways agree to rounding."""
+    torch.manual_seed(5)
+    x = torch.randn(2, 32, 65, 65).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(40, 32, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = []
+    for used in (True, False):
+        monkeypatch.setattr(convolution, "USE_WINOGRAD", used)
+        y = conv2d(x, weight, stride=2)
+        found.append(torch.autograd.grad(y, [x, weight], y.detach().cos()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=0.02)
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        assert not torch.equal(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize(("shape", "size"), SHAPES)
 def test_an_empty_batch_gives_an_empty_batch(shape: dict, size: int) -> None:
     x, weight, weights = operands(size, shape["transposed"])
