@@ -52,7 +52,7 @@ def test_a_curve_goes_through_its_points() -> None:
 @pytest.mark.slow
 def test_an_svg_has_axes_legend_and_spread_and_is_the_same_each_time() -> None:
     lines = [Line("duplex", [1, 2], [3.0, 2.0], [0.5, 0.4]), Line("simplex", [1, 2], [4.0, 3.0])]
-    panels = [LinePanel("SWD", lines, floor=1.0, y_label="SWD, lower is better")] * 4
+    panels = [LinePanel("SWD", lines, floor=1.0, x_label="kimg", y_label="SWD, lower is better")] * 4
     chart = draw_chart(panels, "svg")
     assert chart == draw_chart(panels, "svg")
     comments = set(re.findall(r"<!-- (.*?) -->", chart.decode()))

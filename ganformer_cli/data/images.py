@@ -280,11 +280,15 @@ def _grey_as_8_bits(image: Image.Image, value_range: ValueRange | None) -> Image
     values = np.asarray(image)
     is_float = image.mode == "F"
     if value_range is None and not (values.min() >= 0 and values.max() <= (1 if is_float else 65535)):  # nan fails too
-        why = (
-            "floating-point numbers outside 0 to 1; say what they mean" if is_float
-            else "32-bit numbers, whose range is not known; say it"
-        )  # fmt: skip
-        raise UnusableImageError(f"{why} with --value-range LOW,HIGH, or convert it to 8 or 16 bits")
+        if is_float:
+            raise UnusableImageError(
+                "floating-point numbers outside 0 to 1; say what they mean with --value-range LOW,HIGH, "
+                "or convert it to 8 or 16 bits"
+            )
+        raise UnusableImageError(
+            "32-bit numbers, whose range is not known; say it with --value-range LOW,HIGH, "
+            "or convert it to 8 or 16 bits"
+        )
     if value_range is None and is_float:
         grey = np.floor(values * 255 + 0.5).astype(np.uint8)
     else:
