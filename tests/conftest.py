@@ -141,14 +141,15 @@ def numbered_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 
 
 @pytest.fixture(autouse=True)
-def own_folder(numbered_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_folder(numbered_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Each test starts in an empty folder, so that nothing that it writes by default lands in the checkout."""
-    folder = next(numbered_folders)
+    folder, cache = next(numbered_folders), next(numbered_folders)
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("GANFORMER_CACHE", str(next(numbered_folders)))
+    monkeypatch.setenv("GANFORMER_CACHE", str(cache))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
-    return folder
+    yield folder
+    shutil.rmtree(cache / "scenes", ignore_errors=True)  # up to 30 MiB, where a file has no holes
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def test_a_network_takes_strips_where_they_are_quicker(monkeypatch: pytest.Monke
     weight = torch.randn(40, 32, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
     found = []
     for used in (True, False):
-        monkeypatch.setattr(convolution, "USE_WINOGRAD", used)
+        monkeypatch.setattr(convolution, "TORCH_ALONE", not used)
         y = conv2d(x, weight, stride=2)
         found.append(torch.autograd.grad(y, [x, weight], y.detach().cos()))
     for one, other in zip(*found, strict=True):

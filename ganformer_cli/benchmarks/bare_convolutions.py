@@ -82,14 +82,12 @@ class _Recorder(TorchDispatchMode):
 
 def record(call: Callable[[], object]) -> Counter[Convolution]:
     """The networks' convolutions in ``call``, and how often each is made."""
-    # All are to be made by torch, gradients too.
-    before = convolution.MAX_PRODUCT_POSITIONS, convolution.USE_WINOGRAD
-    convolution.MAX_PRODUCT_POSITIONS, convolution.USE_WINOGRAD = 0, False
+    before, convolution.TORCH_ALONE = convolution.TORCH_ALONE, True
     try:
         with _Recorder() as recorder:
             call()
     finally:
-        convolution.MAX_PRODUCT_POSITIONS, convolution.USE_WINOGRAD = before
+        convolution.TORCH_ALONE = before
     return recorder.calls
 
 

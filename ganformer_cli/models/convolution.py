@@ -32,8 +32,8 @@ POINTWISE = ConvShape()
 #: What Winograd's filtering computes.
 PADDED = ConvShape(1, 1)
 
-#: Whether 3×3 convolutions may have fewer products than torch's: measurements switch it off, and strips with it.
-USE_WINOGRAD = True
+#: Whether torch makes all convolutions and their gradients, also where our own ways are quicker: for measurements.
+TORCH_ALONE = False
 #: Where torch has AVX2 alone, the gradient by the weight of a convolution that resamples is made strip by strip, from
 #: as many positions on: both gradients take a third of the time (AMD EPYC, 128 to 512 channels), and as long at 16×16.
 MIN_STRIP_POSITIONS = 32**2
@@ -203,7 +203,8 @@ def _convolution(x: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:
 
 def _is_winograd(x: Tensor, weight: Tensor, shape: ConvShape) -> bool:
     """Whether Winograd's filtering computes a convolution or its gradients; ``x`` is their input."""
-    return USE_WINOGRAD and shape == PADDED and weight.shape[2:] == (3, 3) and winograd.is_winograd_quicker(x, weight)
+    fits = shape == PADDED and weight.shape[2:] == (3, 3)
+    return fits and not TORCH_ALONE and winograd.is_winograd_quicker(x, weight)
 
 
 def _gradients(
@@ -213,11 +214,12 @@ def _gradients(
     if _is_winograd(gradient, weight, shape):
         by_x = winograd.winograd_input_gradient(gradient, weight) if wanted[0] else None
         return by_x, winograd.winograd_weight_gradient(x, gradient) if wanted[1] else None
-    if wanted[1] and not torch.is_grad_enabled() and _is_product_quicker(gradient, x, shape):
-        return gradients_by_products(gradient, x, weight, shape, wanted)
-    if wanted[1] and not torch.is_grad_enabled() and _are_strips_quicker(gradient, x, weight, shape):
-        by_x = _gradients(gradient, x, weight, shape, (True, False))[0] if wanted[0] else None
-        return by_x, weight_gradient_by_strips(gradient, x, weight, shape)
+    if wanted[1] and not TORCH_ALONE and not torch.is_grad_enabled():
+        if _is_product_quicker(gradient, x, shape):
+            return gradients_by_products(gradient, x, weight, shape, wanted)
+        if _are_strips_quicker(gradient, x, weight, shape):
+            by_x = _gradients(gradient, x, weight, shape, (True, False))[0] if wanted[0] else None
+            return by_x, weight_gradient_by_strips(gradient, x, weight, shape)
     stride, padding = [shape.stride] * 2, [shape.padding] * 2
     by_x, by_weight, _ = torch.ops.aten.convolution_backward.default(
         gradient, x, weight, None, stride, padding, [1, 1], shape.transposed, [0, 0], 1, [*wanted, False]
@@ -236,7 +238,7 @@ def _are_strips_quicker(gradient: Tensor, x: Tensor, weight: Tensor, shape: Conv
     positions = (x if shape.transposed else gradient).shape[2:].numel()
     large = positions >= MIN_STRIP_POSITIONS and min(weight.shape[:2]) >= winograd.MIN_CHANNELS
     usual = x.device.type == "cpu" and x.dtype is torch.float32 and weight.dtype is torch.float32
-    return USE_WINOGRAD and shape.stride > 1 and large and usual and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return shape.stride > 1 and large and usual and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def weight_gradient_by_strips(gradient: Tensor, x: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:

@@ -38,9 +38,8 @@ class KeptImages:
     def __init__(self, name: str, count: int, shape: tuple[int, int, int]) -> None:
         self.name, self.shape = name, shape
         self.image_bytes = int(np.prod(shape))
-        self.file_bytes = count * (_HEADER + self.image_bytes)
         self._file: BinaryIO | None = None
-        self._is_usable = self.file_bytes <= MAX_BYTES
+        self._is_usable = count * (_HEADER + self.image_bytes) <= MAX_BYTES
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_file": None}
@@ -85,8 +84,7 @@ class KeptImages:
             try:
                 path = cache_folder() / FOLDER / f"{self.name}.images"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileExistsError), path.open("xb") as new:
-                    new.truncate(self.file_bytes)
+                path.touch()
                 self._file = path.open("r+b", buffering=0)
             except (OSError, GanformerError):
                 self._is_usable = False
