@@ -29,3 +29,8 @@ class DownloadError(GanformerError):
 
 class OutputError(GanformerError):
     """A file or folder cannot be written."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest that those of libraries have; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -359,7 +359,7 @@ def tiny() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def inception_weights() -> dict[str, Any]:
     """Random weights of the Inception network, with which it tells pictures apart."""
-    from ganformer_cli.benchmarks.scoring import random_weights
     from ganformer_cli.metrics.inception import Inception
+    from tests.random_weights import random_weights
 
     return random_weights(Inception.shapes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def in_place_of_training(monkeypatch: pytest.MonkeyPatch, program: str) -> list[
 def test_both_are_timed_by_the_log_and_nothing_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
     started = in_place_of_training(monkeypatch, FAKE)
     (case,) = busy.busy_cases(Conditions(), quick=True)
-    with case.build() as contenders:
+    with contextmanager(case.build)() as contenders:
         assert [contender.name for contender in contenders] == ["", busy.UNDISTURBED]
         for contender in contenders:
             assert contender.sample() > 0.005
@@ -55,8 +56,8 @@ def test_both_are_timed_by_the_log_and_nothing_is_left_running(monkeypatch: pyte
 def test_a_training_that_ends_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     in_place_of_training(monkeypatch, "print('no room')")
     (case,) = busy.busy_cases(Conditions(), quick=True)
-    with pytest.raises(TrainingError, match="no room"), case.build():
-        pass
+    with pytest.raises(TrainingError, match="no room"):
+        next(case.build())
 
 
 def test_the_competitor_ends_with_its_standard_input(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganformer_cli.benchmarks import bare_convolutions as bare
-from ganformer_cli.benchmarks.bare_convolutions import Convolution, bare_convolutions, equivalents, record
+from ganformer_cli.benchmarks import networks
 from ganformer_cli.benchmarks.measuring import Conditions
+from ganformer_cli.benchmarks.networks import Convolution, bare_convolutions, equivalents, record
 from ganformer_cli.benchmarks.operators import contenders_for
 from ganformer_cli.models.convolution import conv2d
 
@@ -119,8 +119,8 @@ def test_bare_time_is_that_of_the_fastest_forms(monkeypatch: pytest.MonkeyPatch)
         alone = 1.0 if call.image[0] == 1 else 3.0
         return alone * (2 if memory_format is torch.channels_last else 1)
 
-    monkeypatch.setattr(bare, "seconds_alone", seconds)
-    monkeypatch.setattr(bare, "record", lambda run: run())
+    monkeypatch.setattr(networks, "seconds_alone", seconds)
+    monkeypatch.setattr(networks, "record", lambda run: run())
     sampled: list[tuple[Convolution, torch.memory_format]] = []
     contender = bare_convolutions(lambda: {EACH: 4, PLAIN: 2}, 4, Conditions())
     # Four alone take 4 seconds, all four at once 3; of the other there is only one form.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from click.testing import Result
 from ganformer_cli.benchmarks import curve, networks, operators
 from ganformer_cli.benchmarks.measuring import Conditions, measure
 from ganformer_cli.benchmarks.networks import training_cases
-from ganformer_cli.benchmarks.operators import LayerSizes
+from ganformer_cli.benchmarks.operators import LayerInputs
 from ganformer_cli.config import RunConfig
 from ganformer_cli.operators import native
 
@@ -128,13 +129,13 @@ def test_dense_attention_is_left_out_where_it_does_not_fit_and_that_is_said(monk
     small, large = curve.curve_cases(Conditions(), (8, 32))
     assert (small.what, large.what) == ("simplex, 8x8", "simplex, 32x32; dense needs 0 GiB and is left out")
     for case, names in ((small, ["", *curve.FORMS]), (large, ["", curve.PER_PIXEL])):
-        with case.build() as contenders:
+        with contextmanager(case.build)() as contenders:
             assert [contender.name for contender in contenders] == names
 
 
 def test_the_per_pixel_form_computes_the_same() -> None:
-    with curve.build_forms(Conditions(), LayerSizes(images=1, side=4, features=16)) as (ours, per_pixel, _):
-        torch.testing.assert_close(per_pixel.call(), ours.call(), rtol=1e-4, atol=1e-4)
+    ours, per_pixel, _ = next(curve.build_forms(LayerInputs(Conditions(), images=1, side=4, features=16)))
+    torch.testing.assert_close(per_pixel.call(), ours.call(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -175,7 +176,7 @@ def test_sides_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch, small: Run
         monkeypatch.setattr(losses, name, noting)
     happened = []
     for case in training_cases(Conditions(), small):
-        with case.build() as (run, *_):
+        with contextmanager(case.build)() as (run, *_):
             for _ in range(2):  # a second step of the same kind is one of the same kind
                 seen.clear()
                 run.call()
@@ -192,7 +193,7 @@ def test_step_is_a_whole_one(monkeypatch: pytest.MonkeyPatch, small: RunConfig) 
         return made[-1]
 
     monkeypatch.setattr(networks, "GANTrainer", make)
-    with training_cases(Conditions(), small)[0].build() as (run, *_):
+    with contextmanager(training_cases(Conditions(), small)[0].build)() as (run, *_):
         parts = (made[0].generator, made[0].discriminator, made[0].ema)
         before = [[parameter.clone() for parameter in network.parameters()] for network in parts]
         run.call()
@@ -250,7 +251,7 @@ def test_build_times_are_of_an_empty_cache_and_of_a_full_one(monkeypatch: pytest
     monkeypatch.setattr(operators, "seconds_to_load", seconds)
     monkeypatch.setattr(operators, "in_fresh_process", lambda function: function())
     (case,) = operators.build_cases()
-    row = measure(case, Conditions(repeats=3, seconds=0.0), "native")
+    row = measure(case, Conditions(repeats=3, seconds=0.0), {})
     assert (row["ms"], row["ms_median"], row["against"]["building them"]["ms"]) == (250.0, 250.0, 1000.0)
     assert [full for _, full in seen].count(False) == 1 + 3
     assert not any(folder.exists() for folder, _ in seen)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganformer_cli.benchmarks.scoring import random_weights
 from ganformer_cli.metrics.dino import DinoV2, VitSizes
 from ganformer_cli.metrics.features import FeatureNetwork
+from tests.random_weights import random_weights
 
 SMALL = VitSizes(width=32, blocks=3, heads=4)
 Weights = dict[str, Tensor]

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganformer_cli.benchmarks.scoring import load_fidelity as load
-from ganformer_cli.benchmarks.scoring import random_weights
+from ganformer_cli.benchmarks.images import load_fidelity as load
 from ganformer_cli.metrics.features import FeatureNetwork, LearnedDistance
 from ganformer_cli.metrics.frechet import frechet_distance
 from ganformer_cli.metrics.inception import Inception
@@ -22,6 +21,7 @@ from ganformer_cli.metrics.kernel_distance import kernel_distance
 from ganformer_cli.metrics.manifold import precision_recall
 from ganformer_cli.metrics.statistics import GaussianStatistics
 from ganformer_cli.metrics.vgg import Lpips, Vgg16
+from tests.random_weights import random_weights
 
 Weights = dict[str, Tensor]
 

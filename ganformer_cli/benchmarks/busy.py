@@ -47,7 +47,6 @@ def busy_cases(conditions: Conditions, *, quick: bool) -> list[Case]:
     return [Case(what=what, images=images, build=partial(build_busy, QUICK_OPTIONS if quick else (), images))]
 
 
-@contextlib.contextmanager
 def build_busy(options: Sequence[str], images: int) -> Contenders:
     """A run with these options, of which a sample is so many images."""
     with _training(options) as training:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 
 from ganformer_cli.benchmarks.measuring import Case, Conditions, Contender, Contenders
-from ganformer_cli.benchmarks.operators import LayerSizes, OperatorInputs, layer_call, with_gradients
+from ganformer_cli.benchmarks.operators import LayerInputs, layer_call, with_gradients
 from ganformer_cli.files import MIB
 from ganformer_cli.memory import free_memory_mib
 from ganformer_cli.models.attention import SelfAttention
+from ganformer_cli.operators import native
 from ganformer_cli.visualization.charts import Line, LinePanel
 
 SIDES = (8, 16, 32, 64, 128, 256)
@@ -33,23 +33,21 @@ def curve_cases(conditions: Conditions, sides: Sequence[int] = SIDES) -> list[Ca
         needed = _MATRICES * 4 * side**4 / MIB
         fits = free is None or needed < free / 2
         what = f"simplex, {side}x{side}{'' if fits else f'; dense needs {needed / 1024:.0f} GiB and is left out'}"
-        build = partial(build_forms, conditions, LayerSizes(images=1, side=side), dense=fits)
+        build = partial(build_forms, LayerInputs(conditions, images=1, side=side), dense=fits)
         cases.append(Case(what=what, images=1, positions=side**2, build=build))
     return cases
 
 
-@contextmanager
-def build_forms(conditions: Conditions, sizes: LayerSizes, *, dense: bool = True) -> Contenders:
+def build_forms(given: LayerInputs, *, dense: bool = True) -> Contenders:
     """Our layer against the other forms."""
-    given = OperatorInputs(conditions, sizes)
     ours, per_pixel = (with_gradients(*layer_call(given, "simplex", per_pixel=each)) for each in (False, True))
     forms = [
         Contender(call=ours, takes_memory=True),
-        Contender(name=PER_PIXEL, call=per_pixel, backend="reference", takes_memory=True),
+        Contender(name=PER_PIXEL, call=native.use("reference")(per_pixel), takes_memory=True),
     ]
     if dense:
-        layer = SelfAttention(sizes.features).to(conditions.device).eval()
-        attend = torch.no_grad()(partial(layer, given.image(sizes.features)))
+        layer = SelfAttention(given.features).to(given.conditions.device).eval()
+        attend = torch.no_grad()(partial(layer, given.image(given.features)))
         forms.append(Contender(name=DENSE, call=attend, takes_memory=True))
     yield forms
 

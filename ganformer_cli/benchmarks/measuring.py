@@ -6,14 +6,13 @@ all of them. A ratio is the median over the rounds, and its spread the quartiles
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import timer  # waits for the GPU
 
-from ganformer_cli.errors import ConfigError, GanformerError
-from ganformer_cli.memory import Peak, keep_large_blocks
+from ganformer_cli.errors import GanformerError
+from ganformer_cli.memory import TRAINING_MIB, Peak, keep_large_blocks
 from ganformer_cli.operators import native
 from ganformer_cli.operators.native import Backend
 from ganformer_cli.stop_signals import leave_to_parent
@@ -46,41 +45,30 @@ class Conditions:
     sample: float = 0.02  # seconds: a sample repeats its call until then, so that the clock's own cost vanishes
     threads: int | None = None  # of torch on the CPU; None: as many as it takes
     memory: bool = True  # is measured, too
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of images and features."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+    backend: Backend = "auto"  # of the operators
+    keep_mib: int = TRAINING_MIB  # largest blocks that are kept when they are freed
 
     @property
     def on_cuda(self) -> bool:
         """Whether it is a CUDA device."""
         return torch.device(self.device).type == "cuda"
 
-    def check(self) -> None:
-        """Raise ``ConfigError`` unless this machine has the device, and the device the precision."""
-        if self.precision == "tf32" and not self.on_cuda:
-            raise ConfigError("--precision tf32: only CUDA devices have it; choose fp32, bf16 or --device cuda")
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if self.on_cuda and (torch.device(self.device).index or 0) >= found:
-            there = f"finds {found} CUDA GPUs" if torch.version.cuda else "is built without CUDA"
-            raise ConfigError(f"--device {self.device}: torch {torch.__version__} {there} here; choose --device cpu")
-
     @contextmanager
     def apply(self) -> Iterator[None]:
-        """Inside, torch has these threads, this GPU and this precision of float32; afterwards its own again."""
-        threads = torch.get_num_threads()
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        tf32 = matmul.allow_tf32, cudnn.allow_tf32
-        try:
+        """Inside, torch has these threads, this GPU, precision of float32 and operators; afterwards its own again."""
+        keep_large_blocks(self.keep_mib)
+        with ExitStack() as before:
+            before.callback(torch.set_num_threads, torch.get_num_threads())
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
-            matmul.allow_tf32 = cudnn.allow_tf32 = self.precision != "fp32"
-            with torch.cuda.device(self.device) if self.on_cuda else contextlib.nullcontext():
-                yield
-        finally:
-            torch.set_num_threads(threads)
-            matmul.allow_tf32, cudnn.allow_tf32 = tf32
+            float32: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
+            for backend in float32:
+                before.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
+                backend.allow_tf32 = self.precision != "fp32"
+            if self.on_cuda:
+                before.enter_context(torch.cuda.device(self.device))
+            before.enter_context(native.use(self.backend))
+            yield
 
 
 @dataclass(kw_only=True)
@@ -90,7 +78,6 @@ class Contender:
     call: Callable[[], Any]
     name: str = ""  # of what a case is measured against
     clocks_itself: bool = False  # the call returns its seconds, for instance those of another process
-    backend: Backend = "auto"  # of the operators; auto: that of the case
     takes_memory: bool = False  # which is measured, too
     memory: Peak | None = None  # on a CPU of the whole process, on CUDA of all tensors
     kept: float | None = None  # bytes that are kept for the backward pass, as a share of the features' bytes
@@ -110,7 +97,7 @@ class Contender:
         return self.call() if self.clocks_itself else seconds_of(self.call, self.loops)
 
 
-#: What a builder yields: first what the case is about. It takes the memory, and tidies up when it is closed.
+#: What a generator yields, once: first what a case is about. It takes the memory, and tidies up when it is closed.
 Contenders = Iterator[list[Contender]]
 
 
@@ -120,7 +107,7 @@ class Case:
 
     what: str
     images: int  # that a call takes
-    build: Callable[[], AbstractContextManager[list[Contender]]]
+    build: Callable[[], Contenders]
     positions: int = 0  # its place on a curve
 
 
@@ -130,32 +117,26 @@ Cases = Callable[[], Sequence[Case]]
 def own_and_plain(call: Callable[[], Any], *, kept: float | None = None) -> list[Contender]:
     """A call of the operators as it is, and with the plain-torch ones."""
     own = Contender(call=call, takes_memory=True, kept=kept)
-    return [own, Contender(name=PLAIN, call=call, backend="reference", takes_memory=True)]
+    return [own, Contender(name=PLAIN, call=native.use("reference")(call), takes_memory=True)]
 
 
 @contextmanager
-def contenders_of(case: Case, backend: Backend) -> Contenders:
-    """The contenders of a case; inside, ``backend`` is that of the operators."""
-    torch.manual_seed(0)
-    with native.use(backend), case.build() as built:
-        found = [each for each in built if each.name != PLAIN or backend == "native"]
-        for each in found:
-            each.backend = backend if each.backend == "auto" else each.backend
-        yield found
+def contenders_of(case: Case, conditions: Conditions) -> Contenders:
+    """The contenders of a case, with the conditions applied; plain torch is one only of native operators."""
+    with conditions.apply():
+        torch.manual_seed(0)
+        with contextmanager(case.build)() as built:
+            yield [each for each in built if each.name != PLAIN or conditions.backend == "native"]
 
 
-def measure(
-    case: Case, conditions: Conditions, backend: Backend, memory: Mapping[str, Peak] | None = None
-) -> dict[str, Any]:
+def measure(case: Case, conditions: Conditions, memory: Mapping[str, Peak]) -> dict[str, Any]:
     """A line of the table: times in milliseconds, ratios with their quartiles, and memory in MiB.
 
-    ``memory`` is that of contenders by name, as ``memories`` has found it in another process; on CUDA it is measured
-    here.
+    ``memory`` is that of contenders by name, as ``memories`` has found it.
     """
-    with contenders_of(case, backend) as found:
+    with contenders_of(case, conditions) as found:
         for each in found:
-            here = each.takes_memory and conditions.memory and conditions.on_cuda
-            each.memory = memory_of(each, conditions) if here else (memory or {}).get(each.name)
+            each.memory = memory.get(each.name)
         time_in_turns(found, conditions)
         own, *others = found
         return {
@@ -203,8 +184,7 @@ def time_in_turns(contenders: Sequence[Contender], conditions: Conditions) -> No
     """
     for each in contenders:
         torch.manual_seed(0)
-        with native.use(each.backend):
-            each.warm_up(conditions.sample)
+        each.warm_up(conditions.sample)
     start, rounds = timer(), 0
     while rounds < conditions.repeats or timer() - start < conditions.seconds:
         if timer() - start >= LONG_CASE and 2 * rounds >= conditions.repeats:
@@ -214,8 +194,7 @@ def time_in_turns(contenders: Sequence[Contender], conditions: Conditions) -> No
         rounds += 1
         for each in [*contenders[first:], *contenders[:first]]:
             torch.manual_seed(rounds)
-            with native.use(each.backend):
-                each.samples.append(each.sample())
+            each.samples.append(each.sample())
 
 
 def seconds_of(call: Callable[[], object], loops: int = 1) -> float:
@@ -249,29 +228,19 @@ def kept_bytes(call: Callable[[], object], given: Iterable[Tensor]) -> int:
 
 def memory_of(contender: Contender, conditions: Conditions) -> Peak:
     """Memory at the worst moment of the second call: the first may set up what stays, as optimisers do."""
-    with native.use(contender.backend):
+    contender.call()
+    gc.collect()
+    with Peak(torch.device(conditions.device)) as peak:
         contender.call()
-        gc.collect()
-        with Peak(torch.device(conditions.device)) as peak:
-            contender.call()
     return peak
 
 
-def memories(cases: Cases, conditions: Conditions, backend: Backend, keep_mib: int) -> list[dict[str, Peak]]:
-    """Memory of contenders of each case by name, in this process, which is meant to be a new one.
-
-    Args:
-        cases: lists them.
-        conditions: under which.
-        backend: of the operators.
-        keep_mib: largest blocks that are kept when they are freed.
-    """
-    keep_large_blocks(keep_mib)
+def memories(cases: Cases, conditions: Conditions) -> list[dict[str, Peak]]:
+    """Memory of contenders of each case by name; on a CPU that of this process, which is meant to be a new one."""
     found = []
-    with conditions.apply():
-        for case in cases():
-            with contenders_of(case, backend) as contenders:
-                found.append({each.name: memory_of(each, conditions) for each in contenders if each.takes_memory})
+    for case in cases():
+        with contenders_of(case, conditions) as contenders:
+            found.append({each.name: memory_of(each, conditions) for each in contenders if each.takes_memory})
     return found
 
 
@@ -279,7 +248,7 @@ def in_fresh_process(function: Callable[[], _Answer]) -> _Answer:
     """What ``function`` returns in a new process of this program; both must be picklable.
 
     Raises:
-        GanformerError: it raised one, or the process ended without an answer.
+        GanformerError: it raised one, or the process ended without an answer. Other errors that it raised, as they are.
     """
     others = multiprocessing.active_children()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=leave_to_parent) as pool:
@@ -287,14 +256,7 @@ def in_fresh_process(function: Callable[[], _Answer]) -> _Answer:
             return pool.submit(function).result()
         except BrokenProcessPool:
             raise GanformerError("a process that measured ended without an answer; is there enough memory?") from None
-        except RuntimeError as error:  # of torch: not enough memory, for one
-            raise GanformerError(first_line(error)) from None
         except KeyboardInterrupt:  # what it still measures is of no use
             for process in set(multiprocessing.active_children()).difference(others):
                 process.kill()
             raise
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the rest that torch's have."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -7,7 +7,6 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,31 +29,25 @@ from ganformer_cli.benchmarks.measuring import (
 from ganformer_cli.config import Integration
 from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
 from ganformer_cli.models.positions import sinusoidal_positions
+from ganformer_cli.models.precision import HALF
 from ganformer_cli.operators import native
 from ganformer_cli.operators.attention import Keys, attention_means, bipartite_attention
 from ganformer_cli.operators.bias_act import bias_act
 from ganformer_cli.operators.upfirdn2d import binomial_filter, upfirdn2d
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerSizes:
-    """Sizes of what operators and layers are called with: by default those of a generator's 128 × 128 block."""
+@dataclass(frozen=True)
+class LayerInputs:
+    """Random tensors that operators and layers are called with: by default those of a generator's 128 × 128 block."""
 
+    conditions: Conditions
     images: int = 4
     side: int = 128  # n = side²
     channels: int = 128  # of bias_act and upfirdn2d
     features: int = 256  # d, of attention
     components: int = 16  # m
     component: int = 32  # w and p
-
-
-@dataclass(frozen=True)
-class OperatorInputs:
-    """Random tensors of these sizes, whose gradients are wanted if ``backward``."""
-
-    conditions: Conditions
-    sizes: LayerSizes
-    backward: bool = False
+    backward: bool = False  # gradients are wanted
 
     def random(self, *size: int) -> Tensor:
         """Normal numbers."""
@@ -63,33 +56,26 @@ class OperatorInputs:
     def image(
         self, channels: int, layout: torch.memory_format = torch.channels_last, dtype: torch.dtype | None = None
     ) -> Tensor:
-        """``[B, C, H, W]``."""
-        x = self.random(self.sizes.images, channels, self.sizes.side, self.sizes.side)
-        return x.to(dtype or self.conditions.dtype, memory_format=layout)
+        """``[B, C, H, W]``, by default in the dtype of the precision."""
+        x = self.random(self.images, channels, self.side, self.side)
+        return x.to(dtype or HALF.get(self.conditions.precision, torch.float32), memory_format=layout)
 
     def attended(self) -> tuple[Tensor, Keys]:
         """Features ``[B, d, n]`` and keys of attention with one head."""
-        sizes = self.sizes
-        one_head = partial(self.random, sizes.images, 1, sizes.components)
-        content, place = one_head(sizes.features), one_head(sizes.component)
-        positions = self.random(sizes.side**2, sizes.component).detach()
-        keys = Keys(content * sizes.features**-0.5, one_head(), positions, place * sizes.component**-0.5)
-        return self.image(sizes.features).flatten(2), keys
+        one_head = partial(self.random, self.images, 1, self.components)
+        content, place = one_head(self.features), one_head(self.component)
+        positions = self.random(self.side**2, self.component).detach()
+        keys = Keys(content * self.features**-0.5, one_head(), positions, place * self.component**-0.5)
+        return self.image(self.features).flatten(2), keys
 
 
-def with_gradients(call: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Callable[[], Tensor]:
+def with_gradients(call: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Callable[[], Any]:
     """``call``, and the gradients by the ``inputs`` that require one, of a random weighting of its result."""
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     if not wanted:
         return torch.no_grad()(call)
     gradient = torch.randn_like(call())
-
-    def both() -> Tensor:
-        result = call()
-        torch.autograd.grad(result, wanted, gradient, allow_unused=True)
-        return result
-
-    return both
+    return lambda: torch.autograd.grad(call(), wanted, gradient, allow_unused=True)
 
 
 def contenders_for(
@@ -97,10 +83,7 @@ def contenders_for(
 ) -> list[Contender]:
     """A call, the plain operators, and ``against``; by default that is the least that touching its first input takes.
 
-    Args:
-        call: forward.
-        inputs: everything that the call reads, first the image features.
-        against: what else it is measured against.
+    ``inputs`` are all tensors that the call reads, first the image features.
     """
     x = inputs[0].detach()
     kept = kept_bytes(call, inputs) / (x.numel() * x.element_size()) if inputs[0].requires_grad else None
@@ -112,25 +95,23 @@ def contenders_for(
 # ----- The operators -----
 
 
-@contextmanager
-def build_bias_act(given: OperatorInputs) -> Contenders:
+def build_bias_act(given: LayerInputs) -> Contenders:
     """Bias, noise, activation and gain, as in a synthesis layer."""
-    x = given.image(given.sizes.channels)
+    x = given.image(given.channels)
     bias, strength, noise = given.random(x.shape[1]).to(x.dtype), given.random().to(x.dtype), torch.randn_like(x[:, :1])
     call = partial(bias_act, x, bias, noise=noise, strength=strength, activation="lrelu")
     yield contenders_for(call, (x, bias, strength, noise))
 
 
-@contextmanager
 def build_upfirdn2d(
-    given: OperatorInputs,
+    given: LayerInputs,
     up: int = 1,
     down: int = 1,
     padding: tuple[int, int] = (2, 2),
     layout: torch.memory_format = torch.channels_last,
 ) -> Contenders:
     """Resampling with the networks' filter of four taps; up also by stored zeros and a convolution, the plain way."""
-    x, kernel = given.image(given.sizes.channels, layout), binomial_filter().to(given.conditions.device)
+    x, kernel = given.image(given.channels, layout), binomial_filter().to(given.conditions.device)
     call = partial(upfirdn2d, x, kernel, up=up, down=down, padding=padding)
     target = torch.empty_like(call()).detach()
     weight = torch.outer(kernel, kernel).to(x.dtype).expand(x.shape[1], 1, -1, -1).contiguous()
@@ -146,19 +127,16 @@ def build_upfirdn2d(
     yield contenders_for(call, [x, kernel], against)
 
 
-@contextmanager
-def build_attention(given: OperatorInputs) -> Contenders:
+def build_attention(given: LayerInputs) -> Contenders:
     """The layer's pass over the image, without what is done to the components before."""
-    (x, keys), sizes = given.attended(), given.sizes
-    values, bias = given.random(1, 1, sizes.components, sizes.features), given.random(1, sizes.features)
-    values = values.expand(sizes.images, -1, -1, -1)
-    yield contenders_for(
-        partial(bipartite_attention, x, keys, values, bias), [x, values, bias, *filter(torch.is_tensor, keys)]
-    )
+    x, keys = given.attended()
+    values, bias = given.random(1, 1, given.components, given.features), given.random(1, given.features)
+    values = values.expand(given.images, -1, -1, -1)
+    call = partial(bipartite_attention, x, keys, values, bias)
+    yield contenders_for(call, [x, values, bias, *filter(torch.is_tensor, keys)])
 
 
-@contextmanager
-def build_means(given: OperatorInputs, over: Literal["components", "positions"]) -> Contenders:
+def build_means(given: LayerInputs, over: Literal["components", "positions"]) -> Contenders:
     """Centroids of k-means (over components), what duplex gathers (over positions)."""
     x, keys = given.attended()
     yield contenders_for(lambda: attention_means(x, keys, over=over).content, [x, *filter(torch.is_tensor, keys)])
@@ -167,21 +145,15 @@ def build_means(given: OperatorInputs, over: Literal["components", "positions"])
 # ----- The attention layer -----
 
 
-@contextmanager
-def build_layer(given: OperatorInputs, kind: str, **options: Any) -> Contenders:
+def build_layer(given: LayerInputs, kind: str, **options: Any) -> Contenders:
     """A layer against copies of its features and its definition."""
     definition = with_gradients(*layer_call(given, kind, per_pixel=True, **options))
-    per_pixel = Contender(name="per pixel", call=definition, backend="reference")
+    per_pixel = Contender(name="per pixel", call=native.use("reference")(definition))
     yield [*contenders_for(*layer_call(given, kind, **options)), per_pixel]
 
 
 def layer_call(
-    given: OperatorInputs,
-    kind: str,
-    *,
-    integration: Integration = "mul",
-    per_pixel: bool = False,
-    **image: Any,
+    given: LayerInputs, kind: str, *, integration: Integration = "mul", per_pixel: bool = False, **image: Any
 ) -> tuple[Callable[[], Tensor], list[Tensor]]:
     """A call of a layer with random weights that gives new features ``[B, d, n]``, and all that it reads.
 
@@ -190,16 +162,16 @@ def layer_call(
         kind: of ``ATTENTION_LAYERS``.
         integration: what the components do to the features.
         per_pixel: compute the definition. It gets no dropout, whose hash of every cell is slow in plain torch.
-        image: layout and dtype of the features, as in ``OperatorInputs.image``.
+        image: layout and dtype of the features, as in ``LayerInputs.image``.
     """
     torch.manual_seed(0)  # every form has the same numbers
-    sizes, device = given.sizes, given.conditions.device
-    x, size = given.image(sizes.features, **image).flatten(2), sizes.component
-    y, own_positions = given.random(sizes.images, sizes.components, size), given.random(sizes.components, size)
-    positions = sinusoidal_positions(sizes.side, sizes.side, size).flatten(0, 1).to(device)
+    size, device = given.component, given.conditions.device
+    x = given.image(given.features, **image).flatten(2)
+    y, own_positions = given.random(given.images, given.components, size), given.random(given.components, size)
+    positions = sinusoidal_positions(given.side, given.side, size).flatten(0, 1).to(device)
     options = AttentionOptions(integration=integration)
     options = replace(options, dropout=0.0) if per_pixel else options
-    widths = AttentionSizes(sizes.features, size, size, size, sizes.components)
+    widths = AttentionSizes(given.features, size, size, size, given.components)
     layer = ATTENTION_LAYERS[kind](widths, options).to(device)
     layer.per_pixel = per_pixel
     # Dropout, too, belongs to what training costs.
@@ -208,7 +180,7 @@ def layer_call(
 
 
 #: What is measured, forward and then forward and backward.
-Calls = Mapping[str, Callable[[OperatorInputs], AbstractContextManager[list[Contender]]]]
+Calls = Mapping[str, Callable[[LayerInputs], Contenders]]
 OPERATORS: Calls = {
     "bias_act lrelu with noise": build_bias_act,
     # As the networks call it, before a convolution of stride 2 and instead of one.
@@ -230,14 +202,10 @@ LAYERS: Calls = {
 }
 
 
-def call_cases(calls: Calls, conditions: Conditions, sizes: LayerSizes) -> list[Case]:
+def call_cases(calls: Calls, given: LayerInputs) -> list[Case]:
     """Every row of a table, forward and with gradients."""
     return [
-        Case(
-            what=f"{what}, {passes}",
-            images=sizes.images,
-            build=partial(build, OperatorInputs(conditions, sizes, backward)),
-        )
+        Case(what=f"{what}, {passes}", images=given.images, build=partial(build, replace(given, backward=backward)))
         for passes, backward in (("forward", False), ("forward + backward", True))
         for what, build in calls.items()
     ]
@@ -248,20 +216,18 @@ def call_cases(calls: Calls, conditions: Conditions, sizes: LayerSizes) -> list[
 
 def build_cases() -> list[Case]:
     """Loading the native operators of the CPU in a new process, against building them."""
-    return [Case(what="load the native operators", images=0, build=build_load)]
 
+    def build() -> Contenders:
+        with tempfile.TemporaryDirectory(prefix="ganformer-bench-") as full:
 
-@contextmanager
-def build_load() -> Contenders:
-    """Loads them from a cache that they were built into before; builds them into an empty one."""
-    with tempfile.TemporaryDirectory(prefix="ganformer-bench-") as full:
+            def seconds(cache: str = "") -> float:
+                return in_fresh_process(partial(seconds_to_load, Path(cache or tempfile.mkdtemp(dir=full))))
 
-        def seconds(cache: str = "") -> float:
-            return in_fresh_process(partial(seconds_to_load, Path(cache or tempfile.mkdtemp(dir=full))))
+            seconds(full)
+            loading = Contender(call=partial(seconds, full), clocks_itself=True)
+            yield [loading, Contender(name="building them", call=seconds, clocks_itself=True)]
 
-        seconds(full)
-        loading = Contender(call=partial(seconds, full), clocks_itself=True)
-        yield [loading, Contender(name="building them", call=seconds, clocks_itself=True)]
+    return [Case(what="load the native operators", images=0, build=build)]
 
 
 def seconds_to_load(cache: Path) -> float:

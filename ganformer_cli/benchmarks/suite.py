@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ganformer_cli import __version__
 from ganformer_cli.benchmarks.busy import busy_cases
 from ganformer_cli.benchmarks.curve import SIDES, curve_cases
-from ganformer_cli.benchmarks.data import ImageSizes, data_cases
-from ganformer_cli.benchmarks.measuring import Cases, Conditions, first_line, in_fresh_process, measure, memories
+from ganformer_cli.benchmarks.images import ImageSizes, data_cases, scoring_cases
+from ganformer_cli.benchmarks.measuring import Cases, Conditions, in_fresh_process, measure, memories
 from ganformer_cli.benchmarks.networks import generator_cases, training_cases
-from ganformer_cli.benchmarks.operators import LAYERS, OPERATORS, LayerSizes, build_cases, call_cases
-from ganformer_cli.benchmarks.scoring import scoring_cases
+from ganformer_cli.benchmarks.operators import LAYERS, OPERATORS, LayerInputs, build_cases, call_cases
 from ganformer_cli.config import RunConfig
 from ganformer_cli.cpus import cpu_name
-from ganformer_cli.errors import GanformerError
+from ganformer_cli.errors import GanformerError, first_line
 from ganformer_cli.memory import EVALUATION_MIB, TRAINING_MIB, Peak, keep_large_blocks
 from ganformer_cli.operators import native
-from ganformer_cli.operators.native import Backend
 
-#: Rough seconds of a case on two CPU cores, with its memory; of networks, with four images of 256 × 256.
-SECONDS = {
-    **{"build": 60, "data": 30, "metrics": 120, "operators": 4, "layer": 18},
-    **{"generator": 50, "training": 700, "busy": 90, "curve": 20},
-}
-#: What is measured in new processes for its memory. The other groups tell theirs themselves, or have none.
-WITH_MEMORY = ("operators", "layer", "generator", "training", "curve")
+
+class BenchmarkGroup(NamedTuple):
+    """Cases of one subject."""
+
+    cases: Cases  # lists them; another process can call it, too
+    seconds: float  # rough time of a case on two CPU cores, with its memory
+    memory: bool = False  # is measured beforehand, on a CPU in a new process; other groups tell theirs, or have none
+    keep_mib: int = TRAINING_MIB  # as the commands keep freed memory that need what is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,31 +42,32 @@ class BenchmarkPlan:
     images: int  # that the networks take at a time
     quick: bool  # tiny sizes, which show that everything runs
 
-    def cases(self) -> dict[str, Cases]:
-        """By group, a function that lists its cases; another process can call it, too."""
-        images, conditions = self.images, self.conditions
-        layer, prepared, scored = LayerSizes(images=images), ImageSizes(), ImageSizes(images=128, side=256)
+    def chosen(self) -> dict[str, BenchmarkGroup]:
+        """The groups by name, in the order in which they are measured."""
+        images, conditions, model = self.images, self.conditions, self.config.model
+        layer, prepared, scored = LayerInputs(conditions, images=images), ImageSizes(), ImageSizes(images=128, side=256)
         if self.quick:
-            layer = LayerSizes(images=images, side=8, channels=8, features=16, components=4, component=8)
+            layer = replace(layer, side=8, channels=8, features=16, components=4, component=8)
             prepared, scored = ImageSizes(images=4, side=64, resolution=16), ImageSizes(images=4, side=32)
-        known: dict[str, Cases] = {
-            "build": build_cases,
-            "data": partial(data_cases, prepared),
-            "metrics": partial(scoring_cases, conditions, scored),
-            "operators": partial(call_cases, OPERATORS, conditions, layer),
-            "layer": partial(call_cases, LAYERS, conditions, layer),
-            "generator": partial(generator_cases, conditions, self.config.model, images),
-            "training": partial(training_cases, conditions, self.config),
-            "busy": partial(busy_cases, conditions, quick=self.quick),
-            "curve": partial(curve_cases, conditions, SIDES[:2] if self.quick else SIDES),
+        generator = partial(generator_cases, conditions, model, images)
+        curve = partial(curve_cases, conditions, SIDES[:2] if self.quick else SIDES)
+        pixels = images * model.resolution**2 / (4 * 256**2)
+        groups = {
+            "build": BenchmarkGroup(build_cases, 60),
+            "data": BenchmarkGroup(partial(data_cases, prepared), 30),
+            "metrics": BenchmarkGroup(partial(scoring_cases, conditions, scored), 120),
+            "operators": BenchmarkGroup(partial(call_cases, OPERATORS, layer), 4, memory=True),
+            "layer": BenchmarkGroup(partial(call_cases, LAYERS, layer), 18, memory=True),
+            "generator": BenchmarkGroup(generator, 50 * pixels, memory=True, keep_mib=EVALUATION_MIB),
+            "training": BenchmarkGroup(partial(training_cases, conditions, self.config), 700 * pixels, memory=True),
+            "busy": BenchmarkGroup(partial(busy_cases, conditions, quick=self.quick), 90),
+            "curve": BenchmarkGroup(curve, 20, memory=True),
         }
-        return {group: cases for group, cases in known.items() if group in self.groups}
+        return {name: group for name, group in groups.items() if name in self.groups}
 
-    def seconds(self) -> dict[str, float]:
-        """Rough time of each group on two CPU cores."""
-        pixels = self.images * self.config.model.resolution**2 / (4 * 256**2)
-        scales = {"generator": pixels, "training": pixels}
-        return {group: SECONDS[group] * scales.get(group, 1.0) * len(cases()) for group, cases in self.cases().items()}
+    def seconds(self) -> float:
+        """Rough time of everything on two CPU cores."""
+        return sum(group.seconds * len(group.cases()) for group in self.chosen().values())
 
 
 def run_benchmarks(
@@ -86,49 +86,46 @@ def run_benchmarks(
     Raises:
         GanformerError: ``GANFORMER_OPS=native``, and they cannot be had.
     """
-    conditions = plan.conditions
     keep_large_blocks()
+    native.serves(torch.zeros(1, device=plan.conditions.device))
+    status = native.status(torch.device(plan.conditions.device).type)
+    conditions = replace(plan.conditions, backend="native" if status.native else "reference")
     rows: list[dict[str, Any]] = []
-    with conditions.apply():
-        native.serves(torch.zeros(1, device=conditions.device))
-        status = native.status(torch.device(conditions.device).type)
-        backend: Backend = "native" if status.native else "reference"
-        seconds, done = plan.seconds(), 0.0
-        for group, list_cases in plan.cases().items():
-            if group == "build" and not status.native:
-                continue
-            # As the commands keep freed memory that need what is measured.
-            keep_mib = EVALUATION_MIB if group == "generator" else TRAINING_MIB
-            keep_large_blocks(keep_mib)
-            cases = list_cases()
-            memory: list[dict[str, Peak]] = [{} for _ in cases]
-            if group in WITH_MEMORY and conditions.memory and not conditions.on_cuda:
-                progress(done, f"{group}: memory")
-                try:
-                    memory = in_fresh_process(partial(memories, list_cases, conditions, backend, keep_mib))
-                except GanformerError as error:
-                    warn(f"{group}: no memory: {error}")
-            for case, known in zip(cases, memory, strict=True):
-                try:
-                    row = measure(case, conditions, backend, known)
-                except (GanformerError, RuntimeError) as error:  # the latter are torch's: not enough memory, for one
-                    row = {"what": case.what, "error": first_line(error)}
-                rows.append({"group": group, **row})
-                done += seconds[group] / len(cases) / sum(seconds.values())
-                progress(done, f"{group}: {case.what}")
-        checks = {"AVX512_BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
-        features = [name for name, check in checks.items() if getattr(torch.cpu, check, lambda: False)()]
-        return {
-            "version": __version__,
-            "device": conditions.device,
-            "device_name": torch.cuda.get_device_name(conditions.device) if conditions.on_cuda else cpu_name(),
-            # Vector instructions of torch's kernels, bf16 and matrix instructions of oneDNN.
-            "cpu_features": [torch.backends.cpu.get_cpu_capability(), *features],
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "precision": conditions.precision,
-            "repeats": conditions.repeats,
-            "operators": backend,
-            "operators_reason": None if status.native else status.reason or "they are not there",
-            "rows": rows,
-        }
+    seconds, done = plan.seconds(), 0.0
+    for name, group in plan.chosen().items():
+        if name == "build" and not status.native:
+            continue
+        conditions = replace(conditions, keep_mib=group.keep_mib)
+        cases = group.cases()
+        memory: list[dict[str, Peak]] = [{} for _ in cases]
+        if group.memory and conditions.memory:
+            progress(done, f"{name}: memory")
+            take = partial(memories, group.cases, conditions)
+            try:
+                memory = take() if conditions.on_cuda else in_fresh_process(take)
+            except (GanformerError, RuntimeError) as error:  # the latter are torch's: not enough memory, for one
+                warn(f"{name}: no memory: {first_line(error)}")
+        for case, known in zip(cases, memory, strict=True):
+            try:
+                row = measure(case, conditions, known)
+            except (GanformerError, RuntimeError) as error:
+                row = {"what": case.what, "error": first_line(error)}
+            rows.append({"group": name, **row})
+            done += group.seconds / seconds
+            progress(done, f"{name}: {case.what}")
+    checks = {"AVX512_BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
+    features = [name for name, check in checks.items() if getattr(torch.cpu, check, lambda: False)()]
+    return {
+        "version": __version__,
+        "device": conditions.device,
+        "device_name": torch.cuda.get_device_name(conditions.device) if conditions.on_cuda else cpu_name(),
+        # Vector instructions of torch's kernels, bf16 and matrix instructions of oneDNN.
+        "cpu_features": [torch.backends.cpu.get_cpu_capability(), *features],
+        "threads": conditions.threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": conditions.precision,
+        "repeats": conditions.repeats,
+        "operators": conditions.backend,
+        "operators_reason": None if status.native else status.reason or "they are not there",
+        "rows": rows,
+    }

@@ -164,11 +164,11 @@ def command(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision is None:
         precision = "fp32" if device == "cpu" else "tf32"
+    check_device(device, precision)
     quickly: dict[str, Any] = {"seconds": 0.0, "sample": 0.0} if quick else {}
     conditions = Conditions(
         device=device, precision=precision, repeats=repeats, threads=threads, memory=memory, **quickly
     )
-    conditions.check()
     settings: dict[str, Any] = {"preset": preset, "resolution": resolution, "batch_size": batch_size, "quick": quick}
     if quick and "resolution" not in given_options(click.get_current_context()):
         settings["resolution"] = 32
@@ -186,7 +186,7 @@ def command(
     plan = BenchmarkPlan(groups=groups, conditions=conditions, config=config, images=batch_size, quick=quick)
     with ProgressBar() as progress:
         if not quick and not conditions.on_cuda:
-            minutes = max(1, round(sum(plan.seconds().values()) / 60))
+            minutes = max(1, round(plan.seconds() / 60))
             progress.message(f"this takes about {minutes} minute{'s' * (minutes > 1)} on two CPU cores")
         progress.start(100, "%", "measuring")
         found = run_benchmarks(
@@ -206,6 +206,18 @@ def command(
     if failed:
         first = f"{failed[0]['group']}: {failed[0]['what']}: {failed[0]['error']}"
         raise GanformerError(f"{len(failed)} of {len(record['rows'])} measurements failed; the first: {first}")
+
+
+def check_device(device: str, precision: str) -> None:
+    """Raise ``ConfigError`` unless this machine has the device, and the device the precision."""
+    import torch
+
+    if precision == "tf32" and device == "cpu":
+        raise ConfigError("--precision tf32: only CUDA devices have it; choose fp32, bf16 or --device cuda")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device != "cpu" and (torch.device(device).index or 0) >= found:
+        there = f"finds {found} CUDA GPUs" if torch.version.cuda else "is built without CUDA"
+        raise ConfigError(f"--device {device}: torch {torch.__version__} {there} here; choose --device cpu")
 
 
 def run_config(settings: Mapping[str, Any], attention: str | None, *, training: bool, precision: str) -> RunConfig:

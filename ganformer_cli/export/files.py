@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ganformer_cli.errors import ConfigError, GanformerError
+from ganformer_cli.errors import ConfigError, GanformerError, first_line
 from ganformer_cli.export.function import ExportedFunction, exportable
 from ganformer_cli.files import json_text, remove_parts, write_bytes
 
@@ -151,7 +151,7 @@ def _traced(function: ExportedFunction) -> torch.export.ExportedProgram:
         try:
             program = torch.export.export(function.eval(), (), inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # of many kinds, all of them torch's own
-            raise GanformerError(f"torch.export cannot trace this model ({_first_line(error)})") from error
+            raise GanformerError(f"torch.export cannot trace this model ({_root_cause(error)})") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
         if "ganformer" in str(node.target) and node.op == "call_function":
@@ -175,7 +175,7 @@ def _onnx_bytes(program: torch.export.ExportedProgram, function: ExportedFunctio
             )
         except Exception as error:
             raise GanformerError(
-                f"torch.onnx cannot convert this model to opset {opset} ({_first_line(error)}); try another --opset"
+                f"torch.onnx cannot convert this model to opset {opset} ({_root_cause(error)}); try another --opset"
             ) from error
     assert made is not None
     model = made.model
@@ -211,7 +211,7 @@ def _onnx_runner(data: bytes) -> tuple[Callable[[Arrays], Arrays], str]:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise GanformerError(f"onnxruntime cannot load the file ({_first_line(error)}); try another --opset") from error
+        raise GanformerError(f"onnxruntime cannot load the file ({_root_cause(error)}); try another --opset") from error
     names = [each.name for each in session.get_outputs()]
 
     def run(inputs: Arrays) -> Arrays:
@@ -248,8 +248,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _first_line(error: BaseException) -> str:
+def _root_cause(error: BaseException) -> str:
     """The beginning of what was wrong first: exporters wrap errors in advice for their own developers."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).strip().splitlines()[:1])[:200] or type(error).__name__
+    return first_line(error)[:200]

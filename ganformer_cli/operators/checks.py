@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ganformer_cli.errors import OutputError
+from ganformer_cli.errors import OutputError, first_line
 from ganformer_cli.files import ensure_writable_folder
 from ganformer_cli.operators import Keys, attention_means, bias_act, bipartite_attention, native, upfirdn2d
 from ganformer_cli.operators.adam_step import ActingWeight, adam_step
@@ -220,7 +220,7 @@ def check_cards(cards: Cards, wanted: tuple[int, ...]) -> Iterator[Check]:
             problem = "" if works else "it computes wrong sums"
             free, _ = torch.cuda.mem_get_info(index)
         except RuntimeError as error:
-            problem = str(error).splitlines()[0]
+            problem = first_line(error)
         if problem:
             yield Check(
                 name, "bad", f"{found}: {problem}", f"install a torch for this card: {SELECTOR}", details=details
