@@ -20,7 +20,7 @@ from ganformer_cli.checkpoints.run_lock import LAUNCHER
 from ganformer_cli.config.names import check_name
 from ganformer_cli.errors import ConfigError, DataError, GanformerError
 from ganformer_cli.files import read_json, read_toml, write_json
-from ganformer_cli.metrics.records import is_finite_number, read_records, with_seconds
+from ganformer_cli.metrics.records import finite_numbers, read_records, with_seconds
 
 RUNS, LOGS = "runs", "logs"
 #: Seconds between looks at the processes, and that they get to save at the end.
@@ -197,15 +197,12 @@ def write_scores(run: SweepRun, folder: Path) -> None:
         raise DataError(
             f"{folder / RUNS / run.name}: the run has no scores; give it metrics, for instance swd,diversity"
         )
-    course = [
-        {k: v for k, v in each.items() if is_finite_number(v)} for each in with_seconds(records, place[-1] / LOG_FILE)
-    ]
     details = {
         "setting": run.setting,
         "seed": run.seed,
         "options": dict(run.options),
         "run": place[-1].relative_to(folder).as_posix(),
-        "course": [{key: value for key, value in each.items() if is_finite_number(value)} for each in course],
+        "course": [finite_numbers(each) for each in with_seconds(records, place[-1] / LOG_FILE)],
     }
     write_json(folder / f"{run.name}.json", {**records[-1], "sweep": details})
 

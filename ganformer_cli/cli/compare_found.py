@@ -144,7 +144,7 @@ def of_run(target: Target, config: RunConfig | None, which: str, by: Sequence[st
     """The scores of a run's snapshot."""
     from ganformer_cli.checkpoints.run_folder import LOG_FILE, METRICS_FILE
     from ganformer_cli.metrics.kept import identity
-    from ganformer_cli.metrics.records import is_finite_number, read_records, with_seconds
+    from ganformer_cli.metrics.records import finite_numbers, read_records, with_seconds
     from ganformer_cli.metrics.tabulate import scores_of_run
 
     file = (target.run or target.path) / METRICS_FILE
@@ -157,15 +157,14 @@ def of_run(target: Target, config: RunConfig | None, which: str, by: Sequence[st
     scored_on = next(iter(scores.values())).conditions.get("dataset")
     dataset = str(scored_on or (config.train.dataset if config else "?"))
     what = next((identity(record) for record in reversed(records) if record.get("kimg") == kimg), "")
-    course = with_seconds(records, (target.run or target.path) / LOG_FILE)
-    numbers = [{key: value for key, value in each.items() if is_finite_number(value)} for each in course]
-    return [ScoresPart(None, dataset, kimg, scores, what, course=numbers)]
+    course = [finite_numbers(each) for each in with_seconds(records, (target.run or target.path) / LOG_FILE)]
+    return [ScoresPart(None, dataset, kimg, scores, what, course=course)]
 
 
 def of_others(path: Path) -> list[ScoresPart]:
     """The scores of another snapshot or of images, or those in a file, against each data set."""
     from ganformer_cli.metrics.kept import identity, read_kept
-    from ganformer_cli.metrics.records import is_finite_number, newest_scores, provenance_of, read_records, scores_in
+    from ganformer_cli.metrics.records import finite_or_none, newest_scores, provenance_of, read_records, scores_in
 
     if path.is_file() and path.suffix in _FILES:
         records = read_records(path, warn)
@@ -181,12 +180,11 @@ def of_others(path: Path) -> list[ScoresPart]:
             groups.setdefault((_name(record, path), dataset, identity(record)), []).append(record)
     parts = []
     for (name, dataset, what), some in groups.items():
-        kimg = some[-1].get("kimg")
         parts.append(
             ScoresPart(
                 name,
                 dataset,
-                kimg if is_finite_number(kimg) else None,
+                finite_or_none(some[-1].get("kimg")),
                 newest_scores(some),
                 what,
                 shares_row=_setting(some[-1]) is not None,
@@ -204,9 +202,11 @@ def _sweep(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _course(record: Mapping[str, Any]) -> list[dict[str, float]]:
     """The course of a sweep's run."""
+    from ganformer_cli.metrics.records import finite_numbers
+
     course = _sweep(record).get("course")
     points = [each for each in course if isinstance(each, Mapping)] if isinstance(course, list) else []
-    return [{key: value for key, value in each.items() if isinstance(value, (int, float))} for each in points]
+    return [finite_numbers(each) for each in points]
 
 
 def _setting(record: Mapping[str, Any]) -> str | None:

@@ -94,11 +94,10 @@ def scores_in(record: Mapping[str, Any]) -> dict[str, ScoreValue]:
         if not is_finite_number(value):
             continue
         conditions = {**provenance, **_object(own.get(score.metric))}
-        deviation = record.get(f"{name}_std")
         found[name] = ScoreValue(
             name,
             float(value),
-            float(deviation) if is_finite_number(deviation) else None,
+            finite_or_none(record.get(f"{name}_std")),
             {key: conditions[key] for key in CONDITIONS if conditions.get(key) is not None},
         )
     return found
@@ -119,8 +118,7 @@ def scored_snapshots(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Map
         found.setdefault(str(record.get("snapshot", "")), []).append(record)
 
     def trained(item: tuple[str, list[Mapping[str, Any]]]) -> float:
-        kimg = item[1][-1].get("kimg")
-        return float(kimg) if is_finite_number(kimg) else 0.0
+        return finite_or_none(item[1][-1].get("kimg")) or 0.0
 
     return dict(sorted(found.items(), key=trained))
 
@@ -176,6 +174,16 @@ def is_finite_number(value: Any) -> TypeGuard[float]:
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) < 2**1000  # the largest that become a float
     return isinstance(value, float) and math.isfinite(value)
+
+
+def finite_or_none(value: Any) -> float | None:
+    """``value`` as a float if it is a finite number, else None."""
+    return float(value) if is_finite_number(value) else None
+
+
+def finite_numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """What in a record is a finite number, by name."""
+    return {name: value for name, value in record.items() if is_finite_number(value)}
 
 
 def _object(value: Any) -> Mapping[str, Any]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.files import MAX_LINE, open_regular, parse_json
-from ganformer_cli.metrics.records import is_finite_number
+from ganformer_cli.metrics.records import finite_numbers, is_finite_number
 
 #: Points of a curve that a page receives; longer logs are thinned out.
 MAX_POINTS = 2000
@@ -28,8 +29,8 @@ _FINGERPRINT = 200  # bytes before the place where reading goes on, which tell w
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a small JSON file; empty if there is none, it cannot be read, or it is a link."""
     try:
-        with open_regular(path) as stream:
-            value = {} if path.is_symlink() else parse_json(stream.read(MAX_LINE), str(path), finite=False)
+        with _open(path) as stream:
+            value = parse_json(stream.read(MAX_LINE), str(path), finite=False)
     except (GanformerError, OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -38,10 +39,9 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_last(path: Path) -> dict[str, Any]:
     """The last whole record of a log; empty if there is none."""
     try:
-        with open_regular(path) as stream:
-            size = 0 if path.is_symlink() else os.fstat(stream.fileno()).st_size
-            stream.seek(max(0, size - TAIL_BYTES))
-            lines = stream.read(TAIL_BYTES if size else 0).split(b"\n")
+        with _open(path) as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES))
+            lines = stream.read(TAIL_BYTES).split(b"\n")
     except OSError:
         return {}
     return next(_records(reversed(lines[:-1])), {})
@@ -59,8 +59,8 @@ class LogReader:
         """Whether what was read before still counts, and the records since. A line that is cut short waits."""
         data, goes_on = b"", True
         try:
-            with open_regular(self.path) as stream:
-                size = 0 if self.path.is_symlink() else os.fstat(stream.fileno()).st_size
+            with _open(self.path) as stream:
+                size = os.fstat(stream.fileno()).st_size
                 stream.seek(max(0, self._end - len(self._before)))
                 if size < self._end or stream.read(len(self._before)) != self._before:
                     goes_on, self._end, self._before = False, 0, b""
@@ -95,15 +95,14 @@ class Curves:
         for record in records:
             if not is_finite_number(record.get("kimg")):
                 continue
-            for name, value in record.items():
-                if is_finite_number(value):
-                    column = self.columns.get(name)
-                    if column is None:
-                        if len(self.columns) >= MAX_CURVES:
-                            continue
-                        column = self.columns[name] = array("d")
-                    column.extend([math.nan] * (self.length - len(column)))
-                    column.append(float(value))
+            for name, value in finite_numbers(record).items():
+                column = self.columns.get(name)
+                if column is None:
+                    if len(self.columns) >= MAX_CURVES:
+                        continue
+                    column = self.columns[name] = array("d")
+                column.extend([math.nan] * (self.length - len(column)))
+                column.append(value)
             self.recent.append(record)
             self.length += 1
 
@@ -116,6 +115,13 @@ class Curves:
             kept.append(self.length - 1)
         columns = {name: [_known(values, index) for index in kept] for name, values in self.columns.items()}
         return {"step": step, "length": self.length, "columns": columns}
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Open a file that is no link, which could lead out of the result folder; raises ``OSError`` where it is one."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return open_regular(path)
 
 
 def _known(values: Sequence[float], index: int) -> float | None:

@@ -22,7 +22,7 @@ from ganformer_cli.checkpoints.run_folder import (
 )
 from ganformer_cli.checkpoints.run_lock import OWNER_FILE, is_training, read_owner
 from ganformer_cli.files import without_nan
-from ganformer_cli.metrics.records import is_finite_number, scores_in
+from ganformer_cli.metrics.records import finite_or_none, scores_in
 from ganformer_cli.metrics.registry import SCORES, is_better
 from ganformer_cli.visualization.palette import component_colour
 from ganformer_cli.web.logs import Curves, LogReader, read_last, read_object
@@ -89,8 +89,8 @@ class RunReader:
         """
         last = read_last(self.folder / LOG_FILE)
         train = read_object(self.folder / CONFIG_FILE).get("train")
-        total = _number(train.get("total_kimg")) if isinstance(train, dict) else None
-        kimg, sec_per_kimg = _number(last.get("kimg")), _number(last.get("sec_per_kimg"))
+        total = finite_or_none(train.get("total_kimg")) if isinstance(train, dict) else None
+        kimg, sec_per_kimg = finite_or_none(last.get("kimg")), finite_or_none(last.get("sec_per_kimg"))
         state, reason = self._state(kimg, total, ended=ended)
         left = None
         if state == "running" and kimg is not None and total is not None and sec_per_kimg is not None:
@@ -106,7 +106,7 @@ class RunReader:
             "kimg": kimg,
             "total_kimg": total,
             "images_per_second": 1000 / sec_per_kimg if sec_per_kimg and sec_per_kimg > 0 else None,
-            "seconds": _number(last.get("seconds")),
+            "seconds": finite_or_none(last.get("seconds")),
             "seconds_left": left,
             "scores": scores,
             "samples": len(fakes),
@@ -152,7 +152,7 @@ class RunReader:
         for record in records:
             scores = {name: score.value for name, score in scores_in(record).items()}
             if scores:
-                self._scores.append((_number(record.get("kimg")), scores))
+                self._scores.append((finite_or_none(record.get("kimg")), scores))
 
     def _state(self, kimg: float | None, total: float | None, *, ended: bool) -> tuple[str, str | None]:
         """A process that ends by itself takes its ``lock.json`` away; one that was killed leaves it."""
@@ -162,7 +162,7 @@ class RunReader:
         if kimg is not None and total is not None and kimg >= total:
             return "finished", None
         event = read_last(self.folder / EVENTS_FILE)
-        if event.get("event") == FAILED and (kimg or 0.0) <= (_number(event.get("kimg")) or 0.0):
+        if event.get("event") == FAILED and (kimg or 0.0) <= (finite_or_none(event.get("kimg")) or 0.0):
             return "failed", str(event.get("text"))
         if not ended and (self.folder / OWNER_FILE).exists():
             return "failed", "the process was killed, or the machine went down"
@@ -196,7 +196,3 @@ def _component_colours(config: Mapping[str, Any]) -> list[str]:
     if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= 256:
         return []
     return ["#" + bytes(component_colour(index)).hex() for index in range(count)]
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if is_finite_number(value) else None

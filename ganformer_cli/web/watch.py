@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ class Watcher:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._readers: OrderedDict[Path, RunReader] = OrderedDict()
-        self._lock = threading.Lock()
+        self._reader = functools.lru_cache(MAX_READERS)(RunReader)
 
     @property
     def routes(self) -> Routes:
@@ -58,11 +56,3 @@ class Watcher:
             if run.name == name:
                 return run
         raise NotFoundError("no such run; it may have been deleted")
-
-    def _reader(self, run: Path) -> RunReader:
-        with self._lock:
-            reader = self._readers.setdefault(run, RunReader(run))
-            self._readers.move_to_end(run)
-            while len(self._readers) > MAX_READERS:
-                self._readers.popitem(last=False)
-            return reader
