@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -79,12 +80,27 @@ def component_sheet(
     cells = [image, blend(image, region_colours(maps.probabilities[0], height, width, style), alpha)]
     names: list[str] = ["image", maps.layer]
     colours: list[Images | None] = [None, None]
-    shares = upsample(maps.probabilities[0], height, width)
-    for component, light in enumerate((shares / shares.max().clamp_min(1e-8)).numpy()):
-        cells.append(np.rint(image * light).astype(np.uint8))
+    for component, lit in enumerate(component_lights(image, maps)):
+        cells.append(lit)
         names.append(str(component))
         colours.append(component_colour(component))
     return captioned_grid(cells, names, colours)
+
+
+def component_lights(image: Images, maps: AttentionMap) -> list[Images]:
+    """For each component the image ``[3, H, W]`` as bright as its pixels attend to it, on one scale for all.
+
+    Args:
+        maps: one layer's map of this image (B = 1).
+    """
+    shares = upsample(maps.probabilities[0], *image.shape[1:])
+    return [np.rint(image * light).astype(np.uint8) for light in (shares / shares.max().clamp_min(1e-8)).numpy()]
+
+
+def component_regions(maps: AttentionMap, size: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """The component that each pixel attends to most in a layer (a map of B = 1): ``[H, W]`` of ``size``."""
+    regions: npt.NDArray[np.int64] = upsample(maps.probabilities[0], *size).argmax(0).numpy()
+    return regions
 
 
 def region_colours(probabilities: Tensor, height: int, width: int, style: MapStyle = "hard") -> Images:

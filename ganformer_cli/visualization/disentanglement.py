@@ -43,7 +43,7 @@ from ganformer_cli.errors import ConfigError
 from ganformer_cli.sampling import Generator, Sample
 from ganformer_cli.sampling.components import take_component
 from ganformer_cli.sampling.image_files import Images
-from ganformer_cli.visualization.attention import BLENDING_ALPHA, blend, region_colours, upsample
+from ganformer_cli.visualization.attention import BLENDING_ALPHA, blend, component_regions, region_colours, upsample
 from ganformer_cli.visualization.grids import GREY, Floats
 from ganformer_cli.visualization.mixing import difference, draw
 from ganformer_cli.visualization.palette import PALETTE, component_colour, heat_colours
@@ -157,12 +157,6 @@ def disentanglement(
     return Disentanglement(measures, images)
 
 
-def component_regions(sample: Sample, layer: int) -> Regions:
-    """The component that each pixel attends to most in a layer, ``[H, W]``."""
-    found: Regions = upsample(sample.maps[layer].probabilities[0], *sample.image.shape[1:]).argmax(0).numpy()
-    return found
-
-
 def _change_measures(
     changes: Sequence[Change], wholes: Sequence[tuple[float, float | None]]
 ) -> dict[str, float | None]:
@@ -193,12 +187,13 @@ def _resample(
 ) -> list[tuple[Change, Floats]]:
     """The change that each component of ``other`` makes."""
     components = range(generator.config.components_num)
-    own = component_regions(before, layer)
+    size = before.image.shape[1:]
+    own = component_regions(before.maps[layer], size)
     found = []
     drawn = draw(generator, [take_component(ws, other, k) for k in components], attention=True)
     for k, after in zip(components, drawn, strict=True):
         changed = difference(before.image, after.image)
-        found.append((measure_change(k, own, component_regions(after, layer), changed), changed))
+        found.append((measure_change(k, own, component_regions(after.maps[layer], size), changed), changed))
     return found
 
 
@@ -321,7 +316,7 @@ def disentanglement_sheet(
             cells.append(blend(cells[0], fit_to_cell(colours[numbers].transpose(2, 0, 1)), alpha))
         cells.append(blend(cells[0], region_colours(probabilities, height, width), alpha))
         cells.append(fit_to_cell(heat_colours(map_entropy(upsample(probabilities, *image.shape[1:]).numpy()), 1.0)))
-        region = component_regions(each.sample, each.layer) == each.strongest
+        region = component_regions(each.sample.maps[each.layer], image.shape[1:]) == each.strongest
         colours = np.where(region, component_colour(each.strongest)[:, None, None], GREY[:, None, None])
         cells += [fit_to_cell(heat_colours(each.changed, most)), blend(cells[0], fit_to_cell(colours), alpha)]
         rows.append(cells)

@@ -28,7 +28,7 @@ from ganformer_cli.sampling.image_folder import ImagePlan, OutputFolders
 from ganformer_cli.sampling.image_writer import ImageSheets
 from ganformer_cli.sampling.latents import with_layers
 from ganformer_cli.visualization import mixing
-from ganformer_cli.visualization.attention import MapStyle, component_sheet, layer_sheet, upsample
+from ganformer_cli.visualization.attention import MapStyle, component_regions, component_sheet, layer_sheet
 from ganformer_cli.visualization.disentanglement import disentanglement, disentanglement_sheet
 from ganformer_cli.visualization.grids import image_grid
 from ganformer_cli.visualization.noise import noise_sheet, noise_variation
@@ -119,7 +119,9 @@ def image_sheets(settings: FigureSettings) -> ImageSheets:
         metadata = {"format": "npy"}
         if settings.maps:
             draw["maps.npy"] = lambda image, maps: npy_bytes(maps[-1].probabilities[0].float().mean(0).numpy())
-            draw["mask.npy"] = lambda image, maps: npy_bytes(component_mask(maps[-1], image.shape[1:]))
+            draw["mask.npy"] = lambda image, maps: npy_bytes(
+                component_regions(maps[-1], image.shape[1:]).astype(np.uint16)
+            )
         if settings.layer_maps:
             draw["layer-maps.npz"] = lambda image, maps: npz_bytes(
                 {layer: probabilities[0].float().numpy() for layer, probabilities in maps}
@@ -133,11 +135,6 @@ def image_sheets(settings: FigureSettings) -> ImageSheets:
         {name: {"figure": name.partition(".")[0], **metadata} for name in draw},
         lambda image, maps: {name: sheet(image, maps) for name, sheet in draw.items()},
     )
-
-
-def component_mask(maps: AttentionMap, size: tuple[int, ...]) -> npt.NDArray[np.uint16]:
-    """The component that each pixel attends to most in a layer: ``[H, W]`` of ``size``."""
-    return upsample(maps.probabilities[0], *size).argmax(0).numpy().astype(np.uint16)
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:

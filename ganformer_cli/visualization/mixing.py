@@ -15,7 +15,7 @@ from torch import Tensor
 from ganformer_cli.sampling import GROUP_SIZE, Generator, Sample, sample_latents
 from ganformer_cli.sampling.components import mix_layers, pull_component, take_component
 from ganformer_cli.sampling.image_files import Images
-from ganformer_cli.visualization.attention import upsample
+from ganformer_cli.visualization.attention import component_lights
 from ganformer_cli.visualization.grids import Floats
 from ganformer_cli.visualization.palette import component_colour, heat_colours
 from ganformer_cli.visualization.sheets import fit_to_cell, image_table
@@ -102,17 +102,12 @@ def mixture_sheet(before: Sample, mixtures: Sequence[Mixture], columns: Sequence
     """
     image = fit_to_cell(before.image)
     most = max(float(each.difference.max()) for each in mixtures)
-    shares = None
-    if before.maps:
-        shares = upsample(before.maps[-1].probabilities[0], *image.shape[1:]).numpy()
-        shares = shares / max(float(shares.max()), 1e-8)
+    lights = component_lights(image, before.maps[-1]) if before.maps else []
     rows = []
     for each in mixtures:
         row = [image, *map(fit_to_cell, each.changed), fit_to_cell(heat_colours(each.difference, most))]
-        if shares is not None:
-            row.append(np.rint(image * shares[each.component]).astype(np.uint8))
-        rows.append(row)
-    captions = [name, *columns, f"difference 0-{most:.0f}", *(["attention"] if shares is not None else [])]
+        rows.append([*row, lights[each.component]] if lights else row)
+    captions = [name, *columns, f"difference 0-{most:.0f}", *(["attention"] if lights else [])]
     return _component_table(rows, captions, mixtures)
 
 
