@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, DataError
-from ganformer_cli.metrics import path_length
+from ganformer_cli.metrics import vgg
 from ganformer_cli.metrics.path_length import pair_lengths, perceptual_path_length, summary
 from ganformer_cli.models import Generator
 
@@ -99,7 +99,7 @@ def test_the_extremes_are_left_out() -> None:
 
 
 def test_large_pictures_are_averaged(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path_length, "_SIDE", 5)
+    monkeypatch.setattr(vgg, "LPIPS_SIDE", 5)
     distance = Pixels()
     pair_lengths(generator, distance, [0], space="w")  # type: ignore[arg-type]
     assert distance.sizes == {(16, 3, 5, 5)}

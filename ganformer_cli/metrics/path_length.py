@@ -21,13 +21,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, DataError
 from ganformer_cli.metrics.features import LearnedDistance, exactly
 from ganformer_cli.metrics.processes import SINGLE_PROCESS, ProcessGroup, fail_together
 from ganformer_cli.metrics.sources import SEED_STRIDE, block_ranges
+from ganformer_cli.metrics.vgg import shrunk_to_lpips
 from ganformer_cli.sampling import (
     Generator,
     Space,
@@ -44,8 +44,6 @@ _STEP = 1e-4
 _TOGETHER = 16
 #: Pairs that a process takes at a time; a multiple of those that are drawn together.
 _PAIRS_TOGETHER = 64
-#: LPIPS was made for images of about this size.
-_SIDE = 256
 _LEFT_OUT = 1  # percent, on either side
 
 
@@ -159,6 +157,4 @@ def _images(generator: Generator, latents: Tensor, space: Space, labels: Tensor)
     """Float images ``[16, 3, H, W]``, nominally from 0 to 255, at the size at which they are compared."""
     given = labels.numpy() if space == "z" and generator.config.c_dim else None
     drawn = sample_latents(generator, latents, space=space, labels=given, batch_size=_TOGETHER, raw=True)
-    images = (torch.stack([torch.from_numpy(each.image) for each in drawn]) + 1) * 127.5
-    factor = min(images.shape[2:]) // _SIDE
-    return F.avg_pool2d(images, factor) if factor > 1 else images
+    return shrunk_to_lpips((torch.stack([torch.from_numpy(each.image) for each in drawn]) + 1) * 127.5)

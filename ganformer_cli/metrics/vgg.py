@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ganformer_cli.metrics.weights import Shape, filled, shapes_of
 
 _SIDE = 224
+#: LPIPS was made for images of about this size.
+LPIPS_SIDE = 256
 FC = 4096
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images, on a scale of 0 to 1
 
@@ -135,6 +137,14 @@ def _lpips_normalised(pixels: Tensor) -> Tensor:
     shift = torch.tensor((-0.030, -0.088, -0.188), device=pixels.device)[:, None, None]
     scale = torch.tensor((0.458, 0.448, 0.450), device=pixels.device)[:, None, None]
     return (pixels / 127.5 - 1 - shift) / scale
+
+
+def shrunk_to_lpips(pixels: Tensor) -> Tensor:
+    """Images ``[B, 3, H, W]`` averaged down to about the size that LPIPS was made for, 256 pixels on the shorter side;
+    smaller ones as they are (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", appendix D).
+    """
+    factor = min(pixels.shape[2:]) // LPIPS_SIDE
+    return F.avg_pool2d(pixels, factor) if factor > 1 else pixels
 
 
 def _unit(x: Tensor) -> Tensor:

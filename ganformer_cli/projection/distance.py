@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ganformer_cli.errors import DownloadError
 from ganformer_cli.metrics.features import LearnedDistance, open_distance
+from ganformer_cli.metrics.vgg import shrunk_to_lpips
 
 #: ``auto``: LPIPS if its weights are on this machine, otherwise pixels.
 DistanceChoice = Literal["auto", "lpips", "pixels"]
 
-#: LPIPS was made for images of about this size: larger ones are averaged down first (Karras et al. 2020, appendix D).
-_LPIPS_SIDE = 256
 _LPIPS_MIN_SIDE = 16
 #: The coarsest scale of the pixel distance has at least this many pixels on its shorter side.
 _COARSEST = 4
@@ -66,11 +65,8 @@ class PerceptualDistance:
 
 
 def _resized(pixels: Tensor) -> Tensor:
-    factor = min(pixels.shape[2:]) // _LPIPS_SIDE
-    if factor > 1:
-        return F.avg_pool2d(pixels, factor)
     enlarge = -(-_LPIPS_MIN_SIDE // min(pixels.shape[2:]))
-    return pixels if enlarge == 1 else F.interpolate(pixels, scale_factor=enlarge, mode="nearest")
+    return shrunk_to_lpips(pixels) if enlarge == 1 else F.interpolate(pixels, scale_factor=enlarge, mode="nearest")
 
 
 def open_image_distance(choice: DistanceChoice, device: torch.device) -> ImageDistance:

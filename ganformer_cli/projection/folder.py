@@ -63,8 +63,7 @@ class ProjectionFolder:
             raise OutputError(f"--output-dir {path}: {why}; choose another folder, or give --overwrite")
         ensure_writable_folder(path, "--output-dir")
         if not self.resumes:
-            for state in (path / STATES).glob("batch*.safetensors"):
-                remove(state, warn=quietly)
+            self._remove_states()
             write_json(path / RECORD, {"settings": self.settings, "images": None})
 
     def _settings_there(self) -> dict[str, Any] | None:
@@ -93,6 +92,10 @@ class ProjectionFolder:
     def save(self, projector: Projector, number: int) -> None:
         """Keep the state of a batch."""
         save_tensors(self._state(number), projector.state(), {"kind": "projection", "step": projector.step})
+
+    def _remove_states(self) -> None:
+        for state in (self.path / STATES).glob("batch*.safetensors"):
+            remove(state, warn=quietly)
 
     # ----- Result -----
 
@@ -125,8 +128,7 @@ class ProjectionFolder:
         save_png(self.path / SHEET, sheet, {"model": self.settings["model"]})
         record |= {"sheet": str(self.path / SHEET), "images": rows}
         write_json(self.path / RECORD, record)
-        for state in (self.path / STATES).glob("batch*.safetensors"):
-            remove(state, warn=quietly)
+        self._remove_states()
         if (self.path / STATES).is_dir() and not any((self.path / STATES).iterdir()):
             (self.path / STATES).rmdir()
         return record

@@ -280,10 +280,11 @@ class Projector:
                         raise KeyError(name)
                     parameter.copy_(tensors[name])
                     if step:
-                        keys = ("step", "exp_avg", "exp_avg_sq")
-                        self.optimizer.state[parameter] = {key: tensors[f"{name}.{key}"].clone() for key in keys}
-                        for key in keys[1:]:
-                            self.optimizer.state[parameter][key] = tensors[f"{name}.{key}"].to(parameter.device)
+                        # Adam keeps its count of steps on the CPU.
+                        state = {"step": tensors[f"{name}.step"].clone()}
+                        for key in ("exp_avg", "exp_avg_sq"):
+                            state[key] = tensors[f"{name}.{key}"].to(parameter.device)
+                        self.optimizer.state[parameter] = state
             self.step, self.frames = step, tensors["frames"]
         except (KeyError, ValueError, RuntimeError) as error:
             raise SnapshotError(
