@@ -26,6 +26,8 @@ from tests.serving import serve_in_thread
 # Before torch is imported: one thread gives the same sums everywhere, and several test runs share a machine well.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# Tests of several threads: one that waits for another does not spin on a core that another test needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def under_wine() -> bool:
