@@ -204,13 +204,12 @@ def one_tensor(**more: Any) -> bytes:
     return framed(json.dumps(values).encode()) + bytes(8)
 
 
+NO_NUMBERS = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
 HOSTILE_FILES = {
     "a header of exabytes": framed(b"{}", 2**63),
     "a header of 20 MiB": framed(b"{" + b" " * (20 << 20) + b"}"),
     "a deep header": framed(b'{"a":' + b"[" * 100_000),
-    "100,000 tensors": framed(
-        json.dumps({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}).encode()
-    ),
+    "100,000 tensors": framed(("{" + ",".join(f'"t{i}":{NO_NUMBERS}' for i in range(100_000)) + "}").encode()),
     "another kind of number": one_tensor(dtype="F99"),
     "an endless shape": one_tensor(shape=[2**40, 2**40]),
     "a negative shape": one_tensor(shape=[-1]),

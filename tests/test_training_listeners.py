@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from ganformer_cli.config import RunConfig, resolve_run
-from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.training import Callbacks, RunResult, open_run
 from ganformer_cli.training.listeners import Listener, Listeners, RunStart, SnapshotRecord
 from ganformer_cli.training.run_writers import TENSORBOARD_FOLDER, WandbWriter, open_writers, tick_scalars
+from tests.small_pictures import small_pictures
 
 TINY: dict[str, Any] = {
-    "resolution": 32, "components_num": 2, "latent_size": 16, "channel_base": 128, "channel_max": 8,
+    "resolution": 8, "components_num": 2, "latent_size": 16, "channel_base": 128, "channel_max": 8,
     "mapping_num_layers": 2, "precision": "fp32", "batch_size": 4, "total_kimg": 0.024, "tick_kimg": 0.008,
     "snapshot_kimg": 0.012, "vis_num": 4, "metrics": "none",
 }  # fmt: skip
@@ -32,7 +32,7 @@ def settings(**options: Any) -> RunConfig:
 def run(folder: Path, config: RunConfig, *listeners: Listener, resume: bool = False, said: list[str]) -> RunResult:
     """Train on a CPU."""
     callbacks = Callbacks(message=said.append, listeners=listeners)
-    data = open_dataset("scenes", resolution=32, max_images=16)
+    data = small_pictures()
     return open_run(config, data, folder, device=torch.device("cpu"), resume=resume, callbacks=callbacks).run()
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from ganformer_cli.checkpoints import run_folder, snapshots, training_state
 from ganformer_cli.config import RunConfig, resolve_run
-from ganformer_cli.data import ImageDataset, open_dataset
+from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import ConfigError, OutputError
 from ganformer_cli.memory import process_memory_mib
 from ganformer_cli.models import Generator
@@ -23,9 +23,10 @@ from ganformer_cli.training import Callbacks, RunResult, loop, losses, open_run
 from ganformer_cli.training.checkpointing import Checkpointer
 from ganformer_cli.training.ema import MovingAverage, ema_decay
 from ganformer_cli.training.network_trainer import seed_generators
+from tests.small_pictures import small_pictures
 
 TINY: dict[str, Any] = {
-    "resolution": 32,
+    "resolution": 8,
     "components_num": 2,
     "latent_size": 16,
     "channel_base": 128,
@@ -48,8 +49,8 @@ def settings(**options: Any) -> RunConfig:
 
 
 def data() -> ImageDataset:
-    """Sixteen scenes."""
-    return open_dataset("scenes", resolution=32, max_images=16)
+    """Sixteen pictures."""
+    return small_pictures()
 
 
 def run(folder: Path, config: RunConfig, *, resume: bool = False, callbacks: Callbacks | None = None) -> RunResult:
@@ -267,7 +268,7 @@ def test_a_disk_without_room_is_told_before_training(tmp_path: Path, monkeypatch
     with pytest.raises(OutputError, match=r"--result-dir .*0\.1 MiB free.*free some space"):
         open_run(config, data(), tmp_path / "run", device=cpu, resume=False, callbacks=callbacks)
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=400_000))
     open_run(config, data(), tmp_path / "run", device=cpu, resume=False, callbacks=callbacks)
     assert [text for text in messages if "--last-snapshots" in text]
 

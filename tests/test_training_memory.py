@@ -14,7 +14,6 @@ import torch
 
 from ganformer_cli.checkpoints import training_state
 from ganformer_cli.config import RunConfig, resolve_run
-from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import TrainingError
 from ganformer_cli.memory import Peak, free_memory_mib, is_out_of_memory
 from ganformer_cli.models import Discriminator, Generator
@@ -22,9 +21,10 @@ from ganformer_cli.training import Callbacks, fitting, open_run, opening, record
 from ganformer_cli.training.fitting import Trial, fit_micro_batch
 from ganformer_cli.training.gan import GANTrainer, StepResult
 from ganformer_cli.training.network_trainer import micro_batches
+from tests.small_pictures import small_pictures
 
 TINY: dict[str, Any] = {
-    "resolution": 32,
+    "resolution": 8,
     "components_num": 2,
     "latent_size": 16,
     "channel_base": 128,
@@ -52,7 +52,7 @@ def settings(**options: Any) -> RunConfig:
 
 def train(folder: Path, messages: list[str] | None = None, **options: Any) -> dict[str, torch.Tensor]:
     """What the last state holds."""
-    data = open_dataset("scenes", resolution=32, max_images=16)
+    data = small_pictures()
     callbacks = Callbacks(message=(messages if messages is not None else []).append)
     open_run(settings(**options), data, folder, device=torch.device("cpu"), resume=False, callbacks=callbacks).run()
     return training_state.read_state(training_state.states_of(folder)[-1]).tensors
@@ -169,7 +169,7 @@ def test_the_smaller_parts_stay_when_the_run_goes_on(tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         fail_once(patch, Generator, "synthesis", 0, ERRORS[0])
         train(tmp_path / "run")
-    data = open_dataset("scenes", resolution=32, max_images=16)
+    data = small_pictures()
     again = open_run(settings(), data, tmp_path / "run", device=torch.device("cpu"), resume=True)
     assert again.gan.micro_batch == 4
 
@@ -286,7 +286,7 @@ def test_a_trial_changes_nothing(regularised: bool) -> None:
 
 def test_what_fits_is_asked_only_where_nobody_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "fit_micro_batch", lambda gan, message: 2)
-    data = open_dataset("scenes", resolution=32, max_images=16)
+    data = small_pictures()
     sizes = [
         open_run(settings(batch_gpu=said), data, tmp_path / str(said), device=CPU, resume=False).gan.micro_batch
         for said in (None, 4)
@@ -358,7 +358,7 @@ run.run()
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_memory_that_steps_leave_in_pieces_is_given_back_at_each_tick(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", IN_PIECES, json.dumps(TINY), str(tmp_path / "run")],
+        [sys.executable, "-c", IN_PIECES, json.dumps({**TINY, "resolution": 32}), str(tmp_path / "run")],
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -31,10 +31,11 @@ from ganformer_cli.training import Callbacks, RunResult, open_run
 from ganformer_cli.training.gan import GANTrainer
 from ganformer_cli.training.loop import Trainer
 from ganformer_cli.training.watch import DIVERSITY, MAX_TICKS_OUTSIDE, SIGN_REAL, CollapseWatch, all_finite
+from tests.small_pictures import small_pictures, small_pictures_file
 
 STEPS = 10
 TINY: dict[str, Any] = {
-    "resolution": 32,
+    "resolution": 8,
     "attention": "duplex-equation",
     "components_num": 2,
     "latent_size": 16,
@@ -48,7 +49,7 @@ TINY: dict[str, Any] = {
     "tick_kimg": 0.008,
     "snapshot_kimg": 0.012,
     "vis_num": 2,
-    "metrics": "swd",
+    "metrics": "diversity",
     "eval_images_num": 4,
     "pl_weight": 2.0,
     "g_reg_interval": 2,
@@ -65,9 +66,9 @@ def settings(**options: Any) -> RunConfig:
     return resolve_run({**TINY, **options}, dataset_preset={}, on_cpu=True)
 
 
-def data(count: int = 14) -> ImageDataset:
-    """Scenes."""
-    return open_dataset("scenes", resolution=32, max_images=count)
+def data(count: int = 14, resolution: int = 8) -> ImageDataset:
+    """Scenes, small or as they are drawn."""
+    return small_pictures(count) if resolution == 8 else open_dataset("scenes", resolution=32, max_images=count)
 
 
 def train(
@@ -86,8 +87,9 @@ def train(
         message=(messages if messages is not None else []).append,
     )
     config = settings(**options)
+    pictures = data(resolution=config.model.resolution)
     run = open_run(
-        config, data(), folder, device=CPU, resume=resume, resume_from=resume_from, callbacks=callbacks
+        config, pictures, folder, device=CPU, resume=resume, resume_from=resume_from, callbacks=callbacks
     )  # fmt: skip
     return run.run()
 
@@ -116,26 +118,42 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", [TINY["attention"], "kmeans"])
-def test_a_stopped_run_leaves_the_very_same_weights(tmp_path: Path, undisturbed: Path, attention: str) -> None:
-    """Stopped at once, where a snapshot is saved anyway, and between two of them."""
-    if attention != TINY["attention"]:
-        train(undisturbed := tmp_path / "undisturbed", attention=attention)
+@pytest.mark.parametrize(
+    ("options", "stops"),
+    [
+        # At once, where a snapshot is saved anyway, and between two of them.
+        pytest.param({}, (1, 2, 4), id="small"),
+        pytest.param(
+            {"attention": "kmeans", "resolution": 32, "metrics": "swd", "total_kimg": 0.024}, (1, 2), id="kmeans"
+        ),
+    ],
+)
+def test_a_stopped_run_leaves_the_very_same_weights(
+    tmp_path: Path, undisturbed: Path, options: dict[str, Any], stops: tuple[int, ...]
+) -> None:
+    if options:
+        train(undisturbed := tmp_path / "undisturbed", **options)
     expected = everything(undisturbed)
-    for number, stop in enumerate((1, 2, 4)):
-        assert not train(tmp_path / "run", attention=attention, stop=stop, resume=number > 0).finished
-    assert train(tmp_path / "run", attention=attention, resume=True).finished
+    for number, stop in enumerate(stops):
+        assert not train(tmp_path / "run", stop=stop, resume=number > 0, **options).finished
+    assert train(tmp_path / "run", resume=True, **options).finished
     assert everything(tmp_path / "run") == expected
     kimg = [json.loads(line)["kimg"] for line in (tmp_path / "run/log.jsonl").read_text("utf-8").splitlines()]
     assert kimg == sorted(set(kimg))
 
 
 RUN = """
-import sys
+import json, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_training_resume import train
-train(Path(sys.argv[1]), resume=sys.argv[2] == "go on", save_minutes=1e-6)
+import torch
+from ganformer_cli.config import resolve_run
+from ganformer_cli.data import open_dataset
+from ganformer_cli.training import open_run
+
+given, pictures, folder, begun = sys.argv[1:]
+config = resolve_run(json.loads(given), dataset_preset={}, on_cpu=True)
+data = open_dataset(pictures, max_images=14)
+open_run(config, data, Path(folder), device=torch.device("cpu"), resume=begun == "go on").run()
 """
 
 
@@ -191,7 +209,8 @@ def test_the_newest_state_moves_nothing_aside_and_a_damaged_one_is_refused(tmp_p
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_kills_at_random_moments_lose_no_run(tmp_path: Path, undisturbed: Path) -> None:
     folder, chance = tmp_path / "run", random.Random(1)
-    program = [sys.executable, "-c", RUN.format(tests=str(Path(__file__).parent)), str(folder)]
+    options = json.dumps({**TINY, "save_minutes": 1e-6})
+    program = [sys.executable, "-c", RUN, options, str(small_pictures_file()), str(folder)]
     kills = 0
     while kills < 3:
         begun = "go on" if (folder / "config.json").is_file() else "begin"
@@ -399,7 +418,7 @@ def test_state_and_configuration_must_agree(tmp_path: Path, begun: Path) -> None
 @pytest.mark.slow
 def test_other_pictures_are_noticed(tmp_path: Path, begun: Path) -> None:
     shutil.copytree(begun, tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"images of data set scenes are not those.*--override"):
+    with pytest.raises(ConfigError, match=r"images of data set scenes-8x8 are not those.*--override"):
         open_run(settings(), data(13), tmp_path / "run", device=CPU, resume=True)
     open_run(settings(), data(13), tmp_path / "run", device=CPU, resume=True, override=True)
 

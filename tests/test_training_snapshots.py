@@ -17,14 +17,14 @@ import torch
 from ganformer_cli.checkpoints import snapshots, training_state
 from ganformer_cli.checkpoints.run_folder import images_in_name, snapshot_name, snapshots_of
 from ganformer_cli.config import resolve_run
-from ganformer_cli.data import open_dataset
 from ganformer_cli.training import Callbacks, RunResult, open_run
 from ganformer_cli.training.checkpointing import Checkpointer
 from ganformer_cli.training.samples import SampleGrids
 from ganformer_cli.training.scoring import Scoring
+from tests.small_pictures import small_pictures
 
 TINY: dict[str, Any] = {
-    "resolution": 32,
+    "resolution": 16,  # the least that swd takes
     "components_num": 2,
     "latent_size": 16,
     "channel_base": 128,
@@ -53,7 +53,7 @@ def train(
         message=(messages if messages is not None else []).append,
     )
     config = resolve_run({**TINY, **options}, dataset_preset={}, on_cpu=True)
-    data = open_dataset("scenes", resolution=32, max_images=8)
+    data = small_pictures(8, 16)
     return open_run(config, data, folder, device=CPU, resume=resume, callbacks=callbacks).run()
 
 
@@ -158,7 +158,7 @@ def test_a_program_that_shows_the_latest_grid_does_not_end_the_run(
 
 def scoring(run: Path, metrics: str = "swd") -> Scoring:
     config = resolve_run({**TINY, "metrics": metrics}, dataset_preset={}, on_cpu=True)
-    return Scoring(config.train, open_dataset("scenes", resolution=32, max_images=8), run, CPU, lambda text: None)
+    return Scoring(config.train, small_pictures(8, 16), run, CPU, lambda text: None)
 
 
 def scored_run(run: Path, values: dict[float, float], **conditions: Any) -> None:
@@ -332,7 +332,7 @@ def test_no_file_of_a_run_stays_mapped(tmp_path: Path) -> None:
     generator = snapshots.load_snapshot(run)
     config = resolve_run(TINY, dataset_preset={}, on_cpu=True)
     trainer = open_run(
-        config, open_dataset("scenes", resolution=32, max_images=8), run, device=CPU, resume=True
+        config, small_pictures(8, 16), run, device=CPU, resume=True
     )  # fmt: skip
     assert found.tensors
     assert tensors
