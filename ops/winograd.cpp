@@ -29,7 +29,7 @@ constexpr int kRows = 6;
 constexpr int kRows = 4;
 #endif
 constexpr int64_t kTiles = 48;                      // whose transforms are in work at once; a multiple of kRows
-constexpr int64_t kChunkBytes = int64_t(4) << 20;   // of the transforms in work at once, for a weight's gradient
+constexpr int64_t kChunkBytes = int64_t(512) << 10; // of the transforms in work at once, for a weight's gradient
 
 int64_t round_up(int64_t a, int64_t b) {
   return ceil_div(a, b) * b;
