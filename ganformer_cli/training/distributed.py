@@ -89,8 +89,7 @@ class Group:
         """Which of ``flags`` is true in at least one process."""
         if self.world_size == 1:
             return list(flags)
-        votes = torch.tensor([float(flag) for flag in flags], device=device)
-        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        votes = self.all_reduce(torch.tensor([float(flag) for flag in flags], device=device))
         return [vote > 0 for vote in votes.tolist()]
 
     def all_reduce_min(self, number: int, device: torch.device) -> int:
