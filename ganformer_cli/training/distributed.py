@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from ganformer_cli.errors import ConfigError, TrainingError
+from ganformer_cli.errors import ConfigError, TrainingError, first_line
 from ganformer_cli.text import printable
 from ganformer_cli.training.intra_node import MAX_SMALL, IntraNodeGroup, all_gather_object, broadcast_object, connect
 
@@ -205,7 +205,7 @@ def init_process_group(device: torch.device) -> Group:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise TrainingError(
-            f"the processes of this run cannot meet ({str(error).splitlines()[0]}); start them with torchrun, or set "
+            f"the processes of this run cannot meet ({first_line(error)}); start them with torchrun, or set "
             "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in all of them"
         ) from error
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -302,7 +302,7 @@ def process_group(device: torch.device) -> Iterator[Group]:
         if group.world_size == 1 or not any(word in str(error) for word in _LOST):
             raise
         raise TrainingError(
-            f"process {group.rank} of {group.world_size} lost another one ({str(error).splitlines()[0][:200]}); what "
+            f"process {group.rank} of {group.world_size} lost another one ({first_line(error)[:200]}); what "
             "that one said tells why. The same command resumes from the last state"
         ) from error
     else:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ganformer_cli.config import RunConfig
-from ganformer_cli.errors import TrainingError
+from ganformer_cli.errors import TrainingError, first_line
 from ganformer_cli.memory import RETURN_ABOVE_MIB, is_out_of_memory, return_free_memory
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.precision import HALF, blocks_of, full_precision, half_layers, use_half, use_precision
@@ -255,7 +255,7 @@ class GANTrainer(NetworkTrainer):
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                failure = (str(error).splitlines() or [""])[0] or "no memory"
+                failure = first_line(error)
             if failure and several and not unproven:
                 raise TrainingError(
                     f"out of memory in process {self.group.rank} ({failure}); start again with a smaller --batch-gpu "
