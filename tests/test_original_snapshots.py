@@ -125,6 +125,10 @@ def test_a_converted_file_is_plain_safetensors(ganformer: Run) -> None:
     assert "must end in .safetensors" in ganformer("convert", PYTORCH, "whole.pt").stderr
 
 
+#: What is measured before a run where nobody says these.
+NO_TRIALS = ("--batch-gpu", "4", "--precision", "fp32")
+
+
 @pytest.mark.slow
 def test_training_goes_on_from_a_snapshot(ganformer: Run) -> None:
     line: tuple[Any, ...] = (
@@ -138,7 +142,7 @@ def test_training_goes_on_from_a_snapshot(ganformer: Run) -> None:
         "--vis-num",
         "2",
     )
-    line += ("--batch-size", "4", "--train-images-num", "8")
+    line += ("--batch-size", "4", "--train-images-num", "8", *NO_TRIALS)
     done = ganformer(*line)
     assert done.exit_code == 0, done.output
     trained = load_file("results/scenes-kmeans-000/snapshots/network-snapshot-000000.safetensors")
@@ -355,7 +359,10 @@ def test_what_was_left_out_is_said(ganformer: Run, monkeypatch: pytest.MonkeyPat
 
 
 #: A training that ends at once.
-SHORT = ("--total-kimg", "0.004", "--batch-size", "4", "--vis-num", "2", "--metrics", "none", "--train-images-num", "8")
+SHORT = (
+    *("--total-kimg", "0.004", "--batch-size", "4", "--vis-num", "2", "--metrics", "none", "--train-images-num", "8"),
+    *NO_TRIALS,
+)
 
 
 @pytest.mark.slow

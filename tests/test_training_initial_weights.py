@@ -25,6 +25,7 @@ Run = Callable[..., Result]
 TINY = (
     *("train", "--channel-base", "128", "--channel-max", "8", "--mapping-num-layers", "2", "--batch-size", "4"),
     *("--total-kimg", "0.008", "--train-images-num", "8", "--vis-num", "2", "--metrics", "none"),
+    *("--batch-gpu", "4", "--precision", "fp32"),
 )
 
 
