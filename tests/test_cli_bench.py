@@ -111,6 +111,7 @@ def test_networks_are_beside_their_bare_convolutions(record: dict[str, Any]) -> 
     assert all(set(row["against"]) - {"plain torch"} == {"bare convolutions"} for row in rows)
 
 
+@pytest.mark.slow
 def test_the_curve_is_of_three_forms_over_positions(ganformer: Run, own_folder: Path) -> None:
     done = ganformer(*QUICK, "--only", "curve", "--no-memory", "--json", "--plot", "curve.svg")
     assert done.exit_code == 0, done.stderr

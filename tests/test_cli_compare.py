@@ -167,6 +167,7 @@ def test_files_are_written_whole_and_the_plot_shows_deviations(ganformer: Run, r
         assert chart.format == "PNG"
 
 
+@pytest.mark.slow
 def test_the_plot_shows_the_course_over_kimg_and_time(ganformer: Run, make_run: Maker) -> None:
     for seed, fids in enumerate(([30.0, 20.0, 10.0], [40.0, 22.0])):
         run = make_run(f"a-seed{seed}-000", [{"fid": fid} for fid in fids], seed=seed)

@@ -53,6 +53,7 @@ def test_scores_as_json_are_the_line_that_the_run_keeps(ganformer: Run, tiny_run
     assert answers[0]["provenance"]["snapshot_sha256"] == hashlib.sha256(snapshot).hexdigest()
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_matter(ganformer: Run, tiny_run: Path) -> None:
     answers = [
         ganformer("eval", "--eval-images-num", "8", "--json", "--batch-size", size).stdout for size in ("1", "3")
@@ -332,6 +333,7 @@ def test_two_folders(ganformer: Run, pictures: Path) -> None:
     assert len(list(pictures.iterdir())) == 6  # the folder stays one of images
 
 
+@pytest.mark.slow
 def test_what_generate_wrote_scores_as_the_model_does(
     ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]
 ) -> None:

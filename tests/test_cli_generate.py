@@ -57,6 +57,7 @@ def test_psi_is_the_authors_unless_given(ganformer: Run, tiny_run: Path) -> None
     np.testing.assert_array_equal(read(Path("images/seed0001.png")), expected)
 
 
+@pytest.mark.slow
 def test_the_same_line_gives_the_same_files_with_any_batch_size(ganformer: Run, tiny_run: Path) -> None:
     for folder, batch_size in (("a", 1), ("b", 3), ("c", 8)):
         ganformer("generate", "--images-num", "8", "--batch-size", batch_size, "--output-dir", folder)
@@ -337,6 +338,7 @@ def test_wrong_lines(ganformer: Run, tiny_run: Path, line: str, status: int, mes
     assert not Path("images").exists()
 
 
+@pytest.mark.slow
 def test_maps_of_a_model_without_attention(ganformer: Run, tiny_run: Path) -> None:
     from ganformer_cli.checkpoints.snapshots import save_snapshot
     from ganformer_cli.config import ModelConfig

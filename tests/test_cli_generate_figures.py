@@ -51,6 +51,7 @@ def shape(path: str | Path) -> tuple[int, int]:
 # ----- What it writes -----
 
 
+@pytest.mark.slow
 def test_the_authors_names_ask_for_every_figure(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --vis --vis-num 2 --vis-maps --vis-layer-maps --vis-style-mix --vis-noise-var --blending-alpha 0.4"
     done = ganformer(*line.split(), "--vis-rich-num", "2")
@@ -146,6 +147,7 @@ def test_the_same_line_gives_the_same_figures(ganformer: Run, tiny_run: Path) ->
             assert Path(f"one{end}", name).read_bytes() == Path(f"two{end}", name).read_bytes()
 
 
+@pytest.mark.slow
 def test_figures_of_another_line_are_not_overwritten(ganformer: Run, tiny_run: Path) -> None:
     line = ["generate", "--images-num", "2", "--mix", "take", "--output-dir", "images"]
     assert ganformer(*line).exit_code == 0
@@ -187,6 +189,7 @@ def test_maps_as_arrays(ganformer: Run, tiny_run: Path) -> None:
     assert Path(record["maps"]).stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_k_gans_components_are_mixed_but_cannot_be_removed(ganformer: Run, own_folder: Path) -> None:
     file = model_file(own_folder / "kgan.safetensors", attention="none", kgan=True, style=True)
     line = ["generate", "--model", file, "--images-num", "2", "--mix"]

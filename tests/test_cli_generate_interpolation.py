@@ -101,6 +101,7 @@ def test_films(ganformer: Run, tiny_run: Path, film: str) -> None:
         assert sheet.width > 9 * (3 * 32 + 4)
 
 
+@pytest.mark.slow
 def test_the_same_film_is_kept_and_another_one_stopped(ganformer: Run, tiny_run: Path) -> None:
     line = ["generate", "--seeds", "1-3", "--interpolate", "--interpolation-density", "2"]
     assert ganformer(*line).exit_code == 0
@@ -181,6 +182,7 @@ def test_frames_are_enlarged_by_whole_pixels(ganformer: Run, tiny_run: Path) -> 
     assert metadata["scale"] == 3
 
 
+@pytest.mark.slow
 def test_a_grid_of_walks(ganformer: Run, tiny_run: Path) -> None:
     """Each cell is the film of its own images."""
     line = "generate --interpolate --film frames --interpolation-density 2 --rich-num 2 --output-dir"
@@ -196,6 +198,7 @@ def test_a_grid_of_walks(ganformer: Run, tiny_run: Path) -> None:
     assert json.loads(again.stdout)["interpolation"]["frames"] == 3
 
 
+@pytest.mark.slow
 def test_a_film_of_the_training(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --seeds 4,9 --training-film --film frames --scale 2 --json"
     done = ganformer(*line.split())

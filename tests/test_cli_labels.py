@@ -28,7 +28,7 @@ Run = Callable[..., Result]
 TINY = [
     "train", "--resolution", "16", "--components-num", "2", "--latent-size", "16", "--channel-base", "64",
     "--channel-max", "8", "--batch-size", "4", "--total-kimg", "0.008", "--labels", "--metrics", "none",
-    "--vis-num", "4",
+    "--vis-num", "4", "--batch-gpu", "4", "--precision", "fp32",
 ]  # fmt: skip
 VECTORS = [[0.2, 0.8], [1, 0.5], [0, 0.25]]
 NAMES = ["ant", "cat", "dog"]
@@ -142,6 +142,7 @@ def test_a_class_by_its_name_and_by_its_number(ganformer: Run, runs: Path) -> No
     assert np.array_equal(read(Path("2/seed0001.png")), read(Path("dog/seed0001.png")))
 
 
+@pytest.mark.slow
 def test_eval_and_convert_and_info(ganformer: Run, runs: Path) -> None:
     scores = ganformer("eval", "--model", "results/vectors-duplex-000")
     assert scores.exit_code == 0, scores.stderr

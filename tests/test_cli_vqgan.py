@@ -134,6 +134,7 @@ def test_info_and_compare_call_it_by_its_name(model: Path) -> None:
     assert model_kind(CONFIG) == "VQGAN"
 
 
+@pytest.mark.slow
 def test_the_card_names_its_paper_and_only_settings_that_it_reads(own_folder: Path) -> None:
     line = (
         "train --baseline VQGAN --train-images-num 16 --batch-size 4 --metrics none --resolution 32 --vis-num 2 "

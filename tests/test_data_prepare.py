@@ -70,6 +70,7 @@ def test_the_layout_is_stylegans(source: Path) -> None:
                 assert np.array_equal(np.asarray(image), pixels(seed))
 
 
+@pytest.mark.slow
 def test_every_thousand_pictures_get_a_folder(source: Path) -> None:
     names = [f"{i:04}.png" for i in range(1001)]
     data = (source / "part 0" / "image-0.png").read_bytes()

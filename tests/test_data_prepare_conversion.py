@@ -54,6 +54,7 @@ def test_little_work_starts_no_processes() -> None:
     assert list(convert_all(iter(()), LOOK, None)) == []
 
 
+@pytest.mark.slow
 def test_more_work_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "START_WORKERS_AFTER", 1e-9)
     monkeypatch.setattr(conversion, "default_workers", lambda: 2)
@@ -66,6 +67,7 @@ def test_more_work_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not multiprocessing.active_children()  # left early, they end
 
 
+@pytest.mark.slow
 def test_only_little_is_read_ahead() -> None:
     read = 0
 

@@ -113,6 +113,7 @@ def test_goes_on_where_it_was(undisturbed: dict[str, bytes], error: BaseExceptio
     assert prepare(Numbers(), "set", workers=1, **SETTINGS).unchanged
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("cut", [1, 30, 10_000])
 def test_a_journal_that_was_cut_or_damaged_is_used_as_far_as_it_goes(undisturbed: dict[str, bytes], cut: int) -> None:
@@ -132,6 +133,7 @@ def test_a_journal_that_was_cut_or_damaged_is_used_as_far_as_it_goes(undisturbed
         prepared.folder.rename(f"done-{damage}")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize(
     ("source", "change"),
@@ -152,6 +154,7 @@ def test_another_source_or_other_settings_begin_anew(source: Numbers, change: di
     assert contents(prepared.folder) == contents(fresh.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("file", ["images-00000-of-00003.zip", "images-00002-of-00003.zip"])
 @pytest.mark.parametrize("remove", [True, False])
@@ -341,6 +344,7 @@ def test_the_number_of_workers_changes_no_byte(undisturbed: dict[str, bytes]) ->
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_shards_and_compression_change_no_pixel(undisturbed: dict[str, bytes]) -> None:
     whole = json.loads(undisturbed["manifest.json"])
     changes: list[dict[str, Any]] = [{"shards_num": 1}, {"shards_num": None}, {"compression": "none"}]

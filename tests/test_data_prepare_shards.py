@@ -45,6 +45,7 @@ def test_a_zip_is_what_zipfile_would_write(tmp_path: Path) -> None:
     assert messages == {"file": "ours.zip", "count": 3, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+@pytest.mark.slow
 def test_more_entries_than_a_plain_zip_holds(tmp_path: Path) -> None:
     written(tmp_path / "many.zip", [b"x"] * 65_535)
     with zipfile.ZipFile(tmp_path / "many.zip") as archive:

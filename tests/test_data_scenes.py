@@ -60,6 +60,7 @@ def test_every_picture_is_another_and_seeds_differ() -> None:
     assert len(pictures) == 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
 def test_every_object_is_seen(ratio: float) -> None:
     dataset = SceneDataset(resolution=64, ratio=ratio)

@@ -121,6 +121,7 @@ def test_scores_of_features_are_those_of_these_pictures(
     assert (scores["density"], scores["coverage"]) == manifold.density_coverage(*rows)
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_change_a_score_but_the_seed_does(
     model: Generator, scenes: ImageDataset, networks: FeatureNetworks
 ) -> None:
@@ -138,6 +139,7 @@ def test_the_floor_is_far_below_an_untrained_model(model: Generator, scenes: Ima
     assert 0 < scores["swd_floor"] < scores["swd"] / 3
 
 
+@pytest.mark.slow
 def test_a_small_data_set_gives_its_halves_to_the_floor(model: Generator, scenes: ImageDataset) -> None:
     assert evaluate(model, scenes, num_images=40, floor=True)["swd_floor_images"] == 24
 
@@ -268,6 +270,7 @@ def noisy(pictures: np.ndarray, amount: float) -> np.ndarray:
     return np.clip(pictures + noise, 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_distances_of_identical_sets_are_nothing_and_grow_with_damage(
     scenes: ImageDataset, networks: FeatureNetworks
 ) -> None:
@@ -481,6 +484,7 @@ def test_processes_come_to_the_scores_of_one(
             assert scores[name] == pytest.approx(alone[name], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_where_one_process_fails_all_end(scenes: ImageDataset) -> None:
     class Broken(Given):
         def _load(self, index: int) -> np.ndarray:
@@ -504,6 +508,7 @@ def test_where_one_process_fails_all_end(scenes: ImageDataset) -> None:
     assert other == f"process 1 failed: picture {bad} is broken"
 
 
+@pytest.mark.slow
 def test_large_arrays_lie_on_disk(
     model: Generator, scenes: ImageDataset, networks: FeatureNetworks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

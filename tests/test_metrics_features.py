@@ -82,6 +82,7 @@ def test_number_of_threads_changes_no_bit(network: FeatureNetwork, known: tuple[
     assert torch.equal(found["pool"], together["pool"])
 
 
+@pytest.mark.slow
 def test_features_are_those_of_old(known: tuple[Tensor, dict[str, Tensor]]) -> None:
     """Golden numbers: of these weights and pictures, as torch-fidelity's network gives them, too."""
     _, found = known

@@ -94,6 +94,7 @@ def test_vgg16_features(vgg_weights: Weights, their_vgg: None) -> None:
     same(ours(images)["fc2"], theirs(images)[0])
 
 
+@pytest.mark.slow
 def test_lpips_distances(
     vgg_weights: Weights,
     their_vgg: None,

@@ -96,6 +96,7 @@ def test_the_worse_the_further(
         assert found[2] > 1.5 * abs(found[0])
 
 
+@pytest.mark.slow
 def test_the_same_pictures_have_none(reals: Tensor) -> None:
     """Far fewer than the features have numbers: the covariance is singular, and the distance is 0 all the same."""
     assert fid(reals, reals) < 1e-6
@@ -103,6 +104,7 @@ def test_the_same_pictures_have_none(reals: Tensor) -> None:
     assert precision_recall(reals, reals) == (1, 1)
 
 
+@pytest.mark.slow
 def test_collapsed_pictures_are_precise_and_recall_little(
     scenes: tuple[Tensor, Tensor], features: Callable[[Tensor], Tensor], reals: Tensor
 ) -> None:

@@ -130,6 +130,7 @@ def floor(reals: Images) -> float:
     return sliced_wasserstein(reals, pictures(96, seed=2))["mean"]
 
 
+@pytest.mark.slow
 def test_identical_sets_have_no_distance(reals: Images) -> None:
     assert set(sliced_wasserstein(reals, reals.copy()).values()) == {0.0}
 
@@ -167,6 +168,7 @@ def test_a_collapsed_set_is_far(reals: Images, floor: float) -> None:
     assert sliced_wasserstein(reals, np.repeat(reals[:1], 96, 0))["mean"] > 2 * floor
 
 
+@pytest.mark.slow
 def test_a_tint_of_the_whole_set_is_divided_out_but_not_one_of_each_image(reals: Images) -> None:
     """As in the paper."""
     dim = reals // 4

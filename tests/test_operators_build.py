@@ -293,6 +293,7 @@ def test_a_cuda_build_serves_the_cards_that_run_it(workshop: Workshop) -> None:
 # ----- What ninja does -----
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_compiled_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANFORMER_OPS_FOLDER", str(workshop.kept))  # where builds of this machine are kept
     workshop.write("two.cpp", '#include "shared.h"')
@@ -405,6 +406,7 @@ def other_compilers(workshop: Workshop, *kinds: str) -> list[Compiler]:
     return [Compiler(kind, (sys.executable, str(script)), f"other-{kind}", "2.0") for kind in kinds]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_where_one_compiler_fails_the_next_builds(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     others = other_compilers(workshop, "gnu")
     monkeypatch.setattr(build, "compilers_after", lambda failed: iter(others))

@@ -97,6 +97,7 @@ def test_there_are_ten_of_them() -> None:
     assert len(OTHERS) == 10
 
 
+@pytest.mark.slow
 def test_stored_psi_applies_to_tensorflow_models(ganformer: Run) -> None:
     assert load_original(TENSORFLOW).header["truncation_psi"] == pytest.approx(0.65)
     np.save("z.npy", load_file(GOLDEN / "io-tf.safetensors")["z"].numpy())
@@ -600,6 +601,7 @@ def test_offline_says_where_to_put_the_file(ganformer: Run, own_folder: Path, mo
     assert PUBLISHED["clevr-snapshot.pkl"].file_id in done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_put_there_by_hand_is_taken(ganformer: Run, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And its pictures are cropped as the authors crop those of this data set."""
     monkeypatch.setenv("GANFORMER_CACHE", str(own_folder / "cache"))

@@ -71,6 +71,7 @@ def golden_network(folder: Path, name: str) -> tuple[State, dict[str, Any]]:
     return {key: value.double() for key, value in module_tensors(module)}, module.state["_init_kwargs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_the_transcription_computes_the_golden_numbers(folder: Path) -> None:
     state, kwargs = golden_network(folder, "Gs")
@@ -104,6 +105,7 @@ SETS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_golden_sets_as_snapshots(ganformer: Run, authors: dict[str, Any], own_folder: Path, name: str) -> None:
     s = {**BASE, "resolution": 32, "base": 512, "max": 32, "depth": 8, **SETS[name]}
@@ -294,6 +296,7 @@ def test_tensorflow_s_settings_too(
     assert words in str(error.value)
 
 
+@pytest.mark.slow
 def test_every_tensor_is_accounted_for(authors: dict[str, Any], own_folder: Path) -> None:
     def refused(state: State) -> str:
         with pytest.raises(SnapshotError) as error:

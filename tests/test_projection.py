@@ -59,6 +59,7 @@ def targets(model: Generator) -> torch.Tensor:
 # ----- The optimisation -----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, NO_COMPONENTS, {"attention": "none", "kgan": True}, {"c_dim": 3}, {"local_noise": False, "ratio": 0.5}],
@@ -87,6 +88,7 @@ def test_without_noise_maps_generate_draws_the_projection(model: Generator, targ
         assert row["projection"] == row["model_noise"]
 
 
+@pytest.mark.slow
 def test_resuming_gives_the_same_bits(model: Generator, targets: torch.Tensor) -> None:
     settings = ProjectionSettings(steps=6)
 
@@ -281,6 +283,7 @@ def test_the_command_and_what_generate_makes_of_it(
     assert drawn.exit_code == 0, drawn.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_projection_goes_on_and_gives_the_same(
     ganformer: Callable[..., Result], tiny_run: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

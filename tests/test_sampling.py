@@ -71,6 +71,7 @@ def assert_same(found: dict[int, Image], expected: dict[int, Image]) -> None:
 # ----- The promise -----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_mode", ["const", "random", "none"])
 def test_no_batch_size_changes_a_picture(model: Generator, noise_mode: str) -> None:
     one_by_one = drawn(model, range(9), batch_size=1, noise_mode=noise_mode)
@@ -100,6 +101,7 @@ def test_the_answer_comes_in_the_order_of_the_seeds(model: Generator) -> None:
     assert [each.seed for each in sample_seeds(model, [7, 2, 5, 2], batch_size=3)] == [7, 2, 5, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lanes", "large"), [(4, False), (1, True)])
 def test_every_group_of_a_model_is_as_wide(
     model: Generator, lanes: int, large: bool, monkeypatch: pytest.MonkeyPatch

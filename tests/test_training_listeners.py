@@ -103,6 +103,7 @@ def test_a_listener_that_fails_is_named_and_left_out() -> None:
     assert said == ["--tensorboard: disk full; training continues without it"]
 
 
+@pytest.mark.slow
 def test_where_tensorboard_cannot_write_training_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     folder = tmp_path / "run-000"

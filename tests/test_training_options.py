@@ -359,6 +359,7 @@ def test_the_divergence_of_maps_is_that_of_jensen_and_shannon(follows: float, bi
     torch.testing.assert_close(found, torch.full((4,), bits), atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", [0, 1])
 def test_terms_of_regions_can_be_trained(term: int) -> None:
     """They have a gradient by what attends and what draws: descent on one alone, for the same latents, brings it up."""

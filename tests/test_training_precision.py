@@ -102,6 +102,7 @@ def test_bfloat16_trains_nearly_the_same_weights_in_float32(small: dict[str, Any
         assert half_figures[name] == pytest.approx(value, rel=0.1, abs=0.05), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_only_features_of_the_highest_resolutions_are_halved(small: dict[str, Any], dtype: torch.dtype) -> None:
     config = resolve_run({**small, "resolution": 128, "channel_base": 512}, dataset_preset={}, on_cpu=True).model
@@ -170,6 +171,7 @@ def test_blocks_take_the_precision_that_is_named(small: dict[str, Any]) -> None:
     assert not any(block.dtype for net in (gan.generator, gan.discriminator) for block in blocks_of(net).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [{}, {"c_dim": 3, "labels": True}], ids=["plain", "classes"])
 def test_the_trial_takes_what_is_faster_and_changes_nothing(
     small: dict[str, Any], classes: dict[str, Any], monkeypatch: pytest.MonkeyPatch

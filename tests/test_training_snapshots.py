@@ -104,6 +104,7 @@ def test_snapshots_of_earlier_versions_sort_among_the_new_ones(tmp_path: Path) -
     assert [path.name for path in snapshots_of(tmp_path)] == names
 
 
+@pytest.mark.slow
 def test_snapshots_and_grids_of_less_than_a_kimg_do_not_overwrite_each_other(undisturbed: Path) -> None:
     assert [path.name for path in snapshots_of(undisturbed)] == [snapshot_name(kimg) for kimg in (0, 0.008, 0.016)]
     grids = {path.name for path in (undisturbed / "samples").iterdir()}
@@ -272,6 +273,7 @@ def remove_scores(run: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:40], encoding="utf-8", newline="\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remove", [remove_everything, remove_grid, remove_scores])
 def test_what_is_missing_of_a_finished_run_is_made_again_and_told(
     tmp_path: Path, undisturbed: Path, remove: Callable[[Path], None]
@@ -341,6 +343,7 @@ def test_no_file_of_a_run_stays_mapped(tmp_path: Path) -> None:
     assert os.fspath(run) not in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_half_written_goes(undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)

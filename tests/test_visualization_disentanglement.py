@@ -173,6 +173,7 @@ def test_where_the_component_has_gone_belongs_to_it() -> None:
 # ----- Objects in scenes -----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("resolution", "least", "least_objects"), [(32, 0.8, 0.8), (64, 0.8, 0.9)])
 def test_objects_of_real_scenes_are_found(resolution: int, least: float, least_objects: float) -> None:
     dataset = SceneDataset(resolution=resolution, count=24)

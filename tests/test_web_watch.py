@@ -185,6 +185,7 @@ def test_a_report_shows_so_many_snapshots_at_most(tmp_path: Path) -> None:
         assert kept["fakes"][0] == files["fakes"][0]
 
 
+@pytest.mark.slow
 def test_a_browser_that_hangs_up_and_too_many_at_once(server: LocalServer) -> None:
     lines = f"GET /{server.token}/api/runs HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n"
     for request in (lines, lines + "\r\n"):
