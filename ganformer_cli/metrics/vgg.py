@@ -20,7 +20,7 @@ from ganformer_cli.metrics.weights import Shape, filled, shapes_of
 
 _SIDE = 224
 #: LPIPS was made for images of about this size.
-_LPIPS_SIDE = 256
+LPIPS_SIDE = 256
 FC = 4096
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images, on a scale of 0 to 1
 
@@ -143,7 +143,7 @@ def shrunk_to_lpips(pixels: Tensor) -> Tensor:
     """Images ``[B, 3, H, W]`` averaged down to about the size that LPIPS was made for, 256 pixels on the shorter side;
     smaller ones as they are (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", appendix D).
     """
-    factor = min(pixels.shape[2:]) // _LPIPS_SIDE
+    factor = min(pixels.shape[2:]) // LPIPS_SIDE
     return F.avg_pool2d(pixels, factor) if factor > 1 else pixels
 
 
