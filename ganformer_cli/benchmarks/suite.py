@@ -21,6 +21,7 @@ from ganformer_cli.cpus import cpu_name
 from ganformer_cli.errors import GanformerError, first_line
 from ganformer_cli.memory import EVALUATION_MIB, TRAINING_MIB, Peak, keep_large_blocks
 from ganformer_cli.operators import native
+from ganformer_cli.operators.bf16 import bf16_instructions
 
 
 class BenchmarkGroup(NamedTuple):
@@ -113,14 +114,12 @@ def run_benchmarks(
             rows.append({"group": name, **row})
             done += group.seconds / seconds
             progress(done, f"{name}: {case.what}")
-    checks = {"AVX512_BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
-    features = [name for name, check in checks.items() if getattr(torch.cpu, check, lambda: False)()]
     return {
         "version": __version__,
         "device": conditions.device,
         "device_name": torch.cuda.get_device_name(conditions.device) if conditions.on_cuda else cpu_name(),
         # Vector instructions of torch's kernels, bf16 and matrix instructions of oneDNN.
-        "cpu_features": [torch.backends.cpu.get_cpu_capability(), *features],
+        "cpu_features": [torch.backends.cpu.get_cpu_capability(), *bf16_instructions()],
         "threads": conditions.threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": conditions.precision,

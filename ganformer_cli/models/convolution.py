@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganformer_cli.operators import winograd
+from ganformer_cli.operators.bf16 import are_products_widened
 
 
 class ConvShape(NamedTuple):
@@ -72,12 +73,18 @@ def conv2d(
     if weight.ndim == 4:
         if weight.shape[2:] == (1, 1) and shape == POINTWISE and x.is_contiguous(memory_format=torch.channels_last):
             # A product of matrices: torch's convolution is slow at 1×1 with few images.
-            return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0].to(x.dtype)).permute(0, 3, 1, 2)
+            return _linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0].to(x.dtype)).permute(0, 3, 1, 2)
         return _apply(x, weight, shape, cast)
     if len(x) == 0:
         return _apply(x, weight.sum(0), shape)
     # split, not slices: the gradient of a slice is a whole batch of zeros.
     return torch.cat([_apply(*one, shape) for one in zip(x.split(1), weight.unbind(), strict=True)])
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    if are_products_widened(x):
+        return F.linear(x.float(), weight.float()).to(x.dtype)
+    return F.linear(x, weight)
 
 
 def _apply(x: Tensor, weight: Tensor, shape: ConvShape, cast: Tensor | None = None) -> Tensor:
@@ -192,6 +199,8 @@ def _energy(weight: Tensor, *, transposed: bool) -> Tensor:
 
 
 def _convolution(x: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:
+    if are_products_widened(x):
+        return _convolution(x.float(), weight.float(), shape).to(x.dtype)
     if _is_winograd(x, weight, shape):
         return winograd.winograd_conv2d(x, weight)
     stride, padding = [shape.stride] * 2, [shape.padding] * 2
@@ -211,6 +220,10 @@ def _gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, shape: ConvShape, wanted: tuple[bool, bool]
 ) -> tuple[Any, Any]:
     """Gradients by the input and by the weight; None where not wanted."""
+    if are_products_widened(gradient):
+        x = x.float() if wanted[1] else torch.empty_like(x, dtype=torch.float32)
+        by_x, by_weight = _gradients(gradient.float(), x, weight.float(), shape, wanted)
+        return tuple(found if found is None else found.to(gradient.dtype) for found in (by_x, by_weight))
     if _is_winograd(gradient, weight, shape):
         by_x = winograd.winograd_input_gradient(gradient, weight) if wanted[0] else None
         return by_x, winograd.winograd_weight_gradient(x, gradient) if wanted[1] else None
