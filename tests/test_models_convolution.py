@@ -10,6 +10,8 @@ from torch import Tensor
 from ganformer_cli.models import convolution
 from ganformer_cli.models.convolution import conv2d
 from ganformer_cli.models.layers import ModulatedConv2d
+from ganformer_cli.operators import bf16
+from ganformer_cli.operators.upfirdn2d import binomial_filter, upfirdn2d_reference
 
 SHAPES = [
     pytest.param({"stride": 1, "padding": 1, "transposed": False}, 3, id="same"),
@@ -120,6 +122,54 @@ def test_an_empty_batch_gives_an_empty_batch(shape: dict, size: int) -> None:
         by_x, by_weight = torch.autograd.grad(y.sum(), [x, weight if w is weight else weights])
         assert not by_x.any()
         assert not by_weight.any()
+
+
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_bf16_without_instructions_for_it_is_rounded_float32(
+    shape: dict, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features, both gradients and the second derivative."""
+    monkeypatch.setattr(bf16, "bf16_instructions", tuple)
+    x, weight, _ = operands(size, shape["transposed"])
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        given = [tensor.detach().bfloat16().to(dtype).requires_grad_() for tensor in (x, weight)]
+        y = conv2d(*given, **shape)
+        behind = y.detach().bfloat16().cos().to(dtype)
+        gradients = torch.autograd.grad(y, given, behind, retain_graph=True)
+        (again,) = torch.autograd.grad(y, given[0], behind, create_graph=True)
+        (twice,) = torch.autograd.grad(again, given[1], again.detach().bfloat16().to(dtype))
+        found.append([tensor.bfloat16() for tensor in (y, *gradients, again, twice)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("up", "down"), [(2, 1), (1, 2), (1, 1)])
+def test_the_plain_filter_of_bf16_is_rounded_float32(up: int, down: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bf16, "bf16_instructions", tuple)
+    x = torch.randn(2, 3, 8, 10, generator=torch.Generator().manual_seed(1)).bfloat16()
+    settings = {"up": up, "down": down, "padding": (2, 1), "gain": up * up}
+    wide = upfirdn2d_reference(x.float(), binomial_filter(), **settings)
+    assert torch.equal(upfirdn2d_reference(x, binomial_filter(), **settings), wide.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("found", "machine", "expected"),
+    [
+        ((True, True), "x86_64", ("AVX512_BF16", "AMX")),
+        ((False, False), "AMD64", ()),
+        ((True, False), "aarch64", ("BF16",)),
+        ((False, False), "aarch64", ()),
+    ],
+)
+def test_the_instructions_for_bf16(
+    found: tuple[bool, bool], machine: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    for check, answer in zip(("_is_avx512_bf16_supported", "_is_amx_tile_supported"), found, strict=True):
+        monkeypatch.setattr(torch.cpu, check, lambda answer=answer: answer)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: found[0])
+    assert bf16.bf16_instructions.__wrapped__() == expected
 
 
 def kept_bytes(x: Tensor, weight: Tensor) -> int:

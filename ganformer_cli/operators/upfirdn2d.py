@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import native
+from ganformer_cli.operators.bf16 import are_products_widened
 
 
 def binomial_filter(taps: tuple[int, ...] = (1, 3, 3, 1)) -> Tensor:
@@ -66,6 +67,8 @@ def upfirdn2d_reference(
     gain: float = 1.0,
 ) -> Tensor:
     """:func:`upfirdn2d` in plain torch."""
+    if are_products_widened(x):
+        return upfirdn2d_reference(x.float(), kernel, up=up, down=down, padding=padding, gain=gain).to(x.dtype)
     height, width = _output_size(x, kernel, up, down, padding)
     if x.numel() == 0:  # which convolutions refuse
         out = _pad(x, 0, height - x.shape[2], 0, width - x.shape[3])
