@@ -157,6 +157,7 @@ def test_absurd_configuration_is_refused_before_anything_is_built(tmp_path: Path
         snapshots.load_snapshot(path)
 
 
+@pytest.mark.slow
 def test_a_header_larger_than_its_tensors_takes_no_memory(tmp_path: Path) -> None:
     """65,536 numbers a latent would make each layer of the mapping network 17 GB."""
     _, path = write(tmp_path / "a.safetensors")

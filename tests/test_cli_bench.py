@@ -95,6 +95,7 @@ def test_each_row_says_what_it_is_measured_against_and_how_sure_the_ratio_is(rec
         assert ("plain torch" in row["against"]) == (record["operators"] == "native")
 
 
+@pytest.mark.slow
 def test_a_single_sample_gives_no_ratio(ganformer: Run) -> None:
     line = [*QUICK, "--repeats", "1", "--only", "generator", "--no-memory"]
     (row,) = json.loads(ganformer(*line, "--json").stdout)["rows"]

@@ -136,6 +136,7 @@ def cuda_sources(sources: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 posix = pytest.mark.skipif(os.name == "nt", reason="the nvcc that is none is a shell's script")
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize(
     ("words", "capability"),
@@ -147,6 +148,7 @@ def test_both_libraries(ganformer: Run, cuda_sources: Path, words: list[str], ca
     assert cuda["capability"] == capability  # 121 is newer than that nvcc, and its cards translate what is for 100
 
 
+@pytest.mark.slow
 @posix
 def test_a_torch_without_cuda_needs_no_cuda_library(
     ganformer: Run, cuda_sources: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ def pictures() -> Path:
     return Path("fitting")
 
 
+@pytest.mark.slow
 def test_scores_as_text(ganformer: Run, tiny_run: Path) -> None:
     done = ganformer("eval", "--eval-images-num", "8")
     assert done.exit_code == 0, done.stderr
@@ -41,6 +42,7 @@ def test_scores_as_text(ganformer: Run, tiny_run: Path) -> None:
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.slow
 def test_scores_as_json_are_the_line_that_the_run_keeps(ganformer: Run, tiny_run: Path) -> None:
     answers = [json.loads(ganformer("eval", "--eval-images-num", "8", "--json").stdout) for _ in range(2)]
     lines = (tiny_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -124,6 +126,7 @@ def test_where_scores_cannot_be_kept_it_is_said(ganformer: Run, tiny_run: Path, 
     assert "the scores were not saved" in failed.stderr
 
 
+@pytest.mark.slow
 def test_how_to_get_fid_is_said_where_nobody_has_chosen(ganformer: Run, tiny_run: Path) -> None:
     done = ganformer("eval", "--eval-images-num", "8", "--json")
     assert json.loads(done.stdout)["swd"] > 0
@@ -133,6 +136,7 @@ def test_how_to_get_fid_is_said_where_nobody_has_chosen(ganformer: Run, tiny_run
     assert "for FID" not in ganformer("eval", "--eval-images-num", "8", "--metrics", "diversity").stderr
 
 
+@pytest.mark.slow
 def test_precision_and_recall_are_percents_for_people(
     ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]
 ) -> None:
@@ -211,6 +215,7 @@ def test_wrong_lines(ganformer: Run, tiny_run: Path, pictures: Path, line: str, 
     assert not (tiny_run / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_does_not_say_its_data_set(ganformer: Run, tiny_run: Path) -> None:
     from ganformer_cli.checkpoints.snapshots import load_snapshot, save_snapshot
     from ganformer_cli.models import Discriminator
@@ -233,6 +238,7 @@ def test_a_snapshot_that_does_not_say_its_data_set(ganformer: Run, tiny_run: Pat
 # ----- Feature networks -----
 
 
+@pytest.mark.slow
 def test_scores_of_features(ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]) -> None:
     line = "eval --eval-images-num 30 --metrics fid,kid,is,pr,dc,fd-dinov2"
     done = ganformer(*line.split())
@@ -373,6 +379,7 @@ def test_comparing_scores_names_every_difference(ganformer: Run, tiny_run: Path,
     assert len(answer["differences"]["swd"]) == 4
 
 
+@pytest.mark.slow
 def test_comparing_what_compares_says_nothing(ganformer: Run, tiny_run: Path) -> None:
     for name in ("network-snapshot-000001.safetensors", "network-snapshot-000002.safetensors"):
         done = ganformer("eval", "--model", tiny_run / "snapshots" / name, "--eval-images-num", "4", "--json")

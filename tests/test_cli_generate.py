@@ -44,6 +44,7 @@ def test_pictures_are_named_after_their_seeds(ganformer: Run, tiny_run: Path) ->
     assert "drawing" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_number_of_pictures_is_32_or_what_is_asked(ganformer: Run, tiny_run: Path) -> None:
     assert ganformer("generate").exit_code == 0
     assert len(names(Path("images"))) == 32
@@ -65,6 +66,7 @@ def test_the_same_line_gives_the_same_files_with_any_batch_size(ganformer: Run, 
         assert Path("a", name).read_bytes() == Path("b", name).read_bytes() == Path("c", name).read_bytes()
 
 
+@pytest.mark.slow
 def test_half_precision_is_close_and_recorded(ganformer: Run, tiny_run: Path) -> None:
     for precision in ("fp32", "bf16"):
         folder = Path(precision)
@@ -97,6 +99,7 @@ def test_a_crop_keeps_the_middle(ganformer: Run, tiny_run: Path) -> None:
     assert read(Path("images-sheets/grid.png")).shape == (3, 16, 32)
 
 
+@pytest.mark.slow
 def test_maps_lie_apart_from_the_same_pictures(ganformer: Run, tiny_run: Path) -> None:
     ganformer("generate", "--images-num", "2", "--output-dir", "plain")
     done = ganformer("generate", "--images-num", "2", "--maps", "--layer-maps")
@@ -130,6 +133,7 @@ def test_noise(ganformer: Run, tiny_run: Path, noise: str) -> None:
 # ----- From latents, and other files than PNG -----
 
 
+@pytest.mark.slow
 def test_saved_latents_give_the_same_pictures(ganformer: Run, tiny_run: Path) -> None:
     done = ganformer("generate", "--images-num", "5", "--save-latents", "--output-dir", "seeds")
     assert done.exit_code == 0, done.stderr
@@ -189,6 +193,7 @@ def test_jpegs(ganformer: Run, tiny_run: Path) -> None:
     assert np.abs(read(Path("images/seed0001.jpg")).astype(int) - second).mean() < 8
 
 
+@pytest.mark.slow
 def test_one_array_of_pictures_as_they_leave_the_network(ganformer: Run, tiny_run: Path) -> None:
     ganformer("generate", "--seeds", "6,0-2", "--output-dir", "png", "--maps", "--grid")
     for batch_size in ("1", "3"):

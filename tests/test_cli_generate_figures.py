@@ -171,6 +171,7 @@ def test_soft_maps_are_other_pictures_than_hard_ones(ganformer: Run, tiny_run: P
     assert hard != soft
 
 
+@pytest.mark.slow
 def test_maps_as_arrays(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --seeds 1,4 --maps --layer-maps --maps-format npy --json"
     done = ganformer(*line.split())
@@ -202,6 +203,7 @@ def test_k_gans_components_are_mixed_but_cannot_be_removed(ganformer: Run, own_f
     assert "k-GAN" in refused.stderr
 
 
+@pytest.mark.slow
 def test_heads_have_their_own_maps(ganformer: Run, own_folder: Path) -> None:
     file = model_file(own_folder / "heads.safetensors", num_heads=2)
     done = ganformer("generate", "--model", file, "--images-num", "1", "--layer-maps")
@@ -260,6 +262,7 @@ def test_a_model_without_components_or_noise(ganformer: Run, own_folder: Path, o
     assert not Path("images").exists()
 
 
+@pytest.mark.slow
 def test_styles_are_mixed_without_components(ganformer: Run, own_folder: Path) -> None:
     file = model_file(own_folder / "plain.safetensors", attention="none", components_num=0)
     done = ganformer("generate", "--model", file, "--images-num", "2", "--style-mix", "--noise-variation")

@@ -57,6 +57,7 @@ def test_a_way_leads_from_picture_to_picture(ganformer: Run, tiny_run: Path, spa
     assert (about["frame"], about["interpolated_in"], about["truncation_psi"]) == (3, space, 0.7)
 
 
+@pytest.mark.slow
 def test_the_ways_differ_between_the_ends_only(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --seeds 4,9 --interpolate --film frames --truncation-psi 1"
     for space in ("w", "z"):
@@ -117,6 +118,7 @@ def test_the_same_film_is_kept_and_another_one_stopped(ganformer: Run, tiny_run:
     assert ganformer(*line, "--fps", "3", "--overwrite").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_shorter_film_leaves_no_frames_of_the_longer_one(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --seeds 1,2 --interpolate --film frames --overwrite --interpolation-density"
     for density in (5, 3):

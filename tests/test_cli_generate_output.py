@@ -89,6 +89,7 @@ def test_webp_loses_nothing(ganformer: Run, tiny_run: Path) -> None:
 # ----- Going on -----
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_drawn_again(ganformer: Run, tiny_run: Path, drawn: list[int]) -> None:
     line = ["generate", "--images-num", "6", "--json"]
     ganformer(*line, "--output-dir", "whole")
@@ -116,6 +117,7 @@ def test_sheets_of_what_is_there(ganformer: Run, tiny_run: Path, format: str) ->
     assert contents(Path("images")) == contents(Path("whole"))
 
 
+@pytest.mark.slow
 def test_rows_of_latents_go_on_too(ganformer: Run, tiny_run: Path, drawn: list[int]) -> None:
     """Row k stays row k: its noise and its name."""
     np.save("z.npy", np.random.default_rng(0).standard_normal((5, 3, 8), np.float32))
@@ -130,6 +132,7 @@ def test_rows_of_latents_go_on_too(ganformer: Run, tiny_run: Path, drawn: list[i
     assert sum(drawn) == 3
 
 
+@pytest.mark.slow
 def test_an_array_of_pictures_and_latents_are_kept(ganformer: Run, tiny_run: Path, drawn: list[int]) -> None:
     line = ["generate", "--images-num", "3", "--format", "npy", "--save-latents"]
     assert ganformer(*line).exit_code == 0
@@ -146,6 +149,7 @@ def test_an_array_of_pictures_and_latents_are_kept(ganformer: Run, tiny_run: Pat
     assert len(np.load("images/images.npy")) == len(np.load("images/latents.npy")) == 4
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_older_version_is_known(ganformer: Run, tiny_run: Path, drawn: list[int]) -> None:
     """They had no images.json: each file says itself what it is made from."""
     words = "generate --images-num 3 --grid --maps --interpolate --interpolation-density 2 --json"
@@ -212,6 +216,7 @@ def test_the_same_line_goes_on_after_a_kill(ganformer: Run, tiny_run: Path) -> N
 # ----- What is in the way -----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "difference"),
     [
@@ -302,6 +307,7 @@ def test_litter_of_the_system_is_nobodys(ganformer: Run, tiny_run: Path) -> None
     assert ganformer("generate", "--seeds", "1").exit_code == 0
 
 
+@pytest.mark.slow
 def test_without_a_folders_name_the_first_free_one(ganformer: Run, tiny_run: Path, drawn: list[int]) -> None:
     Path("images").mkdir()
     Path("images/notes.txt").write_text("mine", encoding="utf-8")
@@ -338,6 +344,7 @@ def test_a_folder_of_images_stays_one(ganformer: Run, tiny_run: Path) -> None:
     assert contents(Path("elsewhere")).keys() == {"there/seed0000.png"}
 
 
+@pytest.mark.slow
 def test_a_folder_of_sheets_that_holds_other_files(ganformer: Run, tiny_run: Path) -> None:
     Path("out-sheets").mkdir()
     Path("out-sheets/notes.txt").write_text("mine", encoding="utf-8")
@@ -373,6 +380,7 @@ def test_sheets_among_the_images_are_no_images(ganformer: Run, tiny_run: Path) -
 # ----- Several psi -----
 
 
+@pytest.mark.slow
 def test_a_sheet_over_psi(ganformer: Run, tiny_run: Path) -> None:
     done = ganformer(*["generate", "--seeds", "4,5", "--truncation-psi", "0,0.5,1", "--output-dir", "psi", "--json"])
     assert done.exit_code == 0, done.stderr

@@ -38,6 +38,7 @@ def test_the_best_and_the_worst(ganformer: Run, tiny_run: Path, format: str) -> 
     assert "best.png: was made with other settings (keep 3 instead of 4)" in other.stderr
 
 
+@pytest.mark.slow
 def test_vgg16_is_used_where_it_is(ganformer: Run, tiny_run: Path, tiny_features: dict[str, int]) -> None:
     done = ganformer("generate", "--images-num", "4", "--rank", "realism", "--json")
     assert done.exit_code == 0, done.stderr

@@ -94,6 +94,7 @@ def test_vectors_are_drawn_from_the_data(ganformer: Run, runs: Path) -> None:
     assert messages["label"] == [0.3, -2]
 
 
+@pytest.mark.slow
 def test_training_grids_draw_the_labels_of_the_data(ganformer: Run, runs: Path) -> None:
     folder = Path("results/vectors-duplex-000")
     generator = load_snapshot(snapshots_of(folder)[-1])
@@ -170,6 +171,7 @@ def test_eval_against_images_without_labels_draws_the_models_own(ganformer: Run,
     assert "bare has no labels" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_that_keeps_no_labels_says_what_is_assumed(ganformer: Run, own_folder: Path) -> None:
     config = ModelConfig(resolution=16, components_num=2, latent_size=16, channel_base=64, channel_max=8, c_dim=3)
     networks = {"ema": Generator(config), "generator": None, "discriminator": None}

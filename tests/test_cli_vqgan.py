@@ -50,6 +50,7 @@ def run(*words: str | Path) -> Result:
     return CliRunner().invoke(program, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_file_in_every_batch(model: Path, tmp_path: Path) -> None:
     how = ("--model", model, "--temperature", "0.8", "--top-k", "5", "--top-p", "0.9")
     assert (
@@ -80,6 +81,7 @@ def test_what_has_no_meaning_is_refused_by_name(model: Path, tmp_path: Path, opt
     assert not (tmp_path / "images").exists()
 
 
+@pytest.mark.slow
 def test_stage_one_has_nothing_to_draw_but_reconstructions_to_score(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.safetensors", steps=0)
     for words in (

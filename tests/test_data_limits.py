@@ -138,6 +138,7 @@ def test_several_xz_behind_one_another_are_one(own_folder: Path) -> None:
         assert [item.data for item in source.items()][0] == png(0)
 
 
+@pytest.mark.slow
 def test_a_header_that_names_a_thousand_things_is_read_at_once(own_folder: Path) -> None:
     header = tarfile.TarInfo("x")
     header.type, records = tarfile.XHDTYPE, b"6 a=b\n" * (170 * 1000)
@@ -186,6 +187,7 @@ def test_a_record_of_a_million_numbers(own_folder: Path) -> None:
     assert item.data == png()
 
 
+@pytest.mark.slow
 def test_a_record_of_a_million_features(own_folder: Path) -> None:
     one = b"".join(field(1, field(1, struct.pack("<I", i)) + field(2, b"")) for i in range(20_000))
     with open_source(written(own_folder, one)) as source:

@@ -351,6 +351,7 @@ def test_labels_of_no_image_are_an_error_where_asked(source: Path) -> None:
     assert not again.notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [MAX_LABELS, [0.5] * (MAX_LABELS + 1)])
 def test_more_labels_than_a_network_takes_are_refused_before_anything_is_made(source: Path, label: object) -> None:
     labelled(source, [[f"part {i % 2}/image-{i}.png", label] for i in range(6)])

@@ -112,6 +112,7 @@ def test_everything_at_once(folder: Path, archive: Path, tmp_path: Path, workers
     assert sorted(os.listdir()) == ["datasets"]
 
 
+@pytest.mark.slow
 def test_the_good_ones_are_what_they_were(folder: Path) -> None:
     prepare(folder, "set", resolution=16)
     dataset = open_dataset("set")
@@ -122,6 +123,7 @@ def test_the_good_ones_are_what_they_were(folder: Path) -> None:
         assert np.array_equal(dataset.image(first["plain.png"]), np.asarray(image).transpose(2, 0, 1))
 
 
+@pytest.mark.slow
 def test_pictures_that_occur_under_one_name_are_both_there(archive: Path) -> None:
     manifest = prepare(archive, "set", resolution=16).manifest
     assert ["twice.png", "twice.png"] in manifest["duplicates"]["first"]

@@ -101,6 +101,7 @@ class Poison:
         return signal.raise_signal, (signal.SIGTERM,)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told_with_the_picture() -> None:
     items: list[Any] = [*pictures(100), Item("poison.png", Poison())]  # type: ignore[arg-type]
     with pytest.raises(OutputError, match=r"ended unexpectedly at \d+\.png or soon after.*one worker process"):
@@ -108,6 +109,7 @@ def test_a_worker_that_dies_is_told_with_the_picture() -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes are stopped on POSIX only")
 def test_a_worker_that_was_stopped_does_not_hold_up_the_end() -> None:
     made = convert_all(pictures(4000), LOOK, 2)
@@ -160,6 +162,7 @@ def error_of(items: Iterator[Item], kind: type[BaseException]) -> BaseException:
     return errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="pipes have another format")
 def test_a_worker_that_is_killed_while_it_answers_does_not_hold_up_the_end(tmp_path: Path) -> None:
     written = tmp_path / "written"

@@ -90,6 +90,7 @@ def stop_at(number: int, error: BaseException) -> Callable[[int, int, int], None
     return stop
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), StoppedError()])
 def test_goes_on_where_it_was(undisturbed: dict[str, bytes], error: BaseException) -> None:

@@ -113,6 +113,7 @@ def reread(watched: Watched, position: int) -> torch.Tensor:
     return next(stream)[0]
 
 
+@pytest.mark.slow
 def test_signals_that_reach_the_whole_job_leave_them_alone(watched: Watched) -> None:
     watched.check(3)
     before = watched.pids
@@ -144,6 +145,7 @@ class Foreign(ImageDataset):
         return np.full((3, 2, 2), index, np.uint8)
 
 
+@pytest.mark.slow
 def test_where_none_works_training_reads_by_itself(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +157,7 @@ def test_where_none_works_training_reads_by_itself(
     assert len(watched.warned) == 1
 
 
+@pytest.mark.slow
 def test_one_that_ends_before_it_has_its_end_of_the_pipe_is_noticed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +182,7 @@ def test_one_that_ends_before_it_has_its_end_of_the_pipe_is_noticed(
     assert "(ended with status 1); reading without them" in said
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_is_told_where_training_hears_it(own_folder: Path) -> None:
     folder = own_folder / "images"
     folder.mkdir()

@@ -330,6 +330,7 @@ def test_a_file_that_claims_a_gigabyte_is_not_read(tmp_path: Path) -> None:
         assert [item.error for item in source.items()] == ["", "a file of 1025 MiB"]
 
 
+@pytest.mark.slow
 def test_a_bomb_in_a_zip_unpacks_no_further_than_it_says(tmp_path: Path) -> None:
     path = zipped(tmp_path / "zip", {"a.png": bytes(50_000_000)})
     data = bytearray(path.read_bytes())

@@ -107,6 +107,7 @@ def test_processes_share_the_stream_without_overlap(world_size: int) -> None:
     assert torch.equal(torch.cat([names for _, names in together]), labels)
 
 
+@pytest.mark.slow
 def test_workers_share_the_stream_too() -> None:
     dataset = SceneDataset(resolution=32, count=12)
     given: dict[str, Any] = {"batch_size": 2, "seed": 2, "mirror": False, "rank": 1, "world_size": 2}
@@ -120,6 +121,7 @@ def test_a_batch_may_be_larger_than_the_data_set() -> None:
     assert sorted(labels[:3, 0].tolist()) == sorted(labels[3:6, 0].tolist()) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_stream_and_leave_torchs_generator_alone() -> None:
     dataset = SceneDataset(resolution=32, count=12)
     alone = take(ImageStream(dataset, batch_size=4, seed=2, mirror=True, position=4), 4)

@@ -256,6 +256,7 @@ def test_a_push_holds_the_model_its_card_and_samples_and_comes_back(
     assert ganformer("info", "hf:me/faces").exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("library")
 def test_words_of_somebody_are_kept(ganformer: Run, hub: HubStandIn, tiny_run: Path) -> None:
     hub.repositories["me/faces"] = Repository({"README.md": b"My own words"})

@@ -86,6 +86,7 @@ def test_commas_and_brackets_in_strings_are_no_values() -> None:
     assert parse_json(text, "here", max_memory=2 * len(text)) == json.loads(text)
 
 
+@pytest.mark.slow
 def test_a_million_short_strings_pass_and_ten_million_lists_do_not() -> None:
     labels = {"labels": [[f"img{number:08d}.png", number % 10] for number in range(100_000)]}
     assert parse_json(json.dumps(labels), "labels") == labels

@@ -166,6 +166,7 @@ def test_a_prepared_set_whose_zip_became_a_pipe(ganformer: Run, own_folder: Path
         assert "images.zip" in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_pictures_that_became_pipes_in_the_output_folder(ganformer: Run, tiny_run: Path) -> None:
     line = "generate --seeds 0,1 --output-dir out --gpus none --format"
     for form, name in (("png", "seed0001.png"), ("npy", "images.npy")):

@@ -86,6 +86,7 @@ class Given(ImageDataset):
         return self.pictures[index]
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_pictures_that_generate_draws(model: Generator, scenes: ImageDataset) -> None:
     scores = evaluate(model, scenes, num_images=20)
     chosen = np.random.default_rng(0).permutation(48)[:20]
@@ -97,6 +98,7 @@ def test_scores_are_those_of_the_pictures_that_generate_draws(model: Generator, 
     assert scores["diversity"] == diversity_ratio(fakes, reals)
 
 
+@pytest.mark.slow
 def test_scores_of_features_are_those_of_these_pictures(
     model: Generator, scenes: ImageDataset, networks: FeatureNetworks
 ) -> None:
@@ -133,6 +135,7 @@ def test_batch_size_does_not_change_a_score_but_the_seed_does(
     assert other["fid"] != first["fid"]
 
 
+@pytest.mark.slow
 def test_the_floor_is_far_below_an_untrained_model(model: Generator, scenes: ImageDataset) -> None:
     scores = evaluate(model, scenes, num_images=24, floor=True)
     assert scores["swd_floor_images"] == 24
@@ -151,6 +154,7 @@ def test_only_what_is_asked_for(model: Generator, scenes: ImageDataset) -> None:
     assert set(distance) == {"swd", "swd_levels", "provenance"}
 
 
+@pytest.mark.slow
 def test_provenance_says_what_was_compared(model: Generator, scenes: ImageDataset, networks: FeatureNetworks) -> None:
     scores = evaluate(
         model, scenes, num_images=60, seed=3, truncation_psi=0.5, metrics=["swd", "fid", "is"], networks=networks
@@ -209,6 +213,7 @@ def test_path_lengths_are_the_models_own(
 # ----- Classes -----
 
 
+@pytest.mark.slow
 def test_samples_have_the_labels_of_the_reals_they_are_compared_with() -> None:
     model, dataset = generator(c_dim=3), Labelled()
     chosen = np.random.default_rng(0).permutation(30)
@@ -297,6 +302,7 @@ def test_collapsed_samples_are_precise_and_recall_nothing(scenes: ImageDataset, 
 # ----- Pictures instead of a model -----
 
 
+@pytest.mark.slow
 def test_pictures_are_read_from_folders_zips_and_arrays_alike(
     tmp_path: Path, scenes: ImageDataset, networks: FeatureNetworks
 ) -> None:
@@ -351,6 +357,7 @@ def test_arrays_that_hold_no_pictures(tmp_path: Path, scenes: ImageDataset) -> N
 # ----- The reals' statistics are kept -----
 
 
+@pytest.mark.slow
 def test_reals_are_looked_at_once(
     tmp_path: Path, model: Generator, scenes: ImageDataset, networks: FeatureNetworks, tiny_features: dict[str, int]
 ) -> None:
@@ -367,6 +374,7 @@ def test_reals_are_looked_at_once(
     assert uncached == first
 
 
+@pytest.mark.slow
 def test_statistics_of_other_conditions_are_not_taken(
     tmp_path: Path, model: Generator, scenes: ImageDataset, networks: FeatureNetworks, tiny_features: dict[str, int]
 ) -> None:
@@ -398,6 +406,7 @@ def test_a_picture_that_changes_under_its_name_is_looked_at_again(
     assert fid() > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped", "swapped", "empty"])
 def test_damaged_statistics_are_noticed_and_made_anew(
     tmp_path: Path, model: Generator, scenes: ImageDataset, networks: FeatureNetworks, damage: str
@@ -538,6 +547,7 @@ def test_progress_counts_every_stage_to_its_end(model: Generator, scenes: ImageD
     assert last == {"reading reals": (12, 12), "drawing samples": (6, 6), "comparing": (2, 2)}
 
 
+@pytest.mark.slow
 def test_few_pictures_are_told(model: Generator, scenes: ImageDataset, networks: FeatureNetworks) -> None:
     said: list[str] = []
     evaluate(model, scenes, num_images=40, metrics=WITH_FEATURES, networks=networks, warn=said.append)

@@ -97,6 +97,7 @@ GOLDEN = {
 }
 
 
+@pytest.mark.slow
 def test_folded_norms_and_swapped_means_are_the_network_as_it_is_written(inception_weights: Weights) -> None:
     """One block by hand: norms behind convolutions, the mean before its convolution."""
     network, x = Inception(inception_weights), torch.rand(2, 192, 9, 9)

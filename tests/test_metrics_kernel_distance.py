@@ -33,6 +33,7 @@ def test_it_is_the_estimate_of_the_paper() -> None:
     assert mean == pytest.approx(by_definition(reals, fakes), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_it_is_unbiased_where_samples_of_one_distribution_are_few() -> None:
     found = [kernel_distance(normal(20, seed=s), normal(20, seed=1000 + s), subsets=1)[0] for s in range(300)]
     error = np.std(found) / np.sqrt(len(found))

@@ -56,6 +56,7 @@ def test_reconstructions_do_not_depend_on_the_batch() -> None:
     assert np.array_equal(whole[4:7], reconstruct_images(model(), images[4:7]))
 
 
+@pytest.mark.slow
 def test_both_stages_have_the_scores_that_they_can_have() -> None:
     first, second = scores(model()), scores(model(steps=1))
     assert {"rswd", "psnr"} <= set(first)

@@ -164,6 +164,7 @@ def test_more_blur_is_further_and_shows_in_the_finest_level(reals: Images) -> No
     assert found[2]["32x32"] / found[0]["32x32"] > found[2]["16x16"] / found[0]["16x16"]
 
 
+@pytest.mark.slow
 def test_a_collapsed_set_is_far(reals: Images, floor: float) -> None:
     assert sliced_wasserstein(reals, np.repeat(reals[:1], 96, 0))["mean"] > 2 * floor
 
@@ -177,11 +178,13 @@ def test_a_tint_of_the_whole_set_is_divided_out_but_not_one_of_each_image(reals:
     assert sliced_wasserstein(reals, dim + tints)["mean"] > 10 * same
 
 
+@pytest.mark.slow
 def test_a_set_of_one_flat_colour_is_far_but_finite(reals: Images) -> None:
     found = sliced_wasserstein(reals, np.full_like(reals, 9))
     assert all(np.isfinite(value) and value > 100 for value in found.values())
 
 
+@pytest.mark.slow
 def test_fewer_pictures_on_one_side_compare_as_many_of_the_other(reals: Images) -> None:
     other = pictures(40, seed=3)
     assert sliced_wasserstein(reals, other) == sliced_wasserstein(reals[:40], other)

@@ -152,6 +152,7 @@ def test_generator_gradients_agree(name: str) -> None:
         assert error < GRADIENT, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_discriminator_gradients_agree(name: str) -> None:
     for key, error in discriminator_gradient_errors(name).items():

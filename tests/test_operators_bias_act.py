@@ -365,6 +365,7 @@ def test_the_native_derivative_never_reads_beyond(native_backend: None, position
         native.call(torch.ops.ganformer.bias_act_backward, *arguments)
 
 
+@pytest.mark.slow
 def test_registration(native_backend: None) -> None:
     """The schema is true, and shapes are known without computing."""
     native.serves(GOOD["x"])

@@ -313,6 +313,7 @@ def test_only_what_changed_is_compiled_again(workshop: Workshop, monkeypatch: py
     assert len(list((workshop.kept / build.OBJECTS).iterdir())) == 4  # one for each source and CPU
 
 
+@pytest.mark.slow
 def test_several_libraries_are_built_at_once_or_not_at_all(workshop: Workshop) -> None:
     plans = [(workshop.build_spec(capability), workshop.tools()) for capability in ("AVX512", "AVX2")]
     made = build_ahead(plans, workshop.kept, say=workshop.said.append)
@@ -419,6 +420,7 @@ def test_where_one_compiler_fails_the_next_builds(workshop: Workshop, monkeypatc
     assert workshop.build_ahead(folder=workshop.kept / "ahead").compiler == "other-gnu 2.0"
 
 
+@pytest.mark.slow
 def test_where_all_compilers_fail_the_first_error_counts(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     others = other_compilers(workshop, "gnu", "gnu")
     monkeypatch.setattr(build, "compilers_after", lambda failed: iter(others))

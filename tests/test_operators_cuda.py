@@ -427,6 +427,7 @@ def compare_upfirdn2d(machine: Machine, x: Tensor, taps: Tensor, up: int, down: 
     assert torch.equal(flipped, out)
 
 
+@pytest.mark.slow
 def test_upfirdn2d_large(machine: Machine) -> None:
     """Several tiles along each axis; a filter that no tile can hold."""
     torch.manual_seed(0)

@@ -106,6 +106,7 @@ def test_definition(backend: str, case: Case, layout: str) -> None:
     assert out.is_contiguous(memory_format=FORMATS["contiguous" if x.is_contiguous() else layout])
 
 
+@pytest.mark.slow
 def test_separable_is_the_product_with_itself(backend: str) -> None:
     x, kernel = draw(Case(taps=(5,)))
     options: dict[str, Any] = {"up": 2, "down": 3, "padding": (2, 2)}

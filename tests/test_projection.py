@@ -80,6 +80,7 @@ def test_a_projection_is_nearer_than_the_mean_and_a_random_image(options: dict[s
     )
 
 
+@pytest.mark.slow
 def test_without_noise_maps_generate_draws_the_projection(model: Generator, targets: torch.Tensor) -> None:
     found = project(model, targets, steps=3, distance=PixelDistance(), optimize_noise=False)
     assert not found.noise
@@ -163,6 +164,7 @@ def test_pixel_distance_means_what_it_says() -> None:
     assert distance(torch.ones_like(grey), -torch.ones_like(grey)) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_lpips_has_gradients_that_are_finite_even_of_black_images() -> None:
     from ganformer_cli.metrics.features import LearnedDistance
     from ganformer_cli.metrics.vgg import Lpips, trunk_shapes
@@ -261,6 +263,7 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "image.png"
 
 
+@pytest.mark.slow
 def test_the_command_and_what_generate_makes_of_it(
     ganformer: Callable[..., Result], tiny_run: Path, image: Path
 ) -> None:

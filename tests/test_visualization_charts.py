@@ -33,6 +33,7 @@ def width(image: np.ndarray, colour: int) -> int:
     return int((image == PALETTE[colour]).all(2).sum(1).max())
 
 
+@pytest.mark.slow
 def test_bars_are_as_long_as_their_values() -> None:
     chart = pixels(draw_chart([BarPanel("FID", [Bar("one", 10.0), Bar("two", 5.0), Bar("three", None)])]))
     assert width(chart, 1) / width(chart, 0) == pytest.approx(0.5, abs=0.02)
@@ -41,6 +42,7 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert width(below, 0) == pytest.approx(width(below, 1), abs=2)
 
 
+@pytest.mark.slow
 def test_a_curve_goes_through_its_points() -> None:
     falling = pixels(draw_chart([LinePanel("FID", [Line("", [0, 1, 2], [10.0, 5.0, 0.0])])]))
     line = np.argwhere((falling == PALETTE[0]).all(2))  # [pixels, (y, x)]

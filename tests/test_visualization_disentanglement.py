@@ -104,6 +104,7 @@ def test_information_needs_sharp_attention_and_several_components() -> None:
 # ----- Objects and components -----
 
 
+@pytest.mark.slow
 def test_each_object_has_a_component_of_its_own() -> None:
     objects = quarters()  # 0 is the ground
     assert object_iou(objects, objects) == 1

@@ -289,6 +289,7 @@ def test_other_kinds_of_model_get_what_has_meaning_for_them(changes: dict[str, A
     explorer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["network-snapshot-000000.pkl", "network-snapshot-tf.pkl"])
 def test_the_authors_snapshots_can_be_explored(name: str, tmp_path: Path) -> None:
     from ganformer_cli.original_snapshots import load_original

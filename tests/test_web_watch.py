@@ -149,6 +149,7 @@ def test_links_out_of_the_folder_are_not_followed(server: LocalServer, tmp_path:
     assert ask(server, f"/{token}/sample/a-000/fakes-000002.png")[0] == 404
 
 
+@pytest.mark.slow
 def test_a_hundred_runs_of_which_some_are_odd(tmp_path: Path) -> None:
     for number in range(100):
         run = make_run(tmp_path / f"run-{number:03}")
