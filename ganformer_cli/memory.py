@@ -16,6 +16,7 @@ import ctypes
 import errno
 import os
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from ganformer_cli.files import MIB
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 _STATUS = Path("/proc/self/status")
 _OUT_OF_MEMORY = (
@@ -148,6 +150,26 @@ def reset_high_water() -> bool:
     except OSError:
         return False
     return True
+
+
+def kept_bytes(call: Callable[[], object], given: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps for the backward pass of ``call``, apart from those of the tensors in ``given``.
+
+    Counts the memory of each tensor once, however many views of it are kept.
+    """
+    from torch.autograd.graph import saved_tensors_hooks
+
+    found = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = call()
+    del result  # until here: a freed block might be given to the next tensor, which would not be counted
+    known = {tensor.untyped_storage().data_ptr() for tensor in given}
+    return sum(size for place, size in found.items() if place not in known)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,7 +18,6 @@ from ganformer_cli.benchmarks.measuring import (
     Contenders,
     contenders_of,
     in_fresh_process,
-    kept_bytes,
     measure,
     memories,
     own_and_plain,
@@ -112,16 +111,6 @@ def test_the_plain_operators_are_a_baseline_of_the_native_ones() -> None:
         assert [(each.name, each.call()) for each in found] == [("", True)]
     with contenders_of(case, Conditions(backend="native")) as found:
         assert [(each.name, each.call()) for each in found] == [("", False), (PLAIN, True)]
-
-
-def test_kept_bytes_count_each_memory_once_and_nothing_that_was_there() -> None:
-    x = torch.randn(1000, requires_grad=True)
-    w = torch.randn(1000, requires_grad=True)
-    assert kept_bytes(lambda: x * w, [x, w]) == 0
-    assert kept_bytes(lambda: x * w, [x]) == 4000
-    # exp keeps its result; the square's two views of it, and its reshaped halves, are the same memory.
-    assert kept_bytes(lambda: x.exp().view(10, 100).square()[:5].square(), [x]) == 4000 + 4000
-    assert kept_bytes(lambda: x + w, []) == 0
 
 
 def memory_cases() -> list[Case]:

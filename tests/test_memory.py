@@ -1,4 +1,4 @@
-"""Memory of freed tensors that is given again."""
+"""Memory of freed tensors that is given again, and what is kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from ganformer_cli.memory import keep_large_blocks
+from ganformer_cli.memory import keep_large_blocks, kept_bytes
 
 FAULTS = """
 import resource
@@ -79,3 +80,13 @@ def test_a_process_that_holds_much_gives_back_what_is_free(blocks: int, returned
 def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     assert keep_large_blocks() is False
+
+
+def test_kept_bytes_count_each_memory_once_and_nothing_that_was_there() -> None:
+    x = torch.randn(1000, requires_grad=True)
+    w = torch.randn(1000, requires_grad=True)
+    assert kept_bytes(lambda: x * w, [x, w]) == 0
+    assert kept_bytes(lambda: x * w, [x]) == 4000
+    # exp keeps its result; the square's two views of it, and its reshaped halves, are the same memory.
+    assert kept_bytes(lambda: x.exp().view(10, 100).square()[:5].square(), [x]) == 4000 + 4000
+    assert kept_bytes(lambda: x + w, []) == 0

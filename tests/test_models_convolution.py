@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganformer_cli.memory import kept_bytes
 from ganformer_cli.models import convolution
 from ganformer_cli.models.convolution import conv2d
 from ganformer_cli.models.layers import ModulatedConv2d
@@ -177,26 +178,11 @@ def test_the_instructions_for_bf16(
     assert bf16.bf16_instructions.__wrapped__() == expected
 
 
-def kept_bytes(x: Tensor, weight: Tensor) -> int:
-    """Bytes kept for the backward pass beside the weight."""
-    found: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() != weight.untyped_storage().data_ptr():
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        conv2d(x, weight, padding=1)
-    return sum(found.values())
-
-
 def test_the_input_is_kept_only_where_the_weight_is_trained() -> None:
     x = torch.randn(2, 4, 8, 8, requires_grad=True)
     trained = torch.randn(3, 4, 3, 3, requires_grad=True)
-    assert kept_bytes(x, trained) == x.untyped_storage().nbytes()
-    assert kept_bytes(x, trained.detach()) == 0
+    assert kept_bytes(lambda: conv2d(x, trained, padding=1), [trained]) == x.untyped_storage().nbytes()
+    assert kept_bytes(lambda: conv2d(x, trained.detach(), padding=1), [trained]) == 0
 
 
 @pytest.mark.parametrize("up", [1, 2])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
-from torch.autograd.graph import saved_tensors_hooks
 
 from ganformer_cli.errors import GanformerError
+from ganformer_cli.memory import kept_bytes
 from ganformer_cli.operators import Keys, attention_means, attention_probabilities, bipartite_attention, native
 from ganformer_cli.operators.attention import AttentionMeans, draw_seed, drop_cells
 
@@ -454,22 +454,14 @@ def test_results_do_not_depend_on_the_number_of_threads(native_backend: None) ->
 @pytest.mark.parametrize("operator", ["attention", "components", "positions"])
 def test_only_x_and_small_tensors_are_kept_for_the_backward_pass(native_backend: None, operator: Any) -> None:
     given = draw(Sizes(channels=64, positions=4096, components=16, width=8)).to(torch.float32)
-    shared = {t.untyped_storage().data_ptr() for t in given.present()}
-    kept: dict[int, int] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in shared:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
+    def call() -> list[Tensor]:
         if operator == "attention":
-            outputs = [bipartite_attention(given.x, given.keys, given.values, given.value_bias)]
-        else:
-            outputs = listed(attention_means(given.x, given.keys, over=operator))
-    assert sum(kept.values()) <= 0.05 * given.x.untyped_storage().nbytes()
-    assert all(g.isfinite().all() for g in gradients(outputs, given.present()))
+            return [bipartite_attention(given.x, given.keys, given.values, given.value_bias)]
+        return listed(attention_means(given.x, given.keys, over=operator))
+
+    assert kept_bytes(call, given.present()) <= 0.05 * given.x.untyped_storage().nbytes()
+    assert all(g.isfinite().all() for g in gradients(call(), given.present()))
 
 
 WRONG: list[tuple[str, str, Any]] = [

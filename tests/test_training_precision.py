@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ganformer_cli.config import RunConfig, resolve_run
 from ganformer_cli.data import open_dataset
 from ganformer_cli.errors import GanformerError
+from ganformer_cli.memory import kept_bytes
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.generator import SynthesisLayer
 from ganformer_cli.models.layers import Conv2d
@@ -75,16 +76,7 @@ def test_recomputed_activations_are_not_kept(small: dict[str, Any]) -> None:
 
     def kept(**options: Any) -> int:
         gan = GANTrainer(settings(small, **options), torch.device("cpu"))
-        storages: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            image = gan.generator(torch.randn(16, *gan.config.model.z_shape))
-            gan.discriminator(image)
-        return sum(storages.values())
+        return kept_bytes(lambda: gan.discriminator(gan.generator(torch.randn(16, *gan.config.model.z_shape))), [])
 
     assert kept(checkpoint_activations=True) < 0.5 * kept()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from torch.utils.benchmark import timer  # waits for the GPU
 
 from ganformer_cli.errors import GanformerError
@@ -206,24 +205,6 @@ def seconds_of(call: Callable[[], object], loops: int = 1) -> float:
 
 
 # ----- Memory -----
-
-
-def kept_bytes(call: Callable[[], object], given: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass of ``call``, apart from those of the tensors in ``given``.
-
-    Counts the memory of each tensor once, however many views of it are kept.
-    """
-    found = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = call()
-    del result  # until here: a freed block might be given to the next tensor, which would not be counted
-    known = {tensor.untyped_storage().data_ptr() for tensor in given}
-    return sum(size for place, size in found.items() if place not in known)
 
 
 def memory_of(contender: Contender, conditions: Conditions) -> Peak:

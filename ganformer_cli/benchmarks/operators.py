@@ -22,11 +22,11 @@ from ganformer_cli.benchmarks.measuring import (
     Contender,
     Contenders,
     in_fresh_process,
-    kept_bytes,
     own_and_plain,
     seconds_of,
 )
 from ganformer_cli.config import Integration
+from ganformer_cli.memory import kept_bytes
 from ganformer_cli.models.attention import ATTENTION_LAYERS, AttentionOptions, AttentionSizes
 from ganformer_cli.models.positions import sinusoidal_positions
 from ganformer_cli.models.precision import HALF
