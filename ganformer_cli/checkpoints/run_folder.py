@@ -17,6 +17,7 @@ from ganformer_cli.files import (
     Warn,
     append_json_line,
     ensure_writable_folder,
+    error_reason,
     is_in_use,
     quietly,
     read_json,
@@ -123,7 +124,7 @@ def claimed(
         except FileExistsError:
             continue  # another process has just created it
         except OSError as error:
-            raise OutputError(f"--result-dir {folder}: cannot be made ({error.strerror or error})") from error
+            raise OutputError(f"--result-dir {folder}: cannot be made ({error_reason(error)})") from error
         with contextlib.ExitStack() as stack:
             if made:
                 stack.callback(remove_empty, [folder, *new_parents])

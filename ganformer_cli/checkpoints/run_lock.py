@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.errors import GanformerError, OutputError
-from ganformer_cli.files import read_json, write_json
+from ganformer_cli.files import error_reason, read_json, write_json
 
 #: The environment variable that tells a process which one has started it.
 LAUNCHER = "GANFORMER_LAUNCHER"
@@ -208,13 +208,13 @@ def _system_lock(path: Path) -> tuple[Any, bool]:
     except Timeout:
         return None, False
     except (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise OutputError(f"--result-dir {path.parent}: cannot be written to ({error.strerror or error})") from error
+        raise OutputError(f"--result-dir {path.parent}: cannot be written to ({error_reason(error)})") from error
     except NotImplementedError:
         return None, True
     except OSError as error:
         if path.exists():  # it can be created but not locked: ENOLCK, ENOTSUP and the like
             return None, True
-        raise OutputError(f"--result-dir {path.parent}: cannot be written to ({error.strerror or error})") from error
+        raise OutputError(f"--result-dir {path.parent}: cannot be written to ({error_reason(error)})") from error
     if type(lock).__name__ == "SoftFileLock":  # the fallback of newer filelocks, which outlives a kill
         lock.release()
         return None, True

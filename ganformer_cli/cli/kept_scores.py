@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ganformer_cli.cli.model_choice import run_of
 from ganformer_cli.cli.options import warn
 from ganformer_cli.errors import ConfigError, GanformerError, OutputError
-from ganformer_cli.files import MAX_LINE, open_regular, parse_json, why_no_file
+from ganformer_cli.files import MAX_LINE, error_reason, open_regular, parse_json, why_no_file
 
 if TYPE_CHECKING:
     from ganformer_cli.metrics.records import ScoreValue
@@ -59,7 +59,7 @@ def add_record(file: Path, record: Mapping[str, Any]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{file.parent}: cannot be made ({error.strerror or error})") from error
+        raise OutputError(f"{file.parent}: cannot be made ({error_reason(error)})") from error
     append_record(file, dict(record))
 
 
@@ -74,7 +74,7 @@ def check_scores_file(file: Path) -> None:
             first = stream.readline(MAX_LINE)
     except OSError as error:
         raise ConfigError(
-            f"--output {file}: cannot be read ({error.strerror or error}); name another file, or a new one"
+            f"--output {file}: cannot be read ({error_reason(error)}); name another file, or a new one"
         ) from error
     if first and not _is_record(first):
         raise ConfigError(

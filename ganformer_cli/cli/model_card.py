@@ -14,7 +14,7 @@ from ganformer_cli.cli.model_choice import model_name, run_of
 from ganformer_cli.cli.options import combined, option, path_option
 from ganformer_cli.config import NOT_OF_VQGAN
 from ganformer_cli.errors import ConfigError, DataError, GanformerError, OutputError
-from ganformer_cli.files import read_regular, write_bytes
+from ganformer_cli.files import error_reason, read_regular, write_bytes
 
 CARD = "MODEL.md"
 #: Kinds of images that a card may show.
@@ -181,4 +181,4 @@ def read_card(path: Path) -> str:
     try:
         return read_regular(path).decode("utf-8", "replace").replace("\r\n", "\n")
     except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror or error}); remove or rename it") from error
+        raise OutputError(f"{path}: cannot be read ({error_reason(error)}); remove or rename it") from error

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import click
 
-from ganformer_cli.files import visible_json
+from ganformer_cli.files import error_reason, visible_json
 from ganformer_cli.text import printable
 
 MAX_LINE_LENGTH = 10_000
@@ -42,7 +42,7 @@ class Verbosity:
                 file.writelines(f"{now}  {line}\n" for line in text.strip("\n").splitlines())
         except OSError as error:
             path, self.log_file = self.log_file, None
-            echo(f"warning: --log-file {path}: {error.strerror or error}; continuing without it", err=True)
+            echo(f"warning: --log-file {path}: {error_reason(error)}; continuing without it", err=True)
 
 
 VERBOSITY = Verbosity()
@@ -182,7 +182,7 @@ def error_text(error: Exception) -> str:
     if not isinstance(error, OSError):
         return str(error)
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"
+    return f"{where}{error_reason(error)}"
 
 
 def cell(text: object) -> str:

@@ -9,6 +9,7 @@ import click
 
 from ganformer_cli.cli.options import combined, path_option, switch
 from ganformer_cli.cli.output import VERBOSITY
+from ganformer_cli.files import error_reason
 from ganformer_cli.text import printable
 
 
@@ -23,7 +24,7 @@ def _set_log_file(ctx: click.Context, parameter: click.Parameter, path: Path | N
         why = "is a folder; give a file" if path.is_dir() else ""
         why = why or ("" if path.parent.is_dir() else f"{path.parent} is not a folder; create it")
     except OSError as error:  # such as a name that is too long
-        why = error.strerror or str(error)
+        why = error_reason(error)
     if why:
         raise click.BadParameter(f"{printable(path)}: {why}", ctx=ctx, param=parameter)
     if os.environ.get("RANK", "0") == "0":  # one of several processes writes

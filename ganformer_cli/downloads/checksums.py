@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ganformer_cli.errors import DownloadError, OutputError
-from ganformer_cli.files import digest_file, open_regular, read_json, reason_and_remedy, sha256_of, write_json
+from ganformer_cli.files import (
+    digest_file,
+    error_reason,
+    open_regular,
+    read_json,
+    reason_and_remedy,
+    sha256_of,
+    write_json,
+)
 
 CHECKSUMS = "checksums.json"
 DIGITS = {"md5": 32, "sha256": 64}  # kinds of checksums, and their hexadecimal digits
@@ -87,7 +95,7 @@ def check_file(path: Path, checksum: str, progress: Progress | None = None) -> N
                 return
         found = digest_file(path, kind, progress)
     except OSError as error:
-        raise DownloadError(f"cannot read {path}: {error.strerror or error}; delete it to download it again") from error
+        raise DownloadError(f"cannot read {path}: {error_reason(error)}; delete it to download it again") from error
     if found != expected:
         raise ChecksumError(
             f"{path} has the {kind} {found}, where {expected} is expected: it is damaged, or another file; remove it "
@@ -123,7 +131,7 @@ def remember_checksum(path: Path) -> str:
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise DownloadError(f"cannot read {path}: {error.strerror or error}; delete it to download it again") from error
+        raise DownloadError(f"cannot read {path}: {error_reason(error)}; delete it to download it again") from error
     known = _read_checksums(book)
     if path.name not in known:
         with download_lock(book):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import sha256_of
+from ganformer_cli.files import error_reason, sha256_of
 from ganformer_cli.metrics.records import provenance_of, read_records
 
 SUFFIX = ".metrics.jsonl"
@@ -73,7 +73,7 @@ def image_identity(path: Path) -> dict[str, Any]:
         files = _files(path)
         return {**_glance(path, files), "images_sha256": _content(path, files)}
     except OSError as error:
-        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{error.filename or path}: cannot be read ({error_reason(error)})") from error
 
 
 def _files(path: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ganformer_cli.downloads.checksums import Progress
 from ganformer_cli.downloads.transfer import fetch
 from ganformer_cli.errors import DownloadError, SnapshotError
-from ganformer_cli.files import check_regular
+from ganformer_cli.files import check_regular, error_reason
 from ganformer_cli.resources import cache_folder
 from ganformer_cli.text import listed
 
@@ -152,7 +152,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise SnapshotError(f"--weights {path}: no such file; give a .pth or .safetensors file of weights") from error
     except OSError as error:
-        raise SnapshotError(f"{path}: cannot be read ({error.strerror or error}); {again}") from error
+        raise SnapshotError(f"{path}: cannot be read ({error_reason(error)}); {again}") from error
     except (
         *(RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError, IndexError),
         *(pickle.UnpicklingError, BadZipFile, SafetensorError),

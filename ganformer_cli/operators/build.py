@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from ganformer_cli.errors import GanformerError, OutputError
-from ganformer_cli.files import insist, quietly, read_json, reason_and_remedy, remove, sha256_of, write_json
+from ganformer_cli.files import (
+    error_reason,
+    insist,
+    quietly,
+    read_json,
+    reason_and_remedy,
+    remove,
+    sha256_of,
+    write_json,
+)
 from ganformer_cli.operators.compiling import (
     CAPABILITIES,
     BuildSpec,
@@ -365,7 +374,7 @@ def _private_folder(refused: OutputError | None) -> Path:
     try:
         folder = Path(tempfile.mkdtemp(prefix="ganformer-operators-"))
     except OSError as error:
-        raise BuildError(f"nowhere to build: {error.strerror or error}", str(refused or "make room")) from error
+        raise BuildError(f"nowhere to build: {error_reason(error)}", str(refused or "make room")) from error
     # On Windows the library stays, since it is loaded; the system clears its temporary files.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ganformer_cli.errors import GanformerError, SnapshotError
 from ganformer_cli.file_magic import kind_of_file
-from ganformer_cli.files import open_regular
+from ganformer_cli.files import error_reason, open_regular
 from ganformer_cli.text import printable
 
 #: Opcodes that no snapshot needs: objects by other people's numbers, by registries, out of band.
@@ -434,7 +434,7 @@ def read_pickle(path: Path) -> Any:
     except GanformerError:
         raise
     except OSError as error:
-        raise SnapshotError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+        raise SnapshotError(f"{path}: cannot be read ({error_reason(error)}); check the path") from error
     except Exception as error:
         # Whatever a mutilated file provokes: it is damaged.
         what = "truncated" if ends_too_early(path) else "damaged"

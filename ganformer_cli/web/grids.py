@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ganformer_cli.files import error_reason
 from ganformer_cli.web.server import Content, NotFoundError
 
 #: PNG files of at most so many bytes are embedded as they are.
@@ -25,7 +26,7 @@ def grid_content(path: Path) -> Content:
     try:
         return Content("image/png", path.read_bytes())
     except OSError as error:
-        raise NotFoundError(f"{path.name}: cannot be read ({error.strerror or error})") from error
+        raise NotFoundError(f"{path.name}: cannot be read ({error_reason(error)})") from error
 
 
 def thumbnail(path: Path, side: int = 240) -> Content:

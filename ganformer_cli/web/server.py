@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ganformer_cli.errors import GanformerError, OutputError
-from ganformer_cli.files import parse_json
+from ganformer_cli.files import error_reason, parse_json
 from ganformer_cli.memory import is_out_of_memory
 
 LOOPBACK = "127.0.0.1"
@@ -87,7 +87,7 @@ class LocalServer(ThreadingHTTPServer):
             super().__init__((LOOPBACK, port), _Handler)
         except OSError as error:
             raise OutputError(
-                f"--port {port}: cannot be used ({error.strerror or error}); give another, or none for a free one"
+                f"--port {port}: cannot be used ({error_reason(error)}); give another, or none for a free one"
             ) from error
         self.address = f"http://{LOOPBACK}:{self.server_port}/{self.token}/"
 

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ganformer_cli.files import Warn
+from ganformer_cli.files import Warn, error_reason
 from ganformer_cli.stop_signals import OF_THE_TERMINAL, held_back, leave_to_parent, signals_named
 
 BatchArrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]  # images and labels of a batch
@@ -82,7 +82,7 @@ class ReaderPool:
                 self._readers.append(_Reader(batches, first + number * step, step * count))
         except OSError as error:
             _end_all(self._readers)
-            warn(f"cannot start processes that read images ({error.strerror or error}); reading without them")
+            warn(f"cannot start processes that read images ({error_reason(error)}); reading without them")
         self._finalizer = weakref.finalize(self, _end_all, self._readers)
 
     @property

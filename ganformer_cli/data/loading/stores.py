@@ -29,7 +29,7 @@ from ganformer_cli.data.sources.opening import no_images
 from ganformer_cli.data.sources.zips import ZipSource
 from ganformer_cli.data.zips import FilePool, ZipIndex, read_zip_entry
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import why_no_file
+from ganformer_cli.files import error_reason, why_no_file
 
 _LOOKED_AT = 64  # images whose size is looked at when a set without a manifest is opened
 
@@ -200,7 +200,7 @@ def _shard_entries(file: Path, first: int, shard: dict[str, Any]) -> npt.NDArray
     except FileNotFoundError:
         raise DataError(f"{file} does not exist; prepare it again") from None
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{file} cannot be read: {error_reason(error)}") from error
     except zipfile.BadZipFile:
         fits = False
     if not fits:
@@ -226,7 +226,7 @@ def open_store(path: Path) -> PlainStore:
                 opened.callback(index.close)
                 source = ZipSource(index, ImageSelection(), None, most_labels=MAX_LABELS_BYTES)
         except OSError as error:
-            raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+            raise DataError(f"{error.filename or path} cannot be read: {error_reason(error)}") from error
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise DataError(
                 f"{path} is not a readable zip of images ({error}); make a data set of what you have with: "

@@ -29,7 +29,16 @@ from ganformer_cli.downloads.checksums import CHECKSUMS, ChecksumError, check_fi
 from ganformer_cli.downloads.drive import DRIVE, fetch_drive
 from ganformer_cli.downloads.transfer import fetch
 from ganformer_cli.errors import DataError, DownloadError, OutputError
-from ganformer_cli.files import GIB, digest_file, ensure_writable_folder, quietly, remove, replace, why_no_file
+from ganformer_cli.files import (
+    GIB,
+    digest_file,
+    ensure_writable_folder,
+    error_reason,
+    quietly,
+    remove,
+    replace,
+    why_no_file,
+)
 from ganformer_cli.resources import DOWNLOADS
 
 USUAL_RESOLUTION = 256  # of an entry that does not say
@@ -274,7 +283,7 @@ def _recognised(entry: CatalogueEntry, path: Path, progress: AcquireProgress) ->
         try:
             found = digest_file(path, kind, partial(progress, "check"))
         except OSError as error:
-            raise DataError(f"--from-file {path}: it cannot be read ({error.strerror or error})") from error
+            raise DataError(f"--from-file {path}: it cannot be read ({error_reason(error)})") from error
         if f"{kind}:{found}" in wanted:
             return wanted[f"{kind}:{found}"]
     return entry.source[0] if len(entry.source) == 1 and entry.source[0].checksum is None else None

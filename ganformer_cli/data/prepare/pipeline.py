@@ -37,7 +37,7 @@ from ganformer_cli.data.prepare.writer import DatasetWriter
 from ganformer_cli.data.sources import Item, Source, open_source
 from ganformer_cli.data.sources.base import shown
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import sha256_of
+from ganformer_cli.files import error_reason, sha256_of
 
 PrepareProgress = Callable[[int, int, int], None]  # images looked at, of how many, skipped
 
@@ -226,7 +226,7 @@ def _items(source: Source, start: int) -> Iterator[Item]:
     try:
         yield from source.items(start)
     except OSError as error:  # not one image, of which the source says so itself
-        raise DataError(f"{source.path} cannot be read: {error.strerror or error}; run the same again") from error
+        raise DataError(f"{source.path} cannot be read: {error_reason(error)}; run the same again") from error
 
 
 def _refuse_skipped(source: Source, skipped: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from ganformer_cli.data.limits import MAX_FILE_BYTES, too_large
 from ganformer_cli.data.sources.base import file_state, files_fingerprint
 from ganformer_cli.data.sources.files import FileSource
 from ganformer_cli.errors import DataError
-from ganformer_cli.files import open_regular, read_regular
+from ganformer_cli.files import error_reason, open_regular, read_regular
 
 
 class FolderSource(FileSource):
@@ -81,7 +81,7 @@ def _listing(root: Path, below: str, seen: set[tuple[int, int]]) -> Iterator[str
                 if not is_hidden(entry.name):
                     names.append(f"{entry.name}/" if _is_folder(entry) else entry.name)
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{folder} cannot be read: {error_reason(error)}") from error
     names.sort()
     return (below + name for name in names)
 

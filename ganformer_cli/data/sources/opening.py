@@ -32,7 +32,7 @@ from ganformer_cli.data.sources.webdataset import WebdatasetSource, label_kind_o
 from ganformer_cli.data.sources.zips import ZipSource
 from ganformer_cli.data.zips import ZipIndex
 from ganformer_cli.errors import ConfigError, DataError
-from ganformer_cli.files import open_regular, read_json, why_no_file
+from ganformer_cli.files import error_reason, open_regular, read_json, why_no_file
 
 _START = 4096  # bytes of a file that are looked at; HDF5 may begin after a block of the user's own
 _PROBED = 10_000  # files of a folder or zip that are looked at, at most, to see what it mostly holds
@@ -75,7 +75,7 @@ def open_source(
     try:
         source = TfdsSource(path, labels) if format == "tfds" else _open(path, format, labels, resolution)
     except OSError as error:
-        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{error.filename or path} cannot be read: {error_reason(error)}") from error
     except READ_ERRORS as error:
         raise DataError(f"{path} is damaged or cut short ({reason(error)}); download it again") from error
     try:
