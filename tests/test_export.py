@@ -42,8 +42,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "SAGAN": {**NO_COMPONENTS, "latent_stem": True, "style": False, "g_img2img": 8},
     "kGAN": {"attention": "none", "kgan": True, "merge_layer": 2},
 }
-#: Every layer of them in few and small networks, since exporting one takes seconds. Attention is in the layers of 4x4 or
-#: those of 8x8 only, and where latents are of space w, the mapping network is left out. SAGAN is what the command exports.
+#: Every layer of them in few and small networks, since exporting one takes seconds. Attention is in the layers of 4x4
+#: or those of 8x8 only; with latents of space w, the mapping network is left out. The command exports SAGAN.
 ONNX_KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # Its mapping network has heads, too, and normalises and truncates as the authors' TensorFlow networks do.
     "simplex, gates, classes, heads": (
