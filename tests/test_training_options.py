@@ -35,61 +35,108 @@ TINY: dict[str, Any] = {
 }
 STEPS = 3
 
-OPTIONS: list[dict[str, Any]] = [
-    *({"attention": kind} for kind in ("simplex", "duplex-equation", "kmeans")),
-    *({**baseline, "resolution": 32} for baseline in BASELINES.values()),  # StyleGAN2 is attention "none"
-    *({**BASELINES["kGAN"], "merge_type": kind} for kind in ("sum", "max", "leaves")),
-    {**BASELINES["kGAN"], "merge_layer": 2},
-    {**BASELINES["kGAN"], "merge_layer": 3, "merge_type": "leaves", "g_arch": "skip"},
-    *({"num_heads": 2, "attention": kind} for kind in ("simplex", "duplex-equation", "kmeans")),
-    *({"integration": kind, "attention": "simplex"} for kind in ("mul", "add")),  # "both" is simplex's own
-    *({"integration": kind, "attention": "duplex-equation"} for kind in ("mul", "add")),
-    *({"normalize": kind} for kind in ("instance", "none")),
-    {"attention": "kmeans", "kmeans_iters": 3},
-    {"attention": "kmeans", "iterative": True},
-    {"attention": "kmeans", "mapping_ltnt2ltnt": False},
-    {"attention": "kmeans", "mapping_ltnt2ltnt": False, "ltnt_gate": True},
-    {"attention": "kmeans", "iterative": True, "kmeans_iters": 2, "num_heads": 2, "g_start_res": 3},
-    *({"img_gate": True, "ltnt_gate": True, "attention": kind} for kind in ("simplex", "duplex-equation", "kmeans")),
-    {"use_pos": False},
-    *({"pos_type": kind, "attention": "simplex"} for kind in ("linear", "trainable", "trainable2d")),
-    {"pos_type": "trainable2d", "attention": "kmeans", "pos_init": "normal"},
-    {"pos_directions_num": 4},
-    {"pos_dim": 12},
-    {"g_start_res": 3, "g_end_res": 5},
-    {"g_ltnt2ltnt": True},
-    {"attention_dropout": 0.0, "style_mixing": 0.0, "mirror_augment": True, "ema_kimg": 0.0},
-    {"component_dropout": 0.3, "component_mixing": 1.0, "ema_rampup": None},
-    {"mapping_resnet": False},
-    {"mapping_dim": 20},
-    {"mapping_shared": True},
-    {"mapping_num_layers": 0},
-    {"w_avg_per_component": False},
-    {"style": False},
-    {"style": False, "latent_stem": True, "attention": "kmeans"},
-    {"latent_stem": True},
-    {"local_noise": False},
-    {"tanh": True},
-    *({"g_arch": kind, "d_arch": kind} for kind in ("skip", "orig")),
-    {"g_img2img": 16},
-    *({"d_transformer": True, "d_ltnt2img": both, "num_heads": 2} for both in (False, True)),
-    {"d_transformer": True, "d_ltnt2img": True, "d_start_res": 3, "d_end_res": 4, "use_pos": False},
-    {"mbstd_group_size": 2, "g_loss": "logistic", "gamma": 0.0},
-    *({"g_loss": kind, "d_loss": kind} for kind in ("hinge", "wgan")),
-    {"objective": "relativistic"},
-    {"objective": "relativistic", "batch_size": 8, "batch_gpu": 4, "labels": True},
-    *({"pl_weight": 2.0, "attention": kind} for kind in ("none", "simplex", "duplex-equation", "kmeans")),
-    {**BASELINES["SAGAN"], "pl_weight": 2.0, "resolution": 32},
-    *({"locality_weight": 2.0, "attention": kind} for kind in ("simplex", "duplex-equation", "kmeans")),
-    {"locality_weight": 2.0, "batch_size": 8, "batch_gpu": 4, "pl_weight": 2.0},
-    {"locality_weight": 2.0, **BASELINES["kGAN"]},
-    {"map_divergence_weight": 1.0},
-    {"batch_size": 8, "batch_gpu": 4, "pl_weight": 2.0},
-    {"labels": True},
-    {"labels": True, "d_transformer": True, "mapping_resnet": False},
-    {"labels": True, **BASELINES["StyleGAN2"]},
-    {"labels": True, **BASELINES["GAN"]},
-    {"labels": True, **BASELINES["kGAN"]},
+SIMPLEX, EQUATION, KMEANS = ({"attention": kind} for kind in ("simplex", "duplex-equation", "kmeans"))
+GATES: dict[str, Any] = {"img_gate": True, "ltnt_gate": True}
+IN_TWO: dict[str, Any] = {"batch_size": 8, "batch_gpu": 4}
+SMALL_SAGAN = {**BASELINES["SAGAN"], "g_img2img": 8}
+SMALL_VQGAN = {
+    **BASELINES["VQGAN"],
+    **{"codebook_size": 8, "code_dim": 4, "code_stride": 4, "transformer_layers": 1, "transformer_width": 16},
+}
+
+#: Options that leave each other alone are trained at once: every run records its passes, which takes most of the time.
+GROUPS: list[list[dict[str, Any]]] = [
+    [
+        SIMPLEX,  # integration "both" is its own
+        {"pos_type": "trainable2d", **SIMPLEX},
+        {"locality_weight": 2.0, **SIMPLEX},
+        {"g_arch": "orig", "d_arch": "orig"},
+        {"mapping_dim": 20},
+    ],
+    [
+        {"num_heads": 2, **SIMPLEX},
+        {"integration": "mul", **SIMPLEX},
+        {"pos_type": "linear", **SIMPLEX},
+        {**GATES, **SIMPLEX},
+        {"labels": True, "d_transformer": True, "mapping_resnet": False},
+    ],
+    [
+        {"integration": "add", **SIMPLEX},
+        {"pos_type": "trainable", **SIMPLEX},
+        {"pl_weight": 2.0, **SIMPLEX},
+        {"g_arch": "skip", "d_arch": "skip"},
+        {"w_avg_per_component": False},
+        {"g_loss": "hinge", "d_loss": "hinge"},
+    ],
+    [EQUATION, {"pl_weight": 2.0, **EQUATION}, {"tanh": True}, {"mapping_shared": True}],
+    [
+        {"num_heads": 2, **EQUATION},
+        {"integration": "mul", **EQUATION},
+        {**GATES, **EQUATION},
+        {"normalize": "none"},
+        {"local_noise": False},
+        {"g_loss": "wgan", "d_loss": "wgan"},
+    ],
+    [
+        {"integration": "add", **EQUATION},
+        {"locality_weight": 2.0, **EQUATION},
+        {"labels": True},
+        {"pos_directions_num": 4},
+    ],
+    [KMEANS, {"attention_dropout": 0.0, "style_mixing": 0.0, "mirror_augment": True, "ema_kimg": 0.0}],
+    [
+        {"num_heads": 2, **KMEANS},
+        {"kmeans_iters": 3, **KMEANS},
+        {**GATES, **KMEANS},
+        {"normalize": "instance"},
+        {"mapping_resnet": False},
+    ],
+    [
+        {"iterative": True, **KMEANS},
+        {"pl_weight": 2.0, **KMEANS},
+        {"pos_type": "trainable2d", "pos_init": "normal", **KMEANS},
+        {"g_ltnt2ltnt": True},
+        {"mbstd_group_size": 2, "g_loss": "logistic", "gamma": 0.0},
+    ],
+    [
+        {"mapping_ltnt2ltnt": False, **KMEANS},
+        {"locality_weight": 2.0, **KMEANS},
+        {"use_pos": False},
+        {"component_dropout": 0.3, "component_mixing": 1.0, "ema_rampup": None},
+    ],
+    [
+        {"mapping_ltnt2ltnt": False, "ltnt_gate": True, **KMEANS},
+        {"pos_dim": 12},
+        {"latent_stem": True},
+        {"map_divergence_weight": 1.0},
+    ],
+    [
+        {"iterative": True, "kmeans_iters": 2, "num_heads": 2, "g_start_res": 3, **KMEANS},
+        {"d_transformer": True, "d_ltnt2img": True, "num_heads": 2},
+    ],
+    [
+        {"g_start_res": 3, "g_end_res": 4, "resolution": 16},
+        {"d_transformer": True, "d_ltnt2img": True, "d_start_res": 3, "d_end_res": 4, "use_pos": False},
+    ],
+    [{"style": False}, {"mapping_num_layers": 0}],
+    [
+        {"style": False, "latent_stem": True, **KMEANS},
+        {"g_img2img": 8},
+        {"d_transformer": True, "d_ltnt2img": False, "num_heads": 2},
+    ],
+    [{"objective": "relativistic"}],
+    [{"objective": "relativistic", "labels": True, **IN_TWO}],
+    [{"pl_weight": 2.0, **IN_TWO}, {"locality_weight": 2.0, "pl_weight": 2.0, **IN_TWO}],
+    [BASELINES["StyleGAN2"], {"pl_weight": 2.0, "attention": "none"}],
+    [{"labels": True, **BASELINES["StyleGAN2"]}],
+    [BASELINES["GAN"]],
+    [{"labels": True, **BASELINES["GAN"]}],
+    [SMALL_SAGAN, {"pl_weight": 2.0, **SMALL_SAGAN}],
+    [SMALL_VQGAN],
+    [BASELINES["kGAN"], {"locality_weight": 2.0, **BASELINES["kGAN"]}],
+    [{"merge_layer": 2, **BASELINES["kGAN"]}, {"labels": True, **BASELINES["kGAN"]}],
+    *([{"merge_type": kind, **BASELINES["kGAN"]}] for kind in ("sum", "max", "leaves")),
+    [{"merge_layer": 3, "merge_type": "leaves", "g_arch": "skip", "resolution": 16, **BASELINES["kGAN"]}],
 ]
 
 
@@ -125,13 +172,46 @@ def name_of(options: dict[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in options.items())
 
 
+def together(group: list[dict[str, Any]]) -> dict[str, Any]:
+    """The options of a group, of which no two may give one setting different values."""
+    options: dict[str, Any] = {}
+    for each in group:
+        assert all(options.get(name, value) == value for name, value in each.items()), f"{name_of(each)} contradicts"
+        options |= each
+    return options
+
+
+def names_of(group: list[dict[str, Any]]) -> str:
+    return "; ".join(map(name_of, group))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("options", OPTIONS, ids=name_of)
-def test_every_option_trains(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", GROUPS, ids=names_of)
+def test_every_option_trains(group: list[dict[str, Any]]) -> None:
+    """On failure, each option of the group is trained by itself, and those that fail are named."""
+    try:
+        check_training(together(group))
+    except Exception as error:
+        guilty = []
+        for options in group if len(group) > 1 else ():
+            try:
+                check_training(options)
+            except Exception as its_own:
+                guilty.append(f"{name_of(options)}: {its_own}")
+        raise AssertionError("\n".join(guilty) or f"all of it together: {error}") from error
+
+
+def check_training(options: dict[str, Any]) -> None:
     """Losses are finite, no parameter is dead, two latents give two pictures, and the average moves.
 
     A parameter without a gradient is what breaks the original under distributed training.
     """
+    with pytest.MonkeyPatch.context() as patch:
+        check_training_with(patch, {"resolution": 8, **options})
+
+
+def check_training_with(patch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
+    """``check_training``; ``patch`` watches the gradients of prepared weights."""
     trainer = trainer_of(options)
     largest: dict[torch.Tensor, float] = {}
 
@@ -150,7 +230,7 @@ def test_every_option_trains(options: dict[str, Any], monkeypatch: pytest.Monkey
         return prepared_step(weights, optimizer)
 
     prepared_step = PreparedWeights.step
-    monkeypatch.setattr(PreparedWeights, "step", remembered_step)
+    patch.setattr(PreparedWeights, "step", remembered_step)
     for optimizer, _ in trainer.gan.optimizers.values():
         optimizer.register_step_pre_hook(before_step)
     before = copy.deepcopy(trainer.gan.ema)
