@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError
 from ganformer_cli.models.generator import AttentionMap, Generator, NoiseMaps, NoiseMode, crop_centre
+from ganformer_cli.models.initialization import has_values, normal
 from ganformer_cli.models.labels import LabelDistribution
 from ganformer_cli.models.positions import ImagePositions
 
@@ -138,7 +139,7 @@ class Quantizer(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("codebook", torch.randn(size, dim) / dim**0.5)
+        self.register_buffer("codebook", normal(size, dim, divisor=dim**0.5))
         self.register_buffer("counts", torch.zeros(size))  # running mean of how often a code is used in a batch
         self.register_buffer("totals", torch.zeros(size, dim))  # running mean of the sum of its vectors
 
@@ -280,7 +281,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         width, length = config.transformer_width, math.prod(config.code_grid)
-        self.codes = nn.Embedding(config.codebook_size, width)
+        self.codes = nn.Embedding.from_pretrained(normal(config.codebook_size, width), freeze=False)
         self.positions = nn.Parameter(torch.zeros(length, width))
         self.start = nn.Parameter(torch.zeros(width))
         self.label = nn.Linear(config.c_dim, width, bias=False) if config.c_dim else None
@@ -288,6 +289,11 @@ class Transformer(nn.Module):
             TransformerLayer(width, config.transformer_heads) for _ in range(config.transformer_layers)
         )
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, config.codebook_size, bias=False)
+        if has_values():
+            self._initialize()
+
+    def _initialize(self) -> None:
+        """As GPT-2 does: small normal weights, no biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
