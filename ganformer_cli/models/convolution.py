@@ -73,20 +73,16 @@ def conv2d(
     """
     shape = ConvShape(stride, padding, transposed)
     if weight.ndim == 4:
-        if weight.shape[2:] == (1, 1) and shape == POINTWISE and x.is_contiguous(memory_format=torch.channels_last):
-            # A product of matrices: torch's convolution is slow at 1×1 with few images.
-            return _linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0].to(x.dtype)).permute(0, 3, 1, 2)
+        pointwise = weight.shape[2:] == (1, 1) and shape == POINTWISE and not are_products_widened(x)
+        if pointwise and x.is_contiguous(memory_format=torch.channels_last):
+            # A product of matrices: torch's convolution is slow at 1×1 with few images. Widened, it would keep float32
+            # features for the backward pass.
+            return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0].to(x.dtype)).permute(0, 3, 1, 2)
         return _apply(x, weight, shape, cast)
     if len(x) == 0:
         return _apply(x, weight.sum(0), shape)
     # split, not slices: the gradient of a slice is a whole batch of zeros.
     return torch.cat([_apply(*one, shape) for one in zip(x.split(1), weight.unbind(), strict=True)])
-
-
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    if are_products_widened(x):
-        return F.linear(x.float(), weight.float()).to(x.dtype)
-    return F.linear(x, weight)
 
 
 def _apply(x: Tensor, weight: Tensor, shape: ConvShape, cast: Tensor | None = None) -> Tensor:
@@ -202,7 +198,8 @@ def _energy(weight: Tensor, *, transposed: bool) -> Tensor:
 
 def _convolution(x: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:
     if are_products_widened(x):
-        return torch.cat([_convolution(some.float(), weight.float(), shape).to(x.dtype) for (some,) in _to_widen(x)])
+        weight = weight.float()
+        return _joined([_convolution(some.float(), weight, shape).to(x.dtype) for (some,) in _to_widen(x)])
     if _is_winograd(x, weight, shape):
         return winograd.winograd_conv2d(x, weight)
     stride, padding = [shape.stride] * 2, [shape.padding] * 2
@@ -243,15 +240,15 @@ def _gradients(
 def _widened_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, shape: ConvShape, wanted: tuple[bool, bool]
 ) -> tuple[Any, Any]:
-    """``_gradients`` in float32, rounded."""
+    """``_gradients`` in float32, rounded; ``weight`` is float32."""
     inputs: list[Tensor] = []
     total: Tensor | None = None
     for behind, some in _to_widen(gradient, x):
         some = some.float() if wanted[1] else torch.empty_like(some, dtype=torch.float32)
-        by_x, by_weight = _gradients(behind.float(), some, weight.float(), shape, wanted)
+        by_x, by_weight = _gradients(behind.float(), some, weight, shape, wanted)
         inputs += [by_x.to(x.dtype)] if wanted[0] else []
         total = by_weight if total is None else total + by_weight
-    return torch.cat(inputs) if inputs else None, None if total is None else total.to(x.dtype)
+    return _joined(inputs) if inputs else None, None if total is None else total.to(x.dtype)
 
 
 def _to_widen(*features: Tensor) -> list[tuple[Tensor, ...]]:
@@ -259,6 +256,11 @@ def _to_widen(*features: Tensor) -> list[tuple[Tensor, ...]]:
     if torch.is_grad_enabled() or max(one[:1].numel() for one in features) < MAX_WIDENED_NUMBERS:
         return [features]
     return list(zip(*(one.split(1) for one in features), strict=True))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The parts of a batch as one, without a copy of a single one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _is_product_quicker(gradient: Tensor, x: Tensor, shape: ConvShape) -> bool:

@@ -19,7 +19,7 @@ _CHECKS = {"AVX512_BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supp
 
 @functools.cache
 def bf16_instructions() -> tuple[str, ...]:
-    """The instructions for products of bf16 that this x86 CPU has and torch uses; BF16 for any on other CPUs."""
+    """The instructions for products of bf16 that this CPU has and torch uses; those of other CPUs than x86 are BF16."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         return tuple(name for name, check in _CHECKS.items() if getattr(torch.cpu, check, lambda: False)())
     return ("BF16",) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ()
