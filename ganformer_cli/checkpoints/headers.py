@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from ganformer_cli.config import ModelConfig
 from ganformer_cli.errors import ConfigError, SnapshotError
 from ganformer_cli.file_magic import is_truncated_safetensors, kind_of_file
-from ganformer_cli.files import open_regular, parse_json
+from ganformer_cli.files import error_reason, open_regular, parse_json
 from ganformer_cli.text import printable
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if is_truncated_safetensors(path):
         return f"not a readable safetensors file, truncated ({error}): copy or download it again"
     if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror}); check the path"
+        return f"cannot be read ({error_reason(error)}); check the path"
     return f"not a readable safetensors file ({error}); it is damaged, or something else"
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from ganformer_cli.data.file_kinds import ImageSelection, UnreadFiles
 from ganformer_cli.data.image_formats import readable_suffixes
 from ganformer_cli.errors import DataError
+from ganformer_cli.files import error_reason
 
 Pixels = npt.NDArray[Any]  # uint8, uint16 or floating point; see images.from_pixels
 Label = int | tuple[float, ...]
@@ -227,7 +228,7 @@ def shown(name: str) -> str:
 def reason(error: BaseException) -> str:
     """Why something cannot be read, in a few words that are the same on every machine and run."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+        return error_reason(error).lower()
     text = " ".join(str(error).split())
     return text[:200] or type(error).__name__
 
