@@ -21,6 +21,7 @@ from ganformer_cli.training.gan import GANTrainer, StepResult
 from ganformer_cli.training.loop import Trainer
 from ganformer_cli.training.network_trainer import RunningMeans
 from tests.prepared_gradients import gradients_of
+from tests.small_generators import SMALL_VQGAN
 
 TINY: dict[str, Any] = {
     "resolution": 16,
@@ -39,10 +40,6 @@ SIMPLEX, EQUATION, KMEANS = ({"attention": kind} for kind in ("simplex", "duplex
 GATES: dict[str, Any] = {"img_gate": True, "ltnt_gate": True}
 IN_TWO: dict[str, Any] = {"batch_size": 8, "batch_gpu": 4}
 SMALL_SAGAN = {**BASELINES["SAGAN"], "g_img2img": 8}
-SMALL_VQGAN = {
-    **BASELINES["VQGAN"],
-    **{"codebook_size": 8, "code_dim": 4, "code_stride": 4, "transformer_layers": 1, "transformer_width": 16},
-}
 
 #: Options that leave each other alone are trained at once: every run records its passes, which takes most of the time.
 GROUPS: list[list[dict[str, Any]]] = [
@@ -132,7 +129,7 @@ GROUPS: list[list[dict[str, Any]]] = [
     [BASELINES["GAN"]],
     [{"labels": True, **BASELINES["GAN"]}],
     [SMALL_SAGAN, {"pl_weight": 2.0, **SMALL_SAGAN}],
-    [SMALL_VQGAN],
+    [{**BASELINES["VQGAN"], **SMALL_VQGAN}],
     [BASELINES["kGAN"], {"locality_weight": 2.0, **BASELINES["kGAN"]}],
     [{"merge_layer": 2, **BASELINES["kGAN"]}, {"labels": True, **BASELINES["kGAN"]}],
     *([{"merge_type": kind, **BASELINES["kGAN"]}] for kind in ("sum", "max", "leaves")),
