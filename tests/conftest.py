@@ -145,7 +145,8 @@ def numbered_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 @pytest.fixture(autouse=True)
 def own_folder(numbered_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Each test starts in an empty folder, so that nothing that it writes by default lands in the checkout."""
-    folder, cache = next(numbered_folders), next(numbered_folders)
+    folder = next(numbered_folders)
+    cache = folder.with_name(f"{folder.name}-cache")  # made by whoever keeps something, as a user's is
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GANFORMER_CACHE", str(cache))
     monkeypatch.setenv("COLUMNS", "100")

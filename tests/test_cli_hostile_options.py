@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,13 @@ TEXTS = (
 )
 
 
-def options() -> Iterator[tuple[click.Command, click.Option]]:
-    for name in COMMANDS:
-        command = importlib.import_module(f"ganformer_cli.cli.{name.replace('-', '_')}").command
-        for parameter in command.params:
-            if isinstance(parameter, click.Option) and not parameter.is_flag:
-                yield command, parameter
-
-
-EVERY = [pytest.param(command, option, id=f"{command.name} {option.opts[0]}") for command, option in options()]
+@pytest.fixture(params=COMMANDS)
+def options(request: pytest.FixtureRequest) -> list[tuple[click.Context, click.Option]]:
+    """Every option of a command that takes a value, and what click parses it in."""
+    name = request.param
+    command = importlib.import_module(f"ganformer_cli.cli.{name.replace('-', '_')}").command
+    context = click.Context(command, info_name=name)
+    return [(context, option) for option in command.params if isinstance(option, click.Option) and not option.is_flag]
 
 
 def numbers_in(value: Any) -> list[float]:
@@ -63,40 +62,39 @@ def numbers_in(value: Any) -> list[float]:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
-@pytest.mark.parametrize(("command", "option"), EVERY)
-def test_every_value_is_taken_within_bounds_or_refused(command: click.Command, option: click.Option) -> None:
-    is_number = isinstance(option.type, (type(click.INT), type(click.FLOAT)))
-    for word in (*NO_NUMBERS, *NUMBERS, *TEXTS):
-        context = click.Context(command, info_name=command.name)
+def test_every_value_is_taken_within_bounds_or_refused(options: list[tuple[click.Context, click.Option]]) -> None:
+    for (context, option), word in itertools.product(options, (*NO_NUMBERS, *NUMBERS, *TEXTS)):
+        is_number = isinstance(option.type, (type(click.INT), type(click.FLOAT)))
         try:
             with click.core.augment_usage_errors(context, param=option):
                 found = option.process_value(context, (word,) * option.nargs if option.nargs > 1 else word)
         except (click.UsageError, GanformerError) as error:
             message = error.format_message() if isinstance(error, click.UsageError) else str(error)
-            assert any(name in message for name in option.opts), message
+            assert any(name in message for name in option.opts), f"{option.name}: {message}"
             continue
+        became = f"{option.name}: {word!r} became {found!r}"
         if is_number or option.type.name in ("numbers", "seeds", "gpus"):
-            assert word not in NO_NUMBERS or option.type.name == "gpus", f"{word!r} became {found!r}"
-            assert all(math.isfinite(number) and abs(number) <= 2**63 for number in numbers_in(found)), word
+            assert word not in NO_NUMBERS or option.type.name == "gpus", became
+            assert all(math.isfinite(number) and abs(number) <= 2**63 for number in numbers_in(found)), became
         elif isinstance(option.type, (click.Path, type(click.STRING))):
-            assert word.strip(), f"an empty text became {found!r}"
-            assert "\0" not in word
+            assert word.strip(), became
+            assert "\0" not in word, became
 
 
-@pytest.mark.parametrize(("command", "option"), EVERY)
-def test_every_number_has_bounds(command: click.Command, option: click.Option) -> None:
-    kind = option.type
-    if isinstance(kind, (click.IntRange, click.FloatRange)):
-        assert kind.min is not None
-        assert kind.max is not None
-    elif isinstance(kind, (type(click.INT), type(click.FLOAT))):
-        # Those of the configuration are in its fields; prepare's are those of the data set.
-        known = {"resolution", "ratio"} if command.name == "prepare" else MODEL_FIELDS | TRAIN_FIELDS
-        known |= {"mapping_layersnum", "g_reg_weight"}  # the authors' names of some
-        if option.name in known:
-            return
-        with pytest.raises((click.UsageError, GanformerError)):  # nor does one that another replaces take any number
-            option.process_value(click.Context(command, info_name=command.name), "12345")
+def test_every_number_has_bounds(options: list[tuple[click.Context, click.Option]]) -> None:
+    for context, option in options:
+        kind = option.type
+        if isinstance(kind, (click.IntRange, click.FloatRange)):
+            assert kind.min is not None, option.name
+            assert kind.max is not None, option.name
+        elif isinstance(kind, (type(click.INT), type(click.FLOAT))):
+            # Those of the configuration are in its fields; prepare's are those of the data set.
+            known = {"resolution", "ratio"} if context.info_name == "prepare" else MODEL_FIELDS | TRAIN_FIELDS
+            known |= {"mapping_layersnum", "g_reg_weight"}  # the authors' names of some
+            if option.name in known:
+                continue
+            with pytest.raises((click.UsageError, GanformerError)):  # nor does one that another replaces take a number
+                option.process_value(context, "12345")
 
 
 FIELDS = [

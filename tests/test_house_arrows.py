@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
-import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -61,118 +60,106 @@ LIGHT = LEAVES | {"config", "cli", "__init__"}  # what cli may import before a c
 LIGHT_LIBRARIES = set(sys.stdlib_module_names) | {"click"}
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def nodes_at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """What runs at import: no bodies of functions, nothing under ``if TYPE_CHECKING``."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        yield node
+        yield from nodes_at_import(node)
 
 
-def imported_modules(tree: ast.AST, package: str) -> Iterator[tuple[ast.stmt, str]]:
-    """Each import statement below ``tree`` with the full name of what it names; ``package`` resolves ``from . ``."""
-    for node in ast.walk(tree):
+def imported_modules(nodes: Iterable[ast.AST], package: str) -> Iterator[str]:
+    """The full name of what each import statement names; ``package`` resolves ``from . ``."""
+    for node in nodes:
         if isinstance(node, ast.Import):
-            yield from ((node, alias.name) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, base]).rstrip(".")
-            yield from ((node, f"{base}.{alias.name}") for alias in node.names)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def rooms_imported(tree: ast.AST, package: str) -> set[str]:
-    rooms = set()
-    for _, module in imported_modules(tree, package):
-        first, _, rest = module.partition(".")
-        if first == "ganformer_cli":
-            name = rest.partition(".")[0]
-            rooms.add(name if name in ARROWS else "__init__")
-    return rooms
+def rooms_of(modules: Iterable[str]) -> set[str]:
+    """Those that modules of this package are in; the package itself is ``__init__``."""
+    names = {f"{module}.".split(".")[1] for module in modules if module.partition(".")[0] == "ganformer_cli"}
+    return {name if name in ARROWS else "__init__" for name in names}
 
 
-def libraries_imported(tree: ast.AST, package: str) -> set[str]:
-    return {module.partition(".")[0] for _, module in imported_modules(tree, package)} - {"ganformer_cli"}
+def libraries_of(modules: Iterable[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules} - {"ganformer_cli"}
 
 
-def package_of(path: Path) -> str:
-    return ".".join(["ganformer_cli", *path.relative_to(PACKAGE).parts[:-1]])
+class Module:
+    """What a file imports and calls."""
 
-
-FILES = sorted(PACKAGE.rglob("*.py"))
-
-
-def each_of(files: list[Path]) -> pytest.MarkDecorator:
-    """A case for each of ``files``; there must be some."""
-    assert files
-    return pytest.mark.parametrize("path", files, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-
-
-FRONT = {"cli", "__init__", "__main__"}  # rooms that run before a command is known
+    def __init__(self, path: Path) -> None:
+        self.name = path.relative_to(PACKAGE).as_posix()
+        package = ".".join(["ganformer_cli", *path.relative_to(PACKAGE).parts[:-1]])
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source, str(path))
+        nodes = list(ast.walk(tree))
+        self.lines = source.count("\n")
+        self.imported = set(imported_modules(nodes, package))
+        self.imported_at_once = set(imported_modules(nodes_at_import(tree), package))
+        self.calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
 
 
 @cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+def modules_of(room: str) -> list[Module]:
+    files = (PACKAGE / room).rglob("*.py") if (PACKAGE / room).is_dir() else [PACKAGE / f"{room}.py"]
+    return [Module(path) for path in sorted(files)]
 
 
-def without_bodies(tree: ast.Module) -> ast.Module:
-    """What runs at import: no bodies of functions, nothing under ``if TYPE_CHECKING``."""
-
-    class Strip(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-            return None
-
-        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-            return None
-
-        def visit_If(self, node: ast.If) -> ast.AST | None:
-            return None if ast.unparse(node.test).endswith("TYPE_CHECKING") else self.generic_visit(node)
-
-    stripped = Strip().visit(copy.deepcopy(tree))
-    assert isinstance(stripped, ast.Module)
-    return stripped
+ROOMS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")})
+FRONT = {"cli", "__init__", "__main__"}  # rooms that run before a command is known
 
 
-@each_of(FILES)
-def test_imports_follow_the_arrows(path: Path) -> None:
-    room = room_of(path)
-    assert room in ARROWS, f"{room} is a room that no arrow knows: give it a line in ARROWS"
+def test_every_room_has_arrows() -> None:
+    """A new one needs a line in ``ARROWS``."""
+    assert set(ROOMS) == set(ARROWS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_follow_the_arrows(room: str) -> None:
     may = ARROWS[room] | LEAVES | {room, "__init__"}
-    wrong = rooms_imported(parsed(path), package_of(path)) - may
-    assert not wrong, f"{room} must not import {sorted(wrong)}"
+    wrong = {module.name: found for module in modules_of(room) if (found := rooms_of(module.imported) - may)}
+    assert not wrong, f"{room} must not import these"
 
 
 @pytest.mark.parametrize("room", sorted(LEAVES | {"config"}))
 def test_leaves_and_config_need_the_standard_library_only(room: str) -> None:
-    files = [path for path in FILES if room_of(path) == room]
-    assert files
-    for path in files:
-        # tomli is Python 3.11's tomllib, for Python 3.10.
-        own = {*sys.stdlib_module_names, "tomllib", "tomli", "platformdirs"}
-        tree = parsed(path)
+    # tomli is Python 3.11's tomllib, for Python 3.10.
+    own = {*sys.stdlib_module_names, "tomllib", "tomli", "platformdirs"}
+    for module in modules_of(room):
         # What memory a GPU has, torch tells; a process that never asks never loads it.
-        tree = without_bodies(tree) if room == "memory" else tree
-        assert libraries_imported(tree, package_of(path)) <= own
+        imported = module.imported_at_once if room == "memory" else module.imported
+        assert libraries_of(imported) <= own, module.name
 
 
-@each_of([path for path in FILES if room_of(path) in FRONT])
-def test_cli_imports_nothing_heavy_at_the_top(path: Path) -> None:
-    tree = without_bodies(parsed(path))
-    assert rooms_imported(tree, package_of(path)) <= LIGHT
-    assert libraries_imported(tree, package_of(path)) <= LIGHT_LIBRARIES
+@pytest.mark.parametrize("room", sorted(FRONT))
+def test_cli_imports_nothing_heavy_at_the_top(room: str) -> None:
+    for module in modules_of(room):
+        assert rooms_of(module.imported_at_once) <= LIGHT, module.name
+        assert libraries_of(module.imported_at_once) <= LIGHT_LIBRARIES, module.name
 
 
-@each_of([path for path in FILES if room_of(path) not in {"cli", "__main__"}])
-def test_only_cli_prints_exits_and_knows_click(path: Path) -> None:
-    tree = parsed(path)
-    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    assert not calls & {"print", "exit", "quit", "sys.exit", "os._exit", "input"}
-    assert "click" not in libraries_imported(tree, package_of(path))
+@pytest.mark.parametrize("room", sorted(set(ROOMS) - {"cli", "__main__"}))
+def test_only_cli_prints_exits_and_knows_click(room: str) -> None:
+    for module in modules_of(room):
+        assert not module.calls & {"print", "exit", "quit", "sys.exit", "os._exit", "input"}, module.name
+        assert "click" not in libraries_of(module.imported), module.name
 
 
-@each_of(FILES)
-def test_a_module_has_one_subject(path: Path) -> None:
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_module_has_one_subject(room: str) -> None:
     """Or at least no more lines than one needs: 300 of a command, whose work rooms do, and 600 elsewhere."""
-    limit = 300 if room_of(path) == "cli" else 600
-    assert path.read_text(encoding="utf-8").count("\n") <= limit
+    limit = 300 if room == "cli" else 600
+    assert not {module.name: module.lines for module in modules_of(room) if module.lines > limit}
 
 
 def test_no_other_code_at_the_top() -> None:
@@ -196,9 +183,9 @@ def test_no_other_code_at_the_top() -> None:
     ],
 )
 def test_no_import_escapes(source: str, rooms: set[str]) -> None:
-    assert rooms_imported(ast.parse(source), "ganformer_cli.models") == rooms
+    assert rooms_of(imported_modules(ast.walk(ast.parse(source)), "ganformer_cli.models")) == rooms
 
 
 def test_bodies_and_type_checking_do_not_run_at_import() -> None:
     source = "import a\ndef f():\n    import b\nif TYPE_CHECKING:\n    import c\nclass C:\n    import d\n"
-    assert libraries_imported(without_bodies(ast.parse(source)), "ganformer_cli") == {"a", "d"}
+    assert libraries_of(imported_modules(nodes_at_import(ast.parse(source)), "ganformer_cli")) == {"a", "d"}

@@ -15,9 +15,9 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.models import Generator
 from ganformer_cli.models.prepared import adam_keys, adam_memory
+from ganformer_cli.models.uncompiled import use_uncompiled_optimizers
 from ganformer_cli.sampling import sample_seeds
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
-from ganformer_cli.training.uncompiled import use_uncompiled_optimizers
 
 
 class RunningMeans:

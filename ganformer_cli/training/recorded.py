@@ -21,7 +21,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, is_in_torch_dispatch_mode
 
 from ganformer_cli.cpus import thread_seconds
-from ganformer_cli.training.uncompiled import keep_uncompiled
+from ganformer_cli.models.uncompiled import keep_uncompiled
 
 #: What a function returns: tensors without history, or None.
 PassResults = list[Tensor | None]

@@ -21,6 +21,7 @@ from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import ConfigError, DownloadError, TrainingError
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.metrics.features import open_distance
+from ganformer_cli.models.uncompiled import optimizer_step
 from ganformer_cli.models.vqgan import VQGAN, PatchDiscriminator, perplexity
 from ganformer_cli.sampling import from_uint8, reconstruct_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
@@ -313,7 +314,7 @@ class VQGANTrainer(NetworkTrainer):
     def move(self, optimizer: torch.optim.Optimizer, reducer: GradientReducer) -> None:
         """Average the gradients over the processes, step, and clear them."""
         reducer.finish()
-        optimizer.step()
+        optimizer_step(optimizer)
         optimizer.zero_grad(set_to_none=True)
 
     def average(self, images_seen: int) -> None:

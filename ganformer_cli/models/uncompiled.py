@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -24,3 +25,9 @@ def use_uncompiled_optimizers() -> None:
     """Let what optimisers do outside of their steps run without the compiler."""
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
         keep_uncompiled(getattr(torch.optim.Optimizer, name))
+
+
+@torch.no_grad()
+def optimizer_step(optimizer: torch.optim.Optimizer) -> None:
+    """``optimizer.step()`` without what torch wraps it in, which asks the compiler for a break in its graph."""
+    inspect.unwrap(type(optimizer).step)(optimizer)
