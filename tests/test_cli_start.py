@@ -64,13 +64,19 @@ def test_torch_loads_no_compiler(tiny_run: Path) -> None:
     about: dict[str, Any] = {"generator": None, "discriminator": None, "kimg": 1.0, "provenance": {}}
     save_snapshot(Path("codes.safetensors"), config=codes.config, ema=codes, **about)
     networks = "--components-num 2 --latent-size 16 --channel-max 8 --batch-size 4 --gpus none"
+    transformer = "--baseline VQGAN --resolution 32 --transformer-layers 1 --transformer-width 8 --transformer-heads 2"
+    transformer += " --channel-base 128 --channel-max 8 --codebook-size 8 --code-dim 4 --batch-size 4 --gpus none"
+    short = "--processes 1 --total-kimg 0.02 --metrics none"
+    Path("fake.png").write_bytes(encode_image(np.zeros((3, 32, 32), np.uint8), "png", {"seed": 0}))
     lines = (
         "convert results/exp-000 model.safetensors",
         "generate --seeds 0",
         "generate --seeds 0 --model codes.safetensors --output-dir codes",
         f"train --dry-run {networks}",
         f"train --dry-run {networks}",
-        f"train {networks} --processes 1 --total-kimg 0.02 --metrics none --expname new",
+        f"train {networks} {short} --expname new",
+        f"train {transformer} {short} --vq-kimg 0.01 --expname codes",
+        "project fake.png --model results/exp-000 --steps 2 --output-dir projected",
         "eval --model results/exp-000 --eval-images-num 4 --metrics swd,diversity",
     )
     for line, modules in zip(lines, loaded(*lines), strict=True):
