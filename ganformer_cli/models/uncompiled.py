@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+_Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 
 
 def keep_uncompiled(function: Callable[..., Any]) -> None:
@@ -27,7 +29,7 @@ def use_uncompiled_optimizers() -> None:
         keep_uncompiled(getattr(torch.optim.Optimizer, name))
 
 
-@torch.no_grad()
-def optimizer_step(optimizer: torch.optim.Optimizer) -> None:
-    """``optimizer.step()`` without what torch wraps it in, which asks the compiler for a break in its graph."""
-    inspect.unwrap(type(optimizer).step)(optimizer)
+def without_graph_break(kind: type[_Optimizer]) -> type[_Optimizer]:
+    """This class of torch's with a step that does not ask the compiler for a break in its graph."""
+    step = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), {"step": step})

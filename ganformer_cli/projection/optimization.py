@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
 from ganformer_cli.models import Generator
-from ganformer_cli.models.uncompiled import optimizer_step, use_uncompiled_optimizers
+from ganformer_cli.models.uncompiled import use_uncompiled_optimizers, without_graph_break
 from ganformer_cli.projection.distance import ImageDistance, PixelDistance
 from ganformer_cli.sampling import from_uint8, labels_from_seeds, latents_from_seeds, to_uint8
 
@@ -124,7 +124,7 @@ class Projector:
         self.latents = ((start - self.mean) / self.deviation).requires_grad_()
         self.noise = self._first_noise() if settings.optimize_noise else {}
         use_uncompiled_optimizers()
-        self.optimizer = torch.optim.Adam([self.latents, *self.noise.values()], lr=_LEARNING_RATE)
+        self.optimizer = without_graph_break(torch.optim.Adam)([self.latents, *self.noise.values()], lr=_LEARNING_RATE)
 
     # ----- Starts -----
 
@@ -183,7 +183,7 @@ class Projector:
         if self.noise:
             loss = loss + _NOISE_WEIGHT * noise_correlation(self.noise.values())
         loss.backward()
-        optimizer_step(self.optimizer)
+        self.optimizer.step()
         self.step += 1
         with torch.no_grad():
             for noise in self.noise.values():

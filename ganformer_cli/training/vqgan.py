@@ -21,7 +21,7 @@ from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import ConfigError, DownloadError, TrainingError
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.metrics.features import open_distance
-from ganformer_cli.models.uncompiled import optimizer_step
+from ganformer_cli.models.uncompiled import without_graph_break
 from ganformer_cli.models.vqgan import VQGAN, PatchDiscriminator, perplexity
 from ganformer_cli.sampling import from_uint8, reconstruct_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
@@ -124,9 +124,10 @@ class VQGANTrainer(NetworkTrainer):
         )
         self.transformer_average = MovingAverage(self.ema.transformer, self.transformer)
         # The decays of the paper's experiments and of GPT.
-        self.g_optimizer = torch.optim.Adam(self.autoencoder.parameters(), options.g_lr, (0.5, 0.9), fused=True)
-        self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), options.d_lr, (0.5, 0.9), fused=True)
-        self.t_optimizer = torch.optim.AdamW(
+        adam = without_graph_break(torch.optim.Adam)
+        self.g_optimizer = adam(self.autoencoder.parameters(), options.g_lr, (0.5, 0.9), fused=True)
+        self.d_optimizer = adam(self.discriminator.parameters(), options.d_lr, (0.5, 0.9), fused=True)
+        self.t_optimizer = without_graph_break(torch.optim.AdamW)(
             self.transformer.parameters(), options.transformer_lr, (0.9, 0.95), weight_decay=0.01, fused=True
         )
         self.g_reducer, self.d_reducer, self.t_reducer = (
@@ -314,7 +315,7 @@ class VQGANTrainer(NetworkTrainer):
     def move(self, optimizer: torch.optim.Optimizer, reducer: GradientReducer) -> None:
         """Average the gradients over the processes, step, and clear them."""
         reducer.finish()
-        optimizer_step(optimizer)
+        optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     def average(self, images_seen: int) -> None:
