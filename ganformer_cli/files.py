@@ -414,7 +414,8 @@ def read_toml(path: Path, *, kind: type[GanformerError] = DataError) -> dict[str
     Raises:
         GanformerError: of ``kind``: the file cannot be read, is no TOML, or is beyond the limits of ``read_json``.
     """
-    text = _decoded(_read(path, MAX_TOML_BYTES, kind), str(path), kind).replace("\r\n", "\n")
+    data = _read(path, MAX_TOML_BYTES, kind, "give the path of a TOML file")
+    text = _decoded(data, str(path), kind).replace("\r\n", "\n")
     # Readers of TOML recurse into brackets, and take time that grows with the square of the dots in a key.
     bare = _TOML_STRING.sub(lambda found: "\n" * found[0].count("\n"), text)
     depth = 0

@@ -91,7 +91,9 @@ def test_a_wrong_file_is_one_line_on_stderr(ganformer: Run, own_folder: Path) ->
     assert done.exit_code == 1
     assert done.stderr.startswith("ganformer train: error: --config run.toml, line 1: --seed -1: choose a number")
     assert done.stderr.count("\n") == 1
-    assert "error: --config none.toml: cannot be read" in ganformer("train", "--config", "none.toml").stderr
+    missing = ganformer("train", "--config", "none.toml").stderr
+    assert "error: --config none.toml: cannot be read (" in missing
+    assert "; give the path of a TOML file" in missing
     assert sorted(own_folder.iterdir()) == [own_folder / "run.toml"]
 
 
