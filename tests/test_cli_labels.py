@@ -107,6 +107,7 @@ def test_training_grids_draw_the_labels_of_the_data(ganformer: Run, runs: Path) 
     assert all(np.abs(pixels - pixel).max(1).min() <= 1 for pixel in expected.reshape(-1, 3).numpy().astype(int))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "words", "message"),
     [

@@ -48,6 +48,7 @@ def wheel(built: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+@pytest.mark.slow
 def test_only_top_level_name_is_ganformer_cli(wheel: zipfile.ZipFile) -> None:
     top = {PurePosixPath(name).parts[0] for name in wheel.namelist()}
     assert {name for name in top if not name.endswith(".dist-info")} == {"ganformer_cli"}

@@ -146,6 +146,7 @@ def test_built_once_then_found(workshop: Workshop) -> None:
     assert len(remains(workshop.kept)) == 2  # the library and its note; nothing of the work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one.cpp", "two.cpp", "shared.h"])
 def test_changed_sources_are_built_anew(workshop: Workshop, name: str) -> None:
     first = workshop.find_or_build()
@@ -339,6 +340,7 @@ def test_names_with_spaces_dollars_and_letters_of_many_languages(
     assert workshop.find_or_build().path.read_bytes() == b"first"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["not there", "no program", "fails"])
 def test_without_ninja_sources_are_compiled_one_after_another(
     workshop: Workshop, broken: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -356,6 +358,7 @@ def test_without_ninja_sources_are_compiled_one_after_another(
 # ----- What is damaged -----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

@@ -58,8 +58,10 @@ def kept_folder(config: pytest.Config, otherwise: Path) -> Path:
     return Path(cache.mkdir("cuda_on_cpu")) if cache else otherwise
 
 
-def digest_of(files: list[Path]) -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
+def digest_of(files: list[Path], *flags: str) -> str:
+    return hashlib.sha256(
+        b"".join([*(path.read_bytes() for path in sorted(files)), *map(str.encode, flags)])
+    ).hexdigest()[:16]
 
 
 def kernel_sources() -> list[Path]:
@@ -107,7 +109,7 @@ def emulated(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
     flags += ["-DGANFORMER_CUDA_ON_CPU", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
     sources = [*kernel_sources(), ROOT / "ops" / "cuda_bindings.cpp"]
     read = [*sources, *(ROOT / "ops").glob("cuda_*.h"), ROOT / "ops" / "errors.h", ROOT / "tests" / "cuda_on_cpu.h"]
-    library = folder / f"{digest_of(read)}-{torch.__version__}.so"
+    library = folder / f"{digest_of(read, *flags)}-{torch.__version__}.so"
     if not library.exists():
         words = [compiler, *flags, f"-I{ROOT / 'tests'}", "-isystem", str(includes), "-c"]
         run_all([[*words, str(source), "-o", f"{source.name}.o"] for source in sources], work)
@@ -139,7 +141,8 @@ def gpu() -> Machine:
     return Machine("cuda", torch.ops.ganformer, None)
 
 
-@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+# Compiling the kernels for the CPU takes half a minute.
+@pytest.fixture(params=[pytest.param("emulated", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)])
 def machine(request: pytest.FixtureRequest) -> Machine:
     found: Machine = request.getfixturevalue(request.param)
     return found

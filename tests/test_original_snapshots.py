@@ -59,6 +59,7 @@ def test_networks_compute_what_the_authors_did(file: Path, suffix: str, io_file:
     assert relative(snapshot.discriminator(reals["real"]), reals["logits"]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "io_file", "name"), [(PYTORCH, "io", "img"), (TENSORFLOW, "io-tf", "img_tf")])
 @pytest.mark.parametrize("converted", [True, False])
 def test_from_snapshot_to_numbers_on_the_command_line(

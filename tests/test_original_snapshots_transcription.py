@@ -192,6 +192,7 @@ def compare(snapshot: ModelNetworks, s: dict[str, Any], state: State) -> None:
         assert relative(network(z, c, truncation_psi=psi, noise_mode="const"), expected) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PYTORCH_CASES)
 def test_pytorch_networks_in_other_settings(authors: dict[str, Any], own_folder: Path, name: str) -> None:
     s = {**BASE, **PYTORCH_CASES[name]}
@@ -201,6 +202,7 @@ def test_pytorch_networks_in_other_settings(authors: dict[str, Any], own_folder:
     compare(snapshot, s, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TENSORFLOW_CASES)
 def test_tensorflow_networks_in_other_settings(authors: dict[str, Any], own_folder: Path, name: str) -> None:
     s = {**BASE, "tf": True, **TENSORFLOW_CASES[name]}

@@ -200,6 +200,7 @@ def test_what_would_be_frozen_must_have_been_trained(tiny: dict[str, Any]) -> No
         start.apply(larger, lambda text: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--pretrained-pkl", "--init-from"])
 @pytest.mark.parametrize(("network", "value"), [("ema", float("nan")), ("discriminator", -float("inf"))])
 def test_weights_that_are_no_numbers_are_refused_before_anything_is_saved(

@@ -70,6 +70,7 @@ def test_recomputed_activations_give_the_very_same_weights(small: dict[str, Any]
     assert all(torch.equal(again[name], value) for name, value in plain.items())
 
 
+@pytest.mark.slow
 def test_recomputed_activations_are_not_kept(small: dict[str, Any]) -> None:
     """What a forward pass of both players keeps for the backward one."""
 
