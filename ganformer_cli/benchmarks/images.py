@@ -65,9 +65,8 @@ def drawn_images(suffix: str, sizes: ImageSizes) -> Iterator[Path]:
         for number in range(sizes.images):
             coarse = Image.fromarray(numbers.integers(0, 256, (16, 16, 3), dtype=np.uint8))
             smooth = np.asarray(coarse.resize((sizes.side, sizes.side), Image.Resampling.BICUBIC), np.int16)
-            grain = numbers.integers(-6, 7, smooth.shape, dtype=np.int16)
-            image = Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
-            image.save(folder / f"{number:05d}.{suffix}", quality=90, compress_level=1)
+            grained = np.clip(smooth + numbers.integers(-6, 7, smooth.shape, dtype=np.int16), 0, 255).astype(np.uint8)
+            Image.fromarray(grained).save(folder / f"{number:05d}.{suffix}", quality=90, compress_level=1)
         yield folder
 
 
@@ -78,9 +77,8 @@ def data_cases(sizes: ImageSizes) -> list[Case]:
     """Preparing JPEGs and PNGs with as many processes as there are cores, and reading what was prepared in one."""
     change = f"{sizes.side} to {sizes.resolution} px"
     builds = {f"prepare {suffix}, {change}": partial(build_preparing, sizes, suffix) for suffix in ("jpg", "png")}
-    for compression in COMPRESSIONS:
-        what = f"read {sizes.resolution} px, --compression {compression}"
-        builds[what] = partial(build_reading, sizes, compression)
+    reading = f"read {sizes.resolution} px, --compression"
+    builds |= {f"{reading} {each}": partial(build_reading, sizes, each) for each in COMPRESSIONS}
     return [Case(what=what, images=sizes.images, build=build) for what, build in builds.items()]
 
 
@@ -109,8 +107,7 @@ def build_reading(sizes: ImageSizes, compression: str) -> Contenders:
 
         with closing(PreparedDataset(made.folder)) as dataset:  # Windows removes no folder of open files
             dataset.cache_bytes = 0
-            numbers = range(len(dataset))
-            run = Contender(call=lambda: deque(map(dataset.image, numbers), maxlen=0))
+            run = Contender(call=lambda: deque(map(dataset.image, range(len(dataset))), maxlen=0))
             yield [run, Contender(name="zipfile and Pillow", call=pillow)]
 
 
@@ -138,9 +135,8 @@ def scoring_cases(conditions: Conditions, sizes: ImageSizes) -> list[Case]:
             # Each layer takes means: features neither vanish nor overflow.
             values = {name: torch.rand(shape) / math.prod(shape[1:]) for name, shape in Inception.shapes().items()}
             torch.save(values, weights)
-            contenders = {"": score_ours, "torch-fidelity": score_theirs}
-            if importlib.util.find_spec("torch_fidelity") is None:
-                del contenders["torch-fidelity"]
+            found = importlib.util.find_spec("torch_fidelity") is not None
+            contenders = {"": score_ours} | ({"torch-fidelity": score_theirs} if found else {})
             files = folder, weights, conditions.device
             yield [TimedScoring(name=name, call=partial(score, *files)) for name, score in contenders.items()]
 
@@ -208,8 +204,7 @@ def load_fidelity(module: str) -> ModuleType:
     try:
         importlib.import_module("torchvision")
     except RuntimeError:
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         for operator in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
+            torch.library.define(f"torchvision::{operator}", schema)
     return importlib.import_module(f"torch_fidelity.{module}")

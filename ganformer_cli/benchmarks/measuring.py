@@ -29,7 +29,6 @@ from ganformer_cli.stop_signals import leave_to_parent
 LONG_CASE = 30.0
 #: The plain-torch operators, among what a case is measured against.
 PLAIN = "plain torch"
-
 _Answer = TypeVar("_Answer")
 
 
@@ -207,21 +206,20 @@ def seconds_of(call: Callable[[], object], loops: int = 1) -> float:
 # ----- Memory -----
 
 
-def memory_of(contender: Contender, conditions: Conditions) -> Peak:
-    """Memory at the worst moment of the second call: the first may set up what stays, as optimisers do."""
-    contender.call()
-    gc.collect()
-    with Peak(torch.device(conditions.device)) as peak:
-        contender.call()
-    return peak
-
-
 def memories(cases: Cases, conditions: Conditions) -> list[dict[str, Peak]]:
-    """Memory of contenders of each case by name; on a CPU that of this process, which is meant to be a new one."""
-    found = []
+    """Memory of contenders of each case by name; on a CPU that of this process, which is meant to be a new one.
+
+    It is that of the worst moment of the second call: the first may set up what stays, as optimisers do.
+    """
+    found: list[dict[str, Peak]] = []
     for case in cases():
+        found.append({})
         with contenders_of(case, conditions) as contenders:
-            found.append({each.name: memory_of(each, conditions) for each in contenders if each.takes_memory})
+            for each in (each for each in contenders if each.takes_memory):
+                each.call()
+                gc.collect()
+                with Peak(torch.device(conditions.device)) as found[-1][each.name]:
+                    each.call()
     return found
 
 

@@ -31,7 +31,6 @@ PL_WEIGHT = 2.0
 HOPELESS = 1.5
 
 _FORMATS = (torch.contiguous_format, torch.channels_last)
-
 Size = tuple[int, ...]
 
 
@@ -52,11 +51,8 @@ def generator_cases(conditions: Conditions, config: ModelConfig, images: int) ->
 def training_cases(conditions: Conditions, config: RunConfig) -> list[Case]:
     """Steps without and with each regularisation."""
     given, cases = config.train, []
-    for kind, gamma, pl_weight in (
-        ("training step", 0.0, 0.0),
-        ("with R1", given.gamma or 1.0, 0.0),
-        ("with path length", 0.0, given.pl_weight or PL_WEIGHT),
-    ):
+    weights = {"training step": (0.0, 0.0), "with R1": (given.gamma or 1.0, 0.0)}
+    for kind, (gamma, pl_weight) in {**weights, "with path length": (0.0, given.pl_weight or PL_WEIGHT)}.items():
         changed = replace(config, train=replace(given, gamma=gamma, pl_weight=pl_weight))
         what = f"{config.model.attention}, {config.model.resolution} px, {kind}"
         cases.append(Case(what=what, images=given.batch_size, build=partial(build_training, conditions, changed)))
@@ -125,9 +121,8 @@ class _Recorder(TorchDispatchMode):
             image, weight, _, *geometry, groups = args
         else:
             return function(*args, **kwargs or {})
-        # What filters each channel by itself is no convolution of a network.
+        # What filters each channel by itself is no convolution of a network. torch expands sizes given as one number.
         if groups == 1 and weight.shape[:2] != (1, 1) and (wanted is None or any(wanted)):
-            # torch expands sizes that are given as one number by itself
             geometry = [tuple(size) * (2 // len(size)) if isinstance(size, Sequence) else size for size in geometry]
             sizes = [tuple(image.shape), tuple(weight.shape), *geometry]
             self.calls[Convolution._make([*sizes, wanted and tuple(wanted), weight.dtype, False])] += 1

@@ -81,10 +81,7 @@ def with_gradients(call: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Call
 def contenders_for(
     call: Callable[[], Tensor], inputs: Sequence[Tensor], against: Sequence[Contender] = ()
 ) -> list[Contender]:
-    """A call, the plain operators, and ``against``; by default that is the least that touching its first input takes.
-
-    ``inputs`` are all tensors that the call reads, first the image features.
-    """
+    """A call that reads ``inputs``, first the image features; the plain operators; ``against``, or copies of these."""
     x = inputs[0].detach()
     kept = kept_bytes(call, inputs) / (x.numel() * x.element_size()) if inputs[0].requires_grad else None
     target = torch.empty_like(x)
@@ -157,12 +154,8 @@ def layer_call(
 ) -> tuple[Callable[[], Tensor], list[Tensor]]:
     """A call of a layer with random weights that gives new features ``[B, d, n]``, and all that it reads.
 
-    Args:
-        given: what it is called with; weights and components are float32.
-        kind: of ``ATTENTION_LAYERS``.
-        integration: what the components do to the features.
-        per_pixel: compute the definition. It gets no dropout, whose hash of every cell is slow in plain torch.
-        image: layout and dtype of the features, as in ``LayerInputs.image``.
+    ``kind`` is of ``ATTENTION_LAYERS``, ``image`` as in ``LayerInputs.image``; weights and components are float32. The
+    definition (``per_pixel``) gets no dropout, whose hash of every cell is slow in plain torch.
     """
     torch.manual_seed(0)  # every form has the same numbers
     size, device = given.component, given.conditions.device
@@ -231,11 +224,7 @@ def build_cases() -> list[Case]:
 
 
 def seconds_to_load(cache: Path) -> float:
-    """Seconds until this process, a new one, can call the operators of the CPU; built first if ``cache`` has none.
-
-    Raises:
-        GanformerError: they cannot be built here.
-    """
+    """Seconds until this process, a new one, can call the operators of the CPU; built first if ``cache`` has none."""
     os.environ["GANFORMER_CACHE"] = str(cache)
     os.environ.pop("GANFORMER_OPS_FOLDER", None)
     with native.use("native"), contextlib.redirect_stderr(io.StringIO()):

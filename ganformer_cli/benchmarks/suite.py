@@ -74,15 +74,10 @@ class BenchmarkPlan:
 def run_benchmarks(
     plan: BenchmarkPlan, progress: Callable[[float, str], None], warn: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Measure everything of the plan.
+    """Measure the plan: the machine, the conditions, and under ``rows`` one object for each case.
 
-    Args:
-        plan: what.
-        progress: called with the share of all that is done, and what comes next or was measured.
-        warn: called with what could not be measured.
-
-    Returns:
-        The machine, the conditions, and under ``rows`` one object for each case.
+    ``progress`` is called with the share of all that is done, and what comes next or was measured; ``warn`` with what
+    could not be measured.
 
     Raises:
         GanformerError: ``GANFORMER_OPS=native``, and they cannot be had.
