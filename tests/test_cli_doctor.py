@@ -13,8 +13,9 @@ import torch
 from click.testing import Result
 
 from ganformer_cli.operators import checks, native
-from ganformer_cli.operators.checks import Cards, Check, SelfTest
+from ganformer_cli.operators.checks import Cards, Check
 from ganformer_cli.operators.cuda_toolkit import Nvcc
+from ganformer_cli.operators.self_tests import SelfTest, all_self_tests
 
 Run = Callable[..., Result]
 
@@ -179,7 +180,7 @@ def test_operators_that_cannot_be_built_say_why_once(monkeypatch: pytest.MonkeyP
         library, *operators = checks.check_operators("cpu")
     assert (library.state, library.remedy) == ("bad", "mend it")
     assert "x.cpp:1: error: no" in library.found
-    assert len(operators) == len(checks.SELF_TESTS)
+    assert len(operators) == len(all_self_tests())
     assert {check.found for check in operators} == {"reference"}
 
 

@@ -440,11 +440,9 @@ def test_a_data_set_is_verified(ganformer: Run, photos: Path) -> None:
 
 def test_the_formats_are_those_that_are_read() -> None:
     from ganformer_cli.cli import prepare as command
-    from ganformer_cli.data.catalogue import DOWNLOAD_FORMATS
+    from ganformer_cli.config.source_formats import DOWNLOAD_FORMATS, SOURCE_FORMATS
     from ganformer_cli.data.prepare.options import COMPRESSIONS
-    from ganformer_cli.data.sources import SOURCE_FORMATS
 
-    assert command.FORMATS == SOURCE_FORMATS
     assert {format for format, _ in DOWNLOAD_FORMATS.values()} <= set(SOURCE_FORMATS)
     options = {parameter.name: parameter for parameter in command.command.params}
     assert options["compression"].type.choices == COMPRESSIONS  # type: ignore[attr-defined]

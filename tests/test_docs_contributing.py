@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ganformer_cli.cli import prepare
-from ganformer_cli.data.sources import SOURCE_FORMATS
 from ganformer_cli.metrics import metric, registry
 from ganformer_cli.metrics.metric import Metric, Score
 
@@ -28,10 +26,8 @@ def test_a_named_file_exists(name: str) -> None:
     ("file", "name"),
     [
         ("ganformer_cli/data/sources/opening.py", "_SOURCES"),
-        ("ganformer_cli/data/sources/base.py", "SOURCE_FORMATS"),
-        ("ganformer_cli/cli/prepare.py", "FORMATS"),
-        ("ganformer_cli/data/catalogue.py", "DOWNLOAD_FORMATS"),
-        ("ganformer_cli/operators/checks.py", "SELF_TESTS"),
+        ("ganformer_cli/config/source_formats.py", "SOURCE_FORMATS"),
+        ("ganformer_cli/config/source_formats.py", "DOWNLOAD_FORMATS"),
         ("ganformer_cli/cli/main.py", "COMMANDS"),
     ],
 )
@@ -44,10 +40,6 @@ def test_a_named_table_stands_where_it_is_said_to(file: str, name: str) -> None:
         for target in (node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)])
     ]
     assert name in {target.id for target in targets if isinstance(target, ast.Name)}
-
-
-def test_the_two_lists_of_formats_are_one() -> None:
-    assert prepare.FORMATS == SOURCE_FORMATS
 
 
 def test_a_metric_is_known_once_its_file_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,9 +29,8 @@ from ganformer_cli.cli.prepare_jobs import CATALOGUE_FLAGS, PrepareSettings, fin
 from ganformer_cli.cli.prepare_report import list_catalogue
 from ganformer_cli.cli.prepare_run import run, verify_set
 from ganformer_cli.cli.verbosity import verbosity_options
+from ganformer_cli.config.source_formats import SOURCE_FORMATS
 from ganformer_cli.errors import GanformerError
-
-FORMATS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")
 
 
 def read_value_range(text: str) -> tuple[float, float]:
@@ -61,7 +60,7 @@ catalogue_options = combined(*map(_catalogue_option, CATALOGUE_FLAGS))
 @option("--max-images", type=click.IntRange(1, 10**10), help="Use at most N images.")
 @option(
     "--format",
-    type=click.Choice(FORMATS),
+    type=click.Choice(SOURCE_FORMATS),
     help="Format of SOURCE: a container, or images with this suffix only (png, jpg).  [default: detected]",
 )
 @option(

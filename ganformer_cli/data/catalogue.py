@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ganformer_cli.config import MODEL_FIELDS, TRAIN_FIELDS, ModelConfig, TrainConfig, names
+from ganformer_cli.config.source_formats import DOWNLOAD_FORMATS
 from ganformer_cli.downloads.checksums import split_checksum
 from ganformer_cli.downloads.drive import drive_address
 from ganformer_cli.errors import ConfigError, DataError
@@ -22,17 +23,6 @@ from ganformer_cli.text import printable
 
 SCENES = "scenes"  # the built-in set's name
 MAX_DOWNLOAD_BYTES = 10**15  # of a download: a petabyte
-# What a download is: how the catalogue calls it, how it is read, and the suffix of the file.
-DOWNLOAD_FORMATS = {
-    "zip of pictures": ("zip", ".zip"),
-    "zip of tfrecords": ("tfrecords", ".zip"),
-    "zip of lmdb": ("lmdb", ".zip"),
-    "tar of pictures": ("tar", ".tar"),
-    "webdataset": ("webdataset", ".tar"),
-    "tfrecords": ("tfrecords", ".tfrecords"),
-    "hdf5": ("hdf5", ".h5"),
-    "npy": ("npy", ".npy"),
-}
 _ID = re.compile(r"[\w-]{10,100}", re.ASCII)  # of a file of Drive's
 _PLAIN = re.compile(r"[^<>:\"/\\|?*\x00-\x1f]{1,150}(?<![. ])")  # a file's name on every system
 

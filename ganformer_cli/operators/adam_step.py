@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from ganformer_cli.operators import native
+from ganformer_cli.operators.self_tests import OperatorResults, self_test
 
 
 class ActingWeight(NamedTuple):
@@ -131,6 +132,15 @@ def adam_step_reference(
         maximize=False,
     )
     return nn.utils.get_total_norm(scaled)
+
+
+@self_test("adam_step", (5, 7, 3), (5, 7, 3), (5, 7, 3), devices=("cpu",))
+def _self_test(parameter: Tensor, gradient: Tensor, second: Tensor) -> OperatorResults:
+    trained = nn.Parameter(parameter.detach().clone())
+    weight = ActingWeight(trained, 0.3, torch.empty_like(trained))
+    memory = {"exp_avg": torch.zeros_like(trained), "exp_avg_sq": second.detach().square(), "step": torch.tensor(5.0)}
+    norm = adam_step([weight], [gradient.detach()], [memory], lr=0.1, betas=(0.5, 0.9), eps=1e-8)
+    return [norm, trained.detach(), weight.acting, memory["exp_avg"], memory["exp_avg_sq"]]
 
 
 @native.when_loaded

@@ -20,6 +20,7 @@ from torch import Tensor
 from ganformer_cli.config import Integration, Normalization
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import native
+from ganformer_cli.operators.self_tests import OperatorResults, self_test
 
 Over = Literal["components", "positions"]
 
@@ -514,6 +515,25 @@ class _Means(torch.autograd.Function):
             ctx.needs_input_grad[3],
         )
         return (*_needed(found, tensors, ctx.needs_input_grad), None)
+
+
+# Two images of 9 channels and 35 positions; two heads, 5 components, positions 4 wide.
+_X, _KEYS = (2, 9, 35), ((2, 2, 5, 9), (2, 2, 5), (35, 4), (2, 2, 5, 4))
+
+
+@self_test("bipartite_attention", _X, *_KEYS, (2, 2, 5, 9), (2, 2, 5, 18), (2, 9), (2, 18))
+def _test_attention(x: Tensor, *rest: Tensor) -> OperatorResults:
+    *keys, values, both, value_bias, both_bias = rest
+    channels_last = x.mT.contiguous().mT
+    return [
+        bipartite_attention(x, Keys(*keys), values, value_bias, integration="mul"),
+        bipartite_attention(channels_last, Keys(*keys), both, both_bias, integration="both"),
+    ]
+
+
+@self_test("attention_means", _X, *_KEYS)
+def _test_means(x: Tensor, *keys: Tensor) -> OperatorResults:
+    return [*attention_means(x, Keys(*keys), over="components"), *attention_means(x, Keys(*keys), over="positions")]
 
 
 @native.when_loaded

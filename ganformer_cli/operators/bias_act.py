@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import native
+from ganformer_cli.operators.self_tests import OperatorResults, self_test
 
 Activation = Literal["linear", "lrelu"]
 
@@ -218,6 +219,15 @@ class _BiasActBackward(torch.autograd.Function):
         if total is not None:
             total = _gradients(total.expand_as(out), out, None, None, False, *ctx.rule)[0]
         return total, None, None, None, None, None, None, None
+
+
+@self_test("bias_act", (2, 5, 7, 5), (5,), (2, 1, 7, 5), ())
+def _self_test(x: Tensor, bias: Tensor, noise: Tensor, strength: Tensor) -> OperatorResults:
+    noise = noise.detach()
+    return [
+        bias_act(x, bias, noise=noise, strength=strength, activation="lrelu", clamp=0.9),
+        bias_act(x.mT, bias, activation="linear", gain=0.7),
+    ]
 
 
 @native.when_loaded

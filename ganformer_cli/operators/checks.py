@@ -6,23 +6,22 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from ganformer_cli.errors import OutputError, first_line
 from ganformer_cli.files import ensure_writable_folder
-from ganformer_cli.operators import Keys, attention_means, bias_act, bipartite_attention, native, upfirdn2d
-from ganformer_cli.operators.adam_step import ActingWeight, adam_step
+from ganformer_cli.operators import native
 from ganformer_cli.operators.build import FOLDER_VARIABLE, operators_folder
 from ganformer_cli.operators.cuda_toolkit import find_nvcc, how_to_get_nvcc, misfit
 from ganformer_cli.operators.jobs import find_ninja
+from ganformer_cli.operators.self_tests import SelfTest, all_self_tests
 from ganformer_cli.operators.toolchain import Runner, decoded, find_compiler, how_to_get_a_compiler, run_program
-from ganformer_cli.operators.winograd import winograd_conv2d
 from ganformer_cli.resources import cache_folder
 
 State = Literal["good", "note", "bad"]
@@ -290,73 +289,6 @@ def check_cache() -> Check:
 # ----- Self-tests of the operators -----
 
 
-class SelfTest(NamedTuple):
-    """An operator's results for small arguments of odd sizes.
-
-    ``arguments`` are the shapes of random numbers; ``run`` computes the results for them, on ``devices``.
-    """
-
-    name: str
-    arguments: tuple[tuple[int, ...], ...]
-    run: Callable[..., list[Tensor | None]]
-    devices: tuple[str, ...] = ("cpu", "cuda")
-
-
-def _bias_act(x: Tensor, bias: Tensor, noise: Tensor, strength: Tensor) -> list[Tensor | None]:
-    noise = noise.detach()
-    return [
-        bias_act(x, bias, noise=noise, strength=strength, activation="lrelu", clamp=0.9),
-        bias_act(x.mT, bias, activation="linear", gain=0.7),
-    ]
-
-
-def _upfirdn2d(x: Tensor, line: Tensor, plane: Tensor) -> list[Tensor | None]:
-    line, plane = line.detach(), plane.detach()
-    return [
-        upfirdn2d(x, line, up=2, padding=(2, 1), gain=4.0),
-        upfirdn2d(x, line, down=2, padding=(1, 1)),
-        upfirdn2d(x, plane, up=3, down=2, padding=(3, -1)),
-    ]
-
-
-def _bipartite_attention(x: Tensor, *rest: Tensor) -> list[Tensor | None]:
-    *keys, values, both, value_bias, both_bias = rest
-    channels_last = x.mT.contiguous().mT
-    return [
-        bipartite_attention(x, Keys(*keys), values, value_bias, integration="mul"),
-        bipartite_attention(channels_last, Keys(*keys), both, both_bias, integration="both"),
-    ]
-
-
-def _attention_means(x: Tensor, *keys: Tensor) -> list[Tensor | None]:
-    return [*attention_means(x, Keys(*keys), over="components"), *attention_means(x, Keys(*keys), over="positions")]
-
-
-def _adam_step(parameter: Tensor, gradient: Tensor, second: Tensor) -> list[Tensor | None]:
-    trained = torch.nn.Parameter(parameter.detach().clone())
-    weight = ActingWeight(trained, 0.3, torch.empty_like(trained))
-    memory = {"exp_avg": torch.zeros_like(trained), "exp_avg_sq": second.detach().square(), "step": torch.tensor(5.0)}
-    norm = adam_step([weight], [gradient.detach()], [memory], lr=0.1, betas=(0.5, 0.9), eps=1e-8)
-    return [norm, trained.detach(), weight.acting, memory["exp_avg"], memory["exp_avg_sq"]]
-
-
-def _winograd(x: Tensor, weight: Tensor) -> list[Tensor | None]:
-    return [winograd_conv2d(x, weight)]
-
-
-# Two images of 9 channels and 35 positions; two heads, 5 components, positions 4 wide.
-_X, _KEYS = (2, 9, 35), ((2, 2, 5, 9), (2, 2, 5), (35, 4), (2, 2, 5, 4))
-
-SELF_TESTS = (
-    SelfTest("bias_act", ((2, 5, 7, 5), (5,), (2, 1, 7, 5), ()), _bias_act),
-    SelfTest("upfirdn2d", ((2, 3, 7, 9), (4,), (3, 5)), _upfirdn2d),
-    SelfTest("bipartite_attention", (_X, *_KEYS, (2, 2, 5, 9), (2, 2, 5, 18), (2, 9), (2, 18)), _bipartite_attention),
-    SelfTest("attention_means", (_X, *_KEYS), _attention_means),
-    SelfTest("winograd", ((2, 5, 7, 6), (9, 5, 3, 3)), _winograd, devices=("cpu",)),
-    SelfTest("adam_step", ((5, 7, 3), (5, 7, 3), (5, 7, 3)), _adam_step, devices=("cpu",)),
-)
-
-
 def check_operators(device: str) -> Iterator[Check]:
     """A row for the library of a device, and one for each operator: its error against plain torch in float64."""
     found, name = native.status(device), f"operators ({device})"
@@ -368,7 +300,7 @@ def check_operators(device: str) -> Iterator[Check]:
         made = {"path": str(found.build.path), "compiler": found.build.compiler, "for": found.build.capability}
         words = f"native, for {found.build.capability}, built with {found.build.compiler}: {found.build.path}"
         yield Check(name, "good", words, details={"native": True, **made})
-    for test in (test for test in SELF_TESTS if device in test.devices):
+    for test in (test for test in all_self_tests() if device in test.devices):
         if found.native:
             yield _tested(test, device)
         else:

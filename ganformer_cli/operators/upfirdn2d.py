@@ -16,6 +16,7 @@ from torch import Tensor
 from ganformer_cli.errors import GanformerError
 from ganformer_cli.operators import native
 from ganformer_cli.operators.bf16 import are_products_widened
+from ganformer_cli.operators.self_tests import OperatorResults, self_test
 
 
 def binomial_filter(taps: tuple[int, ...] = (1, 3, 3, 1)) -> Tensor:
@@ -161,6 +162,16 @@ class _Upfirdn2d(torch.autograd.Function):
         grad = grad.contiguous(memory_format=ctx.memory_format)
         dx = _upfirdn2d(grad, taps, ctx.down, ctx.up, *before, *ctx.size, not ctx.flip, ctx.gain)
         return dx, *[None] * 9
+
+
+@self_test("upfirdn2d", (2, 3, 7, 9), (4,), (3, 5))
+def _self_test(x: Tensor, line: Tensor, plane: Tensor) -> OperatorResults:
+    line, plane = line.detach(), plane.detach()
+    return [
+        upfirdn2d(x, line, up=2, padding=(2, 1), gain=4.0),
+        upfirdn2d(x, line, down=2, padding=(1, 1)),
+        upfirdn2d(x, plane, up=3, down=2, padding=(3, -1)),
+    ]
 
 
 @native.when_loaded

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from ganformer_cli.operators import native
+from ganformer_cli.operators.self_tests import OperatorResults, self_test
 
 #: What the kernels are written for; as portable C++ they have not been measured against torch.
 _CAPABILITIES = ("AVX2", "AVX512")
@@ -138,6 +139,11 @@ class _WeightGradient(torch.autograd.Function):
             winograd_input_gradient(behind, gradient) if by_x else None,
             winograd_conv2d(x, gradient) if by_behind else None,
         )
+
+
+@self_test("winograd", (2, 5, 7, 6), (9, 5, 3, 3), devices=("cpu",))
+def _self_test(x: Tensor, weight: Tensor) -> OperatorResults:
+    return [winograd_conv2d(x, weight)]
 
 
 @native.when_loaded

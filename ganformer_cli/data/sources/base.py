@@ -26,8 +26,6 @@ from ganformer_cli.files import error_reason
 Pixels = npt.NDArray[Any]  # uint8, uint16 or floating point; see images.from_pixels
 Label = int | tuple[float, ...]
 
-# What --format names.
-SOURCE_FORMATS = ("png", "jpg", "zip", "tar", "npy", "hdf5", "tfds", "lmdb", "tfrecords", "webdataset")
 # What reading a damaged or protected zip, array or stream raises: each kind of compression has errors of its own, and
 # numpy reads an array's header as Python.
 READ_ERRORS = (

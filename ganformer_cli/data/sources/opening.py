@@ -8,13 +8,13 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from ganformer_cli.config.source_formats import SOURCE_FORMATS
 from ganformer_cli.data.file_kinds import unread_text
 from ganformer_cli.data.manifest import read_manifest
 from ganformer_cli.data.sources.arrays import NpySource, NpzSource
 from ganformer_cli.data.sources.base import (
     DAMAGED,
     READ_ERRORS,
-    SOURCE_FORMATS,
     Source,
     has_image_suffix,
     reason,
