@@ -445,6 +445,7 @@ def test_the_formats_are_those_that_are_read() -> None:
 
     assert {format for format, _ in DOWNLOAD_FORMATS.values()} <= set(SOURCE_FORMATS)
     options = {parameter.name: parameter for parameter in command.command.params}
+    assert options["format"].type.choices == SOURCE_FORMATS  # type: ignore[attr-defined]
     assert options["compression"].type.choices == COMPRESSIONS  # type: ignore[attr-defined]
 
 

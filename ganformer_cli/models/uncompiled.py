@@ -23,13 +23,12 @@ def keep_uncompiled(function: Callable[..., Any]) -> None:
         inner.__dict__.setdefault("__dynamo_disable", inner)
 
 
-def use_uncompiled_optimizers() -> None:
-    """Let what optimisers do outside of their steps run without the compiler."""
+def uncompiled(kind: type[_Optimizer]) -> type[_Optimizer]:
+    """This class of torch's, which loads no compiler when it is made, steps, is saved or is restored.
+
+    Of what its step is wrapped in, hooks stay; what goes asks the compiler for a break in its graph.
+    """
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
         keep_uncompiled(getattr(torch.optim.Optimizer, name))
-
-
-def without_graph_break(kind: type[_Optimizer]) -> type[_Optimizer]:
-    """This class of torch's with a step that does not ask the compiler for a break in its graph."""
     step = torch.no_grad()(inspect.unwrap(kind.step))
     return type(kind.__name__, (kind,), {"step": step})

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ganformer_cli.errors import ConfigError, GanformerError, SnapshotError
 from ganformer_cli.models import Generator
-from ganformer_cli.models.uncompiled import use_uncompiled_optimizers, without_graph_break
+from ganformer_cli.models.uncompiled import uncompiled
 from ganformer_cli.projection.distance import ImageDistance, PixelDistance
 from ganformer_cli.sampling import from_uint8, labels_from_seeds, latents_from_seeds, to_uint8
 
@@ -123,8 +123,7 @@ class Projector:
             start = torch.cat([self.mean.expand(len(targets), *self.mean.shape), self.nearest()])
         self.latents = ((start - self.mean) / self.deviation).requires_grad_()
         self.noise = self._first_noise() if settings.optimize_noise else {}
-        use_uncompiled_optimizers()
-        self.optimizer = without_graph_break(torch.optim.Adam)([self.latents, *self.noise.values()], lr=_LEARNING_RATE)
+        self.optimizer = uncompiled(torch.optim.Adam)([self.latents, *self.noise.values()], lr=_LEARNING_RATE)
 
     # ----- Starts -----
 

@@ -20,6 +20,7 @@ from ganformer_cli.memory import RETURN_ABOVE_MIB, is_out_of_memory, return_free
 from ganformer_cli.models import Discriminator, Generator
 from ganformer_cli.models.precision import HALF, blocks_of, full_precision, half_layers, use_half, use_precision
 from ganformer_cli.models.prepared import PreparedWeights, lay_out_weights
+from ganformer_cli.models.uncompiled import uncompiled
 from ganformer_cli.sampling import from_uint8
 from ganformer_cli.training import losses
 from ganformer_cli.training.augment import Augmentation
@@ -557,4 +558,4 @@ def adam(module: nn.Module, lr: float, interval: int) -> torch.optim.Adam:
     """
     scale = interval / (interval + 1)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(trained, lr=lr * scale, betas=(0.0, 0.99**scale), eps=1e-8, fused=True)
+    return uncompiled(torch.optim.Adam)(trained, lr=lr * scale, betas=(0.0, 0.99**scale), eps=1e-8, fused=True)

@@ -15,7 +15,6 @@ from ganformer_cli.config import RunConfig
 from ganformer_cli.data import ImageDataset
 from ganformer_cli.models import Generator
 from ganformer_cli.models.prepared import adam_keys, adam_memory
-from ganformer_cli.models.uncompiled import use_uncompiled_optimizers
 from ganformer_cli.sampling import sample_seeds
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
 
@@ -71,7 +70,6 @@ class NetworkTrainer(ABC):
         shrunk: Callable[[int], None] = lambda micro_batch: None,
         group: Group = ONE_PROCESS,
     ) -> None:
-        use_uncompiled_optimizers()
         self.config, self.device, self.shrunk, self.group = config, device, shrunk, group
         #: Images that pass through the networks at a time; gradients are accumulated over the micro-batches of a step.
         self.micro_batch = min(config.train.micro_batch, self.local_batch_size)

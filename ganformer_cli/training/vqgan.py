@@ -21,7 +21,7 @@ from ganformer_cli.data import ImageDataset
 from ganformer_cli.errors import ConfigError, DownloadError, TrainingError
 from ganformer_cli.memory import is_out_of_memory
 from ganformer_cli.metrics.features import open_distance
-from ganformer_cli.models.uncompiled import without_graph_break
+from ganformer_cli.models.uncompiled import uncompiled
 from ganformer_cli.models.vqgan import VQGAN, PatchDiscriminator, perplexity
 from ganformer_cli.sampling import from_uint8, reconstruct_images
 from ganformer_cli.training.distributed import ONE_PROCESS, Group
@@ -124,10 +124,10 @@ class VQGANTrainer(NetworkTrainer):
         )
         self.transformer_average = MovingAverage(self.ema.transformer, self.transformer)
         # The decays of the paper's experiments and of GPT.
-        adam = without_graph_break(torch.optim.Adam)
+        adam = uncompiled(torch.optim.Adam)
         self.g_optimizer = adam(self.autoencoder.parameters(), options.g_lr, (0.5, 0.9), fused=True)
         self.d_optimizer = adam(self.discriminator.parameters(), options.d_lr, (0.5, 0.9), fused=True)
-        self.t_optimizer = without_graph_break(torch.optim.AdamW)(
+        self.t_optimizer = uncompiled(torch.optim.AdamW)(
             self.transformer.parameters(), options.transformer_lr, (0.9, 0.95), weight_decay=0.01, fused=True
         )
         self.g_reducer, self.d_reducer, self.t_reducer = (
